@@ -1,0 +1,53 @@
+"""Metrics on a port of their own: a small server in a thread, for networks where the port is the fence."""
+
+import threading
+import time
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sage_fastapi_obs.endpoints.scrape import Scrape
+
+__all__ = ["MetricsPort"]
+
+START_SECONDS = 5.0
+
+
+class MetricsPort:
+    """Serves one scrape on one port."""
+
+    def __init__(self, scrape: Scrape, path: str, port: int) -> None:
+        self._scrape = scrape
+        self._path = path
+        self._wanted = port
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self.port: int | None = None
+        """The port that is listened on; None until started."""
+
+    def start(self) -> None:
+        """Listen; raises OSError when the port is taken."""
+
+        async def metrics(request: Request) -> Response:
+            return await self._scrape.response(request)
+
+        app = Starlette(routes=[Route(self._path, metrics)])
+        config = uvicorn.Config(app, host="0.0.0.0", port=self._wanted, lifespan="off", log_config=None, access_log=False)  # noqa: S104 - scraped from elsewhere; the port is the fence
+        listening = config.bind_socket()
+        self.port = listening.getsockname()[1]
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="sage-obs-metrics", daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(START_SECONDS)
+        self._server = self._thread = self.port = None

@@ -1,0 +1,219 @@
+"""`Observability`: builds every part from the settings, and starts and stops them with the app."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI
+from opentelemetry.trace import TracerProvider
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.port import MetricsPort
+from sage_fastapi_obs.endpoints.router import monitoring_router
+from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
+from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
+from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals.identity import Identity, new_request_id
+from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.signals.metrics import Metrics
+from sage_fastapi_obs.signals.tracing import Tracing
+from sage_fastapi_obs.status.health import Health
+
+__all__ = ["Observability"]
+
+OWN_LOGGER = "sage_fastapi_obs"
+
+
+class Observability:
+    """Everything one app needs to be watched.
+
+    `Observability().install(app)` is all it takes. Building it starts nothing: parts start with the app's lifespan, or
+    with `start()`, `async with`, or the first request, in the process that serves.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        registry: CollectorRegistry | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        wall_clock: Callable[[], int] = time.time_ns,
+        new_id: Callable[[], str] = new_request_id,
+    ) -> None:
+        """Build all parts.
+
+        `tracer_provider`: the application's own; it is never replaced or shut down. `registry`: where the metrics live; a
+        new one by default. `clock`: monotonic nanoseconds. `wall_clock`: Unix time in nanoseconds. `new_id`: mints request ids.
+        """
+        self.settings = settings = Settings() if settings is None else settings
+        self.enabled = settings.enabled
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.faults = Faults()
+        self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
+        self.health = Health()
+        self._scrape = Scrape(self.registry)
+        self._port = MetricsPort(self._scrape, settings.metrics.path, settings.metrics.port)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health)
+        """The monitoring endpoints, for `app.include_router`."""
+
+        identity = Identity(settings.http, new_id)
+        self._tracing = Tracing(settings.tracing, settings.service, settings.http, tracer_provider)
+        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self)
+        metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
+        tracing = self._tracing if settings.tracing.enabled else None
+        logs = self._logs if settings.logging.enabled else None
+        # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
+        # first, before the metrics; `request_finished` runs from last to first.
+        recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs)
+        self.moments = Moments([recorder for recorder in recorders if recorder is not None], self.faults)
+        self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
+        excluded = settings.http.exclude_paths
+        self._excluded = frozenset(excluded)
+        self._excluded_below = tuple(f"{path}/" for path in excluded)
+        self._starts = 0
+
+    @property
+    def tracer_provider(self) -> TracerProvider | None:
+        """The provider that spans come from; None before the start."""
+        return self._tracing.provider
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port metrics are served on with `monitoring.access = "port"`; None otherwise, and before the start."""
+        return self._port.port
+
+    def install(self, app: Starlette) -> None:
+        """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
+
+        May be called before or after routes, other middleware and other instrumentation, and more than once.
+        """
+        if not self.enabled or getattr(app.state, "sage_fastapi_obs", None) is not None:
+            return
+        app.state.sage_fastapi_obs = self
+        if isinstance(app, FastAPI):
+            app.include_router(self.router)
+        else:
+            app.router.routes.extend(self.router.routes)
+        if app.middleware_stack is not None:
+            app.middleware_stack = ObservabilityMiddleware(app.middleware_stack, observability=self)
+            return
+        build = app.build_middleware_stack
+
+        def build_watched() -> ASGIApp:
+            return ObservabilityMiddleware(build(), observability=self)
+
+        # Outside the layer that answers unhandled exceptions, where `add_middleware` does not reach.
+        app.build_middleware_stack = build_watched  # type: ignore[method-assign]
+
+    def start(self) -> None:
+        """Start what runs beside requests: the log output, exporters, the metrics port. Each needs its own `close()`."""
+        self._starts += 1
+        if self._starts > 1 or not self.enabled:
+            return
+        self.health.draining = False
+        self._guarded(self._logs.start, self.settings.logging.enabled)
+        self._guarded(self._tracing.start, self.settings.tracing.enabled)
+        self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
+        self._guarded(self._announce, self.settings.logging.enabled)
+
+    async def close(self) -> None:
+        """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
+        self._starts = max(0, self._starts - 1)
+        if self._starts or not self.enabled:
+            return
+        self.health.draining = True
+        if self.settings.tracing.enabled:
+            await anyio.to_thread.run_sync(self._tracing.close)
+        await anyio.to_thread.run_sync(self._port.close)
+        self._guarded(self._logs.close, self.settings.logging.enabled)
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    def ensure_started(self) -> None:
+        """Start at the first request, for apps that run without a lifespan."""
+        if not self._starts:
+            self.start()
+
+    def excludes(self, scope: Scope) -> bool:
+        """Tell whether a request is one of those that are not recorded; a proxy's root path does not count."""
+        path: str = scope.get("path", "")
+        if root_path := scope.get("root_path"):
+            path = path.removeprefix(root_path)
+        return path in self._excluded or path.startswith(self._excluded_below)
+
+    async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run an app's lifespan with ours around it; ours failing does not stop the app."""
+        self.start()
+        closed = False
+
+        async def watched(message: Message) -> None:
+            nonlocal closed
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
+                # The server may be gone as soon as it has read this.
+                closed = True
+                await self._close_safely()
+            await send(message)
+
+        async def watched_receive() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self.health.draining = True
+            return message
+
+        try:
+            await app(scope, watched_receive, watched)
+        finally:
+            if not closed:
+                self._abandon()
+
+    async def _close_safely(self) -> None:
+        try:
+            await self.close()
+        except Exception as error:
+            self.faults.count("Observability", error)
+
+    def _abandon(self) -> None:
+        """Give back what needs no waiting: the lifespan ended without a shutdown, perhaps by cancellation."""
+        self._starts = max(0, self._starts - 1)
+        if not self._starts and self.enabled:
+            self._guarded(self._tracing.close, self.settings.tracing.enabled)
+            self._guarded(self._port.close, True)
+            self._guarded(self._logs.close, self.settings.logging.enabled)
+
+    def _guarded(self, do: Callable[[], Any], wanted: bool) -> None:
+        if not wanted:
+            return
+        try:
+            do()
+        except Exception as error:
+            self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
+
+    def _announce(self) -> None:
+        """Say once what is in use; the answer to most first questions."""
+        at = self.wall_clock() / 1_000_000_000
+        settings = self.settings
+        fields: dict[str, Any] = {"metrics": settings.metrics.path, "readers": Access(settings.monitoring).description}
+        if settings.tracing.enabled:
+            fields["spans"] = self._tracing.source
+            fields["sample_rate"] = settings.tracing.sample_rate
+        if self._port.port is not None:
+            fields["metrics_port"] = self._port.port
+        self._logs.emit(at, "info", "observability started", OWN_LOGGER, fields)
+        if multiprocessing.parent_process() is not None:
+            message = "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
+            self._logs.emit(at, "warn", message, OWN_LOGGER, {})

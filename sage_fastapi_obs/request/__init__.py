@@ -1,0 +1,1 @@
+"""What happens to a request; nothing here knows a signal."""

@@ -1,0 +1,177 @@
+"""The one record of a request and its response, from which every signal is derived."""
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from opentelemetry.trace import INVALID_SPAN, Span
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+from starlette.websockets import WebSocketDisconnect
+
+__all__ = ["CLIENT_DISCONNECT", "SCOPE_KEY", "Exchange", "current_exchange", "exception_name", "exchange_of"]
+
+SCOPE_KEY = "sage_fastapi_obs.exchange"
+CLIENT_DISCONNECT = "client_disconnect"
+CANCELLED = "cancelled"
+INCOMPLETE = "incomplete_response"
+INVALID = "invalid_response"
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left before it was answered."""
+
+current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)
+"""The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
+
+
+class Exchange:
+    """One request and its response.
+
+    Filled by the middleware; read by every recorder. Durations are whole microseconds, so that seconds in a histogram,
+    nanoseconds in a span and milliseconds in a log line are the same number.
+    """
+
+    __slots__ = (
+        "background_error",
+        "background_us",
+        "client_gone",
+        "close_code",
+        "correlation_id",
+        "duration_us",
+        "error",
+        "error_type",
+        "excluded",
+        "fields",
+        "finished",
+        "first_byte_us",
+        "handshake_us",
+        "headers",
+        "kind",
+        "method",
+        "observer",
+        "outer",
+        "path",
+        "received_bytes",
+        "received_messages",
+        "refusal",
+        "request_id",
+        "route",
+        "sampled",
+        "scope",
+        "sent_bytes",
+        "sent_messages",
+        "span",
+        "span_attached",
+        "span_id",
+        "started_ns",
+        "status",
+        "streamed",
+        "trace_id",
+        "wall_ns",
+    )
+
+    def __init__(self, scope: Scope, *, started_ns: int, wall_ns: int, observer: object = None) -> None:
+        self.scope = scope
+        self.kind: Literal["http", "websocket"] = scope["type"]
+        self.method: str = scope.get("method", "GET")
+        self.path: str = scope.get("path", "")
+        self.headers: dict[bytes, bytes] = dict(scope.get("headers") or ())
+        """Request headers by lower-case name; of a repeated one, the last."""
+        self.started_ns = started_ns
+        """Monotonic clock at the start."""
+        self.wall_ns = wall_ns
+        """Unix time at the start, nanoseconds."""
+        self.observer = observer
+        """Whose exchange this is: two apps in one process do not meet."""
+        self.outer: Exchange | None = None
+        """The exchange inside which this one runs: a service that calls itself in process."""
+        self.excluded = False
+        self.request_id = ""
+        self.correlation_id = ""
+        self.refusal: str | None = None
+        """Why this request is answered 400 instead of being handed to the app."""
+        self.span: Span = INVALID_SPAN
+        self.span_attached: Any = None
+        """What undoes making our own span current; None when the span is adopted."""
+        self.trace_id = ""
+        """32 hex digits, or empty without a valid span."""
+        self.span_id = ""
+        self.sampled = False
+        self.fields: dict[str, Any] = {}
+        """What the application bound; on every later line and on the canonical one."""
+        self.route: str | None = None
+        """The route's template; None when nothing matched."""
+        self.status = 0
+        """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
+        self.error: BaseException | None = None
+        self.error_type: str | None = None
+        """Why this exchange counts as failed, in few distinct words; None when it does not."""
+        self.client_gone = False
+        self.streamed = False
+        self.first_byte_us: int | None = None
+        self.handshake_us: int | None = None
+        self.duration_us = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.received_messages = 0
+        self.sent_messages = 0
+        self.close_code: int | None = None
+        self.finished = False
+        self.background_us: int | None = None
+        self.background_error: BaseException | None = None
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first sight of the request to the last byte of the response."""
+        return self.duration_us / 1_000_000
+
+    @property
+    def duration_ms(self) -> float:
+        """The same in milliseconds, three decimals."""
+        return self.duration_us / 1_000
+
+    @property
+    def failed(self) -> bool:
+        """Whether the service is to blame: a 5xx, an exception, half a response; not a client that left."""
+        return self.error_type is not None and self.error_type != CLIENT_DISCONNECT and self.error_type != CANCELLED
+
+    def judge(self, *, complete: bool, valid: bool = True) -> None:
+        """Decide once, for all signals, what this exchange amounted to."""
+        error = self.error
+        if error is not None and (not complete or self.status >= 500):
+            self.error_type = self._blame(error)
+        elif self.client_gone and self.status == CLIENT_CLOSED_REQUEST:
+            self.error_type = CLIENT_DISCONNECT
+        elif not complete:
+            self.error_type = CLIENT_DISCONNECT if self.client_gone else INCOMPLETE
+        elif not valid:
+            self.error_type = INVALID
+        elif self.status >= 500:
+            self.error_type = str(self.status)
+        if not self.status:
+            self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST
+
+    def _blame(self, error: BaseException) -> str | None:
+        if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
+            return CLIENT_DISCONNECT if self.client_gone else CANCELLED
+        if isinstance(error, WebSocketDisconnect):
+            return None if error.code in (1000, 1001) else CLIENT_DISCONNECT
+        if isinstance(error, ClientDisconnect) or (self.client_gone and isinstance(error, OSError)):
+            return CLIENT_DISCONNECT
+        return exception_name(error)
+
+
+def _is_trio_cancellation(error: BaseException) -> bool:
+    """Trio has a cancellation of its own, and importing trio to name it would be a dependency."""
+    kind = type(error)
+    return kind.__name__ == "Cancelled" and kind.__module__.partition(".")[0] == "trio"
+
+
+def exception_name(error: BaseException) -> str:
+    """Name an exception as OpenTelemetry's `error.type` does: qualified, builtins bare."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """Find the exchange of a connection, also where context variables are gone (handlers of unhandled errors)."""
+    return scope.get(SCOPE_KEY)

@@ -1,0 +1,367 @@
+"""The only ASGI callable: it guards the scope, owns the clock and tells the recorders what happened."""
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Exchange, current_exchange
+from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
+from sage_fastapi_obs.request.route import RouteTemplates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ObservabilityMiddleware", "Observer"]
+
+BACKGROUND_THRESHOLD_US = 1_000
+"""Work after the last byte shorter than this is the framework tidying up, not a background task."""
+ABNORMAL_CLOSURE = 1006
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_AFTER = {
+    "http.response.trailers": "_trailers_sent",
+    "http.response.pathsend": "_completed",
+    "http.response.zerocopysend": "_zerocopy_sent",
+    "websocket.send": "_websocket_sent",
+    "websocket.close": "_websocket_closed",
+    "websocket.http.response.body": "_denial_sent",
+}
+"""What to note after a message has gone out, by its type; unknown types just pass."""
+
+
+class Observer(Protocol):
+    """What the middleware needs of an `Observability`."""
+
+    enabled: bool
+    faults: Faults
+    moments: Moments
+    excluded_moments: Moments
+    clock: "Callable[[], int]"
+    wall_clock: "Callable[[], int]"
+
+    def excludes(self, scope: Scope) -> bool:
+        """Tell whether a request is one of those that are not recorded."""
+
+    def ensure_started(self) -> None:
+        """Start what has to run; cheap when it does."""
+
+    async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app's lifespan with ours around it."""
+
+
+class ObservabilityMiddleware:
+    """Watch every request of an app.
+
+    `app.add_middleware(ObservabilityMiddleware, observability=obs)`, or around any ASGI app. Installed twice, or on a
+    mounted app too, it watches once.
+    """
+
+    def __init__(self, app: ASGIApp, *, observability: Observer) -> None:
+        self.app = app
+        self.observability = observability
+        self._routes = RouteTemplates(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request to the app, unchanged, and watch."""
+        observability = self.observability
+        if not observability.enabled:
+            return await self.app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            self._move_outermost(scope)
+            return await observability.lifespan(self.app, scope, receive, send)
+        if scope["type"] not in ("http", "websocket") or _is_watched(scope):
+            return await self.app(scope, receive, send)
+        self._move_outermost(scope)
+        try:
+            observability.ensure_started()
+            watch = _Watch(self, scope, receive, send)
+        except Exception as error:
+            observability.faults.count("ObservabilityMiddleware", error)
+            return await self.app(scope, receive, send)
+        app = self.app if watch.exchange.refusal is None else _refuse
+        try:
+            await app(scope, watch.receive, watch.send)
+        except BaseException as error:
+            watch.close(error)
+            raise
+        else:
+            watch.close(None)
+
+    def template(self, exchange: Exchange) -> str | None:
+        """Find the route template of an exchange whose app has been routed."""
+        return self._routes.template(exchange.scope, exchange.status)
+
+    def _move_outermost(self, scope: Scope) -> None:
+        """Become the app's outermost layer when added with `add_middleware`.
+
+        Starlette puts user middleware inside the one that answers unhandled exceptions, so from there that answer could
+        not carry the ids. The layer that stays behind sees a watched scope and passes it on.
+        """
+        app = scope.get("app")
+        stack = getattr(app, "middleware_stack", None)
+        if stack is None or isinstance(stack, ObservabilityMiddleware):
+            return
+        for added in getattr(app, "user_middleware", ()):
+            if added.kwargs.get("observability") is self.observability:
+                app.middleware_stack = ObservabilityMiddleware(stack, observability=self.observability)  # type: ignore[union-attr]
+                return
+
+
+class _Watch:
+    """One exchange being watched: the receive and send that the app gets, and the end."""
+
+    __slots__ = (
+        "_complete",
+        "_inner_receive",
+        "_inner_send",
+        "_middleware",
+        "_moments",
+        "_started",
+        "_token",
+        "_trailers",
+        "_valid",
+        "exchange",
+    )
+
+    def __init__(self, middleware: ObservabilityMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        observability = middleware.observability
+        exchange = Exchange(scope, started_ns=observability.clock(), wall_ns=observability.wall_clock(), observer=observability)
+        exchange.excluded = observability.excludes(scope)
+        exchange.outer = current_exchange.get()
+        self.exchange = exchange
+        self._middleware = middleware
+        self._inner_receive = receive
+        self._inner_send = send
+        self._moments = observability.excluded_moments if exchange.excluded else observability.moments
+        self._started = self._complete = self._trailers = False
+        self._valid = True
+        self._token = current_exchange.set(exchange)
+        scope[SCOPE_KEY] = exchange
+        self._moments.request_started(exchange)
+
+    async def receive(self) -> Message:
+        """Hand on what the client sent."""
+        message = await self._inner_receive()
+        try:
+            self._received(message)
+        except Exception as error:
+            self._fault(error)
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Hand on what the app sends.
+
+        Not a coroutine: a chunk in the middle of a stream costs a call, not a task step of our own.
+        """
+        try:
+            outgoing, then = self._sending(message)
+        except Exception as error:
+            self._fault(error)
+            outgoing, then = message, None
+        if then is None:
+            return self._inner_send(outgoing)
+        return self._send_then(outgoing, then)
+
+    async def _send_then(self, message: Message, then: "Callable[[Message], None]") -> None:
+        await self._inner_send(message)
+        try:
+            then(message)
+        except Exception as error:
+            self._fault(error)
+
+    def close(self, error: BaseException | None) -> None:
+        """End the watch: the app has returned, failed or was cancelled."""
+        try:
+            if self.exchange.finished:
+                self._end_background(error)
+            else:
+                self._end(error)
+        except Exception as fault:
+            self._fault(fault)
+        try:
+            current_exchange.reset(self._token)
+        except ValueError:
+            # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
+            return
+        self._moments.app_returned(self.exchange)
+
+    def _received(self, message: Message) -> None:
+        exchange = self.exchange
+        kind = message["type"]
+        if kind == "http.request":
+            exchange.received_bytes += len(message.get("body") or b"")
+        elif kind == "http.disconnect":
+            exchange.client_gone = exchange.client_gone or not self._complete
+        elif kind == "websocket.receive":
+            exchange.received_messages += 1
+            exchange.received_bytes += _payload_size(message)
+        elif kind == "websocket.disconnect":
+            exchange.client_gone = True
+            if exchange.close_code is None:
+                exchange.close_code = message.get("code", 1005)
+
+    def _sending(self, message: Message) -> "tuple[Message, Callable[[Message], None] | None]":
+        """Note a message before it goes out; return it, and what to do when it has gone."""
+        kind = message["type"]
+        if kind == "http.response.body":
+            return self._sending_body(message)
+        if kind in _STARTS:
+            return self._sending_start(message), None
+        after = _AFTER.get(kind)
+        return message, None if after is None else getattr(self, after)
+
+    def _sending_body(self, message: Message) -> "tuple[Message, Callable[[Message], None] | None]":
+        exchange = self.exchange
+        body = message.get("body")
+        if body:
+            exchange.sent_bytes += _size(body)
+        if not self._started or self._complete:
+            self._valid = False
+            return message, None
+        last = not message.get("more_body", False)
+        if exchange.first_byte_us is None:
+            exchange.first_byte_us = self._elapsed_us()
+            if last:
+                # Whole in one piece: nothing was streamed, whatever the headers left open.
+                exchange.streamed = False
+        return message, self._completed if last and not self._trailers else None
+
+    def _sending_start(self, message: Message) -> Message:
+        if self._started:
+            self._valid = False
+            return message
+        self._started = True
+        exchange = self.exchange
+        accepted = message["type"] == "websocket.accept"
+        exchange.status = 101 if accepted else _status(message.get("status"))
+        if exchange.client_gone:
+            # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
+            exchange.status = CLIENT_CLOSED_REQUEST
+        self._trailers = bool(message.get("trailers", False))
+        given = message.get("headers")
+        headers = given if isinstance(given, list | tuple) else list(given or ())
+        exchange.streamed = not accepted and _is_stream(headers)
+        added = self._answered()
+        if not added:
+            return message if given is None or headers is given else {**message, "headers": headers}
+        ours = {name for name, _ in added}
+        return {**message, "headers": [h for h in headers if bytes(h[0]).lower() not in ours] + added}
+
+    def _answered(self) -> Headers:
+        """Fix what is known when the response starts, and tell it."""
+        exchange = self.exchange
+        exchange.route = self._middleware.template(exchange)
+        if exchange.kind == "websocket":
+            exchange.handshake_us = self._elapsed_us()
+        return self._moments.response_started(exchange)
+
+    def _zerocopy_sent(self, message: Message) -> None:
+        self.exchange.sent_bytes += message.get("count") or 0
+        if not message.get("more_body", False) and not self._trailers:
+            self._completed(message)
+
+    def _trailers_sent(self, message: Message) -> None:
+        if not message.get("more_trailers", False):
+            self._completed(message)
+
+    def _websocket_sent(self, message: Message) -> None:
+        self.exchange.sent_messages += 1
+        self.exchange.sent_bytes += _payload_size(message)
+
+    def _denial_sent(self, message: Message) -> None:
+        self.exchange.sent_bytes += _size(message.get("body") or b"")
+
+    def _websocket_closed(self, message: Message) -> None:
+        exchange = self.exchange
+        if exchange.close_code is None:
+            exchange.close_code = message.get("code", 1000)
+        if not self._started:
+            # Closing before accepting is a refusal: the server answers the handshake with 403.
+            self._started = True
+            exchange.status = 403
+            self._answered()
+
+    def _completed(self, message: Message) -> None:
+        """Fix the duration: the last byte was handed to the server."""
+        exchange = self.exchange
+        self._complete = True
+        exchange.duration_us = self._elapsed_us()
+        if exchange.first_byte_us is None:
+            exchange.first_byte_us = exchange.duration_us
+        # A 5xx waits for the app to return: the exception that explains it is still on its way.
+        if exchange.status < 500:
+            self._finish(complete=True)
+
+    def _end(self, error: BaseException | None) -> None:
+        exchange = self.exchange
+        if not self._complete:
+            exchange.duration_us = self._elapsed_us()
+        exchange.error = error
+        if exchange.kind == "websocket" and error is not None and exchange.close_code is None:
+            exchange.close_code = ABNORMAL_CLOSURE
+        self._finish(complete=self._complete or (exchange.kind == "websocket" and self._started and error is None))
+
+    def _finish(self, *, complete: bool) -> None:
+        exchange = self.exchange
+        if exchange.route is None:
+            exchange.route = self._middleware.template(exchange)
+        exchange.judge(complete=complete, valid=self._valid)
+        exchange.finished = True
+        self._moments.request_finished(exchange)
+
+    def _end_background(self, error: BaseException | None) -> None:
+        exchange = self.exchange
+        worked_us = self._elapsed_us() - exchange.duration_us
+        if worked_us >= BACKGROUND_THRESHOLD_US or error is not None:
+            exchange.background_us = worked_us
+            exchange.background_error = error
+            self._moments.background_finished(exchange)
+
+    def _elapsed_us(self) -> int:
+        return max(0, (self._middleware.observability.clock() - self.exchange.started_ns + 500) // 1_000)
+
+    def _fault(self, error: Exception) -> None:
+        self._middleware.observability.faults.count("ObservabilityMiddleware", error)
+
+
+def _is_watched(scope: Scope) -> bool:
+    exchange: Exchange | None = scope.get(SCOPE_KEY)
+    return exchange is not None and not exchange.finished
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": scope[SCOPE_KEY].refusal})
+        return
+    await JSONResponse({"detail": scope[SCOPE_KEY].refusal}, status_code=400)(scope, receive, send)
+
+
+def _status(status: Any) -> int:
+    """Read what the app sent as a status: an int, an HTTPStatus, or something only the server can judge."""
+    try:
+        return int(status)
+    except (TypeError, ValueError):
+        return 500
+
+
+def _is_stream(headers: Any) -> bool:
+    for name, value in headers:
+        lowered = bytes(name).lower()
+        if lowered == b"content-length":
+            return False
+        if lowered == b"content-type" and bytes(value).lower().startswith(b"text/event-stream"):
+            return True
+    return True
+
+
+def _size(body: Any) -> int:
+    return body.nbytes if isinstance(body, memoryview) else len(body)
+
+
+def _payload_size(message: Message) -> int:
+    data = message.get("bytes")
+    if data is None:
+        text = message.get("text")
+        return len(text.encode("utf-8", "replace")) if text else 0
+    return len(data)

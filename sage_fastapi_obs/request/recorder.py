@@ -1,0 +1,114 @@
+"""What watches an exchange, and the one place where a watcher's failure is contained.
+
+When each moment is called:
+
+- `request_started`: before the app sees the request. Everything about the request is known, nothing about the response.
+- `response_started`: the app has sent its status; append to `headers` to add response headers. For a websocket: the
+  handshake was answered. Not called when the app never answers.
+- `request_finished`: once, after the last byte was handed to the server, or when the app failed or was cancelled.
+- `background_finished`: only when the app went on working after the last byte, or failed there.
+- `app_returned`: at the very end, in the context of `request_started`; undo there what was attached.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sage_fastapi_obs.request.exchange import Exchange
+
+__all__ = ["Faults", "Headers", "Moments", "Recorder"]
+
+Headers = list[tuple[bytes, bytes]]
+NOTICE_INTERVAL_SECONDS = 60.0
+
+
+class Recorder:
+    """Base of the recorders; override the moments you need."""
+
+    def request_started(self, exchange: Exchange) -> None:
+        """See a request before the app does."""
+
+    def response_started(self, exchange: Exchange, headers: Headers) -> None:
+        """See the status, and append response headers."""
+
+    def request_finished(self, exchange: Exchange) -> None:
+        """See the exchange whole."""
+
+    def background_finished(self, exchange: Exchange) -> None:
+        """See what the app did after the last byte."""
+
+    def app_returned(self, exchange: Exchange) -> None:
+        """Undo what `request_started` attached to the context."""
+
+
+class Faults:
+    """Failures of our own parts: counted by component, said on stderr at most once a minute each."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts: dict[str, int] = {}
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def count(self, component: str, error: BaseException) -> None:
+        """Count one failure; never raises."""
+        self.counts[component] = self.counts.get(component, 0) + 1
+        now = self._clock()
+        if now - self._said.get(component, -NOTICE_INTERVAL_SECONDS) < NOTICE_INTERVAL_SECONDS:
+            return
+        self._said[component] = now
+        try:
+            sys.stderr.write(
+                f"sage_fastapi_obs: {component} failed ({type(error).__name__}: {error}); requests are not affected, "
+                f"failures are counted in observability_internal_errors_total\n"
+            )
+        except Exception:  # noqa: S110 - a closed stderr must not reach the request, and there is nowhere left to say it
+            pass
+
+
+class Moments:
+    """The moments of a sequence of recorders, bound once, each call guarded.
+
+    `request_started` and `response_started` go from first to last, `request_finished` in reverse.
+    """
+
+    def __init__(self, recorders: Sequence[Recorder], faults: Faults) -> None:
+        self._faults = faults
+        self._started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
+        self._answered = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))
+        self._finished = tuple(r.request_finished for r in reversed(recorders) if _overrides(r, "request_finished"))
+        self._background = tuple(r.background_finished for r in recorders if _overrides(r, "background_finished"))
+        self._returned = tuple(r.app_returned for r in reversed(recorders) if _overrides(r, "app_returned"))
+
+    def request_started(self, exchange: Exchange) -> None:
+        """Tell all recorders that a request came in."""
+        self._tell(self._started, exchange)
+
+    def response_started(self, exchange: Exchange) -> Headers:
+        """Tell all recorders that the status was sent; return the headers to add."""
+        headers: Headers = []
+        self._tell(self._answered, exchange, headers)
+        return headers
+
+    def request_finished(self, exchange: Exchange) -> None:
+        """Tell all recorders that the exchange is over."""
+        self._tell(self._finished, exchange)
+
+    def background_finished(self, exchange: Exchange) -> None:
+        """Tell all recorders that the work after the response is over."""
+        self._tell(self._background, exchange)
+
+    def app_returned(self, exchange: Exchange) -> None:
+        """Tell all recorders to undo what they attached."""
+        self._tell(self._returned, exchange)
+
+    def _tell(self, moment: Sequence[Callable[..., None]], *seen: Any) -> None:
+        for tell in moment:
+            try:
+                tell(*seen)
+            except Exception as error:
+                self._faults.count(type(tell.__self__).__name__, error)  # type: ignore[attr-defined]
+
+
+def _overrides(recorder: Recorder, moment: str) -> bool:
+    return getattr(type(recorder), moment) is not getattr(Recorder, moment)

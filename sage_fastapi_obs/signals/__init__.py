@@ -1,0 +1,1 @@
+"""What is recorded: a recorder per signal, and the state it owns."""

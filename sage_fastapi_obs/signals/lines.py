@@ -1,0 +1,160 @@
+"""What a log line looks like: one JSON object for machines, or a coloured line for people."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from sage_fastapi_obs.settings import ServiceSettings
+from sage_fastapi_obs.signals.redaction import readable
+
+__all__ = ["LEVELS", "Line", "console_format", "json_format", "layout", "level_name"]
+
+LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
+
+TOP_LEVEL = (
+    *("request_id", "correlation_id", "trace_id", "span_id", "trace_flags"),
+    *("method", "path", "route", "status", "duration_ms", "first_byte_ms", "background_ms", "handshake_ms"),
+    *("request_bytes", "response_bytes", "close_code", "messages_received", "messages_sent", "client_type"),
+    *("session_id", "client_did", "server_did", "key_type", "operation", "event_id", "error_type"),
+)
+"""Fields with a place of their own, in the order they are written; all others go into `data`."""
+DEEPEST = 8
+Line = Mapping[str, Any]
+
+
+def level_name(number: int) -> str:
+    """Name a loguru level by severity: SUCCESS (25) is info, WARNING is warn."""
+    return next(name for name, severity in reversed(LEVELS.items()) if number >= severity or severity == 5)
+
+
+def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
+    """Return a function that lays out the fields of a line for one service."""
+    clock = _Timestamps()
+    constant = {"service": service.name, "environment": service.environment, "version": service.version}
+
+    def lay_out(
+        at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    ) -> dict[str, Any]:
+        laid = {"timestamp": clock(at), "level": level, "message": message, **constant}
+        if logger:
+            laid["logger"] = logger
+        rest = dict(fields)
+        for name in TOP_LEVEL:
+            if name in rest:
+                laid[name] = rest.pop(name)
+        if rest:
+            laid["data"] = rest
+        if error is not None:
+            laid["error"] = described(error)
+        return laid
+
+    return lay_out
+
+
+class _Timestamps:
+    """ISO 8601 in UTC with milliseconds; the seconds' part is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._prefix = ""
+
+    def __call__(self, at: float) -> str:
+        second = int(at)
+        prefix = self._prefix
+        if second != self._second:
+            prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._prefix, self._second = prefix, second
+        return f"{prefix}{int((at - second) * 1_000):03d}Z"
+
+
+def described(error: BaseException) -> dict[str, str]:
+    """Describe an exception by type, message and stack; without the values of local variables."""
+    try:
+        message = str(error)
+    except Exception as fault:
+        message = f"<unprintable: {type(fault).__name__}>"
+    try:
+        stack = "".join(traceback.format_exception(error))
+    except Exception as fault:
+        stack = f"<unprintable: {type(fault).__name__}>"
+    return {"type": type(error).__qualname__, "message": message, "stack_trace": stack}
+
+
+def json_format(laid: Line) -> bytes:
+    """Encode a line as one JSON object; any value becomes something writable."""
+    try:
+        return orjson.dumps(laid, default=_shown, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, ValueError, RecursionError):
+        return orjson.dumps(_plain(laid, DEEPEST), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _shown(value: object) -> str:
+    """Show what JSON has no form for."""
+    try:
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else readable(str(value))
+    except Exception as fault:
+        return f"<unprintable: {type(fault).__name__}>"
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Rebuild a value from what is surely writable, cut where it nests too deep or runs in circles."""
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return value if -(2**53) <= value <= 2**53 else str(value)
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case str():
+            return str(value).encode("utf-8", "replace").decode()
+        case _ if depth == 0:
+            return "…"
+        case Mapping():
+            return {_shown(_plain(key, 0)): _plain(item, depth - 1) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item, depth - 1) for item in value]
+    return _shown(value)
+
+
+_COLOURS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31", "critical": "1;31"}
+_NOT_SHOWN = {"timestamp", "level", "message", "service", "environment", "version", "logger", "data", "error"}
+_ACCESS = {"method", "path", "route", "status", "duration_ms"}
+_LONG_IDS = {"correlation_id", "trace_id", "span_id", "trace_flags", "request_bytes", "response_bytes"}
+
+
+def console_format(colours: bool) -> Callable[[Line], bytes]:
+    """Return a format for people: time, level, what happened, then the fields."""
+
+    def paint(code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if colours else text
+
+    def format_line(laid: Line) -> bytes:
+        at = datetime.fromisoformat(laid["timestamp"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        level = laid["level"]
+        shown = {key: value for key, value in laid.items() if key not in _NOT_SHOWN and key not in _LONG_IDS}
+        said = laid["message"]
+        if "status" in laid and "duration_ms" in laid:
+            said = f"{laid['method']} {laid['path']} {laid['status']} {laid['duration_ms']:.1f} ms"
+            shown = {key: value for key, value in shown.items() if key not in _ACCESS}
+        shown.update(laid.get("data", {}))
+        fields = " ".join(f"{_printable(key)}={_printable(value)}" for key, value in shown.items())
+        text = f"{paint('2', at)} {paint(_COLOURS[level], f'{level:<8}')} {_printable(said)} {paint('2', fields)}\n"
+        if "error" in laid:
+            stack = laid["error"]["stack_trace"] or laid["error"]["message"]
+            text += "".join(f"    {_printable(row)}\n" for row in stack.splitlines())
+        return text.encode("utf-8", "replace")
+
+    return format_line
+
+
+def _printable(value: object) -> str:
+    """Show a value on one line; control characters, which could forge lines or drive the terminal, are escaped."""
+    text = value if isinstance(value, str) else _shown(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

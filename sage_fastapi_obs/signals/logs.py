@@ -1,0 +1,174 @@
+"""One canonical line per request, and the lines an application writes, in one format on one output."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.recorder import Faults, Recorder
+from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
+from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.lines import LEVELS, Line, console_format, json_format, layout
+from sage_fastapi_obs.signals.redaction import readable
+
+__all__ = ["Logs"]
+
+ACCESS_LOGGER = "sage_fastapi_obs.access"
+
+
+class Logs(Recorder):
+    """Writes the lines of one `Observability`."""
+
+    def __init__(
+        self,
+        settings: LoggingSettings,
+        service: ServiceSettings,
+        faults: Faults,
+        wall_clock: Callable[[], int],
+        observer: object,
+    ) -> None:
+        self.observer = observer
+        """Whose exchanges these lines are of."""
+        self.threshold = LEVELS[settings.level]
+        self._settings = settings
+        self._faults = faults
+        self._wall_clock = wall_clock
+        self._layout = layout(service)
+        self._output = Output(settings.output)
+        self._format: Callable[[Line], bytes] = json_format
+
+    def start(self) -> None:
+        """Open the output and take over logging."""
+        self._output.open()
+        if self._settings.format == "console":
+            self._format = console_format(self._output.is_terminal)
+        handover.attach(self)
+
+    def close(self) -> None:
+        """Give logging back and close the output."""
+        handover.detach(self)
+        self._output.close()
+
+    def request_finished(self, exchange: Exchange) -> None:
+        """Write the canonical line."""
+        level = _level(exchange)
+        if LEVELS[level] < self.threshold and not handover.others_listen():
+            return
+        message = "request failed" if exchange.failed and exchange.error is not None else "request completed"
+        if exchange.kind == "websocket":
+            message = "websocket failed" if exchange.failed else "websocket closed"
+        error = exchange.error if exchange.failed else None
+        at = exchange.wall_ns / 1_000_000_000 + exchange.duration_seconds
+        self.emit(at, level, message, ACCESS_LOGGER, {**exchange.fields, **_ids(exchange), **_access(exchange)}, error)
+
+    def background_finished(self, exchange: Exchange) -> None:
+        """Write a line about the work after the response: debug, or error when it failed."""
+        error = exchange.background_error
+        level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
+        fields = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
+        fields["background_ms"] = (exchange.background_us or 0) / 1_000
+        self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, {**_ids(exchange), **fields}, error)
+
+    def emit(
+        self, at: float, level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None = None
+    ) -> None:
+        """Write a line of our own; through loguru only when somebody else listens there, which costs more."""
+        if handover.others_listen():
+            handover.tell_loguru(level, message, logger, fields, error)
+        elif LEVELS[level] >= self.threshold:
+            self.write(at, level, message, logger, fields, error)
+
+    def write(
+        self, at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    ) -> None:
+        """Write a line; a fault is counted, never raised."""
+        try:
+            self._output.write(self._format(self._layout(at, level, message, logger, fields, error)))
+        except Exception as fault:
+            self._faults.count(type(self).__name__, fault)
+
+
+class Output:
+    """Where lines go: one write per line, straight to the file descriptor where there is one."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._stream: IO[str] | None = None
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is watching, who has not asked for no colours."""
+        return self._stream is not None and self._stream.isatty() and "NO_COLOR" not in os.environ
+
+    def open(self) -> None:
+        """Open the target as it is now: tests and servers replace the standard streams."""
+        if self._target in ("stdout", "stderr"):
+            self._stream = sys.stdout if self._target == "stdout" else sys.stderr
+            try:
+                self._descriptor = self._stream.fileno()
+            except (OSError, ValueError):
+                self._descriptor = None
+        else:
+            self._descriptor = os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, encoded: bytes) -> None:
+        """Write one line, whole."""
+        with self._lock:
+            if self._descriptor is None:
+                if self._stream is not None:
+                    self._stream.write(encoded.decode("utf-8", "replace"))
+                return
+            while encoded:
+                encoded = encoded[os.write(self._descriptor, encoded) :]
+
+    def close(self) -> None:
+        """Close what was opened here; the standard streams are not ours."""
+        with self._lock:
+            if self._stream is None and self._descriptor is not None:
+                os.close(self._descriptor)
+            self._stream = self._descriptor = None
+
+
+def _level(exchange: Exchange) -> str:
+    if exchange.excluded:
+        return "debug"
+    if exchange.failed:
+        return "error"
+    return "warn" if exchange.status >= 400 or exchange.error_type is not None else "info"
+
+
+def _ids(exchange: Exchange) -> dict[str, Any]:
+    ids = {"request_id": exchange.request_id, "correlation_id": exchange.correlation_id}
+    if exchange.trace_id:
+        ids["trace_id"] = exchange.trace_id
+        ids["span_id"] = exchange.span_id
+        ids["trace_flags"] = "01" if exchange.sampled else "00"
+    return ids
+
+
+def _access(exchange: Exchange) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "method": readable(exchange.method),
+        "path": readable(exchange.path),
+        "route": exchange.route,
+        "status": exchange.status,
+        "duration_ms": exchange.duration_ms,
+        "request_bytes": exchange.received_bytes,
+        "response_bytes": exchange.sent_bytes,
+    }
+    if exchange.streamed and exchange.first_byte_us is not None:
+        fields["first_byte_ms"] = exchange.first_byte_us / 1_000
+    if exchange.handshake_us is not None:
+        fields["handshake_ms"] = exchange.handshake_us / 1_000
+        fields["close_code"] = exchange.close_code
+        fields["messages_received"] = exchange.received_messages
+        fields["messages_sent"] = exchange.sent_messages
+    if client_type := exchange.headers.get(b"x-client-type"):
+        fields["client_type"] = client_type[:32].decode("latin-1")
+    if exchange.error_type is not None:
+        fields["error_type"] = exchange.error_type
+    return fields

@@ -1,0 +1,39 @@
+"""What may be shown of what a client sent."""
+
+__all__ = ["REDACTED", "readable", "redacted_query"]
+
+REDACTED = "REDACTED"
+MOST_CHARACTERS = 2048
+SENSITIVE = frozenset(
+    {
+        *(
+            "x-amz-signature",
+            "x-amz-credential",
+            "x-amz-security-token",
+            "awsaccesskeyid",
+            "signature",
+            "sig",
+            "x-goog-signature",
+        ),
+        *("token", "access_token", "refresh_token", "id_token", "api_key", "apikey", "key", "secret", "client_secret"),
+        *("password", "passwd", "pwd", "code", "auth", "authorization", "session", "jwt"),
+    }
+)
+"""Query parameters whose values are never shown: those of the HTTP conventions, and what else carries secrets."""
+
+
+def redacted_query(query: bytes, *, keep_values: bool) -> str:
+    """Show a query string by its names; values only where allowed, and never those of sensitive names."""
+    parts = []
+    for part in query[:MOST_CHARACTERS].decode("latin-1").split("&"):
+        name, equals, _ = part.partition("=")
+        hidden = equals and (not keep_values or name.lower() in SENSITIVE)
+        parts.append(f"{name}={REDACTED}" if hidden else part)
+    return "&".join(parts)
+
+
+def readable(text: str) -> str:
+    """Cut a text to a bounded length, and make it encodable as UTF-8."""
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]}…"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,291 @@
+"""The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
+
+import threading
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+from starlette.types import Scope
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.recorder import Headers, Recorder
+from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
+from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
+from sage_fastapi_obs.signals.redaction import readable, redacted_query
+
+__all__ = ["Tracing"]
+
+SCOPE_NAME = "sage_fastapi_obs"
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class Tracing(Recorder):
+    """Gives every exchange a span, and the ids that log line, exemplar and headers show."""
+
+    def __init__(
+        self,
+        settings: TracingSettings,
+        service: ServiceSettings,
+        http: HttpSettings,
+        provider: trace.TracerProvider | None = None,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._sends_trace_response = http.trace_response_header
+        self._given = provider
+        self._own: TracerProvider | None = None
+        self._exporter = _exporter(settings)
+        self._fields: tuple[bytes, ...] = ()
+        self._silences_frameworks = False
+        self._tracer: trace.Tracer = trace.NoOpTracer()
+
+    @property
+    def provider(self) -> trace.TracerProvider | None:
+        """The provider in use: the one given, else the global one if set, else our own; None before the start."""
+        if self._given is not None:
+            return self._given
+        return self._own or _global_provider()
+
+    @property
+    def source(self) -> str:
+        """Whose provider is in use, in words."""
+        if self._given is not None:
+            return "the tracer provider passed to Observability"
+        return "its own tracer provider" if self._own else "the global tracer provider"
+
+    def start(self) -> None:
+        """Build the provider, in the process that serves: exporter threads do not survive a fork."""
+        self._silences_frameworks = _global_provider() is not None
+        if self._given is None and not self._silences_frameworks:
+            self._own = self._build_provider()
+        self._fields = tuple(name.lower().encode() for name in propagate.get_global_textmap().fields)
+        provider = self.provider
+        assert provider is not None
+        self._tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
+
+    def close(self) -> None:
+        """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
+        self._tracer = trace.NoOpTracer()
+        own, self._own = self._own, None
+        if own is not None:
+            # The SDK's shutdown may wait for a collector far beyond its own limits, so it gets a thread to wait in.
+            ending = threading.Thread(target=own.shutdown, name="sage-obs-tracing-shutdown", daemon=True)
+            ending.start()
+            ending.join(self._settings.shutdown_seconds)
+
+    def request_started(self, exchange: Exchange) -> None:
+        """Adopt or open the span, and make it current for the app."""
+        span = _existing_span(exchange)
+        if span is None:
+            span = self._open(exchange)
+        elif span.is_recording():
+            span.set_attributes(_ids(exchange))
+        exchange.span = span
+        context = span.get_span_context()
+        if context.is_valid:
+            exchange.trace_id = f"{context.trace_id:032x}"
+            exchange.span_id = f"{context.span_id:016x}"
+            exchange.sampled = context.trace_flags.sampled
+
+    def response_started(self, exchange: Exchange, headers: Headers) -> None:
+        """Tell the client its trace; a websocket's span ends here, with the handshake."""
+        if self._sends_trace_response and exchange.trace_id:
+            flags = "01" if exchange.sampled else "00"
+            headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
+        if exchange.handshake_us is not None:
+            self._end(exchange, exchange.handshake_us)
+
+    def request_finished(self, exchange: Exchange) -> None:
+        """End the span, with the duration that all signals share."""
+        if exchange.handshake_us is None:
+            self._end(exchange, exchange.duration_us)
+
+    def background_finished(self, exchange: Exchange) -> None:
+        """Record the work after the response as a span of its own in the same trace."""
+        if exchange.span_attached is None or not exchange.sampled:
+            return
+        started = exchange.wall_ns + exchange.duration_us * 1_000
+        span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
+        _record_exception(span, exchange.background_error)
+        span.end(started + (exchange.background_us or 0) * 1_000)
+
+    def app_returned(self, exchange: Exchange) -> None:
+        """Take the span off the caller's context."""
+        if exchange.span_attached is not None:
+            otel_context.detach(exchange.span_attached)
+
+    def _open(self, exchange: Exchange) -> Span:
+        parent, links = self._parent(exchange)
+        span = self._tracer.start_span(
+            exchange.method if exchange.method in KNOWN_METHODS else "HTTP",
+            parent,
+            SpanKind.SERVER,
+            {**_request_attributes(exchange, query_values=self._settings.query_values), **_ids(exchange)},
+            links,
+            exchange.wall_ns,
+        )
+        exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
+        scope = exchange.scope
+        if self._silences_frameworks:
+            # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks
+            # for a request that has been taken care of.
+            scope.setdefault("fastapi.telemetry", None)
+        scope.setdefault("starlette.opentelemetry", True)
+        return span
+
+    def _parent(self, exchange: Exchange) -> tuple[Context | None, Sequence[Link]]:
+        headers = exchange.headers
+        if self._settings.incoming == "ignore" or not any(name in headers for name in self._fields):
+            return None, ()
+        extracted = propagate.extract(exchange.scope, getter=_HEADERS)
+        if self._settings.incoming == "continue":
+            return extracted, ()
+        remote = trace.get_current_span(extracted).get_span_context()
+        return Context(), [Link(remote)] if remote.is_valid else ()
+
+    def _end(self, exchange: Exchange, duration_us: int) -> None:
+        span = exchange.span
+        if exchange.span_attached is None or not span.is_recording():
+            return
+        attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
+        if exchange.route is not None:
+            attributes["http.route"] = exchange.route
+            method = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+            span.update_name(f"{method} {exchange.route}")
+        if exchange.error_type is not None:
+            attributes["error.type"] = exchange.error_type
+        span.set_attributes(attributes)
+        if exchange.failed:
+            span.set_status(StatusCode.ERROR)
+            _record_exception(span, exchange.error)
+        span.end(exchange.wall_ns + duration_us * 1_000)
+
+    def _build_provider(self) -> TracerProvider:
+        resource = Resource.create(
+            {
+                "service.name": self._service.name,
+                "service.version": self._service.version,
+                "service.instance.id": str(uuid.uuid4()),
+                "deployment.environment.name": self._service.environment,
+            }
+        )
+        provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(self._settings.sample_rate)), resource=resource)
+        if self._settings.exporter == "console":
+            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+        elif self._exporter is not None:
+            provider.add_span_processor(BatchSpanProcessor(self._exporter(self._settings.otlp_endpoint)))
+        return provider
+
+
+def _exporter(settings: TracingSettings) -> Any:
+    """Find the OTLP exporter's class now, so that a missing extra is said while building."""
+    if settings.exporter != "otlp":
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        raise SettingsError("tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs[otlp]'") from None
+    exporter: type[SpanExporter] = OTLPSpanExporter
+    return exporter
+
+
+def _global_provider() -> trace.TracerProvider | None:
+    provider = trace.get_tracer_provider()
+    return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def _existing_span(exchange: Exchange) -> Span | None:
+    """Find the server span that somebody outside of us has opened for this very request."""
+    native = exchange.scope.get("fastapi.telemetry")
+    span: Span | None = getattr(native, "span", None)
+    if span is not None:
+        return span
+    current = trace.get_current_span()
+    context = current.get_span_context()
+    if not context.is_valid or context.is_remote:
+        return None
+    outer = exchange.outer
+    if outer is not None and (outer.span is current or outer.trace_id == f"{context.trace_id:032x}"):
+        # A service that calls itself in process: that span is the caller's.
+        return None
+    kind = getattr(current, "kind", None)
+    # An unsampled span has no kind; a recording one of another kind is our parent, not our equal.
+    return current if kind is None or kind is SpanKind.SERVER else None
+
+
+def _ids(exchange: Exchange) -> dict[str, str]:
+    return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
+
+
+def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, Any]:
+    """Describe the request as the conventions want it at the start, for samplers."""
+    scope = exchange.scope
+    method = exchange.method
+    scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
+    attributes: dict[str, Any] = {
+        "http.request.method": method if method in KNOWN_METHODS else OTHER_METHOD,
+        "url.path": readable(exchange.path),
+        "url.scheme": scheme,
+        **_server(scope, exchange.headers.get(b"host"), scheme),
+    }
+    if method not in KNOWN_METHODS:
+        attributes["http.request.method_original"] = readable(method)
+    if scope.get("query_string"):
+        attributes["url.query"] = redacted_query(scope["query_string"], keep_values=query_values)
+    if version := scope.get("http_version"):
+        attributes["network.protocol.version"] = version
+    if exchange.kind == "websocket":
+        attributes["network.protocol.name"] = "websocket"
+    if client := scope.get("client"):
+        attributes["client.address"] = client[0]
+        attributes["network.peer.address"] = client[0]
+        attributes["network.peer.port"] = client[1]
+    if agent := exchange.headers.get(b"user-agent"):
+        attributes["user_agent.original"] = readable(agent.decode("latin-1"))
+    return attributes
+
+
+def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
+    """Read the name the client used for this server, else the address it is bound to."""
+    if host:
+        name, colon, port = host.decode("latin-1").rpartition(":")
+        if colon and port.isdigit() and len(port) <= 5:
+            return {"server.address": readable(name), "server.port": int(port)}
+        if not colon or name.startswith("["):
+            return {"server.address": readable(host.decode("latin-1")), "server.port": DEFAULT_PORTS.get(scheme, 80)}
+    address, port = scope.get("server") or (None, None)
+    found = {"server.address": address, "server.port": port}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _record_exception(span: Span, error: BaseException | None) -> None:
+    if error is not None:
+        span.record_exception(error)
+        span.set_status(StatusCode.ERROR)
+
+
+class _Headers(Getter[Scope]):
+    """Reads headers of an ASGI scope as latin-1, which any byte is."""
+
+    def get(self, carrier: Scope, key: str) -> list[str] | None:
+        name = key.lower().encode()
+        values = [value.decode("latin-1") for header, value in carrier["headers"] if header == name]
+        # Baggage may come in several headers, and the propagator reads only the first.
+        return [",".join(values)] if values and key == "baggage" else values or None
+
+    def keys(self, carrier: Scope) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier["headers"]]
+
+
+_HEADERS = _Headers()

@@ -1,0 +1,135 @@
+"""Health checks: each with a time limit, a short memory, and one run at a time however many ask."""
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import anyio
+import anyio.to_thread
+
+from sage_fastapi_obs.errors import SettingsError
+
+__all__ = ["Check", "Health", "HealthResult"]
+
+Check = Callable[[], Awaitable[object] | object]
+"""Healthy when it returns anything but False; unhealthy when it returns False or raises. Sync ones run in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthResult:
+    """What a check found."""
+
+    name: str
+    status: Literal["pass", "fail", "timeout"]
+    critical: bool
+    duration_ms: float
+    error: str | None = None
+    """The exception's class; its message could carry credentials."""
+
+
+class Health:
+    """The registered checks, and whether this process should get traffic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._checks: dict[str, _Registered] = {}
+        self.draining = False
+        """True once the shutdown has begun: alive, and not ready."""
+
+    def add(
+        self, name: str, check: Check, *, timeout_seconds: float = 2.0, cache_seconds: float = 1.0, critical: bool = True
+    ) -> None:
+        """Register a check. A critical one decides readiness; another only degrades."""
+        if timeout_seconds <= 0 or cache_seconds < 0:
+            raise SettingsError(f"check {name!r}: timeout_seconds must be above 0 and cache_seconds not below 0")
+        if name in self._checks:
+            raise SettingsError(f"there is a check {name!r} already: give this one another name")
+        self._checks[name] = _Registered(name, check, timeout_seconds, cache_seconds, critical, self._clock)
+
+    def check(
+        self, name: str, *, timeout_seconds: float = 2.0, cache_seconds: float = 1.0, critical: bool = True
+    ) -> Callable[[Check], Check]:
+        """Register the decorated function as a check."""
+
+        def register(check: Check) -> Check:
+            self.add(name, check, timeout_seconds=timeout_seconds, cache_seconds=cache_seconds, critical=critical)
+            return check
+
+        return register
+
+    async def results(self) -> list[HealthResult]:
+        """Run all checks side by side; as long as the slowest time limit at most."""
+        found: dict[str, HealthResult] = {}
+
+        async def run(check: "_Registered") -> None:
+            found[check.name] = await check.result()
+
+        async with anyio.create_task_group() as tasks:
+            for check in self._checks.values():
+                tasks.start_soon(run, check)
+        return [found[name] for name in self._checks]
+
+
+class _Registered:
+    """One check, its last result, and the run in progress if there is one."""
+
+    def __init__(
+        self, name: str, check: Check, timeout_seconds: float, cache_seconds: float, critical: bool, clock: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self._check = check
+        self._timeout_seconds = timeout_seconds
+        self._cache_seconds = cache_seconds
+        self._clock = clock
+        self._unknown = HealthResult(name, "fail", critical, 0.0)
+        self._last: tuple[float, HealthResult] | None = None
+        self._running: anyio.Event | None = None
+        self._threads_left = 0
+
+    async def result(self) -> HealthResult:
+        """Return a result no older than the cache allows."""
+        while True:
+            if self._last is not None and self._clock() - self._last[0] < self._cache_seconds:
+                return self._last[1]
+            if self._running is None:
+                return await self._run()
+            await self._running.wait()
+
+    async def _run(self) -> HealthResult:
+        done = self._running = anyio.Event()
+        started = self._clock()
+        result = replace(self._unknown, status="timeout")
+        try:
+            with anyio.move_on_after(self._timeout_seconds):
+                result = await self._outcome()
+            result = replace(result, duration_ms=round((self._clock() - started) * 1_000, 3))
+            self._last = (self._clock(), result)
+        finally:
+            self._running = None
+            done.set()
+        return result
+
+    async def _outcome(self) -> HealthResult:
+        try:
+            healthy = await self._call()
+        except Exception as error:
+            return replace(self._unknown, error=type(error).__qualname__)
+        return replace(self._unknown, status="fail" if healthy is False else "pass")
+
+    async def _call(self) -> object:
+        if inspect.iscoroutinefunction(self._check) or inspect.iscoroutinefunction(getattr(self._check, "__call__", None)):
+            return await self._check()  # type: ignore[misc]
+        if self._threads_left:
+            # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.
+            await anyio.sleep(self._timeout_seconds)
+        self._threads_left += 1
+        returned = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
+        return await returned if inspect.isawaitable(returned) else returned
+
+    def _in_thread(self) -> object:
+        try:
+            return self._check()
+        finally:
+            self._threads_left -= 1

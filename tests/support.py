@@ -1,0 +1,156 @@
+"""What many tests need: a watched app whose lines, spans and metrics can be read back, and raw ASGI drivers."""
+
+import json
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from prometheus_client import CollectorRegistry
+
+from sage_fastapi_obs import Observability, Settings
+
+
+class Watched:
+    """An `Observability` that keeps its lines in a file and its spans in memory."""
+
+    def __init__(self, tmp_path: Path, *, sampler: Any = None, provider: TracerProvider | None = None, **sections: Any) -> None:
+        self.path = tmp_path / "lines.jsonl"
+        self.exporter = InMemorySpanExporter()
+        self.provider = provider or TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        sections["logging"] = {"output": str(self.path), "level": "debug", **sections.get("logging", {})}
+        sections.setdefault("monitoring", {"access": "open"})
+        sections.setdefault("service", {"name": "test"})
+        options = {key: sections.pop(key) for key in ("clock", "wall_clock", "new_id", "registry") if key in sections}
+        self.obs = Observability(Settings(**sections), tracer_provider=self.provider, **options)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    @property
+    def access(self) -> list[dict[str, Any]]:
+        """The canonical lines so far."""
+        return [line for line in self.lines if line.get("logger") == "sage_fastapi_obs.access" and "duration_ms" in line]
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """All ended spans so far."""
+        return list(self.exporter.get_finished_spans())
+
+    @property
+    def server_spans(self) -> list[ReadableSpan]:
+        """The ended server spans so far."""
+        return [span for span in self.spans if span.kind is SpanKind.SERVER]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Read one sample of the registry; None when there is no such series."""
+        return self.obs.registry.get_sample_value(name, labels)
+
+    def series(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Read all samples of one name, by their labels."""
+        return samples(self.obs.registry, name)
+
+
+def samples(registry: CollectorRegistry, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """Read all samples of one name in a registry, by their sorted labels."""
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == name
+    }
+
+
+@asynccontextmanager
+async def client(app: Any, *, raise_app_exceptions: bool = False, **options: Any):
+    """Open an in-process client for an ASGI app."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=raise_app_exceptions)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", **options) as opened:
+        yield opened
+
+
+def http_scope(path: str = "/", method: str = "GET", headers: Any = (), **more: Any) -> dict[str, Any]:
+    """Build a plain HTTP scope."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode("utf-8", "replace"),
+        "query_string": b"",
+        "root_path": "",
+        "headers": list(headers),
+        "client": ("127.0.0.1", 40000),
+        "server": ("testserver", 80),
+        "state": {},
+        **more,
+    }
+
+
+async def drive(app: Any, scope: dict[str, Any], incoming: Any = ({"type": "http.request", "body": b""},)) -> "Driven":
+    """Call an ASGI app once with scripted messages; after them the client has gone. Returns what came out."""
+    messages = iter(incoming)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(messages, {"type": "http.disconnect"} if scope["type"] == "http" else {"type": "websocket.disconnect"})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    error: BaseException | None = None
+    try:
+        await app(scope, receive, send)
+    except BaseException as raised:
+        error = raised
+    return Driven(sent, error)
+
+
+class Driven:
+    """What an ASGI app sent, and what it raised."""
+
+    def __init__(self, sent: list[dict[str, Any]], error: BaseException | None) -> None:
+        self.sent = sent
+        self.error = error
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """The response headers."""
+        start = next(message for message in self.sent if message["type"].endswith("start"))
+        return dict(start["headers"])
+
+
+class Ticking:
+    """A clock in nanoseconds that advances by a fixed step at each reading."""
+
+    def __init__(self, step_ns: int = 1_000_000, start_ns: int = 0) -> None:
+        self.now_ns = start_ns
+        self._step_ns = step_ns
+
+    def __call__(self) -> int:
+        self.now_ns += self._step_ns
+        return self.now_ns
+
+
+def counting_ids() -> Callable[[], str]:
+    """Return a factory of ids `id-1`, `id-2`, …"""
+    made = 0
+
+    def new_id() -> str:
+        nonlocal made
+        made += 1
+        return f"id-{made}"
+
+    return new_id
