@@ -1,0 +1,46 @@
+# Everything a developer runs. Two commands are enough for everybody else: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PORT   ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format servers clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(READY) ## Run the example app under live traffic, with its page, metrics and logs
+	@$(BIN)/python -m example_app --port $(PORT)
+
+test: $(READY) servers ## Set everything up and pass the tests
+	@echo "== tests (about five minutes: they include other versions of FastAPI and a real Prometheus)"
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest -n auto --dist worksteal -q --cov --cov-report=
+	@$(BIN)/python -m coverage report
+
+check: $(READY) ## Lint, types and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## Format, and mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY) ## Measure what a request costs beside its bare twin
+	@$(BIN)/python -m benchmarks
+
+servers: ## Install the servers that tests talk to, where that can be done
+	@scripts/install-servers.sh
+
+clean: ## Remove what make has set up
+	rm -rf $(VENV) .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	@echo "== setting up $(VENV) (about a minute the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[otlp,yaml,demo,test]'
+	@touch $@

@@ -1,0 +1,85 @@
+"""The README and the docs are held against the code: examples run, tables are complete."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sage_fastapi_obs import Settings
+from sage_fastapi_obs.signals.catalog import HTTP_METRICS, SELF_METRICS, WEBSOCKET_METRICS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DRIVER = """
+import asyncio, httpx
+
+async def ask():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as client:
+        print((await client.get("/items/7")).headers["x-request-id"])
+        print((await client.get("/metrics?name[]=http_requests_total")).text)
+
+asyncio.run(ask())
+"""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Find the code blocks of one language."""
+    return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+def run(code: str) -> list[str]:
+    """Run code in a process of its own; return the lines it printed."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_quick_start_gives_what_the_readme_shows():
+    """The quick start runs, and its lines have the fields of the captured ones."""
+    printed = run(blocks(README, "python")[0] + DRIVER)
+    lines = [json.loads(line) for line in printed if line.startswith("{")]
+    captured = [json.loads(line) for line in blocks(README, "console")[0].splitlines() if line.startswith("{")]
+    asked = [line for line in lines if "request_id" in line]
+    assert [(set(line), line["message"]) for line in captured] == [(set(line), line["message"]) for line in asked[: len(captured)]]
+    assert captured[-1]["data"] == asked[len(captured) - 1]["data"]
+    assert asked[0]["request_id"] in printed
+    assert 'http_requests_total{method="GET",route="/items/{item_id}",status="200"} 1.0' in printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_the_docs_run(page: Path):
+    """Every Python example of a page runs as it stands."""
+    for code in blocks(page.read_text(), "python"):
+        run(code)
+
+
+def test_every_setting_is_documented():
+    """The settings page names every key, and no other."""
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    keys = {"enabled"} | {
+        f"{name}.{key}" for name, section in sections.items() for key in getattr(section, "model_fields", ())
+    }
+    assert documented == keys
+
+
+def test_every_metric_is_documented():
+    """The metrics page has a row for every metric of the catalog, and no other."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    catalog = [
+        (metric.name, metric.type, ", ".join(f"`{label}`" for label in metric.labels) or "–", metric.help)
+        for metric in (*HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)
+    ]
+    assert rows == catalog
+
+
+def test_links_lead_somewhere():
+    """Every relative link of README and docs names a file that exists."""
+    for page in (ROOT / "README.md", *PAGES):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
