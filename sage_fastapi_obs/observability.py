@@ -130,9 +130,8 @@ class Observability:
         if self._starts or not self.enabled:
             return
         self.health.draining = True
-        if self.settings.tracing.enabled:
-            await anyio.to_thread.run_sync(self._tracing.close)
-        await anyio.to_thread.run_sync(self._port.close)
+        await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
+        await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         self._guarded(self._logs.close, self.settings.logging.enabled)
 
     async def __aenter__(self) -> Self:

@@ -16,8 +16,14 @@ CLIENT_DISCONNECT = "client_disconnect"
 CANCELLED = "cancelled"
 INCOMPLETE = "incomplete_response"
 INVALID = "invalid_response"
+_NOT_OURS = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
+SWITCHING_PROTOCOLS = 101
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered."""
+ABNORMAL_CLOSURE = 1006
+"""WebSocket code of a connection that ended without a close frame."""
+CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
+"""WebSocket codes of a client that said goodbye: normal, going away, and a close frame without a code."""
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)
 """The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
@@ -132,29 +138,38 @@ class Exchange:
     @property
     def failed(self) -> bool:
         """Whether the service is to blame: a 5xx, an exception, half a response; not a client that left."""
-        return self.error_type is not None and self.error_type != CLIENT_DISCONNECT and self.error_type != CANCELLED
+        return self.error_type not in _NOT_OURS
 
     def judge(self, *, complete: bool, valid: bool = True) -> None:
         """Decide once, for all signals, what this exchange amounted to."""
         error = self.error
-        if error is not None and (not complete or self.status >= 500):
-            self.error_type = self._blame(error)
-        elif self.client_gone and self.status == CLIENT_CLOSED_REQUEST:
+        if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
             self.error_type = CLIENT_DISCONNECT
+        elif error is not None and (not complete or self.status >= 500):
+            self.error_type = self._blame(error)
         elif not complete:
             self.error_type = CLIENT_DISCONNECT if self.client_gone else INCOMPLETE
         elif not valid:
             self.error_type = INVALID
         elif self.status >= 500:
             self.error_type = str(self.status)
+        elif self.client_gone and (self.kind == "http" or self.close_code == ABNORMAL_CLOSURE):
+            self.error_type = CLIENT_DISCONNECT
         if not self.status:
             self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST
 
+    def is_failure(self, error: BaseException | None) -> bool:
+        """Tell whether an exception is the service's own, and not a client that left or a cancellation."""
+        return error is not None and self._blame(error) not in _NOT_OURS
+
     def _blame(self, error: BaseException) -> str | None:
+        if isinstance(error, BaseExceptionGroup):
+            blamed = {self._blame(inner) for inner in error.exceptions}
+            return blamed.pop() if len(blamed) == 1 and blamed <= _NOT_OURS else exception_name(error)
         if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
             return CLIENT_DISCONNECT if self.client_gone else CANCELLED
         if isinstance(error, WebSocketDisconnect):
-            return None if error.code in (1000, 1001) else CLIENT_DISCONNECT
+            return None if error.code in CLEAN_CLOSURES else CLIENT_DISCONNECT
         if isinstance(error, ClientDisconnect) or (self.client_gone and isinstance(error, OSError)):
             return CLIENT_DISCONNECT
         return exception_name(error)

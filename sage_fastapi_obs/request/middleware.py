@@ -1,12 +1,20 @@
 """The only ASGI callable: it guards the scope, owns the clock and tells the recorders what happened."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Exchange, current_exchange
+from sage_fastapi_obs.request.exchange import (
+    ABNORMAL_CLOSURE,
+    CLIENT_CLOSED_REQUEST,
+    SCOPE_KEY,
+    SWITCHING_PROTOCOLS,
+    Exchange,
+    current_exchange,
+)
 from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
 from sage_fastapi_obs.request.route import RouteTemplates
 
@@ -17,17 +25,21 @@ __all__ = ["ObservabilityMiddleware", "Observer"]
 
 BACKGROUND_THRESHOLD_US = 1_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
-ABNORMAL_CLOSURE = 1006
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _AFTER = {
     "http.response.trailers": "_trailers_sent",
-    "http.response.pathsend": "_completed",
+    "http.response.pathsend": "_path_sent",
     "http.response.zerocopysend": "_zerocopy_sent",
     "websocket.send": "_websocket_sent",
     "websocket.close": "_websocket_closed",
     "websocket.http.response.body": "_denial_sent",
 }
-"""What to note after a message has gone out, by its type; unknown types just pass."""
+"""What to note after a message has gone out, by its type."""
+_KNOWN = {
+    protocol: frozenset(kind for kind in (*_STARTS, *_AFTER, "http.response.body") if kind.startswith(f"{protocol}."))
+    for protocol in ("http", "websocket")
+}
+"""The messages of each protocol that mean something here; all others just pass."""
 
 
 class Observer(Protocol):
@@ -72,8 +84,8 @@ class ObservabilityMiddleware:
             return await observability.lifespan(self.app, scope, receive, send)
         if scope["type"] not in ("http", "websocket") or _is_watched(scope):
             return await self.app(scope, receive, send)
-        self._move_outermost(scope)
         try:
+            self._move_outermost(scope)
             observability.ensure_started()
             watch = _Watch(self, scope, receive, send)
         except Exception as error:
@@ -89,8 +101,12 @@ class ObservabilityMiddleware:
             watch.close(None)
 
     def template(self, exchange: Exchange) -> str | None:
-        """Find the route template of an exchange whose app has been routed."""
-        return self._routes.template(exchange.scope, exchange.status)
+        """Find the route template of an exchange whose app has been routed; None also when looking for it fails."""
+        try:
+            return self._routes.template(exchange.scope, exchange.status)
+        except Exception as error:
+            self.observability.faults.count("RouteTemplates", error)
+            return None
 
     def _move_outermost(self, scope: Scope) -> None:
         """Become the app's outermost layer when added with `add_middleware`.
@@ -103,7 +119,7 @@ class ObservabilityMiddleware:
         if stack is None or isinstance(stack, ObservabilityMiddleware):
             return
         for added in getattr(app, "user_middleware", ()):
-            if added.kwargs.get("observability") is self.observability:
+            if getattr(added, "kwargs", {}).get("observability") is self.observability:
                 app.middleware_stack = ObservabilityMiddleware(stack, observability=self.observability)  # type: ignore[union-attr]
                 return
 
@@ -113,8 +129,10 @@ class _Watch:
 
     __slots__ = (
         "_complete",
+        "_denied",
         "_inner_receive",
         "_inner_send",
+        "_known",
         "_middleware",
         "_moments",
         "_started",
@@ -126,6 +144,9 @@ class _Watch:
 
     def __init__(self, middleware: ObservabilityMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         observability = middleware.observability
+        if not isinstance(scope.get("headers", ()), list | tuple):
+            # Any iterable is allowed; one that can be read only once is the app's.
+            scope["headers"] = list(scope["headers"])
         exchange = Exchange(scope, started_ns=observability.clock(), wall_ns=observability.wall_clock(), observer=observability)
         exchange.excluded = observability.excludes(scope)
         exchange.outer = current_exchange.get()
@@ -134,10 +155,11 @@ class _Watch:
         self._inner_receive = receive
         self._inner_send = send
         self._moments = observability.excluded_moments if exchange.excluded else observability.moments
-        self._started = self._complete = self._trailers = False
+        self._known = _KNOWN[exchange.kind]
+        self._started = self._complete = self._trailers = self._denied = False
         self._valid = True
-        self._token = current_exchange.set(exchange)
         scope[SCOPE_KEY] = exchange
+        self._token = current_exchange.set(exchange)
         self._moments.request_started(exchange)
 
     async def receive(self) -> Message:
@@ -190,7 +212,7 @@ class _Watch:
         exchange = self.exchange
         kind = message["type"]
         if kind == "http.request":
-            exchange.received_bytes += len(message.get("body") or b"")
+            exchange.received_bytes += _size(message.get("body") or b"")
         elif kind == "http.disconnect":
             exchange.client_gone = exchange.client_gone or not self._complete
         elif kind == "websocket.receive":
@@ -204,6 +226,8 @@ class _Watch:
     def _sending(self, message: Message) -> "tuple[Message, Callable[[Message], None] | None]":
         """Note a message before it goes out; return it, and what to do when it has gone."""
         kind = message["type"]
+        if kind not in self._known:
+            return message, None
         if kind == "http.response.body":
             return self._sending_body(message)
         if kind in _STARTS:
@@ -234,19 +258,26 @@ class _Watch:
         self._started = True
         exchange = self.exchange
         accepted = message["type"] == "websocket.accept"
-        exchange.status = 101 if accepted else _status(message.get("status"))
+        self._denied = exchange.kind == "websocket" and not accepted
+        exchange.status = SWITCHING_PROTOCOLS if accepted else _status(message.get("status"))
         if exchange.client_gone:
             # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
             exchange.status = CLIENT_CLOSED_REQUEST
         self._trailers = bool(message.get("trailers", False))
-        given = message.get("headers")
-        headers = given if isinstance(given, list | tuple) else list(given or ())
-        exchange.streamed = not accepted and _is_stream(headers)
+        headers = message.get("headers", ())
         added = self._answered()
+        if isinstance(headers, Iterator):
+            # The server reads it, as without us: should it fail, it has to fail there.
+            exchange.streamed = not accepted
+            return {**message, "headers": _with(headers, added)}
+        if not hasattr(headers, "__iter__"):
+            return message
+        names = [_name(header) for header in headers]
+        exchange.streamed = not accepted and b"content-length" not in names
         if not added:
-            return message if given is None or headers is given else {**message, "headers": headers}
+            return message
         ours = {name for name, _ in added}
-        return {**message, "headers": [h for h in headers if bytes(h[0]).lower() not in ours] + added}
+        return {**message, "headers": [*(h for h, name in zip(headers, names, strict=True) if name not in ours), *added]}
 
     def _answered(self) -> Headers:
         """Fix what is known when the response starts, and tell it."""
@@ -254,10 +285,17 @@ class _Watch:
         exchange.route = self._middleware.template(exchange)
         if exchange.kind == "websocket":
             exchange.handshake_us = self._elapsed_us()
+            # The span ends here, and has to know what became of the handshake.
+            exchange.judge(complete=True)
         return self._moments.response_started(exchange)
 
+    def _path_sent(self, message: Message) -> None:
+        if not self._trailers:
+            self._completed(message)
+
     def _zerocopy_sent(self, message: Message) -> None:
-        self.exchange.sent_bytes += message.get("count") or 0
+        if isinstance(count := message.get("count"), int):
+            self.exchange.sent_bytes += count
         if not message.get("more_body", False) and not self._trailers:
             self._completed(message)
 
@@ -271,6 +309,7 @@ class _Watch:
 
     def _denial_sent(self, message: Message) -> None:
         self.exchange.sent_bytes += _size(message.get("body") or b"")
+        self._complete = not message.get("more_body", False)
 
     def _websocket_closed(self, message: Message) -> None:
         exchange = self.exchange
@@ -282,15 +321,20 @@ class _Watch:
             exchange.status = 403
             self._answered()
 
-    def _completed(self, message: Message) -> None:
+    def _completed(self, _: Message) -> None:
         """Fix the duration: the last byte was handed to the server."""
         exchange = self.exchange
+        if not self._started or self._complete or exchange.finished:
+            self._valid = False
+            return
         self._complete = True
         exchange.duration_us = self._elapsed_us()
         if exchange.first_byte_us is None:
             exchange.first_byte_us = exchange.duration_us
-        # A 5xx waits for the app to return: the exception that explains it is still on its way.
-        if exchange.status < 500:
+        # A 5xx waits for the app to return: the exception that explains it is still on its way. So may it be for an answer
+        # that nobody was left to receive.
+        unheard = exchange.client_gone and exchange.status == CLIENT_CLOSED_REQUEST
+        if exchange.status < 500 and not unheard:
             self._finish(complete=True)
 
     def _end(self, error: BaseException | None) -> None:
@@ -298,28 +342,38 @@ class _Watch:
         if not self._complete:
             exchange.duration_us = self._elapsed_us()
         exchange.error = error
-        if exchange.kind == "websocket" and error is not None and exchange.close_code is None:
+        accepted = exchange.status == SWITCHING_PROTOCOLS and exchange.kind == "websocket"
+        if accepted and error is not None and exchange.close_code is None:
             exchange.close_code = ABNORMAL_CLOSURE
-        self._finish(complete=self._complete or (exchange.kind == "websocket" and self._started and error is None))
+        if exchange.kind == "websocket" and not self._denied:
+            self._finish(complete=self._started and error is None)
+        else:
+            self._finish(complete=self._complete)
 
     def _finish(self, *, complete: bool) -> None:
         exchange = self.exchange
+        exchange.finished = True
         if exchange.route is None:
             exchange.route = self._middleware.template(exchange)
         exchange.judge(complete=complete, valid=self._valid)
-        exchange.finished = True
         self._moments.request_finished(exchange)
 
     def _end_background(self, error: BaseException | None) -> None:
         exchange = self.exchange
         worked_us = self._elapsed_us() - exchange.duration_us
         if worked_us >= BACKGROUND_THRESHOLD_US or error is not None:
-            exchange.background_us = worked_us
-            exchange.background_error = error
+            exchange.background_us = max(0, worked_us)
+            exchange.background_error = error if exchange.is_failure(error) else None
             self._moments.background_finished(exchange)
 
     def _elapsed_us(self) -> int:
-        return max(0, (self._middleware.observability.clock() - self.exchange.started_ns + 500) // 1_000)
+        try:
+            now_ns = self._middleware.observability.clock()
+        except Exception as error:
+            # An exchange without a duration still has to be counted out.
+            self._fault(error)
+            return self.exchange.duration_us
+        return max(0, (now_ns - self.exchange.started_ns + 500) // 1_000)
 
     def _fault(self, error: Exception) -> None:
         self._middleware.observability.faults.count("ObservabilityMiddleware", error)
@@ -341,27 +395,33 @@ def _status(status: Any) -> int:
     """Read what the app sent as a status: an int, an HTTPStatus, or something only the server can judge."""
     try:
         return int(status)
-    except (TypeError, ValueError):
+    except Exception:
         return 500
 
 
-def _is_stream(headers: Any) -> bool:
-    for name, value in headers:
-        lowered = bytes(name).lower()
-        if lowered == b"content-length":
-            return False
-        if lowered == b"content-type" and bytes(value).lower().startswith(b"text/event-stream"):
-            return True
-    return True
+def _name(header: Any) -> bytes:
+    """Read a header's name, lower-case; empty for something only the server can judge."""
+    try:
+        name = header[0]
+        return (name.encode("latin-1") if isinstance(name, str) else bytes(name)).lower()
+    except Exception:
+        return b""
+
+
+def _with(headers: Iterator[Any], added: Headers) -> Iterator[Any]:
+    ours = {name for name, _ in added}
+    return chain((header for header in headers if _name(header) not in ours), added)
 
 
 def _size(body: Any) -> int:
-    return body.nbytes if isinstance(body, memoryview) else len(body)
+    if isinstance(body, memoryview):
+        return body.nbytes
+    return len(body) if hasattr(body, "__len__") else 0
 
 
 def _payload_size(message: Message) -> int:
     data = message.get("bytes")
     if data is None:
         text = message.get("text")
-        return len(text.encode("utf-8", "replace")) if text else 0
-    return len(data)
+        return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+    return _size(data)

@@ -107,7 +107,7 @@ class Moments:
             try:
                 tell(*seen)
             except Exception as error:
-                self._faults.count(type(tell.__self__).__name__, error)  # type: ignore[attr-defined]
+                self._faults.count(type(getattr(tell, "__self__", tell)).__name__, error)
 
 
 def _overrides(recorder: Recorder, moment: str) -> bool:

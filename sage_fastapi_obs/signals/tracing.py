@@ -17,11 +17,12 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.exchange import Exchange, exception_name
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.redaction import readable, redacted_query
+from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans
 
 __all__ = ["Tracing"]
 
@@ -49,6 +50,7 @@ class Tracing(Recorder):
         self._fields: tuple[bytes, ...] = ()
         self._silences_frameworks = False
         self._tracer: trace.Tracer = trace.NoOpTracer()
+        self._lean: LeanSpans | None = None
 
     @property
     def provider(self) -> trace.TracerProvider | None:
@@ -72,11 +74,13 @@ class Tracing(Recorder):
         self._fields = tuple(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
-        self._tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
+        self._tracer = tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
+        # Our own sampler decides by the trace id alone; another may want to see the request.
+        self._lean = LeanSpans(tracer, sampler_reads_attributes=self._own is None) if LeanSpans.supports(tracer) else None
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
-        self._tracer = trace.NoOpTracer()
+        self._tracer, self._lean = trace.NoOpTracer(), None
         own, self._own = self._own, None
         if own is not None:
             # The SDK's shutdown may wait for a collector far beyond its own limits, so it gets a thread to wait in.
@@ -127,14 +131,15 @@ class Tracing(Recorder):
 
     def _open(self, exchange: Exchange) -> Span:
         parent, links = self._parent(exchange)
-        span = self._tracer.start_span(
-            exchange.method if exchange.method in KNOWN_METHODS else "HTTP",
-            parent,
-            SpanKind.SERVER,
-            {**_request_attributes(exchange, query_values=self._settings.query_values), **_ids(exchange)},
-            links,
-            exchange.wall_ns,
-        )
+        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+
+        def describe() -> dict[str, Any]:
+            return _request_attributes(exchange, query_values=self._settings.query_values) | _ids(exchange)
+
+        if self._lean is not None:
+            span = self._lean.start(name, parent, links, exchange.wall_ns, describe)
+        else:
+            span = self._tracer.start_span(name, parent, SpanKind.SERVER, describe(), links, exchange.wall_ns)
         exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
         scope = exchange.scope
         if self._silences_frameworks:
@@ -158,18 +163,23 @@ class Tracing(Recorder):
         span = exchange.span
         if exchange.span_attached is None or not span.is_recording():
             return
+        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         if exchange.route is not None:
             attributes["http.route"] = exchange.route
-            method = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-            span.update_name(f"{method} {exchange.route}")
+            name = f"{name} {exchange.route}"
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
-        span.set_attributes(attributes)
         if exchange.failed:
             span.set_status(StatusCode.ERROR)
             _record_exception(span, exchange.error)
-        span.end(exchange.wall_ns + duration_us * 1_000)
+        ended_ns = exchange.wall_ns + duration_us * 1_000
+        if isinstance(span, LeanSpan):
+            span.finish(name, attributes, ended_ns)
+            return
+        span.update_name(name)
+        span.set_attributes(attributes)
+        span.end(ended_ns)
 
     def _build_provider(self) -> TracerProvider:
         resource = Resource.create(
@@ -260,7 +270,7 @@ def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
     """Read the name the client used for this server, else the address it is bound to."""
     if host:
         name, colon, port = host.decode("latin-1").rpartition(":")
-        if colon and port.isdigit() and len(port) <= 5:
+        if colon and port.isascii() and port.isdigit() and len(port) <= 5:
             return {"server.address": readable(name), "server.port": int(port)}
         if not colon or name.startswith("["):
             return {"server.address": readable(host.decode("latin-1")), "server.port": DEFAULT_PORTS.get(scheme, 80)}
@@ -271,7 +281,11 @@ def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
 
 def _record_exception(span: Span, error: BaseException | None) -> None:
     if error is not None:
-        span.record_exception(error)
+        try:
+            span.record_exception(error)
+        except Exception:
+            # The application's exception cannot even be printed; its type is still known.
+            span.add_event("exception", {"exception.type": exception_name(error)})
         span.set_status(StatusCode.ERROR)
 
 
