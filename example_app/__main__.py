@@ -1,0 +1,186 @@
+"""`python -m example_app`: the shop under live traffic, its log lines and a summary in the terminal."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from example_app.summary import table
+from example_app.traffic import Traffic
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+LINES_SHOWN = 6
+PORT_TAKEN = 2
+
+
+def main() -> None:
+    """Run the demo until Ctrl-C, or for some seconds."""
+    arguments = argparse.ArgumentParser(prog="python -m example_app", description=__doc__)
+    arguments.add_argument("--port", type=int, default=8000)
+    arguments.add_argument("--rate", type=float, default=20.0, help="visits per second")
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="end by itself")
+    arguments.add_argument("--log", type=Path, default=Path("demo.log"), help="where the JSON lines go")
+    given = arguments.parse_args()
+    if _is_taken(given.port):
+        print(f"Port {given.port} is in use. Choose another: make demo PORT={given.port + 1}", file=sys.stderr)
+        sys.exit(PORT_TAKEN)
+    asyncio.run(Demo(given.port, given.rate, given.seconds, given.log).run())
+
+
+class Demo:
+    """The shop in a process of its own, visitors and a view on both in this one."""
+
+    def __init__(self, port: int, rate: float, seconds: float, log: Path) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._port = port
+        self._rate = rate
+        self._seconds = seconds
+        self._log = log
+        self._stopping = asyncio.Event()
+        self._drawn = 0
+
+    async def run(self) -> None:
+        """Start everything, show it, and stop it again."""
+        loop = asyncio.get_running_loop()
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(ending, self._stopping.set)
+        self._log.write_bytes(b"")
+        print(f"starting the shop on {self._url} …", flush=True)
+        async with self._shop() as shop:
+            self._say_where_to_look()
+            traffic = Traffic(self._url, self._rate)
+            visiting = asyncio.create_task(traffic.run())
+            leaving = asyncio.create_task(shop.wait())
+            await self._show(leaving)
+            visiting.cancel()
+            await asyncio.gather(visiting, return_exceptions=True)
+            self._tell_a_story()
+            if leaving.done():
+                print(f"the shop has ended by itself with code {shop.returncode}", file=sys.stderr)
+                sys.exit(1)
+            leaving.cancel()
+        print(f"stopped after {traffic.made} visits; the lines are in {self._log}")
+
+    @asynccontextmanager
+    async def _shop(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        settings = {
+            "SERVICE_NAME": "example-shop",
+            "EXAMPLE_URL": self._url,
+            "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
+            "SAGE_OBS_LOGGING__FORMAT": "json",
+            "SAGE_OBS_LOGGING__LEVEL": "info",
+        }
+        command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app"]
+        command += ["--port", str(self._port), "--log-level", "warning"]
+        # A session of its own: Ctrl-C is for the demo, which then stops the shop in order.
+        shop = await asyncio.create_subprocess_exec(*command, env=os.environ | settings, start_new_session=True)
+        try:
+            await self._wait_until_ready(shop)
+            yield shop
+        finally:
+            if shop.returncode is None:
+                shop.terminate()
+                try:
+                    await asyncio.wait_for(shop.wait(), STOP_SECONDS)
+                except TimeoutError:
+                    shop.kill()
+                    await shop.wait()
+
+    async def _wait_until_ready(self, shop: asyncio.subprocess.Process) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        async with httpx.AsyncClient(base_url=self._url) as client:
+            while time.monotonic() < deadline and shop.returncode is None and not self._stopping.is_set():
+                try:
+                    if (await client.get("/monitoring/health/ready")).is_success:
+                        return
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+        if not self._stopping.is_set():
+            sys.exit("the shop did not start")
+
+    def _say_where_to_look(self) -> None:
+        print(f"""
+  the service      {self._url}/docs
+  its metrics      {self._url}/metrics
+  its health       {self._url}/monitoring/health
+  its log lines    tail -f {self._log}
+  for Prometheus   scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["127.0.0.1:{self._port}"]}}]}}]
+
+Ctrl-C stops it.
+""")
+
+    async def _show(self, leaving: "asyncio.Task[int]") -> None:
+        started = time.monotonic()
+        async with httpx.AsyncClient(base_url=self._url) as client:
+            while not self._stopping.is_set() and not leaving.done():
+                left = self._seconds - (time.monotonic() - started)
+                if left <= 0:
+                    return
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), min(2.0, left))
+                except TimeoutError:
+                    await self._draw(client, time.monotonic() - started)
+
+    async def _draw(self, client: httpx.AsyncClient, seconds: float) -> None:
+        try:
+            text = (await client.get("/metrics")).text
+        except httpx.TransportError:
+            return
+        rows = [*table(text, seconds), "", "the last log lines:", *(_readable(line) for line in self._lines()[-LINES_SHOWN:])]
+        if sys.stdout.isatty():
+            width = os.get_terminal_size().columns
+            above = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
+            print(above + "\n".join(row[: width - 1] for row in rows), flush=True)
+            self._drawn = len(rows)
+        else:
+            print("\n".join([*rows, ""]), flush=True)
+
+    def _tell_a_story(self) -> None:
+        """Find one failed request by its id, as one would at night."""
+        lines = self._lines()
+        failed = next((line for line in reversed(lines) if line.get("status") == 500 and "request_id" in line), None)
+        if failed is None:
+            return
+        print(f"\na request that failed, by its id: grep {failed['request_id']} {self._log}")
+        for line in lines:
+            if line.get("request_id") == failed["request_id"]:
+                print(f"  {_readable(line)}")
+        print(f"  {failed['error']['stack_trace'].strip().splitlines()[-1]}")
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Read the whole lines that are there now."""
+        written = self._log.read_text(errors="replace").rpartition("\n")[0]
+        return [json.loads(line) for line in written.splitlines()]
+
+
+def _readable(line: dict[str, Any]) -> str:
+    said = line["message"]
+    if "duration_ms" in line:
+        said = f"{line['method']} {line['path']} {line['status']} {line['duration_ms']:.1f} ms"
+    fields = " ".join(f"{key}={value}" for key, value in line.get("data", {}).items())
+    return f"{line['timestamp'][11:23]} {line['level']:<6}{line.get('request_id', '')[-6:]:>7}  {said}  {fields}"
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The example service, in process and as the demo that a stranger runs."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from example_app.app import create_app
+from example_app.summary import quantile
+
+ROOT = Path(__file__).parents[2]
+ROUTES = [
+    ("GET", "/api/items", "/api/items", 200),
+    ("GET", "/api/items/1", "/api/items/{item_id}", 200),
+    ("GET", "/api/items/77", "/api/items/{item_id}", 404),
+    ("GET", "/api/items/x", "/api/items/{item_id}", 422),
+    ("GET", "/api/items/2/price", "/api/items/{item_id}/price", 200),
+    ("DELETE", "/api/items/2/price", "/api/items/{item_id}/price", 405),
+    ("GET", "/admin/reports/2024", "/admin/reports/{year}", 200),
+    ("GET", "/export", "/export", 200),
+    ("GET", "/boom", "/boom", 500),
+    ("GET", "/wp-login.php", None, 404),
+]
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
+    """Each route leaves one line and one count, with its whole template, its status and the id of the response."""
+    output = tmp_path / "lines.jsonl"
+    monkeypatch.setenv("SAGE_OBS_LOGGING__OUTPUT", str(output))
+    monkeypatch.setenv("SAGE_OBS_LOGGING__FORMAT", "json")
+    monkeypatch.setenv("SAGE_OBS_LOGGING__LEVEL", "info")
+    app = create_app()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answers = [await client.request(method, path) for method, path, _, _ in ROUTES]
+        scraped = (await client.get("/metrics")).text
+        health = (await client.get("/monitoring/health")).json()
+    await app.state.prices.aclose()
+    await app.state.sage_fastapi_obs.close()
+    lines = [line for line in map(json.loads, output.read_text().splitlines()) if "duration_ms" in line]
+    seen = [(line["method"], line["path"], line["route"], line["status"]) for line in lines]
+    assert seen == ROUTES
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
+    for method, _, route, status in ROUTES:
+        assert f'http_requests_total{{method="{method}",route="{route or "unmatched"}",status="{status}"}} 1.0' in scraped
+    assert {check["name"]: check["status"] for check in health["checks"]} == {"stock": "pass", "printer": "pass"}
+
+
+def demo(tmp_path: Path, port: int, *more: str) -> subprocess.Popen[str]:
+    """Start the demo."""
+    command = [sys.executable, "-m", "example_app", "--port", str(port), "--log", str(tmp_path / "demo.log"), "--rate", "60", *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def test_the_demo_shows_live_traffic(tmp_path):
+    """It says where to look, shows rows with numbers and real lines, and ends by itself."""
+    port = free_port()
+    output, errors = demo(tmp_path, port, "--seconds", "6").communicate(timeout=60)
+    assert errors == ""
+    assert f"http://127.0.0.1:{port}/metrics" in output
+    assert re.search(r"GET /api/items/\{item_id\} +[1-9]\d* ", output)
+    assert re.search(r"\d\d:\d\d:\d\d\.\d{3} info +[0-9a-f]{6}  (GET|POST) /", output)
+    counted = int(re.findall(r"^(\d+) requests, ", output, re.MULTILINE)[-1])
+    written = [json.loads(line) for line in (tmp_path / "demo.log").read_text().splitlines()]
+    assert 0 < counted <= sum("duration_ms" in line and "close_code" not in line for line in written)
+    assert all(line["service"] == "example-shop" for line in written)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_stops_cleanly(tmp_path, ending):
+    """Ctrl-C ends it without a word of complaint, and nobody goes on listening."""
+    port = free_port()
+    running = demo(tmp_path, port)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "Ctrl-C" in line:
+            break
+    time.sleep(1)
+    running.send_signal(ending)
+    output, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (0, "")
+    assert "stopped after" in output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/")
+
+
+def test_a_taken_port_is_said(tmp_path):
+    """Somebody else on the port: the demo says so, and how to choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        running = demo(tmp_path, taken.getsockname()[1])
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 2
+    assert "make demo PORT=" in errors
+
+
+def test_quantiles_interpolate_as_prometheus_does():
+    """Within a bucket the quantile is linear; beyond the last bound it is that bound."""
+    buckets = {0.1: 10.0, 0.5: 30.0, float("inf"): 40.0}
+    assert quantile(0.125, buckets) == pytest.approx(0.05)
+    assert quantile(0.5, buckets) == pytest.approx(0.3)
+    assert quantile(0.99, buckets) == 0.5

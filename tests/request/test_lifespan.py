@@ -1,0 +1,293 @@
+"""The lifespan passes unchanged, ours runs around it, and neither start nor stop of ours can harm the app's."""
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import FastAPI
+from scripted import BACKENDS, WAYS, Case, add_middleware, around, call, install, total
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
+from support import http_scope
+
+STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+
+
+class Life:
+    """A server's side of a lifespan."""
+
+    def __init__(self, *incoming: dict[str, Any]) -> None:
+        self.sent: list[Any] = []
+        self.error: BaseException | None = None
+        self.scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {"server": "own"}}
+        self._incoming = iter(incoming or (STARTUP, SHUTDOWN))
+        self.between: Any = None
+        """What happens while the app serves."""
+
+    async def receive(self) -> Any:
+        message = next(self._incoming)
+        if message is SHUTDOWN and self.between is not None:
+            await self.between()
+        return message
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def run(self, app: Any) -> "Life":
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception as error:
+            self.error = error
+        return self
+
+
+def live(backend: str, app: Any) -> Life:
+    return anyio.run(Life().run, app, backend=backend)
+
+
+def raw_app(*steps: Any, unsupported: bool = False) -> Any:
+    """Build an app that receives and sends in a lifespan, or raises."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if unsupported:
+            assert scope["type"] == "http"
+        for step in steps:
+            if isinstance(step, dict):
+                await receive()
+                await send(step)
+            else:
+                raise step
+
+    return app
+
+
+COMPLETE, STOPPED = {"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}
+FAILED = {"type": "lifespan.startup.failed", "message": "no database", "extra": 1}
+APPS = {
+    "complete": lambda: raw_app(COMPLETE, STOPPED),
+    "failed": lambda: raw_app(FAILED),
+    "failed_and_raises": lambda: raw_app(FAILED, OSError("no database")),
+    "raises_at_once": lambda: raw_app(ValueError("no lifespan here")),
+    "raises_after_start": lambda: raw_app(COMPLETE, ValueError("later")),
+    "unsupported": lambda: raw_app(unsupported=True),
+    "returns_at_once": raw_app,
+    "shutdown_failed": lambda: raw_app(COMPLETE, {"type": "lifespan.shutdown.failed", "message": "still busy"}),
+    "unknown": lambda: raw_app({"type": "lifespan.x"}, STOPPED),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", APPS)
+def test_same_with_and_without(watch, name, backend):
+    """Whatever a lifespan does, the server sees the same with and without us, and in the end nothing of ours runs."""
+    watched = watch()
+    bare, seen = live(backend, APPS[name]()), live(backend, around(APPS[name](), watched.obs))
+    assert seen.sent == bare.sent
+    assert (type(seen.error), str(seen.error)) == (type(bare.error), str(bare.error))
+    assert watched.obs.tracer_provider is watched.provider
+    assert watched.obs._starts == 0
+    assert watched.obs.faults.counts == {}
+
+
+def test_exception_is_the_same_object(watch):
+    """What the lifespan raises comes out as the very object, with its cause."""
+    error = ValueError("outer")
+    error.__cause__ = KeyError("inner")
+    seen = live("asyncio", around(raw_app(COMPLETE, error), watch().obs))
+    assert seen.error is error
+    assert isinstance(error.__cause__, KeyError)
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+def test_frameworks(watch, framework, way, backend):
+    """The lifespan of a framework's app fills the server's own state, and runs within ours, once."""
+    watched = watch()
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Any):
+        events.append(f"up {watched.obs._starts > 0}")
+        yield {"shared": events}
+        events.append(f"down {watched.obs._starts > 0}")
+
+    seen = live(backend, way(framework(lifespan=lifespan), watched.obs))
+    assert [message["type"] for message in seen.sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert seen.scope["state"] == {"server": "own", "shared": events}
+    assert events == ["up True", "down True"]
+    assert watched.obs._starts == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_failing_framework_lifespan(watch, way):
+    """A framework's failing startup is reported as without us, and ours is stopped again."""
+
+    @asynccontextmanager
+    async def lifespan(app: Any):
+        raise OSError("no database")
+        yield
+
+    bare = await Life().run(Starlette(lifespan=lifespan))
+    watched = watch()
+    seen = await Life().run(way(Starlette(lifespan=lifespan), watched.obs))
+    assert [message["type"] for message in seen.sent] == [message["type"] for message in bare.sent]
+    assert [message["type"] for message in seen.sent] == ["lifespan.startup.failed"]
+    assert type(seen.error) is type(bare.error) is OSError
+    assert watched.obs._starts == 0
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("our own fault")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("part", ["_logs", "_tracing", "_port"])
+@pytest.mark.parametrize("moment", ["start", "close"])
+def test_our_own_failure_does_not_stop_the_app(watch, monkeypatch, moment, part, backend):
+    """When starting or stopping a part of ours fails, the app starts and stops all the same, and so do our other parts."""
+    watched = watch(monitoring={"access": "port"}, metrics={"port": 0})
+    obs = watched.obs
+    others: list[str] = []
+    for name in {"_logs", "_tracing", "_port"} - {part}:
+        real = getattr(getattr(obs, name), moment)
+        monkeypatch.setattr(getattr(obs, name), moment, lambda name=name, real=real: (others.append(name), real()))
+    broken = getattr(getattr(obs, part), moment)
+    monkeypatch.setattr(getattr(obs, part), moment, fails)
+    seen = live(backend, around(raw_app(COMPLETE, STOPPED), obs))
+    assert seen.sent == [COMPLETE, STOPPED]
+    assert seen.error is None
+    assert sorted(others) == sorted({"_logs", "_tracing", "_port"} - {part})
+    assert sum(obs.faults.counts.values()) == 1
+    if moment == "close":
+        broken()
+
+
+async def test_stopped_before_the_server_hears_of_it(watch):
+    """Everything is flushed before the server learns that the shutdown is complete, for then it may end the process."""
+    watched = watch()
+    life = Life()
+    running: list[int] = []
+
+    async def send(message: Any) -> None:
+        running.append(watched.obs._starts)
+
+    life.send = send  # type: ignore[method-assign]
+    await life.run(around(raw_app(COMPLETE, STOPPED), watched.obs))
+    assert running == [1, 0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_ids_on_unhandled_errors_after_startup(watch, way):
+    """After the lifespan's startup, also the first unhandled error is answered with the ids, by every way in."""
+    watched = watch()
+
+    async def fail(request: Request) -> None:
+        raise ValueError("unhandled")
+
+    app = way(Starlette(routes=[Route("/", fail)]), watched.obs)
+    life = Life()
+    answers: list[Any] = []
+
+    async def serve() -> None:
+        answers.append(await call(app, Case(app)))
+
+    life.between = serve
+    await life.run(app)
+    assert life.error is None
+    (answer,) = answers
+    assert isinstance(answer.error, ValueError)
+    assert dict(answer.headers)[b"x-request-id"].decode() == watched.access[0]["request_id"]
+    assert answer.count(b"x-request-id") == 1
+    assert total(watched, "http_requests_total") == 1
+
+
+def both_ways(app: Any, obs: Any) -> Any:
+    return around(install(add_middleware(app, obs), obs), obs)
+
+
+async def test_several_ways_at_once_start_once(watch):
+    """Installed several times over, everything starts once and stops once."""
+    watched = watch()
+    starts: list[str] = []
+    real = watched.obs._tracing.start
+    watched.obs._tracing.start = lambda: (starts.append("start"), real())  # type: ignore[method-assign, assignment]
+    await Life().run(both_ways(Starlette(), watched.obs))
+    assert starts == ["start"]
+    assert watched.obs._starts == 0
+
+
+async def test_draining_from_the_shutdown_on(watch):
+    """From the moment the server asks for the shutdown, the service says that it drains; before it does not."""
+    watched = watch()
+    draining: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (COMPLETE, STOPPED):
+            await receive()
+            draining.append(watched.obs.health.draining)
+            await send(message)
+
+    await Life().run(around(app, watched.obs))
+    assert draining == [False, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_life_after_life(watch, backend):
+    """One observability lives through several lifespans, in one event loop after another."""
+    watched = watch()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await raw_app(COMPLETE, STOPPED)(scope, receive, send)
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+
+    entry = around(app, watched.obs)
+    for _ in range(3):
+        life = Life()
+
+        async def serve() -> None:
+            await call(entry, Case(app))
+
+        life.between = serve
+        anyio.run(life.run, entry, backend=backend)
+        assert life.sent == [COMPLETE, STOPPED]
+    assert total(watched, "http_requests_total") == 3
+    assert len(watched.access) == 3
+    assert watched.obs.faults.counts == {}
+
+
+async def test_without_a_lifespan_the_first_request_starts_us(watch):
+    """An app whose server runs no lifespan is watched from its first request on."""
+    watched = watch()
+    assert watched.obs._starts == 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    await around(app, watched.obs)(http_scope(), None, None)
+    assert watched.obs._starts == 1
+    assert len(watched.access) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_lifespan(watch, backend):
+    """A lifespan that is cancelled gives everything back."""
+    watched = watch()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(Life().run, around(app, watched.obs))
+            while not watched.obs._starts:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+    assert watched.obs._starts == 0
