@@ -53,7 +53,7 @@ class Demo:
     async def run(self) -> None:
         """Start everything, show it, and stop it again."""
         loop = asyncio.get_running_loop()
-        for ending in (signal.SIGINT, signal.SIGTERM):
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(ending, self._stopping.set)
         self._log.write_bytes(b"")
         print(f"starting the shop on {self._url} …", flush=True)
@@ -80,6 +80,7 @@ class Demo:
             "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
             "SAGE_OBS_LOGGING__FORMAT": "json",
             "SAGE_OBS_LOGGING__LEVEL": "info",
+            "SAGE_OBS_MONITORING__ACCESS": "local",
         }
         command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app"]
         command += ["--port", str(self._port), "--log-level", "warning"]
@@ -137,7 +138,12 @@ Ctrl-C stops it.
             text = (await client.get("/metrics")).text
         except httpx.TransportError:
             return
-        rows = [*table(text, seconds), "", "the last log lines:", *(_readable(line) for line in self._lines()[-LINES_SHOWN:])]
+        rows = [
+            *table(text, seconds),
+            "",
+            "the last log lines:",
+            *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),
+        ]
         if sys.stdout.isatty():
             width = os.get_terminal_size().columns
             above = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
@@ -158,10 +164,13 @@ Ctrl-C stops it.
                 print(f"  {_readable(line)}")
         print(f"  {failed['error']['stack_trace'].strip().splitlines()[-1]}")
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Read the whole lines that are there now."""
-        written = self._log.read_text(errors="replace").rpartition("\n")[0]
-        return [json.loads(line) for line in written.splitlines()]
+    def _lines(self, most_bytes: int = 1_000_000) -> list[dict[str, Any]]:
+        """Read the last whole lines that are there now."""
+        with self._log.open("rb") as log:
+            log.seek(max(0, self._log.stat().st_size - most_bytes))
+            first, *whole = log.read().split(b"\n")[:-1] or [b""]
+            whole = whole if log.tell() > most_bytes else [first, *whole]
+        return [json.loads(line) for line in whole if line]
 
 
 def _readable(line: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from loguru import logger
+from opentelemetry import propagate
 from pydantic import BaseModel, Field
 
 from sage_fastapi_obs import CorrelationId, CurrentSpan, RequestId, RequestLogger, bind
@@ -63,11 +64,11 @@ class Order(BaseModel):
 async def place_order(
     order: Order, request: Request, background: BackgroundTasks, log: RequestLogger, correlation_id: CorrelationId
 ) -> dict[str, int | str]:
-    """Ask our own price list over HTTP, handing the correlation id on, and pack the parcel after the answer."""
+    """Ask our own price list over HTTP, handing correlation id and trace on, and pack the parcel after the answer."""
     log.bind(item_id=order.item_id, count=order.count)
-    answer = await request.app.state.prices.get(
-        f"/api/items/{order.item_id}/price", headers={"X-Correlation-ID": correlation_id}
-    )
+    headers = {"X-Correlation-ID": correlation_id}
+    propagate.inject(headers)
+    answer = await request.app.state.prices.get(f"/api/items/{order.item_id}/price", headers=headers)
     if answer.is_error:
         raise HTTPException(409, "not for sale")
     background.add_task(pack, order)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObservabilityMiddleware", "Observer"]
 
-BACKGROUND_THRESHOLD_US = 1_000
+BACKGROUND_THRESHOLD_US = 10_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _AFTER = {

@@ -63,8 +63,10 @@ async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
 
 def demo(tmp_path: Path, port: int, *more: str) -> subprocess.Popen[str]:
     """Start the demo."""
-    command = [sys.executable, "-m", "example_app", "--port", str(port), "--log", str(tmp_path / "demo.log"), "--rate", "60", *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    command = [sys.executable, "-m", "example_app", "--port", str(port), "--log", str(tmp_path / "demo.log"), "--rate", "60"]
+    return subprocess.Popen(
+        [*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
 
 
 def test_the_demo_shows_live_traffic(tmp_path):

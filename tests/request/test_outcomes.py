@@ -93,10 +93,17 @@ OUTCOMES: dict[str, tuple[Any, int, str | None, bool]] = {
     "half": (script(OK, PART), 200, "incomplete_response", True),
     "start_twice": (script(OK, {**OK, "status": 201}, END), 200, "invalid_response", True),
     "body_first": (script(END, OK, END), 200, "invalid_response", True),
+    "part_first": (script(PART, OK, END), 200, "invalid_response", True),
     "body_alone": (script(END), 500, "incomplete_response", True),
     "pathsend_alone": (script({"type": "http.response.pathsend", "path": "/x"}), 500, "incomplete_response", True),
     "trailers_alone": (script({"type": "http.response.trailers"}), 500, "incomplete_response", True),
     "trailers_missing": (script({**OK, "trailers": True}, END), 200, "incomplete_response", True),
+    "pathsend_trailers_missing": (
+        script({**OK, "trailers": True}, {"type": "http.response.pathsend", "path": "/x"}),
+        200,
+        "incomplete_response",
+        True,
+    ),
     "trailers": (script({**OK, "trailers": True}, END, {"type": "http.response.trailers"}), 200, None, False),
     "pathsend": (script(OK, {"type": "http.response.pathsend", "path": "/x"}), 200, None, False),
     "zerocopysend": (script(OK, {"type": "http.response.zerocopysend", "file": 3, "count": 9}), 200, None, False),
@@ -122,6 +129,12 @@ OUTCOMES: dict[str, tuple[Any, int, str | None, bool]] = {
         "client_disconnect",
         False,
     ),
+    "disconnect_answered_by_error": (
+        script("receive", "receive", {**OK, "status": 500}, END, RuntimeError),
+        499,
+        "client_disconnect",
+        False,
+    ),
     "disconnect_streaming": (script(OK, PART, "receive", "receive"), 200, "client_disconnect", False),
     "disconnect_streaming_on": (script(OK, PART, "receive", "receive", PART, END), 200, "client_disconnect", False),
     "disconnect_streaming_oserror": (script(OK, PART, "receive", "receive", BrokenPipeError), 200, "client_disconnect", False),
@@ -138,6 +151,15 @@ def test_outcome(watch, name, backend):
     watched = watch()
     run(backend, around(app, watched.obs), Case(app))
     assert_outcome(watched, status, error_type, failed=failed)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+async def test_what_the_server_did_not_take(watch, fails_at):
+    """A message counts as sent only once the server has taken it: a response whose end was refused is half a response."""
+    watched = watch()
+    app = script(OK, PART, END)
+    await call(around(app, watched.obs), Case(app, send_fails_at=fails_at))
+    assert_outcome(watched, 200, "OSError", failed=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

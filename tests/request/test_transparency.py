@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from scripted import (
     BACKENDS,
+    FRAMEWORKS,
     OURS,
     REQUEST,
     SETUP_IDS,
@@ -378,19 +379,20 @@ def assert_equal_runs(bare: Any, seen: Any) -> None:
         assert seen.error in seen.server.raised
 
 
-@pytest.mark.parametrize(("framework", "way"), SETUPS, ids=SETUP_IDS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("name", CASES)
-def test_same_with_and_without(watch, name, framework, way):
-    """Whatever an app does, server and caller see the same with and without us, and it is counted once."""
+def test_same_with_and_without(watch, name, framework):
+    """Whatever an app does, server and caller see the same with and without us, by every way in, and it is counted once."""
     case = CASES[name]
     for backend, strict in product(BACKENDS, (False, True) if framework is raw else (True,)):
-        watched = watch()
         bare = run(backend, framework(case.app), case, strict=strict)
-        seen = run(backend, way(framework(case.app), watched.obs), case, strict=strict)
-        assert_equal_runs(bare, seen)
-        if name in NOT_COUNTED_AS_OURS:
-            watched.obs.faults.counts.clear()
-        assert_counted_once(watched)
+        for way in (around,) if framework is raw else WAYS:
+            watched = watch()
+            seen = run(backend, way(framework(case.app), watched.obs), case, strict=strict)
+            assert_equal_runs(bare, seen)
+            if name in NOT_COUNTED_AS_OURS:
+                watched.obs.faults.counts.clear()
+            assert_counted_once(watched)
 
 
 def test_request_headers_that_can_be_read_once(watch):
@@ -882,7 +884,7 @@ def random_app(steps: Any, errors: list[BaseException]) -> Any:
     return app
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(_step, max_size=7),
     incoming=st.lists(_incoming, max_size=4),
