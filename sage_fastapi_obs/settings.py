@@ -2,12 +2,13 @@
 
 import difflib
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Literal, Self
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -15,7 +16,6 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
 from sage_fastapi_obs.errors import SettingsError
@@ -32,6 +32,38 @@ __all__ = [
 
 ENV_PREFIX = "SAGE_OBS_"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CREDENTIALS = re.compile(r"//[^/\s\"']*@")
+
+
+def _listed(value: object) -> object:
+    """Read a text as a list: JSON or, as people write them, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _without_jaeger(tracing: Any) -> Any:
+    """Replace a section's `jaeger_endpoint` by the `otlp_endpoint` that it means today, unless there is one already."""
+    if not isinstance(tracing, dict) or "jaeger_endpoint" not in tracing:
+        return tracing
+    endpoint = tracing["jaeger_endpoint"]
+    if not _is_http_url(endpoint):
+        return tracing
+    url = urlsplit(endpoint)
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    kept = {key: value for key, value in tracing.items() if key != "jaeger_endpoint"}
+    return {"otlp_endpoint": urlunsplit((url.scheme, f"{host}:4318", "/v1/traces", "", "")), **kept}
+
+
+def _is_http_url(endpoint: object) -> bool:
+    if not isinstance(endpoint, str):
+        return False
+    try:
+        url = urlsplit(endpoint)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        # Brackets without an address in them, or a port that is none.
+        return False
 
 
 class _Section(BaseModel):
@@ -63,6 +95,11 @@ class HttpSettings(_Section):
     trace_response_header: bool = True
     """Send `traceresponse`, so that a client can name the trace of its request."""
 
+    @field_validator("exclude_paths", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
     @field_validator("exclude_paths")
     @classmethod
     def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,7 +112,7 @@ class HttpSettings(_Section):
     @classmethod
     def _token(cls, name: str) -> str:
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a header name: use letters, digits and dashes")
+            raise ValueError("a header name has letters, digits and dashes only")
         return name
 
     @model_validator(mode="after")
@@ -127,20 +164,18 @@ class TracingSettings(_Section):
     @classmethod
     def _jaeger_endpoint_is_otlp_now(cls, data: Any) -> Any:
         """Jaeger's Thrift collector (port 14268) is retired; the same host takes OTLP on 4318."""
-        if isinstance(data, dict) and "jaeger_endpoint" in data:
-            data = dict(data)
-            url = urlsplit(data.pop("jaeger_endpoint"))
-            if "otlp_endpoint" not in data:
-                data["otlp_endpoint"] = urlunsplit((url.scheme, f"{url.hostname}:4318", "/v1/traces", "", ""))
-        if isinstance(data, dict) and data.get("otlp_endpoint") and "exporter" not in data:
-            data = {**data, "exporter": "otlp"}
-        return data
+        if not isinstance(data, dict):
+            return data
+        data = _without_jaeger(data)
+        if "jaeger_endpoint" in data:
+            raise ValueError("jaeger_endpoint must be an http(s) URL; better name otlp_endpoint, on port 4318 of the same host")
+        return {"exporter": "otlp", **data} if data.get("otlp_endpoint") else data
 
     @field_validator("otlp_endpoint")
     @classmethod
     def _http_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise ValueError(f"{endpoint!r} must be an http(s) URL, such as http://localhost:4318/v1/traces")
+        if endpoint is not None and not _is_http_url(endpoint):
+            raise ValueError("must be an http(s) URL, such as http://localhost:4318/v1/traces")
         return endpoint
 
     @model_validator(mode="after")
@@ -148,6 +183,11 @@ class TracingSettings(_Section):
         if self.exporter == "otlp" and self.otlp_endpoint is None:
             raise ValueError("exporter 'otlp' needs otlp_endpoint, such as http://localhost:4318/v1/traces")
         return self
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show everything but the credentials that a URL may carry."""
+        for name, value in super().__repr_args__():
+            yield name, _CREDENTIALS.sub("//…@", value) if isinstance(value, str) else value
 
 
 class MetricsSettings(_Section):
@@ -172,14 +212,22 @@ class MetricsSettings(_Section):
     @classmethod
     def _absolute(cls, path: str) -> str:
         if not path.startswith("/"):
-            raise ValueError(f"{path!r} must start with '/'")
+            raise ValueError("must start with '/'")
         return path
+
+    @field_validator("duration_buckets", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
 
     @field_validator("duration_buckets")
     @classmethod
     def _ascending(cls, bounds: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if bounds is not None and (not bounds or list(bounds) != sorted(set(bounds)) or bounds[0] <= 0):
-            raise ValueError("bounds must be positive, distinct and ascending")
+        if bounds is None:
+            return None
+        rising = list(bounds) == sorted(set(bounds)) and all(0 < bound < math.inf for bound in bounds)
+        if not bounds or not rising:
+            raise ValueError("bounds must be positive, finite, distinct and ascending")
         return bounds
 
 
@@ -197,7 +245,7 @@ class MonitoringSettings(_Section):
     @classmethod
     def _absolute(cls, prefix: str) -> str:
         if not prefix.startswith("/") or prefix.endswith("/"):
-            raise ValueError(f"{prefix!r} must start with '/' and not end with one")
+            raise ValueError("must start with '/' and not end with one")
         return prefix
 
     @field_validator("token")
@@ -251,7 +299,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is passed counts: reading the environment is `from_env`'s explicit job."""
         return (init_settings,)
@@ -283,16 +336,20 @@ class Settings(BaseSettings):
         """
         env = os.environ if env is None else env
         prefixed = {key: value for key, value in env.items() if key.startswith(ENV_PREFIX)}
-        path = path or prefixed.pop(f"{ENV_PREFIX}FILE", None)
-        chosen = preset or prefixed.pop(f"{ENV_PREFIX}PRESET", None)
-        prefixed.pop(f"{ENV_PREFIX}PRESET", None)
-        given = _merge(_yaml(cls, path) if path else {}, _standard_variables(env), _prefixed_variables(cls, prefixed), sections)
-        if chosen is None:
-            environment = given.get("service", {}).get("environment", "")
-            chosen = "dev" if str(environment).lower() in _DEVELOPMENT else "production"
+        file, named = prefixed.pop(f"{ENV_PREFIX}FILE", None), prefixed.pop(f"{ENV_PREFIX}PRESET", None)
+        path, chosen = path or file, preset or named
+        layers = (_yaml(path) if path else {}, _standard_variables(env), _prefixed_variables(cls, prefixed), sections)
+        # The retired name is translated per source: that of a stronger source beats the new name in a weaker one.
+        given = _merge(*({key: _without_jaeger(section) for key, section in layer.items()} for layer in layers))
+        chosen = chosen or _preset_for(given.get("service"))
         if chosen not in PRESETS:
             raise SettingsError(f"SAGE_OBS_PRESET={chosen!r} is not a preset: use {' or '.join(PRESETS)}")
         return cls(**_merge(PRESETS[chosen], given))
+
+
+def _preset_for(service: object) -> str:
+    environment = service.get("environment", "") if isinstance(service, dict) else ""
+    return "dev" if str(environment).lower() in _DEVELOPMENT else "production"
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,9 +358,8 @@ def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            if isinstance(value, BaseModel):
-                value = value.model_dump(exclude_unset=True)
-            merged[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+            above = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+            merged[key] = {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above
     return merged
 
 
@@ -317,11 +373,9 @@ class _MappingSource(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return self._env
 
-    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
-        """Read lists as JSON or, as people write them, separated by commas."""
-        if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return super().decode_complex_value(field_name, field, value)
+    def decode_complex_value(self, _name: str, _field: Any, value: Any) -> Any:
+        """Leave lists to the settings, which say what is wrong with them by name."""
+        return value
 
 
 def _prefixed_variables(cls: type[Settings], prefixed: Mapping[str, str]) -> dict[str, Any]:
@@ -341,11 +395,13 @@ def _prefixed_variables(cls: type[Settings], prefixed: Mapping[str, str]) -> dic
 
 def _standard_variables(env: Mapping[str, str]) -> dict[str, Any]:
     """Read the variables that are not ours but mean the same."""
-    resource = dict(pair.split("=", 1) for pair in env.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",") if "=" in pair)
+    pairs = (pair.partition("=") for pair in env.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    resource = {name.strip(): unquote(value.strip()) for name, _, value in pairs}
+    environment = resource.get("deployment.environment.name") or resource.get("deployment.environment")
     service = {
         "name": env.get("SERVICE_NAME") or env.get("OTEL_SERVICE_NAME") or resource.get("service.name"),
         "version": env.get("APP_VERSION") or resource.get("service.version"),
-        "environment": env.get("APP_ENV") or env.get("NODE_ENV") or resource.get("deployment.environment.name"),
+        "environment": env.get("APP_ENV") or env.get("NODE_ENV") or environment,
     }
     endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     if not endpoint and (base := env.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
@@ -382,16 +438,26 @@ def _sampler(env: Mapping[str, str]) -> str | float | None:
     )
 
 
-def _yaml(cls: type[Settings], path: str | Path) -> dict[str, Any]:
+def _yaml(path: str | Path) -> dict[str, Any]:
     try:
-        Path(path).read_bytes()
-        return cast("dict[str, Any]", YamlConfigSettingsSource(cls, yaml_file=path)())
+        import yaml  # noqa: PLC0415 - an extra, wanted only where there is a file
     except ImportError:
         raise SettingsError("reading a YAML file needs PyYAML: pip install 'sage_fastapi_obs[yaml]'") from None
+    try:
+        with Path(path).open("rb") as file:
+            read = yaml.safe_load(file)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except Exception as error:  # PyYAML has an error class per fault, and pydantic-settings adds its own
-        raise SettingsError(f"the settings file {path} is not a YAML mapping of sections: {error}") from None
+    except Exception as error:  # a class per fault; the messages quote the file, and so perhaps its secrets
+        mark = getattr(error, "problem_mark", None)
+        where = f": look at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise SettingsError(f"the settings file {path} is not YAML{where}") from None
+    if read is None:
+        return {}
+    if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
+        raise SettingsError(f"the settings file {path} is not a mapping of sections, such as 'logging: {{level: debug}}'")
+    # A section whose keys are all commented out is an empty one.
+    return {key: {} if value is None else value for key, value in read.items()}
 
 
 def _suggest(name: str, known: set[str]) -> str:
@@ -409,13 +475,14 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
             known = set(getattr(section, "model_fields", ()))
             lines.append(f"{'.'.join(where)} is no setting{_suggest(where[-1], known)}")
         else:
-            shown = "" if "token" in where or isinstance(fault["input"], dict) else f", not {_brief(fault['input'])}"
+            hidden = where[0] == "monitoring" and (len(where) == 1 or "token" in where)
+            shown = "" if hidden or isinstance(fault["input"], dict) else f", not {_brief(fault['input'])}"
             lines.append(f"{'.'.join(where)}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)
 
 
 def _brief(value: object) -> str:
     try:
-        return json.dumps(value)[:80]
-    except TypeError:
-        return repr(value)[:80]
+        return _CREDENTIALS.sub("//…@", json.dumps(value))[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__}"

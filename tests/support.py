@@ -145,7 +145,7 @@ class Ticking:
 
 
 def counting_ids() -> Callable[[], str]:
-    """Return a factory of ids `id-1`, `id-2`, …"""
+    """Return a factory of ids `id-1`, `id-2` and so on."""
     made = 0
 
     def new_id() -> str:

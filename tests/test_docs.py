@@ -45,7 +45,9 @@ def test_quick_start_gives_what_the_readme_shows():
     lines = [json.loads(line) for line in printed if line.startswith("{")]
     captured = [json.loads(line) for line in blocks(README, "console")[0].splitlines() if line.startswith("{")]
     asked = [line for line in lines if "request_id" in line]
-    assert [(set(line), line["message"]) for line in captured] == [(set(line), line["message"]) for line in asked[: len(captured)]]
+    assert [(set(line), line["message"]) for line in captured] == [
+        (set(line), line["message"]) for line in asked[: len(captured)]
+    ]
     assert captured[-1]["data"] == asked[len(captured) - 1]["data"]
     assert asked[0]["request_id"] in printed
     assert 'http_requests_total{method="GET",route="/items/{item_id}",status="200"} 1.0' in printed
@@ -62,9 +64,7 @@ def test_every_setting_is_documented():
     """The settings page names every key, and no other."""
     documented = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
-    keys = {"enabled"} | {
-        f"{name}.{key}" for name, section in sections.items() for key in getattr(section, "model_fields", ())
-    }
+    keys = {"enabled"} | {f"{name}.{key}" for name, section in sections.items() for key in getattr(section, "model_fields", ())}
     assert documented == keys
 
 

@@ -43,7 +43,7 @@ class _Pages:
     async def metrics(self, request: Request) -> Response:
         return self._access.refusal(request) or await self._scrape.response(request)
 
-    async def live(self, request: Request) -> Response:
+    async def live(self, _: Request) -> Response:
         """Alive as long as it answers: a dependency that is down must not restart the process."""
         return _uncached({"status": "alive"})
 

@@ -56,7 +56,7 @@ class Scrape:
                 # Finished while we waited for our turn: as fresh as one of our own.
                 return last
             registry = self._registry.restricted_registry(names) if names else self._registry
-            content = encode(_WithoutCreated(registry))  # type: ignore[arg-type]
+            content = encode(_WithoutCreated(registry))
             rendered = _Rendered(gzip.compress(content, 1) if zipped else content, content_type, time.monotonic())
             # One remembered rendering: scrapers that wait ask for the same, and memory stays bounded.
             self._last = {key: rendered}

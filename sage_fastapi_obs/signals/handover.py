@@ -6,7 +6,7 @@ observability whose request it was written in, or to the first. Everything is un
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import loguru
 from opentelemetry import trace
@@ -14,21 +14,30 @@ from opentelemetry import trace
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.signals.logs import Logs
-
-__all__ = ["attach", "detach", "others_listen", "tell_loguru"]
+__all__ = ["Writer", "attach", "detach", "others_listen", "tell_loguru"]
 
 LOGURU_DEFAULT_HANDLER = 0
 SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _NAMES = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 
 
+class Writer(Protocol):
+    """What writes the lines of one observability."""
+
+    observer: object
+    threshold: int
+
+    def write(
+        self, at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    ) -> None:
+        """Write one line; never raises."""
+
+
 class _Handover:
     """What was taken over, and what has to be given back."""
 
     def __init__(self) -> None:
-        self.logs: list[Logs] = []
+        self.logs: list[Writer] = []
         self.sink_id = -1
         self.patcher: Any = None
         self.handler: logging.Handler | None = None
@@ -39,7 +48,7 @@ class _Handover:
 _handover = _Handover()
 
 
-def attach(logs: "Logs") -> None:
+def attach(logs: Writer) -> None:
     """Send the process's logging to an observability; the first one takes it over."""
     _handover.logs.append(logs)
     if len(_handover.logs) == 1:
@@ -47,7 +56,7 @@ def attach(logs: "Logs") -> None:
         _take_stdlib(logs.threshold)
 
 
-def detach(logs: "Logs") -> None:
+def detach(logs: Writer) -> None:
     """Stop sending to an observability; the last one gives everything back."""
     if logs not in _handover.logs:
         return
@@ -66,11 +75,16 @@ def others_listen() -> bool:
 
 def tell_loguru(level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None) -> None:
     """Write a line of our own through loguru."""
+    _named(logger).opt(exception=error).bind(**fields).log(_NAMES[level], message)
+
+
+def _named(logger: str) -> "loguru.Logger":
+    """Return loguru's logger under another name than that of the calling module."""
 
     def name(record: "loguru.Record") -> None:
         record["name"] = logger
 
-    loguru.logger.opt(exception=error).patch(name).bind(**fields).log(_NAMES[level], message)
+    return loguru.logger.patch(name)
 
 
 def _take_loguru() -> None:
@@ -169,7 +183,7 @@ class _ToLoguru(logging.Handler):
         try:
             error = record.exc_info[1] if record.exc_info else None
             level = _NAMES[level_name(record.levelno)]
-            loguru.logger.opt(exception=error).patch(lambda made: made.update(name=record.name)).log(level, record.getMessage())
+            _named(record.name).opt(exception=error).log(level, record.getMessage())
         except Exception:
             self.handleError(record)
 

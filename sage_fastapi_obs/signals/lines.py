@@ -40,7 +40,7 @@ def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
     def lay_out(
         at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> dict[str, Any]:
-        laid = {"timestamp": clock(at), "level": level, "message": message, **constant}
+        laid: dict[str, Any] = {"timestamp": clock(at), "level": level, "message": message, **constant}
         if logger:
             laid["logger"] = logger
         rest = dict(fields)

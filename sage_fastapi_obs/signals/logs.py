@@ -67,7 +67,7 @@ class Logs(Recorder):
         """Write a line about the work after the response: debug, or error when it failed."""
         error = exchange.background_error
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
-        fields = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
+        fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
         fields["background_ms"] = (exchange.background_us or 0) / 1_000
         self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, {**_ids(exchange), **fields}, error)
 

@@ -34,14 +34,14 @@ class Metrics(Recorder):
             for metric in (*HTTP_METRICS, *WEBSOCKET_METRICS)
         ]
         instruments = cast("dict[str, Any]", build([*catalog, SELF_METRICS[1]], registry))
-        self._requests: Counter = instruments["http_requests_total"]
-        self._duration: Histogram = instruments["http_request_duration_seconds"]
+        self.requests: Counter = instruments["http_requests_total"]
+        self.duration: Histogram = instruments["http_request_duration_seconds"]
         self._errors: Counter = instruments["request_errors_total"]
         self._in_flight: Gauge = instruments["http_requests_in_flight"]
-        self._request_size: Histogram = instruments["http_request_size_bytes"]
-        self._response_size: Histogram = instruments["http_response_size_bytes"]
-        self._stream_duration: Histogram = instruments["http_stream_duration_seconds"]
-        self._stream_first_byte: Histogram = instruments["http_stream_first_byte_seconds"]
+        self.request_size: Histogram = instruments["http_request_size_bytes"]
+        self.response_size: Histogram = instruments["http_response_size_bytes"]
+        self.stream_duration: Histogram = instruments["http_stream_duration_seconds"]
+        self.stream_first_byte: Histogram = instruments["http_stream_first_byte_seconds"]
         self._background: Histogram = instruments["http_background_duration_seconds"]
         self._sockets_open: Gauge = instruments["websocket_connections_open"]
         self._sockets: Counter = instruments["websocket_connections_total"]
@@ -126,12 +126,12 @@ class _Children:
     __slots__ = ("count", "duration", "first_byte", "request_size", "response_size", "stream")
 
     def __init__(self, metrics: Metrics, method: str, route: str, status: str) -> None:
-        self.count: Callable[[], None] = metrics._requests.labels(method, route, status).inc
-        self.duration: Callable[..., None] = _lazy(metrics._duration, method, route, status)
-        self.stream: Callable[..., None] = _lazy(metrics._stream_duration, method, route, status)
-        self.first_byte: Callable[..., None] = _lazy(metrics._stream_first_byte, method, route)
-        self.request_size: Callable[[float], None] = metrics._request_size.labels(method, route).observe
-        self.response_size: Callable[[float], None] = metrics._response_size.labels(method, route).observe
+        self.count: Callable[[], None] = metrics.requests.labels(method, route, status).inc
+        self.duration: Callable[..., None] = _lazy(metrics.duration, method, route, status)
+        self.stream: Callable[..., None] = _lazy(metrics.stream_duration, method, route, status)
+        self.first_byte: Callable[..., None] = _lazy(metrics.stream_first_byte, method, route)
+        self.request_size: Callable[[float], None] = metrics.request_size.labels(method, route).observe
+        self.response_size: Callable[[float], None] = metrics.response_size.labels(method, route).observe
 
 
 def _lazy(histogram: Histogram, *labels: str) -> Callable[..., None]:

@@ -6,7 +6,7 @@ types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody el
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
@@ -19,7 +19,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 __all__ = ["LeanSpan", "LeanSpans"]
 
 _FILLED_IN = frozenset({"_name", "_context", "_parent", "_kind", "_start_time", "_attributes", "_events", "_links", "_lock"})
-_PASSED_ON = frozenset({"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"})
+_PASSED_ON = frozenset(
+    {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
+)
 _NOTHING: tuple[Any, ...] = ()
 MOST_ATTRIBUTES = 32
 """More than a server span of ours ever starts and ends with."""
@@ -84,7 +86,7 @@ class LeanSpan(SdkSpan):
                 limits.max_span_attributes, self._attributes, immutable=False, max_value_len=limits.max_span_attribute_length
             )
             if self._events is _NOTHING:
-                self._events = self._new_events()
+                self._events = self._new_events()  # type: ignore[no-untyped-call]
             if self._links is _NOTHING:
                 self._links = self._new_links(())
 
@@ -93,11 +95,7 @@ class LeanSpans:
     """Opens lean server spans, as one SDK tracer would open ordinary ones."""
 
     def __init__(self, tracer: SdkTracer, *, sampler_reads_attributes: bool) -> None:
-        """Build for a tracer that `supports` says yes to.
-
-        `sampler_reads_attributes`: False for a sampler known to decide by the trace id alone, so that the attributes of
-        unsampled requests need not be made.
-        """
+        """Build for a tracer that is supported; see `of`."""
         self._tracer = tracer
         self._sampler_reads_attributes = sampler_reads_attributes
         pattern = vars(_pattern_span())
@@ -113,22 +111,24 @@ class LeanSpans:
         random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()
         self._random_flag = 0x02 if random_ids and hasattr(TraceFlags, "RANDOM_TRACE_ID") else 0
 
-    @staticmethod
-    def supports(tracer: Tracer) -> bool:
-        """Tell whether a tracer is the SDK's, of a version and with settings whose spans `LeanSpan` can be."""
-        if type(tracer) is not SdkTracer or not getattr(tracer, "_is_enabled", lambda: True)():
-            return False
-        if type(getattr(tracer, "_tracer_metrics", None)).__name__ not in ("NoneType", "NoOpTracerMetrics"):
-            # The SDK counts its spans, and would miss these.
-            return False
-        limits = getattr(tracer, "_span_limits", None)
-        most = getattr(limits, "max_span_attributes", MOST_ATTRIBUTES)
-        if limits is None or limits.max_span_attribute_length is not None or (most is not None and most < MOST_ATTRIBUTES):
-            return False
-        return set(vars(_pattern_span())) >= _FILLED_IN | _PASSED_ON
+    @classmethod
+    def of(cls, tracer: Tracer, *, sampler_reads_attributes: bool) -> Self | None:
+        """Build for a tracer, or return None when a `LeanSpan` cannot stand for the spans it makes.
+
+        `sampler_reads_attributes`: False for a sampler known to decide by the trace id alone, so that the attributes of
+        unsampled requests need not be made.
+        """
+        if isinstance(tracer, SdkTracer) and _is_supported(tracer):
+            return cls(tracer, sampler_reads_attributes=sampler_reads_attributes)
+        return None
 
     def start(
-        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, describe: Callable[[], dict[str, Any]]
+        self,
+        name: str,
+        parent_context: Context | None,
+        links: Sequence[Link],
+        started_ns: int,
+        describe: Callable[[], dict[str, Any]],
     ) -> Span:
         """Open a span; `describe` makes its attributes, when somebody is to read them."""
         tracer = self._tracer
@@ -147,10 +147,10 @@ class LeanSpans:
             trace_id,
             tracer.id_generator.generate_span_id(),
             is_remote=False,
-            trace_flags=TraceFlags(flags | decision.is_sampled()),
+            trace_flags=TraceFlags(flags | decision.is_sampled()),  # type: ignore[no-untyped-call]
             trace_state=sampled.trace_state,
         )
-        if not decision.is_recording():
+        if not decision.is_recording():  # type: ignore[no-untyped-call]
             return NonRecordingSpan(context)
         span = LeanSpan(self._fields)
         span._name = name  # noqa: SLF001 - these complete what the constructor was given
@@ -169,3 +169,17 @@ def _pattern_span() -> Span:
     """Make an SDK span that goes nowhere, to see which fields this version's constructor sets."""
     provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
     return provider.get_tracer("pattern").start_span("pattern")
+
+
+def _is_supported(tracer: SdkTracer) -> bool:
+    """Tell whether a tracer is the SDK's own, of a version and with settings whose spans `LeanSpan` can be."""
+    if type(tracer) is not SdkTracer or not getattr(tracer, "_is_enabled", lambda: True)():
+        return False
+    if type(getattr(tracer, "_tracer_metrics", None)).__name__ not in ("NoneType", "NoOpTracerMetrics"):
+        # The SDK counts its spans, and would miss these.
+        return False
+    limits = getattr(tracer, "_span_limits", None)
+    most = getattr(limits, "max_span_attributes", MOST_ATTRIBUTES)
+    if limits is None or limits.max_span_attribute_length is not None or (most is not None and most < MOST_ATTRIBUTES):
+        return False
+    return set(vars(_pattern_span())) >= _FILLED_IN | _PASSED_ON

@@ -76,7 +76,7 @@ class Tracing(Recorder):
         assert provider is not None
         self._tracer = tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
         # Our own sampler decides by the trace id alone; another may want to see the request.
-        self._lean = LeanSpans(tracer, sampler_reads_attributes=self._own is None) if LeanSpans.supports(tracer) else None
+        self._lean = LeanSpans.of(tracer, sampler_reads_attributes=self._own is None)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -203,7 +203,7 @@ def _exporter(settings: TracingSettings) -> Any:
     if settings.exporter != "otlp":
         return None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
     except ImportError:
         raise SettingsError("tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs[otlp]'") from None
     exporter: type[SpanExporter] = OTLPSpanExporter
@@ -274,9 +274,8 @@ def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
             return {"server.address": readable(name), "server.port": int(port)}
         if not colon or name.startswith("["):
             return {"server.address": readable(host.decode("latin-1")), "server.port": DEFAULT_PORTS.get(scheme, 80)}
-    address, port = scope.get("server") or (None, None)
-    found = {"server.address": address, "server.port": port}
-    return {key: value for key, value in found.items() if value is not None}
+    bound = zip(("server.address", "server.port"), scope.get("server") or (), strict=False)
+    return {key: value for key, value in bound if value is not None}
 
 
 def _record_exception(span: Span, error: BaseException | None) -> None:

@@ -119,7 +119,7 @@ class _Registered:
         return replace(self._unknown, status="fail" if healthy is False else "pass")
 
     async def _call(self) -> object:
-        if inspect.iscoroutinefunction(self._check) or inspect.iscoroutinefunction(getattr(self._check, "__call__", None)):
+        if inspect.iscoroutinefunction(self._check) or inspect.iscoroutinefunction(type(self._check).__call__):
             return await self._check()  # type: ignore[misc]
         if self._threads_left:
             # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.

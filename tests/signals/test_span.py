@@ -11,7 +11,15 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans
@@ -26,7 +34,9 @@ WRITES = st.lists(
     st.one_of(
         st.tuples(st.just("set_attribute"), st.text(max_size=5), ANY_VALUE),
         st.tuples(st.just("set_attributes"), st.dictionaries(st.text(max_size=5), ANY_VALUE, max_size=3)),
-        st.tuples(st.just("add_event"), st.text(max_size=5), st.dictionaries(st.text(max_size=5), ANY_VALUE, max_size=2), st.just(5)),
+        st.tuples(
+            st.just("add_event"), st.text(max_size=5), st.dictionaries(st.text(max_size=5), ANY_VALUE, max_size=2), st.just(5)
+        ),
         st.tuples(st.just("add_link"), st.just(REMOTE), st.just({"a": 1})),
         st.tuples(st.just("update_name"), st.text(max_size=5)),
         st.tuples(st.just("set_status"), st.sampled_from(list(StatusCode)), st.none()),
@@ -61,8 +71,9 @@ class Both:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
-        assert LeanSpans.supports(tracer)
-        self.lean = LeanSpans(tracer, sampler_reads_attributes=reads_attributes)
+        lean = LeanSpans.of(tracer, sampler_reads_attributes=reads_attributes)
+        assert lean is not None
+        self.lean = lean
 
     def start(self, context: Any = None, links: Any = ()) -> tuple[trace.Span, trace.Span]:
         """Start one span of each."""
@@ -116,7 +127,9 @@ def test_whatever_an_application_writes_is_exported_alike(writes: list[tuple[Any
     assert both.exported[0] == both.exported[1]
 
 
-@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(1.0)), ParentBased(TraceIdRatioBased(0.0))])
+@pytest.mark.parametrize(
+    "sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(1.0)), ParentBased(TraceIdRatioBased(0.0))]
+)
 @pytest.mark.parametrize("parent", [None, REMOTE, SpanContext(0xABC, 0xDEF, is_remote=True)])
 @pytest.mark.parametrize("links", [(), [Link(REMOTE, {"why": "edge"})]])
 @pytest.mark.parametrize("reads_attributes", [True, False])
@@ -199,10 +212,10 @@ def test_processors_see_the_start():
 )
 def test_tracers_that_need_more_are_not_supported(tracer):
     """Where the SDK would do something that a lean span does not, it is left to the SDK."""
-    assert not LeanSpans.supports(tracer)
+    assert LeanSpans.of(tracer, sampler_reads_attributes=True) is None
 
 
 def test_internal_metrics_of_the_sdk_keep_their_spans(monkeypatch):
     """An SDK that counts its spans goes on counting all of them."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    assert not LeanSpans.supports(TracerProvider(shutdown_on_exit=False).get_tracer("x"))
+    assert LeanSpans.of(TracerProvider(shutdown_on_exit=False).get_tracer("x"), sampler_reads_attributes=True) is None

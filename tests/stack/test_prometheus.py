@@ -85,7 +85,11 @@ def prometheus(tmp_path: Path, service: tuple[int, Path]) -> Iterator[str]:
     config = tmp_path / "prometheus.yml"
     config.write_text(CONFIG.format(port=service[0]))
     log = tmp_path / "prometheus.log"
-    flags = ["--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
+    flags = [
+        "--web.listen-address=127.0.0.1:0",
+        "--enable-feature=exemplar-storage",
+        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+    ]
     with log.open("w") as output:
         process = subprocess.Popen([need("prometheus"), f"--config.file={config}", *flags], stdout=output, stderr=output)
     try:
@@ -118,7 +122,11 @@ def test_prometheus_stores_rates_and_an_exemplar_that_leads_to_a_line(service: t
     assert 0 < float(query(prometheus, quantile)[0]["value"][1]) < 10
 
     ids = {response.headers["traceresponse"].split("-")[1]: response.headers["x-request-id"] for response in asked}
-    params = {"query": 'http_request_duration_seconds_bucket{route="unmatched"}', "start": time.time() - 120, "end": time.time()}
+    params = {
+        "query": 'http_request_duration_seconds_bucket{route="unmatched"}',
+        "start": time.time() - 120,
+        "end": time.time(),
+    }
     found = until(lambda: httpx.get(f"{prometheus}/api/v1/query_exemplars", params=params).json()["data"], "exemplar")
     traces = [exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]]
     trace = next(trace for trace in traces if trace in ids)
