@@ -53,8 +53,14 @@ class BoundLogger:
         self._write("CRITICAL", message, fields, exc)
 
     def _write(self, level: str, message: str, fields: dict[str, Any], exc: BaseException | None = None) -> None:
-        # The text is never a template: loguru formats a message only when it is given arguments.
-        loguru.logger.opt(depth=2, exception=exc).bind(**fields).log(level, message)
+        # A thread of the application's own has no context, and this logger has the exchange.
+        token = current_exchange.set(self._exchange) if self._exchange is not None else None
+        try:
+            # The text is never a template: loguru formats a message only when it is given arguments.
+            loguru.logger.opt(depth=2, exception=exc).bind(**fields).log(level, message)
+        finally:
+            if token is not None:
+                current_exchange.reset(token)
 
 
 def bind(**fields: Any) -> None:

@@ -35,6 +35,7 @@ _KNOWN = {
     for protocol in ("http", "websocket")
 }
 """The messages of each protocol that mean something here; all others just pass."""
+_NO_SCOPE: Scope = {}
 
 
 class Observer(Protocol):
@@ -143,6 +144,9 @@ class Watch:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
             return
         self._moments.app_returned(self.exchange)
+        # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
+        # the garbage collector to find.
+        self.exchange.scope = _NO_SCOPE
 
     def _received(self, message: Message) -> None:
         exchange = self.exchange

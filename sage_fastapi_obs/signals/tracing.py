@@ -128,6 +128,7 @@ class Tracing(Recorder):
         """Take the span off the caller's context."""
         if exchange.span_attached is not None:
             otel_context.detach(exchange.span_attached)
+            exchange.span_attached = None
 
     def _open(self, exchange: Exchange) -> Span:
         parent, links = self._parent(exchange)
