@@ -222,7 +222,8 @@ class Watch:
     def _answered(self) -> Headers:
         """Fix what is known when the response starts, and tell it."""
         exchange = self.exchange
-        exchange.route = self._template(exchange)
+        if not exchange.finished:
+            exchange.route = self._template(exchange)
         if exchange.kind == "websocket":
             exchange.handshake_us = self._elapsed_us()
             # The span ends here, and has to know what became of the handshake.
