@@ -112,7 +112,7 @@ class RouteTemplates:
         scope: Scope = {"type": kind, "method": method, "path": path, "root_path": root_path, "headers": [], "path_params": {}}
         routes: Iterable[Any] | None = _routes_of(self._app)
         while routes is not None:
-            matched = next((r for r in map(_matcher(scope), routes) if r is not None), None)
+            matched = next((found for found in map(_matcher(scope), _flattened(routes)) if found is not None), None)
             if matched is None:
                 return None
             route, child_scope = matched

@@ -1,0 +1,233 @@
+"""Route templates over every kind of routing; run with several versions of FastAPI."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, WebSocket
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host, Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from support import client, drive, http_scope
+
+from sage_fastapi_obs import ObservabilityMiddleware
+from sage_fastapi_obs.request.route import UNKNOWN_MOUNT, RouteTemplates
+
+
+async def answer(request) -> PlainTextResponse:
+    return PlainTextResponse("x")
+
+
+def build_app(folder: Path) -> FastAPI:
+    """Build an app with every kind of routing."""
+    app = FastAPI()
+    inner = APIRouter(prefix="/inner")
+    inner.add_api_route("/{x}", lambda x: x)
+    outer = APIRouter(prefix="/outer")
+    outer.include_router(inner)
+    app.include_router(outer)
+    app.include_router(outer, prefix="/again")
+    app.add_api_route("/plain/{item}", lambda item: item)
+    app.add_route("/raw/{z}", answer)
+    app.add_route("/twin/a", answer)
+    app.add_route("/twin/b/{c}", answer)
+
+    sub = FastAPI()
+    sub.add_api_route("/leaf/{n}", lambda n: n)
+    sub.include_router(inner, prefix="/included")
+    app.mount("/sub", sub)
+    app.mount("/tenants/{tenant}", sub)
+    app.mount("/years/{year:int}", sub)
+    app.mount("/static", StaticFiles(directory=folder))
+    deep = Mount("/deep/{d}", routes=[Route("/c/{e}", answer)])
+    app.mount("/starlette", Router(routes=[Route("/a/{b}", answer), deep]))
+    app.router.routes.append(Host("api.example.org", Router(routes=[Route("/hosted/{h}", answer)])))
+
+    @app.websocket("/ws/{room}")
+    async def socket(websocket: WebSocket, room: str) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    return app
+
+
+CASES = [
+    ("GET", "/outer/inner/1", 200, "/outer/inner/{x}"),
+    ("GET", "/again/outer/inner/1", 200, "/again/outer/inner/{x}"),
+    ("GET", "/plain/3", 200, "/plain/{item}"),
+    ("POST", "/plain/3", 405, "/plain/{item}"),
+    ("HEAD", "/plain/3", 405, "/plain/{item}"),
+    ("OPTIONS", "/plain/3", 405, "/plain/{item}"),
+    ("GET", "/plain/3/", 307, None),
+    ("GET", "/nowhere", 404, None),
+    ("GET", "/raw/3", 200, "/raw/{z}"),
+    ("HEAD", "/raw/3", 200, "/raw/{z}"),
+    ("GET", "/twin/a", 200, "/twin/a"),
+    ("GET", "/twin/b/7", 200, "/twin/b/{c}"),
+    ("GET", "/sub/leaf/3", 200, "/sub/leaf/{n}"),
+    ("GET", "/sub/included/inner/3", 200, "/sub/included/inner/{x}"),
+    ("GET", "/sub/nowhere", 404, None),
+    ("POST", "/sub/leaf/3", 405, "/sub/leaf/{n}"),
+    ("GET", "/tenants/acme/leaf/3", 200, "/tenants/{tenant}/leaf/{n}"),
+    ("GET", "/tenants/leaf/leaf/leaf", 200, "/tenants/{tenant}/leaf/{n}"),
+    ("GET", "/tenants/acme/nowhere", 404, None),
+    ("GET", "/years/2024/leaf/3", 200, "/years/{year}/leaf/{n}"),
+    ("GET", "/starlette/a/1", 200, "/starlette/a/{b}"),
+    ("GET", "/starlette/deep/5/c/6", 200, "/starlette/deep/{d}/c/{e}"),
+    ("GET", "/static/page.txt", 200, "/static/{path}"),
+    ("GET", "/static/nowhere", 404, "/static/{path}"),
+    ("GET", "/docs", 200, "/docs"),
+    ("GET", "/openapi.json", 200, "/openapi.json"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with one static file."""
+    (tmp_path / "page.txt").write_text("x")
+    return tmp_path
+
+
+@pytest.mark.parametrize("root_path", ["", "/proxied"])
+async def test_every_signal_has_the_whole_template(watch, folder, root_path):
+    """Label, span and line have the template with all prefixes; a proxy's root path is no part of it."""
+    watched = watch()
+    app = build_app(folder)
+    watched.obs.install(app)
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as c:
+        statuses = [(await c.request(method, root_path + path)).status_code for method, path, _, _ in CASES]
+    assert statuses == [status for _, _, status, _ in CASES]
+    assert [line["route"] for line in watched.access] == [route for *_, route in CASES]
+    assert [span.attributes.get("http.route") for span in watched.server_spans] == [route for *_, route in CASES]
+    names = [f"{method} {route}" if route else method for method, _, _, route in CASES]
+    assert [span.name for span in watched.server_spans] == names
+    labels = {dict(key)["route"] for key in watched.series("http_requests_total")}
+    assert labels == {route or "unmatched" for *_, route in CASES}
+
+
+async def test_host_routes(watch, folder):
+    """A route under a host is a route."""
+    watched = watch()
+    app = build_app(folder)
+    watched.obs.install(app)
+    async with client(app, headers={"host": "api.example.org"}) as c:
+        assert (await c.get("/hosted/1")).status_code == 200
+    assert watched.access[0]["route"] == "/hosted/{h}"
+
+
+async def test_websocket_routes(watch, folder):
+    """A websocket's route has its template."""
+    watched = watch()
+    app = build_app(folder)
+    watched.obs.install(app)
+    await drive(app, http_scope("/ws/tea", type="websocket"), [{"type": "websocket.connect"}])
+    assert watched.access[0]["route"] == "/ws/{room}"
+
+
+async def test_a_preflight_answered_by_a_middleware_has_no_route(watch, folder):
+    """Nobody routed it, and its path is no label."""
+    watched = watch()
+    app = build_app(folder)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    watched.obs.install(app)
+    async with client(app) as c:
+        headers = {"origin": "http://a", "access-control-request-method": "GET"}
+        assert (await c.options("/plain/3", headers=headers)).status_code == 200
+    assert watched.access[0]["route"] is None
+
+
+class CopiesScope:
+    """A middleware that keeps what the router found to itself."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        await self.app(dict(scope), receive, send)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/plain/3", "/plain/{item}"),
+        ("/outer/inner/3", "/outer/inner/{x}"),
+        ("/starlette/deep/5/c/6", "/starlette/deep/{d}/c/{e}"),
+        ("/tenants/acme/leaf/3", "/tenants/{tenant}/leaf/{n}"),
+        ("/nowhere", None),
+    ],
+)
+async def test_a_copied_scope_is_matched_anew_and_remembered(watch, folder, path, route):
+    """Where a middleware hides the router's answer, the route is found once more, and never the path."""
+    watched = watch()
+    app = build_app(folder)
+    app.add_middleware(CopiesScope)
+    watched.obs.install(app)
+    async with client(app) as c:
+        await c.get(path)
+        await c.get(path)
+    assert [line["route"] for line in watched.access] == [route, route]
+
+
+class Counting(Route):
+    """A route that counts how often it is asked."""
+
+    asked = 0
+
+    def matches(self, scope):
+        type(self).asked += 1
+        return super().matches(scope)
+
+
+async def test_routes_are_matched_once(watch):
+    """The router's own match is used: no route is asked more often than without us."""
+    routes = [Counting(f"/r{number}/{{x}}", answer) for number in range(50)]
+    app = FastAPI()
+    app.router.routes.extend(routes)
+    asked = []
+    for outermost in (app, ObservabilityMiddleware(app, observability=watch().obs)):
+        Counting.asked = 0
+        async with client(outermost) as c:
+            for _ in range(3):
+                assert (await c.get("/r49/1")).status_code == 200
+        asked.append(Counting.asked)
+    assert asked[0] == asked[1] == 150
+
+
+def test_a_mount_nobody_knows_is_never_its_path():
+    """A prefix that no mount of the app explains is one constant value."""
+
+    async def leaf(scope, receive, send) -> None: ...
+
+    found = RouteTemplates(leaf).template(
+        {"type": "http", "path": "/secret/a", "root_path": "/secret", "app_root_path": "", "endpoint": leaf}, 200
+    )
+    assert found == f"{UNKNOWN_MOUNT}/{{path}}"
+
+
+async def test_nested_mounts_may_repeat_a_parameter(watch):
+    """One name twice in nested mounts makes no pattern, and still no path."""
+    watched = watch()
+    app = FastAPI()
+    app.mount("/a/{x}", Router(routes=[Mount("/b/{x}", routes=[Route("/c", answer)])]))
+    watched.obs.install(app)
+    async with client(app) as c:
+        assert (await c.get("/a/1/b/2/c")).status_code == 200
+    assert watched.access[0]["route"] == f"{UNKNOWN_MOUNT}/c"
+
+
+@pytest.mark.skipif(not hasattr(APIRouter(), "mount"), reason="this FastAPI has no mount on routers")
+async def test_a_mount_inside_an_included_router(watch, folder):
+    """Where FastAPI follows it, its template has both prefixes; where it does not, nothing matched."""
+    watched = watch()
+    sub = FastAPI()
+    sub.add_api_route("/leaf/{n}", lambda n: n)
+    router = APIRouter()
+    router.mount("/m/{k}", sub)
+    app = FastAPI()
+    app.include_router(router, prefix="/included")
+    watched.obs.install(app)
+    async with client(app) as c:
+        status = (await c.get("/included/m/7/leaf/3")).status_code
+    assert watched.access[0]["route"] == ("/included/m/{k}/leaf/{n}" if status == 200 else None)
