@@ -48,7 +48,6 @@ class Tracing(Recorder):
         self._own: TracerProvider | None = None
         self._exporter = _exporter(settings)
         self._fields: tuple[bytes, ...] = ()
-        self._silences_frameworks = False
         self._tracer: trace.Tracer = trace.NoOpTracer()
         self._lean: LeanSpans | None = None
 
@@ -68,8 +67,7 @@ class Tracing(Recorder):
 
     def start(self) -> None:
         """Build the provider, in the process that serves: exporter threads do not survive a fork."""
-        self._silences_frameworks = _global_provider() is not None
-        if self._given is None and not self._silences_frameworks:
+        if self._given is None and _global_provider() is None:
             self._own = self._build_provider()
         self._fields = tuple(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
@@ -143,10 +141,9 @@ class Tracing(Recorder):
             span = self._tracer.start_span(name, parent, SpanKind.SERVER, describe(), links, exchange.wall_ns)
         exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
         scope = exchange.scope
-        if self._silences_frameworks:
-            # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks
-            # for a request that has been taken care of.
-            scope.setdefault("fastapi.telemetry", None)
+        # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
+        # request that has been taken care of.
+        scope.setdefault("fastapi.telemetry", None)
         scope.setdefault("starlette.opentelemetry", True)
         return span
 

@@ -1,0 +1,234 @@
+"""Whoever opens the server span, there is one per request, and its ids are in the line, the headers and the exemplar."""
+
+import subprocess
+import sys
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
+from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as Starlettes
+from support import Watched, client
+
+from sage_fastapi_obs import ObservabilityMiddleware
+
+PATHS = ["/items/4", "/nowhere", "/boom"]
+
+
+def routed(app: FastAPI) -> FastAPI:
+    """Add routes."""
+
+    @app.get("/items/{item}")
+    def read(item: int) -> str:
+        return f"{trace.get_current_span().get_span_context().trace_id:032x}"
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise ValueError("no")
+
+    return app
+
+
+def nobody(watched: Watched):
+    """Open none but ours."""
+    app = routed(FastAPI(telemetry={"tracing": False}))
+    watched.obs.install(app)
+    return app
+
+
+def fastapi_itself(watched: Watched):
+    """Let FastAPI's own telemetry open it."""
+    app = routed(FastAPI(telemetry={"tracer_provider": watched.provider, "operation_spans": False}))
+    watched.obs.install(app)
+    return app
+
+
+def fastapi_with_operations(watched: Watched):
+    """Let FastAPI's own telemetry open it, with spans for dependencies and endpoints below."""
+    app = routed(FastAPI(telemetry={"tracer_provider": watched.provider}))
+    app.add_middleware(ObservabilityMiddleware, observability=watched.obs)
+    return app
+
+
+def middleware_outside(watched: Watched):
+    """Wrap everything in OpenTelemetry's middleware."""
+    app = routed(FastAPI())
+    watched.obs.install(app)
+    return OpenTelemetryMiddleware(app, tracer_provider=watched.provider, exclude_spans=["send", "receive"])
+
+
+def instrumentor_after(watched: Watched):
+    """Let the instrumentor follow us."""
+    app = routed(FastAPI())
+    watched.obs.install(app)
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=watched.provider, exclude_spans=["send", "receive"])
+    return app
+
+
+def instrumentor_before(watched: Watched):
+    """Let the instrumentor go first."""
+    app = routed(FastAPI())
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=watched.provider, exclude_spans=["send", "receive"])
+    watched.obs.install(app)
+    return app
+
+
+def around_an_instrumented_app(watched: Watched):
+    """Wrap an app that has FastAPI's own telemetry on."""
+    app = routed(FastAPI(telemetry={"tracer_provider": watched.provider}))
+    return ObservabilityMiddleware(app, observability=watched.obs)
+
+
+def mounted(watched: Watched):
+    """Mount an app that has FastAPI's own telemetry on."""
+    app = Starlette()
+    app.mount("/", routed(FastAPI(telemetry={"tracer_provider": watched.provider})))
+    watched.obs.install(app)
+    return app
+
+
+def starlettes_middleware(watched: Watched):
+    """Add Starlette's own middleware, which ends up inside."""
+    app = routed(FastAPI())
+    app.add_middleware(Starlettes, tracer_provider=watched.provider)
+    watched.obs.install(app)
+    return app
+
+
+OPENERS = [
+    nobody,
+    fastapi_itself,
+    fastapi_with_operations,
+    middleware_outside,
+    instrumentor_after,
+    instrumentor_before,
+    around_an_instrumented_app,
+    mounted,
+    starlettes_middleware,
+]
+
+
+@pytest.fixture
+def uninstrumented():
+    """Take the instrumentor's process-wide patches back."""
+    yield
+    FastAPIInstrumentor().uninstrument()
+
+
+@pytest.mark.usefixtures("uninstrumented")
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["sampled", "unsampled"])
+@pytest.mark.parametrize("opener", OPENERS)
+async def test_one_server_span_and_its_ids_everywhere(watch, opener, sampler):
+    """Line, headers and exemplar name the one server span of the request, whoever opened it."""
+    watched = watch(sampler=sampler)
+    app = opener(watched)
+    async with client(app) as c:
+        answers = [await c.get(path) for path in PATHS]
+    traces = [answer.headers["traceresponse"].split("-")[1:] for answer in answers if "traceresponse" in answer.headers]
+    assert [[line["trace_id"], line["span_id"], line["trace_flags"]] for line in watched.access][: len(traces)] == traces
+    assert len(traces) >= 2
+    assert answers[0].json() == watched.access[0]["trace_id"]
+    if sampler is ALWAYS_OFF:
+        assert watched.spans == []
+        return
+    spans = {(f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"): span for span in watched.server_spans}
+    assert len(spans) == len(watched.server_spans) == len(PATHS)
+    for line in watched.access:
+        assert spans[line["trace_id"], line["span_id"]].attributes["sage.request_id"] == line["request_id"]
+    exemplars = {
+        (sample.exemplar.labels["trace_id"], sample.exemplar.labels["span_id"])
+        for metric in watched.obs.registry.collect()
+        for sample in metric.samples
+        if sample.exemplar
+    }
+    assert exemplars <= set(spans)
+    assert exemplars
+
+
+async def test_a_service_that_calls_itself_in_process(watch):
+    """The inner request is an exchange of its own: other ids, a span below the caller's."""
+    watched = watch()
+    app = routed(FastAPI())
+
+    @app.get("/outer")
+    async def call_itself() -> str:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as inner:
+            return (await inner.get("/items/4")).headers["x-request-id"]
+
+    watched.obs.install(app)
+    async with client(app) as c:
+        answer = await c.get("/outer")
+    inner, outer = watched.access
+    assert (inner["path"], outer["path"]) == ("/items/4", "/outer")
+    assert inner["request_id"] == answer.json() != outer["request_id"] == answer.headers["x-request-id"]
+    spans = {span.attributes["url.path"]: span for span in watched.server_spans}
+    assert spans["/items/4"].parent.span_id == spans["/outer"].context.span_id
+
+
+async def test_a_span_around_the_client_is_the_parent(watch):
+    """A span that is current and no server's is not taken for one."""
+    watched = watch()
+    app = nobody(watched)
+    with watched.provider.get_tracer("test").start_as_current_span("test") as span:
+        async with client(app) as c:
+            await c.get("/items/4")
+    (server,) = watched.server_spans
+    assert server.parent.span_id == span.get_span_context().span_id
+    assert server.kind is SpanKind.SERVER
+
+
+GLOBAL = """
+import asyncio, httpx
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
+
+provider, exporter = TracerProvider(), InMemorySpanExporter()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+
+async def ask(app):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        return (await client.get("/items/4")).headers["traceresponse"].split("-")[2]
+
+def build():
+    app = FastAPI()
+    app.add_api_route("/items/{item}", lambda item: item)
+    return app
+
+async def main():
+    for around in (False, True):
+        obs = Observability(Settings(logging={"enabled": False}))
+        app = build()
+        if around:
+            app = ObservabilityMiddleware(app, observability=obs)
+        else:
+            obs.install(app)
+        exporter.clear()
+        span_id = await ask(app)
+        servers = [span for span in exporter.get_finished_spans() if span.kind is trace.SpanKind.SERVER]
+        assert [f"{span.context.span_id:016x}" for span in servers] == [span_id], servers
+        assert obs.tracer_provider is provider
+        await obs.close()
+        assert trace.get_tracer_provider() is provider
+        provider.get_tracer("still").start_span("alive").end()
+        assert exporter.get_finished_spans()[-1].name == "alive"
+
+asyncio.run(main())
+"""
+
+
+def test_a_global_provider_is_used_and_left_alone():
+    """With a global provider FastAPI opens the span, or we do around it: one, and the provider lives on."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GLOBAL], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
