@@ -1,5 +1,6 @@
 """Metrics on a port of their own: a small server in a thread, for networks where the port is the fence."""
 
+import socket
 import threading
 import time
 
@@ -35,9 +36,10 @@ class MetricsPort:
             return await self._scrape.response(request)
 
         app = Starlette(routes=[Route(self._path, metrics)])
-        config = uvicorn.Config(app, host="0.0.0.0", port=self._wanted, lifespan="off", log_config=None, access_log=False)  # noqa: S104 - scraped from elsewhere; the port is the fence
-        listening = config.bind_socket()
+        # Bound here: uvicorn would end the process when the port is taken.
+        listening = socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
         self.port = listening.getsockname()[1]
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="sage-obs-metrics", daemon=True)
         self._thread.start()

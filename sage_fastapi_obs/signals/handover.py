@@ -5,6 +5,8 @@ observability whose request it was written in, or to the first. Everything is un
 """
 
 import logging
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,9 +16,8 @@ from opentelemetry import trace
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 
-__all__ = ["Writer", "attach", "detach", "others_listen", "tell_loguru"]
+__all__ = ["Writer", "attach", "detach", "others_listen", "tell_loguru", "we_listen"]
 
-LOGURU_DEFAULT_HANDLER = 0
 SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _NAMES = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 
@@ -39,9 +40,14 @@ class _Handover:
     def __init__(self) -> None:
         self.logs: list[Writer] = []
         self.sink_id = -1
+        self.default_sink_id = 0
+        """Loguru's own sink to stderr; what `add` returns for it, which it has once been given back."""
+        self.default_taken = False
         self.patcher: Any = None
         self.handler: logging.Handler | None = None
-        self.root_level = logging.NOTSET
+        self.root_level: tuple[int, int] | None = None
+        """The level of the root logger before and after, where it was changed."""
+        self.warnings_taken = False
         self.server_loggers: dict[str, tuple[list[logging.Handler], bool]] = {}
 
 
@@ -68,32 +74,45 @@ def detach(logs: Writer) -> None:
 
 def others_listen() -> bool:
     """Tell whether loguru has sinks besides ours, which must see our lines too."""
-    # Loguru has no public count of its handlers. Were this gone, everybody would be told: slower, and still right.
-    handlers = getattr(getattr(loguru.logger, "_core", None), "handlers", None)
-    return handlers is None or len(handlers) != 1
+    # Loguru has no public list of its handlers. Were this gone, everybody would be told: slower, and still right.
+    handlers = _loguru("handlers")
+    return handlers is None or len(handlers) != 1 or _handover.sink_id not in handlers
+
+
+def we_listen() -> bool:
+    """Tell whether loguru still has our sink: an application that configures loguru late removes it with all others."""
+    handlers = _loguru("handlers")
+    return handlers is None or _handover.sink_id in handlers
 
 
 def tell_loguru(level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None) -> None:
     """Write a line of our own through loguru."""
-    _named(logger).opt(exception=error).bind(**fields).log(_NAMES[level], message)
+    # The fields come last: they know the request better than the context in which it happened to end.
+    _named(logger, **fields).opt(exception=error).log(_NAMES[level], message)
 
 
-def _named(logger: str) -> "loguru.Logger":
-    """Return loguru's logger under another name than that of the calling module."""
+def _named(logger: str, **fields: Any) -> "loguru.Logger":
+    """Return loguru's logger under another name than that of the calling module, and with fields that nothing overrides."""
 
     def name(record: "loguru.Record") -> None:
         record["name"] = logger
+        record["extra"].update(fields)
 
     return loguru.logger.patch(name)
 
 
+def _loguru(attribute: str) -> Any:
+    return getattr(getattr(loguru.logger, "_core", None), attribute, None)
+
+
 def _take_loguru() -> None:
     try:
-        loguru.logger.remove(LOGURU_DEFAULT_HANDLER)
+        loguru.logger.remove(_handover.default_sink_id)
+        _handover.default_taken = True
     except ValueError:
         # The application has configured loguru already; its sinks stay.
         pass
-    _handover.patcher = getattr(getattr(loguru.logger, "_core", None), "patcher", None)
+    _handover.patcher = _loguru("patcher")
     loguru.logger.configure(patcher=_patch)
     _handover.sink_id = loguru.logger.add(_sink, level=0, format=_no_format, backtrace=False, diagnose=False, catch=True)
 
@@ -102,19 +121,26 @@ def _give_loguru_back() -> None:
     try:
         loguru.logger.remove(_handover.sink_id)
     except ValueError:
-        # The application has removed all sinks itself.
-        pass
-    loguru.logger.configure(patcher=_handover.patcher or _patch_nothing)
+        # The application has removed all sinks itself, and needs none of loguru's.
+        _handover.default_taken = False
+    if _loguru("patcher") in (_patch, None):
+        loguru.logger.configure(patcher=_handover.patcher or _patch_nothing)
+    if _handover.default_taken:
+        _handover.default_sink_id = loguru.logger.add(_CurrentStderr())
+    _handover.default_taken = False
 
 
 def _take_stdlib(threshold: int) -> None:
     root = logging.getLogger()
-    _handover.root_level = root.level
     _handover.handler = _ToLoguru()
     root.addHandler(_handover.handler)
     if root.level == logging.WARNING:
         # The default would keep an application's info lines back; libraries' debug lines are not asked for.
-        root.setLevel(max(threshold, logging.INFO))
+        _handover.root_level = (root.level, max(threshold, logging.INFO))
+        root.setLevel(_handover.root_level[1])
+    shown = warnings.showwarning
+    logging.captureWarnings(True)
+    _handover.warnings_taken = warnings.showwarning is not shown
     for name in SERVER_LOGGERS:
         logger = logging.getLogger(name)
         _handover.server_loggers[name] = (logger.handlers[:], logger.propagate)
@@ -127,7 +153,11 @@ def _give_stdlib_back() -> None:
     if _handover.handler is not None:
         root.removeHandler(_handover.handler)
         _handover.handler = None
-    root.setLevel(_handover.root_level)
+    if _handover.root_level is not None and root.level == _handover.root_level[1]:
+        root.setLevel(_handover.root_level[0])
+    _handover.root_level = None
+    if _handover.warnings_taken:
+        logging.captureWarnings(False)
     for name, (handlers, propagate) in _handover.server_loggers.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = handlers, propagate
@@ -138,7 +168,8 @@ def _patch(record: "loguru.Record") -> None:
     extra = record["extra"]
     exchange = current_exchange.get()
     if exchange is not None:
-        for name, value in exchange.fields.items():
+        # A copy, because another thread of the request may be binding.
+        for name, value in exchange.fields.copy().items():
             extra.setdefault(name, value)
         extra["request_id"] = exchange.request_id
         extra["correlation_id"] = exchange.correlation_id
@@ -147,12 +178,31 @@ def _patch(record: "loguru.Record") -> None:
         extra["trace_id"] = f"{context.trace_id:032x}"
         extra["span_id"] = f"{context.span_id:016x}"
         extra["trace_flags"] = f"{context.trace_flags & 1:02x}"
+    elif exchange is not None and exchange.trace_id:
+        # A thread of the application's own has the exchange, through its logger, and no span.
+        extra["trace_id"], extra["span_id"] = exchange.trace_id, exchange.span_id
+        extra["trace_flags"] = "01" if exchange.sampled else "00"
     if _handover.patcher is not None:
         _handover.patcher(record)
 
 
 def _patch_nothing(_: "loguru.Record") -> None:
     pass
+
+
+class _CurrentStderr:
+    """The standard error stream as it is at each line: the one of this moment may be a test's, and soon be closed."""
+
+    def write(self, text: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _no_format(_: "loguru.Record") -> str:

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -24,6 +25,10 @@ TOP_LEVEL = (
 )
 """Fields with a place of their own, in the order they are written; all others go into `data`."""
 DEEPEST = 8
+LONGEST_BYTES = 256 * 1024
+"""Of one line; a longer one keeps the beginning of each value, so that it stays one whole object."""
+MOST_ITEMS = 100
+"""Of each mapping and list in a line that was too long."""
 Line = Mapping[str, Any]
 
 
@@ -60,15 +65,15 @@ class _Timestamps:
     """ISO 8601 in UTC with milliseconds; the seconds' part is made once a second."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._prefix = ""
+        # One value, because several threads read and replace it.
+        self._last = (-1, "")
 
     def __call__(self, at: float) -> str:
         second = int(at)
-        prefix = self._prefix
-        if second != self._second:
+        made, prefix = self._last
+        if second != made:
             prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._prefix, self._second = prefix, second
+            self._last = (second, prefix)
         return f"{prefix}{int((at - second) * 1_000):03d}Z"
 
 
@@ -86,11 +91,15 @@ def described(error: BaseException) -> dict[str, str]:
 
 
 def json_format(laid: Line) -> bytes:
-    """Encode a line as one JSON object; any value becomes something writable."""
+    """Encode a line as one JSON object of bounded length; any value becomes something writable."""
     try:
-        return orjson.dumps(laid, default=_shown, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+        encoded = orjson.dumps(laid, default=_shown, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
     except (TypeError, ValueError, RecursionError):
-        return orjson.dumps(_plain(laid, DEEPEST), option=orjson.OPT_APPEND_NEWLINE)
+        encoded = orjson.dumps(_plain(laid, DEEPEST), option=orjson.OPT_APPEND_NEWLINE)
+    if len(encoded) <= LONGEST_BYTES:
+        return encoded
+    # Deep enough for the fields and the bound values; what nests in those is left out.
+    return orjson.dumps(_plain(laid, 2, short=True), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _shown(value: object) -> str:
@@ -101,24 +110,32 @@ def _shown(value: object) -> str:
         return f"<unprintable: {type(fault).__name__}>"
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, *, short: bool = False) -> Any:
     """Rebuild a value from what is surely writable, cut where it nests too deep or runs in circles."""
     match value:
         case None | bool():
             return value
         case int():
-            return value if -(2**53) <= value <= 2**53 else str(value)
+            return value if -(2**53) <= value <= 2**53 else _shown(value)
         case float():
             return value if math.isfinite(value) else str(value)
         case str():
-            return str(value).encode("utf-8", "replace").decode()
+            return readable(value) if short else str.encode(value, "utf-8", "replace").decode()
         case _ if depth == 0:
             return "…"
-        case Mapping():
-            return {_shown(_plain(key, 0)): _plain(item, depth - 1) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item, depth - 1) for item in value]
+        case Mapping() | list() | tuple() | set() | frozenset():
+            try:
+                return _plain_items(value, depth - 1, short=short)
+            except Exception as fault:
+                return f"<unprintable: {type(fault).__name__}>"
     return _shown(value)
+
+
+def _plain_items(values: Any, depth: int, *, short: bool) -> Any:
+    most = MOST_ITEMS if short else None
+    if isinstance(values, Mapping):
+        return {_shown(key): _plain(item, depth, short=short) for key, item in islice(values.items(), most)}
+    return [_plain(item, depth, short=short) for item in islice(values, most)]
 
 
 _COLOURS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31", "critical": "1;31"}
@@ -138,7 +155,7 @@ def console_format(colours: bool) -> Callable[[Line], bytes]:
         level = laid["level"]
         shown = {key: value for key, value in laid.items() if key not in _NOT_SHOWN and key not in _LONG_IDS}
         said = laid["message"]
-        if "status" in laid and "duration_ms" in laid:
+        if laid.keys() >= _ACCESS and isinstance(laid["duration_ms"], float):
             said = f"{laid['method']} {laid['path']} {laid['status']} {laid['duration_ms']:.1f} ms"
             shown = {key: value for key, value in shown.items() if key not in _ACCESS}
         shown.update(laid.get("data", {}))
@@ -153,8 +170,8 @@ def console_format(colours: bool) -> Callable[[Line], bytes]:
 
 
 def _printable(value: object) -> str:
-    """Show a value on one line; control characters, which could forge lines or drive the terminal, are escaped."""
-    text = value if isinstance(value, str) else _shown(value)
+    """Show a value on one line, cut; control characters, which could forge lines or drive the terminal, are escaped."""
+    text = str.__str__(readable(value)) if isinstance(value, str) else _shown(value)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -77,7 +77,9 @@ class Logs(Recorder):
         """Write a line of our own; through loguru only when somebody else listens there, which costs more."""
         if handover.others_listen():
             handover.tell_loguru(level, message, logger, fields, error)
-        elif LEVELS[level] >= self.threshold:
+            if handover.we_listen():
+                return
+        if LEVELS[level] >= self.threshold:
             self.write(at, level, message, logger, fields, error)
 
     def write(

@@ -1,5 +1,6 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
+import atexit
 import threading
 import uuid
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ class Tracing(Recorder):
         self._sends_trace_response = http.trace_response_header
         self._given = provider
         self._own: TracerProvider | None = None
+        self._closing = threading.Event()
+        self._closer: threading.Thread | None = None
         self._exporter = _exporter(settings)
         self._fields: tuple[bytes, ...] = ()
         self._tracer: trace.Tracer = trace.NoOpTracer()
@@ -69,6 +72,11 @@ class Tracing(Recorder):
         """Build the provider, in the process that serves: exporter threads do not survive a fork."""
         if self._given is None and _global_provider() is None:
             self._own = self._build_provider()
+            # For programs that end without a close; the SDK's own way of doing so waits far longer.
+            atexit.register(self.close)
+            self._closing, self._closer = threading.Event(), None
+            if self._exporter is not None:
+                self._closer = self._waiting_to_close(self._own, self._closing)
         self._fields = tuple(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
@@ -80,11 +88,18 @@ class Tracing(Recorder):
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
         self._tracer, self._lean = trace.NoOpTracer(), None
         own, self._own = self._own, None
-        if own is not None:
-            # The SDK's shutdown may wait for a collector far beyond its own limits, so it gets a thread to wait in.
-            ending = threading.Thread(target=own.shutdown, name="sage-obs-tracing-shutdown", daemon=True)
-            ending.start()
-            ending.join(self._settings.shutdown_seconds)
+        if own is None:
+            return
+        atexit.unregister(self.close)
+        closer, self._closer = self._closer, None
+        if closer is None:
+            own.shutdown()
+            return
+        if not closer.is_alive():
+            # Left behind by a fork.
+            closer = self._waiting_to_close(own, self._closing)
+        self._closing.set()
+        closer.join(self._settings.shutdown_seconds)
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
@@ -179,6 +194,20 @@ class Tracing(Recorder):
         span.set_attributes(attributes)
         span.end(ended_ns)
 
+    def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread:
+        """Start the thread that shuts a provider down, which may wait for a collector far beyond its own limits.
+
+        It is started early, because an interpreter that is about to exit starts no threads.
+        """
+
+        def shut_down() -> None:
+            closing.wait()
+            own.shutdown()
+
+        closer = threading.Thread(target=shut_down, name="sage-obs-tracing-shutdown", daemon=True)
+        closer.start()
+        return closer
+
     def _build_provider(self) -> TracerProvider:
         resource = Resource.create(
             {
@@ -188,7 +217,8 @@ class Tracing(Recorder):
                 "deployment.environment.name": self._service.environment,
             }
         )
-        provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(self._settings.sample_rate)), resource=resource)
+        sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
+        provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         if self._settings.exporter == "console":
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
         elif self._exporter is not None:

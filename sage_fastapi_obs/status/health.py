@@ -125,11 +125,12 @@ class _Registered:
             # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.
             await anyio.sleep(self._timeout_seconds)
         self._threads_left += 1
-        returned = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
+        (returned,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await returned if inspect.isawaitable(returned) else returned
 
-    def _in_thread(self) -> object:
+    def _in_thread(self) -> tuple[object]:
         try:
-            return self._check()
+            # In a tuple, as trio refuses a bare coroutine from a thread, and a lambda may return one.
+            return (self._check(),)
         finally:
             self._threads_left -= 1

@@ -1,0 +1,108 @@
+"""Whatever clients send, and however long the service runs, nothing grows."""
+
+import gc
+import random
+import tracemalloc
+
+import pytest
+from fastapi import FastAPI
+from support import drive, http_scope
+
+from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
+from sage_fastapi_obs.signals.catalog import OVERFLOW
+
+HOSTILE = 10_000
+WARM_UP = 20_000
+REQUESTS = 200_000
+MOST_GROWTH_BYTES = 256 * 1024
+
+
+def all_series(obs: Observability) -> int:
+    """Count the series of the registry."""
+    return sum(len(metric.samples) for metric in obs.registry.collect())
+
+
+async def test_hostile_paths_methods_and_hosts_add_a_handful_of_series(watch):
+    """Ten thousand of each make two new label sets: unknown method, and no route."""
+    watched = watch(logging={"level": "critical"})
+    app = FastAPI()
+    app.add_api_route("/items/{item}", lambda item: item)
+    watched.obs.install(app)
+    dice = random.Random(7)
+    await drive(app, http_scope("/items/1"))
+    await drive(app, http_scope("/nowhere"))
+    await drive(app, http_scope("/items/1", "BREW"))
+    await drive(app, http_scope("/nowhere", "BREW"))
+    before = all_series(watched.obs)
+    for _ in range(HOSTILE):
+        path = dice.choice(["/", "/items/"]) + dice.randbytes(8).hex()
+        method = dice.choice(["GET", dice.randbytes(4).hex().upper()])
+        await drive(app, http_scope(path, method, headers=[(b"host", dice.randbytes(6).hex().encode())]))
+    assert all_series(watched.obs) == before
+    assert set(watched.series("http_requests_total")) <= {
+        (("method", method), ("route", route), ("status", status))
+        for method in ("GET", "_OTHER")
+        for route in ("/items/{item}", "unmatched")
+        for status in ("200", "404", "405")
+    }
+
+
+async def test_values_of_open_labels_are_limited(watch):
+    """An app that invents statuses and exceptions fills one more value, and the overflow is counted."""
+    watched = watch(metrics={"max_label_values": 5}, logging={"level": "critical"})
+
+    async def app(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": int(scope["path"][1:]), "headers": []})
+        await send({"type": "http.response.body"})
+
+    middleware = ObservabilityMiddleware(app, observability=watched.obs)
+    for status in range(200, 260):
+        await drive(middleware, http_scope(f"/{status}"))
+    statuses = {dict(key)["status"] for key in watched.series("http_requests_total")}
+    assert statuses == {"200", "201", "202", "203", "204", OVERFLOW}
+    assert watched.value("observability_label_overflow_total", label="status") == 55
+    assert sum(watched.series("http_requests_total").values()) == 60
+
+
+async def answer(scope, receive, send) -> None:
+    """Answer as small as can be."""
+    await send({"type": "http.response.start", "status": 200 if scope["path"] < "/8" else 404, "headers": []})
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+@pytest.mark.parametrize("sample_rate", [0.0, 1.0])
+async def test_memory_is_flat(tmp_path, sample_rate):
+    """After a warm-up, two hundred thousand requests leave nothing behind."""
+    requests = REQUESTS if sample_rate == 0.0 else REQUESTS // 4
+    settings = Settings(logging={"output": "/dev/null"}, tracing={"sample_rate": sample_rate})
+    obs = Observability(settings)
+    app = ObservabilityMiddleware(answer, observability=obs)
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message) -> None: ...
+
+    async def serve(count: int) -> None:
+        for number in range(count):
+            await app(http_scope(f"/{number}", "GET" if number % 3 else f"M{number}"), receive, send)
+
+    async with obs:
+        await serve(WARM_UP)
+        gc.collect()
+        tracemalloc.start()
+        await serve(WARM_UP // 10)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        objects = len(gc.get_objects())
+        await serve(requests)
+        gc.collect()
+        assert abs(len(gc.get_objects()) - objects) < 500
+        tracemalloc.start()
+        await serve(WARM_UP // 10)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert after - before < MOST_GROWTH_BYTES
+    assert obs.faults.counts == {}

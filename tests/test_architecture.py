@@ -1,0 +1,151 @@
+"""Imports go one way, and what must never be used is not."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "sage_fastapi_obs"
+ROOT = Path(__file__).parents[1] / PACKAGE
+LAYERS = (
+    {"errors", "settings"},
+    {"request"},
+    {"signals"},
+    {"domain", "status"},
+    {"workers", "endpoints", "export"},
+    {"observability"},
+    {"monitoring", "cli", "testing", "__main__", "__init__"},
+)
+"""From the bottom up; a part imports its own layer and those below, and parts of one layer do not know each other."""
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+ALLOWED_BESIDE = {("settings", "errors"), ("domain", "status"), ("__main__", "cli"), ("monitoring", "testing")}
+FOUND = sorted(ROOT.rglob("*.py"))
+
+
+def part_of(module: str) -> str:
+    """Name the part of the package that a module belongs to: `sage_fastapi_obs.request.route` is in `request`."""
+    inner = module.removeprefix(PACKAGE).lstrip(".")
+    return inner.partition(".")[0] or "__init__"
+
+
+def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+    """Yield the full names of modules of this package that a source imports, wherever in it."""
+    own = module.split(".")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            up = own[: len(own) - node.level + is_package] if node.level else []
+            base = ".".join([*up, *([node.module] if node.module else [])])
+            # `from package import part` imports a part, `from package.part import name` a name.
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == PACKAGE else [base]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] == PACKAGE)
+
+
+def wrong_arrows(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """List the imports of a module that go the wrong way."""
+    mine = part_of(module)
+    wrong = []
+    for name in imported(source, module, is_package=is_package):
+        theirs = part_of(name)
+        if theirs not in RANK:
+            # A public name of the package itself, which is its uppermost layer.
+            theirs = "__init__"
+        sideways = RANK[theirs] == RANK[mine] and theirs != mine and (mine, theirs) not in ALLOWED_BESIDE
+        if RANK[theirs] > RANK[mine] or sideways:
+            wrong.append(f"{module} imports {name}")
+    return wrong
+
+
+def module_of(path: Path) -> str:
+    return ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def test_every_part_has_a_layer() -> None:
+    """A new file or folder of the package has to be given its place."""
+    parts = {part_of(module_of(path)) for path in FOUND}
+    assert parts <= set(RANK), f"give these a layer: {parts - set(RANK)}"
+
+
+@pytest.mark.parametrize("path", FOUND, ids=module_of)
+def test_imports_go_one_way(path: Path) -> None:
+    """No module imports a part above its own, or one beside it."""
+    assert wrong_arrows(path.read_text(), module_of(path), is_package=path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("request.middleware", "from sage_fastapi_obs.signals.logs import Logs"),
+        ("request.middleware", "from sage_fastapi_obs.signals import logs"),
+        ("request.middleware", "from sage_fastapi_obs import Observability"),
+        ("request.middleware", "import sage_fastapi_obs.observability"),
+        ("request.middleware", "from ..signals.logs import Logs"),
+        ("request.middleware", "def late():\n    from sage_fastapi_obs.observability import Observability"),
+        ("request.middleware", "if TYPE_CHECKING:\n    from sage_fastapi_obs.signals.logs import Logs"),
+        ("errors", "from sage_fastapi_obs.settings import Settings"),
+        ("settings", "from sage_fastapi_obs.request import exchange"),
+        ("signals.logs", "from sage_fastapi_obs.status.health import Health"),
+        ("status.health", "from sage_fastapi_obs.endpoints.scrape import Scrape"),
+        ("endpoints.router", "from sage_fastapi_obs.export.prometheus import rules"),
+        ("endpoints.router", "from .. import observability"),
+        ("observability", "from sage_fastapi_obs.cli import main"),
+    ],
+)
+def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
+    """However it is written, an import that goes the wrong way is noticed."""
+    assert wrong_arrows(source, f"{PACKAGE}.{module}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("request.middleware", "from sage_fastapi_obs.request.exchange import Exchange"),
+        ("request.middleware", "from .exchange import Exchange"),
+        ("request.middleware", "from sage_fastapi_obs.settings import Settings"),
+        ("signals.logs", "from sage_fastapi_obs.request.exchange import Exchange\nimport sage_fastapi_obs_other"),
+        ("observability", "from sage_fastapi_obs.endpoints.router import monitoring_router"),
+        ("settings", "from sage_fastapi_obs.errors import SettingsError"),
+        ("cli", "from sage_fastapi_obs.observability import Observability"),
+    ],
+)
+def test_a_right_arrow_is_left_alone(module: str, source: str) -> None:
+    """Imports of the own part, of layers below and of other packages are fine."""
+    assert wrong_arrows(source, f"{PACKAGE}.{module}") == []
+
+
+@pytest.mark.parametrize("path", FOUND, ids=module_of)
+def test_nobody_uses_the_base_http_middleware(path: Path) -> None:
+    """Starlette's convenience class breaks streams, contexts and trailers, so it appears nowhere."""
+    names = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None))
+    }
+    assert "BaseHTTPMiddleware" not in names
+
+
+def test_the_middleware_names_no_signal() -> None:
+    """The ASGI callable tells moments to recorders and does not know which there are."""
+    source = (ROOT / "request" / "middleware.py").read_text()
+    called = next(
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef) and node.name == "__call__"
+    )
+    words = {getattr(node, "id", getattr(node, "attr", "")).lower().strip("_") for node in ast.walk(called)}
+    assert not words & {
+        "identity",
+        "log",
+        "logs",
+        "logger",
+        "logging",
+        "trace",
+        "tracer",
+        "tracing",
+        "span",
+        "metric",
+        "metrics",
+    }
+    assert len(ast.unparse(called).splitlines()) < 40
