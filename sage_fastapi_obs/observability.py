@@ -75,7 +75,8 @@ class Observability:
         recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs)
         self.moments = Moments([recorder for recorder in recorders if recorder is not None], self.faults)
         self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
-        excluded = settings.http.exclude_paths
+        # Our own pages are never part of the app's traffic, whatever they are called.
+        excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self._excluded = frozenset(excluded)
         self._excluded_below = tuple(f"{path}/" for path in excluded)
         self._starts = 0

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,52 @@ for _ in range(3):
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert len(done.stdout.splitlines()) >= 4
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is posted."""
+
+    def do_POST(self) -> None:
+        self.server.taken.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_last_spans_are_handed_over_without_a_close() -> None:
+    """A program that just ends has sent its spans to the collector by then."""
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        collector.taken = []
+        serving = threading.Thread(target=collector.serve_forever)
+        serving.start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+        settings = f"Settings(tracing={{'otlp_endpoint': '{endpoint}'}})"
+        done = python(f"{CALLING}\nprint(asyncio.run(call(Observability({settings}))))", no_proxy="*")
+        collector.shutdown()
+        serving.join()
+    request_id = done.stdout.splitlines()[-1].encode()
+    assert [path for path, _ in collector.taken] == ["/v1/traces"]
+    assert request_id in collector.taken[0][1]
+
+
+def test_logurus_own_sink_is_back_after_a_close() -> None:
+    """What loguru printed to stderr before, it prints after the end too, once, and not in between; however often."""
+    source = f"""{CALLING}
+from loguru import logger
+
+obs = Observability()
+logger.info("at first")
+for _ in range(2):
+    obs.start()
+    logger.info("meanwhile")
+    asyncio.run(obs.close())
+    logger.info("afterwards")
+"""
+    done = python(source)
+    assert [done.stderr.count(said) for said in ("at first", "meanwhile", "afterwards")] == [1, 0, 2]
+    assert [done.stdout.count(said) for said in ("at first", "meanwhile", "afterwards")] == [0, 2, 0]
 
 
 def free_port() -> int:

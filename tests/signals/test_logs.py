@@ -102,6 +102,17 @@ async def test_excluded_paths_are_debug(path: str, watch: Any) -> None:
         watched.obs._logs.close()
 
 
+async def test_our_own_pages_are_excluded_under_any_name(watch: Any) -> None:
+    """Pages that were moved are no more part of the app's traffic than those in their usual places."""
+    watched = watch(http={"exclude_paths": []}, metrics={"path": "/m"}, monitoring={"prefix": "/ops", "access": "open"})
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as http:
+        assert [(await http.get(path)).status_code for path in ("/m", "/ops/health/live", "/opsx")] == [200, 200, 404]
+    assert [line["level"] for line in watched.access] == ["debug", "debug", "warn"]
+    assert sum(watched.series("http_requests_total").values()) == len(watched.server_spans) == 1
+
+
 async def test_the_canonical_line_has_its_fields_in_order(watch: Any) -> None:
     """The canonical line has every documented field, in the documented order, and nothing else."""
     watched = watch(service={"name": "shop", "environment": "staging", "version": "7"}, new_id=counting_ids())
