@@ -1,6 +1,7 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
 import atexit
+import sys
 import threading
 import uuid
 from collections.abc import Sequence
@@ -220,7 +221,7 @@ class Tracing(Recorder):
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
         provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         if self._settings.exporter == "console":
-            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
         elif self._exporter is not None:
             provider.add_span_processor(BatchSpanProcessor(self._exporter(self._settings.otlp_endpoint)))
         return provider
