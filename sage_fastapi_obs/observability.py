@@ -80,6 +80,7 @@ class Observability:
         self._excluded = frozenset(excluded)
         self._excluded_below = tuple(f"{path}/" for path in excluded)
         self._starts = 0
+        self._started_by_request = False
 
     @property
     def tracer_provider(self) -> TracerProvider | None:
@@ -116,6 +117,10 @@ class Observability:
 
     def start(self) -> None:
         """Start what runs beside requests: the log output, exporters, the metrics port. Each needs its own `close()`."""
+        if self._started_by_request:
+            # A lifespan or a `start()` that comes after the first request takes that start over, and its close.
+            self._started_by_request = False
+            return
         self._starts += 1
         if self._starts > 1 or not self.enabled:
             return
@@ -128,6 +133,7 @@ class Observability:
     async def close(self) -> None:
         """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
         self._starts = max(0, self._starts - 1)
+        self._started_by_request = False
         if self._starts or not self.enabled:
             return
         self.health.draining = True
@@ -148,6 +154,7 @@ class Observability:
         """Start at the first request, for apps that run without a lifespan."""
         if not self._starts:
             self.start()
+            self._started_by_request = True
 
     def excludes(self, scope: Scope) -> bool:
         """Tell whether a request is one of those that are not recorded; a proxy's root path does not count."""

@@ -33,8 +33,8 @@ Line = Mapping[str, Any]
 
 
 def level_name(number: int) -> str:
-    """Name a loguru level by severity: SUCCESS (25) is info, WARNING is warn."""
-    return next(name for name, severity in reversed(LEVELS.items()) if number >= severity or severity == 5)
+    """Name a loguru level by severity: TRACE (5) is debug, SUCCESS (25) is info, WARNING is warn."""
+    return next(name for name, severity in reversed(LEVELS.items()) if number >= severity or name == "debug")
 
 
 def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
@@ -138,7 +138,7 @@ def _plain_items(values: Any, depth: int, *, short: bool) -> Any:
     return [_plain(item, depth, short=short) for item in islice(values, most)]
 
 
-_COLOURS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31", "critical": "1;31"}
+_COLOURS = {"debug": "2", "info": "32", "warn": "33", "error": "31", "critical": "1;31"}
 _NOT_SHOWN = {"timestamp", "level", "message", "service", "environment", "version", "logger", "data", "error"}
 _ACCESS = {"method", "path", "route", "status", "duration_ms"}
 _LONG_IDS = {"correlation_id", "trace_id", "span_id", "trace_flags", "request_bytes", "response_bytes"}

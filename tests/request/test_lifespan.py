@@ -10,7 +10,10 @@ from scripted import BACKENDS, WAYS, Case, add_middleware, around, call, install
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
-from support import http_scope
+from support import drive, http_scope
+
+from sage_fastapi_obs import ObservabilityMiddleware
+from sage_fastapi_obs.signals import handover
 
 STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
@@ -291,3 +294,24 @@ def test_cancelled_lifespan(watch, backend):
 
     anyio.run(main, backend=backend)
     assert watched.obs._starts == 0
+
+
+async def test_a_lifespan_after_the_first_request_still_closes(watch):
+    """A request that came before the start is no second start that nobody would ever close."""
+    watched = watch()
+    app = ObservabilityMiddleware(scripted_answer, observability=watched.obs)
+    await drive(app, http_scope("/early"))
+    async with watched.obs:
+        await drive(app, http_scope("/late"))
+    assert handover_is_over(watched)
+
+
+async def scripted_answer(scope, receive, send) -> None:
+    """Answer anything with nothing."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+def handover_is_over(watched) -> bool:
+    """Tell whether the process's logging has been given back."""
+    return watched.obs._logs not in handover._handover.logs

@@ -83,8 +83,8 @@ def test_a_field_cannot_take_the_place_of_a_standard_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("severity", "name"),
     [
-        *((0, "trace"), (5, "trace"), (9, "trace"), (10, "debug"), (19, "debug"), (20, "info"), (25, "info"), (29, "info")),
-        *((30, "warn"), (39, "warn"), (40, "error"), (49, "error"), (50, "critical"), (99, "critical"), (-1, "trace")),
+        *((0, "debug"), (5, "debug"), (9, "debug"), (10, "debug"), (19, "debug"), (20, "info"), (25, "info"), (29, "info")),
+        *((30, "warn"), (39, "warn"), (40, "error"), (49, "error"), (50, "critical"), (99, "critical"), (-1, "debug")),
     ],
 )
 def test_levels_between_the_known_ones_round_down(severity: int, name: str) -> None:
@@ -354,7 +354,7 @@ def test_the_console_shows_an_error_with_its_stack() -> None:
     assert rows[-1] == "    ValueError: broken"
 
 
-@pytest.mark.parametrize("level", ["trace", "debug", "info", "warn", "error", "critical"])
+@pytest.mark.parametrize("level", ["debug", "info", "warn", "error", "critical"])
 def test_every_level_has_a_colour(level: str) -> None:
     """With colours each level can be shown; without them there is no escape sequence."""
     assert console(line(level=level), colours=True).count("\x1b[0m") == 3
