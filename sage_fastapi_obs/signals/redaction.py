@@ -1,5 +1,7 @@
 """What may be shown of what a client sent."""
 
+from urllib.parse import unquote_plus
+
 __all__ = ["REDACTED", "readable", "redacted_query"]
 
 REDACTED = "REDACTED"
@@ -27,9 +29,17 @@ def redacted_query(query: bytes, *, keep_values: bool) -> str:
     parts = []
     for part in query[:MOST_CHARACTERS].decode("latin-1").split("&"):
         name, equals, _ = part.partition("=")
-        hidden = equals and (not keep_values or name.lower() in SENSITIVE)
+        hidden = equals and (not keep_values or _letters(unquote_plus(name)) in _SENSITIVE_LETTERS)
         parts.append(f"{name}={REDACTED}" if hidden else part)
     return "&".join(parts)
+
+
+def _letters(name: str) -> str:
+    """Leave of a name what is the same however it is spelt: `api_key`, `api-key`, `apiKey`, `api_key[]`."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+_SENSITIVE_LETTERS = frozenset(map(_letters, SENSITIVE))
 
 
 def readable(text: str) -> str:

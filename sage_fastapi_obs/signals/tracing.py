@@ -1,10 +1,11 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
 import atexit
+import re
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -31,6 +32,9 @@ __all__ = ["Tracing"]
 SCOPE_NAME = "sage_fastapi_obs"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+HIGHEST_PORT = 65535
+_HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
+"""A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
 
 class Tracing(Recorder):
@@ -146,7 +150,7 @@ class Tracing(Recorder):
 
     def _open(self, exchange: Exchange) -> Span:
         parent, links = self._parent(exchange)
-        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+        name = _method_name(exchange)
 
         def describe() -> dict[str, Any]:
             return _request_attributes(exchange, query_values=self._settings.query_values) | _ids(exchange)
@@ -177,11 +181,15 @@ class Tracing(Recorder):
         span = exchange.span
         if exchange.span_attached is None or not span.is_recording():
             return
-        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+        name = _method_name(exchange)
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
+        if (renamed := getattr(span, "name", name)) != name:
+            # The application has renamed it, and knows better.
+            name = renamed
+        elif exchange.route is not None:
+            name = f"{name} {exchange.route}"
         if exchange.route is not None:
             attributes["http.route"] = exchange.route
-            name = f"{name} {exchange.route}"
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
         if exchange.failed:
@@ -254,13 +262,17 @@ def _existing_span(exchange: Exchange) -> Span | None:
     context = current.get_span_context()
     if not context.is_valid or context.is_remote:
         return None
-    outer = exchange.outer
-    if outer is not None and (outer.span is current or outer.trace_id == f"{context.trace_id:032x}"):
-        # A service that calls itself in process: that span is the caller's.
-        return None
     kind = getattr(current, "kind", None)
+    outer = exchange.outer
+    if outer is not None and (outer.span is current or (kind is None and outer.trace_id == f"{context.trace_id:032x}")):
+        # A service that calls itself in process: that span is the caller's, or, unsampled, may be one below the caller's.
+        return None
     # An unsampled span has no kind; a recording one of another kind is our parent, not our equal.
     return current if kind is None or kind is SpanKind.SERVER else None
+
+
+def _method_name(exchange: Exchange) -> str:
+    return exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
 
 
 def _ids(exchange: Exchange) -> dict[str, str]:
@@ -288,8 +300,8 @@ def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, 
         attributes["network.protocol.name"] = "websocket"
     if client := scope.get("client"):
         attributes["client.address"] = client[0]
-        attributes["network.peer.address"] = client[0]
-        attributes["network.peer.port"] = client[1]
+        # A socket without ports has none here, or nothing at all.
+        attributes.update(_given(("network.peer.address", "network.peer.port"), client))
     if agent := exchange.headers.get(b"user-agent"):
         attributes["user_agent.original"] = readable(agent.decode("latin-1"))
     return attributes
@@ -298,13 +310,16 @@ def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, 
 def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
     """Read the name the client used for this server, else the address it is bound to."""
     if host:
-        name, colon, port = host.decode("latin-1").rpartition(":")
-        if colon and port.isascii() and port.isdigit() and len(port) <= 5:
-            return {"server.address": readable(name), "server.port": int(port)}
-        if not colon or name.startswith("["):
-            return {"server.address": readable(host.decode("latin-1")), "server.port": DEFAULT_PORTS.get(scheme, 80)}
-    bound = zip(("server.address", "server.port"), scope.get("server") or (), strict=False)
-    return {key: value for key, value in bound if value is not None}
+        given = _HOST.fullmatch(host.decode("latin-1"))
+        port = int(given["port"] or DEFAULT_PORTS.get(scheme, 80)) if given else 0
+        if given and port <= HIGHEST_PORT:
+            return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
+    return _given(("server.address", "server.port"), scope.get("server") or ())
+
+
+def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Name those values that are there."""
+    return {name: value for name, value in zip(names, values, strict=False) if value is not None}
 
 
 def _record_exception(span: Span, error: BaseException | None) -> None:

@@ -70,6 +70,27 @@ async def answer(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": b"x"})
 
 
+async def test_a_request_leaves_no_work_for_the_garbage_collector(watch):
+    """Nothing of ours refers to itself in a circle."""
+    watched = watch(logging={"output": "/dev/null"})
+    app = ObservabilityMiddleware(answer, observability=watched.obs)
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message) -> None: ...
+
+    await app(http_scope("/1"), receive, send)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            await app(http_scope("/1"), receive, send)
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("sample_rate", [0.0, 1.0])
 async def test_memory_is_flat(tmp_path, sample_rate):
     """After a warm-up, two hundred thousand requests leave nothing behind."""

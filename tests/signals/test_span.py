@@ -27,6 +27,7 @@ from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
 AT_THE_END = {"http.route": "/items/{item}", "http.response.status_code": 200}
 REMOTE = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("vendor", "1")]))
+RANDOM = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(3))
 ANY_VALUE = st.one_of(
     st.text(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.lists(st.text(), max_size=3), st.binary(), st.none()
 )
@@ -130,7 +131,7 @@ def test_whatever_an_application_writes_is_exported_alike(writes: list[tuple[Any
 @pytest.mark.parametrize(
     "sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(1.0)), ParentBased(TraceIdRatioBased(0.0))]
 )
-@pytest.mark.parametrize("parent", [None, REMOTE, SpanContext(0xABC, 0xDEF, is_remote=True)])
+@pytest.mark.parametrize("parent", [None, REMOTE, RANDOM, SpanContext(0xABC, 0xDEF, is_remote=True)])
 @pytest.mark.parametrize("links", [(), [Link(REMOTE, {"why": "edge"})]])
 @pytest.mark.parametrize("reads_attributes", [True, False])
 def test_parents_links_and_sampling_are_followed_alike(sampler, parent, links, reads_attributes):

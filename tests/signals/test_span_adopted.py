@@ -182,6 +182,30 @@ async def test_a_span_around_the_client_is_the_parent(watch):
     assert server.kind is SpanKind.SERVER
 
 
+async def test_an_unsampled_span_of_somebody_else_is_adopted_too(watch):
+    """Its ids are the request's, though it records nothing and does not say what kind it is."""
+    watched = watch()
+    app = nobody(watched)
+    theirs = trace.SpanContext(0xABC, 0xDEF, is_remote=False)
+    with trace.use_span(trace.NonRecordingSpan(theirs)):
+        async with client(app) as c:
+            await c.get("/items/4")
+    assert watched.access[0]["span_id"] == f"{theirs.span_id:016x}"
+    assert watched.spans == []
+
+
+async def test_a_callers_context_is_no_span_of_this_request(watch):
+    """What was extracted from a header and made current is the parent."""
+    watched = watch()
+    app = nobody(watched)
+    remote = trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(1))
+    with trace.use_span(trace.NonRecordingSpan(remote)):
+        async with client(app) as c:
+            await c.get("/items/4")
+    (span,) = watched.server_spans
+    assert span.parent.span_id == remote.span_id
+
+
 GLOBAL = """
 import asyncio, httpx
 from fastapi import FastAPI
