@@ -108,8 +108,10 @@ class LeanSpans:
             "_limits": tracer._span_limits,  # noqa: SLF001 - read once, here
         }
         self._fields = {**pattern, **passed_on, "_kind": SpanKind.SERVER, "_events": _NOTHING, "_links": _NOTHING}
-        random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()
-        self._random_flag = 0x02 if random_ids and hasattr(TraceFlags, "RANDOM_TRACE_ID") else 0
+        # Newer SDKs pass on whether a trace id's bits are random; older ones know no such flag.
+        self._random_mask = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
+        makes_random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()
+        self._random_flag = self._random_mask if makes_random_ids else 0
 
     @classmethod
     def of(cls, tracer: Tracer, *, sampler_reads_attributes: bool) -> Self | None:
@@ -139,7 +141,7 @@ class LeanSpans:
             flags = self._random_flag
         else:
             trace_id = parent.trace_id
-            flags = parent.trace_flags & 0x02 if self._random_flag else 0
+            flags = parent.trace_flags & self._random_mask
         attributes = describe() if self._sampler_reads_attributes else None
         sampled = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, attributes, links)
         decision = sampled.decision

@@ -139,7 +139,8 @@ class Tracing(Recorder):
             return
         started = exchange.wall_ns + exchange.duration_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
-        _record_exception(span, exchange.background_error)
+        if exchange.background_error is not None:
+            _mark_failed(span, exchange.background_error)
         span.end(started + (exchange.background_us or 0) * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
@@ -193,8 +194,7 @@ class Tracing(Recorder):
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
         if exchange.failed:
-            span.set_status(StatusCode.ERROR)
-            _record_exception(span, exchange.error)
+            _mark_failed(span, exchange.error)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
             span.finish(name, attributes, ended_ns)
@@ -322,14 +322,18 @@ def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=False) if value is not None}
 
 
-def _record_exception(span: Span, error: BaseException | None) -> None:
-    if error is not None:
-        try:
-            span.record_exception(error)
-        except Exception:
-            # The application's exception cannot even be printed; its type is still known.
-            span.add_event("exception", {"exception.type": exception_name(error)})
+def _mark_failed(span: Span, error: BaseException | None) -> None:
+    status = getattr(span, "status", None)
+    if status is None or status.status_code is not StatusCode.ERROR:
+        # One that the application has set keeps its description.
         span.set_status(StatusCode.ERROR)
+    if error is None:
+        return
+    try:
+        span.record_exception(error)
+    except Exception:
+        # The application's exception cannot even be printed; its type is still known.
+        span.add_event("exception", {"exception.type": exception_name(error)})
 
 
 class _Headers(Getter[Scope]):
