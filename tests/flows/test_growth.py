@@ -18,8 +18,8 @@ MOST_GROWTH_BYTES = 256 * 1024
 
 
 def all_series(obs: Observability) -> int:
-    """Count the series of the registry."""
-    return sum(len(metric.samples) for metric in obs.registry.collect())
+    """Count the series of the registry; work after the last byte may look long on a busy machine, and has its own."""
+    return sum(len(metric.samples) for metric in obs.registry.collect() if "background" not in metric.name)
 
 
 async def test_hostile_paths_methods_and_hosts_add_a_handful_of_series(watch):

@@ -351,7 +351,7 @@ async def test_a_given_provider_is_never_shut_down(watch):
     async with watched.obs:
         await drive(ObservabilityMiddleware(build_app(), observability=watched.obs), http_scope("/async"))
     watched.provider.get_tracer("test").start_span("after").end()
-    assert [span.name for span in watched.spans] == ["GET /async", "after"]
+    assert [span.name for span in watched.spans if span.name != "background"] == ["GET /async", "after"]
     assert watched.obs.tracer_provider is watched.provider
 
 
