@@ -36,20 +36,15 @@ class Exchange:
     nanoseconds in a span and milliseconds in a log line are the same number.
     """
 
+    # Building one is part of every request, so only what differs between requests is set; the rest are defaults here.
     __slots__ = (
-        "background_error",
-        "background_us",
-        "client_gone",
-        "close_code",
+        "__dict__",
         "correlation_id",
         "duration_us",
-        "error",
-        "error_type",
         "excluded",
         "fields",
         "finished",
         "first_byte_us",
-        "handshake_us",
         "headers",
         "kind",
         "method",
@@ -57,14 +52,11 @@ class Exchange:
         "outer",
         "path",
         "received_bytes",
-        "received_messages",
-        "refusal",
         "request_id",
         "route",
         "sampled",
         "scope",
         "sent_bytes",
-        "sent_messages",
         "span",
         "span_attached",
         "span_id",
@@ -74,8 +66,22 @@ class Exchange:
         "trace_id",
         "wall_ns",
     )
+    refusal: str | None = None
+    """Why this request is answered 400 instead of being handed to the app."""
+    error: BaseException | None = None
+    error_type: str | None = None
+    """Why this exchange counts as failed, in few distinct words; None when it does not."""
+    client_gone: bool = False
+    handshake_us: int | None = None
+    received_messages: int = 0
+    sent_messages: int = 0
+    close_code: int | None = None
+    background_us: int | None = None
+    background_error: BaseException | None = None
 
-    def __init__(self, scope: Scope, *, started_ns: int, wall_ns: int, observer: object = None) -> None:
+    def __init__(
+        self, scope: Scope, *, started_ns: int, wall_ns: int, observer: object = None, outer: "Exchange | None" = None
+    ) -> None:
         self.scope = scope
         self.kind: Literal["http", "websocket"] = scope["type"]
         self.method: str = scope.get("method", "GET")
@@ -88,42 +94,22 @@ class Exchange:
         """Unix time at the start, nanoseconds."""
         self.observer = observer
         """Whose exchange this is: two apps in one process do not meet."""
-        self.outer: Exchange | None = None
+        self.outer = outer
         """The exchange inside which this one runs: a service that calls itself in process."""
-        self.excluded = False
-        self.request_id = ""
-        self.correlation_id = ""
-        self.refusal: str | None = None
-        """Why this request is answered 400 instead of being handed to the app."""
+        self.request_id = self.correlation_id = ""
         self.span: Span = INVALID_SPAN
         self.span_attached: Any = None
         """What undoes making our own span current; None when the span is adopted."""
-        self.trace_id = ""
-        """32 hex digits, or empty without a valid span."""
-        self.span_id = ""
-        self.sampled = False
+        self.trace_id = self.span_id = ""
+        """32 and 16 hex digits, or empty without a valid span."""
         self.fields: dict[str, Any] = {}
         """What the application bound; on every later line and on the canonical one."""
         self.route: str | None = None
         """The route's template; None when nothing matched."""
-        self.status = 0
+        self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
         """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
-        self.error: BaseException | None = None
-        self.error_type: str | None = None
-        """Why this exchange counts as failed, in few distinct words; None when it does not."""
-        self.client_gone = False
-        self.streamed = False
         self.first_byte_us: int | None = None
-        self.handshake_us: int | None = None
-        self.duration_us = 0
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self.received_messages = 0
-        self.sent_messages = 0
-        self.close_code: int | None = None
-        self.finished = False
-        self.background_us: int | None = None
-        self.background_error: BaseException | None = None
+        self.excluded = self.sampled = self.streamed = self.finished = False
 
     @property
     def duration_seconds(self) -> float:
@@ -143,6 +129,8 @@ class Exchange:
     def judge(self, *, complete: bool, valid: bool = True) -> None:
         """Decide once, for all signals, what this exchange amounted to."""
         error = self.error
+        if complete and valid and error is None and 0 < self.status < 500 and not self.client_gone:
+            return
         if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
             self.error_type = CLIENT_DISCONNECT
         elif error is not None and (not complete or self.status >= 500):

@@ -1,11 +1,14 @@
 """The only ASGI callable: it guards the scope, starts a watch for each request, and hands everything else on."""
 
+from collections.abc import Callable
+from functools import partial
+
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
 from sage_fastapi_obs.request.route import RouteTemplates
-from sage_fastapi_obs.request.watch import Observer, Watch
+from sage_fastapi_obs.request.watch import HttpWatch, Observer, Watch, WebSocketWatch
 
 __all__ = ["ObservabilityMiddleware"]
 
@@ -21,6 +24,12 @@ class ObservabilityMiddleware:
         self.app = app
         self.observability = observability
         self._routes = RouteTemplates(app)
+        self._placed = False
+        """Whether this layer has been where it belongs since it saw its first scope."""
+        self._watches: dict[str, Callable[[Scope, Receive, Send], Watch]] = {
+            "http": partial(HttpWatch, observability, self._template),
+            "websocket": partial(WebSocketWatch, observability, self._template),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request to the app, unchanged, and watch."""
@@ -30,12 +39,14 @@ class ObservabilityMiddleware:
         if scope["type"] == "lifespan":
             self._move_outermost(scope)
             return await observability.lifespan(self.app, scope, receive, send)
-        if scope["type"] not in ("http", "websocket") or _is_watched(scope):
+        start_watch = self._watches.get(scope["type"])
+        if start_watch is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
             return await self.app(scope, receive, send)
         try:
-            self._move_outermost(scope)
+            if not self._placed:
+                self._move_outermost(scope)
             observability.ensure_started()
-            watch = Watch(observability, self._template, scope, receive, send)
+            watch = start_watch(scope, receive, send)
         except Exception as error:
             observability.faults.count("ObservabilityMiddleware", error)
             return await self.app(scope, receive, send)
@@ -62,6 +73,7 @@ class ObservabilityMiddleware:
         Starlette puts user middleware inside the one that answers unhandled exceptions, so from there that answer could
         not carry the ids. The layer that stays behind sees a watched scope and passes it on.
         """
+        self._placed = True
         app = scope.get("app")
         stack = getattr(app, "middleware_stack", None)
         if stack is None or isinstance(stack, ObservabilityMiddleware):
@@ -70,11 +82,6 @@ class ObservabilityMiddleware:
             if getattr(added, "kwargs", {}).get("observability") is self.observability:
                 app.middleware_stack = ObservabilityMiddleware(stack, observability=self.observability)  # type: ignore[union-attr]
                 return
-
-
-def _is_watched(scope: Scope) -> bool:
-    exchange: Exchange | None = scope.get(SCOPE_KEY)
-    return exchange is not None and not exchange.finished
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

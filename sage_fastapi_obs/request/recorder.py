@@ -13,7 +13,6 @@ When each moment is called:
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sage_fastapi_obs.request.exchange import Exchange
 
@@ -82,32 +81,48 @@ class Moments:
 
     def request_started(self, exchange: Exchange) -> None:
         """Tell all recorders that a request came in."""
-        self._tell(self._started, exchange)
+        for tell in self._started:
+            try:
+                tell(exchange)
+            except Exception as error:
+                self._count(tell, error)
 
     def response_started(self, exchange: Exchange) -> Headers:
         """Tell all recorders that the status was sent; return the headers to add."""
         headers: Headers = []
-        self._tell(self._answered, exchange, headers)
+        for tell in self._answered:
+            try:
+                tell(exchange, headers)
+            except Exception as error:
+                self._count(tell, error)
         return headers
 
     def request_finished(self, exchange: Exchange) -> None:
         """Tell all recorders that the exchange is over."""
-        self._tell(self._finished, exchange)
+        for tell in self._finished:
+            try:
+                tell(exchange)
+            except Exception as error:
+                self._count(tell, error)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Tell all recorders that the work after the response is over."""
-        self._tell(self._background, exchange)
+        for tell in self._background:
+            try:
+                tell(exchange)
+            except Exception as error:
+                self._count(tell, error)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Tell all recorders to undo what they attached."""
-        self._tell(self._returned, exchange)
-
-    def _tell(self, moment: Sequence[Callable[..., None]], *seen: Any) -> None:
-        for tell in moment:
+        for tell in self._returned:
             try:
-                tell(*seen)
+                tell(exchange)
             except Exception as error:
-                self._faults.count(type(getattr(tell, "__self__", tell)).__name__, error)
+                self._count(tell, error)
+
+    def _count(self, tell: Callable[..., None], error: Exception) -> None:
+        self._faults.count(type(getattr(tell, "__self__", tell)).__name__, error)
 
 
 def _overrides(recorder: Recorder, moment: str) -> bool:

@@ -1,6 +1,6 @@
 """One exchange being watched: what passes between server and app, when the response is over, and how it ended."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Protocol
 
@@ -16,26 +16,14 @@ from sage_fastapi_obs.request.exchange import (
 )
 from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
 
-__all__ = ["Observer", "Watch"]
+__all__ = ["HttpWatch", "Observer", "Watch", "WebSocketWatch"]
 
 BACKGROUND_THRESHOLD_US = 10_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
-_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_AFTER = {
-    "http.response.trailers": "_trailers_sent",
-    "http.response.pathsend": "_path_sent",
-    "http.response.zerocopysend": "_zerocopy_sent",
-    "websocket.send": "_websocket_sent",
-    "websocket.close": "_websocket_closed",
-    "websocket.http.response.body": "_denial_sent",
-}
-"""What to note after a message has gone out, by its type."""
-_KNOWN = {
-    protocol: frozenset(kind for kind in (*_STARTS, *_AFTER, "http.response.body") if kind.startswith(f"{protocol}."))
-    for protocol in ("http", "websocket")
-}
-"""The messages of each protocol that mean something here; all others just pass."""
+Then = Callable[[Message], None]
+"""What to note after a message has gone out."""
 _NO_SCOPE: Scope = {}
+_lower = bytes.lower
 
 
 class Observer(Protocol):
@@ -63,16 +51,13 @@ class Watch:
 
     __slots__ = (
         "_complete",
-        "_denied",
         "_inner_receive",
         "_inner_send",
-        "_known",
         "_moments",
         "_observer",
         "_started",
         "_template",
         "_token",
-        "_trailers",
         "_valid",
         "exchange",
     )
@@ -80,22 +65,23 @@ class Watch:
     def __init__(
         self, observer: Observer, template: Callable[[Exchange], str | None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not isinstance(scope.get("headers", ()), list | tuple):
+        if type(scope.get("headers", ())) is not list:
             # Any iterable is allowed; one that can be read only once is the app's.
-            scope["headers"] = list(scope["headers"])
-        exchange = Exchange(scope, started_ns=observer.clock(), wall_ns=observer.wall_clock(), observer=observer)
-        exchange.excluded = observer.excludes(scope)
-        exchange.outer = current_exchange.get()
-        self.exchange = exchange
+            scope["headers"] = list(scope.get("headers", ()))
+        self.exchange = scope[SCOPE_KEY] = exchange = Exchange(
+            scope, started_ns=observer.clock(), wall_ns=observer.wall_clock(), observer=observer, outer=current_exchange.get()
+        )
         self._observer = observer
         self._template = template
         self._inner_receive = receive
         self._inner_send = send
-        self._moments = observer.excluded_moments if exchange.excluded else observer.moments
-        self._known = _KNOWN[exchange.kind]
-        self._started = self._complete = self._trailers = self._denied = False
+        self._started = self._complete = False
         self._valid = True
-        scope[SCOPE_KEY] = exchange
+        if observer.excludes(scope):
+            exchange.excluded = True
+            self._moments = observer.excluded_moments
+        else:
+            self._moments = observer.moments
         self._token = current_exchange.set(exchange)
         self._moments.request_started(exchange)
 
@@ -108,21 +94,17 @@ class Watch:
             self._fault(error)
         return message
 
+    def _received(self, message: Message) -> None:
+        raise NotImplementedError
+
     def send(self, message: Message) -> Awaitable[None]:
         """Hand on what the app sends.
 
         Not a coroutine: a chunk in the middle of a stream costs a call, not a task step of our own.
         """
-        try:
-            outgoing, then = self._sending(message)
-        except Exception as error:
-            self._fault(error)
-            outgoing, then = message, None
-        if then is None:
-            return self._inner_send(outgoing)
-        return self._send_then(outgoing, then)
+        raise NotImplementedError
 
-    async def _send_then(self, message: Message, then: Callable[[Message], None]) -> None:
+    async def _send_then(self, message: Message, then: Then) -> None:
         await self._inner_send(message)
         try:
             then(message)
@@ -131,8 +113,9 @@ class Watch:
 
     def close(self, error: BaseException | None) -> None:
         """End the watch: the app has returned, failed or was cancelled."""
+        exchange = self.exchange
         try:
-            if self.exchange.finished:
+            if exchange.finished:
                 self._end_background(error)
             else:
                 self._end(error)
@@ -143,53 +126,121 @@ class Watch:
         except ValueError:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
             return
-        self._moments.app_returned(self.exchange)
+        self._moments.app_returned(exchange)
         # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
         # the garbage collector to find.
-        self.exchange.scope = _NO_SCOPE
+        exchange.scope = _NO_SCOPE
+
+    def _with_ours(self, message: Message, *, may_stream: bool) -> Message:
+        """Return the start of a response with our headers in place of any of theirs by the same names."""
+        exchange = self.exchange
+        headers = message.get("headers", ())
+        added = self._answered()
+        if type(headers) is not list:
+            if isinstance(headers, Iterator):
+                # The server reads it, as without us: should it fail, it has to fail there.
+                exchange.streamed = may_stream
+                return {**message, "headers": _with(headers, added)}
+            if not hasattr(headers, "__iter__"):
+                return message
+        names = _names(headers)
+        exchange.streamed = may_stream and b"content-length" not in names
+        if not added:
+            return message
+        ours = [name for name, _ in added]
+        if names.isdisjoint(ours):
+            return {**message, "headers": [*headers, *added]}
+        return {**message, "headers": [*(header for header in headers if _name(header) not in ours), *added]}
+
+    def _answered(self) -> Headers:
+        """Fix what is known when the response starts, and tell it."""
+        exchange = self.exchange
+        if not exchange.finished:
+            exchange.route = self._template(exchange)
+        return self._moments.response_started(exchange)
+
+    def _end(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def _finish(self, *, complete: bool) -> None:
+        exchange = self.exchange
+        exchange.finished = True
+        if exchange.route is None:
+            exchange.route = self._template(exchange)
+        exchange.judge(complete=complete, valid=self._valid)
+        self._moments.request_finished(exchange)
+
+    def _end_background(self, error: BaseException | None) -> None:
+        exchange = self.exchange
+        worked_us = self._elapsed_us() - exchange.duration_us
+        if worked_us >= BACKGROUND_THRESHOLD_US or error is not None:
+            exchange.background_us = max(0, worked_us)
+            exchange.background_error = error if exchange.is_failure(error) else None
+            self._moments.background_finished(exchange)
+
+    def _elapsed_us(self) -> int:
+        try:
+            elapsed_ns = self._observer.clock() - self.exchange.started_ns
+        except Exception as error:
+            # An exchange without a duration still has to be counted out.
+            self._fault(error)
+            return self.exchange.duration_us
+        return (elapsed_ns + 500) // 1_000 if elapsed_ns > 0 else 0
+
+    def _fault(self, error: Exception) -> None:
+        self._observer.faults.count("ObservabilityMiddleware", error)
+
+
+class HttpWatch(Watch):
+    """Watches a request and its response."""
+
+    __slots__ = ("_flowing", "_trailers")
+
+    def __init__(self, *given: Any) -> None:
+        self._flowing = self._trailers = False
+        """Whether more of a body is to come that has begun; whether trailers come after it."""
+        super().__init__(*given)
 
     def _received(self, message: Message) -> None:
-        exchange = self.exchange
         kind = message["type"]
         if kind == "http.request":
-            exchange.received_bytes += _size(message.get("body") or b"")
+            self.exchange.received_bytes += _size(message.get("body") or b"")
         elif kind == "http.disconnect":
-            exchange.client_gone = exchange.client_gone or not self._complete
-        elif kind == "websocket.receive":
-            exchange.received_messages += 1
-            exchange.received_bytes += _payload_size(message)
-        elif kind == "websocket.disconnect":
-            exchange.client_gone = True
-            if exchange.close_code is None:
-                exchange.close_code = message.get("code", 1005)
+            self.exchange.client_gone = self.exchange.client_gone or not self._complete
 
-    def _sending(self, message: Message) -> tuple[Message, Callable[[Message], None] | None]:
-        """Note a message before it goes out; return it, and what to do when it has gone."""
-        kind = message["type"]
-        if kind not in self._known:
-            return message, None
-        if kind == "http.response.body":
-            return self._sending_body(message)
-        if kind in _STARTS:
-            return self._sending_start(message), None
-        after = _AFTER.get(kind)
-        return message, None if after is None else getattr(self, after)
+    def send(self, message: Message) -> Awaitable[None]:
+        """Note a message, and hand it on."""
+        then: Then | None = None
+        try:
+            kind = message["type"]
+            if kind == "http.response.body":
+                body = message.get("body")
+                if body:
+                    self.exchange.sent_bytes += len(body) if type(body) is bytes else _size(body)
+                if not (self._flowing and message.get("more_body")):
+                    then = self._sending_body(message)
+            elif kind == "http.response.start":
+                message = self._sending_start(message)
+            elif kind in _AFTER_HTTP:
+                then = getattr(self, _AFTER_HTTP[kind])
+        except Exception as error:
+            self._fault(error)
+        return self._inner_send(message) if then is None else self._send_then(message, then)
 
-    def _sending_body(self, message: Message) -> tuple[Message, Callable[[Message], None] | None]:
-        exchange = self.exchange
-        body = message.get("body")
-        if body:
-            exchange.sent_bytes += _size(body)
+    def _sending_body(self, message: Message) -> Then | None:
+        """Note the first or the last of a body; return what to do when it has gone."""
         if not self._started or self._complete:
             self._valid = False
-            return message, None
+            return None
+        exchange = self.exchange
         last = not message.get("more_body", False)
         if exchange.first_byte_us is None:
             exchange.first_byte_us = self._elapsed_us()
             if last:
                 # Whole in one piece: nothing was streamed, whatever the headers left open.
                 exchange.streamed = False
-        return message, self._completed if last and not self._trailers else None
+        self._flowing = not last
+        return self._completed if last and not self._trailers else None
 
     def _sending_start(self, message: Message) -> Message:
         if self._started:
@@ -197,38 +248,13 @@ class Watch:
             return message
         self._started = True
         exchange = self.exchange
-        accepted = message["type"] == "websocket.accept"
-        self._denied = exchange.kind == "websocket" and not accepted
-        exchange.status = SWITCHING_PROTOCOLS if accepted else _status(message.get("status"))
+        status = message.get("status")
+        exchange.status = status if type(status) is int else _status(status)
         if exchange.client_gone:
             # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
             exchange.status = CLIENT_CLOSED_REQUEST
         self._trailers = bool(message.get("trailers", False))
-        headers = message.get("headers", ())
-        added = self._answered()
-        if isinstance(headers, Iterator):
-            # The server reads it, as without us: should it fail, it has to fail there.
-            exchange.streamed = not accepted
-            return {**message, "headers": _with(headers, added)}
-        if not hasattr(headers, "__iter__"):
-            return message
-        names = [_name(header) for header in headers]
-        exchange.streamed = not accepted and b"content-length" not in names
-        if not added:
-            return message
-        ours = {name for name, _ in added}
-        return {**message, "headers": [*(h for h, name in zip(headers, names, strict=True) if name not in ours), *added]}
-
-    def _answered(self) -> Headers:
-        """Fix what is known when the response starts, and tell it."""
-        exchange = self.exchange
-        if not exchange.finished:
-            exchange.route = self._template(exchange)
-        if exchange.kind == "websocket":
-            exchange.handshake_us = self._elapsed_us()
-            # The span ends here, and has to know what became of the handshake.
-            exchange.judge(complete=True)
-        return self._moments.response_started(exchange)
+        return self._with_ours(message, may_stream=True)
 
     def _path_sent(self, message: Message) -> None:
         if not self._trailers:
@@ -243,24 +269,6 @@ class Watch:
     def _trailers_sent(self, message: Message) -> None:
         if not message.get("more_trailers", False):
             self._completed(message)
-
-    def _websocket_sent(self, message: Message) -> None:
-        self.exchange.sent_messages += 1
-        self.exchange.sent_bytes += _payload_size(message)
-
-    def _denial_sent(self, message: Message) -> None:
-        self.exchange.sent_bytes += _size(message.get("body") or b"")
-        self._complete = not message.get("more_body", False)
-
-    def _websocket_closed(self, message: Message) -> None:
-        exchange = self.exchange
-        if exchange.close_code is None:
-            exchange.close_code = message.get("code", 1000)
-        if not self._started:
-            # Closing before accepting is a refusal: the server answers the handshake with 403.
-            self._started = True
-            exchange.status = 403
-            self._answered()
 
     def _completed(self, _: Message) -> None:
         """Fix the duration: the last byte was handed to the server."""
@@ -283,41 +291,105 @@ class Watch:
         if not self._complete:
             exchange.duration_us = self._elapsed_us()
         exchange.error = error
-        accepted = exchange.status == SWITCHING_PROTOCOLS and exchange.kind == "websocket"
-        if accepted and error is not None and exchange.close_code is None:
-            exchange.close_code = ABNORMAL_CLOSURE
-        if exchange.kind == "websocket" and not self._denied:
-            self._finish(complete=self._started and error is None)
-        else:
-            self._finish(complete=self._complete)
+        self._finish(complete=self._complete)
 
-    def _finish(self, *, complete: bool) -> None:
+
+_AFTER_HTTP = {
+    "http.response.trailers": "_trailers_sent",
+    "http.response.pathsend": "_path_sent",
+    "http.response.zerocopysend": "_zerocopy_sent",
+}
+
+
+class WebSocketWatch(Watch):
+    """Watches a handshake and what follows it."""
+
+    __slots__ = ("_denied",)
+
+    def __init__(self, *given: Any) -> None:
+        self._denied = False
+        """Whether the handshake was answered with a response of its own."""
+        super().__init__(*given)
+
+    def _received(self, message: Message) -> None:
         exchange = self.exchange
-        exchange.finished = True
-        if exchange.route is None:
-            exchange.route = self._template(exchange)
-        exchange.judge(complete=complete, valid=self._valid)
-        self._moments.request_finished(exchange)
+        kind = message["type"]
+        if kind == "websocket.receive":
+            exchange.received_messages += 1
+            exchange.received_bytes += _payload_size(message)
+        elif kind == "websocket.disconnect":
+            exchange.client_gone = True
+            if exchange.close_code is None:
+                exchange.close_code = message.get("code", 1005)
 
-    def _end_background(self, error: BaseException | None) -> None:
-        exchange = self.exchange
-        worked_us = self._elapsed_us() - exchange.duration_us
-        if worked_us >= BACKGROUND_THRESHOLD_US or error is not None:
-            exchange.background_us = max(0, worked_us)
-            exchange.background_error = error if exchange.is_failure(error) else None
-            self._moments.background_finished(exchange)
-
-    def _elapsed_us(self) -> int:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Note a message, and hand it on."""
+        then: Then | None = None
         try:
-            now_ns = self._observer.clock()
+            kind = message["type"]
+            if kind in ("websocket.accept", "websocket.http.response.start"):
+                message = self._sending_start(message)
+            elif kind in _AFTER_WEBSOCKET:
+                then = getattr(self, _AFTER_WEBSOCKET[kind])
         except Exception as error:
-            # An exchange without a duration still has to be counted out.
             self._fault(error)
-            return self.exchange.duration_us
-        return max(0, (now_ns - self.exchange.started_ns + 500) // 1_000)
+        return self._inner_send(message) if then is None else self._send_then(message, then)
 
-    def _fault(self, error: Exception) -> None:
-        self._observer.faults.count("ObservabilityMiddleware", error)
+    def _sending_start(self, message: Message) -> Message:
+        if self._started:
+            self._valid = False
+            return message
+        self._started = True
+        exchange = self.exchange
+        accepted = message["type"] == "websocket.accept"
+        self._denied = not accepted
+        exchange.status = SWITCHING_PROTOCOLS if accepted else _status(message.get("status"))
+        if exchange.client_gone:
+            exchange.status = CLIENT_CLOSED_REQUEST
+        return self._with_ours(message, may_stream=self._denied)
+
+    def _answered(self) -> Headers:
+        exchange = self.exchange
+        exchange.handshake_us = self._elapsed_us()
+        if not exchange.finished:
+            exchange.route = self._template(exchange)
+        # The span ends here, and has to know what became of the handshake.
+        exchange.judge(complete=True)
+        return self._moments.response_started(exchange)
+
+    def _message_sent(self, message: Message) -> None:
+        self.exchange.sent_messages += 1
+        self.exchange.sent_bytes += _payload_size(message)
+
+    def _denial_sent(self, message: Message) -> None:
+        self.exchange.sent_bytes += _size(message.get("body") or b"")
+        self._complete = not message.get("more_body", False)
+
+    def _closed(self, message: Message) -> None:
+        exchange = self.exchange
+        if exchange.close_code is None:
+            exchange.close_code = message.get("code", 1000)
+        if not self._started:
+            # Closing before accepting is a refusal: the server answers the handshake with 403.
+            self._started = True
+            exchange.status = 403
+            self._answered()
+
+    def _end(self, error: BaseException | None) -> None:
+        exchange = self.exchange
+        if not self._complete:
+            exchange.duration_us = self._elapsed_us()
+        exchange.error = error
+        if exchange.status == SWITCHING_PROTOCOLS and error is not None and exchange.close_code is None:
+            exchange.close_code = ABNORMAL_CLOSURE
+        self._finish(complete=self._complete if self._denied else self._started and error is None)
+
+
+_AFTER_WEBSOCKET = {
+    "websocket.send": "_message_sent",
+    "websocket.close": "_closed",
+    "websocket.http.response.body": "_denial_sent",
+}
 
 
 def _status(status: Any) -> int:
@@ -326,6 +398,14 @@ def _status(status: Any) -> int:
         return int(status)
     except Exception:
         return 500
+
+
+def _names(headers: Iterable[Any]) -> set[bytes]:
+    """Read the names of headers, lower-case."""
+    try:
+        return {_lower(name) for name, _ in headers}
+    except Exception:
+        return {_name(header) for header in headers}
 
 
 def _name(header: Any) -> bytes:

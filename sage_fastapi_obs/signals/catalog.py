@@ -6,19 +6,23 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 
 __all__ = [
+    "CATALOG",
     "HTTP_METRICS",
     "KNOWN_METHODS",
     "OTHER_METHOD",
     "OVERFLOW",
+    "REQUEST_METRICS",
     "SELF_METRICS",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
     "Metric",
     "build",
+    "register",
 ]
 
 KNOWN_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -52,7 +56,7 @@ _METHODS = (*sorted(KNOWN_METHODS), OTHER_METHOD)
 _RED: dict[str, tuple[str, ...]] = {"method": _METHODS, "route": (), "status": ()}
 _ROUTE: dict[str, tuple[str, ...]] = {"method": _METHODS, "route": ()}
 
-HTTP_METRICS = (
+REQUEST_METRICS = (
     Metric("http_requests_total", "counter", "HTTP requests answered.", _RED),
     Metric(
         "http_request_duration_seconds",
@@ -62,15 +66,18 @@ HTTP_METRICS = (
         "seconds",
         LATENCY_BUCKETS,
     ),
+    Metric("http_requests_in_flight", "gauge", "HTTP requests being handled now.", {"method": _METHODS}),
+    Metric("http_request_size_bytes", "histogram", "Bytes of request bodies as received.", _ROUTE, "bytes", SIZE_BUCKETS),
+    Metric("http_response_size_bytes", "histogram", "Bytes of response bodies as sent.", _ROUTE, "bytes", SIZE_BUCKETS),
+)
+"""Those that every request changes, all at once."""
+HTTP_METRICS = (
     Metric(
         "request_errors_total",
         "counter",
         "Requests that failed: a 5xx, an exception, half a response, or an exception in a background task.",
         {"protocol": ("http", "grpc", "websocket"), "method": _METHODS, "route": (), "error_type": ()},
     ),
-    Metric("http_requests_in_flight", "gauge", "HTTP requests being handled now.", {"method": _METHODS}),
-    Metric("http_request_size_bytes", "histogram", "Bytes of request bodies as received.", _ROUTE, "bytes", SIZE_BUCKETS),
-    Metric("http_response_size_bytes", "histogram", "Bytes of response bodies as sent.", _ROUTE, "bytes", SIZE_BUCKETS),
     Metric("http_stream_duration_seconds", "histogram", "Whole duration of streamed responses.", _RED, "seconds", LONG_BUCKETS),
     Metric(
         "http_stream_first_byte_seconds",
@@ -122,6 +129,9 @@ SELF_METRICS = (
     ),
 )
 
+CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)
+"""All of them."""
+
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
@@ -145,9 +155,21 @@ def _instrument(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBas
             **options,  # type: ignore[arg-type]
         )
     except ValueError as error:
-        raise DuplicateInstrumentError(f"{metric.name}: {error}; give each Observability a registry of its own") from error
+        raise _duplicate(metric.name, error) from error
     closed = list(metric.labels.values())
     if len(closed) == 1 and closed[0]:
         for value in closed[0]:
             instrument.labels(value)
     return instrument
+
+
+def register(collector: Collector, registry: CollectorRegistry) -> None:
+    """Register a collector of our own."""
+    try:
+        registry.register(collector)
+    except ValueError as error:
+        raise _duplicate(type(collector).__name__, error) from error
+
+
+def _duplicate(name: str, error: ValueError) -> DuplicateInstrumentError:
+    return DuplicateInstrumentError(f"{name}: {error}; give each Observability a registry of its own")

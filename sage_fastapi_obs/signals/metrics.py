@@ -1,6 +1,7 @@
 """RED metrics of HTTP and WebSocket, on the registry of one `Observability`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -15,33 +16,34 @@ from sage_fastapi_obs.signals.catalog import (
     KNOWN_METHODS,
     OTHER_METHOD,
     OVERFLOW,
+    REQUEST_METRICS,
     SELF_METRICS,
     UNMATCHED,
     WEBSOCKET_METRICS,
     build,
+    register,
 )
+from sage_fastapi_obs.signals.series import Requests, RequestSeries, Seen
 
 __all__ = ["Metrics"]
 
 
 class Metrics(Recorder):
-    """Counts and times every exchange; children are resolved once per method, route and status."""
+    """Counts and times every exchange; series are resolved once per method, route and status."""
 
     def __init__(self, settings: MetricsSettings, registry: CollectorRegistry, faults: Faults) -> None:
         self.registry = registry
-        catalog = [
-            metric.with_buckets(settings.duration_buckets if metric.name == "http_request_duration_seconds" else None)
-            for metric in (*HTTP_METRICS, *WEBSOCKET_METRICS)
-        ]
-        instruments = cast("dict[str, Any]", build([*catalog, SELF_METRICS[1]], registry))
-        self.requests: Counter = instruments["http_requests_total"]
-        self.duration: Histogram = instruments["http_request_duration_seconds"]
+        total, duration, in_flight, received, sent = REQUEST_METRICS
+        self._requests = requests = Requests(total, duration.with_buckets(settings.duration_buckets), in_flight, received, sent)
+        self._lock = requests.lock
+        self._flying = requests.in_flight
+        self._duration_bounds = requests.duration_bounds
+        self._size_bounds = requests.size_bounds
+        register(requests, registry)
+        instruments = cast("dict[str, Any]", build([*HTTP_METRICS, *WEBSOCKET_METRICS, SELF_METRICS[1]], registry))
         self._errors: Counter = instruments["request_errors_total"]
-        self._in_flight: Gauge = instruments["http_requests_in_flight"]
-        self.request_size: Histogram = instruments["http_request_size_bytes"]
-        self.response_size: Histogram = instruments["http_response_size_bytes"]
-        self.stream_duration: Histogram = instruments["http_stream_duration_seconds"]
-        self.stream_first_byte: Histogram = instruments["http_stream_first_byte_seconds"]
+        self._stream_duration: Histogram = instruments["http_stream_duration_seconds"]
+        self._stream_first_byte: Histogram = instruments["http_stream_first_byte_seconds"]
         self._background: Histogram = instruments["http_background_duration_seconds"]
         self._sockets_open: Gauge = instruments["websocket_connections_open"]
         self._sockets: Counter = instruments["websocket_connections_total"]
@@ -53,39 +55,63 @@ class Metrics(Recorder):
             label: _LabelGuard(settings.max_routes if label == "route" else settings.max_label_values, overflow.labels(label))
             for label in ("route", "status", "error_type", "close_code")
         }
-        self._children: dict[tuple[str, str | None, int], _Children] = {}
+        self._series: dict[tuple[str, str | None, int], RequestSeries] = {}
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         registry.register(_FaultCollector(faults))
 
     def request_started(self, exchange: Exchange) -> None:
         """Count the request in."""
-        if exchange.kind == "http":
-            self._in_flight.labels(_method(exchange)).inc()
-        else:
+        if exchange.kind == "websocket":
             self._sockets_open.inc()
+            return
+        method = exchange.method
+        with self._lock:
+            self._flying[method if method in KNOWN_METHODS else OTHER_METHOD] += 1
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
         if exchange.kind == "websocket":
             self._socket_finished(exchange)
             return
-        method = _method(exchange)
-        self._in_flight.labels(method).dec()
-        children = self._children.get((method, exchange.route, exchange.status)) or self._resolve(method, exchange)
+        method = exchange.method
+        if method not in KNOWN_METHODS:
+            method = OTHER_METHOD
+        series = self._series.get((method, exchange.route, exchange.status)) or self._resolve(method, exchange)
+        sizes = series.sizes
+        seconds = exchange.duration_us / 1_000_000
+        timed = not exchange.streamed
+        bucket = bisect_left(self._duration_bounds, seconds)
+        seen: Seen | None = None
+        if timed and exchange.sampled and self._exemplars:
+            seen = (exchange.trace_id, exchange.span_id, seconds, exchange.wall_ns / 1_000_000_000 + seconds)
+        with self._lock:
+            self._flying[method] -= 1
+            series.requests += 1
+            if timed:
+                series.timed += 1
+                series.duration_us += exchange.duration_us
+                series.buckets[bucket] += 1
+                if seen is not None:
+                    series.exemplars[bucket] = seen
+            sizes.requests += 1
+            sizes.received_bytes += exchange.received_bytes
+            sizes.received[bisect_left(self._size_bounds, exchange.received_bytes)] += 1
+            sizes.sent_bytes += exchange.sent_bytes
+            sizes.sent[bisect_left(self._size_bounds, exchange.sent_bytes)] += 1
+        if not timed:
+            self._stream_finished(method, exchange)
+        if exchange.error_type is not None and exchange.failed:
+            self._count_error("http", method, exchange, exchange.error_type)
+
+    def _stream_finished(self, method: str, exchange: Exchange) -> None:
+        route = self._guards["route"](exchange.route or UNMATCHED)
+        status = self._guards["status"](str(exchange.status))
         exemplar = (
             {"trace_id": exchange.trace_id, "span_id": exchange.span_id} if exchange.sampled and self._exemplars else None
         )
-        children.count()
-        children.request_size(exchange.received_bytes)
-        children.response_size(exchange.sent_bytes)
-        if exchange.streamed:
-            children.stream(exchange.duration_seconds, exemplar)
-            children.first_byte((exchange.first_byte_us or 0) / 1_000_000)
-        else:
-            children.duration(exchange.duration_seconds, exemplar)
-        if exchange.failed:
-            self._count_error("http", method, exchange, cast("str", exchange.error_type))
+        self._stream_duration.labels(method, route, status).observe(exchange.duration_seconds, exemplar)
+        self._stream_first_byte.labels(method, route).observe((exchange.first_byte_us or 0) / 1_000_000)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Time the work after the response, which is no part of the request."""
@@ -110,37 +136,14 @@ class Metrics(Recorder):
         route = self._guards["route"](exchange.route or UNMATCHED)
         self._errors.labels(protocol, method, route, self._guards["error_type"](error_type)).inc()
 
-    def _resolve(self, method: str, exchange: Exchange) -> "_Children":
-        route = exchange.route or UNMATCHED
-        guarded = (method, self._guards["route"](route), self._guards["status"](str(exchange.status)))
-        children = _Children(self, *guarded)
-        if guarded[1] == route and guarded[2] == str(exchange.status):
+    def _resolve(self, method: str, exchange: Exchange) -> RequestSeries:
+        route, status = exchange.route or UNMATCHED, str(exchange.status)
+        guarded = (self._guards["route"](route), self._guards["status"](status))
+        series = self._requests.of(method, *guarded)
+        if guarded == (route, status):
             # What overflowed is not remembered: remembering it would be the growth that the guard prevents.
-            self._children[(method, exchange.route, exchange.status)] = children
-        return children
-
-
-class _Children:
-    """The instruments of one method, route and status, bound."""
-
-    __slots__ = ("count", "duration", "first_byte", "request_size", "response_size", "stream")
-
-    def __init__(self, metrics: Metrics, method: str, route: str, status: str) -> None:
-        self.count: Callable[[], None] = metrics.requests.labels(method, route, status).inc
-        self.duration: Callable[..., None] = _lazy(metrics.duration, method, route, status)
-        self.stream: Callable[..., None] = _lazy(metrics.stream_duration, method, route, status)
-        self.first_byte: Callable[..., None] = _lazy(metrics.stream_first_byte, method, route)
-        self.request_size: Callable[[float], None] = metrics.request_size.labels(method, route).observe
-        self.response_size: Callable[[float], None] = metrics.response_size.labels(method, route).observe
-
-
-def _lazy(histogram: Histogram, *labels: str) -> Callable[..., None]:
-    """Bind a child that appears in the exposition only once it has something to show."""
-
-    def observe(value: float, exemplar: dict[str, str] | None = None) -> None:
-        histogram.labels(*labels).observe(value, exemplar)
-
-    return observe
+            self._series[method, exchange.route, exchange.status] = series
+        return series
 
 
 class _LabelGuard:

@@ -169,6 +169,15 @@ def breaking_recorder(kind: str, moment: str) -> Break:
     return do
 
 
+def breaking_flight(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make counting requests in flight raise."""
+
+    class Broken(dict[str, int]):
+        __getitem__ = fail
+
+    monkeypatch.setattr(_recorder(watched, "Metrics"), "_flying", Broken())
+
+
 def breaking_handover(name: str) -> Break:
     def do(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
         watched.obs.start()
@@ -197,11 +206,12 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "output": ({}, breaking("_logs._output.write"), "Logs"),
     "emitting": ({}, breaking("_logs.emit"), "Logs"),
     "other sinks": ({}, breaking_handover("others_listen"), "Logs"),
+    "new series": ({}, breaking_recorder("Metrics", "_resolve"), "Metrics"),
+    "requests in flight": ({}, breaking_flight, "Metrics"),
     **{
         f"metric {name}": ({}, breaking_metric(name), "Metrics")
         for name in (
-            *("http_requests_total", "http_request_duration_seconds", "http_requests_in_flight", "request_errors_total"),
-            *("http_stream_duration_seconds", "http_response_size_bytes", "http_background_duration_seconds"),
+            *("request_errors_total", "http_stream_duration_seconds", "http_background_duration_seconds"),
             *("websocket_connections_open", "websocket_messages_total"),
         )
     },

@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import client, drive, http_scope
 
 from sage_fastapi_obs import DuplicateInstrumentError, Observability, Settings
-from sage_fastapi_obs.signals.catalog import HTTP_METRICS, SELF_METRICS, WEBSOCKET_METRICS, Metric, build
+from sage_fastapi_obs.signals.catalog import CATALOG as ALL
+from sage_fastapi_obs.signals.catalog import Metric, build
 
-CATALOG = {metric.name: metric for metric in (*HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)}
+CATALOG = {metric.name: metric for metric in ALL}
 LIBRARY = ("process_", "python_")
 
 
@@ -88,7 +89,7 @@ async def test_what_is_exported_is_what_the_catalog_declares(watch):
         bounds = {sample.labels["le"] for sample in family.samples if "le" in sample.labels}
         assert not bounds or len(bounds) == len(metric.buckets) + 1
     assert CATALOG == {}
-    CATALOG.update({metric.name: metric for metric in (*HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)})
+    CATALOG.update({metric.name: metric for metric in ALL})
 
 
 async def test_bytes_streams_errors_and_sockets_are_counted(watch):
