@@ -18,21 +18,37 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 
 __all__ = ["LeanSpan", "LeanSpans"]
 
-_FILLED_IN = frozenset({"_name", "_context", "_parent", "_kind", "_start_time", "_attributes", "_events", "_links", "_lock"})
-_PASSED_ON = frozenset(
+_OF_THE_TRACER = frozenset(
     {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
 )
+"""Fields of the SDK's span that are the same for all spans of a tracer."""
+_OF_THE_SPAN = frozenset({"_name", "_context", "_parent", "_start_time", "_end_time", "_attributes", "_lock"})
+_DEFAULTS = frozenset({"_kind", "_events", "_links", "_status"})
 _NOTHING: tuple[Any, ...] = ()
 MOST_ATTRIBUTES = 32
 """More than a server span of ours ever starts and ends with."""
 
 
-class LeanSpan(SdkSpan):
-    """A server span that takes its first and last attributes unchecked."""
+_LOW_64_BITS = (1 << 64) - 1
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        # Deliberately without the SDK's constructor: the fields are those it has set on a span like this one.
-        self.__dict__.update(fields)
+
+class LeanSpan(SdkSpan):
+    """A server span that takes its first and last attributes unchecked.
+
+    Made by `LeanSpans`, whose subclass for a tracer carries everything that is the same for all its spans.
+    """
+
+    def __init__(
+        self, name: str, context: SpanContext, parent: SpanContext | None, started_ns: int, attributes: dict[str, Any]
+    ) -> None:
+        # Deliberately without the SDK's constructor: what it would set besides is the same for all, and on the class.
+        self._name = name
+        self._context = context
+        self._parent = parent
+        self._start_time = started_ns
+        self._end_time = None
+        self._attributes = attributes
+        self._lock = Lock()
 
     def finish(self, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
         """End the span, with its name and last attributes."""
@@ -47,10 +63,11 @@ class LeanSpan(SdkSpan):
             self._name = name
             self._attributes.update(attributes)
             self._end_time = ended_ns
-        on_ending = getattr(self._span_processor, "_on_ending", None)
+        processor = self._span_processor
+        on_ending = getattr(processor, "_on_ending", None)
         if on_ending is not None:
             on_ending(self)
-        self._span_processor.on_end(self._readable_span())
+        processor.on_end(self._readable_span())
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
@@ -94,12 +111,13 @@ class LeanSpan(SdkSpan):
 class LeanSpans:
     """Opens lean server spans, as one SDK tracer would open ordinary ones."""
 
-    def __init__(self, tracer: SdkTracer, *, sampler_reads_attributes: bool) -> None:
+    def __init__(self, tracer: SdkTracer, *, root_bound: int | None) -> None:
         """Build for a tracer that is supported; see `of`."""
         self._tracer = tracer
-        self._sampler_reads_attributes = sampler_reads_attributes
-        pattern = vars(_pattern_span())
-        passed_on = {
+        self._root_bound = root_bound
+        self._new_trace_id = tracer.id_generator.generate_trace_id
+        self._new_span_id = tracer.id_generator.generate_span_id
+        of_the_tracer = {
             "_resource": tracer.resource,
             "_sampler": tracer.sampler,
             "_span_processor": tracer.span_processor,
@@ -107,22 +125,23 @@ class LeanSpans:
             "_instrumentation_info": tracer.instrumentation_info,
             "_limits": tracer._span_limits,  # noqa: SLF001 - read once, here
         }
-        self._fields = {**pattern, **passed_on, "_kind": SpanKind.SERVER, "_events": _NOTHING, "_links": _NOTHING}
+        shared = {name: _kept(value) for name, value in vars(_pattern_span()).items() if name not in _OF_THE_SPAN}
+        lean = {"_kind": SpanKind.SERVER, "_events": _NOTHING, "_links": _NOTHING}
+        self._span: type[LeanSpan] = type("LeanSpan", (LeanSpan,), {**shared, **of_the_tracer, **lean})
         # Newer SDKs pass on whether a trace id's bits are random; older ones know no such flag.
         self._random_mask = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
         makes_random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()
-        self._random_flag = self._random_mask if makes_random_ids else 0
+        self._root_flags = self._random_mask if makes_random_ids else 0
+        self._flags = [_flags(self._root_flags), _flags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
-    def of(cls, tracer: Tracer, *, sampler_reads_attributes: bool) -> Self | None:
+    def of(cls, tracer: Tracer, *, root_bound: int | None = None) -> Self | None:
         """Build for a tracer, or return None when a `LeanSpan` cannot stand for the spans it makes.
 
-        `sampler_reads_attributes`: False for a sampler known to decide by the trace id alone, so that the attributes of
-        unsampled requests need not be made.
+        `root_bound`: for a sampler known to follow the parent, and without one to sample the trace ids whose lower 64 bits
+        are below this bound, as `ParentBased(TraceIdRatioBased(rate))` does; any other sampler is asked each time.
         """
-        if isinstance(tracer, SdkTracer) and _is_supported(tracer):
-            return cls(tracer, sampler_reads_attributes=sampler_reads_attributes)
-        return None
+        return cls(tracer, root_bound=root_bound) if isinstance(tracer, SdkTracer) and _is_supported(tracer) else None
 
     def start(
         self,
@@ -133,38 +152,65 @@ class LeanSpans:
         describe: Callable[[], dict[str, Any]],
     ) -> Span:
         """Open a span; `describe` makes its attributes, when somebody is to read them."""
-        tracer = self._tracer
-        parent: SpanContext | None = get_current_span(parent_context).get_span_context()
-        if parent is None or not parent.is_valid:
-            parent = None
-            trace_id = tracer.id_generator.generate_trace_id()
-            flags = self._random_flag
+        parent: SpanContext | None = None
+        if parent_context is None or parent_context:
+            parent = get_current_span(parent_context).get_span_context()
+            if parent is not None and not parent.is_valid:
+                parent = None
+        if self._root_bound is None or links:
+            return self._start_asking(name, parent_context, parent, links, started_ns, describe)
+        if parent is None:
+            trace_id = self._new_trace_id()
+            sampled = trace_id & _LOW_64_BITS < self._root_bound
+            context = SpanContext(trace_id, self._new_span_id(), is_remote=False, trace_flags=self._flags[sampled])
         else:
-            trace_id = parent.trace_id
-            flags = parent.trace_flags & self._random_mask
-        attributes = describe() if self._sampler_reads_attributes else None
-        sampled = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, attributes, links)
-        decision = sampled.decision
+            sampled = parent.trace_flags.sampled
+            flags = _flags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
+            context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
+        if not sampled:
+            return NonRecordingSpan(context)
+        span = self._span(name, context, parent, started_ns, describe())
+        self._tracer.span_processor.on_start(span, parent_context)
+        return span
+
+    def _start_asking(
+        self,
+        name: str,
+        parent_context: Context | None,
+        parent: SpanContext | None,
+        links: Sequence[Link],
+        started_ns: int,
+        describe: Callable[[], dict[str, Any]],
+    ) -> Span:
+        """Open a span when the sampler has a say, which may want to see the attributes, and may change them."""
+        tracer = self._tracer
+        trace_id = self._new_trace_id() if parent is None else parent.trace_id
+        flags = self._root_flags if parent is None else parent.trace_flags & self._random_mask
+        result = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, describe(), links)
+        decision = result.decision
         context = SpanContext(
             trace_id,
-            tracer.id_generator.generate_span_id(),
+            self._new_span_id(),
             is_remote=False,
-            trace_flags=TraceFlags(flags | decision.is_sampled()),  # type: ignore[no-untyped-call]
-            trace_state=sampled.trace_state,
+            trace_flags=_flags(flags | decision.is_sampled()),  # type: ignore[no-untyped-call]
+            trace_state=result.trace_state,
         )
         if not decision.is_recording():  # type: ignore[no-untyped-call]
             return NonRecordingSpan(context)
-        span = LeanSpan(self._fields)
-        span._name = name  # noqa: SLF001 - these complete what the constructor was given
-        span._context = context  # noqa: SLF001
-        span._parent = parent  # noqa: SLF001
-        span._start_time = started_ns  # noqa: SLF001
-        span._attributes = describe() if attributes is None else dict(sampled.attributes or {})  # noqa: SLF001
-        span._lock = Lock()  # noqa: SLF001
+        span = self._span(name, context, parent, started_ns, dict(result.attributes or {}))
         if links:
-            span._links = span._new_links(links)  # noqa: SLF001
+            span._links = span._new_links(links)  # noqa: SLF001 - completes what the constructor was given
         tracer.span_processor.on_start(span, parent_context)
         return span
+
+
+def _kept(value: Any) -> Any:
+    """Make a value what it was on an instance: on a class, a function would become a method."""
+    return staticmethod(value) if hasattr(type(value), "__get__") else value
+
+
+def _flags(flags: int) -> TraceFlags:
+    return TraceFlags(flags)
 
 
 def _pattern_span() -> Span:
@@ -184,4 +230,4 @@ def _is_supported(tracer: SdkTracer) -> bool:
     most = getattr(limits, "max_span_attributes", MOST_ATTRIBUTES)
     if limits is None or limits.max_span_attribute_length is not None or (most is not None and most < MOST_ATTRIBUTES):
         return False
-    return set(vars(_pattern_span())) >= _FILLED_IN | _PASSED_ON
+    return set(vars(_pattern_span())) >= _OF_THE_SPAN | _OF_THE_TRACER | _DEFAULTS

@@ -6,6 +6,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -55,7 +56,8 @@ class Tracing(Recorder):
         self._closing = threading.Event()
         self._closer: threading.Thread | None = None
         self._exporter = _exporter(settings)
-        self._fields: tuple[bytes, ...] = ()
+        self._fields: frozenset[bytes] = frozenset()
+        """Headers by which a caller passes its trace on."""
         self._tracer: trace.Tracer = trace.NoOpTracer()
         self._lean: LeanSpans | None = None
 
@@ -82,12 +84,13 @@ class Tracing(Recorder):
             self._closing, self._closer = threading.Event(), None
             if self._exporter is not None:
                 self._closer = self._waiting_to_close(self._own, self._closing)
-        self._fields = tuple(name.lower().encode() for name in propagate.get_global_textmap().fields)
+        self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
         self._tracer = tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
-        # Our own sampler decides by the trace id alone; another may want to see the request.
-        self._lean = LeanSpans.of(tracer, sampler_reads_attributes=self._own is None)
+        # Our own sampler's decisions are known; another has to be asked.
+        ours = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
+        self._lean = LeanSpans.of(tracer, root_bound=ours)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -108,9 +111,10 @@ class Tracing(Recorder):
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
-        span = _existing_span(exchange)
+        current = otel_context.get_current()
+        span = _existing_span(exchange) if current or "fastapi.telemetry" in exchange.scope else None
         if span is None:
-            span = self._open(exchange)
+            span = self._open(exchange, current)
         elif span.is_recording():
             span.set_attributes(_ids(exchange))
         exchange.span = span
@@ -149,12 +153,15 @@ class Tracing(Recorder):
             otel_context.detach(exchange.span_attached)
             exchange.span_attached = None
 
-    def _open(self, exchange: Exchange) -> Span:
-        parent, links = self._parent(exchange)
-        name = _method_name(exchange)
+    def _open(self, exchange: Exchange, current: Context) -> Span:
+        links: Sequence[Link] = ()
+        parent = current
+        if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
+            parent, links = self._incoming(exchange)
+        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
 
         def describe() -> dict[str, Any]:
-            return _request_attributes(exchange, query_values=self._settings.query_values) | _ids(exchange)
+            return _request_attributes(exchange, query_values=self._settings.query_values)
 
         if self._lean is not None:
             span = self._lean.start(name, parent, links, exchange.wall_ns, describe)
@@ -168,10 +175,8 @@ class Tracing(Recorder):
         scope.setdefault("starlette.opentelemetry", True)
         return span
 
-    def _parent(self, exchange: Exchange) -> tuple[Context | None, Sequence[Link]]:
-        headers = exchange.headers
-        if self._settings.incoming == "ignore" or not any(name in headers for name in self._fields):
-            return None, ()
+    def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
+        """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
         extracted = propagate.extract(exchange.scope, getter=_HEADERS)
         if self._settings.incoming == "continue":
             return extracted, ()
@@ -182,9 +187,9 @@ class Tracing(Recorder):
         span = exchange.span
         if exchange.span_attached is None or not span.is_recording():
             return
-        name = _method_name(exchange)
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
-        if (renamed := getattr(span, "name", name)) != name:
+        name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+        if (renamed := getattr(span, "name", name)) != started_as:
             # The application has renamed it, and knows better.
             name = renamed
         elif exchange.route is not None:
@@ -193,8 +198,8 @@ class Tracing(Recorder):
             attributes["http.route"] = exchange.route
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
-        if exchange.failed:
-            _mark_failed(span, exchange.error)
+            if exchange.failed:
+                _mark_failed(span, exchange.error)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
             span.finish(name, attributes, ended_ns)
@@ -271,29 +276,29 @@ def _existing_span(exchange: Exchange) -> Span | None:
     return current if kind is None or kind is SpanKind.SERVER else None
 
 
-def _method_name(exchange: Exchange) -> str:
-    return exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-
-
 def _ids(exchange: Exchange) -> dict[str, str]:
     return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
 
 
 def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, Any]:
-    """Describe the request as the conventions want it at the start, for samplers."""
+    """Describe the request as the conventions want it at the start, for samplers; and name it."""
     scope = exchange.scope
     method = exchange.method
     scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
+    host = exchange.headers.get(b"host")
     attributes: dict[str, Any] = {
-        "http.request.method": method if method in KNOWN_METHODS else OTHER_METHOD,
+        "http.request.method": method,
         "url.path": readable(exchange.path),
         "url.scheme": scheme,
-        **_server(scope, exchange.headers.get(b"host"), scheme),
+        **((host and _named_server(host, scheme)) or _given(("server.address", "server.port"), scope.get("server") or ())),
+        "sage.request_id": exchange.request_id,
+        "sage.correlation_id": exchange.correlation_id,
     }
     if method not in KNOWN_METHODS:
+        attributes["http.request.method"] = OTHER_METHOD
         attributes["http.request.method_original"] = readable(method)
-    if scope.get("query_string"):
-        attributes["url.query"] = redacted_query(scope["query_string"], keep_values=query_values)
+    if query := scope.get("query_string"):
+        attributes["url.query"] = redacted_query(query, keep_values=query_values)
     if version := scope.get("http_version"):
         attributes["network.protocol.version"] = version
     if exchange.kind == "websocket":
@@ -307,14 +312,14 @@ def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, 
     return attributes
 
 
-def _server(scope: Scope, host: bytes | None, scheme: str) -> dict[str, Any]:
-    """Read the name the client used for this server, else the address it is bound to."""
-    if host:
-        given = _HOST.fullmatch(host.decode("latin-1"))
-        port = int(given["port"] or DEFAULT_PORTS.get(scheme, 80)) if given else 0
-        if given and port <= HIGHEST_PORT:
-            return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
-    return _given(("server.address", "server.port"), scope.get("server") or ())
+@lru_cache(maxsize=256)
+def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
+    """Read the name the client used for this server; empty when it is none."""
+    given = _HOST.fullmatch(host.decode("latin-1"))
+    port = int(given["port"] or DEFAULT_PORTS.get(scheme, 80)) if given else 0
+    if not given or port > HIGHEST_PORT:
+        return {}
+    return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
 
 
 def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:

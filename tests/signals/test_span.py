@@ -64,7 +64,7 @@ class Counted(IdGenerator):
 class Both:
     """The same provider twice: once for the SDK's spans, once for lean ones."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON, *, reads_attributes: bool = True) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON, *, root_bound: int | None = None) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
         for exporter in self.exporters:
@@ -72,7 +72,7 @@ class Both:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
-        lean = LeanSpans.of(tracer, sampler_reads_attributes=reads_attributes)
+        lean = LeanSpans.of(tracer, root_bound=root_bound)
         assert lean is not None
         self.lean = lean
 
@@ -129,14 +129,21 @@ def test_whatever_an_application_writes_is_exported_alike(writes: list[tuple[Any
 
 
 @pytest.mark.parametrize(
-    "sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(1.0)), ParentBased(TraceIdRatioBased(0.0))]
+    ("sampler", "root_bound"),
+    [
+        (ALWAYS_ON, None),
+        (ALWAYS_OFF, None),
+        (ParentBased(TraceIdRatioBased(1.0)), None),
+        (ParentBased(TraceIdRatioBased(1.0)), TraceIdRatioBased.get_bound_for_rate(1.0)),
+        (ParentBased(TraceIdRatioBased(0.0)), None),
+        (ParentBased(TraceIdRatioBased(0.0)), TraceIdRatioBased.get_bound_for_rate(0.0)),
+    ],
 )
 @pytest.mark.parametrize("parent", [None, REMOTE, RANDOM, SpanContext(0xABC, 0xDEF, is_remote=True)])
 @pytest.mark.parametrize("links", [(), [Link(REMOTE, {"why": "edge"})]])
-@pytest.mark.parametrize("reads_attributes", [True, False])
-def test_parents_links_and_sampling_are_followed_alike(sampler, parent, links, reads_attributes):
+def test_parents_links_and_sampling_are_followed_alike(sampler, root_bound, parent, links):
     """Ids, flags, state and parent are those the SDK would have given."""
-    both = Both(sampler, reads_attributes=reads_attributes)
+    both = Both(sampler, root_bound=root_bound)
     context = None if parent is None else trace.set_span_in_context(NonRecordingSpan(parent))
     ordinary, lean = both.start(context, links)
     assert lean.get_span_context() == ordinary.get_span_context()
@@ -145,6 +152,17 @@ def test_parents_links_and_sampling_are_followed_alike(sampler, parent, links, r
     if lean.is_recording():
         finish(ordinary, lean)
         assert both.exported[0] == both.exported[1]
+
+
+@given(st.floats(0, 1), st.integers(1, (1 << 128) - 1))
+def test_a_bound_samples_what_the_sampler_would(rate: float, trace_id: int):
+    """Any trace id, at any rate: the bound alone decides as the SDK's sampler does."""
+    both = Both(ParentBased(TraceIdRatioBased(rate)), root_bound=TraceIdRatioBased.get_bound_for_rate(rate))
+    both.sdk.id_generator.generate_trace_id = lambda: trace_id
+    both.lean._new_trace_id = lambda: trace_id
+    ordinary, lean = both.start()
+    assert lean.get_span_context() == ordinary.get_span_context()
+    assert lean.is_recording() == ordinary.is_recording()
 
 
 def test_a_samplers_attributes_are_on_the_span():
@@ -197,7 +215,7 @@ def test_processors_see_the_start():
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(Marks())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    span = LeanSpans(provider.get_tracer("x"), sampler_reads_attributes=True).start("GET", None, (), 1, dict)
+    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict)
     span.finish("GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
 
@@ -213,10 +231,10 @@ def test_processors_see_the_start():
 )
 def test_tracers_that_need_more_are_not_supported(tracer):
     """Where the SDK would do something that a lean span does not, it is left to the SDK."""
-    assert LeanSpans.of(tracer, sampler_reads_attributes=True) is None
+    assert LeanSpans.of(tracer) is None
 
 
 def test_internal_metrics_of_the_sdk_keep_their_spans(monkeypatch):
     """An SDK that counts its spans goes on counting all of them."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    assert LeanSpans.of(TracerProvider(shutdown_on_exit=False).get_tracer("x"), sampler_reads_attributes=True) is None
+    assert LeanSpans.of(TracerProvider(shutdown_on_exit=False).get_tracer("x")) is None
