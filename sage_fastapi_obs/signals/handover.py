@@ -74,7 +74,6 @@ def detach(logs: Writer) -> None:
 
 def others_listen() -> bool:
     """Tell whether loguru has sinks besides ours, which must see our lines too."""
-    # Loguru has no public list of its handlers. Were this gone, everybody would be told: slower, and still right.
     handlers = _loguru("handlers")
     return handlers is None or len(handlers) != 1 or _handover.sink_id not in handlers
 
@@ -101,8 +100,12 @@ def _named(logger: str, **fields: Any) -> "loguru.Logger":
     return loguru.logger.patch(name)
 
 
+# Loguru has no public list of its handlers. Were this gone, everybody would be told: slower, and still right.
+_core = getattr(loguru.logger, "_core", None)
+
+
 def _loguru(attribute: str) -> Any:
-    return getattr(getattr(loguru.logger, "_core", None), attribute, None)
+    return getattr(_core, attribute, None)
 
 
 def _take_loguru() -> None:

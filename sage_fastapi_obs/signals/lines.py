@@ -13,7 +13,7 @@ import orjson
 from sage_fastapi_obs.settings import ServiceSettings
 from sage_fastapi_obs.signals.redaction import readable
 
-__all__ = ["LEVELS", "Line", "console_format", "json_format", "layout", "level_name"]
+__all__ = ["LEVELS", "Line", "Timestamps", "console_format", "json_format", "layout", "level_name"]
 
 LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
@@ -39,7 +39,7 @@ def level_name(number: int) -> str:
 
 def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
     """Return a function that lays out the fields of a line for one service."""
-    clock = _Timestamps()
+    clock = Timestamps()
     constant = {"service": service.name, "environment": service.environment, "version": service.version}
 
     def lay_out(
@@ -61,7 +61,7 @@ def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
     return lay_out
 
 
-class _Timestamps:
+class Timestamps:
     """ISO 8601 in UTC with milliseconds; the seconds' part is made once a second."""
 
     def __init__(self) -> None:
@@ -69,6 +69,7 @@ class _Timestamps:
         self._last = (-1, "")
 
     def __call__(self, at: float) -> str:
+        """Write a Unix time."""
         second = int(at)
         made, prefix = self._last
         if second != made:
