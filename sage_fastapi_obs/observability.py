@@ -77,7 +77,7 @@ class Observability:
         self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
-        self._excluded = frozenset(excluded)
+        self._excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
         self._starts = 0
         self._started_by_request = False
@@ -161,7 +161,7 @@ class Observability:
         path: str = scope.get("path", "")
         if root_path := scope.get("root_path"):
             path = path.removeprefix(root_path)
-        return path in self._excluded or path.startswith(self._excluded_below)
+        return path.startswith(self._excluded) and (path in self._excluded or path.startswith(self._excluded_below))
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run an app's lifespan with ours around it; ours failing does not stop the app."""

@@ -36,15 +36,20 @@ class Exchange:
     nanoseconds in a span and milliseconds in a log line are the same number.
     """
 
-    # Building one is part of every request, so only what differs between requests is set; the rest are defaults here.
     __slots__ = (
-        "__dict__",
+        "background_error",
+        "background_us",
+        "client_gone",
+        "close_code",
         "correlation_id",
         "duration_us",
+        "error",
+        "error_type",
         "excluded",
         "fields",
         "finished",
         "first_byte_us",
+        "handshake_us",
         "headers",
         "kind",
         "method",
@@ -52,11 +57,14 @@ class Exchange:
         "outer",
         "path",
         "received_bytes",
+        "received_messages",
+        "refusal",
         "request_id",
         "route",
         "sampled",
         "scope",
         "sent_bytes",
+        "sent_messages",
         "span",
         "span_attached",
         "span_id",
@@ -66,18 +74,6 @@ class Exchange:
         "trace_id",
         "wall_ns",
     )
-    refusal: str | None = None
-    """Why this request is answered 400 instead of being handed to the app."""
-    error: BaseException | None = None
-    error_type: str | None = None
-    """Why this exchange counts as failed, in few distinct words; None when it does not."""
-    client_gone: bool = False
-    handshake_us: int | None = None
-    received_messages: int = 0
-    sent_messages: int = 0
-    close_code: int | None = None
-    background_us: int | None = None
-    background_error: BaseException | None = None
 
     def __init__(
         self, scope: Scope, *, started_ns: int, wall_ns: int, observer: object = None, outer: "Exchange | None" = None
@@ -108,8 +104,18 @@ class Exchange:
         """The route's template; None when nothing matched."""
         self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
         """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
+        self.received_messages = self.sent_messages = 0
         self.first_byte_us: int | None = None
-        self.excluded = self.sampled = self.streamed = self.finished = False
+        self.handshake_us: int | None = None
+        self.close_code: int | None = None
+        self.refusal: str | None = None
+        """Why this request is answered 400 instead of being handed to the app."""
+        self.error: BaseException | None = None
+        self.error_type: str | None = None
+        """Why this exchange counts as failed, in few distinct words; None when it does not."""
+        self.background_us: int | None = None
+        self.background_error: BaseException | None = None
+        self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
 
     @property
     def duration_seconds(self) -> float:

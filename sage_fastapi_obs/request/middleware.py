@@ -1,8 +1,5 @@
 """The only ASGI callable: it guards the scope, starts a watch for each request, and hands everything else on."""
 
-from collections.abc import Callable
-from functools import partial
-
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,38 +23,41 @@ class ObservabilityMiddleware:
         self._routes = RouteTemplates(app)
         self._placed = False
         """Whether this layer has been where it belongs since it saw its first scope."""
-        self._watches: dict[str, Callable[[Scope, Receive, Send], Watch]] = {
-            "http": partial(HttpWatch, observability, self._template),
-            "websocket": partial(WebSocketWatch, observability, self._template),
-        }
+        self._watches: dict[str, type[Watch]] = (
+            {"http": HttpWatch, "websocket": WebSocketWatch} if observability.enabled else {}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request to the app, unchanged, and watch."""
         observability = self.observability
-        if not observability.enabled:
-            return await self.app(scope, receive, send)
-        if scope["type"] == "lifespan":
-            self._move_outermost(scope)
-            return await observability.lifespan(self.app, scope, receive, send)
-        start_watch = self._watches.get(scope["type"])
-        if start_watch is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
-            return await self.app(scope, receive, send)
+        watching = self._watches.get(scope["type"])
+        if watching is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
+            await self._pass_on(scope, receive, send)
+            return
         try:
             if not self._placed:
                 self._move_outermost(scope)
             observability.ensure_started()
-            watch = start_watch(scope, receive, send)
+            watch = watching(observability, self._template, scope, receive, send)
         except Exception as error:
             observability.faults.count("ObservabilityMiddleware", error)
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         app = self.app if watch.exchange.refusal is None else _refuse
         try:
             await app(scope, watch.receive, watch.send)
         except BaseException as error:
             watch.close(error)
             raise
+        watch.close(None)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on what is no request, or is watched already; a lifespan with ours around the app's."""
+        if scope["type"] == "lifespan" and self.observability.enabled:
+            self._move_outermost(scope)
+            await self.observability.lifespan(self.app, scope, receive, send)
         else:
-            watch.close(None)
+            await self.app(scope, receive, send)
 
     def _template(self, exchange: Exchange) -> str | None:
         """Find the route template of an exchange whose app has been routed; None also when looking for it fails."""

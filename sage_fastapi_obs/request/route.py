@@ -32,6 +32,18 @@ class RouteTemplates:
 
     def template(self, scope: Scope, status: int) -> str | None:
         """Return the template with all its prefixes, or None when no route matched."""
+        if "app_root_path" in scope or "route" not in scope:
+            return self._template_by_search(scope, status)
+        # Nearly always: an app's own route, in no mount.
+        route = scope["route"]
+        # FastAPI >= 0.137 keeps include_router() prefixes here, no longer on the route itself. An outer router's context
+        # stays in the scope when a mounted app routes on, so it must be this route's.
+        context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
+        if context is not None and context.original_route is route:
+            route = context
+        return getattr(route, "path_format", None) or self._template_by_search(scope, status)
+
+    def _template_by_search(self, scope: Scope, status: int) -> str | None:
         leaf = self._leaf(scope)
         if leaf is not None:
             return leaf if "app_root_path" not in scope else self._prefix(scope) + leaf
@@ -49,8 +61,6 @@ class RouteTemplates:
         route = scope.get("route")
         if route is None or isinstance(route, Mount):
             return self._leaf_by_endpoint(scope)
-        # FastAPI >= 0.137 keeps include_router() prefixes here, no longer on the route itself. An outer router's context
-        # stays in the scope when a mounted app routes on, so it must be this route's.
         context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
         if context is not None and context.original_route is route:
             return _path_format(context)

@@ -1,8 +1,8 @@
 """One exchange being watched: what passes between server and app, when the response is over, and how it ended."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,9 +18,9 @@ from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
 
 __all__ = ["HttpWatch", "Observer", "Watch", "WebSocketWatch"]
 
-BACKGROUND_THRESHOLD_US = 10_000
+TIDYING_UP_NS = 10_000_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
-Then = Callable[[Message], None]
+Then = Callable[[Any, Message], None]
 """What to note after a message has gone out."""
 _NO_SCOPE: Scope = {}
 _lower = bytes.lower
@@ -51,6 +51,8 @@ class Watch:
 
     __slots__ = (
         "_complete",
+        "_denied",
+        "_flowing",
         "_inner_receive",
         "_inner_send",
         "_moments",
@@ -58,6 +60,7 @@ class Watch:
         "_started",
         "_template",
         "_token",
+        "_trailers",
         "_valid",
         "exchange",
     )
@@ -65,7 +68,7 @@ class Watch:
     def __init__(
         self, observer: Observer, template: Callable[[Exchange], str | None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if type(scope.get("headers", ())) is not list:
+        if type(scope.get("headers")) is not list:
             # Any iterable is allowed; one that can be read only once is the app's.
             scope["headers"] = list(scope.get("headers", ()))
         self.exchange = scope[SCOPE_KEY] = exchange = Exchange(
@@ -75,7 +78,9 @@ class Watch:
         self._template = template
         self._inner_receive = receive
         self._inner_send = send
-        self._started = self._complete = False
+        # Whether the response has started, whether more of a body that has begun is to come, whether trailers come after it,
+        # whether it is complete; and whether a handshake was answered with a response.
+        self._started = self._flowing = self._trailers = self._complete = self._denied = False
         self._valid = True
         if observer.excludes(scope):
             exchange.excluded = True
@@ -107,7 +112,7 @@ class Watch:
     async def _send_then(self, message: Message, then: Then) -> None:
         await self._inner_send(message)
         try:
-            then(message)
+            then(self, message)
         except Exception as error:
             self._fault(error)
 
@@ -115,10 +120,12 @@ class Watch:
         """End the watch: the app has returned, failed or was cancelled."""
         exchange = self.exchange
         try:
-            if exchange.finished:
-                self._end_background(error)
-            else:
+            if not exchange.finished:
                 self._end(error)
+            elif (
+                error is not None or self._observer.clock() - exchange.started_ns > exchange.duration_us * 1_000 + TIDYING_UP_NS
+            ):
+                self._end_background(error)
         except Exception as fault:
             self._fault(fault)
         try:
@@ -131,33 +138,29 @@ class Watch:
         # the garbage collector to find.
         exchange.scope = _NO_SCOPE
 
-    def _with_ours(self, message: Message, *, may_stream: bool) -> Message:
-        """Return the start of a response with our headers in place of any of theirs by the same names."""
+    def _answering(self, message: Message, *, may_stream: bool) -> Message:
+        """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
         exchange = self.exchange
+        if not exchange.finished:
+            exchange.route = self._template(exchange)
+        ours = self._moments.response_started(exchange)
         headers = message.get("headers", ())
-        added = self._answered()
         if type(headers) is not list:
             if isinstance(headers, Iterator):
                 # The server reads it, as without us: should it fail, it has to fail there.
                 exchange.streamed = may_stream
-                return {**message, "headers": _with(headers, added)}
+                return {**message, "headers": _with(headers, ours)}
             if not hasattr(headers, "__iter__"):
                 return message
-        names = _names(headers)
+        try:
+            names = {_lower(name) for name, _ in headers}
+        except Exception:
+            names = {_name(header) for header in headers}
         exchange.streamed = may_stream and b"content-length" not in names
-        if not added:
-            return message
-        ours = [name for name, _ in added]
-        if names.isdisjoint(ours):
-            return {**message, "headers": [*headers, *added]}
-        return {**message, "headers": [*(header for header in headers if _name(header) not in ours), *added]}
-
-    def _answered(self) -> Headers:
-        """Fix what is known when the response starts, and tell it."""
-        exchange = self.exchange
-        if not exchange.finished:
-            exchange.route = self._template(exchange)
-        return self._moments.response_started(exchange)
+        if not names.isdisjoint([name for name, _ in ours]):
+            replaced = {name for name, _ in ours}
+            headers = [header for header in headers if _name(header) not in replaced]
+        return {**message, "headers": [*headers, *ours]} if ours else message
 
     def _end(self, error: BaseException | None) -> None:
         raise NotImplementedError
@@ -172,11 +175,9 @@ class Watch:
 
     def _end_background(self, error: BaseException | None) -> None:
         exchange = self.exchange
-        worked_us = self._elapsed_us() - exchange.duration_us
-        if worked_us >= BACKGROUND_THRESHOLD_US or error is not None:
-            exchange.background_us = max(0, worked_us)
-            exchange.background_error = error if exchange.is_failure(error) else None
-            self._moments.background_finished(exchange)
+        exchange.background_us = max(0, self._elapsed_us() - exchange.duration_us)
+        exchange.background_error = error if exchange.is_failure(error) else None
+        self._moments.background_finished(exchange)
 
     def _elapsed_us(self) -> int:
         try:
@@ -194,12 +195,7 @@ class Watch:
 class HttpWatch(Watch):
     """Watches a request and its response."""
 
-    __slots__ = ("_flowing", "_trailers")
-
-    def __init__(self, *given: Any) -> None:
-        self._flowing = self._trailers = False
-        """Whether more of a body is to come that has begun; whether trailers come after it."""
-        super().__init__(*given)
+    __slots__ = ()
 
     def _received(self, message: Message) -> None:
         kind = message["type"]
@@ -210,37 +206,43 @@ class HttpWatch(Watch):
 
     def send(self, message: Message) -> Awaitable[None]:
         """Note a message, and hand it on."""
-        then: Then | None = None
         try:
             kind = message["type"]
             if kind == "http.response.body":
                 body = message.get("body")
                 if body:
                     self.exchange.sent_bytes += len(body) if type(body) is bytes else _size(body)
-                if not (self._flowing and message.get("more_body")):
-                    then = self._sending_body(message)
+                if not (self._flowing and message.get("more_body")) and self._ends_with(message):
+                    return self._send_last(message)
             elif kind == "http.response.start":
                 message = self._sending_start(message)
-            elif kind in _AFTER_HTTP:
-                then = getattr(self, _AFTER_HTTP[kind])
+            elif kind in self._AFTER:
+                return self._send_then(message, self._AFTER[kind])
         except Exception as error:
             self._fault(error)
-        return self._inner_send(message) if then is None else self._send_then(message, then)
+        return self._inner_send(message)
 
-    def _sending_body(self, message: Message) -> Then | None:
-        """Note the first or the last of a body; return what to do when it has gone."""
+    def _ends_with(self, message: Message) -> bool:
+        """Note the first or the last piece of a body; tell whether the response ends with it."""
         if not self._started or self._complete:
             self._valid = False
-            return None
-        exchange = self.exchange
-        last = not message.get("more_body", False)
-        if exchange.first_byte_us is None:
-            exchange.first_byte_us = self._elapsed_us()
-            if last:
-                # Whole in one piece: nothing was streamed, whatever the headers left open.
-                exchange.streamed = False
-        self._flowing = not last
-        return self._completed if last and not self._trailers else None
+            return False
+        self._flowing = message.get("more_body", False)
+        if self._flowing:
+            if self.exchange.first_byte_us is None:
+                self.exchange.first_byte_us = self._elapsed_us()
+            return False
+        if self.exchange.first_byte_us is None:
+            # Whole in one piece: nothing was streamed, whatever the headers left open.
+            self.exchange.streamed = False
+        return not self._trailers
+
+    async def _send_last(self, message: Message) -> None:
+        await self._inner_send(message)
+        try:
+            self._completed(message)
+        except Exception as error:
+            self._fault(error)
 
     def _sending_start(self, message: Message) -> Message:
         if self._started:
@@ -253,8 +255,8 @@ class HttpWatch(Watch):
         if exchange.client_gone:
             # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
             exchange.status = CLIENT_CLOSED_REQUEST
-        self._trailers = bool(message.get("trailers", False))
-        return self._with_ours(message, may_stream=True)
+        self._trailers = message.get("trailers", False)
+        return self._answering(message, may_stream=True)
 
     def _path_sent(self, message: Message) -> None:
         if not self._trailers:
@@ -293,23 +295,17 @@ class HttpWatch(Watch):
         exchange.error = error
         self._finish(complete=self._complete)
 
-
-_AFTER_HTTP = {
-    "http.response.trailers": "_trailers_sent",
-    "http.response.pathsend": "_path_sent",
-    "http.response.zerocopysend": "_zerocopy_sent",
-}
+    _AFTER: ClassVar[dict[str, Then]] = {
+        "http.response.trailers": _trailers_sent,
+        "http.response.pathsend": _path_sent,
+        "http.response.zerocopysend": _zerocopy_sent,
+    }
 
 
 class WebSocketWatch(Watch):
     """Watches a handshake and what follows it."""
 
-    __slots__ = ("_denied",)
-
-    def __init__(self, *given: Any) -> None:
-        self._denied = False
-        """Whether the handshake was answered with a response of its own."""
-        super().__init__(*given)
+    __slots__ = ()
 
     def _received(self, message: Message) -> None:
         exchange = self.exchange
@@ -324,16 +320,15 @@ class WebSocketWatch(Watch):
 
     def send(self, message: Message) -> Awaitable[None]:
         """Note a message, and hand it on."""
-        then: Then | None = None
         try:
             kind = message["type"]
             if kind in ("websocket.accept", "websocket.http.response.start"):
                 message = self._sending_start(message)
-            elif kind in _AFTER_WEBSOCKET:
-                then = getattr(self, _AFTER_WEBSOCKET[kind])
+            elif kind in self._AFTER:
+                return self._send_then(message, self._AFTER[kind])
         except Exception as error:
             self._fault(error)
-        return self._inner_send(message) if then is None else self._send_then(message, then)
+        return self._inner_send(message)
 
     def _sending_start(self, message: Message) -> Message:
         if self._started:
@@ -346,16 +341,13 @@ class WebSocketWatch(Watch):
         exchange.status = SWITCHING_PROTOCOLS if accepted else _status(message.get("status"))
         if exchange.client_gone:
             exchange.status = CLIENT_CLOSED_REQUEST
-        return self._with_ours(message, may_stream=self._denied)
+        return self._answering(message, may_stream=self._denied)
 
-    def _answered(self) -> Headers:
-        exchange = self.exchange
-        exchange.handshake_us = self._elapsed_us()
-        if not exchange.finished:
-            exchange.route = self._template(exchange)
+    def _answering(self, message: Message, *, may_stream: bool) -> Message:
+        self.exchange.handshake_us = self._elapsed_us()
         # The span ends here, and has to know what became of the handshake.
-        exchange.judge(complete=True)
-        return self._moments.response_started(exchange)
+        self.exchange.judge(complete=True)
+        return super()._answering(message, may_stream=may_stream)
 
     def _message_sent(self, message: Message) -> None:
         self.exchange.sent_messages += 1
@@ -373,7 +365,7 @@ class WebSocketWatch(Watch):
             # Closing before accepting is a refusal: the server answers the handshake with 403.
             self._started = True
             exchange.status = 403
-            self._answered()
+            self._answering({}, may_stream=False)
 
     def _end(self, error: BaseException | None) -> None:
         exchange = self.exchange
@@ -384,12 +376,11 @@ class WebSocketWatch(Watch):
             exchange.close_code = ABNORMAL_CLOSURE
         self._finish(complete=self._complete if self._denied else self._started and error is None)
 
-
-_AFTER_WEBSOCKET = {
-    "websocket.send": "_message_sent",
-    "websocket.close": "_closed",
-    "websocket.http.response.body": "_denial_sent",
-}
+    _AFTER: ClassVar[dict[str, Then]] = {
+        "websocket.send": _message_sent,
+        "websocket.close": _closed,
+        "websocket.http.response.body": _denial_sent,
+    }
 
 
 def _status(status: Any) -> int:
@@ -398,14 +389,6 @@ def _status(status: Any) -> int:
         return int(status)
     except Exception:
         return 500
-
-
-def _names(headers: Iterable[Any]) -> set[bytes]:
-    """Read the names of headers, lower-case."""
-    try:
-        return {_lower(name) for name, _ in headers}
-    except Exception:
-        return {_name(header) for header in headers}
 
 
 def _name(header: Any) -> bytes:

@@ -63,15 +63,17 @@ class Logs(Recorder):
         at = exchange.wall_ns / 1_000_000_000 + exchange.duration_us / 1_000_000
         if exchange.error is None and exchange.kind == "http" and not exchange.fields and not others_listen:
             # Nearly every line of nearly every service: laid out at once, instead of being sorted into its order.
-            self._put(
-                {**self._canonical, "timestamp": self._timestamp(at), "level": level, **_ids(exchange), **_access(exchange)}
-            )
+            laid = self._canonical.copy()
+            laid["timestamp"] = self._timestamp(at)
+            laid["level"] = level
+            laid.update(_canonical_fields(exchange))
+            self._put(laid)
             return
         message = "request failed" if exchange.failed and exchange.error is not None else "request completed"
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        self.emit(at, level, message, ACCESS_LOGGER, {**exchange.fields, **_ids(exchange), **_access(exchange)}, error)
+        self.emit(at, level, message, ACCESS_LOGGER, {**exchange.fields, **_canonical_fields(exchange)}, error)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Write a line about the work after the response: debug, or error when it failed."""
@@ -157,7 +159,7 @@ def _level(exchange: Exchange) -> str:
 
 
 def _ids(exchange: Exchange) -> dict[str, Any]:
-    ids = {"request_id": exchange.request_id, "correlation_id": exchange.correlation_id}
+    ids: dict[str, Any] = {"request_id": exchange.request_id, "correlation_id": exchange.correlation_id}
     if exchange.trace_id:
         ids["trace_id"] = exchange.trace_id
         ids["span_id"] = exchange.span_id
@@ -165,14 +167,14 @@ def _ids(exchange: Exchange) -> dict[str, Any]:
     return ids
 
 
-def _access(exchange: Exchange) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "method": readable(exchange.method),
-        "path": readable(exchange.path),
-        "route": exchange.route,
-        "status": exchange.status,
-        "duration_ms": exchange.duration_us / 1_000,
-    }
+def _canonical_fields(exchange: Exchange) -> dict[str, Any]:
+    """Describe an exchange; in the order in which a line has its fields."""
+    fields = _ids(exchange)
+    fields["method"] = readable(exchange.method)
+    fields["path"] = readable(exchange.path)
+    fields["route"] = exchange.route
+    fields["status"] = exchange.status
+    fields["duration_ms"] = exchange.duration_us / 1_000
     if exchange.streamed and exchange.first_byte_us is not None:
         fields["first_byte_ms"] = exchange.first_byte_us / 1_000
     if exchange.handshake_us is not None:

@@ -6,7 +6,7 @@ types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody el
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
@@ -63,11 +63,10 @@ class LeanSpan(SdkSpan):
             self._name = name
             self._attributes.update(attributes)
             self._end_time = ended_ns
+        # An ended span takes no more writes, so that it may be handed on as it is.
         processor = self._span_processor
-        on_ending = getattr(processor, "_on_ending", None)
-        if on_ending is not None:
-            on_ending(self)
-        processor.on_end(self._readable_span())
+        processor._on_ending(self)  # noqa: SLF001 - as the SDK's span does
+        processor.on_end(self)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
@@ -106,6 +105,9 @@ class LeanSpan(SdkSpan):
                 self._events = self._new_events()  # type: ignore[no-untyped-call]
             if self._links is _NOTHING:
                 self._links = self._new_links(())
+
+
+_Described = TypeVar("_Described")
 
 
 class LeanSpans:
@@ -149,27 +151,28 @@ class LeanSpans:
         parent_context: Context | None,
         links: Sequence[Link],
         started_ns: int,
-        describe: Callable[[], dict[str, Any]],
+        describe: Callable[[_Described], dict[str, Any]],
+        described: _Described,
     ) -> Span:
-        """Open a span; `describe` makes its attributes, when somebody is to read them."""
+        """Open a span; `describe(described)` makes its attributes, when somebody is to read them."""
         parent: SpanContext | None = None
         if parent_context is None or parent_context:
             parent = get_current_span(parent_context).get_span_context()
             if parent is not None and not parent.is_valid:
                 parent = None
         if self._root_bound is None or links:
-            return self._start_asking(name, parent_context, parent, links, started_ns, describe)
+            return self._start_asking(name, parent_context, parent, links, started_ns, describe(described))
         if parent is None:
             trace_id = self._new_trace_id()
             sampled = trace_id & _LOW_64_BITS < self._root_bound
-            context = SpanContext(trace_id, self._new_span_id(), is_remote=False, trace_flags=self._flags[sampled])
+            context = SpanContext(trace_id, self._new_span_id(), False, self._flags[sampled])
         else:
             sampled = parent.trace_flags.sampled
             flags = _flags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
             context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
         if not sampled:
             return NonRecordingSpan(context)
-        span = self._span(name, context, parent, started_ns, describe())
+        span = self._span(name, context, parent, started_ns, describe(described))
         self._tracer.span_processor.on_start(span, parent_context)
         return span
 
@@ -180,13 +183,13 @@ class LeanSpans:
         parent: SpanContext | None,
         links: Sequence[Link],
         started_ns: int,
-        describe: Callable[[], dict[str, Any]],
+        attributes: dict[str, Any],
     ) -> Span:
         """Open a span when the sampler has a say, which may want to see the attributes, and may change them."""
         tracer = self._tracer
         trace_id = self._new_trace_id() if parent is None else parent.trace_id
         flags = self._root_flags if parent is None else parent.trace_flags & self._random_mask
-        result = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, describe(), links)
+        result = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, attributes, links)
         decision = result.decision
         context = SpanContext(
             trace_id,

@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -159,14 +159,11 @@ class Tracing(Recorder):
         if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
             parent, links = self._incoming(exchange)
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-
-        def describe() -> dict[str, Any]:
-            return _request_attributes(exchange, query_values=self._settings.query_values)
-
         if self._lean is not None:
-            span = self._lean.start(name, parent, links, exchange.wall_ns, describe)
+            span = self._lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
         else:
-            span = self._tracer.start_span(name, parent, SpanKind.SERVER, describe(), links, exchange.wall_ns)
+            attributes = self._attributes(exchange)
+            span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, links, exchange.wall_ns)
         exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
         scope = exchange.scope
         # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
@@ -182,6 +179,35 @@ class Tracing(Recorder):
             return extracted, ()
         remote = trace.get_current_span(extracted).get_span_context()
         return Context(), [Link(remote)] if remote.is_valid else ()
+
+    def _attributes(self, exchange: Exchange) -> dict[str, Any]:
+        """Describe the request as the conventions want it at the start, for samplers; and name it."""
+        scope, headers, method = exchange.scope, exchange.headers, exchange.method
+        scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
+        attributes: dict[str, Any] = {
+            "http.request.method": method,
+            "url.path": readable(exchange.path),
+            "url.scheme": scheme,
+            "sage.request_id": exchange.request_id,
+            "sage.correlation_id": exchange.correlation_id,
+        }
+        host = headers.get(b"host")
+        attributes.update((host and _named_server(host, scheme)) or _pair("server", scope.get("server")))
+        if method not in KNOWN_METHODS:
+            attributes["http.request.method"] = OTHER_METHOD
+            attributes["http.request.method_original"] = readable(method)
+        if query := scope.get("query_string"):
+            attributes["url.query"] = redacted_query(query, keep_values=self._settings.query_values)
+        if version := scope.get("http_version"):
+            attributes["network.protocol.version"] = version
+        if exchange.kind == "websocket":
+            attributes["network.protocol.name"] = "websocket"
+        if client := scope.get("client"):
+            attributes["client.address"] = client[0]
+            attributes.update(_pair("network.peer", client))
+        if agent := headers.get(b"user-agent"):
+            attributes["user_agent.original"] = readable(agent.decode("latin-1"))
+        return attributes
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         span = exchange.span
@@ -280,38 +306,6 @@ def _ids(exchange: Exchange) -> dict[str, str]:
     return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
 
 
-def _request_attributes(exchange: Exchange, *, query_values: bool) -> dict[str, Any]:
-    """Describe the request as the conventions want it at the start, for samplers; and name it."""
-    scope = exchange.scope
-    method = exchange.method
-    scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
-    host = exchange.headers.get(b"host")
-    attributes: dict[str, Any] = {
-        "http.request.method": method,
-        "url.path": readable(exchange.path),
-        "url.scheme": scheme,
-        **((host and _named_server(host, scheme)) or _given(("server.address", "server.port"), scope.get("server") or ())),
-        "sage.request_id": exchange.request_id,
-        "sage.correlation_id": exchange.correlation_id,
-    }
-    if method not in KNOWN_METHODS:
-        attributes["http.request.method"] = OTHER_METHOD
-        attributes["http.request.method_original"] = readable(method)
-    if query := scope.get("query_string"):
-        attributes["url.query"] = redacted_query(query, keep_values=query_values)
-    if version := scope.get("http_version"):
-        attributes["network.protocol.version"] = version
-    if exchange.kind == "websocket":
-        attributes["network.protocol.name"] = "websocket"
-    if client := scope.get("client"):
-        attributes["client.address"] = client[0]
-        # A socket without ports has none here, or nothing at all.
-        attributes.update(_given(("network.peer.address", "network.peer.port"), client))
-    if agent := exchange.headers.get(b"user-agent"):
-        attributes["user_agent.original"] = readable(agent.decode("latin-1"))
-    return attributes
-
-
 @lru_cache(maxsize=256)
 def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     """Read the name the client used for this server; empty when it is none."""
@@ -322,9 +316,14 @@ def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
 
 
-def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
-    """Name those values that are there."""
-    return {name: value for name, value in zip(names, values, strict=False) if value is not None}
+def _pair(prefix: str, address: Sequence[Any] | None) -> dict[str, Any]:
+    """Name an address and its port; a socket without ports has none here, or nothing at all."""
+    if not address:
+        return {}
+    named = {f"{prefix}.address": address[0]}
+    if len(address) > 1 and address[1] is not None:
+        named[f"{prefix}.port"] = address[1]
+    return named
 
 
 def _mark_failed(span: Span, error: BaseException | None) -> None:

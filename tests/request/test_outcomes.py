@@ -572,7 +572,7 @@ class FailsFrom:
 
 CLIENT_SEES = script(OK, PART, PART, END)
 PARTS = [
-    (("_logs",), "emit"),
+    (("_logs",), "_put"),
     (("_logs", "_output"), "write"),
 ]
 

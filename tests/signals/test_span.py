@@ -79,7 +79,7 @@ class Both:
     def start(self, context: Any = None, links: Any = ()) -> tuple[trace.Span, trace.Span]:
         """Start one span of each."""
         ordinary = self.sdk.start_span("GET", context, SpanKind.SERVER, ATTRIBUTES, links, 100)
-        return ordinary, self.lean.start("GET", context, links, 100, lambda: dict(ATTRIBUTES))
+        return ordinary, self.lean.start("GET", context, links, 100, dict, ATTRIBUTES)
 
     @property
     def exported(self) -> list[list[dict[str, Any]]]:
@@ -215,7 +215,7 @@ def test_processors_see_the_start():
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(Marks())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict)
+    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict, {})
     span.finish("GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
 
