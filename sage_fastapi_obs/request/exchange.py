@@ -76,7 +76,7 @@ class Exchange:
     )
 
     def __init__(
-        self, scope: Scope, *, started_ns: int, wall_ns: int, observer: object = None, outer: "Exchange | None" = None
+        self, scope: Scope, started_ns: int, wall_ns: int, observer: object = None, outer: "Exchange | None" = None
     ) -> None:
         self.scope = scope
         self.kind: Literal["http", "websocket"] = scope["type"]

@@ -24,6 +24,7 @@ Then = Callable[[Any, Message], None]
 """What to note after a message has gone out."""
 _NO_SCOPE: Scope = {}
 _lower = bytes.lower
+_get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
 
 
 class Observer(Protocol):
@@ -71,9 +72,8 @@ class Watch:
         if type(scope.get("headers")) is not list:
             # Any iterable is allowed; one that can be read only once is the app's.
             scope["headers"] = list(scope.get("headers", ()))
-        self.exchange = scope[SCOPE_KEY] = exchange = Exchange(
-            scope, started_ns=observer.clock(), wall_ns=observer.wall_clock(), observer=observer, outer=current_exchange.get()
-        )
+        clock, wall_clock = observer.clock, observer.wall_clock
+        self.exchange = scope[SCOPE_KEY] = exchange = Exchange(scope, clock(), wall_clock(), observer, _get_current())
         self._observer = observer
         self._template = template
         self._inner_receive = receive
@@ -87,7 +87,7 @@ class Watch:
             self._moments = observer.excluded_moments
         else:
             self._moments = observer.moments
-        self._token = current_exchange.set(exchange)
+        self._token = _set_current(exchange)
         self._moments.request_started(exchange)
 
     async def receive(self) -> Message:
@@ -110,7 +110,8 @@ class Watch:
         raise NotImplementedError
 
     async def _send_then(self, message: Message, then: Then) -> None:
-        await self._inner_send(message)
+        inner_send = self._inner_send
+        await inner_send(message)
         try:
             then(self, message)
         except Exception as error:
@@ -129,7 +130,7 @@ class Watch:
         except Exception as fault:
             self._fault(fault)
         try:
-            current_exchange.reset(self._token)
+            _reset_current(self._token)
         except ValueError:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
             return
@@ -142,7 +143,8 @@ class Watch:
         """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
         exchange = self.exchange
         if not exchange.finished:
-            exchange.route = self._template(exchange)
+            template = self._template
+            exchange.route = template(exchange)
         ours = self._moments.response_started(exchange)
         headers = message.get("headers", ())
         if type(headers) is not list:
@@ -180,8 +182,9 @@ class Watch:
         self._moments.background_finished(exchange)
 
     def _elapsed_us(self) -> int:
+        clock = self._observer.clock
         try:
-            elapsed_ns = self._observer.clock() - self.exchange.started_ns
+            elapsed_ns = clock() - self.exchange.started_ns
         except Exception as error:
             # An exchange without a duration still has to be counted out.
             self._fault(error)
@@ -220,7 +223,8 @@ class HttpWatch(Watch):
                 return self._send_then(message, self._AFTER[kind])
         except Exception as error:
             self._fault(error)
-        return self._inner_send(message)
+        inner_send = self._inner_send
+        return inner_send(message)
 
     def _ends_with(self, message: Message) -> bool:
         """Note the first or the last piece of a body; tell whether the response ends with it."""
@@ -238,7 +242,8 @@ class HttpWatch(Watch):
         return not self._trailers
 
     async def _send_last(self, message: Message) -> None:
-        await self._inner_send(message)
+        inner_send = self._inner_send
+        await inner_send(message)
         try:
             self._completed(message)
         except Exception as error:
@@ -328,7 +333,8 @@ class WebSocketWatch(Watch):
                 return self._send_then(message, self._AFTER[kind])
         except Exception as error:
             self._fault(error)
-        return self._inner_send(message)
+        inner_send = self._inner_send
+        return inner_send(message)
 
     def _sending_start(self, message: Message) -> Message:
         if self._started:

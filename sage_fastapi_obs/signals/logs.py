@@ -10,6 +10,7 @@ from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, console_format, json_format, layout
 from sage_fastapi_obs.signals.redaction import readable
 
@@ -60,20 +61,21 @@ class Logs(Recorder):
         others_listen = handover.others_listen()
         if LEVELS[level] < self.threshold and not others_listen:
             return
-        at = exchange.wall_ns / 1_000_000_000 + exchange.duration_us / 1_000_000
+        at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
         if exchange.error is None and exchange.kind == "http" and not exchange.fields and not others_listen:
             # Nearly every line of nearly every service: laid out at once, instead of being sorted into its order.
+            timestamp = self._timestamp
             laid = self._canonical.copy()
-            laid["timestamp"] = self._timestamp(at)
+            laid["timestamp"] = timestamp(at)
             laid["level"] = level
-            laid.update(_canonical_fields(exchange))
+            _describe(exchange, laid)
             self._put(laid)
             return
         message = "request failed" if exchange.failed and exchange.error is not None else "request completed"
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        self.emit(at, level, message, ACCESS_LOGGER, {**exchange.fields, **_canonical_fields(exchange)}, error)
+        self.emit(at, level, message, ACCESS_LOGGER, _describe(exchange, exchange.fields.copy()), error)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Write a line about the work after the response: debug, or error when it failed."""
@@ -81,7 +83,8 @@ class Logs(Recorder):
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
         fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
         fields["background_ms"] = (exchange.background_us or 0) / 1_000
-        self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, {**_ids(exchange), **fields}, error)
+        fields = _describe_ids(exchange, {}) | fields
+        self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, fields, error)
 
     def emit(
         self, at: float, level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None = None
@@ -104,7 +107,8 @@ class Logs(Recorder):
             self._faults.count(type(self).__name__, fault)
 
     def _put(self, laid: Line) -> None:
-        self._output.write(self._format(laid))
+        form = self._format
+        self._output.write(form(laid))
 
 
 class Output:
@@ -158,35 +162,37 @@ def _level(exchange: Exchange) -> str:
     return "error" if exchange.failed else "warn"
 
 
-def _ids(exchange: Exchange) -> dict[str, Any]:
-    ids: dict[str, Any] = {"request_id": exchange.request_id, "correlation_id": exchange.correlation_id}
+def _describe_ids(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
+    into["request_id"] = exchange.request_id
+    into["correlation_id"] = exchange.correlation_id
     if exchange.trace_id:
-        ids["trace_id"] = exchange.trace_id
-        ids["span_id"] = exchange.span_id
-        ids["trace_flags"] = "01" if exchange.sampled else "00"
-    return ids
+        into["trace_id"] = exchange.trace_id
+        into["span_id"] = exchange.span_id
+        into["trace_flags"] = "01" if exchange.sampled else "00"
+    return into
 
 
-def _canonical_fields(exchange: Exchange) -> dict[str, Any]:
-    """Describe an exchange; in the order in which a line has its fields."""
-    fields = _ids(exchange)
-    fields["method"] = readable(exchange.method)
-    fields["path"] = readable(exchange.path)
-    fields["route"] = exchange.route
-    fields["status"] = exchange.status
-    fields["duration_ms"] = exchange.duration_us / 1_000
+def _describe(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
+    """Add what a canonical line says of an exchange, in the order in which a line says it."""
+    _describe_ids(exchange, into)
+    method = exchange.method
+    into["method"] = method if method in KNOWN_METHODS else readable(method)
+    into["path"] = readable(exchange.path)
+    into["route"] = exchange.route
+    into["status"] = exchange.status
+    into["duration_ms"] = exchange.duration_us / 1_000
     if exchange.streamed and exchange.first_byte_us is not None:
-        fields["first_byte_ms"] = exchange.first_byte_us / 1_000
+        into["first_byte_ms"] = exchange.first_byte_us / 1_000
     if exchange.handshake_us is not None:
-        fields["handshake_ms"] = exchange.handshake_us / 1_000
-    fields["request_bytes"] = exchange.received_bytes
-    fields["response_bytes"] = exchange.sent_bytes
+        into["handshake_ms"] = exchange.handshake_us / 1_000
+    into["request_bytes"] = exchange.received_bytes
+    into["response_bytes"] = exchange.sent_bytes
     if exchange.handshake_us is not None:
-        fields["close_code"] = exchange.close_code
-        fields["messages_received"] = exchange.received_messages
-        fields["messages_sent"] = exchange.sent_messages
-    if client_type := exchange.headers.get(b"x-client-type"):
-        fields["client_type"] = client_type[:32].decode("latin-1")
+        into["close_code"] = exchange.close_code
+        into["messages_received"] = exchange.received_messages
+        into["messages_sent"] = exchange.sent_messages
+    if b"x-client-type" in exchange.headers:
+        into["client_type"] = exchange.headers[b"x-client-type"][:32].decode("latin-1")
     if exchange.error_type is not None:
-        fields["error_type"] = exchange.error_type
-    return fields
+        into["error_type"] = exchange.error_type
+    return into

@@ -78,28 +78,27 @@ class Metrics(Recorder):
         if method not in KNOWN_METHODS:
             method = OTHER_METHOD
         series = self._series.get((method, exchange.route, exchange.status)) or self._resolve(method, exchange)
-        sizes = series.sizes
-        seconds = exchange.duration_us / 1_000_000
-        timed = not exchange.streamed
+        received, sent, duration_us = exchange.received_bytes, exchange.sent_bytes, exchange.duration_us
+        seconds = duration_us / 1_000_000
         bucket = bisect_left(self._duration_bounds, seconds)
+        # Made before the lock is taken, since whatever the garbage collector follows up might want it too.
         seen: Seen | None = None
-        if timed and exchange.sampled and self._exemplars:
+        if exchange.sampled and self._exemplars:
             seen = (exchange.trace_id, exchange.span_id, seconds, exchange.wall_ns / 1_000_000_000 + seconds)
         with self._lock:
             self._flying[method] -= 1
             series.requests += 1
-            if timed:
+            if not exchange.streamed:
                 series.timed += 1
-                series.duration_us += exchange.duration_us
-                series.buckets[bucket] += 1
+                series.duration_us += duration_us
+                series.durations[bucket] += 1
                 if seen is not None:
                     series.exemplars[bucket] = seen
-            sizes.requests += 1
-            sizes.received_bytes += exchange.received_bytes
-            sizes.received[bisect_left(self._size_bounds, exchange.received_bytes)] += 1
-            sizes.sent_bytes += exchange.sent_bytes
-            sizes.sent[bisect_left(self._size_bounds, exchange.sent_bytes)] += 1
-        if not timed:
+            series.received_bytes += received
+            series.received[bisect_left(self._size_bounds, received)] += 1
+            series.sent_bytes += sent
+            series.sent[bisect_left(self._size_bounds, sent)] += 1
+        if exchange.streamed:
             self._stream_finished(method, exchange)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", method, exchange, exchange.error_type)

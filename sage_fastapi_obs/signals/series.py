@@ -4,10 +4,10 @@ Every request changes five metrics at once. Kept in one record behind one lock t
 instruments do, and no scrape sees a request that is counted but not timed.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, starmap
 from threading import RLock
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from prometheus_client.core import Exemplar
 from prometheus_client.core import Metric as Family
@@ -18,54 +18,46 @@ from prometheus_client.utils import floatToGoString
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD, Metric
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedFamily
 
-__all__ = ["RequestSeries", "Requests", "Seen", "SizeSeries"]
+__all__ = ["RequestSeries", "Requests", "Seen"]
 
 Seen: TypeAlias = tuple[str, str, float, float]
 """Of an exemplar: trace id, span id, the value, and the Unix time."""
 
 
-class SizeSeries:
-    """Body sizes of one method and route."""
-
-    __slots__ = ("received", "received_bytes", "requests", "sent", "sent_bytes")
-
-    def __init__(self, buckets: int) -> None:
-        self.requests = 0
-        self.received_bytes = self.sent_bytes = 0
-        self.received = [0] * buckets
-        self.sent = [0] * buckets
-
-    def copy(self) -> "SizeSeries":
-        """Return the numbers as they are now."""
-        copied = SizeSeries(0)
-        copied.requests, copied.received_bytes, copied.sent_bytes = self.requests, self.received_bytes, self.sent_bytes
-        copied.received, copied.sent = self.received[:], self.sent[:]
-        return copied
-
-
 class RequestSeries:
     """Requests of one method, route and status."""
 
-    __slots__ = ("buckets", "duration_us", "exemplars", "requests", "sizes", "timed")
+    __slots__ = (
+        "duration_us",
+        "durations",
+        "exemplars",
+        "received",
+        "received_bytes",
+        "requests",
+        "sent",
+        "sent_bytes",
+        "timed",
+    )
 
-    def __init__(self, sizes: SizeSeries, buckets: int) -> None:
+    def __init__(self, duration_buckets: int, size_buckets: int) -> None:
         self.requests = 0
         self.timed = 0
         """Requests of which the duration is here; streams are timed elsewhere."""
         self.duration_us = 0
-        self.buckets = [0] * buckets
-        self.exemplars: list[Seen | None] = [None] * buckets
-        self.sizes = sizes
+        self.durations = [0] * duration_buckets
+        self.exemplars: list[Seen | None] = [None] * duration_buckets
+        self.received_bytes = self.sent_bytes = 0
+        self.received = [0] * size_buckets
+        self.sent = [0] * size_buckets
 
     def copy(self) -> "RequestSeries":
         """Return the numbers as they are now."""
-        copied = RequestSeries(self.sizes, 0)
+        copied = RequestSeries(0, 0)
         copied.requests, copied.timed, copied.duration_us = self.requests, self.timed, self.duration_us
-        copied.buckets, copied.exemplars = self.buckets[:], self.exemplars[:]
+        copied.durations, copied.exemplars = self.durations[:], self.exemplars[:]
+        copied.received_bytes, copied.sent_bytes = self.received_bytes, self.sent_bytes
+        copied.received, copied.sent = self.received[:], self.sent[:]
         return copied
-
-
-_Copied = TypeVar("_Copied", RequestSeries, SizeSeries)
 
 
 class Requests(Collector):
@@ -80,15 +72,13 @@ class Requests(Collector):
         self.size_bounds = received.buckets
         self._total, self._duration, self._in_flight, self._received, self._sent = total, duration, in_flight, received, sent
         self._series: dict[tuple[str, str, str], RequestSeries] = {}
-        self._sizes: dict[tuple[str, str], SizeSeries] = {}
 
     def of(self, method: str, route: str, status: str) -> RequestSeries:
         """Return the series of some labels, made when first asked for."""
         with self.lock:
             series = self._series.get((method, route, status))
             if series is None:
-                sizes = self._sizes.setdefault((method, route), SizeSeries(len(self.size_bounds) + 1))
-                series = RequestSeries(sizes, len(self.duration_bounds) + 1)
+                series = RequestSeries(len(self.duration_bounds) + 1, len(self.size_bounds) + 1)
                 self._series[method, route, status] = series
             return series
 
@@ -100,43 +90,61 @@ class Requests(Collector):
 
     def describe(self) -> Iterator[Family]:
         """Yield all families without samples."""
-        return (family for family, _ in self.stamped())
+        return map(_family, (self._total, self._duration, self._in_flight, self._received, self._sent))
 
     def stamped(self) -> Iterator[StampedFamily]:
         """Yield all families, each with what a scrape may remember of it."""
         with self.lock:
-            series, sizes = [*self._series.items()], [*self._sizes.items()]
+            kept = [*self._series.items()]
         # Copied one by one, so that no request waits for all of them.
-        copied = [(key, self._copy(child)) for key, child in series]
-        yield _family(self._total), (self._counted(*child) for child in copied)
-        yield _family(self._duration), (self._timed(*child) for child in copied if child[1].timed)
-        yield _family(self._in_flight), (self._flying(method) for method in self.in_flight)
-        copied_sizes = [(key, self._copy(child)) for key, child in sizes]
-        yield _family(self._received), (self._received_by(*child) for child in copied_sizes)
-        yield _family(self._sent), (self._sent_by(*child) for child in copied_sizes)
+        copied = [(labels, self._copy(series)) for labels, series in kept]
+        sizes = _by_route(copied)
+        yield _family(self._total), starmap(self._counted, copied)
+        yield _family(self._duration), starmap(self._timed, ((labels, series) for labels, series in copied if series.timed))
+        yield _family(self._in_flight), map(self._flying, self.in_flight)
+        yield _family(self._received), starmap(self._received_by, sizes)
+        yield _family(self._sent), starmap(self._sent_by, sizes)
 
-    def _copy(self, child: _Copied) -> _Copied:
+    def _copy(self, series: RequestSeries) -> RequestSeries:
         with self.lock:
-            return child.copy()
+            return series.copy()
 
-    def _counted(self, key: tuple[str, str, str], series: RequestSeries) -> StampedChild:
+    def _counted(self, labels: tuple[str, str, str], series: RequestSeries) -> StampedChild:
         count = series.requests
-        return key, count, lambda: [Sample(self._total.name, _labels(self._total, key), float(count))]
+        return labels, count, lambda: [Sample(self._total.name, _named(self._total, labels), float(count))]
 
-    def _timed(self, key: tuple[str, str, str], series: RequestSeries) -> StampedChild:
+    def _timed(self, labels: tuple[str, str, str], series: RequestSeries) -> StampedChild:
         seconds = series.duration_us / 1_000_000
-        exemplars = series.exemplars
-        return key, series.timed, lambda: _histogram(self._duration, key, series.buckets, seconds, exemplars)
+        durations, exemplars = series.durations, series.exemplars
+        return labels, series.timed, lambda: _histogram(self._duration, labels, durations, seconds, exemplars)
 
     def _flying(self, method: str) -> StampedChild:
         count = self.in_flight[method]
         return method, count, lambda: [Sample(self._in_flight.name, {"method": method}, float(count))]
 
-    def _received_by(self, key: tuple[str, str], sizes: SizeSeries) -> StampedChild:
-        return key, sizes.requests, lambda: _histogram(self._received, key, sizes.received, sizes.received_bytes)
+    def _received_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
+        def samples() -> list[Sample]:
+            buckets = [sum(counts) for counts in zip(*(one.received for one in series), strict=True)]
+            return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in series))
 
-    def _sent_by(self, key: tuple[str, str], sizes: SizeSeries) -> StampedChild:
-        return key, sizes.requests, lambda: _histogram(self._sent, key, sizes.sent, sizes.sent_bytes)
+        return labels, sum(one.requests for one in series), samples
+
+    def _sent_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
+        def samples() -> list[Sample]:
+            buckets = [sum(counts) for counts in zip(*(one.sent for one in series), strict=True)]
+            return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in series))
+
+        return labels, sum(one.requests for one in series), samples
+
+
+def _by_route(
+    copied: Iterable[tuple[tuple[str, str, str], RequestSeries]],
+) -> list[tuple[tuple[str, str], list[RequestSeries]]]:
+    """Put the series of all statuses of a method and route together."""
+    found: dict[tuple[str, str], list[RequestSeries]] = {}
+    for (method, route, _), series in copied:
+        found.setdefault((method, route), []).append(series)
+    return [*found.items()]
 
 
 def _family(metric: Metric) -> Family:
@@ -144,7 +152,7 @@ def _family(metric: Metric) -> Family:
     return Family(metric.name.removesuffix("_total"), metric.help, metric.type, metric.unit)
 
 
-def _labels(metric: Metric, values: Sequence[str]) -> dict[str, str]:
+def _named(metric: Metric, values: Sequence[str]) -> dict[str, str]:
     return dict(zip(metric.labels, values, strict=True))
 
 
@@ -156,7 +164,7 @@ def _exemplar(seen: Seen) -> Exemplar:
 def _histogram(
     metric: Metric, key: Sequence[str], buckets: Sequence[int], total: float, seen: Sequence[Seen | None] = ()
 ) -> list[Sample]:
-    labels = _labels(metric, key)
+    labels = _named(metric, key)
     bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
     counts = [*accumulate(buckets)]
     exemplars = [one and _exemplar(one) for one in seen or [None] * len(buckets)]

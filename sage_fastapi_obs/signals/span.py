@@ -116,6 +116,7 @@ class LeanSpans:
     def __init__(self, tracer: SdkTracer, *, root_bound: int | None) -> None:
         """Build for a tracer that is supported; see `of`."""
         self._tracer = tracer
+        self._processor = tracer.span_processor
         self._root_bound = root_bound
         self._new_trace_id = tracer.id_generator.generate_trace_id
         self._new_span_id = tracer.id_generator.generate_span_id
@@ -163,17 +164,19 @@ class LeanSpans:
         if self._root_bound is None or links:
             return self._start_asking(name, parent_context, parent, links, started_ns, describe(described))
         if parent is None:
-            trace_id = self._new_trace_id()
+            new_trace_id, new_span_id = self._new_trace_id, self._new_span_id
+            trace_id = new_trace_id()
             sampled = trace_id & _LOW_64_BITS < self._root_bound
-            context = SpanContext(trace_id, self._new_span_id(), False, self._flags[sampled])
+            context = SpanContext(trace_id, new_span_id(), False, self._flags[sampled])
         else:
             sampled = parent.trace_flags.sampled
             flags = _flags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
             context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
         if not sampled:
             return NonRecordingSpan(context)
-        span = self._span(name, context, parent, started_ns, describe(described))
-        self._tracer.span_processor.on_start(span, parent_context)
+        make = self._span
+        span = make(name, context, parent, started_ns, describe(described))
+        self._processor.on_start(span, parent_context)
         return span
 
     def _start_asking(
