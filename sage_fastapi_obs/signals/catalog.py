@@ -14,6 +14,7 @@ __all__ = [
     "CATALOG",
     "HTTP_METRICS",
     "KNOWN_METHODS",
+    "METHODS",
     "OTHER_METHOD",
     "OVERFLOW",
     "REQUEST_METRICS",
@@ -22,6 +23,7 @@ __all__ = [
     "WEBSOCKET_METRICS",
     "Metric",
     "build",
+    "known_method",
     "register",
 ]
 
@@ -34,6 +36,11 @@ OVERFLOW = "other"
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 5.0, 7.5, 10.0)
 LONG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 SIZE_BUCKETS = tuple(float(64 * 4**k) for k in range(10))
+
+
+def known_method(method: str) -> str:
+    """Return a method as the label has it: anybody may send any word as one."""
+    return method if method in KNOWN_METHODS else OTHER_METHOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,10 @@ class Metric:
         return self if buckets is None else replace(self, buckets=buckets)
 
 
-_METHODS = (*sorted(KNOWN_METHODS), OTHER_METHOD)
-_RED: dict[str, tuple[str, ...]] = {"method": _METHODS, "route": (), "status": ()}
-_ROUTE: dict[str, tuple[str, ...]] = {"method": _METHODS, "route": ()}
+METHODS = (*sorted(KNOWN_METHODS), OTHER_METHOD)
+"""All values of the label `method`."""
+_RED: dict[str, tuple[str, ...]] = {"method": METHODS, "route": (), "status": ()}
+_ROUTE: dict[str, tuple[str, ...]] = {"method": METHODS, "route": ()}
 
 REQUEST_METRICS = (
     Metric("http_requests_total", "counter", "HTTP requests answered.", _RED),
@@ -66,7 +74,7 @@ REQUEST_METRICS = (
         "seconds",
         LATENCY_BUCKETS,
     ),
-    Metric("http_requests_in_flight", "gauge", "HTTP requests being handled now.", {"method": _METHODS}),
+    Metric("http_requests_in_flight", "gauge", "HTTP requests being handled now.", {"method": METHODS}),
     Metric("http_request_size_bytes", "histogram", "Bytes of request bodies as received.", _ROUTE, "bytes", SIZE_BUCKETS),
     Metric("http_response_size_bytes", "histogram", "Bytes of response bodies as sent.", _ROUTE, "bytes", SIZE_BUCKETS),
 )
@@ -76,7 +84,7 @@ HTTP_METRICS = (
         "request_errors_total",
         "counter",
         "Requests that failed: a 5xx, an exception, half a response, or an exception in a background task.",
-        {"protocol": ("http", "grpc", "websocket"), "method": _METHODS, "route": (), "error_type": ()},
+        {"protocol": ("http", "grpc", "websocket"), "method": METHODS, "route": (), "error_type": ()},
     ),
     Metric("http_stream_duration_seconds", "histogram", "Whole duration of streamed responses.", _RED, "seconds", LONG_BUCKETS),
     Metric(

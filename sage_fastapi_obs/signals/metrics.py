@@ -1,6 +1,5 @@
 """RED metrics of HTTP and WebSocket, on the registry of one `Observability`."""
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -13,17 +12,16 @@ from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import (
     HTTP_METRICS,
-    KNOWN_METHODS,
-    OTHER_METHOD,
     OVERFLOW,
     REQUEST_METRICS,
     SELF_METRICS,
     UNMATCHED,
     WEBSOCKET_METRICS,
     build,
+    known_method,
     register,
 )
-from sage_fastapi_obs.signals.series import Requests, RequestSeries, Seen
+from sage_fastapi_obs.signals.series import BATCH, Requests, RequestSeries
 
 __all__ = ["Metrics"]
 
@@ -35,10 +33,7 @@ class Metrics(Recorder):
         self.registry = registry
         total, duration, in_flight, received, sent = REQUEST_METRICS
         self._requests = requests = Requests(total, duration.with_buckets(settings.duration_buckets), in_flight, received, sent)
-        self._lock = requests.lock
-        self._flying = requests.in_flight
-        self._duration_bounds = requests.duration_bounds
-        self._size_bounds = requests.size_bounds
+        self._in_flight = requests.in_flight
         register(requests, registry)
         instruments = cast("dict[str, Any]", build([*HTTP_METRICS, *WEBSOCKET_METRICS, SELF_METRICS[1]], registry))
         self._errors: Counter = instruments["request_errors_total"]
@@ -65,45 +60,28 @@ class Metrics(Recorder):
         if exchange.kind == "websocket":
             self._sockets_open.inc()
             return
-        method = exchange.method
-        with self._lock:
-            self._flying[method if method in KNOWN_METHODS else OTHER_METHOD] += 1
+        self._in_flight.add(exchange)
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
         if exchange.kind == "websocket":
             self._socket_finished(exchange)
             return
-        method = exchange.method
-        if method not in KNOWN_METHODS:
-            method = OTHER_METHOD
-        series = self._series.get((method, exchange.route, exchange.status)) or self._resolve(method, exchange)
-        received, sent, duration_us = exchange.received_bytes, exchange.sent_bytes, exchange.duration_us
-        seconds = duration_us / 1_000_000
-        bucket = bisect_left(self._duration_bounds, seconds)
-        # Made before the lock is taken, since whatever the garbage collector follows up might want it too.
-        seen: Seen | None = None
-        if exchange.sampled and self._exemplars:
-            seen = (exchange.trace_id, exchange.span_id, seconds, exchange.wall_ns / 1_000_000_000 + seconds)
-        with self._lock:
-            self._flying[method] -= 1
-            series.requests += 1
-            if not exchange.streamed:
-                series.timed += 1
-                series.duration_us += duration_us
-                series.durations[bucket] += 1
-                if seen is not None:
-                    series.exemplars[bucket] = seen
-            series.received_bytes += received
-            series.received[bisect_left(self._size_bounds, received)] += 1
-            series.sent_bytes += sent
-            series.sent[bisect_left(self._size_bounds, sent)] += 1
-        if exchange.streamed:
-            self._stream_finished(method, exchange)
+        self._in_flight.discard(exchange)
+        series = self._series.get((exchange.method, exchange.route, exchange.status)) or self._resolve(exchange)
+        seen = (exchange.trace_id, exchange.span_id, exchange.wall_ns) if exchange.sampled and self._exemplars else None
+        duration_us = None if exchange.streamed else exchange.duration_us
+        pending = series.pending
+        pending.append((duration_us, exchange.received_bytes, exchange.sent_bytes, seen))
+        if len(pending) >= BATCH:
+            self._requests.add_up(series)
+        if duration_us is None:
+            self._stream_finished(exchange)
         if exchange.error_type is not None and exchange.failed:
-            self._count_error("http", method, exchange, exchange.error_type)
+            self._count_error("http", exchange, exchange.error_type)
 
-    def _stream_finished(self, method: str, exchange: Exchange) -> None:
+    def _stream_finished(self, exchange: Exchange) -> None:
+        method = known_method(exchange.method)
         route = self._guards["route"](exchange.route or UNMATCHED)
         status = self._guards["status"](str(exchange.status))
         exemplar = (
@@ -114,11 +92,11 @@ class Metrics(Recorder):
 
     def background_finished(self, exchange: Exchange) -> None:
         """Time the work after the response, which is no part of the request."""
-        method = _method(exchange)
+        method = known_method(exchange.method)
         route = self._guards["route"](exchange.route or UNMATCHED)
         self._background.labels(method, route).observe((exchange.background_us or 0) / 1_000_000)
         if exchange.background_error is not None:
-            self._count_error("http", method, exchange, type(exchange.background_error).__name__)
+            self._count_error("http", exchange, type(exchange.background_error).__name__)
 
     def _socket_finished(self, exchange: Exchange) -> None:
         self._sockets_open.dec()
@@ -129,19 +107,20 @@ class Metrics(Recorder):
         self._messages.labels(route, "received").inc(exchange.received_messages)
         self._messages.labels(route, "sent").inc(exchange.sent_messages)
         if exchange.failed:
-            self._count_error("websocket", _method(exchange), exchange, cast("str", exchange.error_type))
+            self._count_error("websocket", exchange, cast("str", exchange.error_type))
 
-    def _count_error(self, protocol: str, method: str, exchange: Exchange, error_type: str) -> None:
+    def _count_error(self, protocol: str, exchange: Exchange, error_type: str) -> None:
+        method = known_method(exchange.method)
         route = self._guards["route"](exchange.route or UNMATCHED)
         self._errors.labels(protocol, method, route, self._guards["error_type"](error_type)).inc()
 
-    def _resolve(self, method: str, exchange: Exchange) -> RequestSeries:
-        route, status = exchange.route or UNMATCHED, str(exchange.status)
-        guarded = (self._guards["route"](route), self._guards["status"](status))
-        series = self._requests.of(method, *guarded)
-        if guarded == (route, status):
-            # What overflowed is not remembered: remembering it would be the growth that the guard prevents.
-            self._series[method, exchange.route, exchange.status] = series
+    def _resolve(self, exchange: Exchange) -> RequestSeries:
+        labels = (known_method(exchange.method), exchange.route or UNMATCHED, str(exchange.status))
+        guarded = (labels[0], self._guards["route"](labels[1]), self._guards["status"](labels[2]))
+        series = self._requests.of(*guarded)
+        if guarded == labels and labels[0] == exchange.method:
+            # What overflowed is not remembered: remembering it would be the growth that the guards prevent.
+            self._series[exchange.method, exchange.route, exchange.status] = series
         return series
 
 
@@ -178,7 +157,3 @@ class _FaultCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         yield CounterMetricFamily(SELF_METRICS[0].name, SELF_METRICS[0].help, labels=list(SELF_METRICS[0].labels))
-
-
-def _method(exchange: Exchange) -> str:
-    return exchange.method if exchange.method in KNOWN_METHODS else OTHER_METHOD

@@ -1,10 +1,14 @@
 """The numbers of HTTP requests: kept together per method, route and status, and shown to Prometheus as metric families.
 
-Every request changes five metrics at once. Kept in one record behind one lock they cost a fraction of what as many separate
-instruments do, and no scrape sees a request that is counted but not timed.
+Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or when
+somebody asks, which costs a fraction of what as many separate instruments do. No scrape sees a request that is counted but
+not timed.
 """
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, starmap
 from threading import RLock
 from typing import TypeAlias
@@ -15,13 +19,19 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD, Metric
+from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.signals.catalog import METHODS, Metric, known_method
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedFamily
 
-__all__ = ["RequestSeries", "Requests", "Seen"]
+__all__ = ["BATCH", "RequestSeries", "Requests"]
 
-Seen: TypeAlias = tuple[str, str, float, float]
-"""Of an exemplar: trace id, span id, the value, and the Unix time."""
+Seen: TypeAlias = tuple[str, str, int]
+"""Of a sampled request: trace id, span id, and the Unix time of its start in nanoseconds."""
+Numbers: TypeAlias = tuple[int | None, int, int, Seen | None]
+"""Of one request: duration in microseconds, bytes received, bytes sent; no duration for a stream, which is timed elsewhere."""
+Exemplified: TypeAlias = tuple[Seen, float]
+BATCH = 128
+"""Requests that are added up together."""
 
 
 class RequestSeries:
@@ -31,6 +41,7 @@ class RequestSeries:
         "duration_us",
         "durations",
         "exemplars",
+        "pending",
         "received",
         "received_bytes",
         "requests",
@@ -40,12 +51,14 @@ class RequestSeries:
     )
 
     def __init__(self, duration_buckets: int, size_buckets: int) -> None:
+        self.pending: list[Numbers] = []
+        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
         self.requests = 0
         self.timed = 0
         """Requests of which the duration is here; streams are timed elsewhere."""
         self.duration_us = 0
         self.durations = [0] * duration_buckets
-        self.exemplars: list[Seen | None] = [None] * duration_buckets
+        self.exemplars: list[Exemplified | None] = [None] * duration_buckets
         self.received_bytes = self.sent_bytes = 0
         self.received = [0] * size_buckets
         self.sent = [0] * size_buckets
@@ -66,10 +79,10 @@ class Requests(Collector):
     def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
         self.lock = RLock()
-        """Held while any of the numbers change, and while they are read."""
-        self.in_flight = dict.fromkeys((*sorted(KNOWN_METHODS), OTHER_METHOD), 0)
-        self.duration_bounds = duration.buckets
-        self.size_bounds = received.buckets
+        """Held while numbers are added up, and while they are read."""
+        self.in_flight: set[Exchange] = set()
+        self._duration_bounds = duration.buckets
+        self._size_bounds = received.buckets
         self._total, self._duration, self._in_flight, self._received, self._sent = total, duration, in_flight, received, sent
         self._series: dict[tuple[str, str, str], RequestSeries] = {}
 
@@ -78,7 +91,7 @@ class Requests(Collector):
         with self.lock:
             series = self._series.get((method, route, status))
             if series is None:
-                series = RequestSeries(len(self.duration_bounds) + 1, len(self.size_bounds) + 1)
+                series = RequestSeries(len(self._duration_bounds) + 1, len(self._size_bounds) + 1)
                 self._series[method, route, status] = series
             return series
 
@@ -101,12 +114,37 @@ class Requests(Collector):
         sizes = _by_route(copied)
         yield _family(self._total), starmap(self._counted, copied)
         yield _family(self._duration), starmap(self._timed, ((labels, series) for labels, series in copied if series.timed))
-        yield _family(self._in_flight), map(self._flying, self.in_flight)
+        yield _family(self._in_flight), self._flying()
         yield _family(self._received), starmap(self._received_by, sizes)
         yield _family(self._sent), starmap(self._sent_by, sizes)
 
+    def add_up(self, series: RequestSeries) -> None:
+        """Add up what is pending."""
+        with self.lock:
+            # As many as there are now; more may be appended meanwhile.
+            batch = series.pending[:]
+            del series.pending[: len(batch)]
+            for duration_us, received, sent, seen in batch:
+                if duration_us is not None:
+                    self._add_duration(series, duration_us, seen)
+                series.received_bytes += received
+                series.received[bisect_left(self._size_bounds, received)] += 1
+                series.sent_bytes += sent
+                series.sent[bisect_left(self._size_bounds, sent)] += 1
+            series.requests += len(batch)
+
+    def _add_duration(self, series: RequestSeries, duration_us: int, seen: Seen | None) -> None:
+        seconds = duration_us / 1_000_000
+        bucket = bisect_left(self._duration_bounds, seconds)
+        series.timed += 1
+        series.duration_us += duration_us
+        series.durations[bucket] += 1
+        if seen is not None:
+            series.exemplars[bucket] = (seen, seconds)
+
     def _copy(self, series: RequestSeries) -> RequestSeries:
         with self.lock:
+            self.add_up(series)
             return series.copy()
 
     def _counted(self, labels: tuple[str, str, str], series: RequestSeries) -> StampedChild:
@@ -118,9 +156,11 @@ class Requests(Collector):
         durations, exemplars = series.durations, series.exemplars
         return labels, series.timed, lambda: _histogram(self._duration, labels, durations, seconds, exemplars)
 
-    def _flying(self, method: str) -> StampedChild:
-        count = self.in_flight[method]
-        return method, count, lambda: [Sample(self._in_flight.name, {"method": method}, float(count))]
+    def _flying(self) -> Iterator[StampedChild]:
+        counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
+        for method in METHODS:
+            sample = Sample(self._in_flight.name, {"method": method}, float(counts[method]))
+            yield method, sample.value, partial(list, [sample])
 
     def _received_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
         def samples() -> list[Sample]:
@@ -156,18 +196,18 @@ def _named(metric: Metric, values: Sequence[str]) -> dict[str, str]:
     return dict(zip(metric.labels, values, strict=True))
 
 
-def _exemplar(seen: Seen) -> Exemplar:
-    trace_id, span_id, value, at = seen
-    return Exemplar({"trace_id": trace_id, "span_id": span_id}, value, at)
+def _exemplar(exemplified: Exemplified) -> Exemplar:
+    (trace_id, span_id, wall_ns), seconds = exemplified
+    return Exemplar({"trace_id": trace_id, "span_id": span_id}, seconds, wall_ns / 1_000_000_000 + seconds)
 
 
 def _histogram(
-    metric: Metric, key: Sequence[str], buckets: Sequence[int], total: float, seen: Sequence[Seen | None] = ()
+    metric: Metric, key: Sequence[str], buckets: Sequence[int], total: float, exemplified: Sequence[Exemplified | None] = ()
 ) -> list[Sample]:
     labels = _named(metric, key)
     bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
     counts = [*accumulate(buckets)]
-    exemplars = [one and _exemplar(one) for one in seen or [None] * len(buckets)]
+    exemplars = [one and _exemplar(one) for one in exemplified or [None] * len(buckets)]
     return [
         *(
             Sample(f"{metric.name}_bucket", {**labels, "le": bound}, float(count), None, exemplar)

@@ -4,7 +4,10 @@ The SDK checks and copies every attribute, for the sampler and again for the spa
 types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody else writes to it, it is an ordinary SDK span.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import Random
 from threading import Lock
 from typing import Any, Self, TypeVar
 
@@ -13,10 +16,11 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer, get_current_span
 
-__all__ = ["LeanSpan", "LeanSpans"]
+__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds"]
 
 _OF_THE_TRACER = frozenset(
     {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
@@ -208,6 +212,18 @@ class LeanSpans:
             span._links = span._new_links(links)  # noqa: SLF001 - completes what the constructor was given
         tracer.span_processor.on_start(span, parent_context)
         return span
+
+
+class OwnRandomIds(RandomIdGenerator):
+    """Random ids from a generator of our own: the application may seed the shared one, and expects its numbers from it."""
+
+    def __init__(self) -> None:
+        generator = Random()  # noqa: S311 - these ids name things and keep no secret
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=generator.seed)
+        # Of 2^64 span ids one is invalid; asking again for that one would cost more than it is worth.
+        self.generate_trace_id = partial(generator.getrandbits, 128)  # type: ignore[method-assign]
+        self.generate_span_id = partial(generator.getrandbits, 64)  # type: ignore[method-assign]
 
 
 def _kept(value: Any) -> Any:

@@ -26,7 +26,7 @@ from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.redaction import readable, redacted_query
-from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans
+from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds
 
 __all__ = ["Tracing"]
 
@@ -258,7 +258,7 @@ class Tracing(Recorder):
             }
         )
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
-        provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        provider = TracerProvider(sampler=sampler, resource=resource, id_generator=OwnRandomIds(), shutdown_on_exit=False)
         if self._settings.exporter == "console":
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
         elif self._exporter is not None:

@@ -172,10 +172,10 @@ def breaking_recorder(kind: str, moment: str) -> Break:
 def breaking_flight(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make counting requests in flight raise."""
 
-    class Broken(dict[str, int]):
-        __getitem__ = fail
+    class Broken(set[Any]):
+        add = discard = fail
 
-    monkeypatch.setattr(_recorder(watched, "Metrics"), "_flying", Broken())
+    monkeypatch.setattr(_recorder(watched, "Metrics"), "_in_flight", Broken())
 
 
 def breaking_handover(name: str) -> Break:
