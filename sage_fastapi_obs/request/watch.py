@@ -1,6 +1,6 @@
 """One exchange being watched: what passes between server and app, when the response is over, and how it ended."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from itertools import chain
 from typing import Any, ClassVar, Protocol
 
@@ -23,7 +23,6 @@ TIDYING_UP_NS = 10_000_000
 Then = Callable[[Any, Message], None]
 """What to note after a message has gone out."""
 _NO_SCOPE: Scope = {}
-_lower = bytes.lower
 _get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
 
 
@@ -139,9 +138,13 @@ class Watch:
         # the garbage collector to find.
         exchange.scope = _NO_SCOPE
 
-    def _answering(self, message: Message, *, may_stream: bool) -> Message:
+    def _answering(self, message: Message, status: Any, *, may_stream: bool) -> Message:
         """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
         exchange = self.exchange
+        exchange.status = status if type(status) is int else _status(status)
+        if exchange.client_gone:
+            # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
+            exchange.status = CLIENT_CLOSED_REQUEST
         if not exchange.finished:
             template = self._template
             exchange.route = template(exchange)
@@ -154,14 +157,11 @@ class Watch:
                 return {**message, "headers": _with(headers, ours)}
             if not hasattr(headers, "__iter__"):
                 return message
-        try:
-            names = {_lower(name) for name, _ in headers}
-        except Exception:
-            names = {_name(header) for header in headers}
+        names = _names(headers)
         exchange.streamed = may_stream and b"content-length" not in names
-        if not names.isdisjoint([name for name, _ in ours]):
-            replaced = {name for name, _ in ours}
-            headers = [header for header in headers if _name(header) not in replaced]
+        for name, _ in ours:
+            if name in names:
+                headers = [header for header in headers if _name(header) != name]
         return {**message, "headers": [*headers, *ours]} if ours else message
 
     def _end(self, error: BaseException | None) -> None:
@@ -254,14 +254,8 @@ class HttpWatch(Watch):
             self._valid = False
             return message
         self._started = True
-        exchange = self.exchange
-        status = message.get("status")
-        exchange.status = status if type(status) is int else _status(status)
-        if exchange.client_gone:
-            # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
-            exchange.status = CLIENT_CLOSED_REQUEST
         self._trailers = message.get("trailers", False)
-        return self._answering(message, may_stream=True)
+        return self._answering(message, message.get("status"), may_stream=True)
 
     def _path_sent(self, message: Message) -> None:
         if not self._trailers:
@@ -341,19 +335,18 @@ class WebSocketWatch(Watch):
             self._valid = False
             return message
         self._started = True
-        exchange = self.exchange
         accepted = message["type"] == "websocket.accept"
         self._denied = not accepted
-        exchange.status = SWITCHING_PROTOCOLS if accepted else _status(message.get("status"))
-        if exchange.client_gone:
-            exchange.status = CLIENT_CLOSED_REQUEST
-        return self._answering(message, may_stream=self._denied)
+        status = SWITCHING_PROTOCOLS if accepted else message.get("status")
+        return self._answering(message, status, may_stream=self._denied)
 
-    def _answering(self, message: Message, *, may_stream: bool) -> Message:
-        self.exchange.handshake_us = self._elapsed_us()
+    def _answering(self, message: Message, status: Any, *, may_stream: bool) -> Message:
+        exchange = self.exchange
+        exchange.handshake_us = self._elapsed_us()
+        exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else _status(status)
         # The span ends here, and has to know what became of the handshake.
-        self.exchange.judge(complete=True)
-        return super()._answering(message, may_stream=may_stream)
+        exchange.judge(complete=True)
+        return super()._answering(message, exchange.status, may_stream=may_stream)
 
     def _message_sent(self, message: Message) -> None:
         self.exchange.sent_messages += 1
@@ -370,8 +363,7 @@ class WebSocketWatch(Watch):
         if not self._started:
             # Closing before accepting is a refusal: the server answers the handshake with 403.
             self._started = True
-            exchange.status = 403
-            self._answering({}, may_stream=False)
+            self._answering({}, 403, may_stream=False)
 
     def _end(self, error: BaseException | None) -> None:
         exchange = self.exchange
@@ -395,6 +387,17 @@ def _status(status: Any) -> int:
         return int(status)
     except Exception:
         return 500
+
+
+def _names(headers: Any) -> Container[bytes]:
+    """Read the names of headers, lower-case."""
+    try:
+        named = dict(headers)
+        if b"".join(named).islower():
+            return named
+    except Exception:  # noqa: S110 - only the server can judge headers that are no pairs of bytes
+        pass
+    return {_name(header) for header in headers}
 
 
 def _name(header: Any) -> bytes:
