@@ -157,7 +157,13 @@ class Watch:
                 return {**message, "headers": _with(headers, ours)}
             if not hasattr(headers, "__iter__"):
                 return message
-        names = _names(headers)
+        try:
+            names: Container[bytes] = dict(headers)
+            if not b"".join(names).islower():  # type: ignore[arg-type]
+                names = {_name(header) for header in headers}
+        except Exception:
+            # Headers that are no pairs of bytes: only the server can judge them.
+            names = {_name(header) for header in headers}
         exchange.streamed = may_stream and b"content-length" not in names
         for name, _ in ours:
             if name in names:
@@ -218,7 +224,12 @@ class HttpWatch(Watch):
                 if not (self._flowing and message.get("more_body")) and self._ends_with(message):
                     return self._send_last(message)
             elif kind == "http.response.start":
-                message = self._sending_start(message)
+                if self._started:
+                    self._valid = False
+                else:
+                    self._started = True
+                    self._trailers = message.get("trailers", False)
+                    message = self._answering(message, message.get("status"), may_stream=True)
             elif kind in self._AFTER:
                 return self._send_then(message, self._AFTER[kind])
         except Exception as error:
@@ -249,14 +260,6 @@ class HttpWatch(Watch):
         except Exception as error:
             self._fault(error)
 
-    def _sending_start(self, message: Message) -> Message:
-        if self._started:
-            self._valid = False
-            return message
-        self._started = True
-        self._trailers = message.get("trailers", False)
-        return self._answering(message, message.get("status"), may_stream=True)
-
     def _path_sent(self, message: Message) -> None:
         if not self._trailers:
             self._completed(message)
@@ -278,13 +281,14 @@ class HttpWatch(Watch):
             self._valid = False
             return
         self._complete = True
-        exchange.duration_us = self._elapsed_us()
+        clock = self._observer.clock
+        elapsed_ns = clock() - exchange.started_ns
+        exchange.duration_us = (elapsed_ns + 500) // 1_000 if elapsed_ns > 0 else 0
         if exchange.first_byte_us is None:
             exchange.first_byte_us = exchange.duration_us
         # A 5xx waits for the app to return: the exception that explains it is still on its way. So may it be for an answer
         # that nobody was left to receive.
-        unheard = exchange.client_gone and exchange.status == CLIENT_CLOSED_REQUEST
-        if exchange.status < 500 and not unheard:
+        if exchange.status < 500 and not (exchange.client_gone and exchange.status == CLIENT_CLOSED_REQUEST):
             self._finish(complete=True)
 
     def _end(self, error: BaseException | None) -> None:
@@ -387,17 +391,6 @@ def _status(status: Any) -> int:
         return int(status)
     except Exception:
         return 500
-
-
-def _names(headers: Any) -> Container[bytes]:
-    """Read the names of headers, lower-case."""
-    try:
-        named = dict(headers)
-        if b"".join(named).islower():
-            return named
-    except Exception:  # noqa: S110 - only the server can judge headers that are no pairs of bytes
-        pass
-    return {_name(header) for header in headers}
 
 
 def _name(header: Any) -> bytes:

@@ -68,26 +68,25 @@ class Identity(Recorder):
             exchange.correlation_id = self._incoming(exchange, self._correlation_header) or ""
             exchange.request_id = self._incoming(exchange, self._request_header) or ""
         if not exchange.request_id:
-            exchange.request_id = self._minted(exchange)
+            new_id = self._new_id
+            try:
+                exchange.request_id = new_id()
+            except Exception:
+                # The factory's failure is counted by whoever called; the request still gets its ids.
+                exchange.request_id = new_request_id()
+                exchange.correlation_id = exchange.correlation_id or exchange.request_id
+                raise
         if not exchange.correlation_id:
             exchange.correlation_id = exchange.request_id
-
-    def _minted(self, exchange: Exchange) -> str:
-        try:
-            return self._new_id()
-        except Exception:
-            # The factory's failure is counted by whoever called; the request still gets its ids.
-            exchange.request_id = new_request_id()
-            exchange.correlation_id = exchange.correlation_id or exchange.request_id
-            raise
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Send the ids back."""
         request_id, correlation_id = exchange.request_id, exchange.correlation_id
-        encoded = request_id.encode("latin-1")
-        headers.append((self._request_header, encoded))
-        same = correlation_id is request_id
-        headers.append((self._correlation_header, encoded if same else correlation_id.encode("latin-1")))
+        encoded = request_id.encode()
+        headers += (
+            (self._request_header, encoded),
+            (self._correlation_header, encoded if correlation_id is request_id else correlation_id.encode()),
+        )
 
     def _incoming(self, exchange: Exchange, header: bytes) -> str | None:
         value = exchange.headers.get(header)

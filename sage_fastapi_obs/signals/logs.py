@@ -12,7 +12,7 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, console_format, json_format, layout
-from sage_fastapi_obs.signals.redaction import readable
+from sage_fastapi_obs.signals.redaction import MOST_CHARACTERS, readable
 
 __all__ = ["Logs"]
 
@@ -57,20 +57,14 @@ class Logs(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Write the canonical line."""
-        level = _level(exchange)
+        level = _level(exchange) if exchange.status >= 400 or exchange.error_type is not None or exchange.excluded else "info"
         others_listen = handover.others_listen()
         if LEVELS[level] < self.threshold and not others_listen:
             return
-        at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
-        if exchange.error is None and exchange.kind == "http" and not exchange.fields and not others_listen:
-            # Nearly every line of nearly every service: laid out at once, instead of being sorted into its order.
-            timestamp = self._timestamp
-            laid = self._canonical.copy()
-            laid["timestamp"] = timestamp(at)
-            laid["level"] = level
-            _describe(exchange, laid)
-            self._put(laid)
+        if _is_ordinary(exchange) and not others_listen:
+            self._put(self._ordinary(exchange, level))
             return
+        at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
         message = "request failed" if exchange.failed and exchange.error is not None else "request completed"
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
@@ -105,6 +99,28 @@ class Logs(Recorder):
             self._put(self._layout(at, level, message, logger, fields, error))
         except Exception as fault:
             self._faults.count(type(self).__name__, fault)
+
+    def _ordinary(self, exchange: Exchange, level: str) -> Line:
+        """Lay out nearly every line of nearly every service at once, instead of sorting its fields into their order."""
+        timestamp = self._timestamp
+        path = exchange.path
+        return {
+            **self._canonical,
+            "timestamp": timestamp((exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000),
+            "level": level,
+            "request_id": exchange.request_id,
+            "correlation_id": exchange.correlation_id,
+            "trace_id": exchange.trace_id,
+            "span_id": exchange.span_id,
+            "trace_flags": "01" if exchange.sampled else "00",
+            "method": exchange.method,
+            "path": path if path.isascii() and len(path) < MOST_CHARACTERS else readable(path),
+            "route": exchange.route,
+            "status": exchange.status,
+            "duration_ms": exchange.duration_us / 1_000,
+            "request_bytes": exchange.received_bytes,
+            "response_bytes": exchange.sent_bytes,
+        }
 
     def _put(self, laid: Line) -> None:
         form = self._format
@@ -152,6 +168,19 @@ class Output:
             if self._stream is None and self._descriptor is not None:
                 os.close(self._descriptor)
             self._stream = self._descriptor = None
+
+
+def _is_ordinary(exchange: Exchange) -> bool:
+    """Tell whether a request ended as most do, with nothing to say but what all have to say."""
+    return (
+        exchange.error_type is None
+        and not exchange.fields
+        and not exchange.streamed
+        and exchange.handshake_us is None
+        and exchange.trace_id != ""
+        and exchange.method in KNOWN_METHODS
+        and b"x-client-type" not in exchange.headers
+    )
 
 
 def _level(exchange: Exchange) -> str:

@@ -2,7 +2,7 @@
 
 from urllib.parse import unquote_plus
 
-__all__ = ["REDACTED", "readable", "redacted_query"]
+__all__ = ["MOST_CHARACTERS", "REDACTED", "readable", "redacted_query"]
 
 REDACTED = "REDACTED"
 MOST_CHARACTERS = 2048

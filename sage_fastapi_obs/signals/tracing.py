@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
@@ -34,6 +34,7 @@ SCOPE_NAME = "sage_fastapi_obs"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 HIGHEST_PORT = 65535
+SAMPLED = TraceFlags.SAMPLED
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -112,17 +113,22 @@ class Tracing(Recorder):
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
         current = otel_context.get_current()
-        span = _existing_span(exchange) if current or "fastapi.telemetry" in exchange.scope else None
+        scope = exchange.scope
+        span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is None:
             span = self._open(exchange, current)
+            # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
+            # a request that has been taken care of.
+            scope.setdefault("fastapi.telemetry", None)
+            scope.setdefault("starlette.opentelemetry", True)
         elif span.is_recording():
             span.set_attributes(_ids(exchange))
         exchange.span = span
-        context = span.get_span_context()
-        if context.is_valid:
-            exchange.trace_id = f"{context.trace_id:032x}"
-            exchange.span_id = f"{context.span_id:016x}"
-            exchange.sampled = context.trace_flags.sampled
+        trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
+        if is_valid:
+            exchange.trace_id = f"{trace_id:032x}"
+            exchange.span_id = f"{span_id:016x}"
+            exchange.sampled = flags & SAMPLED != 0
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Tell the client its trace; a websocket's span ends here, with the handshake."""
@@ -165,11 +171,6 @@ class Tracing(Recorder):
             attributes = self._attributes(exchange)
             span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, links, exchange.wall_ns)
         exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
-        scope = exchange.scope
-        # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
-        # request that has been taken care of.
-        scope.setdefault("fastapi.telemetry", None)
-        scope.setdefault("starlette.opentelemetry", True)
         return span
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
