@@ -91,12 +91,16 @@ def described(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__qualname__, "message": message, "stack_trace": stack}
 
 
+_dumps = orjson.dumps
+_ONE_LINE = orjson.OPT_APPEND_NEWLINE
+
+
 def json_format(laid: Line) -> bytes:
     """Encode a line as one JSON object of bounded length; any value becomes something writable."""
     try:
-        encoded = orjson.dumps(laid, default=_shown, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+        encoded = _dumps(laid, _shown, _ONE_LINE)
     except (TypeError, ValueError, RecursionError):
-        encoded = orjson.dumps(_plain(laid, DEEPEST), option=orjson.OPT_APPEND_NEWLINE)
+        encoded = _dumps(_plain(laid, DEEPEST), None, _ONE_LINE)
     if len(encoded) <= LONGEST_BYTES:
         return encoded
     # Deep enough for the fields and the bound values; what nests in those is left out.
