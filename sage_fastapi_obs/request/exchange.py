@@ -135,8 +135,6 @@ class Exchange:
     def judge(self, *, complete: bool, valid: bool = True) -> None:
         """Decide once, for all signals, what this exchange amounted to."""
         error = self.error
-        if complete and valid and error is None and not self.client_gone and 0 < self.status < 500:
-            return
         if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
             self.error_type = CLIENT_DISCONNECT
         elif error is not None and (not complete or self.status >= 500):

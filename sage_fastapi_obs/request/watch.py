@@ -178,7 +178,8 @@ class Watch:
         exchange.finished = True
         if exchange.route is None:
             exchange.route = self._template(exchange)
-        exchange.judge(complete=complete, valid=self._valid)
+        if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:
+            exchange.judge(complete=complete, valid=self._valid)
         self._moments.request_finished(exchange)
 
     def _end_background(self, error: BaseException | None) -> None:

@@ -18,7 +18,17 @@ from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer, get_current_span
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+)
 
 __all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds"]
 
@@ -29,6 +39,9 @@ _OF_THE_TRACER = frozenset(
 _OF_THE_SPAN = frozenset({"_name", "_context", "_parent", "_start_time", "_end_time", "_attributes", "_lock"})
 _DEFAULTS = frozenset({"_kind", "_events", "_links", "_status"})
 _NOTHING: tuple[Any, ...] = ()
+_NO_STATE = INVALID_SPAN_CONTEXT.trace_state
+_new_context = tuple.__new__
+"""Makes a span context, which is a tuple, of ids that need no check."""
 MOST_ATTRIBUTES = 32
 """More than a server span of ours ever starts and ends with."""
 
@@ -171,7 +184,7 @@ class LeanSpans:
             new_trace_id, new_span_id = self._new_trace_id, self._new_span_id
             trace_id = new_trace_id()
             sampled = trace_id & _LOW_64_BITS < self._root_bound
-            context = SpanContext(trace_id, new_span_id(), False, self._flags[sampled])
+            context = _new_context(SpanContext, (trace_id, new_span_id(), False, self._flags[sampled], _NO_STATE, True))
         else:
             sampled = parent.trace_flags.sampled
             flags = _flags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
@@ -251,5 +264,8 @@ def _is_supported(tracer: SdkTracer) -> bool:
     limits = getattr(tracer, "_span_limits", None)
     most = getattr(limits, "max_span_attributes", MOST_ATTRIBUTES)
     if limits is None or limits.max_span_attribute_length is not None or (most is not None and most < MOST_ATTRIBUTES):
+        return False
+    made, asked = _new_context(SpanContext, (1, 2, False, _flags(0), _NO_STATE, True)), SpanContext(1, 2, is_remote=False)
+    if tuple(made) != tuple(asked) or made.trace_state is not asked.trace_state:
         return False
     return set(vars(_pattern_span())) >= _OF_THE_SPAN | _OF_THE_TRACER | _DEFAULTS

@@ -35,6 +35,10 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 HIGHEST_PORT = 65535
 SAMPLED = TraceFlags.SAMPLED
+_SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""The key under which a context has its span."""
+_runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
+"""What keeps the current context: the module's functions only pass on to it."""
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -112,7 +116,7 @@ class Tracing(Recorder):
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
-        current = otel_context.get_current()
+        current = _runtime.get_current()
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is None:
@@ -156,7 +160,7 @@ class Tracing(Recorder):
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
         if exchange.span_attached is not None:
-            otel_context.detach(exchange.span_attached)
+            _runtime.detach(exchange.span_attached)
             exchange.span_attached = None
 
     def _open(self, exchange: Exchange, current: Context) -> Span:
@@ -170,7 +174,7 @@ class Tracing(Recorder):
         else:
             attributes = self._attributes(exchange)
             span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, links, exchange.wall_ns)
-        exchange.span_attached = otel_context.attach(trace.set_span_in_context(span, parent))
+        exchange.span_attached = _runtime.attach(Context({**parent, _SPAN: span}))
         return span
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
