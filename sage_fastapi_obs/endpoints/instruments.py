@@ -1,0 +1,174 @@
+"""The client library's own instruments, read child by child, as if they were stamped collectors.
+
+Their attributes are private, and have been the same for years. What is not exactly as expected (another class, a value shared
+between processes, a function in place of a value) is asked for its samples instead.
+"""
+# ruff: noqa: SLF001 - reading the values themselves is what this module is for
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from operator import is_
+from struct import pack, unpack
+from typing import Any, NamedTuple, TypeAlias
+
+from prometheus_client import Counter, Enum, Gauge, Histogram, Info, Summary
+from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.utils import floatToGoString
+from prometheus_client.values import MutexValue
+
+from sage_fastapi_obs.signals.stamped import StampedChild, StampedCollector, StampedFamily
+
+__all__ = ["stamped"]
+
+_METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
+_PLAIN = {MutexValue}
+
+_Line: TypeAlias = tuple[str, Mapping[str, str], float, Exemplar | None]
+"""Suffix of the name, labels besides those of the child, value, exemplar."""
+
+
+def stamped(collector: object) -> Iterable[StampedFamily] | None:
+    """Read a collector child by child; None if it can only be asked for all its samples."""
+    if isinstance(collector, StampedCollector):
+        return collector.stamped()
+    kind = _KINDS.get(type(collector))
+    return _Instrument(collector, kind).stamped() if kind is not None and _is_original(collector) else None
+
+
+def _is_original(instrument: object) -> bool:
+    """Tell whether nobody has replaced a method, of the instrument or of its class."""
+    cls = type(instrument)
+    return vars(instrument).keys().isdisjoint(_METHODS) and all(
+        getattr(cls, method).__module__ == "prometheus_client.metrics" for method in _METHODS
+    )
+
+
+class _Kind(NamedTuple):
+    """How to read the children of one class.
+
+    `state` is all that the text of a child depends on, raw: equal states, equal text; None for a child that is not as
+    expected. `lines` tells the samples of a state, not those of now: a value that is changed and changed back meanwhile
+    would leave a text behind that its stamp does not belong to.
+    """
+
+    state: Callable[[Any], object]
+    lines: Callable[[Any, Any], Iterable[_Line]]
+
+
+class _Instrument:
+    def __init__(self, instrument: Any, kind: _Kind) -> None:
+        self._instrument = instrument
+        self._kind = kind
+
+    def stamped(self) -> Iterator[StampedFamily]:
+        for family in self._instrument.describe():
+            yield family, self._children()
+
+    def _children(self) -> Iterator[StampedChild]:
+        expected, read = type(self._instrument), self._kind.state
+        for labels, child in self._by_labels().items():
+            # Where `Gauge.set_function` was called, the child has its own way to make samples.
+            usual = type(child) is expected and "_child_samples" not in child.__dict__
+            state = read(child) if usual else None
+            if state is None:
+                yield labels, object(), partial(self._asked, labels, child)
+            else:
+                yield labels, state, partial(self._written, labels, state)
+
+    def _by_labels(self) -> dict[tuple[str, ...], Any]:
+        if not self._instrument._is_parent():
+            return {(): self._instrument}
+        with self._instrument._lock:
+            children: dict[tuple[str, ...], Any] = self._instrument._metrics.copy()
+        return children
+
+    def _written(self, labels: tuple[str, ...], state: object) -> Iterator[Sample]:
+        name, common = self._instrument._name, self._named(labels)
+        for suffix, own, value, exemplar in self._kind.lines(self._instrument, state):
+            yield Sample(name + suffix, {**common, **own}, value, None, exemplar)
+
+    def _asked(self, labels: tuple[str, ...], child: Any) -> Iterator[Sample]:
+        name, common = self._instrument._name, self._named(labels)
+        for suffix, own, *rest in child._samples():
+            yield Sample(name + suffix, {**common, **own}, *rest)
+
+    def _named(self, labels: tuple[str, ...]) -> dict[str, str]:
+        return dict(zip(self._instrument._labelnames, labels, strict=True)) if labels else {}
+
+
+class _Exemplars:
+    """The exemplars of a child: unchanged only if they are the same objects."""
+
+    __slots__ = ("each",)
+
+    def __init__(self, each: Sequence[Exemplar | None]) -> None:
+        self.each = each
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Exemplars) and all(map(is_, self.each, other.each))
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self.each)))
+
+
+def _raw(values: Sequence[MutexValue]) -> object:
+    """Return numbers bit by bit, so that NaN equals itself and 0.0 is not -0.0, and exemplars if there are any."""
+    if set(map(type, values)) != _PLAIN:
+        return None
+    numbers = pack(f"{len(values)}d", *[value._value for value in values])
+    exemplars = [value._exemplar for value in values]
+    return (numbers, _Exemplars(exemplars)) if any(exemplars) else numbers
+
+
+def _told(state: Any) -> tuple[tuple[float, ...], Sequence[Exemplar | None]]:
+    """Return the numbers and exemplars of a state."""
+    numbers, exemplars = (state, None) if isinstance(state, bytes) else state
+    values = unpack(f"{len(numbers) // 8}d", numbers)
+    return values, (None,) * len(values) if exemplars is None else exemplars.each
+
+
+def _counter(_: Counter, state: Any) -> Iterator[_Line]:
+    (value,), (exemplar,) = _told(state)
+    yield "_total", {}, value, exemplar
+
+
+def _gauge(_: Gauge, state: Any) -> Iterator[_Line]:
+    (value,), _exemplar = _told(state)
+    yield "", {}, value, None
+
+
+def _summary(_: Summary, state: Any) -> Iterator[_Line]:
+    (count, total), _exemplars = _told(state)
+    yield "_count", {}, count, None
+    yield "_sum", {}, total, None
+
+
+def _histogram(histogram: Histogram, state: Any) -> Iterator[_Line]:
+    (total, *counts), (_, *exemplars) = _told(state)
+    running = list(accumulate(counts, initial=0.0))
+    bounds = histogram._upper_bounds
+    for bound, count, exemplar in zip(bounds, running[1:], exemplars, strict=True):
+        yield "_bucket", {"le": floatToGoString(bound)}, count, exemplar  # type: ignore[no-untyped-call]
+    yield "_count", {}, running[-1], None
+    if bounds[0] >= 0:
+        yield "_sum", {}, total, None
+
+
+def _info(_: Info, state: Any) -> Iterator[_Line]:
+    yield "_info", state, 1.0, None
+
+
+def _enum(enum: Enum, state: Any) -> Iterator[_Line]:
+    for place, name in enumerate(enum._states):
+        yield "", {enum._name: name}, float(place == state), None
+
+
+_KINDS: dict[type, _Kind] = {
+    Counter: _Kind(lambda child: _raw((child._value,)), _counter),
+    Gauge: _Kind(lambda child: _raw((child._value,)), _gauge),
+    Summary: _Kind(lambda child: _raw((child._count, child._sum)), _summary),
+    Histogram: _Kind(lambda child: _raw((child._sum, *child._buckets)), _histogram),
+    Info: _Kind(lambda child: child._value, _info),
+    Enum: _Kind(lambda child: child._value, _enum),
+}
