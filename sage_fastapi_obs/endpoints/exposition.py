@@ -24,8 +24,18 @@ _HAVE_CREATED = ("counter", "histogram", "summary")
 
 _Entries: TypeAlias = dict[Any, tuple[object, bytes]]
 """The stamp and the text of each child of a family, by its key."""
-_Kept: TypeAlias = dict[tuple[int, bytes], _Entries]
+_Families: TypeAlias = dict[tuple[int, bytes], _Entries]
 """What was written of a collector, by place and header of its families."""
+
+
+class _Kept:
+    """What is remembered of one collector."""
+
+    __slots__ = ("families", "stamped")
+
+    def __init__(self, collector: Collector) -> None:
+        self.stamped = stamped(collector)
+        self.families: _Families = {}
 
 
 class Exposition:
@@ -55,31 +65,28 @@ class Exposition:
         yield b"".join((*texts, self._encoder.trailer))
 
     def _texts(self, pause: Pause) -> Iterator[bytes]:
-        # What is not written again is forgotten with `before`.
         before, self._kept = self._kept, {}
         for collector in _collectors(self._registry, self._names):
+            # What is not asked for again, since it has left the registry, is forgotten.
+            kept = self._kept[collector] = before.get(collector) or _Kept(collector)
             fault: Exception | None = None
             try:
-                kept = self._written(collector, before.get(collector, {}), pause)
+                texts = self._written(kept, pause)
             except Exception as error:
-                kept, fault = None, error
-            if kept is None:
-                yield from self._asked(collector, fault, pause)
-            else:
-                self._kept[collector] = kept
-                yield from self._joined(kept)
+                texts, fault = None, error
+            yield from self._asked(collector, fault, pause) if texts is None else texts
+            pause()
 
-    def _written(self, collector: Collector, before: _Kept, pause: Pause) -> _Kept | None:
+    def _written(self, kept: _Kept, pause: Pause) -> Iterable[bytes] | None:
         """Write the children that have changed, and keep the others; None if the collector can only be asked for all."""
-        families = stamped(collector)
-        if families is None:
+        before, kept.families = kept.families, {}
+        if kept.stamped is None:
             return None
-        kept: _Kept = {}
-        for family, children in families:
+        for family, children in kept.stamped():
             shown = self._shown(family)
-            place = (len(kept), self._encoder.header(shown))
-            kept[place] = self._entries(shown, children, before.get(place, {}), pause)
-        return kept
+            place = (len(kept.families), self._encoder.header(shown))
+            kept.families[place] = self._entries(shown, children, before.get(place, {}), pause)
+        return self._joined(kept.families)
 
     def _entries(self, family: Metric, children: Iterable[StampedChild], before: _Entries, pause: Pause) -> _Entries:
         entries: _Entries = {}
@@ -91,8 +98,8 @@ class Exposition:
             pause()
         return entries
 
-    def _joined(self, kept: _Kept) -> Iterator[bytes]:
-        for (_, header), entries in kept.items():
+    def _joined(self, families: _Families) -> Iterator[bytes]:
+        for (_, header), entries in families.items():
             if not self._names or any(text for _, text in entries.values()):
                 yield header
                 for _, text in entries.values():

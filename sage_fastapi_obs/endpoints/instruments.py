@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import is_
-from struct import pack, unpack
+from struct import Struct, pack, unpack
 from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client import Counter, Enum, Gauge, Histogram, Info, Summary
@@ -19,21 +19,25 @@ from prometheus_client.values import MutexValue
 
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedCollector, StampedFamily
 
-__all__ = ["stamped"]
+__all__ = ["Stamped", "stamped"]
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
 _PLAIN = {MutexValue}
+_number = Struct("d").pack
 
 _Line: TypeAlias = tuple[str, Mapping[str, str], float, Exemplar | None]
 """Suffix of the name, labels besides those of the child, value, exemplar."""
 
 
-def stamped(collector: object) -> Iterable[StampedFamily] | None:
-    """Read a collector child by child; None if it can only be asked for all its samples."""
+Stamped: TypeAlias = Callable[[], Iterable[StampedFamily]]
+
+
+def stamped(collector: object) -> Stamped | None:
+    """Find out how a collector is read child by child, once for all scrapes; None if it can only be asked for all samples."""
     if isinstance(collector, StampedCollector):
-        return collector.stamped()
+        return collector.stamped
     kind = _KINDS.get(type(collector))
-    return _Instrument(collector, kind).stamped() if kind is not None and _is_original(collector) else None
+    return _Instrument(collector, kind).stamped if kind is not None and _is_original(collector) else None
 
 
 def _is_original(instrument: object) -> bool:
@@ -60,10 +64,10 @@ class _Instrument:
     def __init__(self, instrument: Any, kind: _Kind) -> None:
         self._instrument = instrument
         self._kind = kind
+        (self._family,) = instrument.describe()
 
-    def stamped(self) -> Iterator[StampedFamily]:
-        for family in self._instrument.describe():
-            yield family, self._children()
+    def stamped(self) -> Iterable[StampedFamily]:
+        return ((self._family, self._children()),)
 
     def _children(self) -> Iterator[StampedChild]:
         expected, read = type(self._instrument), self._kind.state
@@ -112,8 +116,18 @@ class _Exemplars:
         return hash(tuple(map(id, self.each)))
 
 
-def _raw(values: Sequence[MutexValue]) -> object:
-    """Return numbers bit by bit, so that NaN equals itself and 0.0 is not -0.0, and exemplars if there are any."""
+def _one(child: Any) -> object:
+    """Return a number bit by bit, so that NaN equals itself and 0.0 is not -0.0, and an exemplar if there is one."""
+    value = child._value
+    if type(value) is not MutexValue:
+        return None
+    exemplar = value._exemplar
+    number = _number(value._value)
+    return number if exemplar is None else (number, _Exemplars((exemplar,)))
+
+
+def _several(values: Sequence[MutexValue]) -> object:
+    """Return numbers bit by bit, and exemplars if there are any."""
     if set(map(type, values)) != _PLAIN:
         return None
     numbers = pack(f"{len(values)}d", *[value._value for value in values])
@@ -165,10 +179,10 @@ def _enum(enum: Enum, state: Any) -> Iterator[_Line]:
 
 
 _KINDS: dict[type, _Kind] = {
-    Counter: _Kind(lambda child: _raw((child._value,)), _counter),
-    Gauge: _Kind(lambda child: _raw((child._value,)), _gauge),
-    Summary: _Kind(lambda child: _raw((child._count, child._sum)), _summary),
-    Histogram: _Kind(lambda child: _raw((child._sum, *child._buckets)), _histogram),
+    Counter: _Kind(_one, _counter),
+    Gauge: _Kind(_one, _gauge),
+    Summary: _Kind(lambda child: _several((child._count, child._sum)), _summary),
+    Histogram: _Kind(lambda child: _several((child._sum, *child._buckets)), _histogram),
     Info: _Kind(lambda child: child._value, _info),
     Enum: _Kind(lambda child: child._value, _enum),
 }
