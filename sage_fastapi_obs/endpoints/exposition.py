@@ -1,6 +1,6 @@
 """The text of a registry in one format: written once for each child, and kept until the child changes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -22,10 +22,19 @@ PIECE_BYTES = 65_536
 SAMPLES_AT_ONCE = 32
 _HAVE_CREATED = ("counter", "histogram", "summary")
 
-_Entries: TypeAlias = dict[Any, tuple[object, bytes]]
-"""The stamp and the text of each child of a family, by its key."""
-_Families: TypeAlias = dict[tuple[int, bytes], _Entries]
-"""What was written of a collector, by place and header of its families."""
+_Place: TypeAlias = tuple[int, bytes]
+"""The place of a family in its collector, and its header."""
+
+
+class _Family:
+    """The stamp and the text of each child of a family, by its key."""
+
+    __slots__ = ("entries", "outgrown")
+
+    def __init__(self) -> None:
+        self.entries: dict[Any, tuple[object, bytes]] = {}
+        self.outgrown = False
+        """Whether some of the children have gone."""
 
 
 class _Kept:
@@ -35,7 +44,7 @@ class _Kept:
 
     def __init__(self, collector: Collector) -> None:
         self.stamped = stamped(collector)
-        self.families: _Families = {}
+        self.families: dict[_Place, _Family] = {}
 
 
 class Exposition:
@@ -53,16 +62,7 @@ class Exposition:
 
         A collector that raises is counted by the name of its class, and the page goes on with the next one.
         """
-        texts: list[bytes] = []
-        size = 0
-        for text in self._texts(pause):
-            texts.append(text)
-            size += len(text)
-            if size >= PIECE_BYTES:
-                yield b"".join(texts)
-                texts, size = [], 0
-                pause()
-        yield b"".join((*texts, self._encoder.trailer))
+        yield from _in_pieces(self._texts(pause), pause)
 
     def _texts(self, pause: Pause) -> Iterator[bytes]:
         before, self._kept = self._kept, {}
@@ -76,34 +76,42 @@ class Exposition:
                 texts, fault = None, error
             yield from self._asked(collector, fault, pause) if texts is None else texts
             pause()
+        yield self._encoder.trailer
 
-    def _written(self, kept: _Kept, pause: Pause) -> Iterable[bytes] | None:
+    def _written(self, kept: _Kept, pause: Pause) -> list[bytes] | None:
         """Write the children that have changed, and keep the others; None if the collector can only be asked for all."""
-        before, kept.families = kept.families, {}
         if kept.stamped is None:
             return None
+        before, kept.families = kept.families, {}
+        texts: list[bytes] = []
         for family, children in kept.stamped():
             shown = self._shown(family)
-            place = (len(kept.families), self._encoder.header(shown))
-            kept.families[place] = self._entries(shown, children, before.get(place, {}), pause)
-        return self._joined(kept.families)
+            header = self._encoder.header(shown)
+            place = (len(kept.families), header)
+            known = kept.families[place] = before.get(place) or _Family()
+            texts += self._headed(header, _in_pieces(self._children(shown, children, known, pause), pause))
+        return texts
 
-    def _entries(self, family: Metric, children: Iterable[StampedChild], before: _Entries, pause: Pause) -> _Entries:
-        entries: _Entries = {}
+    def _children(self, family: Metric, children: Iterable[StampedChild], known: _Family, pause: Pause) -> Iterator[bytes]:
+        # Entries stay where they are: a new container of that size, each time, is what the garbage collector would walk.
+        before = known.entries
+        entries = known.entries = {} if known.outgrown else before
+        count = 0
         for key, stamp, samples in children:
             entry = before.get(key)
             if entry is None or entry[0] != stamp:
-                entry = (stamp, self._lines(family, samples()))
-            entries[key] = entry
+                entry = entries[key] = (stamp, self._lines(family, samples()))
+            elif known.outgrown:
+                entries[key] = entry
+            count += 1
+            yield entry[1]
             pause()
-        return entries
+        known.outgrown = len(entries) != count
 
-    def _joined(self, families: _Families) -> Iterator[bytes]:
-        for (_, header), entries in families.items():
-            if not self._names or any(text for _, text in entries.values()):
-                yield header
-                for _, text in entries.values():
-                    yield text
+    def _headed(self, header: bytes, texts: Iterable[bytes]) -> list[bytes]:
+        """Put a header above the text of a family; where only some names are wanted, a family without any has none."""
+        below = list(texts)
+        return [header, *below] if not self._names or any(below) else []
 
     def _asked(self, collector: Collector, fault: Exception | None, pause: Pause) -> list[bytes]:
         """Write what a collector says of itself now; `fault` is why it could not be written child by child."""
@@ -119,16 +127,15 @@ class Exposition:
 
     def _family(self, family: Metric, pause: Pause) -> list[bytes]:
         shown = self._shown(family)
-        texts = [] if self._names else [self._encoder.header(shown)]
         try:
-            for start in range(0, len(family.samples), SAMPLES_AT_ONCE):
-                texts.append(self._lines(shown, family.samples[start : start + SAMPLES_AT_ONCE]))
-                pause()
+            return self._headed(self._encoder.header(shown), self._slices(shown, family.samples, pause))
         except NotByLineError:
             return [self._encoder.whole(shown, self._chosen(family, family.samples))]
-        if self._names and any(texts):
-            texts.insert(0, self._encoder.header(shown))
-        return texts
+
+    def _slices(self, family: Metric, samples: Sequence[Sample], pause: Pause) -> Iterator[bytes]:
+        for start in range(0, len(samples), SAMPLES_AT_ONCE):
+            yield self._lines(family, samples[start : start + SAMPLES_AT_ONCE])
+            pause()
 
     def _shown(self, family: Metric) -> Metric:
         # As the library's restricted registry does: without the unit.
@@ -142,6 +149,20 @@ class Exposition:
         if family.type in _HAVE_CREATED:
             samples = [sample for sample in samples if not sample.name.endswith("_created")]
         return [sample for sample in samples if sample.name in self._names] if self._names else samples
+
+
+def _in_pieces(texts: Iterable[bytes], pause: Pause) -> Iterator[bytes]:
+    """Join texts to pieces of some size; at least one."""
+    waiting: list[bytes] = []
+    size = 0
+    for text in texts:
+        waiting.append(text)
+        size += len(text)
+        if size >= PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+            pause()
+    yield b"".join(waiting)
 
 
 class _Target:

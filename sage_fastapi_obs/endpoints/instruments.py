@@ -42,10 +42,13 @@ def stamped(collector: object) -> Stamped | None:
 
 def _is_original(instrument: object) -> bool:
     """Tell whether nobody has replaced a method, of the instrument or of its class."""
-    cls = type(instrument)
-    return vars(instrument).keys().isdisjoint(_METHODS) and all(
-        getattr(cls, method).__module__ == "prometheus_client.metrics" for method in _METHODS
-    )
+    own = [(getattr(type(instrument), method), getattr(instrument, method)) for method in _METHODS]
+    return all(original.__module__ == "prometheus_client.metrics" and _is_bound(method, original) for original, method in own)
+
+
+def _is_bound(method: object, original: object) -> bool:
+    # Looking into `__dict__` would make one for every child, for good.
+    return getattr(method, "__func__", None) is original
 
 
 class _Kind(NamedTuple):
@@ -71,21 +74,26 @@ class _Instrument:
 
     def _children(self) -> Iterator[StampedChild]:
         expected, read = type(self._instrument), self._kind.state
-        for labels, child in self._by_labels().items():
+        original = expected._child_samples
+        for labels, child in self._by_labels():
             # Where `Gauge.set_function` was called, the child has its own way to make samples.
-            usual = type(child) is expected and "_child_samples" not in child.__dict__
+            usual = type(child) is expected and _is_bound(child._child_samples, original)
             state = read(child) if usual else None
             if state is None:
                 yield labels, object(), partial(self._asked, labels, child)
             else:
                 yield labels, state, partial(self._written, labels, state)
 
-    def _by_labels(self) -> dict[tuple[str, ...], Any]:
+    def _by_labels(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         if not self._instrument._is_parent():
-            return {(): self._instrument}
+            yield (), self._instrument
+            return
         with self._instrument._lock:
-            children: dict[tuple[str, ...], Any] = self._instrument._metrics.copy()
-        return children
+            # Only the keys: whoever holds the interpreter copies as little as possible.
+            children, keys = self._instrument._metrics, tuple(self._instrument._metrics)
+        for labels in keys:
+            if (child := children.get(labels)) is not None:
+                yield labels, child
 
     def _written(self, labels: tuple[str, ...], state: object) -> Iterator[Sample]:
         name, common = self._instrument._name, self._named(labels)
