@@ -185,4 +185,9 @@ def _collectors(registry: CollectorRegistry, names: frozenset[str]) -> list[Coll
         named = registry._collector_to_names.copy()  # noqa: SLF001
     info = registry.get_target_info()
     target: list[Collector] = [_Target(info)] if info else []
-    return [*target, *(collector for collector, own in named.items() if not names or not names.isdisjoint(own))]
+    unnamed = getattr(registry, "_collectors_without_names", ())
+    return target + [
+        collector
+        for collector, own in named.items()
+        if not names or not names.isdisjoint(own) or (not own and collector in unnamed)
+    ]
