@@ -531,7 +531,7 @@ class MisplacedExemplar:
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("whole", "whole", value=1)
         family = GaugeMetricFamily("broken", "broken")
-        family.samples = [Sample("broken", {}, 1.0, None, Exemplar({"t": "x"}, 1.0))]
+        family.samples = [Sample("broken_other", {}, 1.0, None, Exemplar({"t": "x"}, 1.0))]
         yield family
 
 
@@ -626,6 +626,9 @@ def test_values_shared_between_processes(kind: Any, monkeypatch: pytest.MonkeyPa
         getattr(child, "observe" if kind in (Summary, Histogram) else "inc")(number)
         assert page.ours == page.theirs
     assert page.faults.counts == {}
+    for value in (getattr(child, "_value", None), getattr(child, "_sum", None)):
+        if value is not None:
+            value._file.close()
 
 
 class Foreign:
