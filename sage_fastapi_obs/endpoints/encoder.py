@@ -50,7 +50,12 @@ class Encoder:
         """Write a family with its header, all by the library."""
         bare = copy.copy(family)
         bare.samples = list(samples)
-        return self._encode(_Families(bare)).removesuffix(self.trailer)
+        try:
+            return self._encode(_Families(bare)).removesuffix(self.trailer)
+        except Exception as error:
+            # The library adds the family, of any size, to what it raises, and the fault is said on stderr.
+            error.args = tuple(arg for arg in error.args if not isinstance(arg, Metric))
+            raise
 
     def lines(self, family: Metric, samples: Iterable[Sample]) -> bytes:
         """Write samples of a family; raises `NotByLineError` if one would not stand where it is in the order."""

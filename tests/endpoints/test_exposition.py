@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, values
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, samples, values
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeHistogramMetricFamily,
@@ -418,6 +418,105 @@ CHANGES: dict[str, list[Callable[[dict[str, Any]], object]]] = {
 }
 
 
+def told(*samples: Sample) -> CollectorRegistry:
+    """Make a registry with one collector that tells these samples."""
+    registry, collector, family = CollectorRegistry(), Custom(), Metric("g", "g", "histogram")
+    family.samples = list(samples)
+    collector.families = [family]
+    registry.register(collector)
+    return registry
+
+
+@pytest.mark.parametrize("accept", FORMATS)
+@pytest.mark.parametrize("name", ["\0", "\x000\x00", "\x001\x00", "%s", "%", "a b", "0", ""])
+def test_names_like_our_marks(name: str, accept: str) -> None:
+    """Names that look like what patterns are made of are written as they are."""
+    labels = [{name: "x"}, {name: "%s", "other": "\x000\x00"}, {"a": "x", name: ""}, {"a": "y", name: "z"}]
+    page = Page(told(*[Sample(metric, each, 1.0) for each in labels for metric in ("g_bucket", f"g{name}")]), accept)
+    assert page.ours == page.theirs
+    assert page.faults.counts == {}
+
+
+def test_a_sample_is_in_or_out_of_line_by_its_family() -> None:
+    """The same name stands in its place in one family, and below all others in another."""
+    registry = CollectorRegistry()
+    for name in ("other", "x"):
+        collector, family = Custom(), Metric(name, name, "unknown")
+        family.samples = [Sample(each, {}, 1.0) for each in ("x_gsum", "x")]
+        collector.families = [family]
+        registry.register(collector)
+    page = Page(registry, "")
+    assert page.ours == page.theirs
+    assert page.ours == page.theirs
+
+
+class Several:
+    """A stamped collector with any families, one child each, that never change."""
+
+    def __init__(self, *given: Metric) -> None:
+        self.families = given
+
+    def collect(self) -> Any:
+        return self.families
+
+    def stamped(self) -> Iterator[StampedFamily]:
+        for family in self.families:
+            bare = copy.copy(family)
+            bare.samples = []
+            yield bare, [("key", 1, partial(list, family.samples))]
+
+
+def test_stamped_families_of_every_kind() -> None:
+    """Families that look the same, and such as cannot be written line by line, are as the collector tells them."""
+    first, second, below = Metric("g", "g", "gauge"), Metric("g", "g", "gauge"), GaugeHistogramMetricFamily("h", "h")
+    first.samples, second.samples = [Sample("g", {"a": "1"}, 1)], [Sample("g", {"a": "2"}, 2)]
+    below.add_metric([], [("1.0", 1), ("+Inf", 2)], 3.0)
+    for collector in (Several(first, second), Several(first, below, second)):
+        registry = CollectorRegistry()
+        registry.register(collector)
+        for accept in FORMATS:
+            page = Page(registry, accept)
+            assert page.ours == page.theirs
+            assert page.ours == page.theirs
+            assert page.faults.counts == {}
+
+
+@pytest.mark.parametrize("accept", FORMATS)
+@pytest.mark.parametrize(
+    "names", [("h_seconds_count",), ("h_seconds_bucket", "h_seconds_sum"), ("h_seconds",), ("target_info",)]
+)
+def test_some_names(names: tuple[str, ...], accept: str) -> None:
+    """Only the samples asked for are there, and collectors that have none of them are not asked."""
+    registry = CollectorRegistry(auto_describe=True, target_info={"version": "1"})
+    histogram = Histogram("h", "h", ["a"], unit="seconds", registry=registry)
+    histogram.labels("x").observe(1)
+    asked = []
+    other = Gauge("other", "other", registry=registry)
+    other.set_function(lambda: asked.append(1) or 1.0)
+    page = Page(registry, accept, names)
+    assert page.ours == page.theirs
+    assert asked == []
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
+def test_native_histograms(version: str) -> None:
+    """What has more than a number is written by the library, or left out where its format has no place for it."""
+    if not hasattr(samples, "NativeHistogram"):
+        pytest.skip("this version of the client library has none")
+    native = samples.NativeHistogram(24, 100, 0, 0.001, 4, [samples.BucketSpan(0, 2)], None, [2, 1], None)
+    with_number = Sample("g", {"a": "x"}, 1.0, None, None, native)
+    with_none = Sample("g", {"a": "y"}, None, None, None, native)  # type: ignore[arg-type]
+    accept = f"application/openmetrics-text; version={version}"
+    page = Page(told(with_number, with_none, Sample("g", {"a": "z"}, None)), accept)  # type: ignore[arg-type]
+    try:
+        theirs = page.theirs
+    except TypeError:
+        pytest.skip("this version of the client library cannot write them")
+    assert page.ours == theirs
+    assert page.faults.counts == {}
+    assert (b"schema:0" in page.ours) == (version == "2.0.0" and b"schema:0" in theirs)
+
+
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_change_is_missed(change: str, accept: str) -> None:
@@ -460,9 +559,9 @@ def test_a_text_tells_the_state_that_its_stamp_tells(meanwhile: float) -> None:
     read = stamped(gauge)
     assert read is not None
     ((_, children),) = read()
-    ((key, stamp, samples),) = children
+    ((key, stamp, write),) = children
     gauge.labels("x").set(meanwhile)
-    assert [sample.value for sample in samples()] == [1.0]
+    assert [sample.value for sample in write()] == [1.0]
     gauge.labels("x").set(1.0)
     ((_, children),) = read()
     assert [(each[0], each[1]) for each in children] == [(key, stamp)]
@@ -536,7 +635,7 @@ class MisplacedExemplar:
 
 
 @pytest.mark.parametrize("broken", [Broken, BrokenSample, MisplacedExemplar])
-def test_a_collector_that_raises_loses_only_its_own(broken: Callable[[], Any]) -> None:
+def test_a_collector_that_raises_loses_only_its_own(broken: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> None:
     """What it told before stays, all others are there, and the fault has the name of its class."""
     registry = CollectorRegistry()
     Counter("before", "b", registry=registry)
@@ -547,6 +646,7 @@ def test_a_collector_that_raises_loses_only_its_own(broken: Callable[[], Any]) -
         assert texts(page) == ["before_total 0.0", "whole 1.0", "after_total 0.0"]
         assert page.faults.counts == {broken.__name__: scrape}
     assert page.ours.endswith(b"# EOF\n")
+    assert "Metric(" not in capsys.readouterr().err
 
 
 def test_a_function_that_raises_loses_its_gauge() -> None:
@@ -604,6 +704,7 @@ def test_what_is_not_as_expected_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
         assert page.ours == page.theirs
     expected = {"r_odd 7.0", "c 8.0", 'm_total{a="x"} 6.0', 'm_total{a="y"} 9.0', 'd_total{a="x"} 6.0', "child_total 0.0"}
     assert set(texts(page)) == expected
+    assert page.faults.counts == {}
 
 
 def test_a_changed_class_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.samples import Sample
 from starlette.requests import Request
 from support import client, drive, http_scope
 
@@ -20,6 +22,7 @@ from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints import scrape as module
 from sage_fastapi_obs.endpoints.scrape import MOST_FORMATS, MOST_WAITING, Scrape
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.stamped import StampedFamily
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 GZIP = [(b"accept-encoding", b"gzip")]
@@ -202,18 +205,58 @@ async def test_any_accept_is_answered(version: str, watch: Any) -> None:
     assert answer.text.endswith("# EOF\n") == answer.headers["content-type"].startswith("application/openmetrics-text")
 
 
+class Counting:
+    """A stamped collector that never changes, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def _samples(self) -> list[Sample]:
+        self.asked += 1
+        return [Sample("counting", {}, 1.0)]
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("counting", "counting", value=1)
+
+    def stamped(self) -> Iterator[StampedFamily]:
+        yield Metric("counting", "counting", "gauge"), [((), 1, self._samples)]
+
+
 async def test_few_formats_are_remembered() -> None:
-    """However many formats and names are asked for, the last ones are kept, and nothing for names."""
-    scrape = Scrape(large(3), Faults())
-    app = serving(scrape)
-    for number in range(5):
-        accept = f"application/openmetrics-text; version=1.0.{number}".encode()
-        await drive(app, http_scope("/metrics", headers=[(b"accept", accept)]))
-        await drive(app, http_scope("/metrics"))
-        await drive(app, http_scope("/metrics", query_string=f"name[]=x{number}".encode()))
-        assert len(scrape._expositions) <= MOST_FORMATS
-        assert any(content_type.startswith("text/plain") for content_type in scrape._expositions)
+    """The formats asked for last are kept, however many there are, and nothing for names."""
+    registry, counting = CollectorRegistry(auto_describe=True), Counting()
+    registry.register(counting)
+    scrape = Scrape(registry, Faults())
+    asked = []
+    for number in range(4):
+        for accept, query in (("", ""), (f"application/openmetrics-text; version=1.0.{number}", ""), ("", "name[]=counting")):
+            before = counting.asked
+            scope = http_scope("/metrics", headers=[(b"accept", accept.encode())], query_string=query.encode())
+            page = (await drive(serving(scrape), scope)).sent[1]["body"]
+            assert b"counting 1.0" in page
+            assert (b"observability_scrape_size_bytes" in page) == (not query)
+            asked.append(counting.asked - before)
+            assert len(scrape._expositions) <= MOST_FORMATS
+    assert asked == [1, 1, 1] + [0, 1, 1] * 3
     assert len(scrape._last) == 1
+
+
+async def test_the_numbers_of_requests_are_written_as_the_library_would(watch: Any) -> None:
+    """After every request, what is kept of our own families and what is new make the page that the library's encoder makes."""
+    watched = watch()
+    app = FastAPI()
+    watched.obs.install(app)
+    names = {family.name for family in watched.obs.registry.collect() if family.name.startswith(("http_", "request_"))}
+    encode, _ = choose_encoder(OPENMETRICS)
+    async with client(app) as asking:
+        for path in ("/a", "/openapi.json", "/a", "/docs"):
+            await asking.get(path)
+            page = (await asking.get("/metrics", headers={"accept": OPENMETRICS})).text
+            theirs = encode(watched.obs.registry).decode()
+            ours, library = ([one for one in text.split("# HELP ")[1:] if one.split()[0] in names] for text in (page, theirs))
+            assert ours == library
+            assert len(ours) == len(names)
+            assert "trace_id" in page
 
 
 class BrokenError(Exception):
