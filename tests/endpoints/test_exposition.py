@@ -398,6 +398,12 @@ def registered_anew(made: dict[str, Any]) -> None:
     made["g"].labels("x").set(1.0)
 
 
+def explained_anew(made: dict[str, Any]) -> None:
+    made["registry"].unregister(made["g"])
+    made["g"] = Gauge("g", "other", ["a"], registry=made["registry"])
+    made["g"].labels("x").set(1.0)
+
+
 CHANGES: dict[str, list[Callable[[dict[str, Any]], object]]] = {
     "the sign of zero": [gauge_set(0.0), gauge_set(-0.0), gauge_set(0.0)],
     "no number": [gauge_set(math.nan), gauge_set(1.0), gauge_set(math.nan), gauge_set(math.nan)],
@@ -412,6 +418,7 @@ CHANGES: dict[str, list[Callable[[dict[str, Any]], object]]] = {
     "cleared and created": [gauge_set(1.0), lambda made: made["g"].clear(), gauge_set(1.0)],
     "a function": [gauge_set(1.0)] + [lambda made, at=at: made["g"].labels("x").set_function(lambda: at) for at in (1.0, 2.0)],
     "registered anew": [gauge_set(1.0), registered_anew],
+    "explained anew": [gauge_set(1.0), explained_anew],
     "below zero": [lambda made: made["n"].labels("x").observe(-1), lambda made: made["n"].labels("x").observe(1)],
     "states": [lambda made, state=state: made["e"].labels("x").state(state) for state in ("on", "off", "on")],
     "facts": [lambda made, fact=fact: made["i"].labels("x").info(fact) for fact in ({"k": "a"}, {"k": "b"}, {"l": "b"}, {})],
