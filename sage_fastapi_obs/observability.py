@@ -59,7 +59,7 @@ class Observability:
         self.faults = Faults()
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
-        self._scrape = Scrape(self.registry)
+        self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
         self._port = MetricsPort(self._scrape, settings.metrics.path, settings.metrics.port)
         self.router: APIRouter = monitoring_router(settings, self._scrape, self.health)
         """The monitoring endpoints, for `app.include_router`."""

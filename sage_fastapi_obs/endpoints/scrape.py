@@ -1,76 +1,153 @@
-"""The text of `/metrics`: rendered off the event loop, one rendering at a time, shared by those who wait for it."""
+"""`/metrics`: written off the event loop, one page at a time, shared by those who wait for it, and sent in pieces."""
 
-import gzip
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import cast
 
 import anyio.to_thread
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
+from anyio.lowlevel import RunVar, checkpoint
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from sage_fastapi_obs.endpoints.encoder import Encode
+from sage_fastapi_obs.endpoints.exposition import Exposition
+from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
 
 __all__ = ["Scrape"]
 
-
-class _Collects(Protocol):
-    def collect(self) -> Iterable[Metric]: ...
+MOST_FORMATS = 2
+"""How many formats are remembered: that of Prometheus, and that of a person."""
+MOST_QUERY_BYTES = 16_384
+MOST_WAITING = 32
+WORK_SECONDS = 0.001
+REST_SECONDS = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
-class _Rendered:
-    content: bytes
+class _Page:
+    pieces: list[bytes]
     content_type: str
-    finished_at: float
+    begun_at: float
 
 
 class Scrape:
-    """Renders one registry."""
+    """Answers scrapes of one registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, faults: Faults, *, measured: bool = True) -> None:
+        """`measured`: register the metrics of the scrape itself, too."""
         self._registry = registry
+        self._faults = faults
+        self._own = cast("dict[str, Gauge]", build(SCRAPE_METRICS, registry) if measured else {})
         self._lock = threading.Lock()
-        self._last: dict[tuple[str, tuple[str, ...], bool], _Rendered] = {}
+        self._expositions: dict[str, Exposition] = {}
+        self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
+        self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.scrape.{id(self)}")
 
     async def response(self, request: Request) -> Response:
         """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`."""
+        if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
+            return PlainTextResponse("too many name[]\n", 414)
+        turn = self._turn()
+        if turn.statistics().tasks_waiting >= MOST_WAITING:
+            return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
-        rendered = await anyio.to_thread.run_sync(self._render, accept, names, zipped, time.monotonic())
-        headers = {"Content-Type": rendered.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
+        page = await anyio.to_thread.run_sync(self._page, accept, names, zipped, time.monotonic(), limiter=turn)
+        headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
         if zipped:
             headers["Content-Encoding"] = "gzip"
-        return Response(rendered.content, headers=headers)
+        return _InPieces(page.pieces, headers)
 
-    def _render(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float) -> _Rendered:
-        encode, content_type = choose_encoder(accept)
+    def _turn(self) -> anyio.CapacityLimiter:
+        """Return what lets one scrape of this loop into a thread: those who wait hold none of the application's."""
+        try:
+            return self._turns.get()
+        except LookupError:
+            turn = anyio.CapacityLimiter(1)
+            self._turns.set(turn)
+            return turn
+
+    def _page(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float) -> _Page:
+        encode, content_type = _format(accept)
         key = (content_type, names, zipped)
+        # Another loop may be scraping, too: that of the metrics port.
         with self._lock:
             last = self._last.get(key)
-            if last is not None and last.finished_at >= asked_at:
-                # Finished while we waited for our turn: as fresh as one of our own.
+            if last is not None and last.begun_at >= asked_at:
+                # Begun while we waited for our turn: it tells all that ours would.
                 return last
-            registry = self._registry.restricted_registry(names) if names else self._registry
-            content = encode(_WithoutCreated(registry))
-            rendered = _Rendered(gzip.compress(content, 1) if zipped else content, content_type, time.monotonic())
-            # One remembered rendering: scrapers that wait ask for the same, and memory stays bounded.
-            self._last = {key: rendered}
-            return rendered
+            begun_at = time.monotonic()
+            pieces = list(self._exposition(encode, content_type, names).pieces(_Pace()))
+            size = sum(map(len, pieces))
+            page = _Page(list(_gzipped(pieces)) if zipped else pieces, content_type, begun_at)
+            # One remembered page: scrapers that wait ask for the same, and memory stays bounded.
+            self._last = {key: page}
+            self._measure(time.monotonic() - begun_at, size)
+            return page
+
+    def _exposition(self, encode: Encode, content_type: str, names: tuple[str, ...]) -> Exposition:
+        if names:
+            # Anybody can ask for some names, and nothing is remembered for it.
+            return Exposition(encode, self._registry, self._faults, names)
+        known = self._expositions.pop(content_type, None) or Exposition(encode, self._registry, self._faults)
+        self._expositions[content_type] = known
+        if len(self._expositions) > MOST_FORMATS:
+            del self._expositions[next(iter(self._expositions))]
+        return known
+
+    def _measure(self, duration_seconds: float, size_bytes: int) -> None:
+        if self._own:
+            self._own["observability_scrape_duration_seconds"].set(duration_seconds)
+            self._own["observability_scrape_size_bytes"].set(size_bytes)
 
 
-class _WithoutCreated:
-    """Leaves out `_created` samples, which double the series and which the client library can only switch off globally."""
+class _Pace:
+    """Rests after each millisecond of work: a thread that does not lets the event loop in only every five."""
 
-    def __init__(self, registry: _Collects) -> None:
-        self._registry = registry
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + WORK_SECONDS
 
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            if metric.type in ("counter", "histogram", "summary"):
-                metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+    def __call__(self) -> None:
+        if time.perf_counter() >= self._until:
+            time.sleep(REST_SECONDS)
+            self._until = time.perf_counter() + WORK_SECONDS
+
+
+class _InPieces(Response):
+    """A response that lets others in between the pieces of its body."""
+
+    def __init__(self, pieces: list[bytes], headers: dict[str, str]) -> None:
+        super().__init__(headers={**headers, "Content-Length": str(sum(map(len, pieces)))})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the signature is ASGI's
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        *first, last = self._pieces
+        for piece in first:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            # A server that can write at once does not let anybody in.
+            await checkpoint()
+        await send({"type": "http.response.body", "body": last})
+
+
+def _format(accept: str) -> tuple[Encode, str]:
+    try:
+        return choose_encoder(accept)
+    except Exception:
+        # The library reads versions that are no numbers, and fails over them.
+        return choose_encoder("")
+
+
+def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    gzip = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        yield gzip.compress(piece)
+    yield gzip.flush()

@@ -18,6 +18,7 @@ __all__ = [
     "OTHER_METHOD",
     "OVERFLOW",
     "REQUEST_METRICS",
+    "SCRAPE_METRICS",
     "SELF_METRICS",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
@@ -122,6 +123,15 @@ WEBSOCKET_METRICS = (
     ),
     Metric("websocket_messages_total", "counter", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
 )
+SCRAPE_METRICS = (
+    Metric(
+        "observability_scrape_duration_seconds",
+        "gauge",
+        "Time that writing the last page of metrics took, in a thread, its rests included.",
+        unit="seconds",
+    ),
+    Metric("observability_scrape_size_bytes", "gauge", "Size of the last page of metrics, before compression.", unit="bytes"),
+)
 SELF_METRICS = (
     Metric(
         "observability_internal_errors_total",
@@ -135,6 +145,7 @@ SELF_METRICS = (
         "Values counted as 'other' because a label had too many.",
         {"label": ("route", "status", "error_type", "close_code")},
     ),
+    *SCRAPE_METRICS,
 )
 
 CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)
