@@ -81,13 +81,14 @@ class Watch:
         # whether it is complete; and whether a handshake was answered with a response.
         self._started = self._flowing = self._trailers = self._complete = self._denied = False
         self._valid = True
-        if observer.excludes(scope):
-            exchange.excluded = True
-            self._moments = observer.excluded_moments
-        else:
-            self._moments = observer.moments
+        exchange.excluded = observer.excludes(scope)
+        self._moments = moments = observer.excluded_moments if exchange.excluded else observer.moments
         self._token = _set_current(exchange)
-        self._moments.request_started(exchange)
+        for tell in moments.started:
+            try:
+                tell(exchange)
+            except Exception as error:
+                moments.failed(tell, error)
 
     async def receive(self) -> Message:
         """Hand on what the client sent."""
@@ -133,7 +134,11 @@ class Watch:
         except ValueError:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
             return
-        self._moments.app_returned(exchange)
+        for tell in self._moments.returned:
+            try:
+                tell(exchange)
+            except Exception as fault:
+                self._moments.failed(tell, fault)
         # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
         # the garbage collector to find.
         exchange.scope = _NO_SCOPE
@@ -141,14 +146,17 @@ class Watch:
     def _answering(self, message: Message, status: Any, *, may_stream: bool) -> Message:
         """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
         exchange = self.exchange
-        exchange.status = status if type(status) is int else _status(status)
-        if exchange.client_gone:
-            # Nobody is left to receive it; that is the client's doing, whatever the app made of it.
-            exchange.status = CLIENT_CLOSED_REQUEST
+        # When nobody is left to receive it, that is the client's doing, whatever the app made of it.
+        exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else _status(status)
         if not exchange.finished:
             template = self._template
             exchange.route = template(exchange)
-        ours = self._moments.response_started(exchange)
+        ours: Headers = []
+        for tell in self._moments.answered:
+            try:
+                tell(exchange, ours)
+            except Exception as error:
+                self._moments.failed(tell, error)
         headers = message.get("headers", ())
         if type(headers) is not list:
             if isinstance(headers, Iterator):
@@ -157,17 +165,11 @@ class Watch:
                 return {**message, "headers": _with(headers, ours)}
             if not hasattr(headers, "__iter__"):
                 return message
-        try:
-            names: Container[bytes] = dict(headers)
-            if not b"".join(names).islower():  # type: ignore[arg-type]
-                names = {_name(header) for header in headers}
-        except Exception:
-            # Headers that are no pairs of bytes: only the server can judge them.
-            names = {_name(header) for header in headers}
+        names = _names(headers)
         exchange.streamed = may_stream and b"content-length" not in names
         for name, _ in ours:
             if name in names:
-                headers = [header for header in headers if _name(header) != name]
+                headers = _without(headers, name)
         return {**message, "headers": [*headers, *ours]} if ours else message
 
     def _end(self, error: BaseException | None) -> None:
@@ -180,13 +182,21 @@ class Watch:
             exchange.route = self._template(exchange)
         if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:
             exchange.judge(complete=complete, valid=self._valid)
-        self._moments.request_finished(exchange)
+        for tell in self._moments.finished:
+            try:
+                tell(exchange)
+            except Exception as error:
+                self._moments.failed(tell, error)
 
     def _end_background(self, error: BaseException | None) -> None:
         exchange = self.exchange
         exchange.background_us = max(0, self._elapsed_us() - exchange.duration_us)
         exchange.background_error = error if exchange.is_failure(error) else None
-        self._moments.background_finished(exchange)
+        for tell in self._moments.background:
+            try:
+                tell(exchange)
+            except Exception as fault:
+                self._moments.failed(tell, fault)
 
     def _elapsed_us(self) -> int:
         clock = self._observer.clock
@@ -388,10 +398,27 @@ class WebSocketWatch(Watch):
 
 def _status(status: Any) -> int:
     """Read what the app sent as a status: an int, an HTTPStatus, or something only the server can judge."""
+    if type(status) is int:
+        return status
     try:
         return int(status)
     except Exception:
         return 500
+
+
+def _names(headers: Any) -> Container[bytes]:
+    """Read the names of headers, lower-case."""
+    try:
+        named: dict[bytes, Any] = dict(headers)
+        if b"".join(named).islower():
+            return named
+    except Exception:  # noqa: S110 - headers that are no pairs of bytes only the server can judge
+        pass
+    return {_name(header) for header in headers}
+
+
+def _without(headers: Any, name: bytes) -> list[Any]:
+    return [header for header in headers if _name(header) != name]
 
 
 def _name(header: Any) -> bytes:

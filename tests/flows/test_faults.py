@@ -187,7 +187,7 @@ def breaking_handover(name: str) -> Break:
 
 
 def _recorder(watched: Watched, kind: str) -> Any:
-    bound = [tell for moment in ("_started", "_finished") for tell in getattr(watched.obs.moments, moment)]
+    bound = [tell for moment in ("started", "finished") for tell in getattr(watched.obs.moments, moment)]
     return next(tell.__self__ for tell in bound if type(tell.__self__).__name__ == kind)
 
 

@@ -36,7 +36,7 @@ from support import Ticking, Watched, client, http_scope
 
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
-from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
+from sage_fastapi_obs.request.recorder import Moments, Recorder
 
 OK = {"type": "http.response.start", "status": 200, "headers": []}
 END = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -716,15 +716,17 @@ async def test_a_recorder_fails(watch, moment):
     assert watched.obs.faults.counts == {"Breaks": 1}
 
 
-def test_a_recorder_of_plain_functions_fails():
+async def test_a_recorder_of_plain_functions_fails(watch):
     """A recorder whose moments are no methods is contained as well."""
 
     class Plain(Recorder):
         request_started = staticmethod(fails)  # type: ignore[assignment]
 
-    faults = Faults()
-    Moments([Plain()], faults).request_started(None)  # type: ignore[arg-type]
-    assert sum(faults.counts.values()) == 1
+    watched = watch()
+    watched.obs.moments = Moments([Plain()], watched.obs.faults)
+    bare = await call(CLIENT_SEES, Case(CLIENT_SEES))
+    assert (await call(around(CLIENT_SEES, watched.obs), Case(CLIENT_SEES))).sent == bare.sent
+    assert sum(watched.obs.faults.counts.values()) == 1
 
 
 @pytest.mark.parametrize("attribute", ["template", "_move_outermost"])
