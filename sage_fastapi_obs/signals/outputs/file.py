@@ -60,16 +60,17 @@ class File(Stream):
 
     def write(self, laid: Line, encoded: bytes) -> None:
         """Write one line; look after the file first when it is time to."""
-        with self._lock:
-            self._left -= len(encoded)
-            if self._left >= 0 and time.monotonic() < self._look_at:
-                super().write(laid, encoded)
-                return
+        # Threads may miss each other's bytes here, which only puts a look off.
+        self._left -= len(encoded)
+        if self._left < 0 or time.monotonic() >= self._look_at:
             try:
-                self._look(len(encoded))
+                with self._lock:
+                    self._look(len(encoded))
             finally:
                 # A file that cannot be rotated is written to all the same; the failure is reported.
                 super().write(laid, encoded)
+        else:
+            super().write(laid, encoded)
 
     def _look(self, coming: int) -> None:
         """Follow the path to a new file, or rotate this one before some bytes are added."""
