@@ -85,7 +85,7 @@ class File(Stream):
             self._rotate()
         if self._rotate_bytes is not None:
             # Others write here too: a share of what is left, so that the looks come closer as the end does.
-            self._left = max(self._left, (self._rotate_bytes - os.fstat(self._descriptor).st_size) // 4)
+            self._left = max(self._left, (self._rotate_bytes - os.fstat(self._descriptor).st_size) // 4) - coming
 
     def _is_current(self) -> bool:
         assert self._descriptor is not None

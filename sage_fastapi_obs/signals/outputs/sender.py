@@ -38,7 +38,7 @@ _this_thread = _ThisThread()
 
 
 def is_sending() -> bool:
-    """Tell whether this thread is just sending lines: what is logged meanwhile, by the HTTP client, is about that."""
+    """Tell whether this thread sends lines: what it logs, through the HTTP client, is about that."""
     return _this_thread.is_sending
 
 
@@ -157,6 +157,7 @@ class Sender:
         self._told_refused_at = -NOTICE_SECONDS
 
     def _run(self) -> None:
+        _this_thread.is_sending = True
         with suppress_instrumentation():
             self._destination.open()
             try:
@@ -194,7 +195,7 @@ class Sender:
         """Send the batch once, and keep of it what is to be tried again; return how long the server wants to be left alone."""
         batch = self._sending
         try:
-            again, refused = self._deliver(batch)
+            again, refused = self._destination.deliver(batch)
         except Unavailable as unavailable:
             self._say_trouble(str(unavailable))
             return unavailable.after_seconds
@@ -211,13 +212,6 @@ class Sender:
         if not again:
             self._say_recovered()
         return 0.0
-
-    def _deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
-        _this_thread.is_sending = True
-        try:
-            return self._destination.deliver(batch)
-        finally:
-            _this_thread.is_sending = False
 
     def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
         """Put the second half back, so that the first goes alone; a single line that is too large is refused."""

@@ -1,0 +1,143 @@
+"""A real server whose log nobody reads, or cannot be written, serves on."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from receivers import hanging, until
+
+APP = """
+from fastapi import FastAPI
+from sage_fastapi_obs import Observability, Settings
+app = FastAPI()
+Observability(Settings.from_env(monitoring={"access": "open"})).install(app)
+
+
+@app.get("/items/{number}")
+async def read(number: int) -> dict[str, int]:
+    return {"number": number}
+"""
+DROPPED = re.compile(r'^observability_log_lines_dropped_total\{cause="(\w+)",output="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+class Server:
+    """A uvicorn process."""
+
+    def __init__(self, folder: Path, stdout: Any, *, stderr: Any = subprocess.DEVNULL, prefix: str = "", **env: str) -> None:
+        (folder / "served.py").write_text(APP)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "uvicorn", "served:app", "--port", str(port), "--app-dir", str(folder)]
+        shell = ["sh", "-c", f'exec "$@" {prefix}', "sh", *command]
+        env = {**os.environ, "SAGE_OBS_LOGGING__FORMAT": "json", "SAGE_OBS_LOGGING__SHUTDOWN_SECONDS": "2", **env}
+        self.process = subprocess.Popen(shell, stdout=stdout, stderr=stderr, env=env)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        self.asked = 0
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return self.client.get("/monitoring/health/live").is_success
+        except httpx.TransportError:
+            return False
+
+    def requests_within(self, seconds: float) -> int:
+        """Ask as often as answers come, and count them."""
+        began, count = time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            assert self.client.get(f"/items/{self.asked}").json() == {"number": self.asked}
+            self.asked += 1
+            count += 1
+        return count
+
+    def dropped(self) -> dict[tuple[str, str], int]:
+        page = self.client.get("/metrics").text
+        return {(output, cause): int(float(count)) for cause, output, count in DROPPED.findall(page) if float(count)}
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) in (0, -signal.SIGTERM)
+
+
+@contextmanager
+def served(*args: Any, **options: Any) -> Iterator[Server]:
+    server = Server(*args, **options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[int]:
+    """Read which requests the canonical lines are of."""
+    return [int(row["path"].rpartition("/")[2]) for row in rows if row.get("route") == "/items/{number}"]
+
+
+def test_a_reader_that_is_stopped_does_not_stop_the_service(tmp_path: Path) -> None:
+    """Requests go on as fast; what was written is whole, what is missing is counted and said, all of it exactly."""
+    out = tmp_path / "out"
+    with out.open("wb") as sink:
+        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink)
+    with served(tmp_path, reader.stdin) as server:
+        reader.stdin.close()
+        server.requests_within(0.5)
+        normal = server.requests_within(2.0)
+        reader.send_signal(signal.SIGSTOP)
+        # Past what the pipe and the backlog hold.
+        assert until(lambda: server.requests_within(0.2) and server.dropped(), 60)
+        stopped = server.requests_within(2.0)
+        assert stopped >= normal / 2
+        reader.send_signal(signal.SIGCONT)
+        assert until(lambda: b"log lines were lost here" in out.read_bytes())
+        server.requests_within(0.1)
+        dropped = server.dropped()
+        server.stop()
+    assert reader.wait(20) == 0
+    rows = [json.loads(row) for row in out.read_text().splitlines()]
+    lost = sum(row["data"]["lost"] for row in rows if row["message"] == "log lines were lost here")
+    assert dropped == {("stdout", "full"): lost}
+    found = numbers(rows)
+    assert found == sorted(set(found))
+    assert len(found) + lost == server.asked
+
+
+@pytest.mark.parametrize("prefix", [">/dev/full", ">&-"])
+def test_an_output_that_takes_nothing(prefix: str, tmp_path: Path) -> None:
+    """With a full disk or a closed descriptor each line is counted, said once, and the service serves on."""
+    said = tmp_path / "err"
+    with said.open("wb") as err, served(tmp_path, subprocess.DEVNULL, stderr=err, prefix=prefix) as server:
+        count = server.requests_within(0.5)
+        dropped = server.dropped()
+        server.stop()
+    assert count > 10
+    assert dropped[("stdout", "failed")] >= server.asked
+    # Not one line more than there were: those of the start, and uvicorn's.
+    assert dropped[("stdout", "failed")] <= server.asked + 10
+    assert said.read_text().count("Logs failed (OSError") == 1
+
+
+def test_a_bulk_endpoint_that_hangs(tmp_path: Path) -> None:
+    """Requests go on as fast as without it, and the service ends in time."""
+    counts = {}
+    with hanging() as url:
+        for name, env in {"without": {}, "with": {"SAGE_OBS_LOGGING__ELASTICSEARCH_URL": url}}.items():
+            with served(tmp_path, subprocess.DEVNULL, **env) as server:
+                server.requests_within(0.5)
+                counts[name] = server.requests_within(2.0)
+                server.stop()
+    assert counts["with"] >= counts["without"] / 2
