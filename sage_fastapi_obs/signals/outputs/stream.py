@@ -108,14 +108,18 @@ class Stream:
     def _open_standard(self, stream: IO[str] | None) -> None:
         self._stream = stream
         if stream is None:
-            # The number of a closed standard stream is soon that of something else, perhaps a client's connection.
             self._put = _closed
             return
         try:
             descriptor = stream.fileno()
         except (OSError, ValueError):
-            self._descriptor = None
             self._put = partial(_put_text, stream)
+            return
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The number of a closed standard stream is soon that of something else, perhaps a client's connection.
+            self._put = _closed
             return
         own = _opened_anew(descriptor)
         self._use(descriptor if own is None else own, is_ours=own is not None)
@@ -248,10 +252,7 @@ def _opened_anew(descriptor: int) -> int | None:
 
 
 def _may_wait(descriptor: int) -> bool:
-    try:
-        mode = os.fstat(descriptor).st_mode
-    except OSError:
-        return False
+    mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
