@@ -104,7 +104,7 @@ class Bulk(Receiver):
         return [document["message"] for document in list(self.documents.values())]
 
     def credentials(self) -> set[str]:
-        """The names and passwords that were sent."""
+        """List the names and passwords that were sent."""
         return {
             base64.b64decode(sent["authorization"].removeprefix("Basic ")).decode()
             for sent in self.headers
