@@ -160,7 +160,7 @@ LOG_METRICS = (
     ),
 )
 
-CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)
+CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS, *LOG_METRICS)
 """All of them."""
 
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
