@@ -262,6 +262,18 @@ def test_a_file_that_another_process_has_rotated_is_not_rotated_again(tmp_path: 
     assert written.texts(written.rotated[0]) == ["early", "0", "late"]
 
 
+def test_who_comes_to_the_lock_late_rotates_nothing(tmp_path: Path) -> None:
+    """Between the look that finds a file full and the lock, another process may have rotated it."""
+    written = Written(tmp_path, rotate_bytes=4096)
+    late = written.started()
+    written.write("0", 4000)
+    written.write("1", 100)
+    late._rotate()
+    assert len(written.rotated) == 1
+    late.write(LAID, b'{"text":"late"}\n')
+    assert written.texts() == ["1", "late"]
+
+
 @pytest.mark.parametrize(
     ("output", "advice"),
     [
