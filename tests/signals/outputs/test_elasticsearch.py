@@ -279,7 +279,7 @@ def test_sending_does_not_cause_sending(watch: Any, bulk: Bulk, quick: None) -> 
         before = len(bulk.headers)
         time.sleep(0.3)
         assert len(bulk.headers) <= before + 1
-        logging.getLogger("httpx").info("the application's own call")
+        logging.getLogger("httpx").warning("the application's own call")
         close(watched)
     finally:
         root.setLevel(level)
