@@ -219,10 +219,8 @@ def test_a_server_that_hangs_slows_nobody(watch: Any) -> None:
     assert dropped(watched) == {"shutdown": 51}
 
 
-def test_a_server_that_is_away_costs_what_does_not_fit(watch: Any, bulk: Bulk, quick: None, monkeypatch: Any) -> None:
-    """The queue keeps the first lines, counts the others, and sends what it has when the server is back; both are said."""
-    monkeypatch.setattr(module, "QUEUE_LINES", 30)
-    monkeypatch.setattr(module, "BATCH_LINES", 10)
+def stay_away(bulk: Bulk) -> list[bool]:
+    """Have a server answer 503 until the returned list is cleared."""
     away = [True]
 
     def be_away(handler: Handler, server: Bulk, body: bytes) -> None:
@@ -233,6 +231,14 @@ def test_a_server_that_is_away_costs_what_does_not_fit(watch: Any, bulk: Bulk, q
             server.accept(handler, body)
 
     bulk.faults.append(be_away)
+    return away
+
+
+def test_a_server_that_is_away_costs_what_does_not_fit(watch: Any, bulk: Bulk, quick: None, monkeypatch: Any) -> None:
+    """The queue keeps the first lines, counts the others, and sends what it has when the server is back; both are said."""
+    monkeypatch.setattr(module, "QUEUE_LINES", 30)
+    monkeypatch.setattr(module, "BATCH_LINES", 10)
+    away = stay_away(bulk)
     watched = sending(watch, bulk.url)
     assert until(lambda: bulk.headers)
     for number in range(100):
@@ -252,20 +258,22 @@ def test_a_server_that_is_away_costs_what_does_not_fit(watch: Any, bulk: Bulk, q
     assert dropped(watched) == {"full": lost}
 
 
-def test_the_queue_is_limited_by_bytes(watch: Any, monkeypatch: Any) -> None:
+def test_the_queue_is_limited_by_bytes(watch: Any, bulk: Bulk, quick: None, monkeypatch: Any) -> None:
     """Long lines fill it sooner, and room comes back when they are sent."""
     monkeypatch.setattr(module, "QUEUE_BYTES", 50_000)
-    with serving(Bulk()) as server:
-        watched = sending(watch, server.url)
-        for _ in range(30):
-            logger.info("x" * 10_000)
-        assert dropped(watched) == {"full": 26}
-        assert until(lambda: len(server.documents) == 5)
-        for _ in range(3):
-            logger.info("y" * 10_000)
-        close(watched)
-        assert len(server.documents) == 8
-    assert dropped(watched) == {"full": 26}
+    away = stay_away(bulk)
+    watched = sending(watch, bulk.url)
+    for _ in range(30):
+        logger.info("x" * 10_000)
+    lost = dropped(watched)["full"]
+    assert lost == 26
+    away.clear()
+    assert until(lambda: len(bulk.documents) == 5)
+    for _ in range(3):
+        logger.info("y" * 10_000)
+    close(watched)
+    assert len(bulk.documents) == 8
+    assert dropped(watched) == {"full": lost}
 
 
 def test_sending_does_not_cause_sending(watch: Any, bulk: Bulk, quick: None) -> None:

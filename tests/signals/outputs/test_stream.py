@@ -323,9 +323,14 @@ obs.start()
 
 def test_a_program_that_just_ends_has_written_its_lines() -> None:
     """What waits for a slow reader at the interpreter's exit is written by then."""
-    source = f"{CHILD}\nfor number in range(900):\n    logger.info('x' * 900)\nassert obs._logs._output._backlog"
+    source = f"""{CHILD}
+for number in range(900):
+    logger.info("x" * 900)
+assert obs._logs._output._backlog
+os.write(2, b"ready\\n")
+"""
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        time.sleep(1.0)
+        assert process.stderr.readline() == b"ready\n"
         rows = [json.loads(row) for row in process.stdout]
         said = process.stderr.read()
     assert (process.returncode, said) == (0, b"")
@@ -363,12 +368,14 @@ if not pid:
     assert not obs._logs._output._backlog
     for number in range(5):
         logger.info("child")
+    os.write(2, b"ready\\n")
     asyncio.run(obs.close())
     os._exit(0)
 os.waitpid(pid, 0)
 """
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", source], stdout=subprocess.PIPE) as process:
-        time.sleep(0.5)
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline() == b"ready\n"
         rows = [json.loads(row)["message"] for row in process.stdout]
     assert process.returncode == 0
     assert sum(row.startswith("parent") for row in rows) == 600
