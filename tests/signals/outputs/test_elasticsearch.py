@@ -71,6 +71,15 @@ def test_documents_are_the_lines(watch: Any, bulk: Bulk) -> None:
     assert dropped(watched) == {}
 
 
+def test_lines_are_sent_also_when_the_disk_is_full(watch: Any, bulk: Bulk) -> None:
+    """One place that fails keeps nothing from another."""
+    watched = sending(watch, bulk.url, output="/dev/full")
+    logger.info("said")
+    close(watched)
+    assert bulk.messages() == ["observability started", "said"]
+    assert watched.value(DROPPED, output="file", cause="failed") == 2
+
+
 def test_lines_for_people_are_documents_too(watch: Any, bulk: Bulk) -> None:
     """The console's format is the console's alone."""
     watched = sending(watch, bulk.url, format="console", elasticsearch_level="warning")
