@@ -68,6 +68,8 @@ class Observability:
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self)
         metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
+        if metrics is not None and settings.logging.enabled:
+            self.registry.register(self._logs.losses)
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
         # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
@@ -139,7 +141,7 @@ class Observability:
         self.health.draining = True
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
-        self._guarded(self._logs.close, self.settings.logging.enabled)
+        await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
 
     async def __aenter__(self) -> Self:
         """Start."""

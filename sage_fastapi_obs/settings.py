@@ -32,6 +32,7 @@ __all__ = [
 
 ENV_PREFIX = "SAGE_OBS_"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_INDEX_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
 
 
@@ -68,6 +69,11 @@ def _is_http_url(endpoint: object) -> bool:
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show everything but the credentials that a URL may carry."""
+        for name, value in super().__repr_args__():
+            yield name, _CREDENTIALS.sub("//…@", value) if isinstance(value, str) else value
 
 
 class ServiceSettings(_Section):
@@ -133,13 +139,53 @@ class LoggingSettings(_Section):
     """`json`: one object per line. `console`: for people."""
     output: str = "stdout"
     """`stdout`, `stderr`, or the path of a file that is appended to."""
+    rotate_bytes: int | None = Field(default=None, ge=4096)
+    """Give the file a name of its own before it grows larger than this, and start another."""
+    rotate_hours: int | None = Field(default=None, ge=1)
+    """Start another file whenever so many hours have passed in UTC: 24 is at midnight."""
+    keep_files: int = Field(default=10, ge=1)
+    """Most rotated files that are kept."""
+    elasticsearch_url: str | None = None
+    """Send lines to this Elasticsearch too; `ELASTICSEARCH_URL` in the environment, in production."""
+    elasticsearch_index: str = "ai-textbook-logs"
+    """Index or data stream that the lines go to."""
+    elasticsearch_level: Literal["trace", "debug", "info", "warn", "error", "critical"] = "info"
+    """Lowest level that is sent there."""
+    elasticsearch_api_key: SecretStr | None = None
+    """Its API key, where the URL carries no user and password."""
+    otlp_endpoint: str | None = None
+    """Send lines as OpenTelemetry log records too: full URL for OTLP over HTTP, such as `http://localhost:4318/v1/logs`."""
+    shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
+    """Longest wait for the last lines at shutdown."""
 
-    @field_validator("level", mode="before")
+    @field_validator("level", "elasticsearch_level", mode="before")
     @classmethod
     def _usual_spellings(cls, level: object) -> object:
         if not isinstance(level, str):
             return level
         return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
+
+    @field_validator("elasticsearch_url", "otlp_endpoint")
+    @classmethod
+    def _http_url(cls, url: str | None) -> str | None:
+        if url is not None and not _is_http_url(url):
+            raise ValueError("must be an http(s) URL, such as http://localhost:9200 or http://localhost:4318/v1/logs")
+        return url
+
+    @field_validator("elasticsearch_index")
+    @classmethod
+    def _index_name(cls, index: str) -> str:
+        if not _INDEX_NAME.fullmatch(index):
+            raise ValueError(
+                "an index name has small letters, digits, dots, dashes and underscores, and starts with one of the first two"
+            )
+        return index
+
+    @model_validator(mode="after")
+    def _only_files_rotate(self) -> Self:
+        if self.output in ("stdout", "stderr") and (self.rotate_bytes or self.rotate_hours):
+            raise ValueError("rotate_bytes and rotate_hours need a file: name its path as output")
+        return self
 
 
 class TracingSettings(_Section):
@@ -183,11 +229,6 @@ class TracingSettings(_Section):
         if self.exporter == "otlp" and self.otlp_endpoint is None:
             raise ValueError("exporter 'otlp' needs otlp_endpoint, such as http://localhost:4318/v1/traces")
         return self
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show everything but the credentials that a URL may carry."""
-        for name, value in super().__repr_args__():
-            yield name, _CREDENTIALS.sub("//…@", value) if isinstance(value, str) else value
 
 
 class MetricsSettings(_Section):
@@ -331,8 +372,8 @@ class Settings(BaseSettings):
         """Read settings; each source overrides those after it.
 
         `sections`, then `SAGE_OBS_<SECTION>__<KEY>`, then `SERVICE_NAME`, `APP_ENV`, `NODE_ENV`, `APP_VERSION` and `OTEL_*`,
-        then the YAML file (`path` or `SAGE_OBS_FILE`), then the preset (`preset`, `SAGE_OBS_PRESET`, or by environment name:
-        anything that is not a name for development is production).
+        then the YAML file (`path` or `SAGE_OBS_FILE`), then, in production, `ELASTICSEARCH_URL`, then the preset (`preset`,
+        `SAGE_OBS_PRESET`, or by environment name: anything that is not a name for development is production).
         """
         env = os.environ if env is None else env
         prefixed = {key: value for key, value in env.items() if key.startswith(ENV_PREFIX)}
@@ -344,7 +385,11 @@ class Settings(BaseSettings):
         chosen = chosen or _preset_for(given.get("service"))
         if chosen not in PRESETS:
             raise SettingsError(f"SAGE_OBS_PRESET={chosen!r} is not a preset: use {' or '.join(PRESETS)}")
-        return cls(**_merge(PRESETS[chosen], given))
+        weakest: dict[str, Any] = {}
+        if chosen == "production" and (url := env.get("ELASTICSEARCH_URL")):
+            # An application under development may mean another use of it.
+            weakest["logging"] = {"elasticsearch_url": url}
+        return cls(**_merge(PRESETS[chosen], weakest, given))
 
 
 def _preset_for(service: object) -> str:
@@ -412,12 +457,27 @@ def _standard_variables(env: Mapping[str, str]) -> dict[str, Any]:
         tracing["otlp_endpoint"] = "http://localhost:4318/v1/traces"
     if env.get("OTEL_SDK_DISABLED", "").lower() == "true":
         tracing["enabled"] = False
-    found = {"service": service, "tracing": tracing}
+    logging = {"otlp_endpoint": _logs_endpoint(env)}
+    found = {"service": service, "logging": logging, "tracing": tracing}
     return {
         section: kept
         for section, values in found.items()
         if (kept := {key: value for key, value in values.items() if value not in (None, "")})
     }
+
+
+def _logs_endpoint(env: Mapping[str, str]) -> str | None:
+    """Find where log records go: where an endpoint of their own is named, or `OTEL_LOGS_EXPORTER` asks for it."""
+    exporter = env.get("OTEL_LOGS_EXPORTER", "")
+    if exporter not in ("", "otlp", "none", "console"):
+        raise SettingsError(f"OTEL_LOGS_EXPORTER={exporter!r}: use otlp or none; lines are on the console anyhow")
+    endpoint = env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+    if exporter in ("none", "console") or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if exporter == "otlp" and not endpoint:
+        base = env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
+        return f"{base.rstrip('/')}/v1/logs"
+    return endpoint
 
 
 def _sampler(env: Mapping[str, str]) -> str | float | None:
@@ -475,7 +535,7 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
             known = set(getattr(section, "model_fields", ()))
             lines.append(f"{'.'.join(where)} is no setting{_suggest(where[-1], known)}")
         else:
-            hidden = where[0] == "monitoring" and (len(where) == 1 or "token" in where)
+            hidden = where in (["monitoring"], ["monitoring", "token"], ["logging", "elasticsearch_api_key"])
             shown = "" if hidden or isinstance(fault["input"], dict) else f", not {_brief(fault['input'])}"
             lines.append(f"{'.'.join(where)}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)

@@ -297,7 +297,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ({"loging": {}}, ["loging", "did you mean logging?"]),
         ({"logging": {"levl": "info"}}, ["logging.levl", "did you mean level?"]),
-        ({"logging": {"zzz": 1}}, ["logging.zzz", "there are: enabled, format, level, output"]),
+        ({"logging": {"zzz": 1}}, ["logging.zzz", "there are: elasticsearch_api_key", "enabled, format, keep_files, level"]),
         ({"logging": {"level": "loud"}}, ["logging.level", "'debug'", '"loud"']),
         ({"logging": {"level": 5}}, ["logging.level", "5"]),
         ({"logging": {"format": "xml"}}, ["logging.format", "'json' or 'console'", '"xml"']),
@@ -560,3 +560,74 @@ def test_any_sections_give_settings_or_a_refusal(sections: dict[str, Any]) -> No
     for build in (Settings, lambda **given_: Settings.from_env({}, **given_)):
         with contextlib.suppress(SettingsError):
             build(**sections)
+
+
+ES = "http://elastic:secret@es:9200"
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"APP_ENV": "production", "ELASTICSEARCH_URL": ES}, ES),
+        ({"APP_ENV": "dev", "ELASTICSEARCH_URL": ES}, None),
+        ({"APP_ENV": "dev", "SAGE_OBS_LOGGING__ELASTICSEARCH_URL": ES}, ES),
+        ({"APP_ENV": "production", "ELASTICSEARCH_URL": "http://a", "SAGE_OBS_LOGGING__ELASTICSEARCH_URL": ES}, ES),
+        ({"APP_ENV": "production"}, None),
+    ],
+)
+def test_where_the_elasticsearch_is_named(env, expected):
+    """The usual variable counts in production, where no source of ours says otherwise."""
+    logging = Settings.from_env(env).logging
+    assert (logging.elasticsearch_url, logging.elasticsearch_index, logging.elasticsearch_level) == (
+        expected,
+        "ai-textbook-logs",
+        "info",
+    )
+    assert "secret" not in repr(logging)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
+        ({"OTEL_LOGS_EXPORTER": "otlp"}, "http://localhost:4318/v1/logs"),
+        ({"OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/logs"),
+        ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/x"}, "http://c/x"),
+        ({"OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/x"}, "http://c/x"),
+        ({"OTEL_LOGS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/x"}, None),
+        ({"OTEL_LOGS_EXPORTER": "console", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/x"}, None),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/x"}, None),
+    ],
+)
+def test_where_log_records_go(env, expected):
+    """The standard variables name it; the endpoint of all signals alone does not switch this one on."""
+    assert Settings.from_env(env).logging.otlp_endpoint == expected
+
+
+@pytest.mark.parametrize(
+    ("logging", "said"),
+    [
+        ({"rotate_bytes": 10_000}, "rotate_bytes and rotate_hours need a file"),
+        ({"rotate_hours": 1, "output": "stderr"}, "rotate_bytes and rotate_hours need a file"),
+        ({"output": "x", "rotate_bytes": 1}, "logging.rotate_bytes"),
+        ({"output": "x", "keep_files": 0}, "logging.keep_files"),
+        ({"elasticsearch_url": "es:9200"}, "must be an http(s) URL"),
+        ({"otlp_endpoint": "grpc://c:4317"}, "must be an http(s) URL"),
+        ({"elasticsearch_index": "Logs/x"}, "an index name has small letters"),
+        ({"elasticsearch_level": "loud"}, "logging.elasticsearch_level"),
+        ({"elasticsearch_api_key": ["s3cret"]}, "logging.elasticsearch_api_key"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(logging, said):
+    """With what would be right, and without showing a secret."""
+    with pytest.raises(SettingsError) as refused:
+        Settings(logging=logging)
+    assert said in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_an_unknown_logs_exporter_is_refused():
+    """Instead of silently sending nothing."""
+    with pytest.raises(SettingsError, match="OTEL_LOGS_EXPORTER='kafka': use otlp or none"):
+        Settings.from_env({"OTEL_LOGS_EXPORTER": "kafka"})

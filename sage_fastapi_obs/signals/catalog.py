@@ -14,6 +14,7 @@ __all__ = [
     "CATALOG",
     "HTTP_METRICS",
     "KNOWN_METHODS",
+    "LOG_METRICS",
     "METHODS",
     "OTHER_METHOD",
     "OVERFLOW",
@@ -147,8 +148,19 @@ SELF_METRICS = (
     ),
     *SCRAPE_METRICS,
 )
+LOG_METRICS = (
+    Metric(
+        "observability_log_lines_dropped_total",
+        "counter",
+        "Log lines lost by an output: its queue was full, writes failed, its server refused them, or the shutdown came.",
+        {
+            "output": ("stdout", "stderr", "file", "elasticsearch", "otlp"),
+            "cause": ("full", "failed", "refused", "shutdown"),
+        },
+    ),
+)
 
-CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS)
+CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS, *LOG_METRICS)
 """All of them."""
 
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

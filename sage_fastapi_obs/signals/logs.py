@@ -1,10 +1,8 @@
 """One canonical line per request, and the lines an application writes, in one format on one output."""
 
-import os
-import sys
-import threading
+import atexit
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
@@ -12,11 +10,13 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, console_format, json_format, layout
+from sage_fastapi_obs.signals.outputs import Losses, outputs
 from sage_fastapi_obs.signals.redaction import MOST_CHARACTERS, readable
 
 __all__ = ["Logs"]
 
 ACCESS_LOGGER = "sage_fastapi_obs.access"
+OWN_LOGGER = "sage_fastapi_obs"
 
 
 class Logs(Recorder):
@@ -40,7 +40,9 @@ class Logs(Recorder):
         self._timestamp = Timestamps()
         # What all canonical lines have alike, in the order of every line.
         self._canonical = self._layout(0.0, "info", "request completed", ACCESS_LOGGER, {}, None)
-        self._output = Output(settings.output)
+        self.losses = Losses()
+        """What the outputs have lost."""
+        self._output = outputs(settings, service, self.losses, self._notice, wall_clock)
         self._format: Callable[[Line], bytes] = json_format
 
     def start(self) -> None:
@@ -48,12 +50,15 @@ class Logs(Recorder):
         self._output.open()
         if self._settings.format == "console":
             self._format = console_format(self._output.is_terminal)
+        # For programs that end without a close.
+        atexit.register(self.close)
         handover.attach(self)
 
     def close(self) -> None:
-        """Give logging back and close the output."""
+        """Give logging back, and close the output, which may wait for as long as the settings allow."""
+        atexit.unregister(self.close)
         handover.detach(self)
-        self._output.close()
+        self._output.close(self._settings.shutdown_seconds)
 
     def request_finished(self, exchange: Exchange) -> None:
         """Write the canonical line."""
@@ -124,50 +129,12 @@ class Logs(Recorder):
 
     def _put(self, laid: Line) -> None:
         form = self._format
-        self._output.write(form(laid))
+        self._output.write(laid, form(laid))
 
-
-class Output:
-    """Where lines go: one write per line, straight to the file descriptor where there is one."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._stream: IO[str] | None = None
-        self._descriptor: int | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether a person is watching, who has not asked for no colours."""
-        return self._stream is not None and self._stream.isatty() and "NO_COLOR" not in os.environ
-
-    def open(self) -> None:
-        """Open the target as it is now: tests and servers replace the standard streams."""
-        if self._target in ("stdout", "stderr"):
-            self._stream = sys.stdout if self._target == "stdout" else sys.stderr
-            try:
-                self._descriptor = self._stream.fileno()
-            except (OSError, ValueError):
-                self._descriptor = None
-        else:
-            self._descriptor = os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-
-    def write(self, encoded: bytes) -> None:
-        """Write one line, whole."""
-        with self._lock:
-            if self._descriptor is None:
-                if self._stream is not None:
-                    self._stream.write(encoded.decode("utf-8", "replace"))
-                return
-            while encoded:
-                encoded = encoded[os.write(self._descriptor, encoded) :]
-
-    def close(self) -> None:
-        """Close what was opened here; the standard streams are not ours."""
-        with self._lock:
-            if self._stream is None and self._descriptor is not None:
-                os.close(self._descriptor)
-            self._stream = self._descriptor = None
+    def _notice(self, message: str, fields: Mapping[str, Any]) -> tuple[Line, bytes]:
+        """Make a line about the lines."""
+        laid = self._layout(self._wall_clock() / 1_000_000_000, "warn", message, OWN_LOGGER, fields, None)
+        return laid, self._format(laid)
 
 
 def _is_ordinary(exchange: Exchange) -> bool:

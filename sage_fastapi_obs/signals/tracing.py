@@ -4,7 +4,6 @@ import atexit
 import re
 import sys
 import threading
-import uuid
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,7 +12,6 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -26,6 +24,7 @@ from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.redaction import readable, redacted_query
+from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds
 
 __all__ = ["Tracing"]
@@ -254,15 +253,8 @@ class Tracing(Recorder):
         return closer
 
     def _build_provider(self) -> TracerProvider:
-        resource = Resource.create(
-            {
-                "service.name": self._service.name,
-                "service.version": self._service.version,
-                "service.instance.id": str(uuid.uuid4()),
-                "deployment.environment.name": self._service.environment,
-            }
-        )
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
+        resource = resource_of(self._service)
         provider = TracerProvider(sampler=sampler, resource=resource, id_generator=OwnRandomIds(), shutdown_on_exit=False)
         if self._settings.exporter == "console":
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))

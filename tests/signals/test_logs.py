@@ -776,9 +776,11 @@ os._exit(0)
 """
 
 
-def test_a_closed_stdout_is_counted() -> None:
+def test_a_closed_stdout_is_counted(tmp_path: Path) -> None:
     """With its standard output closed under it, the process serves on and counts the lines it lost."""
-    done = subprocess.run([sys.executable, "-c", CLOSED_STDOUT], capture_output=True, text=True, check=True, timeout=30)
+    with (tmp_path / "out").open("w") as out:
+        command = [sys.executable, "-c", CLOSED_STDOUT]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=True, timeout=30)
     assert "served 2 lost 1" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -790,7 +792,9 @@ async def test_an_output_that_cannot_be_opened_is_counted(tmp_path: Path, capsys
     driven = await drive(around(obs, answering(200)), http_scope())
     assert driven.error is None
     assert obs.faults.counts["Logs"] >= 1
-    assert "Logs failed (FileNotFoundError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Logs failed (SettingsError: logging.output: " in said
+    assert f"there is no folder {tmp_path / 'missing'}: create it" in said
     assert state() == before
     await obs.close()
 

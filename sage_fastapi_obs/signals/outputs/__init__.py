@@ -1,0 +1,99 @@
+"""Where log lines go, and what happens when they cannot."""
+
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
+from sage_fastapi_obs.signals.lines import Line, json_format
+from sage_fastapi_obs.signals.outputs.elasticsearch import Elasticsearch
+from sage_fastapi_obs.signals.outputs.file import File
+from sage_fastapi_obs.signals.outputs.losses import Losses
+from sage_fastapi_obs.signals.outputs.otlp import Otlp
+from sage_fastapi_obs.signals.outputs.sender import Destination, Sender, is_sending
+from sage_fastapi_obs.signals.outputs.stream import Stream
+
+__all__ = ["Losses", "Outputs", "outputs"]
+
+Notice = Callable[[str, Mapping[str, Any]], tuple[Line, bytes]]
+
+
+def outputs(
+    settings: LoggingSettings, service: ServiceSettings, losses: Losses, notice: Notice, wall_clock: Callable[[], int]
+) -> "Stream | Outputs":
+    """Build where lines go: a stream or file by itself, or with servers beside it.
+
+    `notice` makes a line of ours, laid out and encoded, from a message and fields.
+    """
+
+    def missing(lines: int) -> bytes:
+        return notice("log lines were lost here", {"lost": lines})[1]
+
+    def tell(message: str, fields: Mapping[str, Any]) -> None:
+        near.write(*notice(message, fields))
+
+    is_stream = settings.output in ("stdout", "stderr") or _is_device(settings.output)
+    near = Stream(settings.output, losses, missing) if is_stream else File(settings, losses, missing, wall_clock)
+    far = [Sender(place, level, losses, tell) for place, level in _far(settings, service)]
+    return Outputs(near, far, is_json=settings.format == "json") if far else near
+
+
+class Outputs:
+    """A stream or file, and servers beside it."""
+
+    def __init__(self, near: Stream, far: Sequence[Sender], *, is_json: bool) -> None:
+        """`is_json`: encoded lines are what servers want."""
+        self._near = near
+        self._far = far
+        self._is_json = is_json
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is watching, who has not asked for no colours."""
+        return self._near.is_terminal
+
+    def open(self) -> None:
+        """Open everything; raises `SettingsError` when a file cannot be opened."""
+        self._near.open()
+        for sender in self._far:
+            sender.open()
+
+    def write(self, laid: Line, encoded: bytes) -> None:
+        """Write a line, given as it was laid out and as it was encoded; raises when the stream or file has lost it."""
+        if is_sending():
+            return
+        try:
+            self._near.write(laid, encoded)
+        finally:
+            as_json = encoded if self._is_json else json_format(laid)
+            for sender in self._far:
+                sender.write(laid, as_json)
+
+    def close(self, seconds: float) -> None:
+        """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""
+        deadline = time.monotonic() + seconds
+        for sender in self._far:
+            sender.stop(deadline)
+        for sender in self._far:
+            sender.close()
+        self._near.close(max(0.0, deadline - time.monotonic()))
+
+
+def _far(settings: LoggingSettings, service: ServiceSettings) -> list[tuple[Destination, str]]:
+    places: list[tuple[Destination, str]] = []
+    if settings.elasticsearch_url is not None:
+        places.append((Elasticsearch(settings), settings.elasticsearch_level))
+    if settings.otlp_endpoint is not None:
+        places.append((Otlp(settings, service), "trace"))
+    return places
+
+
+def _is_device(path: str) -> bool:
+    """Tell whether a path is something that cannot be rotated: a device, or a named pipe."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -1,0 +1,79 @@
+"""Lines as documents of an Elasticsearch or OpenSearch index, through the bulk API."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import httpx
+import orjson
+
+from sage_fastapi_obs.settings import LoggingSettings
+from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, Unavailable, post
+
+__all__ = ["Elasticsearch"]
+
+TIMESTAMP = b'{"timestamp":'
+CREATED_BEFORE = 409
+
+
+class Elasticsearch:
+    """Creates a document per line: the line as it is, with its time as `@timestamp` too, where Kibana looks for it."""
+
+    name = "elasticsearch"
+
+    def __init__(self, settings: LoggingSettings) -> None:
+        assert settings.elasticsearch_url is not None
+        url = urlsplit(settings.elasticsearch_url)
+        # Out of the URL, because HTTP clients log URLs.
+        self._auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
+        path = f"{url.path.rstrip('/')}/{settings.elasticsearch_index}/_bulk"
+        self._url = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "filter_path=errors,items.*.status", ""))
+        self._headers = {"content-type": "application/x-ndjson"}
+        if settings.elasticsearch_api_key is not None:
+            self._headers["authorization"] = f"ApiKey {settings.elasticsearch_api_key.get_secret_value()}"
+        self._client = httpx.Client()
+        self._prefix = ""
+
+    def open(self) -> None:
+        """Prepare in the process that sends, whose documents have ids of their own."""
+        self._client.close()
+        self._client = httpx.Client(auth=self._auth, timeout=REQUEST_SECONDS, follow_redirects=False)
+        self._prefix = uuid.uuid4().hex
+
+    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+        """Create the documents of a batch; return the entries to try again, and how many were refused."""
+        body = b"".join(self._action(entry) for entry in batch)
+        return _outcome(batch, _statuses(post(self._client, self._url, body, self._headers), len(batch)))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def _action(self, entry: Entry) -> bytes:
+        # An id makes trying again safe: what an unheard answer has confirmed is not created twice.
+        action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
+        if not entry.encoded.startswith(TIMESTAMP):
+            return action + entry.encoded
+        time, _, _ = entry.encoded[len(TIMESTAMP) :].partition(b",")
+        return b'%s{"@timestamp":%s,%s' % (action, time, entry.encoded[1:])
+
+
+def _statuses(body: bytes, expected: int) -> list[int]:
+    """Read the status of each document out of an answer."""
+    try:
+        answer: Any = orjson.loads(body)
+        if answer["errors"] is False:
+            return [201] * expected
+        statuses = [int(result["status"]) for item in answer["items"] for result in item.values()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Unavailable("an answer that is none of the bulk API") from None
+    if len(statuses) != expected:
+        raise Unavailable("an answer about other documents")
+    return statuses
+
+
+def _outcome(batch: Sequence[Entry], statuses: Sequence[int]) -> tuple[Sequence[Entry], int]:
+    again = [entry for entry, status in zip(batch, statuses, strict=True) if status == 429 or status >= 500]
+    created = sum(200 <= status < 300 or status == CREATED_BEFORE for status in statuses)
+    return again, len(batch) - len(again) - created

@@ -1,0 +1,133 @@
+"""Lines as OpenTelemetry log records, over OTLP/HTTP.
+
+Not through the SDK's batch processor and exporter: those drop the oldest records of a full queue without a number, say so
+through `logging` and so into the same queue, keep from the caller what the collector refused, and wait 30 seconds at the end.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import httpx
+import orjson
+from opentelemetry.util.re import parse_env_headers
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
+from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, post
+from sage_fastapi_obs.signals.resource import resource_of
+
+__all__ = ["Otlp"]
+
+SEVERITY_NUMBERS: dict[str, Any] = {"trace": 1, "debug": 5, "info": 9, "warn": 13, "error": 17, "critical": 21}
+_OWN_PLACE = {"timestamp", "level", "message", "trace_id", "span_id", "trace_flags", "service", "environment", "version"}
+"""Of a line's fields: those that a record or its resource has a place for. The others become attributes."""
+
+
+class Otlp:
+    """Exports a log record per line, with its trace context, severity, fields as attributes, and the service's resource."""
+
+    name = "otlp"
+
+    def __init__(self, settings: LoggingSettings, service: ServiceSettings) -> None:
+        assert settings.otlp_endpoint is not None
+        self._url = settings.otlp_endpoint
+        self._service = service
+        self._protocol = _Protocol()
+        self._headers: dict[str, str] = {}
+        self._client = httpx.Client()
+        self._resource: Any = None
+
+    def open(self) -> None:
+        """Prepare in the process that sends, which its resource names."""
+        given = os.environ.get("OTEL_EXPORTER_OTLP_LOGS_HEADERS") or os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
+        self._headers = {**parse_env_headers(given, liberal=True), "content-type": "application/x-protobuf"}
+        self._client.close()
+        self._client = httpx.Client(timeout=REQUEST_SECONDS, follow_redirects=False)
+        attributes = dict(resource_of(self._service).attributes)
+        self._resource = self._protocol.resource(attributes=self._attributes(attributes))
+
+    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+        """Export the records of a batch; return how many of them were refused, which OTLP says not to try again."""
+        scope = self._protocol.scope(log_records=[self._record(orjson.loads(entry.encoded)) for entry in batch])
+        request = self._protocol.request(
+            resource_logs=[self._protocol.resource_logs(resource=self._resource, scope_logs=[scope])]
+        )
+        body = post(self._client, self._url, request.SerializeToString(), self._headers)
+        return (), min(len(batch), self._protocol.refused(body))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def _record(self, line: dict[str, Any]) -> Any:
+        at_ns = int(datetime.fromisoformat(line["timestamp"]).timestamp() * 1_000) * 1_000_000
+        return self._protocol.record(
+            time_unix_nano=at_ns,
+            observed_time_unix_nano=at_ns,
+            severity_number=SEVERITY_NUMBERS[line["level"]],
+            severity_text=line["level"],
+            body=self._protocol.value(string_value=line["message"]),
+            trace_id=bytes.fromhex(line.get("trace_id", "")),
+            span_id=bytes.fromhex(line.get("span_id", "")),
+            flags=int(line.get("trace_flags", "00"), 16),
+            attributes=self._attributes(_fields(line)),
+        )
+
+    def _attributes(self, values: Mapping[str, Any]) -> list[Any]:
+        return [self._protocol.key_value(key=key, value=self._value(value)) for key, value in values.items()]
+
+    def _value(self, value: Any) -> Any:
+        any_value, protocol = self._protocol.value, self._protocol
+        match value:
+            case bool():
+                return any_value(bool_value=value)
+            case int() if -(2**63) <= value < 2**63:
+                return any_value(int_value=value)
+            case int() | float():
+                return any_value(double_value=float(value))
+            case dict():
+                return any_value(kvlist_value=protocol.key_values(values=self._attributes(value)))
+            case list() | tuple():
+                return any_value(array_value=protocol.array(values=[self._value(item) for item in value]))
+            case None:
+                return any_value()
+        return any_value(string_value=str(value))
+
+
+def _fields(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a line's fields side by side, exceptions under the names that OpenTelemetry has for them."""
+    fields = {name: value for name, value in line.items() if name not in _OWN_PLACE and name not in ("data", "error")}
+    if isinstance(error := line.get("error"), dict):
+        names = {"type": "exception.type", "message": "exception.message", "stack_trace": "exception.stacktrace"}
+        fields |= {names.get(name, f"exception.{name}"): value for name, value in error.items()}
+    data = line.get("data")
+    # A bound value never takes the place of a field.
+    return {**(data if isinstance(data, dict) else {}), **fields}
+
+
+class _Protocol:
+    """The messages of OTLP, which come with an extra."""
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service  # noqa: PLC0415 - an extra
+            from opentelemetry.proto.common.v1 import common_pb2 as common  # noqa: PLC0415
+            from opentelemetry.proto.logs.v1 import logs_pb2 as logs  # noqa: PLC0415
+            from opentelemetry.proto.resource.v1 import resource_pb2 as resource  # noqa: PLC0415
+        except ImportError:
+            raise SettingsError("logging.otlp_endpoint needs: pip install 'sage_fastapi_obs[otlp]'") from None
+        self.request, self._response = service.ExportLogsServiceRequest, service.ExportLogsServiceResponse
+        self.resource_logs, self.scope, self.record = logs.ResourceLogs, logs.ScopeLogs, logs.LogRecord
+        self.resource, self.value = resource.Resource, common.AnyValue
+        self.key_value, self.key_values, self.array = common.KeyValue, common.KeyValueList, common.ArrayValue
+
+    def refused(self, body: bytes) -> int:
+        """Read how many records a collector that took a batch has refused."""
+        try:
+            rejected: int = self._response.FromString(body).partial_success.rejected_log_records
+        except Exception:
+            # Taken all the same, says the protocol: the status decides.
+            return 0
+        return max(0, rejected)

@@ -1,0 +1,310 @@
+"""Lines to a server: kept in a bounded queue, sent in batches by one thread, tried again, and counted when lost."""
+
+import os
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import httpx
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from sage_fastapi_obs.signals.lines import LEVELS, Line
+from sage_fastapi_obs.signals.outputs.losses import Losses
+
+__all__ = ["Destination", "Entry", "Refused", "Sender", "TooLarge", "Unavailable", "is_sending", "post"]
+
+QUEUE_LINES = 20_000
+QUEUE_BYTES = 16 * 1024 * 1024
+BATCH_LINES = 500
+BATCH_BYTES = 1024 * 1024
+BATCH_SECONDS = 1.0
+"""How long a line waits for others to be sent with."""
+FIRST_RETRY_SECONDS = 0.25
+LAST_RETRY_SECONDS = 30.0
+REQUEST_SECONDS = 10.0
+LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
+NOTICE_SECONDS = 60.0
+
+
+class _ThisThread(threading.local):
+    is_sending = False
+
+
+_this_thread = _ThisThread()
+
+
+def is_sending() -> bool:
+    """Tell whether this thread sends lines: what it logs, through the HTTP client, is about that."""
+    return _this_thread.is_sending
+
+
+class Entry(NamedTuple):
+    """A line as JSON, with a number that no other line of its sender has."""
+
+    number: int
+    encoded: bytes
+
+
+class Unavailable(Exception):  # noqa: N818 - says what the server is
+    """The server cannot take lines now."""
+
+    def __init__(self, reason: str, after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_seconds = after_seconds
+
+
+class Refused(Exception):  # noqa: N818 - says what the lines are
+    """The server will never take these lines."""
+
+
+class TooLarge(Exception):  # noqa: N818 - says what the batch is
+    """The server takes smaller batches."""
+
+
+class Destination(Protocol):
+    """Where a sender's batches go."""
+
+    name: str
+
+    def open(self) -> None:
+        """Prepare in the process that sends."""
+
+    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+        """Send lines; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Sender:
+    """Sends lines from a level on, in the background."""
+
+    def __init__(
+        self, destination: Destination, level: str, losses: Losses, tell: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        """`tell` writes a line that is not sent itself."""
+        self.name = destination.name
+        self._destination = destination
+        self._threshold = LEVELS[level]
+        self._losses = losses
+        self._tell = tell
+        losses.watch(self.name, ("full", "refused", "shutdown"))
+        self._is_open = False
+        self._thread: threading.Thread | None = None
+        self._restart()
+        _restart_after_fork(self)
+
+    def open(self) -> None:
+        """Take lines from now on; the thread comes with the first, in the process that writes it."""
+        self._restart()
+        self._is_open = True
+
+    def write(self, laid: Line, encoded: bytes) -> None:
+        """Queue one line, or count it as lost when the queue is full."""
+        if LEVELS[laid["level"]] < self._threshold or not self._is_open:
+            return
+        with self._lock:
+            if len(self._queue) >= QUEUE_LINES or self._queued_bytes + len(encoded) > QUEUE_BYTES:
+                self._losses.count(self.name, "full")
+                return
+            self._number += 1
+            self._queue.append(Entry(self._number, encoded))
+            self._queued_bytes += len(encoded)
+            if self._thread is None:
+                self._start()
+            if len(self._queue) >= BATCH_LINES:
+                self._wake.set()
+
+    def stop(self, deadline: float) -> None:
+        """Take no more lines, and send what is queued until a time of `time.monotonic`; does not wait."""
+        self._is_open = False
+        self._deadline = deadline
+        self._stopping.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Wait for the last lines until the time that `stop` was given; what is left then is lost."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+        with self._lock:
+            # From here on the thread, should it come back from a server that hangs, counts nothing.
+            self._thread = None
+            self._losses.count(self.name, "shutdown", len(self._queue) + len(self._sending))
+            self._queue.clear()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"sage-obs-log-{self.name}", daemon=True)
+        self._thread = thread
+        thread.start()
+
+    def _restart(self) -> None:
+        """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
+        self._lock = threading.RLock()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._queue: deque[Entry] = deque()
+        self._queued_bytes = 0
+        self._sending: Sequence[Entry] = ()
+        self._number = 0
+        self._deadline = 0.0
+        self._thread = None
+        self._trouble: str | None = None
+        self._told_lost = self._losses.of(self.name)
+        self._told_refused_at = -NOTICE_SECONDS
+
+    def _run(self) -> None:
+        _this_thread.is_sending = True
+        with suppress_instrumentation():
+            self._destination.open()
+            try:
+                while not self._stopping.is_set():
+                    self._wake.wait(BATCH_SECONDS)
+                    self._wake.clear()
+                    self._send_all()
+                self._send_all()
+            finally:
+                self._destination.close()
+
+    def _send_all(self) -> None:
+        while self._take():
+            failures = 0
+            while self._sending:
+                after_seconds = self._try()
+                failures += 1
+                if self._sending and not self._pause(failures, after_seconds):
+                    return
+
+    def _take(self) -> bool:
+        """Take the next batch out of the queue, which is then smaller by it only when it has been dealt with."""
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
+            batch: list[Entry] = []
+            size = 0
+            while self._queue and len(batch) < BATCH_LINES and size < BATCH_BYTES:
+                batch.append(self._queue.popleft())
+                size += len(batch[-1].encoded)
+            self._sending = batch
+            return bool(batch)
+
+    def _try(self) -> float:
+        """Send the batch once, and keep of it what is to be tried again; return how long the server wants to be left alone."""
+        batch = self._sending
+        try:
+            again, refused = self._destination.deliver(batch)
+        except Unavailable as unavailable:
+            self._say_trouble(str(unavailable))
+            return unavailable.after_seconds
+        except Refused as refusal:
+            again, refused = (), len(batch)
+            self._say_refused(str(refusal))
+        except TooLarge:
+            again, refused = self._deliver_halves(batch)
+        except Exception as fault:
+            # A defect of ours costs this batch, and no other.
+            again, refused = (), len(batch)
+            self._say_refused(type(fault).__name__)
+        self._settle(again, refused)
+        if not again:
+            self._say_recovered()
+        return 0.0
+
+    def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+        """Put the second half back, so that the first goes alone; a single line that is too large is refused."""
+        if len(batch) == 1:
+            self._say_refused("too large")
+            return (), 1
+        middle = len(batch) // 2
+        with self._lock:
+            self._queue.extendleft(reversed(batch[middle:]))
+            self._sending = batch[:middle]
+        return self._sending, 0
+
+    def _settle(self, again: Sequence[Entry], refused: int) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return
+            self._queued_bytes -= _size(self._sending) - _size(again)
+            self._sending = again
+            if refused:
+                self._losses.count(self.name, "refused", refused)
+
+    def _pause(self, failures: int, after_seconds: float) -> bool:
+        """Wait before the next try, longer each time; tell whether there is to be one."""
+        seconds = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        seconds = max(seconds, min(after_seconds, LAST_RETRY_SECONDS))
+        if not self._stopping.wait(seconds):
+            return True
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            time.sleep(min(FIRST_RETRY_SECONDS, left))
+        return left > 0 and self._thread is threading.current_thread()
+
+    def _say_trouble(self, reason: str) -> None:
+        if self._trouble is None:
+            self._tell(f"log lines do not reach {self.name}", {"output": self.name, "reason": reason})
+        self._trouble = reason
+
+    def _say_recovered(self) -> None:
+        if self._trouble is not None:
+            lost = self._losses.of(self.name) - self._told_lost
+            self._tell(f"log lines reach {self.name} again", {"output": self.name, "lost": lost})
+            self._told_lost += lost
+        self._trouble = None
+
+    def _say_refused(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._told_refused_at >= NOTICE_SECONDS:
+            self._told_refused_at = now
+            self._tell(f"log lines are refused by {self.name}", {"output": self.name, "reason": reason})
+
+
+def _size(batch: Sequence[Entry]) -> int:
+    return sum(len(entry.encoded) for entry in batch)
+
+
+def post(client: httpx.Client, url: str, content: bytes, headers: Mapping[str, str]) -> bytes:
+    """Post a batch and return the answer's body; raise by what its status means for trying again."""
+    try:
+        with client.stream("POST", url, content=content, headers={"accept-encoding": "identity", **headers}) as response:
+            body = _read(response)
+    except httpx.HTTPError as error:
+        raise Unavailable(type(error).__name__) from None
+    status = response.status_code
+    if response.is_success:
+        return body
+    if status in (408, 429) or status >= 500:
+        raise Unavailable(f"HTTP {status}", _seconds(response.headers.get("retry-after", "")))
+    if status == 413:
+        raise TooLarge
+    raise Refused(f"HTTP {status}")
+
+
+def _read(response: httpx.Response) -> bytes:
+    """Read a body that ends; the client's own time limit is one per chunk."""
+    body = bytearray()
+    deadline = time.monotonic() + REQUEST_SECONDS
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > LONGEST_ANSWER_BYTES or time.monotonic() > deadline:
+            raise Unavailable("an endless answer")
+    return bytes(body)
+
+
+def _seconds(retry_after: str) -> float:
+    """Read the form in seconds; a server that names a date is asked again when it suits us."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+def _restart_after_fork(sender: Sender) -> None:
+    restart = weakref.WeakMethod(sender._restart)  # noqa: SLF001 - the other half of the class, outside so as not to keep it
+
+    def in_child() -> None:
+        if (begin_anew := restart()) is not None:
+            begin_anew()
+
+    os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,281 @@
+"""Lines to a descriptor: one write each, never waiting for whoever reads, with a bounded backlog while nobody does."""
+
+import errno
+import os
+import select
+import stat
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import IO, NamedTuple
+
+from sage_fastapi_obs.signals.lines import Line
+from sage_fastapi_obs.signals.outputs.losses import Cause, Losses
+
+__all__ = ["Stream", "own_descriptor"]
+
+BACKLOG_BYTES = 1024 * 1024
+BACKLOG_LINES = 8192
+AT_ONCE_BYTES = 4096
+"""What a pipe with room takes whole and without waiting: PIPE_BUF."""
+PATIENCE_SECONDS = 0.5
+"""Of one wait for the reader in the background, after which it is seen whether there is still anything to wait for."""
+
+
+class _Waiting(NamedTuple):
+    """What is left to write of a line, or of a notice that says how many lines are missing at its place."""
+
+    rest: bytes
+    missing: int | None = None
+
+
+class Stream:
+    """Standard output or error, or a device or pipe by its path."""
+
+    def __init__(self, target: str, losses: Losses, notice: Callable[[int], bytes]) -> None:
+        """`notice` makes the line that says how many lines are missing at its place."""
+        self._target = target
+        self.name = target if target in ("stdout", "stderr") else "file"
+        self._losses = losses
+        self._notice = notice
+        losses.watch(self.name, ("full", "failed", "shutdown"))
+        # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
+        self._lock = threading.RLock()
+        self._stream: IO[str] | None = None
+        self._descriptor: int | None = None
+        self._is_ours = False
+        # Takes everything: what comes before the start or after the end is nobody's.
+        self._put: Callable[[bytes], int] = len
+        self._backlog: deque[_Waiting] = deque()
+        self._backlog_bytes = 0
+        self._begun = False
+        """Whether a part of the backlog's first line is written."""
+        self._missing = 0
+        """Lines that were lost since the last notice."""
+        self._flusher: threading.Thread | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is watching, who has not asked for no colours."""
+        return self._stream is not None and self._stream.isatty() and "NO_COLOR" not in os.environ
+
+    def open(self) -> None:
+        """Open the target as it is now: tests and servers replace the standard streams."""
+        with self._lock:
+            if self._target in ("stdout", "stderr"):
+                self._open_standard(getattr(sys, self._target))
+            else:
+                self._use(own_descriptor(self._target), is_ours=True)
+        _restart_after_fork(self)
+
+    def write(self, _: Line, encoded: bytes) -> None:
+        """Write one line, or keep it until the reader goes on; raises what the system says when it is lost for good."""
+        with self._lock:
+            if self._backlog or self._missing:
+                self._write_behind(encoded)
+                return
+            try:
+                written = self._put(encoded)
+            except BlockingIOError:
+                written = 0
+            except Exception:
+                self._lose("failed")
+                raise
+            if written != len(encoded):
+                self._begun = written > 0
+                self._keep(_Waiting(encoded[written:]))
+                self._catch_up()
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, for no longer than some seconds, and close what was opened here."""
+        deadline = time.monotonic() + seconds
+        while not self._is_written() and (left := deadline - time.monotonic()) > 0:
+            self._wait(min(left, PATIENCE_SECONDS))
+        with self._lock:
+            self._begun = False
+            self._drop_backlog("shutdown")
+            self._missing = 0
+            self._flusher = None
+            self._put = len
+            descriptor, self._descriptor, self._stream = self._descriptor, None, None
+            if self._is_ours and descriptor is not None:
+                os.close(descriptor)
+
+    def _open_standard(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        if stream is None:
+            self._put = _closed
+            return
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):
+            self._put = partial(_put_text, stream)
+            return
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The number of a closed standard stream is soon that of something else, perhaps a client's connection.
+            self._put = _closed
+            return
+        own = _opened_anew(descriptor)
+        self._use(descriptor if own is None else own, is_ours=own is not None)
+
+    def _use(self, descriptor: int, *, is_ours: bool) -> None:
+        self._descriptor, self._is_ours = descriptor, is_ours
+        self._put = partial(os.write, descriptor)
+        if not is_ours and _may_wait(descriptor):
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            self._put = partial(_put_if_ready, poll, descriptor)
+
+    def _write_behind(self, encoded: bytes) -> None:
+        """Write a line after what waits, and after word of what is missing."""
+        if self._backlog_bytes + len(encoded) > BACKLOG_BYTES or len(self._backlog) >= BACKLOG_LINES:
+            self._lose("full")
+            return
+        self._keep_notice()
+        self._keep(_Waiting(encoded))
+        if self._flusher is None:
+            self._catch_up()
+
+    def _keep(self, waiting: _Waiting) -> None:
+        self._backlog.append(waiting)
+        self._backlog_bytes += len(waiting.rest)
+
+    def _keep_notice(self) -> None:
+        if self._missing:
+            self._keep(_Waiting(self._notice(self._missing), self._missing))
+            self._missing = 0
+
+    def _catch_up(self) -> None:
+        """Write what waits now, or have it written when the reader goes on."""
+        try:
+            self._write_backlog()
+        except Exception:
+            self._drop_backlog("failed")
+            raise
+        if self._backlog:
+            flusher = threading.Thread(target=self._flush, name="sage-obs-log-backlog", daemon=True)
+            flusher.start()
+            self._flusher = flusher
+
+    def _write_backlog(self) -> None:
+        while self._backlog:
+            rest, missing = self._backlog[0]
+            try:
+                written = self._put(rest)
+            except BlockingIOError:
+                return
+            self._backlog_bytes -= written
+            self._begun = written < len(rest)
+            if self._begun:
+                self._backlog[0] = _Waiting(rest[written:], missing)
+            else:
+                self._backlog.popleft()
+
+    def _drop_backlog(self, cause: Cause) -> None:
+        """Lose what waits, but for a line of which a part is written: it is completed before anything else."""
+        begun = [self._backlog.popleft()] if self._begun else []
+        for _, missing in self._backlog:
+            if missing is None:
+                self._lose(cause)
+            else:
+                self._missing += missing
+        self._backlog = deque(begun)
+        self._backlog_bytes = sum(len(waiting.rest) for waiting in begun)
+
+    def _lose(self, cause: Cause) -> None:
+        self._losses.count(self.name, cause)
+        self._missing += 1
+
+    def _flush(self) -> None:
+        """Write the backlog as its reader takes it; the thread of this ends with the backlog."""
+        while True:
+            self._wait(PATIENCE_SECONDS)
+            with self._lock:
+                if self._flusher is not threading.current_thread():
+                    return
+                if self._is_written():
+                    self._flusher = None
+                    return
+
+    def _is_written(self) -> bool:
+        """Write what can be written now, word of what is missing included, and tell whether that was all."""
+        with self._lock:
+            try:
+                self._write_backlog()
+                if not self._backlog:
+                    self._keep_notice()
+                    self._write_backlog()
+            except Exception:
+                # The next line meets the same failure, and reports it.
+                self._drop_backlog("failed")
+                return True
+            return not self._backlog
+
+    def _wait(self, seconds: float) -> None:
+        descriptor = self._descriptor
+        if descriptor is not None:
+            # A poll of its own: one object serves one thread at a time.
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll(seconds * 1_000)
+
+    def _restart(self) -> None:
+        """Begin anew in a forked child: the lock may be held and the thread is gone, and what waits is the parent's."""
+        self._lock = threading.RLock()
+        self._backlog, self._backlog_bytes, self._begun, self._missing = deque(), 0, False, 0
+        self._flusher = None
+
+
+def own_descriptor(path: str) -> int:
+    """Open a path for appending, without ever waiting for a reader."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY, 0o644)
+
+
+def _opened_anew(descriptor: int) -> int | None:
+    """Open a pipe or a terminal once more, so that not waiting is a property of ours alone.
+
+    Set on what was inherited, O_NONBLOCK would reach every process that shares it. Sockets cannot be opened anew, and a
+    pipe cannot by a process that has changed its user since.
+    """
+    if not _may_wait(descriptor):
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+
+
+def _may_wait(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+
+
+def _put_if_ready(poll: select.poll, descriptor: int, encoded: bytes) -> int:
+    if not poll.poll(0):
+        raise BlockingIOError(errno.EAGAIN, "nobody reads")
+    return os.write(descriptor, encoded[:AT_ONCE_BYTES])
+
+
+def _put_text(stream: IO[str], encoded: bytes) -> int:
+    stream.write(encoded.decode("utf-8", "replace"))
+    return len(encoded)
+
+
+def _closed(_: bytes) -> int:
+    raise OSError(errno.EBADF, "the standard stream was closed before the start")
+
+
+def _restart_after_fork(stream: Stream) -> None:
+    restart = weakref.WeakMethod(stream._restart)  # noqa: SLF001 - the other half of the class, outside so as not to keep it
+
+    def in_child() -> None:
+        if (begin_anew := restart()) is not None:
+            begin_anew()
+
+    os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,164 @@
+"""Real servers that receive lines: the bulk API of Elasticsearch as far as log shippers use it, and OTLP over HTTP."""
+
+import base64
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+Fault = Callable[["Handler", "Bulk", bytes], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Reads a request, and answers as the server wants."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.take(self, body)
+
+    def do_GET(self) -> None:
+        self.answer(200, b"{}")
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class Receiver(ThreadingHTTPServer):
+    """Serves in a thread of its own."""
+
+    daemon_threads = True
+    request_queue_size = 50
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.headers: list[dict[str, str]] = []
+        self.faults: list[Fault] = []
+        """What the next requests meet instead of an answer, one each."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def take(self, handler: Handler, body: bytes) -> None:
+        self.headers.append({name.lower(): value for name, value in handler.headers.items()} | {"path": handler.path})
+        if self.faults:
+            self.faults.pop(0)(handler, self, body)
+        else:
+            self.accept(handler, body)
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        raise NotImplementedError
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that are gone."""
+
+
+class Bulk(Receiver):
+    """Keeps documents by their ids, and refuses to create one twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.conflicts = 0
+        self.status_of: Callable[[dict[str, Any]], int] = lambda _: 201
+        """The status of a document; those above 299 are not kept."""
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        rows = body.split(b"\n")
+        assert rows.pop() == b""
+        items = []
+        for action, row in zip(rows[::2], rows[1::2], strict=True):
+            ((verb, target),) = json.loads(action).items()
+            document = json.loads(row)
+            key = target.get("_id") or f"auto-{len(self.documents)}"
+            status = 409 if key in self.documents else self.status_of(document)
+            self.conflicts += status == 409
+            if status < 300:
+                self.documents[key] = document
+            items.append({verb: {"_id": key, "status": status}})
+        errors = any(next(iter(item.values()))["status"] > 299 for item in items)
+        handler.answer(200, json.dumps({"took": 1, "errors": errors, "items": items}).encode())
+
+    def messages(self) -> list[str]:
+        return [document["message"] for document in list(self.documents.values())]
+
+    def credentials(self) -> set[str]:
+        """List the names and passwords that were sent."""
+        return {
+            base64.b64decode(sent["authorization"].removeprefix("Basic ")).decode()
+            for sent in self.headers
+            if sent.get("authorization", "").startswith("Basic ")
+        }
+
+
+class LogCollector(Receiver):
+    """Keeps log records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[ExportLogsServiceRequest] = []
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        assert handler.headers["content-type"] == "application/x-protobuf"
+        self.requests.append(ExportLogsServiceRequest.FromString(body))
+        handler.answer(200)
+
+    def records(self) -> list[Any]:
+        return [
+            record
+            for request in self.requests
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+
+@contextmanager
+def serving(receiver: Any) -> Iterator[Any]:
+    """Serve until the end of the block."""
+    thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.shutdown()
+        receiver.server_close()
+        thread.join()
+
+
+@contextmanager
+def hanging() -> Iterator[str]:
+    """Listen, take every connection, and never answer; yields the URL."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(50)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def until(found: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Ask until there is an answer, which is returned; the last one when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := found()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return answer
