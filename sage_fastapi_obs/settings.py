@@ -139,6 +139,8 @@ class LoggingSettings(_Section):
     """`json`: one object per line. `console`: for people."""
     output: str = "stdout"
     """`stdout`, `stderr`, or the path of a file that is appended to."""
+    gather_seconds: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Longest time for which JSON lines are gathered to be written together; those of failures, and with 0 all, go at once."""
     rotate_bytes: int | None = Field(default=None, ge=4096)
     """Give the file a name of its own before it grows larger than this, and start another."""
     rotate_hours: int | None = Field(default=None, ge=1)

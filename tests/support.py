@@ -33,6 +33,7 @@ class Watched:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""
+        self.obs._logs.flush()
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines()]

@@ -17,6 +17,8 @@ __all__ = ["Logs"]
 
 ACCESS_LOGGER = "sage_fastapi_obs.access"
 OWN_LOGGER = "sage_fastapi_obs"
+AT_ONCE = frozenset({"error", "critical"})
+"""Levels of lines that may be the last ones of this process."""
 
 
 class Logs(Recorder):
@@ -42,7 +44,7 @@ class Logs(Recorder):
         self._canonical = self._layout(0.0, "info", "request completed", ACCESS_LOGGER, {}, None)
         self.losses = Losses()
         """What the outputs have lost."""
-        self._output = outputs(settings, service, self.losses, self._notice, wall_clock)
+        self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault)
         self._format: Callable[[Line], bytes] = json_format
 
     def start(self) -> None:
@@ -102,8 +104,10 @@ class Logs(Recorder):
         """Write a line; a fault is counted, never raised."""
         try:
             self._put(self._layout(at, level, message, logger, fields, error))
+            if level in AT_ONCE:
+                self._output.flush()
         except Exception as fault:
-            self._faults.count(type(self).__name__, fault)
+            self._count_fault(fault)
 
     def _ordinary(self, exchange: Exchange, level: str) -> Line:
         """Lay out nearly every line of nearly every service at once, instead of sorting its fields into their order."""
@@ -126,6 +130,13 @@ class Logs(Recorder):
             "request_bytes": exchange.received_bytes,
             "response_bytes": exchange.sent_bytes,
         }
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self._output.flush()
+
+    def _count_fault(self, fault: Exception) -> None:
+        self._faults.count(type(self).__name__, fault)
 
     def _put(self, laid: Line) -> None:
         form = self._format

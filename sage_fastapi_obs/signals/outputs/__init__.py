@@ -10,6 +10,7 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.lines import Line, json_format
 from sage_fastapi_obs.signals.outputs.elasticsearch import Elasticsearch
 from sage_fastapi_obs.signals.outputs.file import File
+from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.otlp import Otlp
 from sage_fastapi_obs.signals.outputs.sender import Destination, Sender, is_sending
@@ -21,11 +22,17 @@ Notice = Callable[[str, Mapping[str, Any]], tuple[Line, bytes]]
 
 
 def outputs(
-    settings: LoggingSettings, service: ServiceSettings, losses: Losses, notice: Notice, wall_clock: Callable[[], int]
-) -> "Stream | Outputs":
+    settings: LoggingSettings,
+    service: ServiceSettings,
+    losses: Losses,
+    notice: Notice,
+    wall_clock: Callable[[], int],
+    failed: Callable[[Exception], None],
+) -> "Stream | Gather | Outputs":
     """Build where lines go: a stream or file by itself, or with servers beside it.
 
-    `notice` makes a line of ours, laid out and encoded, from a message and fields.
+    `notice` makes a line of ours, laid out and encoded, from a message and fields. `failed` is told why lines were lost that
+    were written later.
     """
 
     def missing(lines: int) -> bytes:
@@ -35,7 +42,10 @@ def outputs(
         near.write(*notice(message, fields))
 
     is_stream = settings.output in ("stdout", "stderr") or _is_device(settings.output)
+    near: Stream | Gather
     near = Stream(settings.output, losses, missing) if is_stream else File(settings, losses, missing, wall_clock)
+    if settings.format == "json" and settings.gather_seconds:
+        near = Gather(near, settings.gather_seconds, failed)
     far = [Sender(place, level, losses, tell) for place, level in _far(settings, service)]
     return Outputs(near, far, is_json=settings.format == "json") if far else near
 
@@ -43,7 +53,7 @@ def outputs(
 class Outputs:
     """A stream or file, and servers beside it."""
 
-    def __init__(self, near: Stream, far: Sequence[Sender], *, is_json: bool) -> None:
+    def __init__(self, near: "Stream | Gather", far: Sequence[Sender], *, is_json: bool) -> None:
         """`is_json`: encoded lines are what servers want."""
         self._near = near
         self._far = far
@@ -70,6 +80,10 @@ class Outputs:
             as_json = encoded if self._is_json else json_format(laid)
             for sender in self._far:
                 sender.write(laid, as_json)
+
+    def flush(self) -> None:
+        """Write what has gathered to the stream or file."""
+        self._near.flush()
 
     def close(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""

@@ -23,10 +23,12 @@ LOOK_SECONDS = 1.0
 SETTLED_SECONDS = 10.0
 """A file that was written to within this time is not deleted: a process that has not looked yet may still write there."""
 UNLIMITED = 2**63
+MOST_AT_ONCE_BYTES = 256 * 1024
+"""Of lines that are written together."""
 
 
 class File(Stream):
-    """A regular file, appended to by one write per line, which the system never mixes with another's.
+    """A regular file, appended to by whole lines in one write, which the system never mixes with another's.
 
     Rotation needs no lock per line, which the libraries for it take: a stopped process that holds such a lock stops all
     others. Here a writer only looks now and then whether the path is still its file, and until then writes on into the
@@ -42,6 +44,8 @@ class File(Stream):
         self._rotate_seconds = None if settings.rotate_hours is None else settings.rotate_hours * 3600
         self._keep_files = settings.keep_files
         self._wall_clock = wall_clock
+        # Together they may not be what makes the file too large.
+        self.at_once_bytes = MOST_AT_ONCE_BYTES if settings.rotate_bytes is None else settings.rotate_bytes // 16
         self._rotated_name = re.compile(re.escape(self._path.name) + r"\.\d{8}T\d{6}\.\d{6}")
         self._look_at = 0.0
         self._left = 0
@@ -58,8 +62,8 @@ class File(Stream):
         with self._lock:
             self._begin_period()
 
-    def write(self, laid: Line, encoded: bytes) -> None:
-        """Write one line; look after the file first when it is time to."""
+    def write(self, laid: Line, encoded: bytes, lines: int = 1) -> None:
+        """Write one or more lines; look after the file first when it is time to."""
         # Threads may miss each other's bytes here, which only puts a look off.
         self._left -= len(encoded)
         if self._left < 0 or time.monotonic() >= self._look_at:
@@ -68,9 +72,9 @@ class File(Stream):
                     self._look(len(encoded))
             finally:
                 # A file that cannot be rotated is written to all the same; the failure is reported.
-                super().write(laid, encoded)
+                super().write(laid, encoded, lines)
         else:
-            super().write(laid, encoded)
+            super().write(laid, encoded, lines)
 
     def _look(self, coming: int) -> None:
         """Follow the path to a new file, or rotate this one before some bytes are added."""

@@ -11,12 +11,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.losses import Cause, Losses
 
-__all__ = ["Stream", "own_descriptor"]
+__all__ = ["Stream", "own_descriptor", "restart_after_fork"]
 
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
@@ -27,9 +27,10 @@ PATIENCE_SECONDS = 0.5
 
 
 class _Waiting(NamedTuple):
-    """What is left to write of a line, or of a notice that says how many lines are missing at its place."""
+    """What is left to write of some lines, or of a notice that says how many lines are missing at its place."""
 
     rest: bytes
+    lines: int
     missing: int | None = None
 
 
@@ -57,6 +58,8 @@ class Stream:
         self._missing = 0
         """Lines that were lost since the last notice."""
         self._flusher: threading.Thread | None = None
+        self.at_once_bytes = AT_ONCE_BYTES
+        """How much may be written together."""
 
     @property
     def is_terminal(self) -> bool:
@@ -70,25 +73,28 @@ class Stream:
                 self._open_standard(getattr(sys, self._target))
             else:
                 self._use(own_descriptor(self._target), is_ours=True)
-        _restart_after_fork(self)
+        restart_after_fork(self)
 
-    def write(self, _: Line, encoded: bytes) -> None:
-        """Write one line, or keep it until the reader goes on; raises what the system says when it is lost for good."""
+    def write(self, _: Line, encoded: bytes, lines: int = 1) -> None:
+        """Write one or more lines, or keep them until the reader goes on; raises what the system says when they are lost."""
         with self._lock:
             if self._backlog or self._missing:
-                self._write_behind(encoded)
+                self._write_behind(encoded, lines)
                 return
             try:
                 written = self._put(encoded)
             except BlockingIOError:
                 written = 0
             except Exception:
-                self._lose("failed")
+                self._lose("failed", lines)
                 raise
             if written != len(encoded):
                 self._begun = written > 0
-                self._keep(_Waiting(encoded[written:]))
+                self._keep(_Waiting(encoded[written:], lines))
                 self._catch_up()
+
+    def flush(self) -> None:
+        """Do nothing: no line is kept back on purpose."""
 
     def close(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds, and close what was opened here."""
@@ -132,13 +138,13 @@ class Stream:
             poll.register(descriptor, select.POLLOUT)
             self._put = partial(_put_if_ready, poll, descriptor)
 
-    def _write_behind(self, encoded: bytes) -> None:
+    def _write_behind(self, encoded: bytes, lines: int) -> None:
         """Write a line after what waits, and after word of what is missing."""
         if self._backlog_bytes + len(encoded) > BACKLOG_BYTES or len(self._backlog) >= BACKLOG_LINES:
-            self._lose("full")
+            self._lose("full", lines)
             return
         self._keep_notice()
-        self._keep(_Waiting(encoded))
+        self._keep(_Waiting(encoded, lines))
         if self._flusher is None:
             self._catch_up()
 
@@ -148,7 +154,7 @@ class Stream:
 
     def _keep_notice(self) -> None:
         if self._missing:
-            self._keep(_Waiting(self._notice(self._missing), self._missing))
+            self._keep(_Waiting(self._notice(self._missing), 1, self._missing))
             self._missing = 0
 
     def _catch_up(self) -> None:
@@ -165,7 +171,7 @@ class Stream:
 
     def _write_backlog(self) -> None:
         while self._backlog:
-            rest, missing = self._backlog[0]
+            rest, lines, missing = self._backlog[0]
             try:
                 written = self._put(rest)
             except BlockingIOError:
@@ -173,24 +179,24 @@ class Stream:
             self._backlog_bytes -= written
             self._begun = written < len(rest)
             if self._begun:
-                self._backlog[0] = _Waiting(rest[written:], missing)
+                self._backlog[0] = _Waiting(rest[written:], lines, missing)
             else:
                 self._backlog.popleft()
 
     def _drop_backlog(self, cause: Cause) -> None:
         """Lose what waits, but for a line of which a part is written: it is completed before anything else."""
         begun = [self._backlog.popleft()] if self._begun else []
-        for _, missing in self._backlog:
+        for _, lines, missing in self._backlog:
             if missing is None:
-                self._lose(cause)
+                self._lose(cause, lines)
             else:
                 self._missing += missing
         self._backlog = deque(begun)
         self._backlog_bytes = sum(len(waiting.rest) for waiting in begun)
 
-    def _lose(self, cause: Cause) -> None:
-        self._losses.count(self.name, cause)
-        self._missing += 1
+    def _lose(self, cause: Cause, lines: int) -> None:
+        self._losses.count(self.name, cause, lines)
+        self._missing += lines
 
     def _flush(self) -> None:
         """Write the backlog as its reader takes it; the thread of this ends with the backlog."""
@@ -225,7 +231,7 @@ class Stream:
             poll.register(descriptor, select.POLLOUT)
             poll.poll(seconds * 1_000)
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
         """Begin anew in a forked child: the lock may be held and the thread is gone, and what waits is the parent's."""
         self._lock = threading.RLock()
         self._backlog, self._backlog_bytes, self._begun, self._missing = deque(), 0, False, 0
@@ -271,8 +277,13 @@ def _closed(_: bytes) -> int:
     raise OSError(errno.EBADF, "the standard stream was closed before the start")
 
 
-def _restart_after_fork(stream: Stream) -> None:
-    restart = weakref.WeakMethod(stream._restart)  # noqa: SLF001 - the other half of the class, outside so as not to keep it
+class _Restarts(Protocol):
+    def restart(self) -> None: ...
+
+
+def restart_after_fork(restarting: _Restarts) -> None:
+    """Have something begin anew in forked children, for as long as it lives."""
+    restart = weakref.WeakMethod(restarting.restart)
 
     def in_child() -> None:
         if (begin_anew := restart()) is not None:

@@ -1,0 +1,108 @@
+"""Lines on their way to a stream or file, written many at a time: a write for each would be most of what a line costs."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from sage_fastapi_obs.signals.lines import Line
+from sage_fastapi_obs.signals.outputs.stream import Stream, restart_after_fork
+
+__all__ = ["Gather"]
+
+MOST_LINES = 512
+LONG_BYTES = 4096
+"""Of a line that is written at once, so that what is gathered stays small."""
+
+
+class Gather:
+    """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
+
+    def __init__(self, near: Stream, seconds: float, failed: Callable[[Exception], None]) -> None:
+        """`seconds`: the moment. `failed`: is told why lines could not be written."""
+        self._near = near
+        self._seconds = seconds
+        self._failed = failed
+        self._lines: list[bytes] = []
+        # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
+        self._lock = threading.RLock()
+        self._awake = False
+        """Whether the thread knows that there is something to write."""
+        self._some = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is watching, who has not asked for no colours."""
+        return self._near.is_terminal
+
+    def open(self) -> None:
+        """Open the stream or file."""
+        self._near.open()
+        self._closing.clear()
+        restart_after_fork(self)
+
+    def write(self, _: Line, encoded: bytes) -> None:
+        """Take one line."""
+        lines = self._lines
+        lines.append(encoded)
+        if not self._awake:
+            self._wake()
+        if len(lines) >= MOST_LINES or len(encoded) > LONG_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        with self._lock:
+            # As many as there are now; more may be appended meanwhile.
+            lines = self._lines[:]
+            del self._lines[: len(lines)]
+            for group in _groups(lines, self._near.at_once_bytes):
+                try:
+                    self._near.write({}, b"".join(group), len(group))
+                except Exception as error:
+                    self._failed(error)
+
+    def close(self, seconds: float) -> None:
+        """Write the rest, for no longer than some seconds, and close the stream or file."""
+        self._closing.set()
+        self._some.set()
+        self.flush()
+        self._near.close(seconds)
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="sage-obs-log-lines", daemon=True)
+            self._thread.start()
+        self._some.set()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._some.wait()
+            self._closing.wait(self._seconds)
+            self._some.clear()
+            # Before the lines are taken: whoever comes later wakes this thread again.
+            self._awake = False
+            self.flush()
+        self._thread = None
+
+    def restart(self) -> None:
+        """Begin anew in a forked child: the lock may be held and the thread is gone, and what has gathered is the parent's."""
+        self._lock = threading.RLock()
+        self._lines = []
+        self._awake = False
+        self._some, self._closing, self._thread = threading.Event(), threading.Event(), None
+
+
+def _groups(lines: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:
+    """Make groups of a bounded size; a longer line is a group by itself."""
+    group: list[bytes] = []
+    size = 0
+    for line in lines:
+        if group and size + len(line) > most_bytes:
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += len(line)
+    if group:
+        yield group
