@@ -80,10 +80,13 @@ class Logs(Recorder):
 
     def background_finished(self, exchange: Exchange) -> None:
         """Write a line about the work after the response: debug, or error when it failed."""
-        error = exchange.background_error
+        background = exchange.background
+        if background is None:
+            return
+        error = background.error
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
         fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
-        fields["background_ms"] = (exchange.background_us or 0) / 1_000
+        fields["background_ms"] = background.duration_us / 1_000
         fields = _describe_ids(exchange, {}) | fields
         self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, fields, error)
 
@@ -152,9 +155,9 @@ def _is_ordinary(exchange: Exchange) -> bool:
     """Tell whether a request ended as most do, with nothing to say but what all have to say."""
     return (
         exchange.error_type is None
-        and not exchange.fields
+        and not exchange.has_fields
         and not exchange.streamed
-        and exchange.handshake_us is None
+        and exchange.socket is None
         and exchange.trace_id != ""
         and exchange.method in KNOWN_METHODS
         and b"x-client-type" not in exchange.headers
@@ -190,14 +193,15 @@ def _describe(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
     into["duration_ms"] = exchange.duration_us / 1_000
     if exchange.streamed and exchange.first_byte_us is not None:
         into["first_byte_ms"] = exchange.first_byte_us / 1_000
-    if exchange.handshake_us is not None:
-        into["handshake_ms"] = exchange.handshake_us / 1_000
+    socket = exchange.socket
+    if socket is not None and socket.handshake_us is not None:
+        into["handshake_ms"] = socket.handshake_us / 1_000
     into["request_bytes"] = exchange.received_bytes
     into["response_bytes"] = exchange.sent_bytes
-    if exchange.handshake_us is not None:
-        into["close_code"] = exchange.close_code
-        into["messages_received"] = exchange.received_messages
-        into["messages_sent"] = exchange.sent_messages
+    if socket is not None and socket.handshake_us is not None:
+        into["close_code"] = socket.close_code
+        into["messages_received"] = socket.received_messages
+        into["messages_sent"] = socket.sent_messages
     if b"x-client-type" in exchange.headers:
         into["client_type"] = exchange.headers[b"x-client-type"][:32].decode("latin-1")
     if exchange.error_type is not None:

@@ -138,23 +138,24 @@ class Tracing(Recorder):
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
             headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
-        if exchange.handshake_us is not None:
-            self._end(exchange, exchange.handshake_us)
+        if (socket := exchange.socket) is not None:
+            self._end(exchange, socket.handshake_us or 0)
 
     def request_finished(self, exchange: Exchange) -> None:
         """End the span, with the duration that all signals share."""
-        if exchange.handshake_us is None:
+        if exchange.socket is None or exchange.socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
-        if exchange.span_attached is None or not exchange.sampled:
+        background = exchange.background
+        if background is None or exchange.span_attached is None or not exchange.sampled:
             return
         started = exchange.wall_ns + exchange.duration_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
-        if exchange.background_error is not None:
-            _mark_failed(span, exchange.background_error)
-        span.end(started + (exchange.background_us or 0) * 1_000)
+        if background.error is not None:
+            _mark_failed(span, background.error)
+        span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
