@@ -19,6 +19,7 @@ from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
 from sage_fastapi_obs.signals.logs import Logs
 from sage_fastapi_obs.signals.metrics import Metrics
@@ -172,6 +173,8 @@ class Observability:
 
         async def watched(message: Message) -> None:
             nonlocal closed
+            if message["type"] == "lifespan.startup.complete":
+                self._guarded(handover.retake, self.settings.logging.enabled)
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # The server may be gone as soon as it has read this.
                 closed = True

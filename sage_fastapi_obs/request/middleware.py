@@ -7,7 +7,7 @@ from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import HttpWatch, Observer, Watch, WebSocketWatch
 
-__all__ = ["ObservabilityMiddleware"]
+__all__ = ["ObservabilityMiddleware", "exchange_behind"]
 
 
 class ObservabilityMiddleware:
@@ -89,3 +89,18 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": scope[SCOPE_KEY].refusal})
         return
     await JSONResponse({"detail": scope[SCOPE_KEY].refusal}, status_code=400)(scope, receive, send)
+
+
+_CALL = ObservabilityMiddleware.__call__.__code__
+
+
+def exchange_behind(error: BaseException) -> Exchange | None:
+    """Find the exchange that an exception has ended, after it has left the middleware; None for one that ended none."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code is _CALL and (watch := frame.f_locals.get("watch")) is not None:
+            exchange: Exchange = watch.exchange
+            return exchange
+        traceback = traceback.tb_next
+    return None
