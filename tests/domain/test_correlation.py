@@ -241,7 +241,7 @@ def echo(log: list[Any]) -> Any:
 
 
 async def echo_async(log: list[Any]) -> Any:
-    """The same, async."""
+    """Note the same of an async one."""
     log.append(("begun", get_correlation_id()))
     given_value: Any = None
     try:
@@ -371,7 +371,7 @@ async def test_lines_of_a_block_have_its_id(watch: Any) -> None:
 
 
 async def test_a_block_in_a_request_takes_its_place_for_a_while(watch: Any) -> None:
-    """In a request a block's lines have its id besides the request's own, which is back afterwards and on the canonical line."""
+    """In a request a block's lines have its id; the request's own is back afterwards, and on the canonical line."""
     watched = watch()
     app = FastAPI()
     watched.obs.install(app)

@@ -151,7 +151,7 @@ def test_an_exception_given_is_described(started: Watched) -> None:
     log.error("odd", exc="a text", x=1)
     log.error("odd", exc=None)
     log.error("odd", exc=False)
-    log.exception("odd")
+    log.exception("odd")  # noqa: LOG004 - nothing is handled here
     assert [line.get("data") for line in said(started, "odd")] == [{"exc": "a text", "x": 1}, None, None, None]
     assert not any("error" in line for line in said(started, "odd"))
 
