@@ -18,7 +18,7 @@ from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.middleware import exchange_behind
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
-from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, ServerLoggers
+from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, ServerLoggers, is_access
 from sage_fastapi_obs.signals.uncaught import Hooks, LoopHandler
 
 __all__ = [
@@ -295,6 +295,8 @@ class _ToLoguru(logging.Handler):
         """Pass a record on; a broken one is reported as `logging` reports it."""
         if record.__dict__.get("extra", self) is getattr(_handover.patched, "extra", None):
             # A sink of the application's hands loguru's lines to `logging`: this one has been written already.
+            return
+        if is_access(record):
             return
         error = record.exc_info[1] if record.exc_info else None
         ended = exchange_behind(error) if error is not None and record.name in SERVER_LOGGERS else None

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-__all__ = ["CLIENT_LOGGERS", "SERVER_LOGGERS", "ServerLoggers"]
+__all__ = ["CLIENT_LOGGERS", "SERVER_LOGGERS", "ServerLoggers", "is_access"]
 
 SERVER_LOGGERS = (
     *("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error", "gunicorn.access"),
@@ -11,6 +11,9 @@ SERVER_LOGGERS = (
 )
 CLIENT_LOGGERS = ("httpx", "httpcore", "urllib3")
 """A line per outbound request, with its whole URL: noise, and where tokens are in queries a leak."""
+
+_WEBSOCKET_ACCESS = '%s - "WebSocket %s" '
+"""How uvicorn begins the access lines of websockets, which go to its error logger, whole query and all."""
 
 
 class ServerLoggers(logging.Filter):
@@ -70,6 +73,11 @@ class ServerLoggers(logging.Filter):
                 self._taken[name] = (found, propagate)
                 for handler in found:
                     logger.removeHandler(handler)
+
+
+def is_access(record: logging.LogRecord) -> bool:
+    """Tell an access line among the other lines of a server."""
+    return record.name == "uvicorn.error" and isinstance(record.msg, str) and record.msg.startswith(_WEBSOCKET_ACCESS)
 
 
 def _propagates(name: str) -> bool:
