@@ -27,7 +27,7 @@ def current_correlation_id() -> str | None:
     # What was chosen around a request, by a service that calls itself in process, is not the request's own.
     if choice is not None and choice.exchange is exchange:
         return choice.correlation_id
-    return (exchange.correlation_id or None) if exchange is not None else None
+    return None if exchange is None else exchange.correlation_id
 
 
 def choose(owner: object, correlation_id: str) -> None:

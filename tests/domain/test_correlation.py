@@ -505,6 +505,7 @@ async def test_the_hook_sends_the_ids_on(is_async: bool, watch: Any) -> None:
         sent.append(await headers_sent(is_async=is_async))
         with CorrelationContext("block"):
             sent.append(await headers_sent(is_async=is_async))
+        sent.append(await headers_sent({"X-Request-ID": "mine"}, is_async=is_async))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -516,7 +517,7 @@ async def test_the_hook_sends_the_ids_on(is_async: bool, watch: Any) -> None:
     span = watched.server_spans[0].context
     traceparent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
     plain = {"x-request-id": "r-1", "x-correlation-id": "c-1", "traceparent": traceparent}
-    assert sent == [plain, {**plain, "x-correlation-id": "block"}]
+    assert sent == [plain, {**plain, "x-correlation-id": "block"}, {**plain, "x-request-id": "mine"}]
 
 
 async def test_the_hook_leaves_what_is_there() -> None:

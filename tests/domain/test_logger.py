@@ -389,11 +389,14 @@ async def test_a_request_logger_can_do_what_every_logger_can(watch: Any) -> None
         mine.bind(bound=1).info("said")
         log.info("said")
         mine.event("said", event_id="evt-1")
+        log.with_context(session_id="s-1", correlation_id="c-own").info("with ids")
 
     async with client(app) as http:
         await http.get("/", headers={"X-Request-ID": "r-1"})
     assert [line["data"] for line in said(watched)] == [{"bound": 1, "own": 1}, {"bound": 1}, {"bound": 1, "own": 1}]
     assert watched.access[0]["data"] == {"bound": 1}
+    (with_ids,) = said(watched, "with ids")
+    assert (with_ids["session_id"], with_ids["correlation_id"], with_ids["logger"]) == ("s-1", "c-own", __name__)
     assert {line["request_id"] for line in said(watched)} == {"r-1"}
 
 

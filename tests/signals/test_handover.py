@@ -10,6 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,8 +267,10 @@ async def test_what_was_not_told_has_the_ids(path: str, error: BaseException, st
     """A failure whose canonical line has no stack, or is not written, is in the server's line, with the request's ids."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await receive()
+        if path == "/":
+            # After this the client is gone.
+            await receive()
+            await receive()
         raise error
 
     await logged_by_server(
@@ -298,6 +301,13 @@ async def test_an_application_may_log_what_it_raises(watch: Any) -> None:
     assert sorted(line["message"] for line in errors_of(watched)) == ["handled", "request failed"]
 
 
+async def test_only_a_servers_report_is_spared(started: Watched) -> None:
+    """What code of the application's around the app logs of a failure is written, with the request's ids or without."""
+    app = ObservabilityMiddleware(boom, observability=started.obs)
+    await logged_by_server(app, http_scope(), name="app.around")
+    assert [line["logger"] for line in errors_of(started)] == ["sage_fastapi_obs.access", "app.around"]
+
+
 async def test_a_servers_own_failure_is_a_line(started: Watched) -> None:
     """An exception that no request raised is written; so is one of a request whose observability writes no lines."""
     for error in (OSError("socket"), ValueError("never raised")):
@@ -319,7 +329,12 @@ async def test_a_failure_is_found_behind_its_traceback(watch: Any) -> None:
     async def between(scope: Any, receive: Any, send: Any) -> None:
         await inner(dict(http_scope("/inner")), receive, send)
 
-    driven = await drive(ObservabilityMiddleware(between, observability=first.obs), http_scope("/outer"))
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        watch = "a name that is also used elsewhere"
+        await ObservabilityMiddleware(between, observability=first.obs)(scope, receive, send)
+        assert watch
+
+    driven = await drive(server, http_scope("/outer"))
     assert driven.error is not None
     found = exchange_behind(driven.error)
     assert found is not None
@@ -575,6 +590,8 @@ class Finalized:
     def __del__(self) -> None:
         raise LookupError("finalizer")
 
+
+class Shy:
     def __repr__(self) -> str:
         raise RuntimeError("no text")
 
@@ -614,6 +631,19 @@ async def test_what_nobody_caught_is_a_line(watch: Any, hooked: HookedThreads) -
     assert hooked.hooks() == hooked.now
     in_thread(fail)
     assert len(errors_of(watched)) == 3
+
+
+async def test_what_cannot_be_shown_is_a_line_all_the_same(watch: Any, hooked: HookedThreads) -> None:
+    """An object without a text, a thread that is gone and an exception that is not there are no reason to fail."""
+    watched = watch()
+    watched.obs.start()
+    sys.unraisablehook(types.SimpleNamespace(object=Shy(), err_msg="said", exc_value=None))
+    threading.excepthook(threading.ExceptHookArgs((LookupError, LookupError(), None, None)))
+    finalizer, thread = [line for line in watched.lines if line["level"] == "error"]
+    assert finalizer["data"] == {"object": "<unprintable: RuntimeError>", "reason": "said"}
+    assert thread["data"] == {"thread": None}
+    assert hooked.got == [type(None), LookupError]
+    await watched.obs.close()
 
 
 async def test_a_hook_set_over_ours_stays(watch: Any, hooked: HookedThreads, monkeypatch: pytest.MonkeyPatch) -> None:
