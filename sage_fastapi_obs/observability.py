@@ -23,6 +23,7 @@ from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
 from sage_fastapi_obs.signals.logs import Logs
 from sage_fastapi_obs.signals.metrics import Metrics
+from sage_fastapi_obs.signals.redaction import Redaction
 from sage_fastapi_obs.signals.tracing import Tracing
 from sage_fastapi_obs.status.health import Health
 
@@ -66,8 +67,9 @@ class Observability:
         """The monitoring endpoints, for `app.include_router`."""
 
         identity = Identity(settings.http, new_id)
-        self._tracing = Tracing(settings.tracing, settings.service, settings.http, tracer_provider)
-        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self)
+        redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
+        self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
+        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction)
         metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
         if metrics is not None and settings.logging.enabled:
             self.registry.register(self._logs.losses)

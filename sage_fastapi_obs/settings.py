@@ -43,6 +43,16 @@ def _listed(value: object) -> object:
     return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _paired(value: object) -> object:
+    """Read a text as a mapping: JSON or, as people write them, `name=other` separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): other.strip() for name, _, other in pairs}
+
+
 def _without_jaeger(tracing: Any) -> Any:
     """Replace a section's `jaeger_endpoint` by the `otlp_endpoint` that it means today, unless there is one already."""
     if not isinstance(tracing, dict) or "jaeger_endpoint" not in tracing:
@@ -159,6 +169,32 @@ class LoggingSettings(_Section):
     """Send lines as OpenTelemetry log records too: full URL for OTLP over HTTP, such as `http://localhost:4318/v1/logs`."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the last lines at shutdown."""
+    field_aliases: dict[str, str] = {}
+    """Other names for fields of JSON lines, such as `timestamp` -> `@timestamp`."""
+    redact: tuple[str, ...] = ()
+    """Names of fields whose values are hidden at any depth, besides the built-in ones; case and separators do not count."""
+    redact_builtin: bool = True
+    """Hide the values of fields that are called like a password, token, cookie or the like."""
+    show_only: tuple[str, ...] | None = None
+    """Hide the values of all extra fields but these; None: show those that are not redacted."""
+
+    @field_validator("field_aliases", mode="before")
+    @classmethod
+    def _paired(cls, value: object) -> object:
+        return _paired(value)
+
+    @field_validator("redact", "show_only", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("redact", "show_only")
+    @classmethod
+    def _named(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not any(map(str.isalnum, name)):
+                raise ValueError(f"{name!r} is no name of a field: it has no letters")
+        return names
 
     @field_validator("level", "elasticsearch_level", mode="before")
     @classmethod

@@ -299,7 +299,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"logging": {"levl": "info"}}, ["logging.levl", "did you mean level?"]),
         (
             {"logging": {"zzz": 1}},
-            ["logging.zzz", "there are: elasticsearch_api_key", "enabled, format, gather_seconds, keep_files, level"],
+            ["logging.zzz", "there are: elasticsearch_api_key", "enabled, field_aliases, format, gather_seconds, keep_files"],
         ),
         ({"logging": {"level": "loud"}}, ["logging.level", "'debug'", '"loud"']),
         ({"logging": {"level": 5}}, ["logging.level", "5"]),
@@ -634,3 +634,38 @@ def test_an_unknown_logs_exporter_is_refused():
     """Instead of silently sending nothing."""
     with pytest.raises(SettingsError, match="OTEL_LOGS_EXPORTER='kafka': use otlp or none"):
         Settings.from_env({"OTEL_LOGS_EXPORTER": "kafka"})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("timestamp=@timestamp, message=msg", {"timestamp": "@timestamp", "message": "msg"}),
+        ('{"timestamp": "@timestamp"}', {"timestamp": "@timestamp"}),
+        ("", {}),
+        ("message", {"message": ""}),
+    ],
+)
+def test_field_aliases_are_read_from_a_variable(given: str, read: dict[str, str]) -> None:
+    """As people write them, or as JSON."""
+    assert Settings.from_env({"SAGE_OBS_LOGGING__FIELD_ALIASES": given}).logging.field_aliases == read
+
+
+def test_names_to_hide_and_to_show_are_lists() -> None:
+    """From a variable they are separated by commas; an empty list of what may be shown is a list."""
+    env = {"SAGE_OBS_LOGGING__REDACT": "iban, customer_ssn", "SAGE_OBS_LOGGING__SHOW_ONLY": ""}
+    read = Settings.from_env(env).logging
+    assert (read.redact, read.show_only) == (("iban", "customer_ssn"), ())
+    assert Settings().logging.show_only is None
+
+
+@pytest.mark.parametrize("key", ["redact", "show_only"])
+def test_a_name_without_letters_is_refused(key: str) -> None:
+    """It could not match anything, or would match everything."""
+    with pytest.raises(SettingsError, match=f"logging.{key}: .* is no name of a field"):
+        Settings(logging={key: ["--"]})
+
+
+def test_aliases_that_are_not_json_are_refused() -> None:
+    """By the name of the setting."""
+    with pytest.raises(SettingsError, match=r"logging\.field_aliases"):
+        Settings(logging={"field_aliases": "{timestamp"})

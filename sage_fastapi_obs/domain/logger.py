@@ -16,6 +16,7 @@ from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.signals.redaction import Redaction
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
 
@@ -190,7 +191,8 @@ def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
     for logs in handover.writers():
         if isinstance(logs, Logs) and isinstance(logs.observer, _Process):
             logs.close()
-    logs = Logs(process.settings.logging, process.settings.service, process.faults, time.time_ns, process)
+    redaction = Redaction(process.settings.logging, query_values=process.settings.tracing.query_values)
+    logs = Logs(process.settings.logging, process.settings.service, process.faults, time.time_ns, process, redaction)
     if process.settings.enabled and process.settings.logging.enabled:
         logs.start()
     return logs.close

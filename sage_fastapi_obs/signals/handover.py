@@ -184,6 +184,10 @@ def _take_loguru() -> None:
     _handover.patcher = _loguru("patcher")
     loguru.logger.configure(patcher=_patch)
     _handover.sink_id = loguru.logger.add(_sink, level=0, format=_no_format, backtrace=False, diagnose=False, catch=True)
+    handler: Any = (_loguru("handlers") or {}).get(_handover.sink_id)
+    if hasattr(handler, "_exception_formatter"):
+        # Its text is not used, costs more than the line, and fails on exceptions of which ours can still tell.
+        handler._exception_formatter = _NoText()  # noqa: SLF001 - without it all is the same for ordinary exceptions
 
 
 def _give_loguru_back() -> None:
@@ -269,6 +273,13 @@ class _CurrentStderr:
 
     def isatty(self) -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
+
+
+class _NoText:
+    """Stands for loguru's formatter of exceptions: our lines have a stack of their own, bounded and without secrets."""
+
+    def format_exception(self, *_: object, **__: object) -> tuple[str, ...]:
+        return ()
 
 
 def _no_format(_: "loguru.Record") -> str:

@@ -9,9 +9,9 @@ from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
-from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, console_format, json_format, layout
+from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, aliased, console_format, layout
 from sage_fastapi_obs.signals.outputs import Losses, outputs
-from sage_fastapi_obs.signals.redaction import MOST_CHARACTERS, readable
+from sage_fastapi_obs.signals.redaction import Redaction, readable
 
 __all__ = ["Logs"]
 
@@ -31,6 +31,7 @@ class Logs(Recorder):
         faults: Faults,
         wall_clock: Callable[[], int],
         observer: object,
+        redaction: Redaction,
     ) -> None:
         self.observer = observer
         """Whose exchanges these lines are of."""
@@ -38,14 +39,14 @@ class Logs(Recorder):
         self._settings = settings
         self._faults = faults
         self._wall_clock = wall_clock
-        self._layout = layout(service)
+        self._layout = layout(service, redaction)
         self._timestamp = Timestamps()
         # What all canonical lines have alike, in the order of every line.
         self._canonical = self._layout(0.0, "info", "request completed", ACCESS_LOGGER, {}, None)
         self.losses = Losses()
         """What the outputs have lost."""
         self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault)
-        self._format: Callable[[Line], bytes] = json_format
+        self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
 
     def start(self) -> None:
         """Open the output and take over logging."""
@@ -112,7 +113,6 @@ class Logs(Recorder):
     def _ordinary(self, exchange: Exchange, level: str) -> Line:
         """Lay out nearly every line of nearly every service at once, instead of sorting its fields into their order."""
         timestamp = self._timestamp
-        path = exchange.path
         return {
             **self._canonical,
             "timestamp": timestamp((exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000),
@@ -123,7 +123,7 @@ class Logs(Recorder):
             "span_id": exchange.span_id,
             "trace_flags": "01" if exchange.sampled else "00",
             "method": exchange.method,
-            "path": path if path.isascii() and len(path) < MOST_CHARACTERS else readable(path),
+            "path": readable(exchange.path),
             "route": exchange.route,
             "status": exchange.status,
             "duration_ms": exchange.duration_us / 1_000,
