@@ -14,9 +14,10 @@ import loguru
 from opentelemetry import trace
 
 from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.signals.levels import Levels
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 
-__all__ = ["Writer", "attach", "detach", "others_listen", "tell_loguru", "we_listen"]
+__all__ = ["Writer", "attach", "detach", "levels_changed", "others_listen", "tell_loguru", "we_listen"]
 
 SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _NAMES = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
@@ -26,12 +27,14 @@ class Writer(Protocol):
     """What writes the lines of one observability."""
 
     observer: object
-    threshold: int
+    lowest: int
+    """Severity below which no line is of interest."""
+    levels: Levels
 
-    def write(
-        self, at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    def take(
+        self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
-        """Write one line; never raises."""
+        """Take one line; never raises."""
 
 
 class _Handover:
@@ -47,6 +50,8 @@ class _Handover:
         self.handler: logging.Handler | None = None
         self.root_level: tuple[int, int] | None = None
         """The level of the root logger before and after, where it was changed."""
+        self.logger_levels: dict[str, tuple[int, int]] = {}
+        """The levels of other loggers before and after, where they were lowered."""
         self.warnings_taken = False
         self.server_loggers: dict[str, tuple[list[logging.Handler], bool]] = {}
 
@@ -59,7 +64,8 @@ def attach(logs: Writer) -> None:
     _handover.logs.append(logs)
     if len(_handover.logs) == 1:
         _take_loguru()
-        _take_stdlib(logs.threshold)
+        _take_stdlib(logs.levels.general)
+    levels_changed()
 
 
 def detach(logs: Writer) -> None:
@@ -67,9 +73,36 @@ def detach(logs: Writer) -> None:
     if logs not in _handover.logs:
         return
     _handover.logs.remove(logs)
+    levels_changed()
     if not _handover.logs:
         _give_stdlib_back()
         _give_loguru_back()
+
+
+def levels_changed() -> None:
+    """Let the standard library's loggers follow the levels of those who are attached: down, and back."""
+    if _handover.logs:
+        _move_root_level(max(logging.INFO, min(logs.levels.general for logs in _handover.logs)))
+    wanted: dict[str, int] = {}
+    for logs in _handover.logs:
+        for name, severity in logs.levels.named.items():
+            wanted[name] = min(severity, wanted.get(name, severity))
+    for name, (before, ours) in list(_handover.logger_levels.items()):
+        del _handover.logger_levels[name]
+        if logging.getLogger(name).level == ours:
+            logging.getLogger(name).setLevel(before)
+    for name, severity in wanted.items():
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() > severity:
+            _handover.logger_levels[name] = (logger.level, severity)
+            logger.setLevel(severity)
+
+
+def _move_root_level(level: int) -> None:
+    root = logging.getLogger()
+    if _handover.root_level is not None and root.level == _handover.root_level[1]:
+        _handover.root_level = (_handover.root_level[0], level)
+        root.setLevel(level)
 
 
 def others_listen() -> bool:
@@ -133,13 +166,13 @@ def _give_loguru_back() -> None:
     _handover.default_taken = False
 
 
-def _take_stdlib(threshold: int) -> None:
+def _take_stdlib(level: int) -> None:
     root = logging.getLogger()
     _handover.handler = _ToLoguru()
     root.addHandler(_handover.handler)
     if root.level == logging.WARNING:
         # The default would keep an application's info lines back; libraries' debug lines are not asked for.
-        _handover.root_level = (root.level, max(threshold, logging.INFO))
+        _handover.root_level = (root.level, max(level, logging.INFO))
         root.setLevel(_handover.root_level[1])
     shown = warnings.showwarning
     logging.captureWarnings(True)
@@ -221,11 +254,11 @@ def _sink(message: "loguru.Message") -> None:
             return
         logs = _handover.logs[0]
     severity = record["level"].no
-    if severity < logs.threshold:
+    if severity < logs.lowest:
         return
     exception = record["exception"]
     error = None if exception is None else exception.value
-    logs.write(record["time"].timestamp(), level_name(severity), record["message"], record["name"], record["extra"], error)
+    logs.take(record["time"].timestamp(), severity, record["message"], record["name"], record["extra"], error)
 
 
 class _ToLoguru(logging.Handler):
