@@ -51,6 +51,7 @@ class Exchange:
         "first_byte_us",
         "handshake_us",
         "headers",
+        "held",
         "kind",
         "method",
         "observer",
@@ -116,6 +117,8 @@ class Exchange:
         self.background_us: int | None = None
         self.background_error: BaseException | None = None
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
+        self.held: Any = None
+        """Lines that wait for the outcome; None when there are none."""
 
     @property
     def duration_seconds(self) -> float:
@@ -126,6 +129,11 @@ class Exchange:
     def duration_ms(self) -> float:
         """The same in milliseconds, three decimals."""
         return self.duration_us / 1_000
+
+    @property
+    def over(self) -> bool:
+        """Whether the app has returned, so that nothing can fail any more."""
+        return not self.scope
 
     @property
     def failed(self) -> bool:

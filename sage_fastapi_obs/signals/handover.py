@@ -17,6 +17,7 @@ from opentelemetry import trace
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.middleware import exchange_behind
+from sage_fastapi_obs.signals.levels import Levels
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, ServerLoggers, is_access
 from sage_fastapi_obs.signals.uncaught import Hooks, LoopHandler
@@ -27,6 +28,7 @@ __all__ = [
     "attached",
     "count_fault",
     "detach",
+    "levels_changed",
     "others_listen",
     "retake",
     "tell_loguru",
@@ -41,12 +43,14 @@ class Writer(Protocol):
     """What writes the lines of one observability."""
 
     observer: object
-    threshold: int
+    lowest: int
+    """Severity below which no line is of interest."""
+    levels: Levels
 
-    def write(
-        self, at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    def take(
+        self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
-        """Write one line; never raises."""
+        """Take one line; never raises."""
 
 
 class _Handover:
@@ -62,6 +66,8 @@ class _Handover:
         self.handler: logging.Handler | None = None
         self.root_level: tuple[int, int] | None = None
         """The level of the root logger before and after, where it was changed."""
+        self.logger_levels: dict[str, tuple[int, int]] = {}
+        """The levels of other loggers before and after, where they were lowered."""
         self.warnings_taken = False
         self.servers = ServerLoggers()
         self.hooks: Hooks | None = None
@@ -79,8 +85,9 @@ def attach(logs: Writer) -> None:
     _handover.logs.append(logs)
     if len(_handover.logs) == 1:
         _take_loguru()
-        _take_stdlib(logs.threshold)
+        _take_stdlib(logs.levels.general)
         _handover.hooks = Hooks(_tell_safely)
+    levels_changed()
     try:
         _handover.loops[logs] = LoopHandler()
     except RuntimeError:
@@ -95,6 +102,7 @@ def detach(logs: Writer) -> None:
     _handover.logs.remove(logs)
     if loop := _handover.loops.pop(logs, None):
         loop.give_back()
+    levels_changed()
     if not _handover.logs:
         if _handover.hooks is not None:
             _handover.hooks.give_back()
@@ -129,6 +137,32 @@ def count_fault(component: str, error: Exception) -> None:
     faults = getattr(getattr(attached(), "observer", None), "faults", None)
     if faults is not None:
         faults.count(component, error)
+
+
+def levels_changed() -> None:
+    """Let the standard library's loggers follow the levels of those who are attached: down, and back."""
+    if _handover.logs:
+        _move_root_level(max(logging.INFO, min(logs.levels.general for logs in _handover.logs)))
+    wanted: dict[str, int] = {}
+    for logs in _handover.logs:
+        for name, severity in logs.levels.named.items():
+            wanted[name] = min(severity, wanted.get(name, severity))
+    for name, (before, ours) in list(_handover.logger_levels.items()):
+        del _handover.logger_levels[name]
+        if logging.getLogger(name).level == ours:
+            logging.getLogger(name).setLevel(before)
+    for name, severity in wanted.items():
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() > severity:
+            _handover.logger_levels[name] = (logger.level, severity)
+            logger.setLevel(severity)
+
+
+def _move_root_level(level: int) -> None:
+    root = logging.getLogger()
+    if _handover.root_level is not None and root.level == _handover.root_level[1]:
+        _handover.root_level = (_handover.root_level[0], level)
+        root.setLevel(level)
 
 
 def others_listen() -> bool:
@@ -203,13 +237,13 @@ def _give_loguru_back() -> None:
     _handover.default_taken = False
 
 
-def _take_stdlib(threshold: int) -> None:
+def _take_stdlib(level: int) -> None:
     root = logging.getLogger()
     _handover.handler = _ToLoguru()
     root.addHandler(_handover.handler)
     if root.level == logging.WARNING:
         # The default would keep an application's info lines back; libraries' debug lines are not asked for.
-        _handover.root_level = (root.level, max(threshold, logging.INFO))
+        _handover.root_level = (root.level, max(level, logging.INFO))
         root.setLevel(_handover.root_level[1])
     shown = warnings.showwarning
     logging.captureWarnings(True)
@@ -292,11 +326,11 @@ def _sink(message: "loguru.Message") -> None:
     if logs is None:
         return
     severity = record["level"].no
-    if severity < logs.threshold:
+    if severity < logs.lowest:
         return
     exception = record["exception"]
     error = None if exception is None else exception.value
-    logs.write(record["time"].timestamp(), level_name(severity), record["message"], record["name"], record["extra"], error)
+    logs.take(record["time"].timestamp(), severity, record["message"], record["name"], record["extra"], error)
 
 
 class _ToLoguru(logging.Handler):

@@ -11,7 +11,7 @@ import orjson
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import ServiceSettings
 from sage_fastapi_obs.signals.failure import described
-from sage_fastapi_obs.signals.redaction import Redaction, readable
+from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
 from sage_fastapi_obs.signals.values import Values, unprintable
 
 __all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "layout", "level_name"]
@@ -35,8 +35,7 @@ LONGEST_BYTES = 256 * 1024
 """Of one line; a longer one keeps the beginning of each value, so that it stays one whole object."""
 Line = Mapping[str, Any]
 
-_BUILT_IN = Redaction()
-_LINE_VALUES = Values(_BUILT_IN, LONGEST_BYTES)
+_LINE_VALUES = Values(BUILT_IN, LONGEST_BYTES)
 _UNSEEN = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 """In UTF-8: C1 controls, line and paragraph separators, and what turns the direction of text. JSON allows them as they are,
 and some that read lines break them there, or obey them. These bytes never begin inside another character."""
@@ -49,7 +48,7 @@ def level_name(number: int) -> str:
 
 def layout(service: ServiceSettings, redaction: Redaction | None = None) -> Callable[..., dict[str, Any]]:
     """Return a function that lays out the fields of a line for one service: plain values of bounded size, without secrets."""
-    redaction = _BUILT_IN if redaction is None else redaction
+    redaction = BUILT_IN if redaction is None else redaction
     if hidden := [name for name in _OWN if redaction.hides(name)]:
         raise SettingsError(f"logging.redact: {hidden[0]!r} is on every line, and its value cannot be hidden")
     clock = Timestamps()
@@ -113,7 +112,7 @@ def _shortened(laid: Line) -> dict[str, Any]:
     """Give each field its share of the length, so that a long one leaves the others what they need."""
     large = {"data": LONGEST_BYTES // 2, "error": LONGEST_BYTES // 4}
     share = LONGEST_BYTES // 5 // len(laid)
-    return {name: Values(_BUILT_IN, large.get(name, share)).rebuilt(value, short=True) for name, value in laid.items()}
+    return {name: Values(BUILT_IN, large.get(name, share)).rebuilt(value, short=True) for name, value in laid.items()}
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 
 from sage_fastapi_obs.settings import LoggingSettings
 
-__all__ = ["REDACTED", "Redaction", "readable"]
+__all__ = ["BUILT_IN", "REDACTED", "Redaction", "readable"]
 
 REDACTED = "REDACTED"
 MOST_CHARACTERS = 2048
@@ -97,6 +97,8 @@ class Redaction:
         self._query_values = query_values
         # Names are few and come again with every line.
         self._hides_name = lru_cache(maxsize=4096)(self._judge)
+        # A path is asked for by the span and again by the line, and most by many requests.
+        self._readable_again = lru_cache(maxsize=1024)(self._readable)
         self._is_plain_name = lru_cache(maxsize=4096)(lambda name: not self._judge(name) and self.text(name) == name)
 
     def hides(self, name: str) -> bool:
@@ -125,6 +127,10 @@ class Redaction:
         """Put the rows of a traceback together, without secrets; in source lines only literals can be secrets."""
         return "".join(self._scrubbed(row, code=_FRAME.match(row) is not None) for row in rows)
 
+    def readable(self, text: str) -> str:
+        """Cut a text to a bounded length, hide what has the shape of a secret, and make it encodable as UTF-8."""
+        return self._readable_again(text) if len(text) <= SHORT else self._readable(text)
+
     def number(self, number: int) -> int | str:
         """Hide a number that is one of a card."""
         return REDACTED if number > 0 and _is_card(str(number)) else number
@@ -132,6 +138,10 @@ class Redaction:
     def query(self, query: bytes) -> str:
         """Show a query string by its names; values only where allowed, and never those of sensitive names."""
         return self._query(query[:MOST_CHARACTERS].decode("latin-1"))
+
+    def _readable(self, text: str) -> str:
+        text = cut(self.text(text[: MOST_CHARACTERS + MARGIN]), MOST_CHARACTERS)
+        return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
     def _judge(self, name: str) -> bool:
         letters = _letters(name)
@@ -277,23 +287,13 @@ def _is_suspect(text: str) -> bool:
 
 
 _SENSITIVE_LETTERS = frozenset(map(_letters, SENSITIVE))
-_BUILT_IN = Redaction()
-
-
-def readable(text: str) -> str:
-    """Cut a text to a bounded length, hide what has the shape of a secret, and make it encodable as UTF-8."""
-    return _readable_again(text) if len(text) <= SHORT else _readable(text)
-
-
-def _readable(text: str) -> str:
-    text = cut(_BUILT_IN.text(text[: MOST_CHARACTERS + MARGIN]), MOST_CHARACTERS)
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-# A path is asked for by the span and again by the line, and most by many requests.
-_readable_again = lru_cache(maxsize=1024)(_readable)
 
 
 def cut(text: str, longest: int) -> str:
     """Cut a text to a number of characters, and mark it as cut."""
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+BUILT_IN = Redaction()
+"""By the built-in rules alone."""
+readable = BUILT_IN.readable

@@ -193,7 +193,7 @@ class Tracing(Recorder):
         scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
         attributes: dict[str, Any] = {
             "http.request.method": method,
-            "url.path": readable(exchange.path),
+            "url.path": self._redaction.readable(exchange.path),
             "url.scheme": scheme,
             "sage.request_id": exchange.request_id,
             "sage.correlation_id": exchange.correlation_id,
@@ -202,7 +202,7 @@ class Tracing(Recorder):
         attributes.update((host and _named_server(host, scheme)) or _pair("server", scope.get("server")))
         if method not in KNOWN_METHODS:
             attributes["http.request.method"] = OTHER_METHOD
-            attributes["http.request.method_original"] = readable(method)
+            attributes["http.request.method_original"] = self._redaction.readable(method)
         if query := scope.get("query_string"):
             attributes["url.query"] = self._redaction.query(query)
         if version := scope.get("http_version"):
@@ -213,7 +213,7 @@ class Tracing(Recorder):
             attributes["client.address"] = client[0]
             attributes.update(_pair("network.peer", client))
         if agent := headers.get(b"user-agent"):
-            attributes["user_agent.original"] = readable(agent.decode("latin-1"))
+            attributes["user_agent.original"] = self._redaction.readable(agent.decode("latin-1"))
         return attributes
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
