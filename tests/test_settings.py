@@ -307,7 +307,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"logging": {"levl": "info"}}, ["logging.levl", "did you mean level?"]),
         (
             {"logging": {"zzz": 1}},
-            ["logging.zzz", "there are: elasticsearch_api_key", "enabled, field_aliases, format, gather_seconds, keep_files"],
+            ["logging.zzz", "there are: debug_token, elasticsearch_api_key", "format, gather_seconds, keep_files, level"],
         ),
         ({"logging": {"level": "loud"}}, ["logging.level", "'debug'", '"loud"']),
         ({"logging": {"level": 5}}, ["logging.level", "5"]),

@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field, SecretStr
 from starlette.requests import Request
 from support import Watched
 
-from sage_fastapi_obs.request.dependencies import BoundLogger
+from sage_fastapi_obs.domain.logger import BoundLogger
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.failure import LONGEST_MESSAGE, LONGEST_STACK, described
