@@ -19,15 +19,20 @@ from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
-from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
 from sage_fastapi_obs.signals.metrics import Metrics
+from sage_fastapi_obs.signals.recent import LogEntry, Recent
+from sage_fastapi_obs.signals.redaction import Redaction
 from sage_fastapi_obs.signals.tracing import Tracing
 from sage_fastapi_obs.status.health import Health
 
 __all__ = ["Observability"]
 
-OWN_LOGGER = "sage_fastapi_obs"
+LOG_BUFFER_SIZE = 10_000
+"""Recent lines that are kept where they are shown."""
 
 
 class Observability:
@@ -61,20 +66,24 @@ class Observability:
         self.health = Health()
         self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
         self._port = MetricsPort(self._scrape, settings.metrics.path, settings.metrics.port)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health)
-        """The monitoring endpoints, for `app.include_router`."""
-
         identity = Identity(settings.http, new_id)
-        self._tracing = Tracing(settings.tracing, settings.service, settings.http, tracer_provider)
-        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self)
+        redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
+        self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
+        self._recent = _recent(settings)
+        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, self._recent)
         metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
         if metrics is not None and settings.logging.enabled:
             self.registry.register(self._logs.losses)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs, self._recent)
+        """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
+        flight = self._logs.flight if settings.logging.enabled else None
+        if metrics is not None and flight is not None:
+            self.registry.register(FlightCounts(flight))
         # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
-        recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs)
+        recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs, flight)
         self.moments = Moments([recorder for recorder in recorders if recorder is not None], self.faults)
         self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
@@ -93,6 +102,13 @@ class Observability:
     def metrics_port(self) -> int | None:
         """The port metrics are served on with `monitoring.access = "port"`; None otherwise, and before the start."""
         return self._port.port
+
+    def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
+        """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.
+
+        Nothing is kept where `monitoring.log_buffer_size` is 0.
+        """
+        return [] if self._recent is None else self._recent.find(correlation_id, limit)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -172,6 +188,8 @@ class Observability:
 
         async def watched(message: Message) -> None:
             nonlocal closed
+            if message["type"] == "lifespan.startup.complete":
+                self._guarded(handover.retake, self.settings.logging.enabled)
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # The server may be gone as soon as it has read this.
                 closed = True
@@ -220,9 +238,20 @@ class Observability:
         if settings.tracing.enabled:
             fields["spans"] = self._tracing.source
             fields["sample_rate"] = settings.tracing.sample_rate
+        if self._logs.flight is not None:
+            fields["held_lines"] = "lines below the level are written when their request fails or is slow"
         if self._port.port is not None:
             fields["metrics_port"] = self._port.port
         self._logs.emit(at, "info", "observability started", OWN_LOGGER, fields)
         if multiprocessing.parent_process() is not None:
             message = "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
             self._logs.emit(at, "warn", message, OWN_LOGGER, {})
+
+
+def _recent(settings: Settings) -> Recent | None:
+    """Build the store of recent lines, where any are kept."""
+    monitoring = settings.monitoring
+    most_lines = monitoring.log_buffer_size
+    if most_lines is None:
+        most_lines = LOG_BUFFER_SIZE if monitoring.expose_logs else 0
+    return Recent(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -28,9 +28,15 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "TracingSettings",
+    "usual_level",
 ]
 
 ENV_PREFIX = "SAGE_OBS_"
+_SECRETS = (
+    *(["monitoring"], ["monitoring", "token"]),
+    *(["logging"], ["logging", "debug_token"], ["logging", "elasticsearch_api_key"]),
+)
+"""Where a value that is refused may be a secret."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _INDEX_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
@@ -41,6 +47,16 @@ def _listed(value: object) -> object:
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _paired(value: object) -> object:
+    """Read a text as a mapping: JSON or, as people write them, `name=other` separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): other.strip() for name, _, other in pairs}
 
 
 def _without_jaeger(tracing: Any) -> Any:
@@ -65,6 +81,19 @@ def _is_http_url(endpoint: object) -> bool:
     except ValueError:
         # Brackets without an address in them, or a port that is none.
         return False
+
+
+def usual_level(level: object) -> object:
+    """Read a level as people spell it."""
+    if not isinstance(level, str):
+        return level
+    return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
+
+
+def _long_enough(token: SecretStr | None) -> SecretStr | None:
+    if token is not None and len(token.get_secret_value()) < 16:
+        raise ValueError("a token needs at least 16 characters: python -c 'import secrets; print(secrets.token_urlsafe())'")
+    return token
 
 
 class _Section(BaseModel):
@@ -137,6 +166,8 @@ class LoggingSettings(_Section):
     """Lowest level that is written."""
     format: Literal["json", "console"] = "json"
     """`json`: one object per line. `console`: for people."""
+    field_aliases: dict[str, str] = {}
+    """Other names for fields of JSON lines, such as `timestamp` -> `@timestamp`."""
     output: str = "stdout"
     """`stdout`, `stderr`, or the path of a file that is appended to."""
     gather_seconds: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -159,13 +190,47 @@ class LoggingSettings(_Section):
     """Send lines as OpenTelemetry log records too: full URL for OTLP over HTTP, such as `http://localhost:4318/v1/logs`."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the last lines at shutdown."""
+    redact: tuple[str, ...] = ()
+    """Names of fields whose values are hidden at any depth, besides the built-in ones; case and separators do not count."""
+    redact_builtin: bool = True
+    """Hide the values of fields that are called like a password, token, cookie or the like."""
+    show_only: tuple[str, ...] | None = None
+    """Hide the values of all extra fields but these; None: show those that are not redacted."""
+    flight_recorder: bool = False
+    """Hold a request's lines below `level` in memory, down to debug, and write them if it fails or is slow."""
+    flight_slow_seconds: float | None = Field(default=5.0, gt=0.0)
+    """A request is slow whose answer took this long to come (of a stream, its first byte); None: none is."""
+    flight_lines: int = Field(default=200, ge=1, le=10_000)
+    """Most lines one request holds; older ones are dropped, and the canonical line says how many."""
+    flight_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
+    """Most bytes all requests hold together."""
+    debug_token: SecretStr | None = None
+    """The value of `X-Debug-Log` with which a request has its lines below `level` written; None: the header means nothing."""
 
-    @field_validator("level", "elasticsearch_level", mode="before")
+    _usual_spellings = field_validator("level", "elasticsearch_level", mode="before")(usual_level)
+
+    @field_validator("field_aliases", mode="before")
     @classmethod
-    def _usual_spellings(cls, level: object) -> object:
-        if not isinstance(level, str):
-            return level
-        return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
+    def _paired(cls, value: object) -> object:
+        return _paired(value)
+
+    @field_validator("redact", "show_only", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("redact", "show_only")
+    @classmethod
+    def _named(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not any(map(str.isalnum, name)):
+                raise ValueError(f"{name!r} is no name of a field: it has no letters")
+        return names
+
+    @field_validator("debug_token")
+    @classmethod
+    def _guessable(cls, token: SecretStr | None) -> SecretStr | None:
+        return _long_enough(token)
 
     @field_validator("elasticsearch_url", "otlp_endpoint")
     @classmethod
@@ -283,6 +348,12 @@ class MonitoringSettings(_Section):
     """`local`: this machine. `token`: bearer token. `port`: metrics on a port of their own. `open`: everyone."""
     token: SecretStr | None = None
     """The bearer token; with `access = "token"` and no token everything but the probes is closed."""
+    expose_logs: bool = False
+    """Show the recent lines of a request under `logs/{id}`."""
+    log_buffer_size: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Most recent lines that are kept in memory; None: 10,000 with `expose_logs`, else 0."""
+    log_buffer_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
+    """Most bytes that recent lines take."""
 
     @field_validator("prefix")
     @classmethod
@@ -294,9 +365,7 @@ class MonitoringSettings(_Section):
     @field_validator("token")
     @classmethod
     def _guessable(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < 16:
-            raise ValueError("a token needs at least 16 characters: python -c 'import secrets; print(secrets.token_urlsafe())'")
-        return token
+        return _long_enough(token)
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -304,11 +373,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "service": {"environment": "development"},
         "logging": {"level": "debug", "format": "console"},
         "tracing": {"sample_rate": 1.0},
-        "monitoring": {"access": "local"},
+        "monitoring": {"access": "local", "expose_logs": True},
     },
     "production": {
         "service": {"environment": "production"},
-        "logging": {"level": "info", "format": "json"},
+        "logging": {"level": "info", "format": "json", "flight_recorder": True},
         "tracing": {"sample_rate": 0.1},
         "monitoring": {"access": "token"},
     },
@@ -537,7 +606,7 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
             known = set(getattr(section, "model_fields", ()))
             lines.append(f"{'.'.join(where)} is no setting{_suggest(where[-1], known)}")
         else:
-            hidden = where in (["monitoring"], ["monitoring", "token"], ["logging", "elasticsearch_api_key"])
+            hidden = where in _SECRETS and fault["input"] is not None
             shown = "" if hidden or isinstance(fault["input"], dict) else f", not {_brief(fault['input'])}"
             lines.append(f"{'.'.join(where)}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)

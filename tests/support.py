@@ -36,7 +36,8 @@ class Watched:
         self.obs._logs.flush()
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        # Not `splitlines`, which also splits at characters that JSON need not escape.
+        return [json.loads(line) for line in self.path.read_text().split("\n") if line]
 
     @property
     def access(self) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sage_fastapi_obs import Settings
+from sage_fastapi_obs.domain import fields
 from sage_fastapi_obs.signals.catalog import CATALOG
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +83,10 @@ def test_links_lead_somewhere():
     for page in (ROOT / "README.md", *PAGES):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_field_with_a_constant_is_documented():
+    """The page on logs spells every constant with the field it stands for, and no other."""
+    rows = re.findall(r"^\| `(\w+)` \| `(FIELD_\w+)` \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE)
+    assert rows == [(getattr(fields, name), name) for name in (constant for _, constant in rows)]
+    assert sorted(name for _, name in rows) == sorted(fields.__all__)

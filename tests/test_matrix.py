@@ -32,7 +32,7 @@ def environment(version: str) -> Path:
     ready = folder / ".ready"
     if not ready.exists():
         run(sys.executable, "-m", "venv", "--clear", folder)
-        wanted = [f"fastapi=={version}", "--editable", ".", "pytest", "pytest-asyncio"]
+        wanted = [f"fastapi=={version}", "--editable", ".", "pytest", "pytest-asyncio", "hypothesis"]
         run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
         ready.touch()
     return python

@@ -55,6 +55,11 @@ def yaml_file(tmp_path: Path) -> Any:
         ("logging.level", "info", "debug", "info"),
         ("logging.format", "json", "console", "json"),
         ("logging.output", "stdout", "stdout", "stdout"),
+        ("logging.flight_recorder", False, False, True),
+        ("logging.flight_slow_seconds", 5.0, 5.0, 5.0),
+        ("logging.flight_lines", 200, 200, 200),
+        ("logging.flight_bytes", 8 * 1024**2, 8 * 1024**2, 8 * 1024**2),
+        ("logging.debug_token", None, None, None),
         ("tracing.enabled", True, True, True),
         ("tracing.sample_rate", 1.0, 1.0, 0.1),
         ("tracing.exporter", "none", "none", "none"),
@@ -65,6 +70,9 @@ def yaml_file(tmp_path: Path) -> Any:
         ("metrics.max_label_values", 200, 200, 200),
         ("monitoring.access", "local", "local", "token"),
         ("monitoring.token", None, None, None),
+        ("monitoring.expose_logs", False, True, False),
+        ("monitoring.log_buffer_size", None, None, None),
+        ("monitoring.log_buffer_bytes", 8 * 1024**2, 8 * 1024**2, 8 * 1024**2),
     ],
 )
 def test_defaults_and_presets(key: str, default: Any, dev: Any, production: Any) -> None:
@@ -299,7 +307,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"logging": {"levl": "info"}}, ["logging.levl", "did you mean level?"]),
         (
             {"logging": {"zzz": 1}},
-            ["logging.zzz", "there are: elasticsearch_api_key", "enabled, format, gather_seconds, keep_files, level"],
+            ["logging.zzz", "there are: debug_token, elasticsearch_api_key", "format, gather_seconds, keep_files, level"],
         ),
         ({"logging": {"level": "loud"}}, ["logging.level", "'debug'", '"loud"']),
         ({"logging": {"level": 5}}, ["logging.level", "5"]),
@@ -343,6 +351,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"monitoring": {"prefix": "/monitoring/"}}, ["monitoring.prefix", "not end with one"]),
         ({"monitoring": {"access": "public"}}, ["monitoring.access", "'local', 'token', 'port' or 'open'"]),
         ({"monitoring": {"token": "short"}}, ["monitoring.token", "at least 16 characters"]),
+        ({"monitoring": {"log_buffer_size": -1}}, ["monitoring.log_buffer_size", "greater than or equal to 0"]),
+        ({"monitoring": {"log_buffer_bytes": 5}}, ["monitoring.log_buffer_bytes", "1048576"]),
+        ({"logging": {"debug_token": "short"}}, ["logging.debug_token", "at least 16 characters"]),
+        ({"logging": {"flight_lines": 0}}, ["logging.flight_lines", "greater than or equal to 1"]),
+        ({"logging": {"flight_bytes": 1000}}, ["logging.flight_bytes", "1048576"]),
+        ({"logging": {"flight_slow_seconds": 0}}, ["logging.flight_slow_seconds", "greater than 0"]),
         ({"enabled": "maybe"}, ["enabled", '"maybe"']),
     ],
     ids=str,
@@ -406,6 +420,9 @@ def test_a_refusal_is_an_error_of_ours_and_a_value_error() -> None:
         {"monitoring": {"tokn": SECRET}},
         {"monitoring": {"token": SECRET, "access": "nobody"}},
         {"monitoring": SECRET},
+        {"logging": {"debug_token": SECRET[:12]}},
+        {"logging": {"debug_token": [SECRET]}},
+        {"logging": SECRET},
         {"monitoring": [SECRET]},
         {"tracing": {"otlp_endpoint": f"ftp://user:{SECRET}@collector/"}},
         {"tracing": {"otlp_endpoint": f"http://user:{SECRET}@collector\u2100/"}},
@@ -634,3 +651,38 @@ def test_an_unknown_logs_exporter_is_refused():
     """Instead of silently sending nothing."""
     with pytest.raises(SettingsError, match="OTEL_LOGS_EXPORTER='kafka': use otlp or none"):
         Settings.from_env({"OTEL_LOGS_EXPORTER": "kafka"})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("timestamp=@timestamp, message=msg", {"timestamp": "@timestamp", "message": "msg"}),
+        ('{"timestamp": "@timestamp"}', {"timestamp": "@timestamp"}),
+        ("", {}),
+        ("message", {"message": ""}),
+    ],
+)
+def test_field_aliases_are_read_from_a_variable(given: str, read: dict[str, str]) -> None:
+    """As people write them, or as JSON."""
+    assert Settings.from_env({"SAGE_OBS_LOGGING__FIELD_ALIASES": given}).logging.field_aliases == read
+
+
+def test_names_to_hide_and_to_show_are_lists() -> None:
+    """From a variable they are separated by commas; an empty list of what may be shown is a list."""
+    env = {"SAGE_OBS_LOGGING__REDACT": "iban, customer_ssn", "SAGE_OBS_LOGGING__SHOW_ONLY": ""}
+    read = Settings.from_env(env).logging
+    assert (read.redact, read.show_only) == (("iban", "customer_ssn"), ())
+    assert Settings().logging.show_only is None
+
+
+@pytest.mark.parametrize("key", ["redact", "show_only"])
+def test_a_name_without_letters_is_refused(key: str) -> None:
+    """It could not match anything, or would match everything."""
+    with pytest.raises(SettingsError, match=f"logging.{key}: .* is no name of a field"):
+        Settings(logging={key: ["--"]})
+
+
+def test_aliases_that_are_not_json_are_refused() -> None:
+    """By the name of the setting."""
+    with pytest.raises(SettingsError, match=r"logging\.field_aliases"):
+        Settings(logging={"field_aliases": "{timestamp"})

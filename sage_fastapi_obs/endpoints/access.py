@@ -38,9 +38,13 @@ class Access:
                 return JSONResponse({"detail": "metrics are served on their own port (metrics.port)"}, 404)
         return None if _is_local(request) else _not_local()
 
-    def _without_token(self, request: Request) -> Response | None:
+    def refusal_to_change(self, request: Request) -> Response | None:
+        """Return the answer to a request that may not change anything, or None: a token is needed, whoever may read."""
+        return self._without_token(request, "")
+
+    def _without_token(self, request: Request, otherwise: str = ", or monitoring.access") -> Response | None:
         if self._token is None:
-            detail = "closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN), or monitoring.access"
+            detail = f"closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN){otherwise}"
             return JSONResponse({"detail": detail}, 403)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):

@@ -9,14 +9,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.lines import RecentLines
+from sage_fastapi_obs.endpoints.loggers import Loggers
 from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.signals.recent import Recent
 from sage_fastapi_obs.status.health import Health, HealthResult
 
 __all__ = ["monitoring_router", "probe_status"]
 
 
-def monitoring_router(settings: Settings, scrape: Scrape, health: Health) -> APIRouter:
+def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: Logs, recent: Recent | None) -> APIRouter:
     """Build the router with everything operators open."""
     access = Access(settings.monitoring)
     pages = _Pages(access, scrape, health)
@@ -26,6 +30,12 @@ def monitoring_router(settings: Settings, scrape: Scrape, health: Health) -> API
         Route(f"{prefix}/health/live", pages.live, name="sage_obs_live"),
         Route(f"{prefix}/health/ready", pages.ready, name="sage_obs_ready"),
     ]
+    if settings.logging.enabled:
+        lines = RecentLines(access, recent, exposed=settings.monitoring.expose_logs)
+        # Ids may have slashes in them.
+        routes.append(Route(f"{prefix}/logs/{{id:path}}", lines.handle, name="sage_obs_logs"))
+        loggers = Loggers(access, logs)
+        routes.append(Route(f"{prefix}/loggers", loggers.handle, methods=["GET", "PUT"], name="sage_obs_loggers"))
     if settings.metrics.enabled:
         routes.insert(0, Route(settings.metrics.path, pages.metrics, name="sage_obs_metrics"))
     for route in routes:

@@ -69,6 +69,7 @@ class Exchange:
         "finished",
         "first_byte_us",
         "headers",
+        "held",
         "kind",
         "method",
         "observer",
@@ -132,6 +133,8 @@ class Exchange:
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
+        self.held: Any = None
+        """Lines that wait for the outcome; None when there are none."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -154,6 +157,11 @@ class Exchange:
     def duration_ms(self) -> float:
         """The same in milliseconds, three decimals."""
         return self.duration_us / 1_000
+
+    @property
+    def over(self) -> bool:
+        """Whether the app has returned, so that nothing can fail any more."""
+        return not self.scope
 
     @property
     def failed(self) -> bool:

@@ -3,13 +3,13 @@
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sage_fastapi_obs.request.exchange import SCOPE_KEY
+from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
 from sage_fastapi_obs.request.http import HttpWatch
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import Observer, Watch
 from sage_fastapi_obs.request.websocket import WebSocketWatch
 
-__all__ = ["ObservabilityMiddleware"]
+__all__ = ["ObservabilityMiddleware", "exchange_behind"]
 
 
 class ObservabilityMiddleware:
@@ -84,3 +84,18 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": scope[SCOPE_KEY].refusal})
         return
     await JSONResponse({"detail": scope[SCOPE_KEY].refusal}, status_code=400)(scope, receive, send)
+
+
+_CALL = ObservabilityMiddleware.__call__.__code__
+
+
+def exchange_behind(error: BaseException) -> Exchange | None:
+    """Find the exchange that an exception has ended, after it has left the middleware; None for one that ended none."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code is _CALL and (watched := frame.f_locals.get("watched")) is not None:
+            exchange: Exchange = watched.exchange
+            return exchange
+        traceback = traceback.tb_next
+    return None

@@ -12,6 +12,7 @@ from sage_fastapi_obs.errors import DuplicateInstrumentError
 
 __all__ = [
     "CATALOG",
+    "HELD_LINES",
     "HTTP_METRICS",
     "KNOWN_METHODS",
     "LOG_METRICS",
@@ -133,6 +134,12 @@ SCRAPE_METRICS = (
     ),
     Metric("observability_scrape_size_bytes", "gauge", "Size of the last page of metrics, before compression.", unit="bytes"),
 )
+HELD_LINES = Metric(
+    "observability_held_lines_total",
+    "counter",
+    "Log lines below the level that requests held: written because the request went wrong, not needed, or without room.",
+    {"outcome": ("released", "discarded", "dropped")},
+)
 SELF_METRICS = (
     Metric(
         "observability_internal_errors_total",
@@ -147,6 +154,7 @@ SELF_METRICS = (
         {"label": ("route", "status", "error_type", "close_code")},
     ),
     *SCRAPE_METRICS,
+    HELD_LINES,
 )
 LOG_METRICS = (
     Metric(

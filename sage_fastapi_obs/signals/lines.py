@@ -1,19 +1,20 @@
 """What a log line looks like: one JSON object for machines, or a coloured line for people."""
 
-import math
+import re
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import orjson
 
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import ServiceSettings
-from sage_fastapi_obs.signals.redaction import readable
+from sage_fastapi_obs.signals.failure import described
+from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
+from sage_fastapi_obs.signals.values import Values, unprintable
 
-__all__ = ["LEVELS", "Line", "Timestamps", "console_format", "json_format", "layout", "level_name"]
+__all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "layout", "level_name"]
 
 LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
@@ -21,15 +22,23 @@ TOP_LEVEL = (
     *("request_id", "correlation_id", "trace_id", "span_id", "trace_flags"),
     *("method", "path", "route", "status", "duration_ms", "first_byte_ms", "background_ms", "handshake_ms"),
     *("request_bytes", "response_bytes", "close_code", "messages_received", "messages_sent", "client_type"),
-    *("session_id", "client_did", "server_did", "key_type", "operation", "event_id", "error_type"),
+    *("session_id", "client_did", "server_did", "key_type", "operation", "event_id"),
+    *("step", "step_status", "step_started_at", "step_finished_at", "data_type", "data_size"),
+    *("context", "performance", "error_type"),
 )
 """Fields with a place of their own, in the order they are written; all others go into `data`."""
-DEEPEST = 8
+FIELDS = ("timestamp", "level", "message", "service", "environment", "version", "logger", *TOP_LEVEL, "data", "error")
+"""All that a line can have, in order."""
+_OWN = (*FIELDS[: FIELDS.index("client_type")], "error_type", "data", "error")
+"""Those that are written here, and not by applications."""
 LONGEST_BYTES = 256 * 1024
 """Of one line; a longer one keeps the beginning of each value, so that it stays one whole object."""
-MOST_ITEMS = 100
-"""Of each mapping and list in a line that was too long."""
 Line = Mapping[str, Any]
+
+_LINE_VALUES = Values(BUILT_IN, LONGEST_BYTES)
+_UNSEEN = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+"""In UTF-8: C1 controls, line and paragraph separators, and what turns the direction of text. JSON allows them as they are,
+and some that read lines break them there, or obey them. These bytes never begin inside another character."""
 
 
 def level_name(number: int) -> str:
@@ -37,25 +46,31 @@ def level_name(number: int) -> str:
     return next(name for name, severity in reversed(LEVELS.items()) if number >= severity or name == "debug")
 
 
-def layout(service: ServiceSettings) -> Callable[..., dict[str, Any]]:
-    """Return a function that lays out the fields of a line for one service."""
+def layout(service: ServiceSettings, redaction: Redaction | None = None) -> Callable[..., dict[str, Any]]:
+    """Return a function that lays out the fields of a line for one service: plain values of bounded size, without secrets."""
+    redaction = BUILT_IN if redaction is None else redaction
+    if hidden := [name for name in _OWN if redaction.hides(name)]:
+        raise SettingsError(f"logging.redact: {hidden[0]!r} is on every line, and its value cannot be hidden")
     clock = Timestamps()
     constant = {"service": service.name, "environment": service.environment, "version": service.version}
+    values = Values(redaction, LONGEST_BYTES)
 
     def lay_out(
         at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> dict[str, Any]:
-        laid: dict[str, Any] = {"timestamp": clock(at), "level": level, "message": message, **constant}
+        laid: dict[str, Any] = {"timestamp": clock(at), "level": level, "message": values.text(message), **constant}
         if logger:
             laid["logger"] = logger
-        rest = dict(fields)
+        rest = values.fields(fields)
         for name in TOP_LEVEL:
             if name in rest:
                 laid[name] = rest.pop(name)
         if rest:
-            laid["data"] = rest
+            laid["data"] = redaction.only_shown(rest)
+        if type(context := laid.get("context")) is dict:
+            laid["context"] = redaction.only_shown(context)
         if error is not None:
-            laid["error"] = described(error)
+            laid["error"] = described(error, redaction)
         return laid
 
     return lay_out
@@ -78,19 +93,6 @@ class Timestamps:
         return f"{prefix}{int((at - second) * 1_000):03d}Z"
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """Describe an exception by type, message and stack; without the values of local variables."""
-    try:
-        message = str(error)
-    except Exception as fault:
-        message = f"<unprintable: {type(fault).__name__}>"
-    try:
-        stack = "".join(traceback.format_exception(error))
-    except Exception as fault:
-        stack = f"<unprintable: {type(fault).__name__}>"
-    return {"type": type(error).__qualname__, "message": message, "stack_trace": stack}
-
-
 _dumps = orjson.dumps
 _ONE_LINE = orjson.OPT_APPEND_NEWLINE
 
@@ -98,49 +100,42 @@ _ONE_LINE = orjson.OPT_APPEND_NEWLINE
 def json_format(laid: Line) -> bytes:
     """Encode a line as one JSON object of bounded length; any value becomes something writable."""
     try:
-        encoded = _dumps(laid, _shown, _ONE_LINE)
-    except (TypeError, ValueError, RecursionError):
-        encoded = _dumps(_plain(laid, DEEPEST), None, _ONE_LINE)
-    if len(encoded) <= LONGEST_BYTES:
-        return encoded
-    # Deep enough for the fields and the bound values; what nests in those is left out.
-    return orjson.dumps(_plain(laid, 2, short=True), option=orjson.OPT_APPEND_NEWLINE)
+        encoded = _dumps(laid, None, _ONE_LINE)
+    except Exception:
+        encoded = _dumps(_LINE_VALUES.rebuilt_fields(laid), None, _ONE_LINE)
+    if len(encoded) > LONGEST_BYTES:
+        encoded = _dumps(_shortened(laid), None, _ONE_LINE)
+    return encoded if encoded.isascii() else _UNSEEN.sub(_escaped, encoded)
 
 
-def _shown(value: object) -> str:
-    """Show what JSON has no form for."""
-    try:
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else readable(str(value))
-    except Exception as fault:
-        return f"<unprintable: {type(fault).__name__}>"
+def _shortened(laid: Line) -> dict[str, Any]:
+    """Give each field its share of the length, so that a long one leaves the others what they need."""
+    large = {"data": LONGEST_BYTES // 2, "error": LONGEST_BYTES // 4}
+    share = LONGEST_BYTES // 5 // len(laid)
+    return {name: Values(BUILT_IN, large.get(name, share)).rebuilt(value, short=True) for name, value in laid.items()}
 
 
-def _plain(value: Any, depth: int, *, short: bool = False) -> Any:
-    """Rebuild a value from what is surely writable, cut where it nests too deep or runs in circles."""
-    match value:
-        case None | bool():
-            return value
-        case int():
-            return value if -(2**53) <= value <= 2**53 else _shown(value)
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case str():
-            return readable(value) if short else str.encode(value, "utf-8", "replace").decode()
-        case _ if depth == 0:
-            return "…"
-        case Mapping() | list() | tuple() | set() | frozenset():
-            try:
-                return _plain_items(value, depth - 1, short=short)
-            except Exception as fault:
-                return f"<unprintable: {type(fault).__name__}>"
-    return _shown(value)
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()
 
 
-def _plain_items(values: Any, depth: int, *, short: bool) -> Any:
-    most = MOST_ITEMS if short else None
-    if isinstance(values, Mapping):
-        return {_shown(key): _plain(item, depth, short=short) for key, item in islice(values.items(), most)}
-    return [_plain(item, depth, short=short) for item in islice(values, most)]
+def aliased(aliases: Mapping[str, str]) -> Callable[[Line], bytes]:
+    """Return a JSON format that calls fields by other names; refuse unknown fields, and names that would meet."""
+    if not aliases:
+        return json_format
+    if unknown := sorted(aliases.keys() - set(FIELDS)):
+        raise SettingsError(f"logging.field_aliases: {unknown[0]!r} is no field of a line; there are: {', '.join(FIELDS)}")
+    named = [aliases.get(name, name) for name in FIELDS]
+    for name, alias in aliases.items():
+        if not alias:
+            raise SettingsError(f"logging.field_aliases: {name!r} needs another name, such as '@{name}'")
+        if named.count(alias) > 1:
+            raise SettingsError(f"logging.field_aliases: {name!r} cannot be called {alias!r}, as another field has that name")
+
+    def format_line(laid: Line) -> bytes:
+        return json_format({aliases.get(name, name): value for name, value in laid.items()})
+
+    return format_line
 
 
 _COLOURS = {"debug": "2", "info": "32", "warn": "33", "error": "31", "critical": "1;31"}
@@ -176,7 +171,10 @@ def console_format(colours: bool) -> Callable[[Line], bytes]:
 
 def _printable(value: object) -> str:
     """Show a value on one line, cut; control characters, which could forge lines or drive the terminal, are escaped."""
-    text = str.__str__(readable(value)) if isinstance(value, str) else _shown(value)
+    try:
+        text = readable(str.__str__(value) if isinstance(value, str) else str(value))
+    except Exception as fault:
+        text = unprintable(fault)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,17 +1,32 @@
 """One canonical line per request, and the lines an application writes, in one format on one output."""
 
 import atexit
+import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sage_fastapi_obs.request.exchange import Exchange
+import orjson
+
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
-from sage_fastapi_obs.signals.lines import LEVELS, Line, Timestamps, console_format, json_format, layout
+from sage_fastapi_obs.signals.flight import Flight
+from sage_fastapi_obs.signals.levels import Change, Levels
+from sage_fastapi_obs.signals.lines import (
+    LEVELS,
+    Line,
+    Timestamps,
+    aliased,
+    console_format,
+    json_format,
+    layout,
+    level_name,
+)
 from sage_fastapi_obs.signals.outputs import Losses, outputs
-from sage_fastapi_obs.signals.redaction import MOST_CHARACTERS, readable
+from sage_fastapi_obs.signals.recent import Recent, entry
+from sage_fastapi_obs.signals.redaction import Redaction, readable
 
 __all__ = ["Logs"]
 
@@ -19,6 +34,10 @@ ACCESS_LOGGER = "sage_fastapi_obs.access"
 OWN_LOGGER = "sage_fastapi_obs"
 AT_ONCE = frozenset({"error", "critical"})
 """Levels of lines that may be the last ones of this process."""
+_OWN = frozenset({ACCESS_LOGGER, OWN_LOGGER})
+DEBUG_HEADER = b"x-debug-log"
+"""Asks for the lines below the level of one request, with `logging.debug_token` as its value."""
+HELD_FROM = LEVELS["debug"]
 
 
 class Logs(Recorder):
@@ -31,21 +50,28 @@ class Logs(Recorder):
         faults: Faults,
         wall_clock: Callable[[], int],
         observer: object,
+        redaction: Redaction,
+        recent: Recent | None = None,
     ) -> None:
         self.observer = observer
         """Whose exchanges these lines are of."""
-        self.threshold = LEVELS[settings.level]
+        self.levels = Levels(settings.level, self._levels_changed, self._level_ended)
+        self.flight = Flight(settings) if settings.flight_recorder else None
+        self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
+        self._recent = recent
+        self._follow_levels()
         self._settings = settings
         self._faults = faults
         self._wall_clock = wall_clock
-        self._layout = layout(service)
+        self._layout = layout(service, redaction)
+        self._readable = redaction.readable
         self._timestamp = Timestamps()
         # What all canonical lines have alike, in the order of every line.
         self._canonical = self._layout(0.0, "info", "request completed", ACCESS_LOGGER, {}, None)
         self.losses = Losses()
         """What the outputs have lost."""
-        self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault)
-        self._format: Callable[[Line], bytes] = json_format
+        self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
+        self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault, self._format)
 
     def start(self) -> None:
         """Open the output and take over logging."""
@@ -59,6 +85,7 @@ class Logs(Recorder):
     def close(self) -> None:
         """Give logging back, and close the output, which may wait for as long as the settings allow."""
         atexit.unregister(self.close)
+        self.levels.close()
         handover.detach(self)
         self._output.close(self._settings.shutdown_seconds)
 
@@ -66,9 +93,10 @@ class Logs(Recorder):
         """Write the canonical line."""
         level = _level(exchange) if exchange.status >= 400 or exchange.error_type is not None or exchange.excluded else "info"
         others_listen = handover.others_listen()
-        if LEVELS[level] < self.threshold and not others_listen:
+        missing = None if exchange.held is None else self._settle(exchange, wanted=None)
+        if LEVELS[level] < self.threshold and missing is None and not others_listen:
             return
-        if _is_ordinary(exchange) and not others_listen:
+        if missing is None and _is_ordinary(exchange) and not others_listen:
             self._put(self._ordinary(exchange, level))
             return
         at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
@@ -76,7 +104,10 @@ class Logs(Recorder):
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        self.emit(at, level, message, ACCESS_LOGGER, _describe(exchange, exchange.fields.copy()), error)
+        fields = _describe(exchange, exchange.fields.copy())
+        if missing is not None:
+            fields.update(missing)
+        self.emit(at, level, message, ACCESS_LOGGER, fields, error, always=missing is not None)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Write a line about the work after the response: debug, or error when it failed."""
@@ -87,19 +118,50 @@ class Logs(Recorder):
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
         fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
         fields["background_ms"] = background.duration_us / 1_000
+        if exchange.held is not None and (missing := self._settle(exchange, wanted=error is not None)) is not None:
+            fields.update(missing)
         fields = _describe_ids(exchange, {}) | fields
         self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, fields, error)
 
     def emit(
-        self, at: float, level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None = None
+        self,
+        at: float,
+        level: str,
+        message: str,
+        logger: str,
+        fields: Mapping[str, Any],
+        error: BaseException | None = None,
+        *,
+        always: bool = False,
     ) -> None:
-        """Write a line of our own; through loguru only when somebody else listens there, which costs more."""
+        """Write a line of our own, if its level allows or `always`; through loguru only when somebody else listens there."""
+        wanted = LEVELS[level] >= self.levels.of(logger)
         if handover.others_listen():
             handover.tell_loguru(level, message, logger, fields, error)
-            if handover.we_listen():
+            if handover.we_listen() and (wanted or not always):
                 return
-        if LEVELS[level] >= self.threshold:
+        if wanted or always:
             self.write(at, level, message, logger, fields, error)
+
+    def take(
+        self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    ) -> None:
+        """Write a line of the application's, or hold it until its request has ended, or let it go."""
+        if severity >= self.levels.of(logger):
+            self.write(at, level_name(severity), message, logger, fields, error)
+            return
+        exchange = current_exchange.get()
+        if exchange is None or exchange.observer is not self.observer or severity < HELD_FROM or logger in _OWN:
+            return
+        if self._is_asked_for(exchange):
+            self.write(at, level_name(severity), message, logger, fields, error)
+        elif self.flight is not None and not exchange.excluded and not exchange.over:
+            try:
+                laid = self._layout(at, level_name(severity), message, logger, fields, error)
+                # Encoded now: after this nothing can change it any more.
+                self.flight.hold(exchange, json_format(laid))
+            except Exception as fault:
+                self._count_fault(fault)
 
     def write(
         self, at: float, level: str, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
@@ -115,7 +177,6 @@ class Logs(Recorder):
     def _ordinary(self, exchange: Exchange, level: str) -> Line:
         """Lay out nearly every line of nearly every service at once, instead of sorting its fields into their order."""
         timestamp = self._timestamp
-        path = exchange.path
         return {
             **self._canonical,
             "timestamp": timestamp((exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000),
@@ -126,7 +187,7 @@ class Logs(Recorder):
             "span_id": exchange.span_id,
             "trace_flags": "01" if exchange.sampled else "00",
             "method": exchange.method,
-            "path": path if path.isascii() and len(path) < MOST_CHARACTERS else readable(path),
+            "path": self._readable(exchange.path),
             "route": exchange.route,
             "status": exchange.status,
             "duration_ms": exchange.duration_us / 1_000,
@@ -143,7 +204,60 @@ class Logs(Recorder):
 
     def _put(self, laid: Line) -> None:
         form = self._format
-        self._output.write(laid, form(laid))
+        shown = form(laid)
+        if self._recent is not None:
+            self._recent.keep(entry(laid, shown if form is json_format else json_format(laid)))
+        self._output.write(laid, shown)
+
+    def change_level(self, logger: str | None, level: str | None, seconds: float) -> None:
+        """Change the level of a logger and those below it, or of all, for a while; None gives the configured one back."""
+        before = self.levels.level_of(logger)
+        self.levels.change(logger, level, seconds)
+        fields: dict[str, Any] = {"changed_logger": logger, "from": before, "to": self.levels.level_of(logger)}
+        if level is not None:
+            fields["seconds"] = seconds
+        self._tell("log level changed", fields)
+
+    def _level_ended(self, change: Change) -> None:
+        fields = {"changed_logger": change.logger, "from": change.level, "to": self.levels.level_of(change.logger)}
+        self._tell("log level given back", fields)
+
+    def _tell(self, message: str, fields: dict[str, Any]) -> None:
+        exchange = current_exchange.get()
+        ids = {} if exchange is None else _describe_ids(exchange, {})
+        self.emit(self._wall_clock() / 1_000_000_000, "info", message, OWN_LOGGER, {**ids, **fields}, always=True)
+
+    def _levels_changed(self) -> None:
+        self._follow_levels()
+        handover.levels_changed()
+
+    def _follow_levels(self) -> None:
+        self.threshold = self.levels.of(ACCESS_LOGGER)
+        wanted = [self.levels.lowest]
+        if self.flight is not None or self._debug_token is not None:
+            wanted.append(HELD_FROM)
+        self.lowest = min(wanted)
+
+    def _is_asked_for(self, exchange: Exchange) -> bool:
+        given = exchange.headers.get(DEBUG_HEADER)
+        return self._debug_token is not None and given is not None and hmac.compare_digest(given, self._debug_token)
+
+    def _settle(self, exchange: Exchange, *, wanted: bool | None) -> dict[str, int] | None:
+        """Write what a request holds, or drop it; return what is to be said about that, None when nothing is wanted of it.
+
+        `wanted` None leaves it to the exchange.
+        """
+        assert self.flight is not None
+        wanted = self.flight.wants(exchange) if wanted is None else wanted
+        lines, missing = self.flight.settle(exchange, wanted=wanted)
+        for encoded in lines:
+            try:
+                self._put(orjson.loads(encoded))
+            except Exception as fault:
+                self._count_fault(fault)
+        if not wanted:
+            return None
+        return {"held_lines_dropped": missing} if missing else {}
 
     def _notice(self, message: str, fields: Mapping[str, Any]) -> tuple[Line, bytes]:
         """Make a line about the lines."""

@@ -19,11 +19,12 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.request.exchange import Exchange, exception_name
+from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
-from sage_fastapi_obs.signals.redaction import readable, redacted_query
+from sage_fastapi_obs.signals.failure import exception_event
+from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds
 
@@ -50,9 +51,11 @@ class Tracing(Recorder):
         settings: TracingSettings,
         service: ServiceSettings,
         http: HttpSettings,
+        redaction: Redaction,
         provider: trace.TracerProvider | None = None,
     ) -> None:
         self._settings = settings
+        self._redaction = redaction
         self._service = service
         self._sends_trace_response = http.trace_response_header
         self._given = provider
@@ -154,7 +157,7 @@ class Tracing(Recorder):
         started = exchange.wall_ns + exchange.duration_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
         if background.error is not None:
-            _mark_failed(span, background.error)
+            _mark_failed(span, background.error, self._redaction)
         span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
@@ -191,7 +194,7 @@ class Tracing(Recorder):
         scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
         attributes: dict[str, Any] = {
             "http.request.method": method,
-            "url.path": readable(exchange.path),
+            "url.path": self._redaction.readable(exchange.path),
             "url.scheme": scheme,
             "sage.request_id": exchange.request_id,
             "sage.correlation_id": exchange.correlation_id,
@@ -200,9 +203,9 @@ class Tracing(Recorder):
         attributes.update((host and _named_server(host, scheme)) or _pair("server", scope.get("server")))
         if method not in KNOWN_METHODS:
             attributes["http.request.method"] = OTHER_METHOD
-            attributes["http.request.method_original"] = readable(method)
+            attributes["http.request.method_original"] = self._redaction.readable(method)
         if query := scope.get("query_string"):
-            attributes["url.query"] = redacted_query(query, keep_values=self._settings.query_values)
+            attributes["url.query"] = self._redaction.query(query)
         if version := scope.get("http_version"):
             attributes["network.protocol.version"] = version
         if exchange.kind == "websocket":
@@ -211,7 +214,7 @@ class Tracing(Recorder):
             attributes["client.address"] = client[0]
             attributes.update(_pair("network.peer", client))
         if agent := headers.get(b"user-agent"):
-            attributes["user_agent.original"] = readable(agent.decode("latin-1"))
+            attributes["user_agent.original"] = self._redaction.readable(agent.decode("latin-1"))
         return attributes
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
@@ -230,7 +233,7 @@ class Tracing(Recorder):
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
             if exchange.failed:
-                _mark_failed(span, exchange.error)
+                _mark_failed(span, exchange.error, self._redaction)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
             span.finish(name, attributes, ended_ns)
@@ -324,18 +327,14 @@ def _pair(prefix: str, address: Sequence[Any] | None) -> dict[str, Any]:
     return named
 
 
-def _mark_failed(span: Span, error: BaseException | None) -> None:
+def _mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
     status = getattr(span, "status", None)
     if status is None or status.status_code is not StatusCode.ERROR:
         # One that the application has set keeps its description.
         span.set_status(StatusCode.ERROR)
-    if error is None:
-        return
-    try:
-        span.record_exception(error)
-    except Exception:
-        # The application's exception cannot even be printed; its type is still known.
-        span.add_event("exception", {"exception.type": exception_name(error)})
+    if error is not None:
+        # Not `record_exception`, which would tell all that the message and the stack tell.
+        span.add_event("exception", exception_event(error, redaction))
 
 
 class _Headers(Getter[Scope]):

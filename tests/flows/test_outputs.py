@@ -129,6 +129,8 @@ def test_an_output_that_takes_nothing(env: dict[str, str], tmp_path: Path) -> No
     said = tmp_path / "err"
     with said.open("wb") as err, served(tmp_path, subprocess.DEVNULL, stderr=err, **env) as server:
         count = server.requests_within(0.5)
+        # The last lines have been gathered, and are yet to be written.
+        until(lambda: sum(server.dropped().values()) >= server.asked)
         (((_, cause), dropped),) = server.dropped().items()
         server.stop()
     assert count > 10

@@ -74,7 +74,7 @@ async def driven(watched) -> None:
 
 async def test_what_is_exported_is_what_the_catalog_declares(watch):
     """Names, types, labels, help and closed label values are the catalog's; nothing else is exported."""
-    watched = watch()
+    watched = watch(logging={"flight_recorder": True})
     await driven(watched)
     for family in watched.obs.registry.collect():
         if family.name.startswith(LIBRARY):

@@ -11,11 +11,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from fastapi import FastAPI
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import Watched, client
 
+from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import ServiceSettings
-from sage_fastapi_obs.signals.lines import LONGEST_BYTES, console_format, described, json_format, layout, level_name
+from sage_fastapi_obs.signals.failure import described
+from sage_fastapi_obs.signals.lines import LONGEST_BYTES, TOP_LEVEL, aliased, console_format, json_format, layout, level_name
+from sage_fastapi_obs.signals.redaction import Redaction
 
 SERVICE = ServiceSettings(name="shop", environment="production", version="1.2.3")
 AT = 1_759_914_927.482
@@ -33,7 +39,7 @@ def parsed(encoded: bytes) -> dict[str, Any]:
     assert encoded.count(b"\n") == 1
     assert encoded.endswith(b"\n")
     text = encoded.decode("utf-8")
-    assert text.splitlines() == [text[:-1]] or "\u2028" in text or "\u2029" in text or "\x85" in text
+    assert text.splitlines() == [text[:-1]]
     found = json.loads(text)
     assert isinstance(found, dict)
     return found
@@ -135,7 +141,7 @@ def test_an_error_is_told_without_values_of_variables() -> None:
 
     with pytest.raises(ValueError) as caught:
         fail()
-    told = described(caught.value)
+    told = described(caught.value, Redaction())
     assert (told["type"], told["message"]) == ("ValueError", "outer")
     assert "KeyError: 'inner'" in told["stack_trace"]
     assert "direct cause" in told["stack_trace"]
@@ -262,7 +268,7 @@ def test_a_long_line_is_cut(fields: dict[str, Any]) -> None:
     """A line beyond the limit keeps the beginning of each value, marked as cut, and all that identifies it."""
     message = fields.pop("message", "said")
     encoded = json_format(line(message, request_id="r-1", duration_ms=1.5, **fields))
-    assert len(encoded) < 8 * LONGEST_BYTES
+    assert len(encoded) <= LONGEST_BYTES
     found = parsed(encoded)
     assert (found["request_id"], found["duration_ms"], found["service"]) == ("r-1", 1.5, "shop")
     assert "…" in encoded.decode()
@@ -285,7 +291,7 @@ VALUES = st.recursive(
 def test_every_json_line_parses(message: str, fields: dict[str, Any]) -> None:
     """Whatever is said with whatever fields, it is one line and one JSON object with the message in it."""
     found = parsed(json_format(layout(SERVICE)(AT, "info", message, "app", fields, None)))
-    assert found["message"] == message.encode("utf-8", "replace").decode()
+    assert found["message"] == Redaction().text(message).encode("utf-8", "replace").decode()
 
 
 @given(st.text(st.characters()), st.dictionaries(st.text(st.characters()), VALUES, max_size=5), st.booleans())
@@ -359,3 +365,85 @@ def test_every_level_has_a_colour(level: str) -> None:
     """With colours each level can be shown; without them there is no escape sequence."""
     assert console(line(level=level), colours=True).count("\x1b[0m") == 3
     assert "\x1b" not in console(line(level=level))
+
+
+def test_fields_of_steps_and_operations_have_their_places() -> None:
+    """What operations and their steps say is at the top, in the documented order."""
+    steps = ("step", "step_status", "step_started_at", "step_finished_at", "data_type", "data_size")
+    names = ("operation", "event_id", *steps, "context", "performance")
+    found = parsed(json_format(line(**{name: {"a": 1} for name in reversed(names)}, error_type="500")))
+    assert [name for name in found if name in (*names, "error_type", "data")] == [*names, "error_type"]
+
+
+def test_fields_may_be_called_otherwise() -> None:
+    """Aliases rename fields in their places, and nothing else; two may swap their names."""
+    form = aliased({"timestamp": "@timestamp", "message": "msg", "span_id": "trace_id", "trace_id": "span_id"})
+    found = parsed(form(line(trace_id="t", span_id="s", x={"message": 1})))
+    assert list(found)[:3] == ["@timestamp", "level", "msg"]
+    assert (found["trace_id"], found["span_id"], found["data"]) == ("s", "t", {"x": {"message": 1}})
+    assert aliased({}) is json_format
+
+
+@pytest.mark.parametrize(
+    ("aliases", "said"),
+    [
+        ({"timestmp": "@timestamp"}, "'timestmp' is no field of a line; there are: timestamp, level"),
+        ({"message": "level"}, "'message' cannot be called 'level', as another field has that name"),
+        ({"message": "msg", "logger": "msg"}, "'message' cannot be called 'msg'"),
+        ({"message": "data"}, "'message' cannot be called 'data'"),
+        ({"message": ""}, "'message' needs another name, such as '@message'"),
+    ],
+)
+def test_aliases_that_lose_a_field_are_refused(aliases: dict[str, str], said: str) -> None:
+    """While building, with what is wrong: no field of that name, or two fields with one name."""
+    with pytest.raises(SettingsError) as refused:
+        Observability(Settings(logging={"field_aliases": aliases}))
+    assert said in str(refused.value)
+    assert "logging.field_aliases" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["path", "Trace-ID", "data", "duration_ms"])
+def test_what_is_on_every_line_cannot_be_hidden(name: str) -> None:
+    """A name in `redact` that could not be honoured everywhere is refused; one of the application's is not."""
+    with pytest.raises(SettingsError, match=r"logging\.redact: .* is on every line"):
+        Observability(Settings(logging={"redact": [name]}))
+    Observability(Settings(logging={"redact": ["session_id"]}))
+
+
+async def test_aliases_hold_for_every_line(tmp_path: Any) -> None:
+    """Also for those of requests, which are laid out at once."""
+    watched = Watched(tmp_path, logging={"field_aliases": {"duration_ms": "took", "message": "msg"}})
+    app = FastAPI()
+    watched.obs.install(app)
+    async with watched.obs, client(app) as http:
+        await http.get("/monitoring/health")
+        await http.get("/nowhere")
+    assert all("msg" in line and "message" not in line for line in watched.lines)
+    assert [line["status"] for line in watched.lines if "took" in line] == [200, 404]
+
+
+def test_a_long_line_gives_every_field_its_share() -> None:
+    """However long they all are, the ids, the beginning of each value and the end of the stack are there."""
+    known = dict.fromkeys(TOP_LEVEL[5:], "\x00" * 100_000)
+    ids = {name: f"id of {name}" for name in TOP_LEVEL[:5]}
+    try:
+        raise ValueError("x" * 100_000)
+    except ValueError as error:
+        laid = line("\x00" * 100_000, **ids, **known, **{str(n): "é" * 10_000 for n in range(500)}, error=error)
+    encoded = json_format(laid)
+    found = parsed(encoded)
+    assert len(encoded) <= LONGEST_BYTES
+    assert {name: found[name] for name in ids} == ids
+    assert all(found[name].startswith("\x00") for name in known)
+    assert found["data"]["0"].startswith("é")
+    assert found["error"]["type"] == "ValueError"
+
+
+@given(st.dictionaries(st.sampled_from(TOP_LEVEL), st.text(st.characters(), min_size=1, max_size=20), max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_no_line_is_longer_than_the_limit(fields: dict[str, str]) -> None:
+    """Whatever is in it, and by whichever way it was laid out."""
+    long = {name: text * 9_999 for name, text in fields.items()}
+    for laid in (line(**long), {**line(), **long}):
+        assert len(json_format(laid)) <= LONGEST_BYTES
+        parsed(json_format(laid))

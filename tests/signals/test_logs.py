@@ -545,7 +545,7 @@ def state() -> dict[str, Any]:
 async def test_everything_is_given_back(times: int, tmp_path: Path) -> None:
     """Closing restores loguru, the root logger, uvicorn's loggers and warnings, however often it is all taken over."""
     access = logging.getLogger("uvicorn.access")
-    handler = logging.StreamHandler(io.StringIO())
+    handler = logging.StreamHandler(sys.stderr)
     access.addHandler(handler)
     access.propagate = False
     before = state()

@@ -28,11 +28,12 @@ def outputs(
     notice: Notice,
     wall_clock: Callable[[], int],
     failed: Callable[[Exception], None],
+    form: Callable[[Line], bytes] = json_format,
 ) -> "Stream | Gather | Outputs":
     """Build where lines go: a stream or file by itself, or with servers beside it.
 
     `notice` makes a line of ours, laid out and encoded, from a message and fields. `failed` is told why lines were lost that
-    were written later.
+    were written later. `form` makes JSON of a line.
     """
 
     def missing(lines: int) -> bytes:
@@ -46,18 +47,18 @@ def outputs(
     near = Stream(settings.output, losses, missing) if is_stream else File(settings, losses, missing, wall_clock)
     if settings.format == "json" and settings.gather_seconds:
         near = Gather(near, settings.gather_seconds, failed)
-    far = [Sender(place, level, losses, tell) for place, level in _far(settings, service)]
-    return Outputs(near, far, is_json=settings.format == "json") if far else near
+    far = [Sender(place, level, losses, tell) for place, level in _far(settings, service, form)]
+    return Outputs(near, far, form if settings.format == "json" else None) if far else near
 
 
 class Outputs:
     """A stream or file, and servers beside it."""
 
-    def __init__(self, near: "Stream | Gather", far: Sequence[Sender], *, is_json: bool) -> None:
-        """`is_json`: encoded lines are what servers want."""
+    def __init__(self, near: "Stream | Gather", far: Sequence[Sender], form: Callable[[Line], bytes] | None) -> None:
+        """`form`: how the lines are encoded that are given here, where that is JSON."""
         self._near = near
         self._far = far
-        self._is_json = is_json
+        self._form = form
 
     @property
     def is_terminal(self) -> bool:
@@ -77,9 +78,8 @@ class Outputs:
         try:
             self._near.write(laid, encoded)
         finally:
-            as_json = encoded if self._is_json else json_format(laid)
             for sender in self._far:
-                sender.write(laid, as_json)
+                sender.write(laid, encoded if sender.form is self._form else sender.form(laid))
 
     def flush(self) -> None:
         """Write what has gathered to the stream or file."""
@@ -95,10 +95,10 @@ class Outputs:
         self._near.close(max(0.0, deadline - time.monotonic()))
 
 
-def _far(settings: LoggingSettings, service: ServiceSettings) -> list[tuple[Destination, str]]:
+def _far(settings: LoggingSettings, service: ServiceSettings, form: Callable[[Line], bytes]) -> list[tuple[Destination, str]]:
     places: list[tuple[Destination, str]] = []
     if settings.elasticsearch_url is not None:
-        places.append((Elasticsearch(settings), settings.elasticsearch_level))
+        places.append((Elasticsearch(settings, form), settings.elasticsearch_level))
     if settings.otlp_endpoint is not None:
         places.append((Otlp(settings, service), "trace"))
     return places

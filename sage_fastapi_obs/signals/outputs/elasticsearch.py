@@ -1,7 +1,7 @@
 """Lines as documents of an Elasticsearch or OpenSearch index, through the bulk API."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -9,11 +9,11 @@ import httpx
 import orjson
 
 from sage_fastapi_obs.settings import LoggingSettings
+from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, Unavailable, post
 
 __all__ = ["Elasticsearch"]
 
-TIMESTAMP = b'{"timestamp":'
 CREATED_BEFORE = 409
 
 
@@ -22,8 +22,12 @@ class Elasticsearch:
 
     name = "elasticsearch"
 
-    def __init__(self, settings: LoggingSettings) -> None:
+    def __init__(self, settings: LoggingSettings, form: Callable[[Line], bytes]) -> None:
         assert settings.elasticsearch_url is not None
+        self.form = form
+        names = settings.field_aliases
+        self._time_first = b"{%s:" % orjson.dumps(names.get("timestamp", "timestamp"))
+        self._has_time = "@timestamp" in names.values()
         url = urlsplit(settings.elasticsearch_url)
         # Out of the URL, because HTTP clients log URLs.
         self._auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
@@ -53,9 +57,9 @@ class Elasticsearch:
     def _action(self, entry: Entry) -> bytes:
         # An id makes trying again safe: what an unheard answer has confirmed is not created twice.
         action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
-        if not entry.encoded.startswith(TIMESTAMP):
+        if self._has_time or not entry.encoded.startswith(self._time_first):
             return action + entry.encoded
-        time, _, _ = entry.encoded[len(TIMESTAMP) :].partition(b",")
+        time, _, _ = entry.encoded[len(self._time_first) :].partition(b",")
         return b'%s{"@timestamp":%s,%s' % (action, time, entry.encoded[1:])
 
 

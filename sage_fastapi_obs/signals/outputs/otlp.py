@@ -5,7 +5,7 @@ through `logging` and so into the same queue, keep from the caller what the coll
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
+from sage_fastapi_obs.signals.lines import Line, json_format
 from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, post
 from sage_fastapi_obs.signals.resource import resource_of
 
@@ -32,6 +33,8 @@ class Otlp:
 
     def __init__(self, settings: LoggingSettings, service: ServiceSettings) -> None:
         assert settings.otlp_endpoint is not None
+        # By the names that a record is made from, whatever they are elsewhere.
+        self.form: Callable[[Line], bytes] = json_format
         self._url = settings.otlp_endpoint
         self._service = service
         self._protocol = _Protocol()

@@ -69,6 +69,8 @@ class Destination(Protocol):
     """Where a sender's batches go."""
 
     name: str
+    form: Callable[[Line], bytes]
+    """How it wants a line as JSON."""
 
     def open(self) -> None:
         """Prepare in the process that sends."""
@@ -88,6 +90,7 @@ class Sender:
     ) -> None:
         """`tell` writes a line that is not sent itself."""
         self.name = destination.name
+        self.form = destination.form
         self._destination = destination
         self._threshold = LEVELS[level]
         self._losses = losses

@@ -1,0 +1,10 @@
+"""`python -m sage_fastapi_obs` is `sage-obs`."""
+
+import sys
+
+from sage_fastapi_obs.cli import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Correlation ids outside requests, over blocks of a request, and on to other services."""
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import httpx
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sage_fastapi_obs.request.correlation import choose, current_correlation_id, unchoose
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.settings import HttpSettings
+from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.identity import SAFE_ID, new_request_id
+
+__all__ = ["CorrelationContext", "correlation_hook", "get_correlation_id", "with_correlation_id"]
+
+Work = TypeVar("Work", bound=Callable[..., Any])
+
+
+class CorrelationContext:
+    """Gives all lines of a block one correlation id; as `with`, `async with` or a decorator.
+
+    Blocks nest, also inside a request, whose id is back at the end. Tasks and threads started in the block keep its id where
+    they get its context. As a decorator it is for functions of every kind: each call is a block; that of a generator is
+    open only while its body runs, so that whoever iterates over it does not get the id.
+    """
+
+    def __init__(self, correlation_id: str | None = None) -> None:
+        """`correlation_id`: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`, or None for a new one in each block.
+
+        Raises `ValueError` for anything else.
+        """
+        if correlation_id is not None and not _is_safe(correlation_id):
+            shown = f"{correlation_id!r:.80}"
+            raise ValueError(f"a correlation id is a text of 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, not {shown}")
+        self._correlation_id = correlation_id
+
+    def __enter__(self) -> str:
+        """Begin a block; return its id."""
+        correlation_id = self._correlation_id or new_request_id()
+        choose(self, correlation_id)
+        return correlation_id
+
+    def __exit__(self, *_: object) -> None:
+        """End the block."""
+        unchoose(self)
+
+    async def __aenter__(self) -> str:
+        """Begin a block; return its id."""
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the block."""
+        unchoose(self)
+
+    def __call__(self, work: Work) -> Work:
+        """Return the function, of the same kind, with each call as a block."""
+        if not callable(work):
+            raise TypeError(f"with_correlation_id decorates functions, not {work!r:.80}")
+        is_plain = isinstance(work, type | partial) or inspect.isroutine(work)
+        # An object that is called like a function does what its `__call__` does.
+        called: Any = work if is_plain else type(work).__call__
+        kinds = (
+            (inspect.isasyncgenfunction, self._async_generator),
+            (inspect.isgeneratorfunction, self._generator),
+            (inspect.iscoroutinefunction, self._coroutine),
+        )
+        wrap = next((wrap for is_of_kind, wrap in kinds if is_of_kind(called)), self._function)
+        return wraps(work)(wrap(work))  # type: ignore[return-value]
+
+    def _fixed(self) -> "CorrelationContext":
+        """Return a context for one call, whose id stays the same however often it is entered."""
+        return CorrelationContext(self._correlation_id or new_request_id())
+
+    def _function(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with self._fixed():
+                return work(*args, **kwargs)
+
+        return called
+
+    def _coroutine(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        async def called(*args: Any, **kwargs: Any) -> Any:
+            with self._fixed():
+                return await work(*args, **kwargs)
+
+        return called
+
+    def _generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            block, body = self._fixed(), work(*args, **kwargs)
+            step: Callable[[], Any] = partial(next, body)
+            while True:
+                try:
+                    with block:
+                        made = step()
+                except StopIteration as end:
+                    return end.value
+                try:
+                    step = partial(body.send, (yield made))
+                except GeneratorExit:
+                    with block:
+                        body.close()
+                    raise
+                except BaseException as error:
+                    step = partial(body.throw, error)
+
+        return called
+
+    def _async_generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            block, body = self._fixed(), work(*args, **kwargs)
+            step: Callable[[], Any] = partial(anext, body)
+            while True:
+                try:
+                    with block:
+                        made = await step()
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = partial(body.asend, (yield made))
+                except GeneratorExit:
+                    with block:
+                        await body.aclose()
+                    raise
+                except BaseException as error:
+                    step = partial(body.athrow, error)
+
+        return called
+
+
+def with_correlation_id(correlation_id: str | None = None) -> CorrelationContext:
+    """Decorate a function, coroutine function or generator function with a correlation id; also for `with`."""
+    return CorrelationContext(correlation_id)
+
+
+def get_correlation_id() -> str | None:
+    """Return the correlation id of the code that calls: of its block, else of its request; None outside both."""
+    return current_correlation_id()
+
+
+class _Done:
+    """What an async client may await, and a sync one may ignore."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+_DEFAULTS = HttpSettings()
+_traceparent = TraceContextTextMapPropagator()
+
+
+def correlation_hook(request: httpx.Request) -> Awaitable[None]:
+    """Send the ids and the trace context on to the service that is called; what the request has already stays.
+
+    `httpx.AsyncClient(event_hooks={"request": [correlation_hook]})`, and the same for `httpx.Client`. The headers are those
+    of the settings. For services of yours: others need not know your ids.
+    """
+    try:
+        _send_on(request.headers)
+    except Exception as fault:
+        handover.count_fault("correlation_hook", fault)
+    return _DONE
+
+
+def _send_on(headers: httpx.Headers) -> None:
+    names = _http_settings()
+    exchange = current_exchange.get()
+    if exchange is not None and exchange.request_id:
+        headers.setdefault(names.request_id_header, exchange.request_id)
+    correlation_id = current_correlation_id()
+    if correlation_id is not None:
+        headers.setdefault(names.correlation_header, correlation_id)
+    if "traceparent" not in headers:
+        _traceparent.inject(headers)
+
+
+def _http_settings() -> HttpSettings:
+    """Find the settings of the request's observability, or of the first; the defaults where there is none."""
+    exchange = current_exchange.get()
+    observer = exchange.observer if exchange is not None else getattr(handover.attached(), "observer", None)
+    return getattr(getattr(observer, "settings", None), "http", _DEFAULTS)
+
+
+def _is_safe(correlation_id: object) -> bool:
+    return isinstance(correlation_id, str) and SAFE_ID.fullmatch(correlation_id.encode("utf-8", "replace")) is not None

@@ -1,0 +1,92 @@
+"""The loggers of web servers, which speak through ours, and those of HTTP clients, which say too much at level info."""
+
+import logging
+import sys
+
+__all__ = ["CLIENT_LOGGERS", "SERVER_LOGGERS", "ServerLoggers", "is_access"]
+
+SERVER_LOGGERS = (
+    *("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error", "gunicorn.access"),
+    *("hypercorn.error", "hypercorn.access", "_granian", "granian.access"),
+)
+CLIENT_LOGGERS = ("httpx", "httpcore", "urllib3")
+"""A line per outbound request, with its whole URL: noise, and where tokens are in queries a leak."""
+
+_WEBSOCKET_ACCESS = '%s - "WebSocket %s" '
+"""How uvicorn begins the access lines of websockets, which go to its error logger, whole query and all."""
+
+
+class ServerLoggers(logging.Filter):
+    """What was taken of servers and clients, and has to be given back.
+
+    A filter, because some servers set their handlers up after the app has started: with each record of theirs, before any
+    handler sees it, all is taken that is there by then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken: dict[str, tuple[list[logging.Handler], bool]] = {}
+        """The handlers that were removed and the propagation that was changed, of each server's logger."""
+        self._quieted: list[str] = []
+
+    def take(self) -> None:
+        """Let servers speak through the root logger instead of their own handlers to the console, access lines excepted."""
+        for name in SERVER_LOGGERS:
+            logger = logging.getLogger(name)
+            self._taken[name] = ([], logger.propagate)
+            logger.addFilter(self)
+        self._hold()
+        for name in CLIENT_LOGGERS:
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET:
+                self._quieted.append(name)
+                logger.setLevel(logging.WARNING)
+
+    def give_back(self) -> None:
+        """Restore what nobody else has changed meanwhile."""
+        for name, (removed, propagate) in self._taken.items():
+            logger = logging.getLogger(name)
+            logger.removeFilter(self)
+            for handler in removed:
+                logger.addHandler(handler)
+            if logger.propagate == _propagates(name):
+                logger.propagate = propagate
+        for name in self._quieted:
+            logger = logging.getLogger(name)
+            if logger.level == logging.WARNING:
+                logger.setLevel(logging.NOTSET)
+        self._taken, self._quieted = {}, []
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
+        """Take what was set up since the last record; let every record pass."""
+        self._hold()
+        return True
+
+    def _hold(self) -> None:
+        for name, (_, propagate) in self._taken.items():
+            logger = logging.getLogger(name)
+            # The canonical line says what an access line says, and more.
+            logger.propagate = _propagates(name)
+            found = [handler for handler in logger.handlers if _is_console(handler)]
+            if found:
+                # What was removed before has been replaced since.
+                self._taken[name] = (found, propagate)
+                for handler in found:
+                    logger.removeHandler(handler)
+
+
+def is_access(record: logging.LogRecord) -> bool:
+    """Tell an access line among the other lines of a server."""
+    return record.name == "uvicorn.error" and isinstance(record.msg, str) and record.msg.startswith(_WEBSOCKET_ACCESS)
+
+
+def _propagates(name: str) -> bool:
+    return not name.endswith(".access")
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    """Tell a handler that writes to the console from one that an operator has set up: a file, syslog, a service."""
+    stream = getattr(handler, "stream", None)
+    if not isinstance(handler, logging.StreamHandler) or stream is None:
+        return False
+    return stream in (sys.stdout, sys.stderr) or getattr(stream, "name", None) in ("<stdout>", "<stderr>")
