@@ -10,7 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from starlette.websockets import WebSocketDisconnect
 
-__all__ = ["CLIENT_DISCONNECT", "SCOPE_KEY", "Background", "Exchange", "Socket", "current_exchange", "exception_name", "exchange_of"]
+__all__ = [
+    "CLIENT_DISCONNECT",
+    "SCOPE_KEY",
+    "Background",
+    "Exchange",
+    "Socket",
+    "current_exchange",
+    "exception_name",
+    "exchange_of",
+]
 
 SCOPE_KEY = "sage_fastapi_obs.exchange"
 CLIENT_DISCONNECT = "client_disconnect"
@@ -58,8 +67,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_fields",
         "background",
+        "bound",
         "client_gone",
         "correlation_id",
         "duration_us",
@@ -116,7 +125,8 @@ class Exchange:
         """What undoes making our own span current; None when the span is adopted."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
-        self._fields: dict[str, Any] | None = None
+        self.bound: dict[str, Any] | None = None
+        """What the application bound; None for nothing."""
         self.route: str | None = None
         """The route's template; None when nothing matched."""
         self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
@@ -138,15 +148,10 @@ class Exchange:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the application bound; on every later line and on the canonical one."""
-        if self._fields is None:
-            self._fields = {}
-        return self._fields
-
-    @property
-    def has_fields(self) -> bool:
-        """Whether the application bound anything."""
-        return bool(self._fields)
+        """What the application bound, to add to: on every later line and on the canonical one."""
+        if self.bound is None:
+            self.bound = {}
+        return self.bound
 
     @property
     def duration_seconds(self) -> float:

@@ -1,6 +1,6 @@
 """What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
 
-from collections.abc import Awaitable, Container, Iterator, Callable
+from collections.abc import Awaitable, Callable, Container, Iterator
 from itertools import chain
 from typing import Any, Protocol
 

@@ -270,7 +270,7 @@ def _patch(record: "loguru.Record") -> None:
     exchange = current_exchange.get()
     if exchange is not None:
         # A copy, because another thread of the request may be binding.
-        for name, value in exchange.fields.copy().items():
+        for name, value in (exchange.bound or {}).copy().items():
             extra.setdefault(name, value)
         extra["request_id"] = exchange.request_id
     correlation_id = current_correlation_id()

@@ -14,7 +14,7 @@ from sage_fastapi_obs.signals.failure import described
 from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
 from sage_fastapi_obs.signals.values import Values, unprintable
 
-__all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "layout", "level_name"]
+__all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "json_text", "layout", "level_name"]
 
 LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
@@ -106,6 +106,12 @@ def json_format(laid: Line) -> bytes:
     if len(encoded) > LONGEST_BYTES:
         encoded = _dumps(_shortened(laid), None, _ONE_LINE)
     return encoded if encoded.isascii() else _UNSEEN.sub(_escaped, encoded)
+
+
+def json_text(text: str) -> str:
+    """Encode a text of bounded length as lines do, with its quotes."""
+    encoded = _dumps(text)
+    return (encoded if encoded.isascii() else _UNSEEN.sub(_escaped, encoded)).decode()
 
 
 def _shortened(laid: Line) -> dict[str, Any]:
