@@ -1,6 +1,6 @@
 """What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
 
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from itertools import chain
 from typing import Any, Protocol
 
@@ -56,8 +56,11 @@ class Watch:
         self._valid = True
         """Whether the app has kept to the protocol."""
         self._prepare()
-        exchange.excluded = observer.excludes(scope)
-        self._moments = moments = observer.excluded_moments if exchange.excluded else observer.moments
+        if observer.excludes(scope):
+            exchange.excluded = True
+            self._moments = moments = observer.excluded_moments
+        else:
+            self._moments = moments = observer.moments
         self._token = _set_current(exchange)
         for tell in moments.started:
             try:
@@ -133,9 +136,8 @@ class Watch:
                 return message
         names = _names(headers)
         exchange.streamed = may_stream and b"content-length" not in names
-        for name, _ in ours:
-            if name in names:
-                headers = _without(headers, name)
+        if not names.isdisjoint(dict(ours)):
+            headers = [header for header in headers if _name(header) not in dict(ours)]
         return {**message, "headers": [*headers, *ours]} if ours else message
 
     def _finish(self, *, complete: bool) -> None:
@@ -190,19 +192,15 @@ def status_of(status: Any) -> int:
         return 500
 
 
-def _names(headers: Any) -> Container[bytes]:
+def _names(headers: Any) -> Set[bytes]:
     """Read the names of headers, lower-case."""
     try:
         named: dict[bytes, Any] = dict(headers)
         if b"".join(named).islower():
-            return named
+            return named.keys()
     except Exception:  # noqa: S110 - headers that are no pairs of bytes only the server can judge
         pass
     return {_name(header) for header in headers}
-
-
-def _without(headers: Any, name: bytes) -> list[Any]:
-    return [header for header in headers if _name(header) != name]
 
 
 def _name(header: Any) -> bytes:

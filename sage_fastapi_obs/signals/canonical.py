@@ -7,12 +7,10 @@ written at once: what they have alike is taken from such a line, so that names, 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from sage_fastapi_obs.request.exchange import Exchange
-from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.lines import Line, Timestamps, json_text
 from sage_fastapi_obs.signals.recent import Recent
 
-__all__ = ["Canonical", "Values", "is_ordinary", "values_of"]
+__all__ = ["Canonical", "Values"]
 
 MOST_SHAPES = 4096
 """As many combinations of method, route and status as are remembered."""
@@ -23,40 +21,8 @@ _BLANKS = {name: f"blank{number}blank" for number, name in enumerate((*_TEXTS, *
 """What stands for the values in a shape."""
 
 Values: TypeAlias = tuple[int, int, str, str, str, str, bool, str, str, str | None, int, int, int]
-"""Of one request: start, duration, ids, whether sampled, method, path, route, status, bytes received and sent."""
-
-
-def is_ordinary(exchange: Exchange) -> bool:
-    """Tell whether a request ended as most do, with nothing to say but what all have to say."""
-    return (
-        exchange.error_type is None
-        and exchange.bound is None
-        and exchange.held is None
-        and exchange.socket is None
-        and not exchange.streamed
-        and not exchange.excluded
-        and exchange.method in KNOWN_METHODS
-        and b"x-client-type" not in exchange.headers
-    )
-
-
-def values_of(exchange: Exchange) -> Values:
-    """Copy what the line says: the exchange itself would keep far more in memory until then."""
-    return (
-        exchange.wall_ns,
-        exchange.duration_us,
-        exchange.request_id,
-        exchange.correlation_id,
-        exchange.trace_id,
-        exchange.span_id,
-        exchange.sampled,
-        exchange.method,
-        exchange.path,
-        exchange.route,
-        exchange.status,
-        exchange.received_bytes,
-        exchange.sent_bytes,
-    )
+"""Of one request: start, duration, request, correlation, trace and span id, whether it is sampled, method, path, route, status,
+bytes received and sent. The exchange itself would keep far more in memory until the line is written."""
 
 
 class Canonical:
@@ -69,7 +35,7 @@ class Canonical:
         readable: Callable[[str], str],
         recent: Recent | None,
     ) -> None:
-        """`lay_out` makes a line of the fields that a canonical line has; `form` its JSON; `readable` what is shown of a path."""
+        """`lay_out` makes a line of its fields, and `form` JSON of a line; `readable` tells what is shown of a path."""
         self._lay_out = lay_out
         self._form = form
         self._readable = readable
@@ -79,15 +45,13 @@ class Canonical:
 
     def __call__(self, values: Values) -> bytes:
         """Write one line."""
-        wall_ns, duration_us, request_id, correlation_id, trace_id, span_id, sampled, method, path, route, status, *sizes = (
-            values
-        )
+        wall_ns, duration_us, request_id, correlation_id, trace_id, span_id, sampled, method, path, route, status = values[:11]
         key = (method, route, status, sampled, trace_id == "")
         shape = self._shapes.get(key) or self._shape(*key)
         at = (wall_ns // 1_000 + duration_us) / 1_000_000
         ids = (request_id, correlation_id, trace_id, span_id) if trace_id else (request_id, correlation_id)
         shown = json_text(self._readable(path))
-        encoded = (shape % (self._timestamp(at), *ids, shown, duration_us / 1_000, *sizes)).encode()
+        encoded = (shape % (self._timestamp(at), *ids, shown, duration_us / 1_000, *values[11:])).encode()
         if self._recent is not None:
             self._recent.keep((correlation_id, request_id, trace_id or None, encoded[:-1]))
         return encoded

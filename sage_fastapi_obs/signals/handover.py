@@ -167,7 +167,7 @@ def _move_root_level(level: int) -> None:
 
 def others_listen() -> bool:
     """Tell whether loguru has sinks besides ours, which must see our lines too."""
-    handlers = _loguru("handlers")
+    handlers = getattr(_core, "handlers", None)
     return handlers is None or len(handlers) != 1 or _handover.sink_id not in handlers
 
 

@@ -11,7 +11,7 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
-from sage_fastapi_obs.signals.canonical import Canonical, is_ordinary, values_of
+from sage_fastapi_obs.signals.canonical import Canonical
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.flight import Flight
 from sage_fastapi_obs.signals.levels import Change, Levels
@@ -91,8 +91,35 @@ class Logs(Recorder):
     def request_finished(self, exchange: Exchange) -> None:
         """Write the canonical line."""
         write_later = self._write_later
-        if write_later is not None and is_ordinary(exchange) and not handover.others_listen():
-            write_later((self._canonical, values_of(exchange)))
+        # Nearly every request of nearly every service: it has nothing to say but what all have to say.
+        if (
+            write_later is not None
+            and exchange.error_type is None
+            and exchange.bound is None
+            and exchange.held is None
+            and exchange.socket is None
+            and not exchange.streamed
+            and not exchange.excluded
+            and exchange.method in KNOWN_METHODS
+            and b"x-client-type" not in exchange.headers
+            and not handover.others_listen()
+        ):
+            values = (
+                exchange.wall_ns,
+                exchange.duration_us,
+                exchange.request_id,
+                exchange.correlation_id,
+                exchange.trace_id,
+                exchange.span_id,
+                exchange.sampled,
+                exchange.method,
+                exchange.path,
+                exchange.route,
+                exchange.status,
+                exchange.received_bytes,
+                exchange.sent_bytes,
+            )
+            write_later((self._canonical, values))
         else:
             self._write_canonical(exchange)
 
@@ -215,8 +242,8 @@ class Logs(Recorder):
 
     def _follow_levels(self) -> None:
         self.threshold = self.levels.of(ACCESS_LOGGER)
-        gathers = self._gather is not None and self.threshold <= LEVELS["info"]
-        self._write_later = self._gather.write_later if gathers else None
+        gather = self._gather if self.threshold <= LEVELS["info"] else None
+        self._write_later = None if gather is None else gather.write_later
         wanted = [self.levels.lowest]
         if self.flight is not None or self._debug_token is not None:
             wanted.append(HELD_FROM)

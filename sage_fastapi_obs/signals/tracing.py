@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
@@ -38,7 +39,13 @@ SAMPLED = TraceFlags.SAMPLED
 _SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
 _runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
-"""What keeps the current context: the module's functions only pass on to it."""
+_variable: Any = getattr(_runtime, "_current_context", None)
+_get_current, _attach, _detach = (
+    (_variable.get, _variable.set, _variable.reset)
+    if type(_variable) is ContextVar
+    else (otel_context.get_current, otel_context.attach, otel_context.detach)
+)
+"""What keeps the current context is a context variable, to which OpenTelemetry's functions only pass on."""
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -118,11 +125,16 @@ class Tracing(Recorder):
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
-        current = _runtime.get_current()
+        current = _get_current()
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is None:
-            span = self._open(exchange, current)
+            links: Sequence[Link] = ()
+            parent = current
+            if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
+                parent, links = self._incoming(exchange)
+            span = self._open(exchange, parent, links)
+            exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has been taken care of.
             scope.setdefault("fastapi.telemetry", None)
@@ -146,6 +158,8 @@ class Tracing(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """End the span, with the duration that all signals share."""
+        if type(exchange.span) is NonRecordingSpan:
+            return
         if exchange.socket is None or exchange.socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
 
@@ -163,22 +177,15 @@ class Tracing(Recorder):
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
         if exchange.span_attached is not None:
-            _runtime.detach(exchange.span_attached)
+            _detach(exchange.span_attached)
             exchange.span_attached = None
 
-    def _open(self, exchange: Exchange, current: Context) -> Span:
-        links: Sequence[Link] = ()
-        parent = current
-        if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-            parent, links = self._incoming(exchange)
+    def _open(self, exchange: Exchange, parent: Context, links: Sequence[Link]) -> Span:
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-        if self._lean is not None:
-            span = self._lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
-        else:
-            attributes = self._attributes(exchange)
-            span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, links, exchange.wall_ns)
-        exchange.span_attached = _runtime.attach(Context({**parent, _SPAN: span}))
-        return span
+        lean = self._lean
+        if lean is not None:
+            return lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
+        return self._tracer.start_span(name, parent, SpanKind.SERVER, self._attributes(exchange), links, exchange.wall_ns)
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
