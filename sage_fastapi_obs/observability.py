@@ -88,8 +88,10 @@ class Observability:
         self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
-        self._excluded = excluded
+        self.excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
+        self.running = False
+        """Whether everything has been started, and not closed since."""
         self._starts = 0
         self._started_by_request = False
 
@@ -140,6 +142,7 @@ class Observability:
             self._started_by_request = False
             return
         self._starts += 1
+        self.running = True
         if self._starts > 1 or not self.enabled:
             return
         self.health.draining = False
@@ -151,6 +154,7 @@ class Observability:
     async def close(self) -> None:
         """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
         self._starts = max(0, self._starts - 1)
+        self.running = self._starts > 0
         self._started_by_request = False
         if self._starts or not self.enabled:
             return
@@ -179,7 +183,7 @@ class Observability:
         path: str = scope.get("path", "")
         if root_path := scope.get("root_path"):
             path = path.removeprefix(root_path)
-        return path.startswith(self._excluded) and (path in self._excluded or path.startswith(self._excluded_below))
+        return path.startswith(self.excluded) and (path in self.excluded or path.startswith(self._excluded_below))
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run an app's lifespan with ours around it; ours failing does not stop the app."""
@@ -217,6 +221,7 @@ class Observability:
     def _abandon(self) -> None:
         """Give back what needs no waiting: the lifespan ended without a shutdown, perhaps by cancellation."""
         self._starts = max(0, self._starts - 1)
+        self.running = self._starts > 0
         if not self._starts and self.enabled:
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)

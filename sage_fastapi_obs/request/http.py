@@ -5,9 +5,10 @@ from collections.abc import Awaitable
 from starlette.types import Message
 
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST
-from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of
+from sage_fastapi_obs.request.headers import with_headers
+from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of, status_of
 
-__all__ = ["HttpWatch"]
+__all__ = ["AnswerWatch", "HttpWatch"]
 
 AWAITED, STARTED, FLOWING, COMPLETE = range(4)
 """How far a response has come; it flows when its body has begun and more is to come."""
@@ -124,3 +125,34 @@ class HttpWatch(Watch):
             exchange.duration_us = elapsed_us(exchange)
         exchange.error = error
         self._finish(complete=complete)
+
+
+class AnswerWatch(Watch):
+    """Watches a request until it is answered: all there is to do when nobody asks how it ends."""
+
+    __slots__ = ()
+
+    def _prepare(self) -> None:
+        pass
+
+    async def receive(self) -> Message:
+        """Hand on what the client sent."""
+        inner_receive = self._inner_receive
+        return await inner_receive()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Note the start of the response, and hand everything on."""
+        try:
+            if message["type"] == "http.response.start" and not self.exchange.status:
+                status = message.get("status")
+                self.exchange.status = status if type(status) is int else status_of(status)
+                message, _ = with_headers(message, self._our_headers())
+        except Exception as error:
+            self._fault(error)
+        inner_send = self._inner_send
+        return inner_send(message)
+
+    def close(self, error: BaseException | None) -> None:
+        """End the watch."""
+        self.exchange.finished = True
+        super().close(error)

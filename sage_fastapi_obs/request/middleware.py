@@ -4,7 +4,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
-from sage_fastapi_obs.request.http import HttpWatch
+from sage_fastapi_obs.request.http import AnswerWatch, HttpWatch
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import Observer, Watch
 from sage_fastapi_obs.request.websocket import WebSocketWatch
@@ -25,7 +25,8 @@ class ObservabilityMiddleware:
         self._routes = RouteTemplates(app)
         self._placed = False
         """Whether this layer has been where it belongs since it saw its first scope."""
-        watches: dict[str, type[Watch]] = {"http": HttpWatch, "websocket": WebSocketWatch}
+        http = HttpWatch if observability.moments.finished else AnswerWatch
+        watches: dict[str, type[Watch]] = {"http": http, "websocket": WebSocketWatch}
         self._watches = watches if observability.enabled else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +40,8 @@ class ObservabilityMiddleware:
         try:
             if not self._placed:
                 self._move_outermost(scope)
-            observability.ensure_started()
+            if not observability.running:
+                observability.ensure_started()
             watched = watch(observability, self._routes, scope, receive, send)
         except Exception as error:
             observability.faults.count("ObservabilityMiddleware", error)

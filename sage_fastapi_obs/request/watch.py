@@ -1,12 +1,12 @@
 """What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
 
-from collections.abc import Awaitable, Callable, Iterator, Set
-from itertools import chain
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
+from sage_fastapi_obs.request.headers import with_headers
 from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
 from sage_fastapi_obs.request.route import RouteTemplates
 
@@ -25,6 +25,10 @@ class Observer(Protocol):
     faults: Faults
     moments: Moments
     excluded_moments: Moments
+    excluded: tuple[str, ...]
+    """How the paths of requests begin that are not recorded, and of few others."""
+    running: bool
+    """Whether what has to run does."""
     clock: Callable[[], int]
     wall_clock: Callable[[], int]
 
@@ -32,7 +36,7 @@ class Observer(Protocol):
         """Tell whether a request is one of those that are not recorded."""
 
     def ensure_started(self) -> None:
-        """Start what has to run; cheap when it does."""
+        """Start what has to run."""
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app's lifespan with ours around it."""
@@ -56,7 +60,7 @@ class Watch:
         self._valid = True
         """Whether the app has kept to the protocol."""
         self._prepare()
-        if observer.excludes(scope):
+        if (exchange.path.startswith(observer.excluded) or scope.get("root_path")) and observer.excludes(scope):
             exchange.excluded = True
             self._moments = moments = observer.excluded_moments
         else:
@@ -86,7 +90,7 @@ class Watch:
         try:
             if not exchange.finished:
                 self._end(error)
-            elif (
+            elif self._moments.background and (
                 error is not None or self._observer.clock() - exchange.started_ns > exchange.duration_us * 1_000 + TIDYING_UP_NS
             ):
                 self._end_background(error)
@@ -120,25 +124,18 @@ class Watch:
                 exchange.route = self._routes.template(exchange.scope, exchange.status)
             except Exception as error:
                 self._fault(error, "RouteTemplates")
+        message, has_length = with_headers(message, self._our_headers())
+        exchange.streamed = may_stream and not has_length
+        return message
+
+    def _our_headers(self) -> Headers:
         ours: Headers = []
         for tell in self._moments.answered:
             try:
-                tell(exchange, ours)
+                tell(self.exchange, ours)
             except Exception as error:
                 self._moments.failed(tell, error)
-        headers = message.get("headers", ())
-        if type(headers) is not list:
-            if isinstance(headers, Iterator):
-                # The server reads it, as without us: should it fail, it has to fail there.
-                exchange.streamed = may_stream
-                return {**message, "headers": _with(headers, ours)}
-            if not hasattr(headers, "__iter__"):
-                return message
-        names = _names(headers)
-        exchange.streamed = may_stream and b"content-length" not in names
-        if not names.isdisjoint(dict(ours)):
-            headers = [header for header in headers if _name(header) not in dict(ours)]
-        return {**message, "headers": [*headers, *ours]} if ours else message
+        return ours
 
     def _finish(self, *, complete: bool) -> None:
         """Tell an exchange whose numbers are final."""
@@ -190,31 +187,6 @@ def status_of(status: Any) -> int:
         return int(status)
     except Exception:
         return 500
-
-
-def _names(headers: Any) -> Set[bytes]:
-    """Read the names of headers, lower-case."""
-    try:
-        named: dict[bytes, Any] = dict(headers)
-        if b"".join(named).islower():
-            return named.keys()
-    except Exception:  # noqa: S110 - headers that are no pairs of bytes only the server can judge
-        pass
-    return {_name(header) for header in headers}
-
-
-def _name(header: Any) -> bytes:
-    """Read a header's name, lower-case; empty for something only the server can judge."""
-    try:
-        name = header[0]
-        return (name.encode("latin-1") if isinstance(name, str) else bytes(name)).lower()
-    except Exception:
-        return b""
-
-
-def _with(headers: Iterator[Any], added: Headers) -> Iterator[Any]:
-    ours = {name for name, _ in added}
-    return chain((header for header in headers if _name(header) not in ours), added)
 
 
 def size_of(body: Any) -> int:

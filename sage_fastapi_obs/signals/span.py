@@ -67,8 +67,10 @@ class LeanSpan(SdkSpan):
         self._attributes = attributes
         self._lock = Lock()
 
-    def finish(self, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
-        """End the span, with its name and last attributes."""
+    def finish(self, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
+        """End the span, with its last attributes and its name, unless somebody has named it otherwise."""
+        if self._name != started_as:
+            name = self._name
         if type(self._attributes) is not dict:
             self.update_name(name)
             self.set_attributes(attributes)

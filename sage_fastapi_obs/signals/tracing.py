@@ -197,45 +197,35 @@ class Tracing(Recorder):
 
     def _attributes(self, exchange: Exchange) -> dict[str, Any]:
         """Describe the request as the conventions want it at the start, for samplers; and name it."""
-        scope, headers, method = exchange.scope, exchange.headers, exchange.method
-        scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
+        scope, headers = exchange.scope, exchange.headers
+        server = scope.get("server")
+        kept = (exchange.method, headers.get(b"host"), scope.get("scheme"), scope.get("http_version"), exchange.kind)
         attributes: dict[str, Any] = {
-            "http.request.method": method,
+            **_of_the_server(*kept, server if server is None or type(server) is tuple else tuple(server)),
             "url.path": self._redaction.readable(exchange.path),
-            "url.scheme": scheme,
             "sage.request_id": exchange.request_id,
             "sage.correlation_id": exchange.correlation_id,
         }
-        host = headers.get(b"host")
-        attributes.update((host and _named_server(host, scheme)) or _pair("server", scope.get("server")))
-        if method not in KNOWN_METHODS:
-            attributes["http.request.method"] = OTHER_METHOD
-            attributes["http.request.method_original"] = self._redaction.readable(method)
+        if exchange.method not in KNOWN_METHODS:
+            attributes["http.request.method_original"] = self._redaction.readable(exchange.method)
         if query := scope.get("query_string"):
             attributes["url.query"] = self._redaction.query(query)
-        if version := scope.get("http_version"):
-            attributes["network.protocol.version"] = version
-        if exchange.kind == "websocket":
-            attributes["network.protocol.name"] = "websocket"
         if client := scope.get("client"):
-            attributes["client.address"] = client[0]
-            attributes.update(_pair("network.peer", client))
+            attributes["client.address"] = attributes["network.peer.address"] = client[0]
+            if len(client) > 1 and client[1] is not None:
+                attributes["network.peer.port"] = client[1]
         if agent := headers.get(b"user-agent"):
             attributes["user_agent.original"] = self._redaction.readable(agent.decode("latin-1"))
         return attributes
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         span = exchange.span
-        if exchange.span_attached is None or not span.is_recording():
+        if exchange.span_attached is None:
             return
-        attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-        if (renamed := getattr(span, "name", name)) != started_as:
-            # The application has renamed it, and knows better.
-            name = renamed
-        elif exchange.route is not None:
-            name = f"{name} {exchange.route}"
+        attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         if exchange.route is not None:
+            name = f"{name} {exchange.route}"
             attributes["http.route"] = exchange.route
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
@@ -243,11 +233,13 @@ class Tracing(Recorder):
                 _mark_failed(span, exchange.error, self._redaction)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
-            span.finish(name, attributes, ended_ns)
-            return
-        span.update_name(name)
-        span.set_attributes(attributes)
-        span.end(ended_ns)
+            span.finish(started_as, name, attributes, ended_ns)
+        elif span.is_recording():
+            if getattr(span, "name", started_as) == started_as:
+                # Otherwise the application has renamed it, and knows better.
+                span.update_name(name)
+            span.set_attributes(attributes)
+            span.end(ended_ns)
 
     def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread:
         """Start the thread that shuts a provider down, which may wait for a collector far beyond its own limits.
@@ -315,6 +307,23 @@ def _ids(exchange: Exchange) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
+def _of_the_server(
+    method: str, host: bytes | None, scheme: str | None, version: str | None, kind: str, server: tuple[Any, ...] | None
+) -> dict[str, Any]:
+    """Describe what the requests of one client to this server have alike."""
+    scheme = scheme or ("ws" if kind == "websocket" else "http")
+    attributes: dict[str, Any] = {
+        "http.request.method": method if method in KNOWN_METHODS else OTHER_METHOD,
+        "url.scheme": scheme,
+        **((host and _named_server(host, scheme)) or _address_of(server)),
+    }
+    if version:
+        attributes["network.protocol.version"] = version
+    if kind == "websocket":
+        attributes["network.protocol.name"] = "websocket"
+    return attributes
+
+
 def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     """Read the name the client used for this server; empty when it is none."""
     given = _HOST.fullmatch(host.decode("latin-1"))
@@ -324,14 +333,11 @@ def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
 
 
-def _pair(prefix: str, address: Sequence[Any] | None) -> dict[str, Any]:
-    """Name an address and its port; a socket without ports has none here, or nothing at all."""
-    if not address:
+def _address_of(server: Sequence[Any] | None) -> dict[str, Any]:
+    """Name the address that the server listens at; a socket without ports has none, or nothing at all."""
+    if not server:
         return {}
-    named = {f"{prefix}.address": address[0]}
-    if len(address) > 1 and address[1] is not None:
-        named[f"{prefix}.port"] = address[1]
-    return named
+    return {"server.address": server[0], **({"server.port": server[1]} if len(server) > 1 and server[1] is not None else {})}
 
 
 def _mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
