@@ -16,7 +16,7 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
@@ -133,16 +133,18 @@ class Tracing(Recorder):
             parent = current
             if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
                 parent, links = self._incoming(exchange)
-            span = self._open(exchange, parent, links)
+            span, context = self._open(exchange, parent, links)
             exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has been taken care of.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
-        elif span.is_recording():
-            span.set_attributes(_ids(exchange))
+        else:
+            context = span.get_span_context()
+            if span.is_recording():
+                span.set_attributes(_ids(exchange))
         exchange.span = span
-        trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
+        trace_id, span_id, _, flags, _, is_valid = context
         if is_valid:
             exchange.trace_id = f"{trace_id:032x}"
             exchange.span_id = f"{span_id:016x}"
@@ -180,12 +182,13 @@ class Tracing(Recorder):
             _detach(exchange.span_attached)
             exchange.span_attached = None
 
-    def _open(self, exchange: Exchange, parent: Context, links: Sequence[Link]) -> Span:
+    def _open(self, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         lean = self._lean
         if lean is not None:
             return lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
-        return self._tracer.start_span(name, parent, SpanKind.SERVER, self._attributes(exchange), links, exchange.wall_ns)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, self._attributes(exchange), links, exchange.wall_ns)
+        return span, span.get_span_context()
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""

@@ -153,7 +153,8 @@ def breaking_start(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def breaking_exclusion(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make telling what is excluded raise."""
-    monkeypatch.setattr(watched.obs, "excluded", 1)
+    monkeypatch.setattr(watched.obs, "excluded", ("",))
+    monkeypatch.setattr(watched.obs, "excludes", fail)
 
 
 def breaking_metric(name: str) -> Break:
