@@ -180,9 +180,7 @@ class Logs(Recorder):
             "level": level,
             "request_id": exchange.request_id,
             "correlation_id": exchange.correlation_id,
-            "trace_id": exchange.trace_id,
-            "span_id": exchange.span_id,
-            "trace_flags": "01" if exchange.sampled else "00",
+            **(_trace(exchange) if exchange.trace_id else _NO_TRACE),
             "method": exchange.method,
             "path": self._readable(exchange.path),
             "route": exchange.route,
@@ -269,7 +267,6 @@ def _is_ordinary(exchange: Exchange) -> bool:
         and not exchange.fields
         and not exchange.streamed
         and exchange.handshake_us is None
-        and exchange.trace_id != ""
         and exchange.method in KNOWN_METHODS
         and b"x-client-type" not in exchange.headers
     )
@@ -283,13 +280,22 @@ def _level(exchange: Exchange) -> str:
     return "error" if exchange.failed else "warn"
 
 
+_NO_TRACE: dict[str, str] = {}
+
+
+def _trace(exchange: Exchange) -> dict[str, str]:
+    return {
+        "trace_id": exchange.trace_id,
+        "span_id": exchange.span_id,
+        "trace_flags": "01" if exchange.sampled else "00",
+    }
+
+
 def _describe_ids(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
     into["request_id"] = exchange.request_id
     into["correlation_id"] = exchange.correlation_id
     if exchange.trace_id:
-        into["trace_id"] = exchange.trace_id
-        into["span_id"] = exchange.span_id
-        into["trace_flags"] = "01" if exchange.sampled else "00"
+        into.update(_trace(exchange))
     return into
 
 

@@ -278,6 +278,9 @@ def test_the_queue_is_limited_by_bytes(watch: Any, bulk: Bulk, quick: None, monk
     assert lost == 26
     away.clear()
     assert until(lambda: len(bulk.documents) == 5)
+    # The server has them before its answer is here.
+    (sender,) = watched.obs._logs._output._far
+    assert until(lambda: not sender._queued_bytes)
     for _ in range(3):
         logger.info("y" * 10_000)
     close(watched)
