@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings
+from sage_fastapi_obs.signals.redaction import BUILT_IN
 
 __all__ = ["Identity", "new_request_id"]
 
@@ -92,10 +93,11 @@ class Identity(Recorder):
         value = exchange.headers.get(header)
         if value is None or not self._adopts:
             return None
-        if SAFE_ID.fullmatch(value):
-            return value.decode("ascii")
+        # What looks like a secret would be hidden in lines, and could join nothing.
+        if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
+            return text
         if self._refuses:
-            exchange.refusal = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"
+            exchange.refusal = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
         return None
 
 

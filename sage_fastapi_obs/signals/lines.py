@@ -1,6 +1,5 @@
 """What a log line looks like: one JSON object for machines, or a coloured line for people."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -12,7 +11,7 @@ from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import ServiceSettings
 from sage_fastapi_obs.signals.failure import described
 from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
-from sage_fastapi_obs.signals.values import Values, unprintable
+from sage_fastapi_obs.signals.values import Values, escaped, unprintable
 
 __all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "json_text", "layout", "level_name"]
 
@@ -36,9 +35,6 @@ LONGEST_BYTES = 256 * 1024
 Line = Mapping[str, Any]
 
 _LINE_VALUES = Values(BUILT_IN, LONGEST_BYTES)
-_UNSEEN = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-"""In UTF-8: C1 controls, line and paragraph separators, and what turns the direction of text. JSON allows them as they are,
-and some that read lines break them there, or obey them. These bytes never begin inside another character."""
 
 
 def level_name(number: int) -> str:
@@ -103,15 +99,13 @@ def json_format(laid: Line) -> bytes:
         encoded = _dumps(laid, None, _ONE_LINE)
     except Exception:
         encoded = _dumps(_LINE_VALUES.rebuilt_fields(laid), None, _ONE_LINE)
-    if len(encoded) > LONGEST_BYTES:
-        encoded = _dumps(_shortened(laid), None, _ONE_LINE)
-    return encoded if encoded.isascii() else _UNSEEN.sub(_escaped, encoded)
+    encoded = escaped(encoded)
+    return encoded if len(encoded) <= LONGEST_BYTES else escaped(_dumps(_shortened(laid), None, _ONE_LINE))
 
 
 def json_text(text: str) -> str:
     """Encode a text of bounded length as lines do, with its quotes."""
-    encoded = _dumps(text)
-    return (encoded if encoded.isascii() else _UNSEEN.sub(_escaped, encoded)).decode()
+    return escaped(_dumps(text)).decode()
 
 
 def _shortened(laid: Line) -> dict[str, Any]:
@@ -119,10 +113,6 @@ def _shortened(laid: Line) -> dict[str, Any]:
     large = {"data": LONGEST_BYTES // 2, "error": LONGEST_BYTES // 4}
     share = LONGEST_BYTES // 5 // len(laid)
     return {name: Values(BUILT_IN, large.get(name, share)).rebuilt(value, short=True) for name, value in laid.items()}
-
-
-def _escaped(found: re.Match[bytes]) -> bytes:
-    return f"\\u{ord(found[0].decode()):04x}".encode()
 
 
 def aliased(aliases: Mapping[str, str]) -> Callable[[Line], bytes]:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 from sage_fastapi_obs.signals.redaction import MARGIN, MOST_CHARACTERS, REDACTED, Redaction, cut
 
-__all__ = ["Values", "unprintable"]
+__all__ = ["Values", "escaped", "unprintable"]
 
 DEEPEST = 8
 MOST_ITEMS = 100
@@ -30,6 +31,9 @@ LEAST_CARD, LEAST_BIG, MOST_BIG = 10**12, -(2**63), 2**64
 _AS_THEY_ARE = frozenset({bool, type(None), datetime, date, time, UUID})
 """Types that the JSON encoder writes, and that hold no text."""
 MORE = "…"
+_UNSEEN = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+"""In UTF-8: C1 controls, line and paragraph separators, and what turns the direction of text. JSON allows them as they are,
+and some that read lines break them there, or obey them. These bytes never begin inside another character."""
 
 
 class Values:
@@ -38,6 +42,8 @@ class Values:
     def __init__(self, redaction: Redaction, room: int) -> None:
         self._redaction = redaction
         self._room = room
+        self._plain_names: set[str] = set()
+        """Some that are known to be: the names of fields come again with every line."""
 
     def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Copy the fields of a line; most are small and plain, and stay as they are."""
@@ -96,10 +102,17 @@ class Values:
         return room >= 0
 
     def _names_are_plain(self, container: Any) -> bool:
-        if type(container) is dict:
-            is_plain = self._redaction.is_plain_name
-            return all(type(name) is str and is_plain(name) for name in container)
-        return not (_is_pair(container) and self._redaction.hides(container[0]))
+        if type(container) is not dict:
+            return not (_is_pair(container) and self._redaction.hides(container[0]))
+        known = self._plain_names
+        if container.keys() <= known:
+            return True
+        is_plain = self._redaction.is_plain_name
+        if not all(type(name) is str and is_plain(name) for name in container):
+            return False
+        if len(known) < MOST_FIELDS:
+            known.update(container)
+        return True
 
     def _room_after(self, values: Iterable[Any], room: int, containers: list[Any]) -> int:
         """Take the length of texts off the room, and note the containers; less than nothing where a value is not plain."""
@@ -167,7 +180,7 @@ class _Rebuilding:
         text = str.__getitem__(text, slice(self._longest + MARGIN))
         text = cut(self._redaction.text(text), self._longest).encode("utf-8", "replace").decode()
         room = self.room
-        self.room -= len(orjson.dumps(text))
+        self.room -= len(escaped(orjson.dumps(text)))
         if self.room >= 0:
             return text
         # A character takes six bytes at most.
@@ -217,6 +230,15 @@ class _Rebuilding:
                 break
             built.append(self.value(item, depth))
         return built
+
+
+def escaped(encoded: bytes) -> bytes:
+    """Escape in JSON also what it allows as it is, and what some that read lines break them at, or obey."""
+    return encoded if encoded.isascii() else _UNSEEN.sub(_escape, encoded)
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()
 
 
 def _is_pair(items: list[Any] | tuple[Any, ...]) -> bool:

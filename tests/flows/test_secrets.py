@@ -14,11 +14,14 @@ import httpx
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request, Response
 from loguru import logger
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from pydantic import BaseModel, SecretStr
+from receivers import Bulk, LogCollector, serving
 from support import Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CurrentSpan, ObservabilityMiddleware, RequestLogger, bind
 from sage_fastapi_obs.signals.redaction import REDACTED
+from sage_fastapi_obs.signals.span import LeanSpan
 
 
 def jwt(claim: str) -> str:
@@ -229,6 +232,100 @@ async def test_no_secret_gets_out(form: str, query_values: bool, tmp_path: Path,
     assert len(events) == len(FAILURES)
     assert all(REDACTED in event.attributes["exception.stacktrace"] for event in events)
     assert watched.obs.faults.counts == {}
+
+
+@pytest.fixture
+def bulk() -> Iterator[Bulk]:
+    with serving(Bulk()) as server:
+        yield server
+
+
+@pytest.fixture
+def collector() -> Iterator[LogCollector]:
+    with serving(LogCollector()) as server:
+        yield server
+
+
+async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: LogCollector) -> None:
+    """Neither the flight recorder, nor the store of recent lines and its page, nor a server that lines are sent to has one."""
+    watched = Watched(
+        tmp_path,
+        # With these limits spans are the SDK's own.
+        provider=TracerProvider(span_limits=SpanLimits(max_span_attribute_length=10_000), shutdown_on_exit=False),
+        monitoring={"access": "open", "expose_logs": True},
+        logging={
+            "level": "warn",
+            "flight_recorder": True,
+            "redact": ["IBAN"],
+            "field_aliases": {"timestamp": "time"},
+            "elasticsearch_url": bulk.url,
+            "otlp_endpoint": f"{collector.url}/v1/logs",
+            "elasticsearch_level": "trace",
+        },
+    )
+    held: list[bytes] = []
+    flight = watched.obs._logs.flight
+    hold = flight.hold
+    flight.hold = lambda exchange, encoded: (held.append(encoded), hold(exchange, encoded))
+    app = leaky()
+    watched.obs.install(app)
+    with httpx_speaking():
+        async with watched.obs:
+            pages = await visit(app)
+            async with client(app) as http:
+                ids = {line["request_id"] for line in watched.lines if "request_id" in line}
+                stories = [(await http.get(f"/monitoring/logs/{request_id}")).text for request_id in ids]
+            kept = [entry[-1].decode() for entry in watched.obs._recent._entries]
+    assert not any(isinstance(span, LeanSpan) for span in watched.spans)
+    places = {
+        "flight recorder": [line.decode() for line in held],
+        "lines": watched.path.read_text().splitlines(),
+        "recent lines": kept,
+        "their page": stories,
+        "spans": list(everything(watched)),
+        "pages": pages,
+        "elasticsearch": [json.dumps(document, ensure_ascii=False) for document in bulk.documents.values()],
+        "otlp": [str(record) for record in collector.records()],
+    }
+    for place, texts in places.items():
+        assert len(texts) >= 4, place
+        assert [leaked(text) for text in texts if leaked(text)] == [], place
+        if place not in ("pages", "spans"):
+            assert sum(text.count(REDACTED) for text in texts) > 10, place
+    assert len(bulk.documents) == len(collector.records()) == len(watched.lines)
+    assert watched.obs.faults.counts == {}
+
+
+@pytest.mark.parametrize("traced", [True, False])
+async def test_names_of_the_settings_hold_in_paths(watch: Any, traced: bool) -> None:
+    """A name in `logging.redact` is hidden in the path of an ordinary line, and in that of its span."""
+    watched = watch(logging={"redact": ["IBAN"]}, tracing={"enabled": traced})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    around = ObservabilityMiddleware(app, observability=watched.obs)
+    for headers in ([], [(b"x-client-type", b"web")]):
+        await drive(around, http_scope("/pay/iban=DE89370400440532013000/x", headers=headers))
+    assert [line["path"] for line in watched.access] == [f"/pay/iban={REDACTED}"] * 2
+    assert [span.attributes["url.path"] for span in watched.server_spans] == [f"/pay/iban={REDACTED}"] * (2 * traced)
+
+
+@pytest.mark.parametrize("sent", ["4111111111111111", "password=hunter2", PATH_JWT])
+async def test_a_secret_is_no_id(watch: Any, sent: str) -> None:
+    """An incoming id that looks like a secret is not adopted: it would not be the same everywhere."""
+    watched = watch()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bind(more=1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    headers = [(b"x-request-id", b"r-1"), (b"x-correlation-id", sent.encode())]
+    done = await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/", headers=headers))
+    assert {line["correlation_id"] for line in watched.access} == {"r-1"}
+    assert sent not in str(done.sent)
 
 
 async def test_the_first_path_is_as_safe_as_the_last(watch: Any) -> None:

@@ -1,5 +1,6 @@
 """Any value at all: it is written as one line that parses, bounded, and without what its names say is secret."""
 
+import asyncio
 import json
 import logging
 import random
@@ -27,6 +28,7 @@ from pydantic import BaseModel, Field, SecretStr
 from starlette.requests import Request
 from support import Watched
 
+from sage_fastapi_obs import create_logger
 from sage_fastapi_obs.domain.logger import BoundLogger
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
@@ -462,10 +464,13 @@ def entries(fields: dict[str, Any], message: str) -> None:
     log = BoundLogger(exchange)
     log.bind(**{f"b{name}": value for name, value in fields.items()}).info(message, **{f"f{n}": v for n, v in fields.items()})
     log.error(message, ValueError(message, list(fields)))
+    component = create_logger("component").with_fields(fields)
+    component.event(message, **{f"e{name}": value for name, value in fields.items()})
+    component.with_context(session_id=fields).exception(message)
 
 
 async def test_every_way_in_writes_every_value(tmp_path: Path) -> None:
-    """Loguru, the standard library and the request's logger write one line each for anything, and nothing is raised."""
+    """Loguru, the standard library, named loggers and the request's write a line each for anything; nothing is raised."""
     watched = Watched(tmp_path)
     pick = random.Random(7)
     async with watched.obs:
@@ -476,7 +481,31 @@ async def test_every_way_in_writes_every_value(tmp_path: Path) -> None:
             entries({"value": make()}, "no hostile")
     rows = watched.path.read_bytes().splitlines(keepends=True)
     said = [line for line in map(parsed, rows) if line["message"].startswith("no ")]
-    assert len(said) == 4 * (300 + len(HOSTILE))
+    assert len(said) == 6 * (300 + len(HOSTILE))
+    assert watched.obs.faults.counts == {}
+
+
+def test_every_way_in_writes_one_line(tmp_path: Path) -> None:
+    """Whatever is said with whatever fields, by whichever logger: six lines are said, and six can be parsed."""
+    watched = Watched(tmp_path)
+
+    def written() -> int:
+        watched.obs._logs.flush()
+        return watched.path.stat().st_size
+
+    @given(st.text(st.characters()), st.dictionaries(NAMES, VALUES.map(made), max_size=4))
+    @settings(suppress_health_check=list(HealthCheck), deadline=None)
+    def check(message: str, fields: dict[str, Any]) -> None:
+        before = written()
+        entries(fields, message)
+        rows = watched.path.read_bytes()[before : written()].splitlines(keepends=True)
+        assert [parsed(row)["level"] for row in rows] == ["info", "info", "info", "error", "info", "error"]
+
+    watched.obs.start()
+    try:
+        check()
+    finally:
+        asyncio.run(watched.obs.close())
     assert watched.obs.faults.counts == {}
 
 

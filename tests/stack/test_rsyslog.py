@@ -89,6 +89,8 @@ def test_documents_of_a_shipper_are_the_lines(shipped: tuple[Path, Bulk], watch:
     files = [*path.parent.glob("lines.jsonl.2*"), path]
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert len(files) == 2
+    ours = {"sage_fastapi_obs", "sage_fastapi_obs.access", __name__}
+    assert [line for line in lines if line["logger"] not in ours] == []
     assert len(lines) == 1 + 2 * len(HARD) + 1 + 300
     until(lambda: len(bulk.documents) >= len(lines), 60)
     said = (path.parent / "err").read_text()

@@ -1,7 +1,6 @@
 """Lines to a file that several processes may share, that is rotated here, and that others may move or delete."""
 
 import errno
-import fcntl
 import os
 import re
 import time
@@ -15,6 +14,12 @@ from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.stream import Stream, own_descriptor
+
+try:
+    import fcntl
+except ImportError:
+    # Windows, where a file that is open cannot be renamed either.
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["File"]
 
@@ -38,6 +43,8 @@ class File(Stream):
     def __init__(
         self, settings: LoggingSettings, losses: Losses, notice: Callable[[int], bytes], wall_clock: Callable[[], int]
     ) -> None:
+        if fcntl is None and (settings.rotate_bytes or settings.rotate_hours):
+            raise SettingsError("logging.rotate_bytes and rotate_hours: this system cannot rename a file that is written to")
         super().__init__(settings.output, losses, notice)
         self._path = Path(settings.output)
         self._rotate_bytes = settings.rotate_bytes

@@ -1,10 +1,8 @@
 """Lines to a server: kept in a bounded queue, sent in batches by one thread, tried again, and counted when lost."""
 
-import os
 import random
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +12,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.signals.lines import LEVELS, Line
 from sage_fastapi_obs.signals.outputs.losses import Losses
+from sage_fastapi_obs.signals.outputs.stream import restart_after_fork
 
 __all__ = ["Destination", "Entry", "Refused", "Sender", "TooLarge", "Unavailable", "is_sending", "post"]
 
@@ -98,12 +97,12 @@ class Sender:
         losses.watch(self.name, ("full", "refused", "shutdown"))
         self._is_open = False
         self._thread: threading.Thread | None = None
-        self._restart()
-        _restart_after_fork(self)
+        self.restart()
+        restart_after_fork(self)
 
     def open(self) -> None:
         """Take lines from now on; the thread comes with the first, in the process that writes it."""
-        self._restart()
+        self.restart()
         self._is_open = True
 
     def write(self, laid: Line, encoded: bytes) -> None:
@@ -145,7 +144,7 @@ class Sender:
         self._thread = thread
         thread.start()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
         """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
         self._lock = threading.RLock()
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -301,13 +300,3 @@ def _read(response: httpx.Response) -> bytes:
 def _seconds(retry_after: str) -> float:
     """Read the form in seconds; a server that names a date is asked again when it suits us."""
     return float(retry_after) if retry_after.isdecimal() else 0.0
-
-
-def _restart_after_fork(sender: Sender) -> None:
-    restart = weakref.WeakMethod(sender._restart)  # noqa: SLF001 - the other half of the class, outside so as not to keep it
-
-    def in_child() -> None:
-        if (begin_anew := restart()) is not None:
-            begin_anew()
-
-    os.register_at_fork(after_in_child=in_child)

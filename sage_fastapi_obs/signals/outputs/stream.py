@@ -24,6 +24,13 @@ AT_ONCE_BYTES = 4096
 """What a pipe with room takes whole and without waiting: PIPE_BUF."""
 PATIENCE_SECONDS = 0.5
 """Of one wait for the reader in the background, after which it is seen whether there is still anything to wait for."""
+LOOK_SECONDS = 0.05
+"""Of such a wait where the system cannot tell when the reader goes on."""
+# Windows has none of these.
+_CAN_POLL = hasattr(select, "poll")
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+# Only Windows has this: without it a newline becomes two characters.
+_AS_IT_IS = getattr(os, "O_BINARY", 0)
 
 
 class _Waiting(NamedTuple):
@@ -133,7 +140,7 @@ class Stream:
     def _use(self, descriptor: int, *, is_ours: bool) -> None:
         self._descriptor, self._is_ours = descriptor, is_ours
         self._put = partial(os.write, descriptor)
-        if not is_ours and _may_wait(descriptor):
+        if _CAN_POLL and not is_ours and _may_wait(descriptor):
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
             self._put = partial(_put_if_ready, poll, descriptor)
@@ -225,7 +232,9 @@ class Stream:
 
     def _wait(self, seconds: float) -> None:
         descriptor = self._descriptor
-        if descriptor is not None:
+        if not _CAN_POLL:
+            time.sleep(min(seconds, LOOK_SECONDS))
+        elif descriptor is not None:
             # A poll of its own: one object serves one thread at a time.
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
@@ -240,7 +249,7 @@ class Stream:
 
 def own_descriptor(path: str) -> int:
     """Open a path for appending, without ever waiting for a reader."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY, 0o644)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITHOUT_WAITING | _AS_IT_IS, 0o644)
 
 
 def _opened_anew(descriptor: int) -> int | None:
@@ -252,7 +261,7 @@ def _opened_anew(descriptor: int) -> int | None:
     if not _may_wait(descriptor):
         return None
     try:
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | _WITHOUT_WAITING)
     except OSError:
         return None
 
@@ -262,7 +271,7 @@ def _may_wait(descriptor: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
-def _put_if_ready(poll: select.poll, descriptor: int, encoded: bytes) -> int:
+def _put_if_ready(poll: "select.poll", descriptor: int, encoded: bytes) -> int:
     if not poll.poll(0):
         raise BlockingIOError(errno.EAGAIN, "nobody reads")
     return os.write(descriptor, encoded[:AT_ONCE_BYTES])
@@ -289,4 +298,5 @@ def restart_after_fork(restarting: _Restarts) -> None:
         if (begin_anew := restart()) is not None:
             begin_anew()
 
-    os.register_at_fork(after_in_child=in_child)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=in_child)

@@ -71,6 +71,20 @@ def test_documents_are_the_lines(watch: Any, bulk: Bulk) -> None:
     assert dropped(watched) == {}
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("named", ["ts", "@timestamp"])
+def test_documents_have_the_names_of_the_settings(form: str, named: str, watch: Any, bulk: Bulk) -> None:
+    """Fields have their other names there too, and a document always has the time where Kibana looks for it."""
+    watched = sending(watch, bulk.url, format=form, field_aliases={"timestamp": named, "message": "msg"})
+    asyncio.run(drive(ObservabilityMiddleware(answer, observability=watched.obs), http_scope("/é")))
+    close(watched)
+    started, completed = bulk.documents.values()
+    assert [started["msg"], completed["msg"]] == ["observability started", "request completed"]
+    assert completed["@timestamp"] == completed[named]
+    assert completed["path"] == "/é"
+    assert not {"timestamp", "message"} & completed.keys()
+
+
 def test_lines_are_sent_also_when_the_disk_is_full(watch: Any, bulk: Bulk) -> None:
     """One place that fails keeps nothing from another."""
     watched = sending(watch, bulk.url, output="/dev/full")
@@ -278,6 +292,9 @@ def test_the_queue_is_limited_by_bytes(watch: Any, bulk: Bulk, quick: None, monk
     assert lost == 26
     away.clear()
     assert until(lambda: len(bulk.documents) == 5)
+    # The server has them before its answer is here.
+    (sender,) = watched.obs._logs._output._far
+    assert until(lambda: not sender._queued_bytes)
     for _ in range(3):
         logger.info("y" * 10_000)
     close(watched)

@@ -51,6 +51,21 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_records_do_not_depend_on_how_lines_are_written(form: str, watch: Any, collector: LogCollector) -> None:
+    """Neither other names for fields nor the format for people change a record."""
+    aliases = {"timestamp": "@timestamp", "message": "msg", "level": "severity", "data": "more"}
+    watched = watch(logging={"otlp_endpoint": f"{collector.url}/v1/logs", "format": form, "field_aliases": aliases})
+    watched.obs.start()
+    asyncio.run(drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/fine")))
+    asyncio.run(watched.obs.close())
+    _, said, completed = collector.records()
+    assert (said.body.string_value, said.severity_text) == ("halfway", "warn")
+    assert attributes(said.attributes)["nested"] == {"list": [1, "zwei"]}
+    assert (completed.body.string_value, completed.severity_text) == ("request completed", "info")
+    assert attributes(completed.attributes)["path"] == "/fine"
+
+
 def test_records_are_the_lines(watch: Any, collector: LogCollector) -> None:
     """Time, severity, trace context, body and attributes say what the line says; the resource says whose they are."""
     service = {"name": "shop", "version": "7", "environment": "staging"}
