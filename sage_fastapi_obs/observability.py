@@ -69,12 +69,11 @@ class Observability:
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
-        self._recent = _recent(settings)
-        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, self._recent)
+        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
         metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
         if metrics is not None and settings.logging.enabled:
             self.registry.register(self._logs.losses)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs, self._recent)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
@@ -110,7 +109,7 @@ class Observability:
 
         Nothing is kept where `monitoring.log_buffer_size` is 0.
         """
-        return [] if self._recent is None else self._recent.find(correlation_id, limit)
+        return self._logs.recent(correlation_id, limit)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.

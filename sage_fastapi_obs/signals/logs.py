@@ -26,7 +26,7 @@ from sage_fastapi_obs.signals.lines import (
 )
 from sage_fastapi_obs.signals.outputs import Losses, outputs
 from sage_fastapi_obs.signals.outputs.gather import Gather
-from sage_fastapi_obs.signals.recent import Recent, entry
+from sage_fastapi_obs.signals.recent import LogEntry, Recent, entry
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 
 __all__ = ["Logs"]
@@ -69,7 +69,9 @@ class Logs(Recorder):
         self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
         self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault, self._format)
         self._canonical = Canonical(self._completed, self._format, redaction.readable, recent)
-        self._gather = self._output if isinstance(self._output, Gather) else None
+        # Lines that are kept as well are kept by their own names.
+        has_own_names = recent is not None and self._format is not json_format
+        self._gather = self._output if isinstance(self._output, Gather) and not has_own_names else None
         self._follow_levels()
 
     def start(self) -> None:
@@ -207,6 +209,19 @@ class Logs(Recorder):
     def flush(self) -> None:
         """Write what has gathered."""
         self._output.flush()
+
+    @property
+    def keeps_lines(self) -> bool:
+        """Whether recent lines are kept."""
+        return self._recent is not None
+
+    def recent(self, wanted: str, limit: int) -> list[LogEntry]:
+        """Return the newest lines that were kept of a correlation, request or trace id, the oldest first."""
+        if self._recent is None:
+            return []
+        # Some of them may not have been laid out yet.
+        self.flush()
+        return self._recent.find(wanted, limit)
 
     def _count_fault(self, fault: Exception) -> None:
         self._faults.count(type(self).__name__, fault)
