@@ -444,6 +444,16 @@ def test_a_process_without_an_app(tmp_path: Path) -> None:
     assert sys.excepthook is before[1]
 
 
+def test_a_process_without_an_app_hides_what_its_settings_say(tmp_path: Path) -> None:
+    """The same names as in an app, also in messages."""
+    path = tmp_path / "lines"
+    give_back = configure_logging(Settings(logging={"output": str(path), "redact": ["iban"]}))
+    create_logger("a").info("iban=DE89", iban="DE89")
+    give_back()
+    assert "DE89" not in path.read_text()
+    assert path.read_text().count("REDACTED") == 2
+
+
 def test_logging_that_is_off_stays_off(tmp_path: Path) -> None:
     """With logging disabled `configure_logging` takes nothing over."""
     before = dict(loguru.logger._core.handlers)
