@@ -69,12 +69,11 @@ class Observability:
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
-        self._recent = _recent(settings)
-        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, self._recent)
+        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
         metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
         if metrics is not None and settings.logging.enabled:
             self.registry.register(self._logs.losses)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs, self._recent)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
@@ -88,8 +87,10 @@ class Observability:
         self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
-        self._excluded = excluded
+        self.excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
+        self.running = False
+        """Whether everything has been started, and not closed since."""
         self._starts = 0
         self._started_by_request = False
 
@@ -108,7 +109,7 @@ class Observability:
 
         Nothing is kept where `monitoring.log_buffer_size` is 0.
         """
-        return [] if self._recent is None else self._recent.find(correlation_id, limit)
+        return self._logs.recent(correlation_id, limit)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -140,6 +141,7 @@ class Observability:
             self._started_by_request = False
             return
         self._starts += 1
+        self.running = True
         if self._starts > 1 or not self.enabled:
             return
         self.health.draining = False
@@ -151,6 +153,7 @@ class Observability:
     async def close(self) -> None:
         """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
         self._starts = max(0, self._starts - 1)
+        self.running = self._starts > 0
         self._started_by_request = False
         if self._starts or not self.enabled:
             return
@@ -179,7 +182,7 @@ class Observability:
         path: str = scope.get("path", "")
         if root_path := scope.get("root_path"):
             path = path.removeprefix(root_path)
-        return path.startswith(self._excluded) and (path in self._excluded or path.startswith(self._excluded_below))
+        return path.startswith(self.excluded) and (path in self.excluded or path.startswith(self._excluded_below))
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run an app's lifespan with ours around it; ours failing does not stop the app."""
@@ -217,6 +220,7 @@ class Observability:
     def _abandon(self) -> None:
         """Give back what needs no waiting: the lifespan ended without a shutdown, perhaps by cancellation."""
         self._starts = max(0, self._starts - 1)
+        self.running = self._starts > 0
         if not self._starts and self.enabled:
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.signals.recent import Recent
+from sage_fastapi_obs.signals.logs import Logs
 
 __all__ = ["RecentLines"]
 
@@ -15,19 +15,20 @@ MOST_LINES = 1_000
 class RecentLines:
     """Answers from the store of one process."""
 
-    def __init__(self, access: Access, recent: Recent | None, *, exposed: bool) -> None:
+    def __init__(self, access: Access, logs: Logs | None) -> None:
+        """Build for the lines of `logs`; None when they are not to be shown."""
         self._access = access
-        self._recent = recent if exposed else None
+        self._logs = logs
 
     async def handle(self, request: Request) -> Response:
         """Answer with the newest lines, the oldest of them first; 404 when there are none."""
         return self._access.refusal(request) or await self._answer(request.path_params["id"])
 
     async def _answer(self, wanted: str) -> Response:
-        if self._recent is None:
+        if self._logs is None or not self._logs.keeps_lines:
             return _none("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0")
         # Off the loop: a large store takes a while to look through.
-        found = await anyio.to_thread.run_sync(self._recent.find, wanted, MOST_LINES)
+        found = await anyio.to_thread.run_sync(self._logs.recent, wanted, MOST_LINES)
         if not found:
             return _none("this process has no recent lines with this correlation, request or trace id")
         return JSONResponse([line.model_dump() for line in found], headers={"Cache-Control": "no-store"})

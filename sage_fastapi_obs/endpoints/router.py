@@ -14,13 +14,12 @@ from sage_fastapi_obs.endpoints.loggers import Loggers
 from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.logs import Logs
-from sage_fastapi_obs.signals.recent import Recent
 from sage_fastapi_obs.status.health import Health, HealthResult
 
 __all__ = ["monitoring_router", "probe_status"]
 
 
-def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: Logs, recent: Recent | None) -> APIRouter:
+def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: Logs) -> APIRouter:
     """Build the router with everything operators open."""
     access = Access(settings.monitoring)
     pages = _Pages(access, scrape, health)
@@ -31,7 +30,7 @@ def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: 
         Route(f"{prefix}/health/ready", pages.ready, name="sage_obs_ready"),
     ]
     if settings.logging.enabled:
-        lines = RecentLines(access, recent, exposed=settings.monitoring.expose_logs)
+        lines = RecentLines(access, logs if settings.monitoring.expose_logs else None)
         # Ids may have slashes in them.
         routes.append(Route(f"{prefix}/logs/{{id:path}}", lines.handle, name="sage_obs_logs"))
         loggers = Loggers(access, logs)

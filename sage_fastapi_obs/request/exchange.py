@@ -2,6 +2,7 @@
 
 import asyncio
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -9,7 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from starlette.websockets import WebSocketDisconnect
 
-__all__ = ["CLIENT_DISCONNECT", "SCOPE_KEY", "Exchange", "current_exchange", "exception_name", "exchange_of"]
+__all__ = [
+    "CLIENT_DISCONNECT",
+    "SCOPE_KEY",
+    "Background",
+    "Exchange",
+    "Socket",
+    "current_exchange",
+    "exception_name",
+    "exchange_of",
+]
 
 SCOPE_KEY = "sage_fastapi_obs.exchange"
 CLIENT_DISCONNECT = "client_disconnect"
@@ -29,6 +39,26 @@ current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.e
 """The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
 
 
+@dataclass(slots=True)
+class Socket:
+    """What only the exchange of a WebSocket has."""
+
+    handshake_us: int | None = None
+    """Until it was accepted or refused; None while it is neither."""
+    close_code: int | None = None
+    received_messages: int = 0
+    sent_messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Work after the last byte."""
+
+    duration_us: int
+    error: BaseException | None
+    """What made it fail; None also for a cancellation and for a client that left."""
+
+
 class Exchange:
     """One request and its response.
 
@@ -37,19 +67,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "background_error",
-        "background_us",
+        "background",
+        "bound",
         "client_gone",
-        "close_code",
         "correlation_id",
         "duration_us",
         "error",
         "error_type",
         "excluded",
-        "fields",
         "finished",
         "first_byte_us",
-        "handshake_us",
         "headers",
         "held",
         "kind",
@@ -58,14 +85,13 @@ class Exchange:
         "outer",
         "path",
         "received_bytes",
-        "received_messages",
         "refusal",
         "request_id",
         "route",
         "sampled",
         "scope",
         "sent_bytes",
-        "sent_messages",
+        "socket",
         "span",
         "span_attached",
         "span_id",
@@ -77,7 +103,7 @@ class Exchange:
     )
 
     def __init__(
-        self, scope: Scope, started_ns: int, wall_ns: int, observer: object = None, outer: "Exchange | None" = None
+        self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, outer: "Exchange | None" = None
     ) -> None:
         self.scope = scope
         self.kind: Literal["http", "websocket"] = scope["type"]
@@ -99,26 +125,33 @@ class Exchange:
         """What undoes making our own span current; None when the span is adopted."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
-        self.fields: dict[str, Any] = {}
-        """What the application bound; on every later line and on the canonical one."""
+        self.bound: dict[str, Any] | None = None
+        """What the application bound; None for nothing."""
         self.route: str | None = None
         """The route's template; None when nothing matched."""
         self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
         """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
-        self.received_messages = self.sent_messages = 0
         self.first_byte_us: int | None = None
-        self.handshake_us: int | None = None
-        self.close_code: int | None = None
+        """Of a body that came in pieces."""
+        self.socket: Socket | None = None
+        """What only a WebSocket has."""
+        self.background: Background | None = None
+        """The work after the last byte, when there was any."""
         self.refusal: str | None = None
         """Why this request is answered 400 instead of being handed to the app."""
         self.error: BaseException | None = None
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
-        self.background_us: int | None = None
-        self.background_error: BaseException | None = None
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
         self.held: Any = None
         """Lines that wait for the outcome; None when there are none."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the application bound, to add to: on every later line and on the canonical one."""
+        if self.bound is None:
+            self.bound = {}
+        return self.bound
 
     @property
     def duration_seconds(self) -> float:
@@ -153,7 +186,7 @@ class Exchange:
             self.error_type = INVALID
         elif self.status >= 500:
             self.error_type = str(self.status)
-        elif self.client_gone and (self.kind == "http" or self.close_code == ABNORMAL_CLOSURE):
+        elif self.client_gone and (self.socket is None or self.socket.close_code == ABNORMAL_CLOSURE):
             self.error_type = CLIENT_DISCONNECT
         if not self.status:
             self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST

@@ -4,8 +4,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
+from sage_fastapi_obs.request.http import AnswerWatch, HttpWatch
 from sage_fastapi_obs.request.route import RouteTemplates
-from sage_fastapi_obs.request.watch import HttpWatch, Observer, Watch, WebSocketWatch
+from sage_fastapi_obs.request.watch import Observer, Watch
+from sage_fastapi_obs.request.websocket import WebSocketWatch
 
 __all__ = ["ObservabilityMiddleware", "exchange_behind"]
 
@@ -23,33 +25,36 @@ class ObservabilityMiddleware:
         self._routes = RouteTemplates(app)
         self._placed = False
         """Whether this layer has been where it belongs since it saw its first scope."""
-        self._watches: dict[str, type[Watch]] = (
-            {"http": HttpWatch, "websocket": WebSocketWatch} if observability.enabled else {}
-        )
+        http = HttpWatch if observability.moments.finished else AnswerWatch
+        watches: dict[str, type[Watch]] = {"http": http, "websocket": WebSocketWatch}
+        self._watches = watches if observability.enabled else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request to the app, unchanged, and watch."""
         observability = self.observability
-        watching = self._watches.get(scope["type"])
-        if watching is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
+        watch = self._watches.get(scope["type"])
+        if watch is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
             await self._pass_on(scope, receive, send)
             return
+        app = self.app
         try:
             if not self._placed:
                 self._move_outermost(scope)
-            observability.ensure_started()
-            watch = watching(observability, self._template, scope, receive, send)
+            if not observability.running:
+                observability.ensure_started()
+            watched = watch(observability, self._routes, scope, receive, send)
         except Exception as error:
             observability.faults.count("ObservabilityMiddleware", error)
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
-        app = self.app if watch.exchange.refusal is None else _refuse
+        if watched.exchange.refusal is not None:
+            app = _refuse
         try:
-            await app(scope, watch.receive, watch.send)
+            await app(scope, watched.receive, watched.send)
         except BaseException as error:
-            watch.close(error)
+            watched.close(error)
             raise
-        watch.close(None)
+        watched.close(None)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on what is no request, or is watched already; a lifespan with ours around the app's."""
@@ -58,14 +63,6 @@ class ObservabilityMiddleware:
             await self.observability.lifespan(self.app, scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-    def _template(self, exchange: Exchange) -> str | None:
-        """Find the route template of an exchange whose app has been routed; None also when looking for it fails."""
-        try:
-            return self._routes.template(exchange.scope, exchange.status)
-        except Exception as error:
-            self.observability.faults.count("RouteTemplates", error)
-            return None
 
     def _move_outermost(self, scope: Scope) -> None:
         """Become the app's outermost layer when added with `add_middleware`.
@@ -99,8 +96,8 @@ def exchange_behind(error: BaseException) -> Exchange | None:
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code is _CALL and (watch := frame.f_locals.get("watch")) is not None:
-            exchange: Exchange = watch.exchange
+        if frame.f_code is _CALL and (watched := frame.f_locals.get("watched")) is not None:
+            exchange: Exchange = watched.exchange
             return exchange
         traceback = traceback.tb_next
     return None

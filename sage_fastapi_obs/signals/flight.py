@@ -91,8 +91,8 @@ class Flight(Recorder):
         """Tell whether a request went wrong: it failed, or its answer took long to come."""
         if exchange.failed:
             return True
-        if exchange.kind == "websocket":
-            answered_us = exchange.handshake_us
+        if exchange.socket is not None:
+            answered_us = exchange.socket.handshake_us
         else:
             answered_us = exchange.first_byte_us if exchange.streamed else exchange.duration_us
         return self._slow_us is not None and answered_us is not None and answered_us >= self._slow_us

@@ -167,7 +167,7 @@ def _move_root_level(level: int) -> None:
 
 def others_listen() -> bool:
     """Tell whether loguru has sinks besides ours, which must see our lines too."""
-    handlers = _loguru("handlers")
+    handlers = getattr(_core, "handlers", None)
     return handlers is None or len(handlers) != 1 or _handover.sink_id not in handlers
 
 
@@ -270,7 +270,7 @@ def _patch(record: "loguru.Record") -> None:
     exchange = current_exchange.get()
     if exchange is not None:
         # A copy, because another thread of the request may be binding.
-        for name, value in exchange.fields.copy().items():
+        for name, value in (exchange.bound or {}).copy().items():
             extra.setdefault(name, value)
         extra["request_id"] = exchange.request_id
     correlation_id = current_correlation_id()
@@ -363,7 +363,7 @@ def _is_told(exchange: Exchange, error: BaseException) -> bool:
     if not any(logs.observer is exchange.observer for logs in _handover.logs):
         return False
     ours = exchange.error if exchange.failed and not exchange.excluded else None
-    return error in (ours, exchange.background_error)
+    return error is ours or (exchange.background is not None and error is exchange.background.error)
 
 
 def _hand_on(record: logging.LogRecord, error: BaseException | None) -> None:

@@ -61,11 +61,11 @@ class Identity(Recorder):
         self._refuses = settings.incoming_ids == "reject"
         self._request_header = settings.request_id_header.lower().encode()
         self._correlation_header = settings.correlation_header.lower().encode()
+        self._names = frozenset({self._request_header, self._correlation_header})
 
     def request_started(self, exchange: Exchange) -> None:
         """Give the exchange its ids."""
-        headers = exchange.headers
-        if self._request_header in headers or self._correlation_header in headers:
+        if not self._names.isdisjoint(exchange.headers):
             exchange.correlation_id = self._incoming(exchange, self._correlation_header) or ""
             exchange.request_id = self._incoming(exchange, self._request_header) or ""
         if not exchange.request_id:

@@ -13,7 +13,7 @@ from sage_fastapi_obs.signals.failure import described
 from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
 from sage_fastapi_obs.signals.values import Values, escaped, unprintable
 
-__all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "layout", "level_name"]
+__all__ = ["LEVELS", "Line", "Timestamps", "aliased", "console_format", "json_format", "json_text", "layout", "level_name"]
 
 LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
@@ -101,6 +101,11 @@ def json_format(laid: Line) -> bytes:
         encoded = _dumps(_LINE_VALUES.rebuilt_fields(laid), None, _ONE_LINE)
     encoded = escaped(encoded)
     return encoded if len(encoded) <= LONGEST_BYTES else escaped(_dumps(_shortened(laid), None, _ONE_LINE))
+
+
+def json_text(text: str) -> str:
+    """Encode a text of bounded length as lines do, with its quotes."""
+    return escaped(_dumps(text)).decode()
 
 
 def _shortened(laid: Line) -> dict[str, Any]:

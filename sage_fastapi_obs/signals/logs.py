@@ -11,13 +11,13 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.canonical import Canonical
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS
 from sage_fastapi_obs.signals.flight import Flight
 from sage_fastapi_obs.signals.levels import Change, Levels
 from sage_fastapi_obs.signals.lines import (
     LEVELS,
     Line,
-    Timestamps,
     aliased,
     console_format,
     json_format,
@@ -25,7 +25,8 @@ from sage_fastapi_obs.signals.lines import (
     level_name,
 )
 from sage_fastapi_obs.signals.outputs import Losses, outputs
-from sage_fastapi_obs.signals.recent import Recent, entry
+from sage_fastapi_obs.signals.outputs.gather import Gather
+from sage_fastapi_obs.signals.recent import LogEntry, Recent, entry
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 
 __all__ = ["Logs"]
@@ -59,19 +60,19 @@ class Logs(Recorder):
         self.flight = Flight(settings) if settings.flight_recorder else None
         self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
         self._recent = recent
-        self._follow_levels()
         self._settings = settings
         self._faults = faults
         self._wall_clock = wall_clock
         self._layout = layout(service, redaction)
-        self._readable = redaction.readable
-        self._timestamp = Timestamps()
-        # What all canonical lines have alike, in the order of every line.
-        self._canonical = self._layout(0.0, "info", "request completed", ACCESS_LOGGER, {}, None)
         self.losses = Losses()
         """What the outputs have lost."""
         self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
         self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault, self._format)
+        self._canonical = Canonical(self._completed, self._format, redaction.readable, recent)
+        # Lines that are kept as well are kept by their own names.
+        has_own_names = recent is not None and self._format is not json_format
+        self._gather = self._output if isinstance(self._output, Gather) and not has_own_names else None
+        self._follow_levels()
 
     def start(self) -> None:
         """Open the output and take over logging."""
@@ -91,30 +92,64 @@ class Logs(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Write the canonical line."""
-        level = _level(exchange) if exchange.status >= 400 or exchange.error_type is not None or exchange.excluded else "info"
-        others_listen = handover.others_listen()
+        write_later = self._write_later
+        # Nearly every request of nearly every service: it has nothing to say but what all have to say.
+        if (
+            write_later is not None
+            and exchange.error_type is None
+            and exchange.bound is None
+            and exchange.held is None
+            and exchange.socket is None
+            and not exchange.streamed
+            and not exchange.excluded
+            and exchange.method in KNOWN_METHODS
+            and b"x-client-type" not in exchange.headers
+            and not handover.others_listen()
+        ):
+            values = (
+                exchange.wall_ns,
+                exchange.duration_us,
+                exchange.request_id,
+                exchange.correlation_id,
+                exchange.trace_id,
+                exchange.span_id,
+                exchange.sampled,
+                exchange.method,
+                exchange.path,
+                exchange.route,
+                exchange.status,
+                exchange.received_bytes,
+                exchange.sent_bytes,
+            )
+            write_later((self._canonical, values))
+        else:
+            self._write_canonical(exchange)
+
+    def _write_canonical(self, exchange: Exchange) -> None:
+        """Write the canonical line now, whatever it says."""
+        level = _level(exchange)
         missing = None if exchange.held is None else self._settle(exchange, wanted=None)
-        if LEVELS[level] < self.threshold and missing is None and not others_listen:
-            return
-        if missing is None and _is_ordinary(exchange) and not others_listen:
-            self._put(self._ordinary(exchange, level))
+        if LEVELS[level] < self.threshold and missing is None and not handover.others_listen():
             return
         at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
         message = "request failed" if exchange.failed and exchange.error is not None else "request completed"
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        fields = _describe(exchange, exchange.fields.copy())
+        fields = _describe(exchange, (exchange.bound or {}).copy())
         if missing is not None:
             fields.update(missing)
         self.emit(at, level, message, ACCESS_LOGGER, fields, error, always=missing is not None)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Write a line about the work after the response: debug, or error when it failed."""
-        error = exchange.background_error
+        background = exchange.background
+        if background is None:
+            return
+        error = background.error
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
         fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
-        fields["background_ms"] = (exchange.background_us or 0) / 1_000
+        fields["background_ms"] = background.duration_us / 1_000
         if exchange.held is not None and (missing := self._settle(exchange, wanted=error is not None)) is not None:
             fields.update(missing)
         fields = _describe_ids(exchange, {}) | fields
@@ -171,28 +206,22 @@ class Logs(Recorder):
         except Exception as fault:
             self._count_fault(fault)
 
-    def _ordinary(self, exchange: Exchange, level: str) -> Line:
-        """Lay out nearly every line of nearly every service at once, instead of sorting its fields into their order."""
-        timestamp = self._timestamp
-        return {
-            **self._canonical,
-            "timestamp": timestamp((exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000),
-            "level": level,
-            "request_id": exchange.request_id,
-            "correlation_id": exchange.correlation_id,
-            **(_trace(exchange) if exchange.trace_id else _NO_TRACE),
-            "method": exchange.method,
-            "path": self._readable(exchange.path),
-            "route": exchange.route,
-            "status": exchange.status,
-            "duration_ms": exchange.duration_us / 1_000,
-            "request_bytes": exchange.received_bytes,
-            "response_bytes": exchange.sent_bytes,
-        }
-
     def flush(self) -> None:
         """Write what has gathered."""
         self._output.flush()
+
+    @property
+    def keeps_lines(self) -> bool:
+        """Whether recent lines are kept."""
+        return self._recent is not None
+
+    def recent(self, wanted: str, limit: int) -> list[LogEntry]:
+        """Return the newest lines that were kept of a correlation, request or trace id, the oldest first."""
+        if self._recent is None:
+            return []
+        # Some of them may not have been laid out yet.
+        self.flush()
+        return self._recent.find(wanted, limit)
 
     def _count_fault(self, fault: Exception) -> None:
         self._faults.count(type(self).__name__, fault)
@@ -228,6 +257,8 @@ class Logs(Recorder):
 
     def _follow_levels(self) -> None:
         self.threshold = self.levels.of(ACCESS_LOGGER)
+        gather = self._gather if self.threshold <= LEVELS["info"] else None
+        self._write_later = None if gather is None else gather.write_later
         wanted = [self.levels.lowest]
         if self.flight is not None or self._debug_token is not None:
             wanted.append(HELD_FROM)
@@ -254,22 +285,15 @@ class Logs(Recorder):
             return None
         return {"held_lines_dropped": missing} if missing else {}
 
+    def _completed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Lay out an ordinary canonical line."""
+        level = "info" if fields["status"] < 400 else "warn"
+        return self._layout(0.0, level, "request completed", ACCESS_LOGGER, fields, None)
+
     def _notice(self, message: str, fields: Mapping[str, Any]) -> tuple[Line, bytes]:
         """Make a line about the lines."""
         laid = self._layout(self._wall_clock() / 1_000_000_000, "warn", message, OWN_LOGGER, fields, None)
         return laid, self._format(laid)
-
-
-def _is_ordinary(exchange: Exchange) -> bool:
-    """Tell whether a request ended as most do, with nothing to say but what all have to say."""
-    return (
-        exchange.error_type is None
-        and not exchange.fields
-        and not exchange.streamed
-        and exchange.handshake_us is None
-        and exchange.method in KNOWN_METHODS
-        and b"x-client-type" not in exchange.headers
-    )
 
 
 def _level(exchange: Exchange) -> str:
@@ -310,14 +334,15 @@ def _describe(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
     into["duration_ms"] = exchange.duration_us / 1_000
     if exchange.streamed and exchange.first_byte_us is not None:
         into["first_byte_ms"] = exchange.first_byte_us / 1_000
-    if exchange.handshake_us is not None:
-        into["handshake_ms"] = exchange.handshake_us / 1_000
+    socket = exchange.socket
+    if socket is not None and socket.handshake_us is not None:
+        into["handshake_ms"] = socket.handshake_us / 1_000
     into["request_bytes"] = exchange.received_bytes
     into["response_bytes"] = exchange.sent_bytes
-    if exchange.handshake_us is not None:
-        into["close_code"] = exchange.close_code
-        into["messages_received"] = exchange.received_messages
-        into["messages_sent"] = exchange.sent_messages
+    if socket is not None and socket.handshake_us is not None:
+        into["close_code"] = socket.close_code
+        into["messages_received"] = socket.received_messages
+        into["messages_sent"] = socket.sent_messages
     if b"x-client-type" in exchange.headers:
         into["client_type"] = exchange.headers[b"x-client-type"][:32].decode("latin-1")
     if exchange.error_type is not None:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import (
@@ -64,8 +64,8 @@ class Metrics(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
-        if exchange.kind == "websocket":
-            self._socket_finished(exchange)
+        if exchange.socket is not None:
+            self._socket_finished(exchange, exchange.socket)
             return
         self._in_flight.discard(exchange)
         series = self._series.get((exchange.method, exchange.route, exchange.status)) or self._resolve(exchange)
@@ -92,20 +92,23 @@ class Metrics(Recorder):
 
     def background_finished(self, exchange: Exchange) -> None:
         """Time the work after the response, which is no part of the request."""
+        background = exchange.background
+        if background is None:
+            return
         method = known_method(exchange.method)
         route = self._guards["route"](exchange.route or UNMATCHED)
-        self._background.labels(method, route).observe((exchange.background_us or 0) / 1_000_000)
-        if exchange.background_error is not None:
-            self._count_error("http", exchange, type(exchange.background_error).__name__)
+        self._background.labels(method, route).observe(background.duration_us / 1_000_000)
+        if background.error is not None:
+            self._count_error("http", exchange, type(background.error).__name__)
 
-    def _socket_finished(self, exchange: Exchange) -> None:
+    def _socket_finished(self, exchange: Exchange, socket: Socket) -> None:
         self._sockets_open.dec()
         route = self._guards["route"](exchange.route or UNMATCHED)
-        close_code = self._guards["close_code"](str(exchange.close_code or "none"))
+        close_code = self._guards["close_code"](str(socket.close_code or "none"))
         self._sockets.labels(route, self._guards["status"](str(exchange.status)), close_code).inc()
         self._socket_duration.labels(route).observe(exchange.duration_seconds)
-        self._messages.labels(route, "received").inc(exchange.received_messages)
-        self._messages.labels(route, "sent").inc(exchange.sent_messages)
+        self._messages.labels(route, "received").inc(socket.received_messages)
+        self._messages.labels(route, "sent").inc(socket.sent_messages)
         if exchange.failed:
             self._count_error("websocket", exchange, cast("str", exchange.error_type))
 

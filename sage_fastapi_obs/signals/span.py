@@ -40,6 +40,8 @@ _OF_THE_SPAN = frozenset({"_name", "_context", "_parent", "_start_time", "_end_t
 _DEFAULTS = frozenset({"_kind", "_events", "_links", "_status"})
 _NOTHING: tuple[Any, ...] = ()
 _NO_STATE = INVALID_SPAN_CONTEXT.trace_state
+_allocate = object.__new__
+"""Makes a span without the SDK's `__new__`, which only refuses to make a plain `Span`."""
 _new_context = tuple.__new__
 """Makes a span context, which is a tuple, of ids that need no check."""
 MOST_ATTRIBUTES = 32
@@ -55,10 +57,10 @@ class LeanSpan(SdkSpan):
     Made by `LeanSpans`, whose subclass for a tracer carries everything that is the same for all its spans.
     """
 
-    def __init__(
+    def begin(
         self, name: str, context: SpanContext, parent: SpanContext | None, started_ns: int, attributes: dict[str, Any]
     ) -> None:
-        # Deliberately without the SDK's constructor: what it would set besides is the same for all, and on the class.
+        """Take the place of the SDK's constructor: what that would set besides is the same for all, and on the class."""
         self._name = name
         self._context = context
         self._parent = parent
@@ -67,8 +69,10 @@ class LeanSpan(SdkSpan):
         self._attributes = attributes
         self._lock = Lock()
 
-    def finish(self, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
-        """End the span, with its name and last attributes."""
+    def finish(self, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
+        """End the span, with its last attributes and its name, unless somebody has named it otherwise."""
+        if self._name != started_as:
+            name = self._name
         if type(self._attributes) is not dict:
             self.update_name(name)
             self.set_attributes(attributes)
@@ -171,8 +175,8 @@ class LeanSpans:
         started_ns: int,
         describe: Callable[[_Described], dict[str, Any]],
         described: _Described,
-    ) -> Span:
-        """Open a span; `describe(described)` makes its attributes, when somebody is to read them."""
+    ) -> tuple[Span, SpanContext]:
+        """Open a span, and tell its context; `describe(described)` makes its attributes, when somebody is to read them."""
         parent: SpanContext | None = None
         if parent_context is None or parent_context:
             parent = get_current_span(parent_context).get_span_context()
@@ -190,11 +194,11 @@ class LeanSpans:
             flags = _flags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
             context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
         if not sampled:
-            return NonRecordingSpan(context)
-        make = self._span
-        span = make(name, context, parent, started_ns, describe(described))
+            return NonRecordingSpan(context), context
+        span = _allocate(self._span)
+        span.begin(name, context, parent, started_ns, describe(described))
         self._processor.on_start(span, parent_context)
-        return span
+        return span, context
 
     def _start_asking(
         self,
@@ -204,7 +208,7 @@ class LeanSpans:
         links: Sequence[Link],
         started_ns: int,
         attributes: dict[str, Any],
-    ) -> Span:
+    ) -> tuple[Span, SpanContext]:
         """Open a span when the sampler has a say, which may want to see the attributes, and may change them."""
         tracer = self._tracer
         trace_id = self._new_trace_id() if parent is None else parent.trace_id
@@ -219,12 +223,13 @@ class LeanSpans:
             trace_state=result.trace_state,
         )
         if not decision.is_recording():  # type: ignore[no-untyped-call]
-            return NonRecordingSpan(context)
-        span = self._span(name, context, parent, started_ns, dict(result.attributes or {}))
+            return NonRecordingSpan(context), context
+        span = _allocate(self._span)
+        span.begin(name, context, parent, started_ns, dict(result.attributes or {}))
         if links:
             span._links = span._new_links(links)  # noqa: SLF001 - completes what the constructor was given
         tracer.span_processor.on_start(span, parent_context)
-        return span
+        return span, context
 
 
 class OwnRandomIds(RandomIdGenerator):

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
@@ -38,7 +39,13 @@ SAMPLED = TraceFlags.SAMPLED
 _SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
 _runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
-"""What keeps the current context: the module's functions only pass on to it."""
+_variable: Any = getattr(_runtime, "_current_context", None)
+_get_current, _attach, _detach = (
+    (_variable.get, _variable.set, _variable.reset)
+    if type(_variable) is ContextVar
+    else (otel_context.get_current, otel_context.attach, otel_context.detach)
+)
+"""What keeps the current context is a context variable, to which OpenTelemetry's functions only pass on."""
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -118,19 +125,26 @@ class Tracing(Recorder):
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
-        current = _runtime.get_current()
+        current = _get_current()
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is None:
-            span = self._open(exchange, current)
+            links: Sequence[Link] = ()
+            parent = current
+            if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
+                parent, links = self._incoming(exchange)
+            span, context = self._open(exchange, parent, links)
+            exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has been taken care of.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
-        elif span.is_recording():
-            span.set_attributes(_ids(exchange))
+        else:
+            context = span.get_span_context()
+            if span.is_recording():
+                span.set_attributes(_ids(exchange))
         exchange.span = span
-        trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
+        trace_id, span_id, _, flags, _, is_valid = context
         if is_valid:
             exchange.trace_id = f"{trace_id:032x}"
             exchange.span_id = f"{span_id:016x}"
@@ -141,43 +155,40 @@ class Tracing(Recorder):
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
             headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
-        if exchange.handshake_us is not None:
-            self._end(exchange, exchange.handshake_us)
+        if (socket := exchange.socket) is not None:
+            self._end(exchange, socket.handshake_us or 0)
 
     def request_finished(self, exchange: Exchange) -> None:
         """End the span, with the duration that all signals share."""
-        if exchange.handshake_us is None:
+        if type(exchange.span) is NonRecordingSpan:
+            return
+        if exchange.socket is None or exchange.socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
-        if exchange.span_attached is None or not exchange.sampled:
+        background = exchange.background
+        if background is None or exchange.span_attached is None or not exchange.sampled:
             return
         started = exchange.wall_ns + exchange.duration_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
-        if exchange.background_error is not None:
-            _mark_failed(span, exchange.background_error, self._redaction)
-        span.end(started + (exchange.background_us or 0) * 1_000)
+        if background.error is not None:
+            _mark_failed(span, background.error, self._redaction)
+        span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
         if exchange.span_attached is not None:
-            _runtime.detach(exchange.span_attached)
+            _detach(exchange.span_attached)
             exchange.span_attached = None
 
-    def _open(self, exchange: Exchange, current: Context) -> Span:
-        links: Sequence[Link] = ()
-        parent = current
-        if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-            parent, links = self._incoming(exchange)
+    def _open(self, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-        if self._lean is not None:
-            span = self._lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
-        else:
-            attributes = self._attributes(exchange)
-            span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, links, exchange.wall_ns)
-        exchange.span_attached = _runtime.attach(Context({**parent, _SPAN: span}))
-        return span
+        lean = self._lean
+        if lean is not None:
+            return lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, self._attributes(exchange), links, exchange.wall_ns)
+        return span, span.get_span_context()
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
@@ -189,45 +200,35 @@ class Tracing(Recorder):
 
     def _attributes(self, exchange: Exchange) -> dict[str, Any]:
         """Describe the request as the conventions want it at the start, for samplers; and name it."""
-        scope, headers, method = exchange.scope, exchange.headers, exchange.method
-        scheme = scope.get("scheme") or ("ws" if exchange.kind == "websocket" else "http")
+        scope, headers = exchange.scope, exchange.headers
+        server = scope.get("server")
+        kept = (exchange.method, headers.get(b"host"), scope.get("scheme"), scope.get("http_version"), exchange.kind)
         attributes: dict[str, Any] = {
-            "http.request.method": method,
+            **_of_the_server(*kept, server if server is None or type(server) is tuple else tuple(server)),
             "url.path": self._redaction.readable(exchange.path),
-            "url.scheme": scheme,
             "sage.request_id": exchange.request_id,
             "sage.correlation_id": exchange.correlation_id,
         }
-        host = headers.get(b"host")
-        attributes.update((host and _named_server(host, scheme)) or _pair("server", scope.get("server")))
-        if method not in KNOWN_METHODS:
-            attributes["http.request.method"] = OTHER_METHOD
-            attributes["http.request.method_original"] = self._redaction.readable(method)
+        if exchange.method not in KNOWN_METHODS:
+            attributes["http.request.method_original"] = self._redaction.readable(exchange.method)
         if query := scope.get("query_string"):
             attributes["url.query"] = self._redaction.query(query)
-        if version := scope.get("http_version"):
-            attributes["network.protocol.version"] = version
-        if exchange.kind == "websocket":
-            attributes["network.protocol.name"] = "websocket"
         if client := scope.get("client"):
-            attributes["client.address"] = client[0]
-            attributes.update(_pair("network.peer", client))
+            attributes["client.address"] = attributes["network.peer.address"] = client[0]
+            if len(client) > 1 and client[1] is not None:
+                attributes["network.peer.port"] = client[1]
         if agent := headers.get(b"user-agent"):
             attributes["user_agent.original"] = self._redaction.readable(agent.decode("latin-1"))
         return attributes
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         span = exchange.span
-        if exchange.span_attached is None or not span.is_recording():
+        if exchange.span_attached is None:
             return
-        attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
-        if (renamed := getattr(span, "name", name)) != started_as:
-            # The application has renamed it, and knows better.
-            name = renamed
-        elif exchange.route is not None:
-            name = f"{name} {exchange.route}"
+        attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         if exchange.route is not None:
+            name = f"{name} {exchange.route}"
             attributes["http.route"] = exchange.route
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
@@ -235,11 +236,13 @@ class Tracing(Recorder):
                 _mark_failed(span, exchange.error, self._redaction)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
-            span.finish(name, attributes, ended_ns)
-            return
-        span.update_name(name)
-        span.set_attributes(attributes)
-        span.end(ended_ns)
+            span.finish(started_as, name, attributes, ended_ns)
+        elif span.is_recording():
+            if getattr(span, "name", started_as) == started_as:
+                # Otherwise the application has renamed it, and knows better.
+                span.update_name(name)
+            span.set_attributes(attributes)
+            span.end(ended_ns)
 
     def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread:
         """Start the thread that shuts a provider down, which may wait for a collector far beyond its own limits.
@@ -307,6 +310,23 @@ def _ids(exchange: Exchange) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
+def _of_the_server(
+    method: str, host: bytes | None, scheme: str | None, version: str | None, kind: str, server: tuple[Any, ...] | None
+) -> dict[str, Any]:
+    """Describe what the requests of one client to this server have alike."""
+    scheme = scheme or ("ws" if kind == "websocket" else "http")
+    attributes: dict[str, Any] = {
+        "http.request.method": method if method in KNOWN_METHODS else OTHER_METHOD,
+        "url.scheme": scheme,
+        **((host and _named_server(host, scheme)) or _address_of(server)),
+    }
+    if version:
+        attributes["network.protocol.version"] = version
+    if kind == "websocket":
+        attributes["network.protocol.name"] = "websocket"
+    return attributes
+
+
 def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     """Read the name the client used for this server; empty when it is none."""
     given = _HOST.fullmatch(host.decode("latin-1"))
@@ -316,14 +336,11 @@ def _named_server(host: bytes, scheme: str) -> dict[str, Any]:
     return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
 
 
-def _pair(prefix: str, address: Sequence[Any] | None) -> dict[str, Any]:
-    """Name an address and its port; a socket without ports has none here, or nothing at all."""
-    if not address:
+def _address_of(server: Sequence[Any] | None) -> dict[str, Any]:
+    """Name the address that the server listens at; a socket without ports has none, or nothing at all."""
+    if not server:
         return {}
-    named = {f"{prefix}.address": address[0]}
-    if len(address) > 1 and address[1] is not None:
-        named[f"{prefix}.port"] = address[1]
-    return named
+    return {"server.address": server[0], **({"server.port": server[1]} if len(server) > 1 and server[1] is not None else {})}
 
 
 def _mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:

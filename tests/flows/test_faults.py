@@ -145,6 +145,18 @@ def breaking(path: str) -> Break:
     return do
 
 
+def breaking_start(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make starting by the first request raise."""
+    watched.obs.running = False
+    monkeypatch.setattr(watched.obs, "ensure_started", fail)
+
+
+def breaking_exclusion(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make telling what is excluded raise."""
+    monkeypatch.setattr(watched.obs, "excluded", ("",))
+    monkeypatch.setattr(watched.obs, "excludes", fail)
+
+
 def breaking_metric(name: str) -> Break:
     """Return what makes the children of one instrument raise."""
 
@@ -195,8 +207,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "id factory": ({"new_id": fail}, None, "Identity"),
     "clock": ({"clock": fail}, None, "ObservabilityMiddleware"),
     "wall clock": ({"wall_clock": fail}, None, "ObservabilityMiddleware"),
-    "starting": ({}, breaking("ensure_started"), "ObservabilityMiddleware"),
-    "excluding": ({}, breaking("excludes"), "ObservabilityMiddleware"),
+    "starting": ({}, breaking_start, "ObservabilityMiddleware"),
+    "excluding": ({}, breaking_exclusion, "ObservabilityMiddleware"),
     "span processor": ({"processor": BrokenProcessor}, None, "Tracing"),
     "sampler": ({"sampler": BrokenSampler()}, None, "Tracing"),
     "tracer": ({}, breaking("_tracing._open"), "Tracing"),

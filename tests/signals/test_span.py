@@ -79,7 +79,7 @@ class Both:
     def start(self, context: Any = None, links: Any = ()) -> tuple[trace.Span, trace.Span]:
         """Start one span of each."""
         ordinary = self.sdk.start_span("GET", context, SpanKind.SERVER, ATTRIBUTES, links, 100)
-        return ordinary, self.lean.start("GET", context, links, 100, dict, ATTRIBUTES)
+        return ordinary, self.lean.start("GET", context, links, 100, dict, ATTRIBUTES)[0]
 
     @property
     def exported(self) -> list[list[dict[str, Any]]]:
@@ -106,7 +106,7 @@ def finish(ordinary: trace.Span, lean: trace.Span) -> None:
     ordinary.set_attributes(AT_THE_END)
     ordinary.end(200)
     assert isinstance(lean, LeanSpan)
-    lean.finish("GET /items/{item}", AT_THE_END, 200)
+    lean.finish(lean.name, "GET /items/{item}", AT_THE_END, 200)
 
 
 def test_an_untouched_span_is_exported_alike():
@@ -198,7 +198,7 @@ def test_an_ended_span_takes_no_more():
     finish(*spans)
     before = both.exported
     spans[1].set_attribute("late", 1)
-    spans[1].finish("again", {}, 300)
+    spans[1].finish("GET /items/{item}", "again", {}, 300)
     spans[1].end()
     assert both.exported == before
     assert not spans[1].is_recording()
@@ -215,8 +215,8 @@ def test_processors_see_the_start():
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(Marks())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict, {})
-    span.finish("GET", {}, 2)
+    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict, {})[0]
+    span.finish("GET", "GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
 
 

@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, cast
 
 from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.stream import Stream, restart_after_fork
 
-__all__ = ["Gather"]
+__all__ = ["Gather", "Later"]
 
+Later: TypeAlias = tuple[Callable[[Any], bytes], Any]
+"""A line that is still to be made: by what, and of what."""
 MOST_LINES = 512
 LONG_BYTES = 4096
 """Of a line that is written at once, so that what is gathered stays small."""
@@ -21,7 +24,7 @@ class Gather:
         self._near = near
         self._seconds = seconds
         self._failed = failed
-        self._lines: list[bytes] = []
+        self._lines: list[bytes | Later] = []
         # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
         self._lock = threading.RLock()
         self._awake = False
@@ -50,17 +53,38 @@ class Gather:
         if len(lines) >= MOST_LINES or len(encoded) > LONG_BYTES:
             self.flush()
 
+    def write_later(self, line: Later) -> None:
+        """Take one line that is still to be made."""
+        lines = self._lines
+        lines.append(line)
+        if not self._awake:
+            self._wake()
+        if len(lines) >= MOST_LINES:
+            self.flush()
+
     def flush(self) -> None:
         """Write what has gathered."""
         with self._lock:
             # As many as there are now; more may be appended meanwhile.
-            lines = self._lines[:]
-            del self._lines[: len(lines)]
+            taken = self._lines[:]
+            del self._lines[: len(taken)]
+            lines = self._made(taken)
             for group in _groups(lines, self._near.at_once_bytes):
                 try:
                     self._near.write({}, b"".join(group), len(group))
                 except Exception as error:
                     self._failed(error)
+
+    def _made(self, taken: Iterable["bytes | Later"]) -> Iterator[bytes]:
+        for line in taken:
+            if type(line) is bytes:
+                yield line
+                continue
+            make, of = cast("Later", line)
+            try:
+                yield make(of)
+            except Exception as error:
+                self._failed(error)
 
     def close(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and close the stream or file."""
