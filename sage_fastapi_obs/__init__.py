@@ -19,6 +19,7 @@ from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.request.dependencies import CorrelationId, CurrentSpan, RequestId, bind
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals.recent import LogEntry, LogError
 
 __all__ = [
     "FIELD_CLIENT_DID",
@@ -36,6 +37,8 @@ __all__ = [
     "CorrelationId",
     "CurrentSpan",
     "DuplicateInstrumentError",
+    "LogEntry",
+    "LogError",
     "ObsLogger",
     "Observability",
     "ObservabilityError",

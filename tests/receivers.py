@@ -90,7 +90,7 @@ class Bulk(Receiver):
         items = []
         for action, row in zip(rows[::2], rows[1::2], strict=True):
             ((verb, target),) = json.loads(action).items()
-            document = json.loads(row)
+            document = json.loads(row, object_pairs_hook=_each_name_once)
             key = target.get("_id") or f"auto-{len(self.documents)}"
             status = 409 if key in self.documents else self.status_of(document)
             self.conflicts += status == 409
@@ -110,6 +110,12 @@ class Bulk(Receiver):
             for sent in self.headers
             if sent.get("authorization", "").startswith("Basic ")
         }
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Read an object as Elasticsearch does, which refuses a document that has a field twice."""
+    assert len(dict(pairs)) == len(pairs), pairs
+    return dict(pairs)
 
 
 class LogCollector(Receiver):

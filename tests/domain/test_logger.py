@@ -30,6 +30,7 @@ from sage_fastapi_obs import (
     create_logger,
 )
 from sage_fastapi_obs.signals.lines import TOP_LEVEL
+from sage_fastapi_obs.signals.redaction import BUILT_IN
 
 FAULTS = "observability_internal_errors_total"
 METHODS = ["debug", "info", "warn", "warning", "error", "critical", "exception", "event"]
@@ -229,10 +230,12 @@ def test_nothing_it_is_given_makes_it_raise(method: str, odd: Any, started: Watc
 @settings(deadline=None)
 @given(
     message=st.text() | st.integers() | st.none(),
-    fields=st.dictionaries(st.text(), st.none() | st.text() | st.binary() | st.floats() | st.lists(st.integers())),
+    fields=st.dictionaries(
+        st.text().filter(BUILT_IN.is_plain_text), st.none() | st.text() | st.binary() | st.floats() | st.lists(st.integers())
+    ),
 )
 def test_any_message_and_fields_are_one_line(message: Any, fields: dict[str, Any], tmp_path_factory: Any) -> None:
-    """Whatever the text and the fields, there is one line with that text and those names."""
+    """Whatever the text and the fields, there is one line with that text and those names, which hide no secret."""
     watched = Watched(tmp_path_factory.mktemp("lines"))
     watched.obs.start()
     try:
@@ -442,6 +445,16 @@ def test_a_process_without_an_app(tmp_path: Path) -> None:
     assert [(line["service"], line["correlation_id"]) for line in (*first, *second)] == [("first", "job"), ("second", "job")]
     assert len(loguru.logger._core.handlers) == len(before[0])
     assert sys.excepthook is before[1]
+
+
+def test_a_process_without_an_app_hides_what_its_settings_say(tmp_path: Path) -> None:
+    """The same names as in an app, also in messages."""
+    path = tmp_path / "lines"
+    give_back = configure_logging(Settings(logging={"output": str(path), "redact": ["iban"]}))
+    create_logger("a").info("iban=DE89", iban="DE89")
+    give_back()
+    assert "DE89" not in path.read_text()
+    assert path.read_text().count("REDACTED") == 2
 
 
 def test_logging_that_is_off_stays_off(tmp_path: Path) -> None:

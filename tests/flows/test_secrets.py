@@ -310,6 +310,7 @@ async def test_names_of_the_settings_hold_in_paths(watch: Any, traced: bool) -> 
         await drive(around, http_scope("/pay/iban=DE89370400440532013000/x", headers=headers))
     assert [line["path"] for line in watched.access] == [f"/pay/iban={REDACTED}"] * 2
     assert [span.attributes["url.path"] for span in watched.server_spans] == [f"/pay/iban={REDACTED}"] * (2 * traced)
+    assert all((name in line) is traced for line in watched.access for name in ("trace_id", "span_id", "trace_flags"))
 
 
 @pytest.mark.parametrize("sent", ["4111111111111111", "password=hunter2", PATH_JWT])

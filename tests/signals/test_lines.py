@@ -439,6 +439,14 @@ def test_a_long_line_gives_every_field_its_share() -> None:
     assert found["error"]["type"] == "ValueError"
 
 
+@pytest.mark.parametrize("text", ["\x80", "\u2028", "\U0001f986", "\x00", "a"])
+def test_what_is_written_in_more_bytes_counts_as_those(text: str) -> None:
+    """The limit is one of the line as it is written, whichever of its characters have to be escaped."""
+    for many in (dict.fromkeys(TOP_LEVEL, text * 20_000), {str(n): text * 2_000 for n in range(30)}):
+        assert len(json_format(line(**many))) <= LONGEST_BYTES
+        assert len(json_format({**line(), **many})) <= LONGEST_BYTES
+
+
 @given(st.dictionaries(st.sampled_from(TOP_LEVEL), st.text(st.characters(), min_size=1, max_size=20), max_size=20))
 @settings(max_examples=20, deadline=None)
 def test_no_line_is_longer_than_the_limit(fields: dict[str, str]) -> None:
