@@ -22,6 +22,7 @@ from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
+from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
 from sage_fastapi_obs.signals.metrics import Metrics
 from sage_fastapi_obs.signals.recent import LogEntry, Recent
@@ -70,15 +71,16 @@ class Observability:
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
-        metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
-        if metrics is not None and settings.logging.enabled:
+        self.instruments = Instruments(settings.metrics, self.registry, self.faults)
+        metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
         self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
         flight = self._logs.flight if settings.logging.enabled else None
-        if metrics is not None and flight is not None:
+        if settings.metrics.enabled and flight is not None:
             self.registry.register(FlightCounts(flight))
         # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
