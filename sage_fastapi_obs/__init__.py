@@ -14,6 +14,7 @@ from sage_fastapi_obs.domain.fields import (
     FIELD_TRACE_ID,
 )
 from sage_fastapi_obs.domain.logger import BoundLogger, ObsLogger, RequestLogger, configure_logging, create_logger
+from sage_fastapi_obs.domain.operation import Operation, operation
 from sage_fastapi_obs.errors import DuplicateInstrumentError, ObservabilityError, SettingsError
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.request.dependencies import CorrelationId, CurrentSpan, RequestId, bind
@@ -40,6 +41,7 @@ __all__ = [
     "Observability",
     "ObservabilityError",
     "ObservabilityMiddleware",
+    "Operation",
     "RequestId",
     "RequestLogger",
     "Settings",
@@ -49,5 +51,6 @@ __all__ = [
     "correlation_hook",
     "create_logger",
     "get_correlation_id",
+    "operation",
     "with_correlation_id",
 ]

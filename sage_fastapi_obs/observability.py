@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_fastapi_obs.domain import home
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.port import MetricsPort
 from sage_fastapi_obs.endpoints.router import monitoring_router
@@ -20,6 +21,7 @@ from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
 from sage_fastapi_obs.signals.instruments import Instruments
@@ -102,6 +104,11 @@ class Observability:
         return self._tracing.provider
 
     @property
+    def children(self) -> ChildSpans | None:
+        """What opens spans below those of requests; None while there is nothing to hand them to."""
+        return self._tracing.children
+
+    @property
     def metrics_port(self) -> int | None:
         """The port metrics are served on with `monitoring.access = "port"`; None otherwise, and before the start."""
         return self._port.port
@@ -149,6 +156,7 @@ class Observability:
         self.health.draining = False
         self._guarded(self._logs.start, self.settings.logging.enabled)
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
+        home.enter(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
         self._guarded(self._announce, self.settings.logging.enabled)
 
@@ -160,6 +168,7 @@ class Observability:
         if self._starts or not self.enabled:
             return
         self.health.draining = True
+        home.leave(self)
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
@@ -224,6 +233,7 @@ class Observability:
         self._starts = max(0, self._starts - 1)
         self.running = self._starts > 0
         if not self._starts and self.enabled:
+            home.leave(self)
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)
             self._guarded(self._logs.close, self.settings.logging.enabled)

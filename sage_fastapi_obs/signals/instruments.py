@@ -73,6 +73,8 @@ class Instruments:
         self.registry = registry
         self.packs: set[str] = set()
         """The packs that are switched on."""
+        self.exemplars = settings.exemplars
+        """Whether durations name the trace they are from."""
         self._most = settings.max_label_values
         self._known: dict[str, Instrument] = {}
         self._lock = Lock()
@@ -104,9 +106,9 @@ class Instruments:
             for metric in metrics:
                 self._add(metric)
 
-    def get(self, name: str) -> Instrument | None:
-        """Return an instrument by name; None when its pack is switched off."""
-        return self._known.get(name)
+    def get(self, name: str | None) -> Instrument | None:
+        """Return an instrument by name; None for no name, and when its pack is switched off."""
+        return self._known.get(name) if name is not None else None
 
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""
