@@ -73,7 +73,7 @@ class Observability:
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
-        self.instruments = Instruments(settings.metrics, self.registry, self.faults)
+        self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say)
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
@@ -245,6 +245,10 @@ class Observability:
             do()
         except Exception as error:
             self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
+
+    def _say(self, message: str, fields: dict[str, Any]) -> None:
+        if self.settings.logging.enabled:
+            self._logs.emit(self.wall_clock() / 1_000_000_000, "info", message, OWN_LOGGER, fields)
 
     def _announce(self) -> None:
         """Say once what is in use; the answer to most first questions."""

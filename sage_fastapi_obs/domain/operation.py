@@ -34,6 +34,8 @@ class Operation:
     """
 
     __slots__ = ("_attributes", "_fields", "_kind", "_labels", "_measures", "_name", "_runs")
+    run_type: type[Run] = Run
+    """What a run of it is."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class Operation:
         return wraps(work)(wrap(work))  # type: ignore[return-value]
 
     def _run(self) -> Run:
-        return Run(self._name, self._kind, self._measures, self._labels, self._attributes, self._fields)
+        return self.run_type(self._name, self._kind, self._measures, self._labels, self._attributes, self._fields)
 
     def _innermost(self) -> Run:
         """Find the run that ends where several of one object are open: that of this context, else the last."""

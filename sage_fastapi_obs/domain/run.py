@@ -13,7 +13,7 @@ from sage_fastapi_obs.domain.home import Home, count_fault, current_home
 from sage_fastapi_obs.request.exchange import exception_name
 from sage_fastapi_obs.signals.catalog import OVERFLOW
 from sage_fastapi_obs.signals.handover import RUNNING
-from sage_fastapi_obs.signals.instruments import Instrument
+from sage_fastapi_obs.signals.instruments import Instrument, Instruments
 
 __all__ = ["Measures", "Outcome", "Run"]
 
@@ -141,7 +141,7 @@ class Run:
         if home is None:
             return
         _safely(home, self._judge, home, error)
-        _safely(home, self._measure, home)
+        _safely(home, self.measure, home.instruments)
         if self._span is not None:
             _safely(home, self._close, home, self._span, error)
         self._home = self._span = None
@@ -182,6 +182,19 @@ class Run:
         """The context in which it was attached."""
         return Context() if self._parent is None else self._parent
 
+    def measure(self, instruments: Instruments) -> None:
+        """Change its metrics, at the end; a pack's own kind of run has more to change."""
+        measures, labels, get = self._measures, self.labels, instruments.get
+        if (duration := get(measures.duration)) is not None:
+            exemplar = self._exemplar() if instruments.exemplars and self._span is not None else None
+            duration.of(*_values(duration, labels)).observe(self.duration_us / 1_000_000, exemplar)
+        if (total := get(measures.total)) is not None:
+            status = labels.get("status") or self.outcome or "success"
+            if status != "cancelled" or status in total.metric.labels.get("status", (status,)):
+                total.of(*_values(total, {**labels, "status": status})).inc()
+        if self.outcome == "failure" and (errors := get(measures.errors)) is not None:
+            errors.of(*_values(errors, {"error_type": self.error_type or OVERFLOW, **labels})).inc()
+
     def _count_start(self, home: Home) -> None:
         instrument = home.instruments.get(self._measures.started)
         if instrument is not None:
@@ -201,18 +214,6 @@ class Run:
         if self.outcome == "failure" and error is not None and self.error_type is None:
             self.error_type = OVERFLOW
             self.error_type = self._measures.error_type(error)
-
-    def _measure(self, home: Home) -> None:
-        measures, labels, get = self._measures, self.labels, home.instruments.get
-        if (duration := get(measures.duration)) is not None:
-            exemplar = self._exemplar() if home.instruments.exemplars and self._span is not None else None
-            duration.of(*_values(duration, labels)).observe(self.duration_us / 1_000_000, exemplar)
-        if (total := get(measures.total)) is not None:
-            status = labels.get("status") or self.outcome or "success"
-            if status != "cancelled" or status in total.metric.labels.get("status", (status,)):
-                total.of(*_values(total, {**labels, "status": status})).inc()
-        if self.outcome == "failure" and (errors := get(measures.errors)) is not None:
-            errors.of(*_values(errors, {"error_type": self.error_type or OVERFLOW, **labels})).inc()
 
     def _exemplar(self) -> dict[str, str] | None:
         context = self.span.get_span_context()

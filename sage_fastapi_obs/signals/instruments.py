@@ -16,6 +16,7 @@ from sage_fastapi_obs.signals.catalog import OPERATION_METRICS, OVERFLOW, PACKS,
 
 __all__ = ["Instrument", "Instruments", "LabelGuard"]
 
+_PACK_OF = {metric.name: pack for pack, metrics in PACKS.items() if pack != "sage-core" for metric in metrics}
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
 """Packs of which the instruments are more than what `build` makes."""
 
@@ -38,11 +39,15 @@ class LabelGuard:
         self._seen.add(value)
         return value
 
+    def release(self, value: str) -> None:
+        """Make room: nothing has this value any more."""
+        self._seen.discard(value)
+
 
 class Instrument:
     """One metric's series, by label values in the order of its labels; values that are not allowed become `other`."""
 
-    __slots__ = ("_children", "_guards", "_lock", "_parent", "metric")
+    __slots__ = ("_children", "_folded", "_guards", "_lock", "_parent", "metric")
 
     def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]]) -> None:
         self.metric = metric
@@ -50,27 +55,76 @@ class Instrument:
         self._guards = tuple(guards)
         self._lock = Lock()
         self._children: dict[tuple[str, ...], Any] = {} if metric.labels else {(): parent}
+        self._folded: dict[tuple[str, ...], Any] = {}
+        """Those that stand for values which overflowed."""
 
     def of(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
         return self._children.get(values) or self._resolve(values)
 
+    def rise(self, *values: str, by: float = 1.0) -> None:
+        """Raise a gauge that `fall` lowers."""
+        with self._lock:
+            child = self._children.get(values) or self._made(values)
+            child.inc(by)
+
+    def fall(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
+        """Lower a gauge that `rise` has raised, never below 0; `forget`: at 0 its series goes, and leaves room for another."""
+        with self._lock:
+            child = self._children.get(values)
+            if child is None:
+                # Raised while there was no room for it, or never.
+                values = tuple([OVERFLOW] * len(values))
+                child = self._folded.get(values)
+            if child is None:
+                return
+            left = max(0.0, child._value.get() - by)  # noqa: SLF001 - a gauge can be read in no other way
+            child.set(left)
+            if forget and not left:
+                self._forget(values)
+
     def _resolve(self, values: tuple[str, ...]) -> Any:
         with self._lock:
-            guarded = tuple([guard(value) for guard, value in zip(self._guards, map(str, values), strict=True)])
-            child = self._parent.labels(*guarded)
-            if guarded == values:
-                # What overflowed is not remembered: remembering it would be the growth that the guards prevent.
-                self._children[values] = child
-            return child
+            return self._made(values)
+
+    def _made(self, values: tuple[str, ...]) -> Any:
+        guarded = tuple([guard(value) for guard, value in zip(self._guards, map(str, values), strict=True)])
+        child = self._parent.labels(*guarded)
+        if guarded == values:
+            self._children[values] = child
+        else:
+            # Not by the values themselves: remembering those would be the growth that the guards prevent.
+            self._folded[guarded] = child
+        return child
+
+    def _forget(self, values: tuple[str, ...]) -> None:
+        if not values:
+            return
+        self._parent.remove(*values)
+        self._children.pop(values, None)
+        self._folded.pop(values, None)
+        for guard, value in zip(self._guards, values, strict=True):
+            if isinstance(guard, LabelGuard):
+                guard.release(value)
 
 
 class Instruments:
     """The instruments of one registry, besides those that recorders and collectors keep for themselves."""
 
-    def __init__(self, settings: MetricsSettings, registry: CollectorRegistry, faults: Faults) -> None:
-        """Build those of `metrics.packs`, and those that are always there; none at all where metrics are switched off."""
+    def __init__(
+        self,
+        settings: MetricsSettings,
+        registry: CollectorRegistry,
+        faults: Faults,
+        say: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
+    ) -> None:
+        """Build those of `metrics.packs`, and those that are always there; none at all where metrics are switched off.
+
+        `say`: writes a line.
+        """
         self.registry = registry
+        self._say = say
+        self._missed: set[str] = set()
         self.packs: set[str] = set()
         """The packs that are switched on."""
         self.exemplars = settings.exemplars
@@ -107,12 +161,25 @@ class Instruments:
                 self._add(metric)
 
     def get(self, name: str | None) -> Instrument | None:
-        """Return an instrument by name; None for no name, and when its pack is switched off."""
-        return self._known.get(name) if name is not None else None
+        """Return an instrument by name; None for no name, and when its pack is switched off, which is said once."""
+        if name is None:
+            return None
+        found = self._known.get(name)
+        if found is None:
+            self._miss(name)
+        return found
 
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""
         return LabelGuard(self._most if most is None else most, self._overflow.labels(label))
+
+    def _miss(self, name: str) -> None:
+        pack = _PACK_OF.get(name, "")
+        if pack in self._missed or not self._enabled or (pack == "sage" and "sage-core" in self.packs):
+            return
+        self._missed.add(pack)
+        if pack:
+            self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:
         known = self._known.get(metric.name)
