@@ -13,14 +13,17 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.port import MetricsPort
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.catalog import PACKS
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
@@ -112,6 +115,20 @@ class Observability:
     def metrics_port(self) -> int | None:
         """The port metrics are served on with `monitoring.access = "port"`; None otherwise, and before the start."""
         return self._port.port
+
+    def enable_pack(self, pack: object) -> None:
+        """Switch a pack on: one of `metrics.packs` by its name, or metrics of the application by the class they stand in.
+
+        May be called at any time. Raises `DeclarationError` for what is no pack, and for `http`, which only the setting
+        switches on, and `DuplicateInstrumentError` where a name is another metric's already.
+        """
+        if not isinstance(pack, str):
+            self.instruments.add(metrics_of(pack))
+        elif pack == "http" or pack not in PACKS:
+            names = ", ".join(name for name in PACKS if name != "http")
+            raise DeclarationError(f"{pack!r} cannot be switched on: there are {names}, and classes with declared metrics")
+        else:
+            self.instruments.enable(pack)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.

@@ -29,6 +29,10 @@ class Home(Protocol):
         """What opens spans; None while there is nothing to hand them to."""
         ...
 
+    def enable_pack(self, pack: object) -> None:
+        """Switch a pack on."""
+        ...
+
 
 _started: list[Home] = []
 """From the first to the last; the process's only list of them."""

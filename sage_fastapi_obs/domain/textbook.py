@@ -44,9 +44,9 @@ def learning_session(textbook_id: str) -> LearningSession:
     return LearningSession(textbook_id)
 
 
-def ai_tokens_used(component: str, model: str, n: int) -> None:
-    """Count tokens that a component, such as `tutor`, has used of a model."""
-    count("ai_tokens_used_total", component, model, by=n)
+def ai_tokens_used(component: str = "", model: str = "", n: int = 0, *, service: str = "") -> None:
+    """Count tokens that a component, such as `tutor`, has used of a model; `service` is an older word for the component."""
+    count("ai_tokens_used_total", component or service, model, by=n)
 
 
 def set_active_users(n: int) -> None:

@@ -169,6 +169,14 @@ class Instruments:
             self._miss(name)
         return found
 
+    def declared(self, metric: Metric) -> Instrument | None:
+        """Return the instrument of a metric that may have been declared after the start; None where metrics are off."""
+        found = self._known.get(metric.name)
+        if found is None or found.metric is not metric:
+            self.add((metric,))
+            found = self._known.get(metric.name)
+        return found
+
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""
         return LabelGuard(self._most if most is None else most, self._overflow.labels(label))
