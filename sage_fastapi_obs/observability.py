@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sage_fastapi_obs.domain import home
 from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.aliases import Aliases
 from sage_fastapi_obs.endpoints.port import MetricsPort
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.endpoints.scrape import Scrape
@@ -23,7 +24,7 @@ from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
-from sage_fastapi_obs.signals.catalog import PACKS
+from sage_fastapi_obs.signals.catalog import PACKS, register
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
@@ -80,6 +81,8 @@ class Observability:
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
+        if settings.metrics.enabled and settings.metrics.alias_groups:
+            register(Aliases(self.registry, settings.metrics.alias_groups), self.registry)
         self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None

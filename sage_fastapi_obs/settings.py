@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -325,6 +325,13 @@ class MetricsSettings(_Section):
     """Most distinct route templates; the rest is counted as `other`."""
     exemplars: bool = True
     """Attach the trace id of sampled traces to duration buckets."""
+
+    @property
+    def alias_groups(self) -> tuple[AliasGroup, ...]:
+        """The groups of older names that are shown."""
+        if isinstance(self.compat_aliases, tuple):
+            return self.compat_aliases
+        return get_args(AliasGroup) if self.compat_aliases else ()
 
     @field_validator("path")
     @classmethod

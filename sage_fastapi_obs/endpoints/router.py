@@ -1,5 +1,6 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,9 @@ from sage_fastapi_obs.signals.logs import Logs
 from sage_fastapi_obs.status.health import Health, HealthResult
 
 __all__ = ["monitoring_router", "probe_status"]
+
+LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
+"""Parts of `/metrics` by which scrapers used to know SAGE, and how the names there begin."""
 
 
 def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: Logs) -> APIRouter:
@@ -37,6 +41,8 @@ def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: 
         routes.append(Route(f"{prefix}/loggers", loggers.handle, methods=["GET", "PUT"], name="sage_obs_loggers"))
     if settings.metrics.enabled:
         routes.insert(0, Route(settings.metrics.path, pages.metrics, name="sage_obs_metrics"))
+        for part, start in LEGACY_VIEWS.items() if settings.metrics.legacy_views else ():
+            routes.append(Route(f"{settings.metrics.path}/{part}", pages.part(start), name=f"sage_obs_metrics_{part}"))
     for route in routes:
         assert isinstance(route, Route)
         route.include_in_schema = False
@@ -51,6 +57,14 @@ class _Pages:
 
     async def metrics(self, request: Request) -> Response:
         return self._access.refusal(request) or await self._scrape.response(request)
+
+    def part(self, start: str) -> Callable[[Request], Awaitable[Response]]:
+        """Return the page of those metrics whose names begin so."""
+
+        async def page(request: Request) -> Response:
+            return self._access.refusal(request) or await self._scrape.response(request, start)
+
+        return page
 
     async def live(self, _: Request) -> Response:
         """Alive as long as it answers: a dependency that is down must not restart the process."""

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.endpoints.encoder import Encode
-from sage_fastapi_obs.endpoints.exposition import Exposition
+from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
 
@@ -50,8 +50,11 @@ class Scrape:
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
         self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.scrape.{id(self)}")
 
-    async def response(self, request: Request) -> Response:
-        """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`."""
+    async def response(self, request: Request, start: str = "") -> Response:
+        """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`.
+
+        `start`: only those whose names begin so.
+        """
         if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
             return PlainTextResponse("too many name[]\n", 414)
         turn = self._turn()
@@ -59,6 +62,10 @@ class Scrape:
             return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
+        if start:
+            # Without a name, the page would be whole; nothing is called by a beginning alone.
+            found = names_beginning(self._registry, start)
+            names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
         page = await anyio.to_thread.run_sync(self._page, accept, names, zipped, time.monotonic(), limiter=turn)
         headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
