@@ -12,13 +12,13 @@ from prometheus_client.registry import Collector
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
-from sage_fastapi_obs.signals.catalog import OPERATION_METRICS, OVERFLOW, PACKS, SELF_METRICS, Metric, build, register
+from sage_fastapi_obs.signals.catalog import CATALOG, OPERATION_METRICS, OVERFLOW, PACKS, SELF_METRICS, Metric, build, register
 
 __all__ = ["Instrument", "Instruments", "LabelGuard"]
 
-_PACK_OF = {metric.name: pack for pack, metrics in PACKS.items() if pack != "sage-core" for metric in metrics}
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
 """Packs of which the instruments are more than what `build` makes."""
+_PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in _BUILT_ELSEWHERE}
 
 
 class LabelGuard:
