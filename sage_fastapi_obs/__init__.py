@@ -1,6 +1,7 @@
 """Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree."""
 
 from sage_fastapi_obs.domain.correlation import CorrelationContext, correlation_hook, get_correlation_id, with_correlation_id
+from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram, enable_pack
 from sage_fastapi_obs.domain.fields import (
     FIELD_CLIENT_DID,
     FIELD_CORRELATION_ID,
@@ -15,7 +16,7 @@ from sage_fastapi_obs.domain.fields import (
 )
 from sage_fastapi_obs.domain.logger import BoundLogger, ObsLogger, RequestLogger, configure_logging, create_logger
 from sage_fastapi_obs.domain.operation import Operation, operation
-from sage_fastapi_obs.errors import DuplicateInstrumentError, ObservabilityError, SettingsError
+from sage_fastapi_obs.errors import DeclarationError, DuplicateInstrumentError, ObservabilityError, SettingsError
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.request.dependencies import CorrelationId, CurrentSpan, RequestId, bind
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
@@ -36,6 +37,7 @@ __all__ = [
     "CorrelationContext",
     "CorrelationId",
     "CurrentSpan",
+    "DeclarationError",
     "DuplicateInstrumentError",
     "ObsLogger",
     "Observability",
@@ -50,6 +52,10 @@ __all__ = [
     "configure_logging",
     "correlation_hook",
     "create_logger",
+    "declare_counter",
+    "declare_gauge",
+    "declare_histogram",
+    "enable_pack",
     "get_correlation_id",
     "operation",
     "with_correlation_id",
