@@ -13,11 +13,13 @@ from sage_fastapi_obs.domain.home import Home, count_fault, current_home
 from sage_fastapi_obs.request.exchange import exception_name
 from sage_fastapi_obs.signals.catalog import OVERFLOW
 from sage_fastapi_obs.signals.handover import RUNNING
-from sage_fastapi_obs.signals.instruments import Instrument, Instruments
+from sage_fastapi_obs.signals.instruments import Instruments
 
 __all__ = ["Measures", "Outcome", "Run"]
 
 Outcome = Literal["success", "failure", "cancelled"]
+COMPONENT = "operation"
+"""By which name failures of ours are counted."""
 
 _SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
@@ -129,21 +131,37 @@ class Run:
         home = self._home = current_home()
         if home is None:
             return
-        if self._measures.started is not None:
-            _safely(home, self._count_start, home)
-        if self._name is not None:
-            _safely(home, self._open, home, self._name)
-        self._started_ns = _safely(home, _now, home) or 0
+        try:
+            if self._measures.started is not None:
+                self._count_start(home.instruments)
+            if self._name is not None:
+                self._open(home, self._name)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+        try:
+            # Last, so that what we do is not part of the work.
+            self._started_ns = home.clock()
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
 
     def end(self, error: BaseException | None) -> None:
         """Decide how it went, and tell all signals; `error` is what left it."""
         home = self._home
         if home is None:
             return
-        _safely(home, self._judge, home, error)
-        _safely(home, self.measure, home.instruments)
+        try:
+            self._judge(home, error)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+        try:
+            self.measure(home.instruments)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
         if self._span is not None:
-            _safely(home, self._close, home, self._span, error)
+            try:
+                self._close(home, self._span, error)
+            except Exception as fault:
+                count_fault(home, COMPONENT, fault)
         self._home = self._span = None
 
     def attach(self) -> None:
@@ -185,20 +203,21 @@ class Run:
     def measure(self, instruments: Instruments) -> None:
         """Change its metrics, at the end; a pack's own kind of run has more to change."""
         measures, labels, get = self._measures, self.labels, instruments.get
-        if (duration := get(measures.duration)) is not None:
-            exemplar = self._exemplar() if instruments.exemplars and self._span is not None else None
-            duration.of(*_values(duration, labels)).observe(self.duration_us / 1_000_000, exemplar)
-        if (total := get(measures.total)) is not None:
-            status = labels.get("status") or self.outcome or "success"
+        status = labels.setdefault("status", self.outcome or "success")
+        if measures.duration is not None and (duration := get(measures.duration)) is not None:
+            exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
+            duration.labelled(labels).observe(self.duration_us / 1_000_000, exemplar)
+        if measures.total is not None and (total := get(measures.total)) is not None:
             if status != "cancelled" or status in total.metric.labels.get("status", (status,)):
-                total.of(*_values(total, {**labels, "status": status})).inc()
+                total.labelled(labels).inc()
         if self.outcome == "failure" and (errors := get(measures.errors)) is not None:
-            errors.of(*_values(errors, {"error_type": self.error_type or OVERFLOW, **labels})).inc()
+            labels.setdefault("error_type", self.error_type or OVERFLOW)
+            errors.labelled(labels).inc()
 
-    def _count_start(self, home: Home) -> None:
-        instrument = home.instruments.get(self._measures.started)
+    def _count_start(self, instruments: Instruments) -> None:
+        instrument = instruments.get(self._measures.started)
         if instrument is not None:
-            instrument.of(*_values(instrument, self.labels)).inc()
+            instrument.labelled(self.labels).inc()
 
     def _open(self, home: Home, name: str) -> None:
         children = home.children
@@ -236,16 +255,10 @@ class Run:
         home = self._home
         if home is None or home.children is None:
             return
-        shown = _safely(home, home.children.shown, attributes)
-        _safely(home, tell, *words, shown or {})
-
-
-def _now(home: Home) -> int:
-    return home.clock()
-
-
-def _values(instrument: Instrument, labels: Mapping[str, str]) -> list[str]:
-    return [labels.get(label, "") for label in instrument.metric.labels]
+        try:
+            tell(*words, home.children.shown(attributes))
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:
@@ -254,12 +267,3 @@ def _outcome_of(error: BaseException | None) -> Outcome:
     if isinstance(error, BaseExceptionGroup):
         return "cancelled" if error.subgroup(Exception) is None else "failure"
     return "failure" if isinstance(error, Exception) else "cancelled"
-
-
-def _safely(home: Home, do: Callable[..., Any], *args: Any) -> Any:
-    """Do something of ours; should it fail, count that, and go on with the work."""
-    try:
-        return do(*args)
-    except Exception as fault:
-        count_fault(home, "operation", fault)
-        return None

@@ -1,6 +1,6 @@
 """The instruments of one `Observability`: made when their pack is switched on, with labels that cannot grow without end."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Any
 
@@ -47,12 +47,13 @@ class LabelGuard:
 class Instrument:
     """One metric's series, by label values in the order of its labels; values that are not allowed become `other`."""
 
-    __slots__ = ("_children", "_folded", "_guards", "_lock", "_parent", "metric")
+    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric")
 
     def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]]) -> None:
         self.metric = metric
         self._parent = parent
         self._guards = tuple(guards)
+        self._names = tuple(metric.labels)
         self._lock = Lock()
         self._children: dict[tuple[str, ...], Any] = {} if metric.labels else {(): parent}
         self._folded: dict[tuple[str, ...], Any] = {}
@@ -60,6 +61,11 @@ class Instrument:
 
     def of(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
+        return self._children.get(values) or self._resolve(values)
+
+    def labelled(self, labels: Mapping[str, str]) -> Any:
+        """Return the counter, gauge or histogram of the values that labels have by their names; of those missing, empty."""
+        values = tuple([labels.get(name, "") for name in self._names])
         return self._children.get(values) or self._resolve(values)
 
     def rise(self, *values: str, by: float = 1.0) -> None:

@@ -612,7 +612,7 @@ async def test_an_observability_that_closes_meanwhile_takes_what_it_can(watch):
 
 async def test_measures_name_the_metrics_of_a_kind_of_work(watch):
     """Labels come from the run, its outcome and its error; a status of its own wins; what is switched off stays away."""
-    watched = watch(metrics={"packs": ["dependencies", "grpc", "sage"]})
+    watched = watch(metrics={"packs": ["dependencies", "grpc", "sage", "result"]})
     redis = Measures(duration="redis_latency_seconds", total="redis_commands_total")
     grpc = Measures(duration="grpc_request_duration_seconds", total="grpc_request_total", started="result_success_total")
     crypto = Measures(total="sage_crypto_operations_total", errors="sage_crypto_errors_total", error_type=lambda _: "bad")
@@ -623,12 +623,15 @@ async def test_measures_name_the_metrics_of_a_kind_of_work(watch):
             raise asyncio.CancelledError
         with Operation(None, measures=grpc, labels={"method": "Say"}) as run:
             run.labels["status"] = "NOT_FOUND"
+        with Operation(None, measures=Measures(duration="result_duration_seconds"), labels={"operation": "x"}):
+            pass
         labels = {"operation": "sign", "algorithm": "hpke"}
         for error in (Own, asyncio.CancelledError):
             with pytest.raises(error), Operation(None, measures=crypto, labels=labels):
                 raise error
     assert watched.series("redis_commands_total") == {(("command", "get"), ("status", "success")): 1}
     assert watched.value("redis_latency_seconds_count", command="get") == 2
+    assert watched.value("result_duration_seconds_count", operation="x", status="success") == 1
     assert watched.value("grpc_request_total", method="Say", status="NOT_FOUND") == 1
     assert watched.value("grpc_request_duration_seconds_count", method="Say", status="NOT_FOUND") == 1
     assert watched.value("sage_crypto_operations_total", operation="sign", algorithm="hpke") == 2
