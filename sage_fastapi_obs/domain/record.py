@@ -56,7 +56,7 @@ def _tell(name: str, tell: Callable[[Instrument], None]) -> None:
 
 
 def _told(home: Home, name: str, tell: Callable[[Instrument], None]) -> None:
-    instrument = home.instruments.get(name)
+    instrument = home.instruments.wanted(name)
     if instrument is not None:
         tell(instrument)
 

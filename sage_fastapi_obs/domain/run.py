@@ -202,20 +202,20 @@ class Run:
 
     def measure(self, instruments: Instruments) -> None:
         """Change its metrics, at the end; a pack's own kind of run has more to change."""
-        measures, labels, get = self._measures, self.labels, instruments.get
+        measures, labels, wanted = self._measures, self.labels, instruments.wanted
         status = labels.setdefault("status", self.outcome or "success")
-        if measures.duration is not None and (duration := get(measures.duration)) is not None:
+        duration, total = wanted(measures.duration), wanted(measures.total)
+        if duration is not None:
             exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
             duration.labelled(labels).observe(self.duration_us / 1_000_000, exemplar)
-        if measures.total is not None and (total := get(measures.total)) is not None:
-            if status != "cancelled" or status in total.metric.labels.get("status", (status,)):
-                total.labelled(labels).inc()
-        if self.outcome == "failure" and (errors := get(measures.errors)) is not None:
+        if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
+            total.labelled(labels).inc()
+        if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:
             labels.setdefault("error_type", self.error_type or OVERFLOW)
             errors.labelled(labels).inc()
 
     def _count_start(self, instruments: Instruments) -> None:
-        instrument = instruments.get(self._measures.started)
+        instrument = instruments.wanted(self._measures.started)
         if instrument is not None:
             instrument.labelled(self.labels).inc()
 

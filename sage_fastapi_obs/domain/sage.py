@@ -215,7 +215,7 @@ class SizedRun(Run):
         super().measure(instruments)
         if self.size is not None:
             direction = self.labels.get("direction")
-            sizes = instruments.get("sage_message_size_bytes" if direction is None else "sage_session_message_size_bytes")
+            sizes = instruments.wanted("sage_message_size_bytes" if direction is None else "sage_session_message_size_bytes")
             if sizes is not None:
                 sizes.of(*([] if direction is None else [direction])).observe(self.size)
         if self.labels.get("operation") == "create" and self.outcome == "success":

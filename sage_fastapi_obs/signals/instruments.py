@@ -166,8 +166,12 @@ class Instruments:
             for metric in metrics:
                 self._add(metric)
 
-    def get(self, name: str | None) -> Instrument | None:
-        """Return an instrument by name; None for no name, and when its pack is switched off, which is said once."""
+    def get(self, name: str) -> Instrument | None:
+        """Return an instrument by name; None when its pack is switched off."""
+        return self._known.get(name)
+
+    def wanted(self, name: str | None) -> Instrument | None:
+        """Return the same for somebody who has a number for it; where its pack is switched off, that is said once."""
         if name is None:
             return None
         found = self._known.get(name)

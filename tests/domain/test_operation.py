@@ -23,6 +23,7 @@ from support import Watched, client
 from sage_fastapi_obs import Observability, Operation, Settings, operation
 from sage_fastapi_obs.domain import home
 from sage_fastapi_obs.domain.operation import OPERATIONS, UNMEASURED, Measures
+from sage_fastapi_obs.signals.handover import running
 
 LAWS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 
@@ -196,6 +197,17 @@ async def test_runs_may_end_in_any_order(watched):
         one.__exit__(None, None, None)
     assert otel_context.get_current() is before
     assert [span.name for span in watched.spans] == ["first", "second", "third"]
+
+
+async def test_a_run_that_ends_elsewhere_leaves_that_context_alone(watched):
+    """Where a run was not entered, its end changes nothing: not even for the run that is current there."""
+    held = operation("held")
+    contextvars.copy_context().run(held.__enter__)
+    with operation("here") as here:
+        held.__exit__(None, None, None)
+        assert running() is here
+    assert running() is None
+    assert total(watched, "held", "success") == total(watched, "here", "success") == 1
 
 
 async def test_one_object_may_be_entered_many_times(watched):
