@@ -64,6 +64,16 @@ async def test_a_piece_of_work_is_told_by_all_signals(watched):
     assert run.error_type is None
 
 
+async def test_what_comes_after_the_end_is_too_late(watched):
+    """A run that has ended tells its span nothing more, and nobody is bothered with that."""
+    with operation("over") as run:
+        pass
+    run.set(late=1).event("late")
+    (span,) = watched.spans
+    assert (dict(span.attributes), span.events) == ({}, ())
+    assert not [line for line in watched.lines if "ended span" in line["message"]]
+
+
 async def test_an_exception_is_a_failure_and_passes_unchanged(watched):
     """The span is failed and has the exception, the count is one of failures, and the caller gets the same object."""
     error = Own("no funds")
