@@ -69,7 +69,8 @@ class ChildSpans:
         }
 
     def _value(self, name: str, value: Any) -> Any:
-        if not self._redaction.is_plain_name(name) and self._hides(name):
+        hides = self._redaction.hides
+        if hides(name) or ("." in name and hides(name.rpartition(".")[2])):
             return REDACTED
         kind = type(value)
         if kind is str:
@@ -77,9 +78,6 @@ class ChildSpans:
         if kind is bool or kind is float:
             return value
         return self._number(value) if kind is int else self._other(value)
-
-    def _hides(self, name: str) -> bool:
-        return self._redaction.hides(name) or self._redaction.hides(name.rpartition(".")[2])
 
     def _number(self, value: int) -> int | str:
         return self._redaction.number(value) if value in INTEGERS else self._redaction.readable(str(value)[:MOST_ITEMS])

@@ -130,11 +130,12 @@ async def test_attributes_are_shown_as_those_of_requests_are(watched):
     with operation(
         "x", password="hunter2", url="postgres://me:secret@db/x", long="a" * 9999, big=1 << 70, nothing=None, raw=b"abc"
     ) as run:
-        run.set(mixed=[1, "a"], words=("a", "b"), what=hostile, empty=[], **{"db.api_key": "k"})
+        run.set(mixed=[1, "a"], words=("a", "b"), what=hostile, empty=[], **{"http.auth": "k", "http.size": 1})
         run.event("seen", token="t", n=1)
     (span,) = watched.spans
     shown = dict(span.attributes)
-    assert shown["password"] == shown["db.api_key"] == "REDACTED"
+    assert shown["password"] == shown["http.auth"] == "REDACTED"
+    assert shown["http.size"] == 1
     assert "secret" not in shown["url"]
     assert len(shown["long"]) < 3000
     assert shown["big"] == str(1 << 70)
@@ -498,8 +499,8 @@ async def test_an_unsampled_request_has_metrics_and_no_spans(watch, sampler):
     assert watched.spans == []
     assert total(watched, "quiet", "success") == 1
     (line,) = [line for line in watched.lines if line["message"] == "inside"]
-    assert line["operation"] == "quiet"
-    assert line["trace_flags"] == "00"
+    assert (line["operation"], line["trace_flags"]) == ("quiet", "00")
+    assert sampler is ALWAYS_OFF or line["span_id"] == watched.access[0]["span_id"]
 
 
 async def test_a_sampler_of_its_own_mind_is_asked(watch):
@@ -510,12 +511,13 @@ async def test_a_sampler_of_its_own_mind_is_asked(watch):
             chosen = ALWAYS_OFF if "GET" in name else ALWAYS_ON
             return chosen.should_sample(parent_context, trace_id, name, *args, **kwargs)
 
-    watched, app = watch(sampler=Picky(ALWAYS_ON._decision)), FastAPI()
-    watched.obs.install(app)
-    app.add_api_route("/", operation("wanted")(lambda: None))
-    async with client(app) as c:
-        await c.get("/")
-    assert [span.name for span in watched.spans] == ["wanted"]
+    for sampler in (Picky(ALWAYS_ON._decision), ParentBased(ALWAYS_OFF, local_parent_not_sampled=ALWAYS_ON)):
+        watched, app = watch(sampler=sampler), FastAPI()
+        watched.obs.install(app)
+        app.add_api_route("/", operation("wanted")(lambda: None))
+        async with client(app) as c:
+            await c.get("/")
+        assert [span.name for span in watched.spans] == ["wanted"]
 
 
 async def test_exemplars_lead_from_a_bucket_to_the_span(watched):
