@@ -138,6 +138,15 @@ async def test_wrong_use_is_counted_and_raises_nothing(watched):
     assert watched.value("wrong_total", kind="a") == 0
 
 
+async def test_a_name_that_is_taken_is_not_counted_into(watched):
+    """Who declares another metric of that name counts nothing, and the first one stays as it was."""
+    declare_counter("same_total", "One.").inc()
+    declare_counter("same_total", "Another.").inc(5)
+    declare_counter("same_total", "One.").inc()
+    assert watched.value("same_total") == 2
+    assert watched.obs.faults.counts == {"same_total": 1}
+
+
 async def test_packs_are_switched_on_later(watched):
     """By name, at any time, and once is enough."""
     watched.obs.enable_pack("security")

@@ -228,7 +228,7 @@ async def test_legacy_views_are_guarded_and_off_by_default(app_of, watch):
         assert (await c.get("/metrics/crypto")).status_code == 403
     _, app = app_of(legacy_views=True)
     async with client(app) as c:
-        named = await c.get("/metrics/sessions?name[]=sage_sessions_active&name[]=http_requests_total")
+        named = await c.get("/metrics/sessions?name[]=sage_sessions_active&name[]=active_users")
         assert read(named.text).keys() == {"sage_sessions_active"}
     watched, bare = watch(metrics={"legacy_views": True}), FastAPI()
     watched.obs.install(bare)
