@@ -72,7 +72,7 @@ class Observability:
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
         self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
-        self._port = MetricsPort(self._scrape, settings.metrics.path, settings.metrics.port)
+        self._port = MetricsPort(self._scrape, settings.metrics)
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)

@@ -3,19 +3,17 @@
 Everything else of this kind, such as the calls of clients and the metrics of packs, is a thin name on it.
 """
 
-import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from functools import partial, wraps
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 from opentelemetry.trace import SpanKind
 
+from sage_fastapi_obs.domain.functions import Work, around_calls
 from sage_fastapi_obs.domain.run import Measures, Run
 from sage_fastapi_obs.signals.handover import running
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Measures", "Operation", "Run", "operation"]
-
-Work = TypeVar("Work", bound=Callable[..., Any])
 
 OPERATIONS = Measures(duration="operation_duration_seconds", total="operations_total")
 """Those of any operation."""
@@ -86,18 +84,7 @@ class Operation:
 
     def __call__(self, work: Work) -> Work:
         """Return the function, of the same kind, with each call as a run."""
-        if not callable(work):
-            raise TypeError(f"an operation decorates functions, not {work!r:.80}")
-        is_plain = isinstance(work, type | partial) or inspect.isroutine(work)
-        # An object that is called like a function does what its `__call__` does.
-        called: Any = work if is_plain else type(work).__call__
-        kinds = (
-            (inspect.isasyncgenfunction, self._async_generator),
-            (inspect.isgeneratorfunction, self._generator),
-            (inspect.iscoroutinefunction, self._coroutine),
-        )
-        wrap = next((wrap for is_of_kind, wrap in kinds if is_of_kind(called)), self._function)
-        return wraps(work)(wrap(work))  # type: ignore[return-value]
+        return around_calls(work, lambda: _Watched(self._run()), "an operation")
 
     def _run(self) -> Run:
         return self.run_type(self._name, self._kind, self._measures, self._labels, self._attributes, self._fields)
@@ -107,68 +94,26 @@ class Operation:
         innermost = running()
         return next((run for run in self._runs if run is innermost), self._runs[-1])
 
-    def _function(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with _Call(self._run()):
-                return work(*args, **kwargs)
 
-        return called
+class _Watched:
+    """One call of a decorated function, as a run."""
 
-    def _coroutine(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def called(*args: Any, **kwargs: Any) -> Any:
-            with _Call(self._run()):
-                return await work(*args, **kwargs)
+    __slots__ = ("_run",)
 
-        return called
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
-    def _generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            run = self._run()
-            with _Iteration(run):
-                body = work(*args, **kwargs)
-                step: Callable[[], Any] = partial(next, body)
-                while True:
-                    try:
-                        with _Stretch(run):
-                            made = step()
-                    except StopIteration as end:
-                        return end.value
-                    try:
-                        step = partial(body.send, (yield made))
-                    except GeneratorExit:
-                        with _Stretch(run):
-                            body.close()
-                        raise
-                    except BaseException as error:
-                        step = partial(body.throw, error)
+    def call(self) -> "_Call":
+        return _Call(self._run)
 
-        return called
+    def iteration(self) -> "_Iteration":
+        return _Iteration(self._run)
 
-    def _async_generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            run = self._run()
-            with _Iteration(run):
-                body = work(*args, **kwargs)
-                step: Callable[[], Any] = partial(anext, body)
-                while True:
-                    try:
-                        with _Stretch(run):
-                            made = await step()
-                    except StopAsyncIteration:
-                        return
-                    try:
-                        step = partial(body.asend, (yield made))
-                    except GeneratorExit:
-                        with _Stretch(run):
-                            await body.aclose()
-                        raise
-                    except BaseException as error:
-                        step = partial(body.athrow, error)
-
-        return called
+    def stretch(self) -> "_Stretch":
+        return _Stretch(self._run)
 
 
-class _Part:
+class _Part(AbstractContextManager[None]):
     __slots__ = ("_run",)
 
     def __init__(self, run: Run) -> None:
@@ -202,7 +147,7 @@ class _Iteration(_Part):
 
 
 class _Stretch(_Part):
-    """While the body of a generator runs, and not whoever iterates over it."""
+    """One of these stretches."""
 
     __slots__ = ()
 

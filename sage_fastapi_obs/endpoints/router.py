@@ -12,15 +12,12 @@ from starlette.routing import BaseRoute, Route
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.lines import RecentLines
 from sage_fastapi_obs.endpoints.loggers import Loggers
-from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.endpoints.scrape import Scrape, parts
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.logs import Logs
 from sage_fastapi_obs.status.health import Health, HealthResult
 
 __all__ = ["monitoring_router", "probe_status"]
-
-LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
-"""Parts of `/metrics` by which scrapers used to know SAGE, and how the names there begin."""
 
 
 def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: Logs) -> APIRouter:
@@ -41,8 +38,8 @@ def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: 
         routes.append(Route(f"{prefix}/loggers", loggers.handle, methods=["GET", "PUT"], name="sage_obs_loggers"))
     if settings.metrics.enabled:
         routes.insert(0, Route(settings.metrics.path, pages.metrics, name="sage_obs_metrics"))
-        for part, start in LEGACY_VIEWS.items() if settings.metrics.legacy_views else ():
-            routes.append(Route(f"{settings.metrics.path}/{part}", pages.part(start), name=f"sage_obs_metrics_{part}"))
+        for path, start in parts(settings.metrics).items():
+            routes.append(Route(path, pages.part(start), name=f"sage_obs_{start}"))
     for route in routes:
         assert isinstance(route, Route)
         route.include_in_schema = False

@@ -18,9 +18,13 @@ from starlette.types import Receive, Scope, Send
 from sage_fastapi_obs.endpoints.encoder import Encode
 from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
 
-__all__ = ["Scrape"]
+__all__ = ["Scrape", "parts"]
+
+LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
+"""Parts of `/metrics` by which scrapers used to know SAGE, and how the names there begin."""
 
 MOST_FORMATS = 2
 """How many formats are remembered: that of Prometheus, and that of a person."""
@@ -114,6 +118,12 @@ class Scrape:
         if self._own:
             self._own["observability_scrape_duration_seconds"].set(duration_seconds)
             self._own["observability_scrape_size_bytes"].set(size_bytes)
+
+
+def parts(settings: MetricsSettings) -> dict[str, str]:
+    """List the paths of parts of the page that are served, and how the names on each begin."""
+    views = LEGACY_VIEWS if settings.legacy_views else {}
+    return {f"{settings.path}/{part}": start for part, start in views.items()}
 
 
 class _Pace:

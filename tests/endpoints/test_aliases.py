@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
@@ -215,6 +216,15 @@ async def test_a_legacy_view_is_a_part_of_the_page(app_of, view: str, accept: st
     part = read(await scraped(app, accept, f"/metrics/{view}"), parse)
     assert part == {name: samples for name, samples in whole.items() if name.startswith(VIEWS[view])}
     assert part
+
+
+async def test_a_port_of_its_own_has_the_views_too(watch):
+    """Where metrics have a port of their own, so have their parts."""
+    metrics = {"packs": ["sage"], "legacy_views": True, "port": 0}
+    watched = watch(metrics=metrics, monitoring={"access": "port"})
+    async with watched.obs, httpx.AsyncClient(base_url=f"http://127.0.0.1:{watched.obs.metrics_port}") as c:
+        whole, part = [read((await c.get(path)).text) for path in ("/metrics", "/metrics/crypto")]
+    assert part.keys() == {name for name in whole if name.startswith("sage_crypto")} != set()
 
 
 async def test_legacy_views_are_guarded_and_off_by_default(app_of, watch):
