@@ -7,6 +7,7 @@ function alone, nothing is recorded and nothing is raised: the code runs as what
 
 from collections.abc import Callable
 from typing import Protocol, cast
+from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.recorder import Faults
@@ -34,19 +35,18 @@ class Home(Protocol):
         ...
 
 
-_started: list[Home] = []
-"""From the first to the last; the process's only list of them."""
+_started: list[ReferenceType[Home]] = []
+"""From the first to the last; the process's only list of them. One that is dropped without a close is gone from here, too."""
 
 
 def enter(home: Home) -> None:
     """Note one that has started."""
-    _started.append(home)
+    _started.append(ref(home))
 
 
 def leave(home: Home) -> None:
     """Forget one that was closed."""
-    if home in _started:
-        _started.remove(home)
+    _started[:] = [one for one in _started if one() not in (home, None)]
 
 
 def current_home() -> Home | None:
@@ -54,9 +54,8 @@ def current_home() -> Home | None:
     exchange = current_exchange.get()
     if exchange is not None and exchange.observer is not None:
         return cast("Home", exchange.observer)
-    # Taken out at once: another thread may be closing it.
-    last = _started[-1:]
-    return last[0] if last else None
+    # A copy: another thread may be closing one.
+    return next((home for one in reversed(_started[:]) if (home := one()) is not None), None)
 
 
 def count_fault(home: Home, component: str, fault: Exception) -> None:

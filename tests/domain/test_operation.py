@@ -565,6 +565,21 @@ async def test_the_request_decides_whose_it_is(watch, monkeypatch):
     assert home.current_home() is None
 
 
+async def test_an_observability_that_was_dropped_is_not_kept(monkeypatch):
+    """One that nobody has closed goes with the app it was for, and the one before it is the last again."""
+    monkeypatch.setattr(home, "_started", [])
+    kept, dropped = (Observability(Settings(logging={"enabled": False}, tracing={"enabled": False})) for _ in range(2))
+    kept.start()
+    dropped.start()
+    assert home.current_home() is dropped
+    del dropped
+    gc.collect()
+    assert home.current_home() is kept
+    await kept.close()
+    assert home.current_home() is None
+    assert home._started == []
+
+
 class Broken:
     """Fails in every way."""
 
