@@ -2,10 +2,11 @@
 
 ObservabilityError
 ├── SettingsError             a setting is unknown or impossible (also a ValueError)
-└── DuplicateInstrumentError  two metrics ask for one name (also a ValueError)
+├── DuplicateInstrumentError  two metrics ask for one name (also a ValueError)
+└── DeclarationError          a metric or a pack cannot be as it is declared (also a ValueError)
 """
 
-__all__ = ["DuplicateInstrumentError", "ObservabilityError", "SettingsError"]
+__all__ = ["DeclarationError", "DuplicateInstrumentError", "ObservabilityError", "SettingsError"]
 
 
 class ObservabilityError(Exception):
@@ -18,3 +19,7 @@ class SettingsError(ObservabilityError, ValueError):
 
 class DuplicateInstrumentError(ObservabilityError, ValueError):
     """A metric of this name is registered already, with another definition."""
+
+
+class DeclarationError(ObservabilityError, ValueError):
+    """A metric or a pack cannot be as it is declared; the message says what to change."""

@@ -12,16 +12,23 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.aliases import Aliases
 from sage_fastapi_obs.endpoints.port import MetricsPort
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.signals.catalog import PACKS, register
+from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
+from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
 from sage_fastapi_obs.signals.metrics import Metrics
 from sage_fastapi_obs.signals.recent import LogEntry, Recent
@@ -65,20 +72,23 @@ class Observability:
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
         self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
-        self._port = MetricsPort(self._scrape, settings.metrics.path, settings.metrics.port)
+        self._port = MetricsPort(self._scrape, settings.metrics)
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
-        metrics = Metrics(settings.metrics, self.registry, self.faults) if settings.metrics.enabled else None
-        if metrics is not None and settings.logging.enabled:
+        self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say)
+        metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
+        if settings.metrics.enabled and settings.metrics.alias_groups:
+            register(Aliases(self.registry, settings.metrics.alias_groups), self.registry)
         self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
         flight = self._logs.flight if settings.logging.enabled else None
-        if metrics is not None and flight is not None:
+        if settings.metrics.enabled and flight is not None:
             self.registry.register(FlightCounts(flight))
         # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
@@ -100,9 +110,28 @@ class Observability:
         return self._tracing.provider
 
     @property
+    def children(self) -> ChildSpans | None:
+        """What opens spans below those of requests; None while there is nothing to hand them to."""
+        return self._tracing.children
+
+    @property
     def metrics_port(self) -> int | None:
         """The port metrics are served on with `monitoring.access = "port"`; None otherwise, and before the start."""
         return self._port.port
+
+    def enable_pack(self, pack: object) -> None:
+        """Switch a pack on: one of `metrics.packs` by its name, or metrics of the application by the class they stand in.
+
+        May be called at any time. Raises `DeclarationError` for what is no pack, and for `http`, which only the setting
+        switches on, and `DuplicateInstrumentError` where a name is another metric's already.
+        """
+        if not isinstance(pack, str):
+            self.instruments.add(metrics_of(pack))
+        elif pack == "http" or pack not in PACKS:
+            names = ", ".join(name for name in PACKS if name != "http")
+            raise DeclarationError(f"{pack!r} cannot be switched on: there are {names}, and classes with declared metrics")
+        else:
+            self.instruments.enable(pack)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.
@@ -147,6 +176,7 @@ class Observability:
         self.health.draining = False
         self._guarded(self._logs.start, self.settings.logging.enabled)
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
+        home.enter(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
         self._guarded(self._announce, self.settings.logging.enabled)
 
@@ -158,6 +188,7 @@ class Observability:
         if self._starts or not self.enabled:
             return
         self.health.draining = True
+        home.leave(self)
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
@@ -222,6 +253,7 @@ class Observability:
         self._starts = max(0, self._starts - 1)
         self.running = self._starts > 0
         if not self._starts and self.enabled:
+            home.leave(self)
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)
             self._guarded(self._logs.close, self.settings.logging.enabled)
@@ -233,6 +265,10 @@ class Observability:
             do()
         except Exception as error:
             self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
+
+    def _say(self, message: str, fields: dict[str, Any]) -> None:
+        if self.settings.logging.enabled:
+            self._logs.emit(self.wall_clock() / 1_000_000_000, "info", message, OWN_LOGGER, fields)
 
     def _announce(self) -> None:
         """Say once what is in use; the answer to most first questions."""

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -31,12 +31,16 @@ __all__ = [
     "usual_level",
 ]
 
+Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
+AliasGroup = Literal["sage", "runtime", "textbook", "result"]
+
 ENV_PREFIX = "SAGE_OBS_"
 _SECRETS = (
     *(["monitoring"], ["monitoring", "token"]),
     *(["logging"], ["logging", "debug_token"], ["logging", "elasticsearch_api_key"]),
 )
 """Where a value that is refused may be a secret."""
+_SAID = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False, "": False}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _INDEX_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
@@ -299,7 +303,7 @@ class TracingSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """The RED metrics and `/metrics`."""
+    """The metrics and `/metrics`."""
 
     enabled: bool = True
     """Record metrics and serve them."""
@@ -307,6 +311,12 @@ class MetricsSettings(_Section):
     """Where Prometheus scrapes."""
     port: int = Field(default=9090, ge=0, le=65535)
     """Port of the stand-alone metrics server, used with `monitoring.access = "port"`; 0 takes a free one."""
+    packs: tuple[Pack, ...] = ("http", "runtime", "result")
+    """Sets of metrics that are switched on."""
+    compat_aliases: bool | tuple[AliasGroup, ...] = False
+    """Show metrics by their older names, too: all of them, or those of some groups."""
+    legacy_views: bool = False
+    """Serve `/metrics/sessions`, `/metrics/handshakes` and `/metrics/crypto`: parts of `/metrics`."""
     duration_buckets: tuple[float, ...] | None = None
     """Bounds of `http_request_duration_seconds` in seconds, ascending; None: those of the catalog."""
     max_label_values: int = Field(default=200, ge=1)
@@ -316,6 +326,13 @@ class MetricsSettings(_Section):
     exemplars: bool = True
     """Attach the trace id of sampled traces to duration buckets."""
 
+    @property
+    def alias_groups(self) -> tuple[AliasGroup, ...]:
+        """The groups of older names that are shown."""
+        if isinstance(self.compat_aliases, tuple):
+            return self.compat_aliases
+        return get_args(AliasGroup) if self.compat_aliases else ()
+
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str) -> str:
@@ -323,9 +340,16 @@ class MetricsSettings(_Section):
             raise ValueError("must start with '/'")
         return path
 
-    @field_validator("duration_buckets", mode="before")
+    @field_validator("packs", "duration_buckets", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("compat_aliases", mode="before")
+    @classmethod
+    def _all_none_or_listed(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in _SAID:
+            return _SAID[value.lower()]
         return _listed(value)
 
     @field_validator("duration_buckets")

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support import Watched
 
+from sage_fastapi_obs.domain import home
+
 # No test asserts a time: machines are busy.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
@@ -30,5 +32,6 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
     yield build
     for watched in made:
+        home.leave(watched.obs)
         watched.obs._logs.close()
         watched.provider.shutdown()

@@ -69,13 +69,17 @@ def test_every_setting_is_documented():
     assert documented == keys
 
 
+def test_the_metrics_page_is_what_the_catalog_says():
+    """The page is written from the catalog, and nobody has written on it, or in the catalog, since."""
+    check = [sys.executable, str(ROOT / "scripts/document_metrics.py"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_metric_is_documented():
     """The metrics page has a row for every metric of the catalog, and no other."""
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
-    catalog = [
-        (metric.name, metric.type, ", ".join(f"`{label}`" for label in metric.labels) or "–", metric.help) for metric in CATALOG
-    ]
-    assert rows == catalog
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    assert rows == [(metric.name, metric.type) for metric in CATALOG]
 
 
 def test_links_lead_somewhere():

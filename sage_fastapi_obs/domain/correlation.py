@@ -1,13 +1,13 @@
 """Correlation ids outside requests, over blocks of a request, and on to other services."""
 
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from functools import partial, wraps
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import httpx
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from sage_fastapi_obs.domain.functions import Work, around_calls
 from sage_fastapi_obs.request.correlation import choose, current_correlation_id, unchoose
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.settings import HttpSettings
@@ -15,8 +15,6 @@ from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.identity import SAFE_ID, new_request_id
 
 __all__ = ["CorrelationContext", "correlation_hook", "get_correlation_id", "with_correlation_id"]
-
-Work = TypeVar("Work", bound=Callable[..., Any])
 
 
 class CorrelationContext:
@@ -57,78 +55,23 @@ class CorrelationContext:
 
     def __call__(self, work: Work) -> Work:
         """Return the function, of the same kind, with each call as a block."""
-        if not callable(work):
-            raise TypeError(f"with_correlation_id decorates functions, not {work!r:.80}")
-        is_plain = isinstance(work, type | partial) or inspect.isroutine(work)
-        # An object that is called like a function does what its `__call__` does.
-        called: Any = work if is_plain else type(work).__call__
-        kinds = (
-            (inspect.isasyncgenfunction, self._async_generator),
-            (inspect.isgeneratorfunction, self._generator),
-            (inspect.iscoroutinefunction, self._coroutine),
-        )
-        wrap = next((wrap for is_of_kind, wrap in kinds if is_of_kind(called)), self._function)
-        return wraps(work)(wrap(work))  # type: ignore[return-value]
+        return around_calls(work, lambda: _Fixed(self._correlation_id or new_request_id()), "with_correlation_id")
 
-    def _fixed(self) -> "CorrelationContext":
-        """Return a context for one call, whose id stays the same however often it is entered."""
-        return CorrelationContext(self._correlation_id or new_request_id())
 
-    def _function(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with self._fixed():
-                return work(*args, **kwargs)
+class _Fixed:
+    """One call of a decorated function, whose id stays the same however often its body is resumed."""
 
-        return called
+    def __init__(self, correlation_id: str) -> None:
+        self._block = CorrelationContext(correlation_id)
 
-    def _coroutine(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def called(*args: Any, **kwargs: Any) -> Any:
-            with self._fixed():
-                return await work(*args, **kwargs)
+    def call(self) -> CorrelationContext:
+        return self._block
 
-        return called
+    def iteration(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
-    def _generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            block, body = self._fixed(), work(*args, **kwargs)
-            step: Callable[[], Any] = partial(next, body)
-            while True:
-                try:
-                    with block:
-                        made = step()
-                except StopIteration as end:
-                    return end.value
-                try:
-                    step = partial(body.send, (yield made))
-                except GeneratorExit:
-                    with block:
-                        body.close()
-                    raise
-                except BaseException as error:
-                    step = partial(body.throw, error)
-
-        return called
-
-    def _async_generator(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            block, body = self._fixed(), work(*args, **kwargs)
-            step: Callable[[], Any] = partial(anext, body)
-            while True:
-                try:
-                    with block:
-                        made = await step()
-                except StopAsyncIteration:
-                    return
-                try:
-                    step = partial(body.asend, (yield made))
-                except GeneratorExit:
-                    with block:
-                        await body.aclose()
-                    raise
-                except BaseException as error:
-                    step = partial(body.athrow, error)
-
-        return called
+    def stretch(self) -> CorrelationContext:
+        return self._block
 
 
 def with_correlation_id(correlation_id: str | None = None) -> CorrelationContext:

@@ -34,7 +34,8 @@ class Encoder:
         self._encode = encode
         self.trailer = encode(_Families())
         """What ends a page."""
-        self._openmetrics = bool(self.trailer)
+        self.openmetrics = bool(self.trailer)
+        """Whether this is OpenMetrics."""
         self._headers: dict[tuple[str, str, str, str], bytes] = {}
         self._patterns: dict[tuple[str, ...], _Pattern | None] = {}
 
@@ -63,7 +64,7 @@ class Encoder:
 
     def _line(self, family: Metric, sample: Sample) -> str:
         labels, value = sample.labels, sample.value
-        exemplar = sample.exemplar if self._openmetrics else None
+        exemplar = sample.exemplar if self.openmetrics else None
         pattern = self._pattern(family, sample)
         if pattern is None or value is None or sample.timestamp is not None or any(sample[5:]):
             return self._by_library(family, sample)

@@ -13,7 +13,7 @@ from sage_fastapi_obs.endpoints.instruments import stamped
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.signals.stamped import StampedChild
 
-__all__ = ["Exposition", "Pause"]
+__all__ = ["Exposition", "Pause", "TextOnly", "names_beginning"]
 
 Pause = Callable[[], None]
 """Called after each small portion of work."""
@@ -24,6 +24,10 @@ _HAVE_CREATED = ("counter", "histogram", "summary")
 
 _Place: TypeAlias = tuple[int, bytes]
 """The place of a family in its collector, and its header."""
+
+
+class TextOnly(Metric):
+    """A family that OpenMetrics has no place for: there, one of its name exists with another type."""
 
 
 class _Family:
@@ -85,6 +89,8 @@ class Exposition:
         before, kept.families = kept.families, {}
         texts: list[bytes] = []
         for family, children in kept.stamped():
+            if self._encoder.openmetrics and isinstance(family, TextOnly):
+                continue
             shown = self._shown(family)
             header = self._encoder.header(shown)
             place = (len(kept.families), header)
@@ -149,6 +155,11 @@ class Exposition:
         if family.type in _HAVE_CREATED:
             samples = [sample for sample in samples if not sample.name.endswith("_created")]
         return [sample for sample in samples if sample.name in self._names] if self._names else samples
+
+
+def names_beginning(registry: CollectorRegistry, start: str) -> list[str]:
+    """List the names of samples that begin so."""
+    return [name for name in getattr(registry, "_names_to_collectors", {}).copy() if name.startswith(start)]
 
 
 def _in_pieces(texts: Iterable[bytes], pause: Pause) -> Iterator[bytes]:

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.endpoints.scrape import Scrape, parts
+from sage_fastapi_obs.settings import MetricsSettings
 
 __all__ = ["MetricsPort"]
 
@@ -20,10 +21,11 @@ START_SECONDS = 5.0
 class MetricsPort:
     """Serves one scrape on one port."""
 
-    def __init__(self, scrape: Scrape, path: str, port: int) -> None:
+    def __init__(self, scrape: Scrape, settings: MetricsSettings) -> None:
         self._scrape = scrape
-        self._path = path
-        self._wanted = port
+        self._paths = {settings.path: "", **parts(settings)}
+        """Where the page and its parts are, and how the names on each begin."""
+        self._wanted = settings.port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self.port: int | None = None
@@ -33,9 +35,9 @@ class MetricsPort:
         """Listen; raises OSError when the port is taken."""
 
         async def metrics(request: Request) -> Response:
-            return await self._scrape.response(request)
+            return await self._scrape.response(request, self._paths[request.url.path])
 
-        app = Starlette(routes=[Route(self._path, metrics)])
+        app = Starlette(routes=[Route(path, metrics) for path in self._paths])
         # Bound here: uvicorn would end the process when the port is taken.
         listening = socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
         self.port = listening.getsockname()[1]

@@ -1,5 +1,6 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.lines import RecentLines
 from sage_fastapi_obs.endpoints.loggers import Loggers
-from sage_fastapi_obs.endpoints.scrape import Scrape
+from sage_fastapi_obs.endpoints.scrape import Scrape, parts
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.logs import Logs
 from sage_fastapi_obs.status.health import Health, HealthResult
@@ -37,6 +38,8 @@ def monitoring_router(settings: Settings, scrape: Scrape, health: Health, logs: 
         routes.append(Route(f"{prefix}/loggers", loggers.handle, methods=["GET", "PUT"], name="sage_obs_loggers"))
     if settings.metrics.enabled:
         routes.insert(0, Route(settings.metrics.path, pages.metrics, name="sage_obs_metrics"))
+        for path, start in parts(settings.metrics).items():
+            routes.append(Route(path, pages.part(start), name=f"sage_obs_{start}"))
     for route in routes:
         assert isinstance(route, Route)
         route.include_in_schema = False
@@ -51,6 +54,14 @@ class _Pages:
 
     async def metrics(self, request: Request) -> Response:
         return self._access.refusal(request) or await self._scrape.response(request)
+
+    def part(self, start: str) -> Callable[[Request], Awaitable[Response]]:
+        """Return the page of those metrics whose names begin so."""
+
+        async def page(request: Request) -> Response:
+            return self._access.refusal(request) or await self._scrape.response(request, start)
+
+        return page
 
     async def live(self, _: Request) -> Response:
         """Alive as long as it answers: a dependency that is down must not restart the process."""

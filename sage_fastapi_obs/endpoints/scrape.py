@@ -16,11 +16,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.endpoints.encoder import Encode
-from sage_fastapi_obs.endpoints.exposition import Exposition
+from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
 
-__all__ = ["Scrape"]
+__all__ = ["Scrape", "parts"]
+
+LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
+"""Parts of `/metrics` by which scrapers used to know SAGE, and how the names there begin."""
 
 MOST_FORMATS = 2
 """How many formats are remembered: that of Prometheus, and that of a person."""
@@ -50,8 +54,11 @@ class Scrape:
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
         self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.scrape.{id(self)}")
 
-    async def response(self, request: Request) -> Response:
-        """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`."""
+    async def response(self, request: Request, start: str = "") -> Response:
+        """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`.
+
+        `start`: only those whose names begin so.
+        """
         if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
             return PlainTextResponse("too many name[]\n", 414)
         turn = self._turn()
@@ -59,6 +66,10 @@ class Scrape:
             return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
+        if start:
+            # Without a name, the page would be whole; nothing is called by a beginning alone.
+            found = names_beginning(self._registry, start)
+            names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
         page = await anyio.to_thread.run_sync(self._page, accept, names, zipped, time.monotonic(), limiter=turn)
         headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
@@ -107,6 +118,12 @@ class Scrape:
         if self._own:
             self._own["observability_scrape_duration_seconds"].set(duration_seconds)
             self._own["observability_scrape_size_bytes"].set(size_bytes)
+
+
+def parts(settings: MetricsSettings) -> dict[str, str]:
+    """List the paths of parts of the page that are served, and how the names on each begin."""
+    views = LEGACY_VIEWS if settings.legacy_views else {}
+    return {f"{settings.path}/{part}": start for part, start in views.items()}
 
 
 class _Pace:

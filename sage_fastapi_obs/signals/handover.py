@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import loguru
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from sage_fastapi_obs.request.correlation import current_correlation_id
@@ -23,6 +24,7 @@ from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, ServerLoggers, is_a
 from sage_fastapi_obs.signals.uncaught import Hooks, LoopHandler
 
 __all__ = [
+    "RUNNING",
     "Writer",
     "attach",
     "attached",
@@ -31,12 +33,20 @@ __all__ = [
     "levels_changed",
     "others_listen",
     "retake",
+    "running",
     "tell_loguru",
     "we_listen",
     "writers",
 ]
 
 _NAMES = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
+RUNNING = otel_context.create_key("sage_fastapi_obs.operation")
+"""The key under which a context has the operation that runs in it: something with `fields` for the lines written there."""
+
+
+def running() -> Any:
+    """Return the innermost operation of this context; None outside of any."""
+    return otel_context.get_value(RUNNING)
 
 
 class Writer(Protocol):
@@ -276,6 +286,10 @@ def _patch(record: "loguru.Record") -> None:
     correlation_id = current_correlation_id()
     if correlation_id is not None:
         extra["correlation_id"] = correlation_id
+    operation = running()
+    if operation is not None:
+        for name, value in operation.fields.copy().items():
+            extra.setdefault(name, value)
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         extra["trace_id"] = f"{context.trace_id:032x}"

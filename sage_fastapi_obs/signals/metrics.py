@@ -1,26 +1,22 @@
 """RED metrics of HTTP and WebSocket, on the registry of one `Observability`."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram
 
 from sage_fastapi_obs.request.exchange import Exchange, Socket
-from sage_fastapi_obs.request.recorder import Faults, Recorder
+from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import (
     HTTP_METRICS,
-    OVERFLOW,
     REQUEST_METRICS,
-    SELF_METRICS,
     UNMATCHED,
     WEBSOCKET_METRICS,
     build,
     known_method,
     register,
 )
+from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.series import BATCH, Requests, RequestSeries
 
 __all__ = ["Metrics"]
@@ -29,13 +25,12 @@ __all__ = ["Metrics"]
 class Metrics(Recorder):
     """Counts and times every exchange; series are resolved once per method, route and status."""
 
-    def __init__(self, settings: MetricsSettings, registry: CollectorRegistry, faults: Faults) -> None:
-        self.registry = registry
+    def __init__(self, settings: MetricsSettings, shared: Instruments) -> None:
         total, duration, in_flight, received, sent = REQUEST_METRICS
         self._requests = requests = Requests(total, duration.with_buckets(settings.duration_buckets), in_flight, received, sent)
         self._in_flight = requests.in_flight
-        register(requests, registry)
-        instruments = cast("dict[str, Any]", build([*HTTP_METRICS, *WEBSOCKET_METRICS, SELF_METRICS[1]], registry))
+        register(requests, shared.registry)
+        instruments = cast("dict[str, Any]", build([*HTTP_METRICS, *WEBSOCKET_METRICS], shared.registry))
         self._errors: Counter = instruments["request_errors_total"]
         self._stream_duration: Histogram = instruments["http_stream_duration_seconds"]
         self._stream_first_byte: Histogram = instruments["http_stream_first_byte_seconds"]
@@ -45,15 +40,9 @@ class Metrics(Recorder):
         self._socket_duration: Histogram = instruments["websocket_connection_duration_seconds"]
         self._messages: Counter = instruments["websocket_messages_total"]
         self._exemplars = settings.exemplars
-        overflow: Counter = instruments["observability_label_overflow_total"]
-        self._guards = {
-            label: _LabelGuard(settings.max_routes if label == "route" else settings.max_label_values, overflow.labels(label))
-            for label in ("route", "status", "error_type", "close_code")
-        }
+        self._guards = {label: shared.guard(label) for label in ("status", "error_type", "close_code")}
+        self._guards["route"] = shared.guard("route", settings.max_routes)
         self._series: dict[tuple[str, str | None, int], RequestSeries] = {}
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        registry.register(_FaultCollector(faults))
 
     def request_started(self, exchange: Exchange) -> None:
         """Count the request in."""
@@ -125,38 +114,3 @@ class Metrics(Recorder):
             # What overflowed is not remembered: remembering it would be the growth that the guards prevent.
             self._series[exchange.method, exchange.route, exchange.status] = series
         return series
-
-
-class _LabelGuard:
-    """Lets the first N values of a label through, and folds the rest into one."""
-
-    def __init__(self, most: int, overflow: Counter) -> None:
-        self._most = most
-        self._overflow = overflow
-        self._seen: set[str] = set()
-
-    def __call__(self, value: str) -> str:
-        if value in self._seen:
-            return value
-        if len(self._seen) >= self._most:
-            self._overflow.inc()
-            return OVERFLOW
-        self._seen.add(value)
-        return value
-
-
-class _FaultCollector(Collector):
-    """Shows the failures that were counted where nothing may be assumed to work, not even this registry."""
-
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-
-    def collect(self) -> Iterable[Metric]:
-        metric = SELF_METRICS[0]
-        family = CounterMetricFamily(metric.name, metric.help, labels=list(metric.labels))
-        for component, count in sorted(self._faults.counts.items()):
-            family.add_metric([component], count)
-        yield family
-
-    def describe(self) -> Iterator[Metric]:
-        yield CounterMetricFamily(SELF_METRICS[0].name, SELF_METRICS[0].help, labels=list(SELF_METRICS[0].labels))

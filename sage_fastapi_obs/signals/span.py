@@ -1,4 +1,4 @@
-"""The SDK's server span, without the part of its cost that spans in general need and ours do not.
+"""The SDK's span, without the part of its cost that spans in general need and ours do not.
 
 The SDK checks and copies every attribute, for the sampler and again for the span, though ours are made here: of the right
 types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody else writes to it, it is an ordinary SDK span.
@@ -52,7 +52,7 @@ _LOW_64_BITS = (1 << 64) - 1
 
 
 class LeanSpan(SdkSpan):
-    """A server span that takes its first and last attributes unchecked.
+    """A span that takes its first and last attributes unchecked.
 
     Made by `LeanSpans`, whose subclass for a tracer carries everything that is the same for all its spans.
     """
@@ -132,11 +132,12 @@ _Described = TypeVar("_Described")
 
 
 class LeanSpans:
-    """Opens lean server spans, as one SDK tracer would open ordinary ones."""
+    """Opens lean spans of one kind, as one SDK tracer would open ordinary ones."""
 
-    def __init__(self, tracer: SdkTracer, *, root_bound: int | None) -> None:
+    def __init__(self, tracer: SdkTracer, *, root_bound: int | None, kind: SpanKind = SpanKind.SERVER) -> None:
         """Build for a tracer that is supported; see `of`."""
         self._tracer = tracer
+        self._kind = kind
         self._processor = tracer.span_processor
         self._root_bound = root_bound
         self._new_trace_id = tracer.id_generator.generate_trace_id
@@ -150,7 +151,7 @@ class LeanSpans:
             "_limits": tracer._span_limits,  # noqa: SLF001 - read once, here
         }
         shared = {name: _kept(value) for name, value in vars(_pattern_span()).items() if name not in _OF_THE_SPAN}
-        lean = {"_kind": SpanKind.SERVER, "_events": _NOTHING, "_links": _NOTHING}
+        lean = {"_kind": kind, "_events": _NOTHING, "_links": _NOTHING}
         self._span: type[LeanSpan] = type("LeanSpan", (LeanSpan,), {**shared, **of_the_tracer, **lean})
         # Newer SDKs pass on whether a trace id's bits are random; older ones know no such flag.
         self._random_mask = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
@@ -159,13 +160,15 @@ class LeanSpans:
         self._flags = [_flags(self._root_flags), _flags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
-    def of(cls, tracer: Tracer, *, root_bound: int | None = None) -> Self | None:
+    def of(cls, tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> Self | None:
         """Build for a tracer, or return None when a `LeanSpan` cannot stand for the spans it makes.
 
         `root_bound`: for a sampler known to follow the parent, and without one to sample the trace ids whose lower 64 bits
         are below this bound, as `ParentBased(TraceIdRatioBased(rate))` does; any other sampler is asked each time.
         """
-        return cls(tracer, root_bound=root_bound) if isinstance(tracer, SdkTracer) and _is_supported(tracer) else None
+        if not isinstance(tracer, SdkTracer) or not _is_supported(tracer):
+            return None
+        return cls(tracer, root_bound=root_bound, kind=kind)
 
     def start(
         self,
@@ -213,7 +216,7 @@ class LeanSpans:
         tracer = self._tracer
         trace_id = self._new_trace_id() if parent is None else parent.trace_id
         flags = self._root_flags if parent is None else parent.trace_flags & self._random_mask
-        result = tracer.sampler.should_sample(parent_context, trace_id, name, SpanKind.SERVER, attributes, links)
+        result = tracer.sampler.should_sample(parent_context, trace_id, name, self._kind, attributes, links)
         decision = result.decision
         context = SpanContext(
             trace_id,

@@ -16,7 +16,7 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
@@ -24,7 +24,7 @@ from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
-from sage_fastapi_obs.signals.failure import exception_event
+from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds
@@ -74,6 +74,8 @@ class Tracing(Recorder):
         """Headers by which a caller passes its trace on."""
         self._tracer: trace.Tracer = trace.NoOpTracer()
         self._lean: LeanSpans | None = None
+        self.children: ChildSpans | None = None
+        """What opens spans below those of requests, between the start and the close."""
 
     @property
     def provider(self) -> trace.TracerProvider | None:
@@ -105,10 +107,11 @@ class Tracing(Recorder):
         # Our own sampler's decisions are known; another has to be asked.
         ours = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._lean = LeanSpans.of(tracer, root_bound=ours)
+        self.children = ChildSpans(tracer, self._redaction, root_bound=ours)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
-        self._tracer, self._lean = trace.NoOpTracer(), None
+        self._tracer, self._lean, self.children = trace.NoOpTracer(), None, None
         own, self._own = self._own, None
         if own is None:
             return
@@ -173,7 +176,7 @@ class Tracing(Recorder):
         started = exchange.wall_ns + exchange.duration_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
         if background.error is not None:
-            _mark_failed(span, background.error, self._redaction)
+            mark_failed(span, background.error, self._redaction)
         span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
@@ -233,7 +236,7 @@ class Tracing(Recorder):
         if exchange.error_type is not None:
             attributes["error.type"] = exchange.error_type
             if exchange.failed:
-                _mark_failed(span, exchange.error, self._redaction)
+                mark_failed(span, exchange.error, self._redaction)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         if isinstance(span, LeanSpan):
             span.finish(started_as, name, attributes, ended_ns)
@@ -341,16 +344,6 @@ def _address_of(server: Sequence[Any] | None) -> dict[str, Any]:
     if not server:
         return {}
     return {"server.address": server[0], **({"server.port": server[1]} if len(server) > 1 and server[1] is not None else {})}
-
-
-def _mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
-    status = getattr(span, "status", None)
-    if status is None or status.status_code is not StatusCode.ERROR:
-        # One that the application has set keeps its description.
-        span.set_status(StatusCode.ERROR)
-    if error is not None:
-        # Not `record_exception`, which would tell all that the message and the stack tell.
-        span.add_event("exception", exception_event(error, redaction))
 
 
 class _Headers(Getter[Scope]):

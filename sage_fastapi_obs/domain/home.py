@@ -1,0 +1,66 @@
+"""Which `Observability` application code acts on, when it calls a function that names none.
+
+In a request it is that of the request, also in threads and tasks that have the request's context. Elsewhere it is the one
+that was started last in this process, and is not closed. Where there is none, as in a script, in an import, or in a test of a
+function alone, nothing is recorded and nothing is raised: the code runs as what it is, unwatched.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, cast
+from weakref import ReferenceType, ref
+
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.children import ChildSpans
+from sage_fastapi_obs.signals.instruments import Instruments
+
+__all__ = ["Home", "count_fault", "current_home", "enter", "leave"]
+
+
+class Home(Protocol):
+    """What application code needs of an `Observability`."""
+
+    clock: Callable[[], int]
+    wall_clock: Callable[[], int]
+    faults: Faults
+    instruments: Instruments
+
+    @property
+    def children(self) -> ChildSpans | None:
+        """What opens spans; None while there is nothing to hand them to."""
+        ...
+
+    def enable_pack(self, pack: object) -> None:
+        """Switch a pack on."""
+        ...
+
+
+_started: list[ReferenceType[Home]] = []
+"""From the first to the last; the process's only list of them. One that is dropped without a close is gone from here, too."""
+
+
+def enter(home: Home) -> None:
+    """Note one that has started."""
+    _started.append(ref(home))
+
+
+def leave(home: Home) -> None:
+    """Forget one that was closed."""
+    _started[:] = [one for one in _started if one() not in (home, None)]
+
+
+def current_home() -> Home | None:
+    """Return the one to act on, or None."""
+    exchange = current_exchange.get()
+    if exchange is not None and exchange.observer is not None:
+        return cast("Home", exchange.observer)
+    # A copy: another thread may be closing one.
+    return next((home for one in reversed(_started[:]) if (home := one()) is not None), None)
+
+
+def count_fault(home: Home, component: str, fault: Exception) -> None:
+    """Count a failure of ours; never raises."""
+    try:
+        home.faults.count(component, fault)
+    except Exception:  # noqa: S110 - the observer of this exchange is none of ours, and there is nobody left to tell
+        pass

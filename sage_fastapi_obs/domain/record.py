@@ -1,0 +1,68 @@
+"""Numbers that are told at once, where nothing has to be timed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import trace
+
+from sage_fastapi_obs.domain.home import Home, count_fault, current_home
+from sage_fastapi_obs.signals.instruments import Instrument
+
+__all__ = ["add_span_event", "count", "fall", "observe", "put", "rise"]
+
+
+def count(name: str, *values: str, by: float = 1.0) -> None:
+    """Raise a counter, by label values in the order of its labels."""
+    _tell(name, lambda instrument: instrument.of(*values).inc(by))
+
+
+def observe(name: str, number: float, *values: str) -> None:
+    """Add a number to a histogram."""
+    _tell(name, lambda instrument: instrument.of(*values).observe(number))
+
+
+def put(name: str, number: float, *values: str) -> None:
+    """Set a gauge."""
+    _tell(name, lambda instrument: instrument.of(*values).set(number))
+
+
+def rise(name: str, *values: str, by: float = 1.0) -> None:
+    """Raise a gauge."""
+    _tell(name, lambda instrument: instrument.rise(*values, by=by))
+
+
+def fall(name: str, *values: str, by: float = 1.0, forget: bool = False) -> None:
+    """Lower a gauge, never below 0; `forget`: at 0 its series goes."""
+    _tell(name, lambda instrument: instrument.fall(*values, by=by, forget=forget))
+
+
+def add_span_event(name: str, /, **attributes: Any) -> None:
+    """Add an event to the current span."""
+    home = current_home()
+    if home is not None:
+        _safely(home, lambda: _add_event(home, name, attributes))
+
+
+def _add_event(home: Home, name: str, attributes: dict[str, Any]) -> None:
+    span = trace.get_current_span()
+    if span.is_recording() and home.children is not None:
+        span.add_event(name, home.children.shown(attributes))
+
+
+def _tell(name: str, tell: Callable[[Instrument], None]) -> None:
+    home = current_home()
+    if home is not None:
+        _safely(home, lambda: _told(home, name, tell))
+
+
+def _told(home: Home, name: str, tell: Callable[[Instrument], None]) -> None:
+    instrument = home.instruments.wanted(name)
+    if instrument is not None:
+        tell(instrument)
+
+
+def _safely(home: Home, do: Callable[[], None]) -> None:
+    try:
+        do()
+    except Exception as fault:
+        count_fault(home, "record", fault)

@@ -1,0 +1,49 @@
+"""Write `docs/metrics.md` from the catalog; with `--check` only say whether it is what the catalog says."""
+
+import sys
+from pathlib import Path
+
+from sage_fastapi_obs.export.tables import bounds_table, metrics_table
+from sage_fastapi_obs.signals.catalog import ALWAYS, CATALOG, PACKS
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+OPENING = """# Metrics
+
+All of them are declared in `sage_fastapi_obs/signals/catalog/`; `scripts/document_metrics.py` writes this page from there.
+
+`metrics.packs` says which packs are switched on: `http`, `runtime` and `result` by default. `sage-core` is the first part of
+`sage`: handshakes, their time, and open sessions. How an application counts into packs, and declares metrics of its own, is in
+[packs](packs.md).
+
+Labels with values in brackets have no others: an unknown value is counted as `other`. Open labels take at most
+`metrics.max_label_values` values (routes: `metrics.max_routes`); the rest is `other`, too. Both are counted in
+`observability_label_overflow_total`. Where all values are known, series are there from the start, at 0.
+
+Older names are shown besides the new ones where `metrics.compat_aliases` asks for them: the same samples, in the older name's
+unit and words.
+"""
+TITLES = {
+    "http": "HTTP and WebSocket: pack `http`",
+    "runtime": "Process and interpreter: pack `runtime`",
+    "sage": "SAGE: packs `sage` and `sage-core`",
+    "textbook": "Textbooks: pack `textbook`",
+    "security": "Security: pack `security`",
+    "dependencies": "Redis, PostgreSQL and Kafka: pack `dependencies`",
+    "grpc": "gRPC servers: pack `grpc`",
+    "result": "Results and batches: pack `result`",
+    "business": "Business: pack `business`",
+}
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    sections = [f"## {title}\n\n{metrics_table(PACKS[pack])}\n" for pack, title in TITLES.items()]
+    always = f"## Always there\n\n{metrics_table(ALWAYS)}\n"
+    return "\n".join([OPENING, *sections, always, "## Bounds of histograms\n", bounds_table(CATALOG), ""])
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        sys.exit(f"{PAGE} is not what the catalog says: run python scripts/document_metrics.py")
