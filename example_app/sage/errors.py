@@ -18,9 +18,9 @@ SageError
 │   ├── RevokedDid
 │   ├── InvalidDocument     a document that does not belong to its DID
 │   └── TransactionRefused  the registry did not want it
-└── RegistryError
-    ├── RegistryUnreachable is a ConnectionError too
-    └── RegistryTimeout     is a TimeoutError too
+├── PeerRefused             the other agent did not want it
+├── Unreachable             the registry or the other agent; a ConnectionError too
+└── TookTooLong             the same; a TimeoutError too
 """
 
 __all__ = [
@@ -31,9 +31,7 @@ __all__ = [
     "ExpiredSession",
     "InvalidDocument",
     "InvalidMessage",
-    "RegistryError",
-    "RegistryTimeout",
-    "RegistryUnreachable",
+    "PeerRefused",
     "ReplayError",
     "ReplayedFrame",
     "ReplayedNonce",
@@ -41,10 +39,12 @@ __all__ = [
     "SageError",
     "SessionError",
     "TooManySessions",
+    "TookTooLong",
     "TransactionRefused",
     "Undecryptable",
     "UnknownDid",
     "UnknownSession",
+    "Unreachable",
 ]
 
 
@@ -103,10 +103,10 @@ class InvalidDocument(DidError): ...
 class TransactionRefused(DidError): ...
 
 
-class RegistryError(SageError): ...
+class PeerRefused(SageError): ...
 
 
-class RegistryUnreachable(RegistryError, ConnectionError): ...
+class Unreachable(SageError, ConnectionError): ...
 
 
-class RegistryTimeout(RegistryError, TimeoutError): ...
+class TookTooLong(SageError, TimeoutError): ...

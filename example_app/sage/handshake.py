@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import BaseModel, ConfigDict, Field
 
+from example_app.sage.did import DID_PATTERN
 from example_app.sage.errors import BadHandshake
 from example_app.sage.keys import SigningKey, VerifyKey
 
@@ -38,13 +40,18 @@ class Secrets(NamedTuple):
     """The hash of all that was said; frames are bound to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class _Spoken(BaseModel):
+    """What goes over the wire: JSON, with bytes in base64url."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class Offer(_Spoken):
     """What a client says first."""
 
-    client_did: str
-    server_did: str
-    sealed: bytes
+    client_did: str = Field(pattern=DID_PATTERN)
+    server_did: str = Field(pattern=DID_PATTERN)
+    sealed: bytes = Field(default=b"", max_length=1_000)
 
     @property
     def info(self) -> bytes:
@@ -52,15 +59,14 @@ class Offer:
         return _joined(b"sage offer", VERSION.encode(), self.client_did.encode(), self.server_did.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(_Spoken):
     """What a server says to an offer it has accepted."""
 
-    session_id: str
+    session_id: str = Field(max_length=100)
     expires_at: float
     """Unix time in seconds."""
-    ephemeral: bytes
-    signature: bytes = b""
+    ephemeral: bytes = Field(max_length=100)
+    signature: bytes = Field(default=b"", max_length=100)
 
     def binding(self, offer: Offer) -> bytes:
         """Hash all that was said."""
@@ -89,9 +95,9 @@ class Opening:
     def __post_init__(self) -> None:
         self._ephemeral = X25519PrivateKey.generate()
         self._secret = os.urandom(KEY_BYTES)
-        bare = Offer(self.client_did, self.server_did, b"")
+        bare = Offer(client_did=self.client_did, server_did=self.server_did)
         inside = self._ephemeral.public_key().public_bytes_raw() + self._secret
-        self.offer = Offer(self.client_did, self.server_did, _SUITE.encrypt(inside, self.server_key, bare.info))
+        self.offer = bare.model_copy(update={"sealed": _SUITE.encrypt(inside, self.server_key, bare.info)})
 
     def finish(self, answer: Answer, server: VerifyKey) -> Secrets:
         """Derive the secrets; `BadSignature` or `BadHandshake` if the answer is not the server's."""
@@ -109,10 +115,10 @@ def accept(offer: Offer, agrees: X25519PrivateKey, signs: SigningKey, session_id
     if len(inside) != 2 * KEY_BYTES:
         raise BadHandshake("the offer holds something else")
     ephemeral = X25519PrivateKey.generate()
-    bare = Answer(session_id, expires_at, ephemeral.public_key().public_bytes_raw())
+    bare = Answer(session_id=session_id, expires_at=expires_at, ephemeral=ephemeral.public_key().public_bytes_raw())
     binding = bare.binding(offer)
     secrets = _derive(ephemeral, inside[:KEY_BYTES], inside[KEY_BYTES:], binding)
-    return Accepted(Answer(session_id, expires_at, bare.ephemeral, signs.sign(binding)), secrets)
+    return Accepted(bare.model_copy(update={"signature": signs.sign(binding)}), secrets)
 
 
 def _derive(own: X25519PrivateKey, other: bytes, secret: bytes, binding: bytes) -> Secrets:

@@ -1,18 +1,11 @@
 """Asks the registry over HTTP."""
 
 import httpx
-from opentelemetry import propagate
 from pydantic import ValidationError
 
+from example_app.sage.calls import ask
 from example_app.sage.did import DidDocument, Transaction, chain_of
-from example_app.sage.errors import (
-    InvalidDocument,
-    RegistryTimeout,
-    RegistryUnreachable,
-    RevokedDid,
-    TransactionRefused,
-    UnknownDid,
-)
+from example_app.sage.errors import InvalidDocument, RevokedDid, TransactionRefused, UnknownDid
 
 __all__ = ["Resolver"]
 
@@ -25,8 +18,8 @@ class Resolver:
         self._client = client
 
     async def resolve(self, did: str) -> DidDocument:
-        """Find a document; one of the `DidError`s or `RegistryError`s if that cannot be."""
-        answer = await self._ask("GET", f"/{chain_of(did)}/documents/{did}")
+        """Find a document; a `DidError`, or what `ask` raises, if that cannot be."""
+        answer = await ask(self._client, "GET", f"{chain_of(did)}/documents/{did}")
         match answer.status_code:
             case 404:
                 raise UnknownDid("nobody has registered this DID")
@@ -43,21 +36,8 @@ class Resolver:
         return document
 
     async def submit(self, transaction: Transaction) -> None:
-        """Publish a change; `TransactionRefused` or one of the `RegistryError`s if that cannot be."""
-        path = f"/{chain_of(transaction.document.id)}/transactions"
-        answer = await self._ask("POST", path, transaction.model_dump_json())
+        """Publish a change; `TransactionRefused`, or what `ask` raises, if that cannot be."""
+        path = f"{chain_of(transaction.document.id)}/transactions"
+        answer = await ask(self._client, "POST", path, transaction.model_dump_json().encode())
         if answer.is_error:
             raise TransactionRefused(f"the registry answers {answer.status_code}")
-
-    async def _ask(self, method: str, path: str, body: str | None = None) -> httpx.Response:
-        headers = {"Content-Type": "application/json"} if body else {}
-        propagate.inject(headers)
-        try:
-            answer = await self._client.request(method, path, content=body, headers=headers)
-        except httpx.TimeoutException:
-            raise RegistryTimeout("the registry takes too long") from None
-        except httpx.TransportError:
-            raise RegistryUnreachable("the registry cannot be reached") from None
-        if answer.is_server_error:
-            raise RegistryUnreachable("the registry is down")
-        return answer

@@ -41,6 +41,8 @@ class Session:
     secrets: Secrets = field(repr=False)
     created_at: float
     expires_at: float
+    peer_id: str = ""
+    """What the other end is called over there, where that is known."""
     _sent: int = 0
     _highest: int = -1
     _window: set[int] = field(default_factory=set, repr=False)

@@ -17,10 +17,12 @@ from http_message_signatures import (
 from example_app.sage.errors import BadSignature
 from example_app.sage.keys import KeyType, SigningKey, VerifyKey
 
-__all__ = ["COVERED", "Envelope", "Signed", "key_id_of", "sign", "verify"]
+__all__ = ["COVERED", "IN_SESSION", "Envelope", "Signed", "key_id_of", "sign", "verify"]
 
 COVERED = ("@method", "@target-uri")
 """What a signature is over at least, the body's digest beside."""
+IN_SESSION = (*COVERED, "sage-session")
+"""The same of a request with an encrypted body, whose session is named in a header."""
 TAG = "sage"
 
 

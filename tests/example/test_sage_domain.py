@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from example_app.sage import errors
 from example_app.sage.did import DidDocument, Transaction, did_for
-from example_app.sage.handshake import Opening, accept
+from example_app.sage.handshake import Answer, Opening, accept
 from example_app.sage.keys import KEY_TYPES, SigningKey, VerifyKey, agreement_from_multibase, agreement_to_multibase
 from example_app.sage.messages import MOST_BYTES, Message
 from example_app.sage.nonces import SKEW_SECONDS, Nonces
@@ -67,7 +67,7 @@ def shaken(key: SigningKey = KEYS["ed25519"], lifetime: float = 60.0, now: float
     """Shake hands, and return both ends."""
     opening = Opening(CLIENT, SERVER, AGREES.public_key())
     answer, secrets = accept(opening.offer, AGREES, key, "s", now + lifetime)
-    assert opening.finish(answer, key.verify_key) == secrets
+    assert opening.finish(Answer.model_validate_json(answer.model_dump_json()), key.verify_key) == secrets
     known = {"client_did": CLIENT, "server_did": SERVER, "key_type": key.key_type, "secrets": secrets}
     times = {"created_at": now, "expires_at": now + lifetime}
     return Session("c", "client", **known, **times), Session("s", "server", **known, **times)
@@ -228,7 +228,9 @@ def test_no_bit_of_a_handshake_may_change(bit):
     """An offer that was changed cannot be opened, and of the answer nothing can be another."""
     opening = Opening(CLIENT, SERVER, AGREES.public_key())
     with pytest.raises(errors.BadHandshake):
-        accept(replace(opening.offer, sealed=flipped(opening.offer.sealed, bit)), AGREES, KEYS["ed25519"], "s", 60.0)
+        accept(
+            opening.offer.model_copy(update={"sealed": flipped(opening.offer.sealed, bit)}), AGREES, KEYS["ed25519"], "s", 60.0
+        )
     answer, _ = accept(opening.offer, AGREES, KEYS["ed25519"], "s", 60.0)
     server = KEYS["ed25519"].verify_key
     for change in (
@@ -238,16 +240,16 @@ def test_no_bit_of_a_handshake_may_change(bit):
         {"expires_at": 61.0},
     ):
         with pytest.raises(errors.BadSignature):
-            opening.finish(replace(answer, **change), server)
+            opening.finish(answer.model_copy(update=change), server)
 
 
 @pytest.mark.parametrize("sealed", [b"", b"short", os.urandom(112)])
 def test_what_is_no_offer_is_refused(sealed):
     """Nonsense, and offers of or for somebody else, cannot be opened."""
     offer = Opening(CLIENT, SERVER, AGREES.public_key()).offer
-    for wrong in (replace(offer, sealed=sealed), replace(offer, client_did=SERVER), replace(offer, server_did=CLIENT)):
+    for change in ({"sealed": sealed}, {"client_did": SERVER}, {"server_did": CLIENT}):
         with pytest.raises(errors.BadHandshake):
-            accept(wrong, AGREES, KEYS["ed25519"], "s", 60.0)
+            accept(offer.model_copy(update=change), AGREES, KEYS["ed25519"], "s", 60.0)
     with pytest.raises(errors.BadHandshake):
         accept(offer, X25519PrivateKey.generate(), KEYS["ed25519"], "s", 60.0)
 
@@ -256,8 +258,8 @@ def test_a_key_without_a_secret_is_refused():
     """A public key with which everybody agrees on nothing but zeros ends the handshake."""
     opening = Opening(CLIENT, SERVER, AGREES.public_key())
     answer, _ = accept(opening.offer, AGREES, KEYS["ed25519"], "s", 60.0)
-    weak = replace(answer, ephemeral=bytes(32))
-    weak = replace(weak, signature=KEYS["ed25519"].sign(weak.binding(opening.offer)))
+    weak = answer.model_copy(update={"ephemeral": bytes(32)})
+    weak = weak.model_copy(update={"signature": KEYS["ed25519"].sign(weak.binding(opening.offer))})
     with pytest.raises(errors.BadHandshake):
         opening.finish(weak, KEYS["ed25519"].verify_key)
 

@@ -1,0 +1,70 @@
+"""Orders: checked, paid, taken from stock and confirmed, in this order."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+__all__ = ["Order", "OrderRefused", "Store"]
+
+SHELVES = {"tea": 500, "coffee": 500, "cocoa": 20}
+PRICES = {"tea": Decimal("3.20"), "coffee": Decimal("4.80"), "cocoa": Decimal("4.10")}
+CATEGORIES = {"tea": "leaves", "coffee": "beans", "cocoa": "powder"}
+
+
+class OrderRefused(Exception):
+    """An order that cannot be carried out; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    item: str
+    count: int
+    card: str
+
+    @property
+    def value(self) -> Decimal:
+        return PRICES[self.item] * self.count
+
+    @property
+    def category(self) -> str:
+        return CATEGORIES[self.item]
+
+
+class Store:
+    """What is on the shelves."""
+
+    def __init__(self, shelves: Mapping[str, int] = SHELVES) -> None:
+        self._full = dict(shelves)
+        self._shelves = dict(shelves)
+
+    def validate(self, order: Order) -> None:
+        if order.item not in PRICES:
+            raise OrderRefused("nothing of that name")
+        if not 0 < order.count <= 100:
+            raise OrderRefused("not so many")
+
+    def charge(self, order: Order) -> str:
+        """Charge the card; returns the number of the payment."""
+        if not _is_card(order.card):
+            raise OrderRefused("the card is not good")
+        return uuid.uuid4().hex[:12]
+
+    def take(self, order: Order) -> None:
+        """Take it from the shelf, which is filled again when it is nearly empty."""
+        left = self._shelves[order.item]
+        if left < order.count:
+            self._shelves[order.item] = self._full[order.item]
+            raise OrderRefused("sold out")
+        self._shelves[order.item] = left - order.count
+
+    def confirm(self, order: Order, payment: str) -> str:
+        return f"{order.count} x {order.item} for {order.value}, payment {payment}"
+
+
+def _is_card(number: str) -> bool:
+    """Tell whether the last digit of a card's number fits the others, by Luhn's rule."""
+    if not (number.isascii() and number.isdigit() and len(number) == 16):
+        return False
+    doubled = [int(digit) * (2 - place % 2) for place, digit in enumerate(number, 1)]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
