@@ -10,9 +10,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
+from typing import Annotated
 
-__all__ = ["Accounts", "LoginFailed", "RateLimit", "User", "looks_like_injection"]
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Request
+from pydantic import BaseModel, Field
 
+from sage_fastapi_obs import RequestLogger
+
+__all__ = ["Accounts", "LoginFailed", "RateLimit", "User", "api", "looks_like_injection"]
+
+api = APIRouter(tags=["accounts"])
 TRIES = 5
 LOCK_SECONDS = 10.0
 TOKEN_SECONDS = 60.0
@@ -113,3 +120,71 @@ class RateLimit:
         while len(self._left) > MOST_CLIENTS:
             self._left.popitem(last=False)
         return left >= 1
+
+
+class Credentials(BaseModel):
+    name: str = Field(max_length=100)
+    password: str = Field(max_length=100)
+
+
+class Token(BaseModel):
+    user_id: int
+    token: str
+
+
+class About(BaseModel):
+    user_id: int
+    name: str
+
+
+def _accounts(request: Request) -> Accounts:
+    accounts: Accounts = request.app.state.accounts
+    return accounts
+
+
+TheAccounts = Annotated[Accounts, Depends(_accounts)]
+
+
+@api.post("/login")
+def login(given: Credentials, request: Request, accounts: TheAccounts, log: RequestLogger) -> Token:
+    """Exchange a password for a token."""
+    client = request.client.host if request.client else ""
+    if not request.app.state.login_limit.allows(client):
+        raise HTTPException(429, "too many logins", {"Retry-After": "1"})
+    if looks_like_injection(given.name):
+        raise HTTPException(422, "that is no name")
+    try:
+        user, token = accounts.login(given.name, given.password)
+    except LoginFailed as failed:
+        log.warning("login failed", reason=failed.reason)
+        raise HTTPException(401, "wrong name or password") from None
+    log.bind(user_id=user.id)
+    return Token(user_id=user.id, token=token)
+
+
+async def known_user(accounts: TheAccounts, authorization: Annotated[str, Header(max_length=200)] = "") -> User:
+    """Find out who asks."""
+    try:
+        return accounts.user_of(authorization.removeprefix("Bearer "))
+    except LoginFailed:
+        raise HTTPException(401, "the token has expired", {"WWW-Authenticate": "Bearer"}) from None
+    except LookupError:
+        raise HTTPException(401, "log in first", {"WWW-Authenticate": "Bearer"}) from None
+
+
+KnownUser = Annotated[User, Depends(known_user)]
+
+
+@api.get("/users/{user_id}")
+async def read_user(user_id: int, user: KnownUser) -> About:
+    """Read the own account."""
+    if user.id != user_id:
+        raise HTTPException(403, "somebody else's account")
+    return About(user_id=user.id, name=user.name)
+
+
+@api.post("/users/batch", dependencies=[Depends(known_user)])
+async def read_users(user_ids: Annotated[list[int], Body(max_length=100)], accounts: TheAccounts) -> list[About | None]:
+    """Read the names of several accounts; null for those that do not exist."""
+    found = (accounts.by_id.get(user_id) for user_id in user_ids)
+    return [None if each is None else About(user_id=each.id, name=each.name) for each in found]

@@ -3,30 +3,41 @@
 import asyncio
 import logging
 import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI
 
-from example_app import admin, shop
+from example_app import accounts, admin, orders, shop, textbooks
+from example_app.sage import registry, routes
+from example_app.sage.agent import Agent
+from example_app.sage.errors import SageError
+from example_app.sage.resolver import Resolver
 from sage_fastapi_obs import Observability, Settings
 
 __all__ = ["create_app"]
 
+PASSWORDS = {"ada": "engine", "grace": "compiler", "linus": "kernel"}
+SWEEP_SECONDS = 1.0
 
-def create_app() -> FastAPI:
-    """Build the shop. Settings come from the environment, as they would in production."""
+
+def create_app(clock: Callable[[], float] = time.time) -> FastAPI:
+    """Build the shop. Settings come from the environment, as they would in production. `clock`: Unix time in seconds."""
     # httpx logs each URL it asks for, which our own lines make superfluous.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    app = FastAPI(title="Example shop")
+    app = FastAPI(title="Example shop", lifespan=_running)
     obs = Observability(Settings.from_env())
     obs.install(app)
 
     app.include_router(shop.api, prefix="/api")
-    app.include_router(shop.live)
+    for router in (shop.live, routes.api, textbooks.api, accounts.api, orders.api):
+        app.include_router(router)
     app.mount("/admin", admin.create_app())
-
-    # The service calls itself for its price list, over the network like any client.
-    app.state.prices = httpx.AsyncClient(base_url=os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000"), timeout=2.0)
+    app.mount("/registry", registry.create_app())
+    app.add_exception_handler(SageError, routes.answer_error)
+    _furnish(app, clock)
 
     @obs.health.check("stock")
     async def stock_is_counted() -> bool:
@@ -38,3 +49,39 @@ def create_app() -> FastAPI:
         return True
 
     return app
+
+
+def _furnish(app: FastAPI, clock: Callable[[], float]) -> None:
+    """Make what the routes work with."""
+    # The service calls itself: for its price list, its registry and the agent it talks to, over the network like any client.
+    url = os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000")
+    registry_url = os.environ.get("EXAMPLE_REGISTRY_URL", f"{url}/registry")
+    app.state.prices = app.state.peer = httpx.AsyncClient(base_url=url, timeout=5.0)
+    app.state.registry = httpx.AsyncClient(base_url=registry_url, timeout=2.0)
+    app.state.agent = Agent(
+        Resolver(app.state.registry),
+        session_seconds=float(os.environ.get("EXAMPLE_SESSION_SECONDS", "300")),
+        clock=clock,
+    )
+    app.state.accounts = accounts.Accounts(PASSWORDS)
+    app.state.login_limit = accounts.RateLimit(burst=20, per_second=5)
+    app.state.library = textbooks.Library()
+    app.state.store = orders.Store()
+
+
+@asynccontextmanager
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    sweeping = asyncio.create_task(_sweep(app.state.agent))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        await app.state.prices.aclose()
+        await app.state.registry.aclose()
+
+
+async def _sweep(agent: Agent) -> None:
+    """End sessions whose time is over, whether or not anybody asks for them again."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        agent.sweep()

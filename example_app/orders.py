@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["Order", "OrderRefused", "Store"]
+from fastapi import APIRouter, HTTPException, Request
+from pydantic import BaseModel
 
+__all__ = ["Order", "OrderRefused", "Store", "api"]
+
+api = APIRouter(tags=["orders"])
 SHELVES = {"tea": 500, "coffee": 500, "cocoa": 20}
 PRICES = {"tea": Decimal("3.20"), "coffee": Decimal("4.80"), "cocoa": Decimal("4.10")}
 CATEGORIES = {"tea": "leaves", "coffee": "beans", "cocoa": "powder"}
@@ -66,5 +70,26 @@ def _is_card(number: str) -> bool:
     """Tell whether the last digit of a card's number fits the others, by Luhn's rule."""
     if not (number.isascii() and number.isdigit() and len(number) == 16):
         return False
-    doubled = [int(digit) * (2 - place % 2) for place, digit in enumerate(number, 1)]
+    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(number, 1)]
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+class NewOrder(BaseModel):
+    item: str
+    count: int = 1
+    card: str
+
+
+@api.post("/orders", status_code=201)
+async def place_order(new: NewOrder, request: Request) -> dict[str, str]:
+    """Carry an order out, or say why not."""
+    store: Store = request.app.state.store
+    order = Order(new.item, new.count, new.card)
+    try:
+        store.validate(order)
+        payment = store.charge(order)
+        store.take(order)
+        confirmation = store.confirm(order, payment)
+    except OrderRefused as refused:
+        raise HTTPException(409, str(refused)) from None
+    return {"confirmation": confirmation}

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import ValidationError
 
 from example_app.sage.calls import ask
-from example_app.sage.did import Chain, DidDocument, Transaction, did_of_key_id
+from example_app.sage.did import Chain, DidDocument, Operation, Transaction, did_of_key_id
 from example_app.sage.errors import BadHandshake, BadSignature, DidError, ExpiredSession, PeerRefused
 from example_app.sage.handshake import Answer, Offer, Opening, Secrets, accept
 from example_app.sage.keys import KeyType, SigningKey
@@ -44,6 +44,8 @@ class Agent:
         self._nonces = Nonces(nonce_seconds, clock)
         self._publishing = asyncio.Lock()
         self._published = False
+        self._sequence = 0
+        self._chain = chain
         self.document = DidDocument.of(chain, self._signs.verify_key, self._agrees.public_key())
         self.sessions = Sessions(session_seconds, clock)
 
@@ -56,12 +58,18 @@ class Agent:
         """Register the own document, once."""
         async with self._publishing:
             if not self._published:
-                await self.submit(self.registration())
+                await self.submit(self.transaction("register"))
                 self._published = True
 
-    def registration(self) -> Transaction:
-        """Write down what makes the own document known."""
-        return Transaction.signed("register", self.document, 0, self._signs)
+    def transaction(self, operation: Operation) -> Transaction:
+        """Write down a change of what is known of this agent."""
+        self._sequence += 1
+        return Transaction.signed(operation, self.document, self._sequence, self._signs)
+
+    def rotate(self) -> None:
+        """Take another key to agree on secrets with; others learn of it from an update."""
+        self._agrees = X25519PrivateKey.generate()
+        self.document = DidDocument.of(self._chain, self._signs.verify_key, self._agrees.public_key())
 
     async def submit(self, transaction: Transaction) -> None:
         """Publish a change of some agent's document."""
