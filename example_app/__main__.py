@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,8 @@ class Demo:
             leaving = asyncio.create_task(shop.wait())
             await self._show(leaving, visiting)
             visiting.cancel()
-            (ending,) = await asyncio.gather(visiting, return_exceptions=True)
-            if not isinstance(ending, asyncio.CancelledError):
-                raise RuntimeError("the visitors have stopped by themselves") from ending
+            with suppress(asyncio.CancelledError):
+                await visiting
             self._tell_a_story()
             if leaving.done():
                 print(f"the shop has ended by itself with code {shop.returncode}", file=sys.stderr)

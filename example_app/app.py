@@ -64,7 +64,7 @@ def _furnish(app: FastAPI, clock: Callable[[], float]) -> None:
         clock=clock,
     )
     app.state.accounts = accounts.Accounts(PASSWORDS)
-    app.state.login_limit = accounts.RateLimit(burst=20, per_second=5)
+    app.state.login_limit = accounts.RateLimit(burst=10, per_second=5)
     app.state.library = textbooks.Library()
     app.state.store = orders.Store()
 

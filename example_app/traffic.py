@@ -50,23 +50,23 @@ class Tale:
 
 SCENARIOS: dict[str, tuple[Call | Tale, ...]] = {
     "steady": (
-        Call("GET", "/api/items", times=5),
-        Call("GET", "/api/items/1", times=5),
-        Call("GET", "/api/items/2/price", times=3),
-        Call("POST", "/api/orders", {"item_id": 2, "count": 1}, times=4),  # two hops, and work in the background
-        Call("POST", "/identify", {"location": "Table 3"}, times=2),
-        Call("GET", "/export"),  # a stream
-        Call("GET", "/events"),  # server-sent events
-        Call("GET", "/admin/reports/2024", times=2),  # a mounted app
-        Call("WEBSOCKET", "/chat/help"),
-        Call("POST", "/orders", {"item": "tea", "count": 2, "card": "4111111111111111"}, times=2),
-        Call("POST", "/orders", {"item": "coffee", "card": "4111111111111111"}, times=2),
-        Call("POST", "/did/resolve", {}),
-        Tale(Visitors.converse, times=6),
-        Tale(Visitors.introduce, times=2),
-        Tale(Visitors.move),
-        Tale(Visitors.learn, times=2),
-        Tale(Visitors.log_in, times=3),
+        Call("GET", "/api/items", times=10),
+        Call("GET", "/api/items/1", times=10),
+        Call("GET", "/api/items/2/price", times=6),
+        Call("POST", "/api/orders", {"item_id": 2, "count": 1}, times=8),  # two hops, and work in the background
+        Call("POST", "/identify", {"location": "Table 3"}, times=4),
+        Call("GET", "/export", times=2),  # a stream
+        Call("GET", "/events", times=2),  # server-sent events
+        Call("GET", "/admin/reports/2024", times=4),  # a mounted app
+        Call("WEBSOCKET", "/chat/help", times=2),
+        Call("POST", "/orders", {"item": "tea", "count": 2, "card": "4111111111111111"}, times=4),
+        Call("POST", "/orders", {"item": "coffee", "card": "4111111111111111"}, times=4),
+        Call("POST", "/did/resolve", {}, times=2),
+        Tale(Visitors.converse, times=12),
+        Tale(Visitors.introduce, times=4),
+        Tale(Visitors.move, times=2),
+        Tale(Visitors.learn, times=4),
+        Tale(Visitors.log_in, times=6),
     ),
     "errors": (
         Call("GET", "/api/items/77"),  # 404: no such item

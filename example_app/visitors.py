@@ -55,7 +55,7 @@ class Visitors:
         if random.random() < LEFT_OPEN:
             self._left.append(session)
         else:
-            await self._client.delete(f"/sessions/{session.peer_id}")
+            await self._part(agent, session)
 
     async def introduce(self) -> None:
         """Have the service shake hands with itself, and carry a message from one end to the other."""
@@ -116,7 +116,7 @@ class Visitors:
         body = agent.encrypt(session.id, Message("text", b"pay one"))
         headers = self._signed(agent, session, body)
         await self._client.post("/protected", content=body + b"!", headers=headers)
-        await self._client.delete(f"/sessions/{session.peer_id}")
+        await self._part(agent, session)
 
     async def dawdle(self) -> None:
         """Send a request that was signed an hour ago."""
@@ -132,7 +132,7 @@ class Visitors:
         agent, session = await self._shake()
         garbage = agent.encrypt(session.id, Message("text", b"x"))[:-1] + b"?"
         await self._post(f"/sessions/{session.peer_id}/decrypt", _frame(garbage))
-        await self._client.delete(f"/sessions/{session.peer_id}")
+        await self._part(agent, session)
         await self._post("/sessions/unknown/decrypt", _frame(garbage))
         over = next((left for left in self._left if left.expires_at < time.time()), session)
         await self._post(f"/sessions/{over.peer_id}/decrypt", _frame(garbage))
@@ -145,7 +145,7 @@ class Visitors:
         for _ in range(3):
             await self._client.post("/protected", content=body, headers=headers)
         await self._post(f"/sessions/{session.peer_id}/decrypt", _frame(body))
-        await self._client.delete(f"/sessions/{session.peer_id}")
+        await self._part(agent, session)
 
     async def cut_off(self) -> None:
         """Have one chain's node go down for a moment."""
@@ -159,7 +159,12 @@ class Visitors:
 
     async def _shake(self) -> tuple[Agent, Session]:
         agent = await self._agent()
+        agent.sweep()
         return agent, await agent.shake(self._client, await self._server())
+
+    async def _part(self, agent: Agent, session: Session) -> None:
+        agent.close(session.id)
+        await self._client.delete(f"/sessions/{session.peer_id}")
 
     async def _agent(self) -> Agent:
         if len(self._agents) < MOST_AGENTS:
