@@ -57,7 +57,8 @@ def _furnish(app: FastAPI, clock: Callable[[], float]) -> None:
     url = os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000")
     registry_url = os.environ.get("EXAMPLE_REGISTRY_URL", f"{url}/registry")
     app.state.prices = app.state.peer = httpx.AsyncClient(base_url=url, timeout=5.0)
-    app.state.registry = httpx.AsyncClient(base_url=registry_url, timeout=2.0)
+    patience = float(os.environ.get("EXAMPLE_REGISTRY_SECONDS", "2"))
+    app.state.registry = httpx.AsyncClient(base_url=registry_url, timeout=patience)
     app.state.agent = Agent(
         Resolver(app.state.registry),
         session_seconds=float(os.environ.get("EXAMPLE_SESSION_SECONDS", "300")),

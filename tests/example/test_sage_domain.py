@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import replace
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -18,6 +19,7 @@ from example_app.sage.keys import KEY_TYPES, SigningKey, VerifyKey, agreement_fr
 from example_app.sage.messages import MOST_BYTES, Message
 from example_app.sage.nonces import SKEW_SECONDS, Nonces
 from example_app.sage.registry import Ledger
+from example_app.sage.resolver import Resolver
 from example_app.sage.sessions import WINDOW, Session, Sessions
 from example_app.sage.signatures import Envelope, key_id_of, sign, verify
 
@@ -375,3 +377,18 @@ def test_what_a_session_holds_is_not_shown():
     assert "secrets" not in repr(session)
     assert "secret" not in repr(opening)
     assert time.time() > session.expires_at
+
+
+@pytest.mark.parametrize("lie", ["another key", "another DID", "nonsense"])
+async def test_a_registry_that_lies_is_not_believed(lie):
+    """A document with another agent's key or name, or none at all, is refused whatever the registry says."""
+    honest, other = (DidDocument.of("solana", SigningKey.generate("ed25519").verify_key, AGREES.public_key()) for _ in range(2))
+    body = {
+        "another key": honest.model_copy(update={"verification_method": other.verification_method}).model_dump_json(),
+        "another DID": other.model_dump_json(),
+        "nonsense": "[]",
+    }[lie]
+    lying = httpx.MockTransport(lambda _: httpx.Response(200, text=body))
+    async with httpx.AsyncClient(transport=lying, base_url="http://registry/") as client:
+        with pytest.raises(errors.InvalidDocument):
+            await Resolver(client).resolve(honest.id)
