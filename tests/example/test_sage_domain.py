@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from example_app.sage import errors
 from example_app.sage.did import DidDocument, Transaction, did_for
-from example_app.sage.handshake import Answer, Opening, accept
+from example_app.sage.handshake import _SUITE, Answer, Opening, accept
 from example_app.sage.keys import KEY_TYPES, SigningKey, VerifyKey, agreement_from_multibase, agreement_to_multibase
 from example_app.sage.messages import MOST_BYTES, Message
 from example_app.sage.nonces import SKEW_SECONDS, Nonces
@@ -252,6 +252,9 @@ def test_what_is_no_offer_is_refused(sealed):
     for change in ({"sealed": sealed}, {"client_did": SERVER}, {"server_did": CLIENT}):
         with pytest.raises(errors.BadHandshake):
             accept(offer.model_copy(update=change), AGREES, KEYS["ed25519"], "s", 60.0)
+    other = offer.model_copy(update={"sealed": _SUITE.encrypt(b"short", AGREES.public_key(), offer.info)})
+    with pytest.raises(errors.BadHandshake):
+        accept(other, AGREES, KEYS["ed25519"], "s", 60.0)
     with pytest.raises(errors.BadHandshake):
         accept(offer, X25519PrivateKey.generate(), KEYS["ed25519"], "s", 60.0)
 
@@ -342,11 +345,25 @@ def test_a_nonce_works_once_and_soon():
     nonces.use("a", "m", clock.now - 30.0)
 
 
+def test_a_full_memory_of_nonces_lets_nobody_in_again():
+    """While all that is remembered is still needed a new request is refused; once it is not, there is room."""
+    clock = Clock()
+    nonces = Nonces(30.0, clock, most=1)
+    nonces.use("a", "n", clock.now)
+    with pytest.raises(errors.ExpiredNonce, match="too many"):
+        nonces.use("a", "m", clock.now)
+    with pytest.raises(errors.ReplayedNonce):
+        nonces.use("a", "n", clock.now)
+    clock.now += 31.0
+    nonces.use("a", "m", clock.now)
+    assert len(nonces) == 1
+
+
 @given(steps=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8), st.floats(-5, 40)), max_size=60))
 def test_no_request_gets_in_twice(steps):
     """However clocks run and whatever is forgotten in between, no signed request is taken a second time."""
     clock = Clock()
-    nonces = Nonces(30.0, clock, most=10)
+    nonces = Nonces(30.0, clock, most=4)
     taken = set()
     for passed, nonce, age in steps:
         clock.now += passed
@@ -358,7 +375,7 @@ def test_no_request_gets_in_twice(steps):
                 continue
             assert again not in taken
             taken.add(again)
-        assert len(nonces) <= 10
+        assert len(nonces) <= 4
 
 
 def test_messages_are_checked():
