@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from example_app.sage import errors
 from example_app.sage.did import DidDocument, Transaction, did_for
-from example_app.sage.handshake import _SUITE, Answer, Opening, accept
+from example_app.sage.handshake import _SUITE, Answer, Opening, _derive, accept
 from example_app.sage.keys import KEY_TYPES, SigningKey, VerifyKey, agreement_from_multibase, agreement_to_multibase
 from example_app.sage.messages import MOST_BYTES, Message
 from example_app.sage.nonces import SKEW_SECONDS, Nonces
@@ -83,7 +83,8 @@ def test_no_bit_of_what_was_signed_may_change(key_type, data, bit):
     signature = key.sign(data)
     assert len(signature) == 64
     key.verify_key.verify(signature, data)
-    changed = [(flipped(signature, bit), data), (signature, data + b"\0"), (signature[:-1], data), (b"", data)]
+    longer = signature[:32] + b"\0" + signature[32:]
+    changed = [(flipped(signature, bit), data), (signature, data + b"\0"), (signature[:-1], data), (longer, data)]
     if data:
         changed.append((signature, flipped(data, bit)))
     for wrong_signature, wrong_data in changed:
@@ -160,6 +161,8 @@ def test_signed_requests_cannot_be_changed(key_type, body, bit, nonce):
     for envelope, content in wrong:
         with pytest.raises(errors.BadSignature):
             verify(envelope, content, key.verify_key, covered=covered)
+    with pytest.raises(errors.BadSignature):
+        verify(signed, body, key.verify_key, tag="another protocol", covered=covered)
     for other in KEY_TYPES:
         with pytest.raises(errors.BadSignature):
             verify(signed, body, SigningKey.generate(other).verify_key, covered=covered)
@@ -223,6 +226,18 @@ def test_a_handshake_gives_both_the_same(key):
     (client, server), (other, _) = shaken(key), shaken(key)
     assert client.secrets == server.secrets
     assert len({client.secrets.client_key, client.secrets.server_key, other.secrets.client_key, other.secrets.server_key}) == 4
+
+
+def test_all_of_a_handshake_goes_into_the_keys():
+    """With another secret, another shared key or other words said, both keys are others."""
+    own, other = X25519PrivateKey.generate(), AGREES.public_key().public_bytes_raw()
+    derived = [
+        _derive(key, other, secret, binding)
+        for key in (own, X25519PrivateKey.generate())
+        for secret in (b"1" * 32, b"2" * 32)
+        for binding in (b"1" * 32, b"2" * 32)
+    ]
+    assert len({secrets.client_key for secrets in derived} | {secrets.server_key for secrets in derived}) == 16
 
 
 @given(bit=st.integers(0))
