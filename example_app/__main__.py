@@ -144,8 +144,9 @@ Ctrl-C stops it.
             text = (await client.get("/metrics")).text
         except httpx.TransportError:
             return
+        height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
         rows = [
-            *table(text, seconds),
+            *table(text, seconds, height - LINES_SHOWN - 3),
             "",
             "the last log lines:",
             *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),

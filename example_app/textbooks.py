@@ -96,6 +96,7 @@ KnownTextbook = Annotated[str, Depends(_known)]
 
 
 class NewTextbook(BaseModel):
+    user_id: int = 1
     grade_level: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
     subject: str = Field(pattern=r"^[a-z-]{1,20}$")
     pages: list[str] = Field(min_length=1, max_length=50)
@@ -108,7 +109,13 @@ def create_textbook(new: NewTextbook, library: TheLibrary, log: RequestLogger) -
     textbook = library.add(new.grade_level, new.subject, tuple(new.pages))
     pictures = sum(_draw(number, page, log) for number, page in enumerate(textbook.pages, 1))
     took = (time.perf_counter() - started) * 1_000
-    log.info("Textbook created", textbook_id=textbook.id, page_count=len(textbook.pages), processing_time_ms=round(took, 3))
+    log.info(
+        "Textbook created",
+        textbook_id=textbook.id,
+        user_id=new.user_id,
+        page_count=len(textbook.pages),
+        processing_time_ms=round(took, 3),
+    )
     return {"textbook_id": textbook.id, "pictures": pictures}
 
 

@@ -113,8 +113,8 @@ class Agent:
         secrets = opening.finish(answer, server.verify_key())
         return self._keep("client", opening.offer, answer, self._signs.key_type, secrets=secrets)
 
-    async def accept(self, envelope: Envelope, body: bytes) -> Answer:
-        """Answer another agent's offer."""
+    async def accept(self, envelope: Envelope, body: bytes) -> tuple[Answer, Session]:
+        """Answer another agent's offer; the session is the own end of it."""
         try:
             offer = Offer.model_validate_json(body)
         except ValidationError:
@@ -124,8 +124,7 @@ class Agent:
             raise BadSignature("signed by somebody else")
         expires_at = self._clock() + self.sessions.lifetime_seconds
         answer, secrets = accept(offer, self._agrees, self._signs, new_session_id(), expires_at)
-        self._keep("server", offer, answer, client.verify_key().key_type, secrets=secrets)
-        return answer
+        return answer, self._keep("server", offer, answer, client.verify_key().key_type, secrets=secrets)
 
     def encrypt(self, session_id: str, message: Message) -> bytes:
         """Encrypt a message for the other end."""

@@ -12,7 +12,16 @@ from example_app.sage.agent import Agent
 from example_app.sage.did import DID_PATTERN, DidDocument, Transaction
 from example_app.sage.handshake import Answer
 from example_app.sage.messages import Message, MessageType
+from example_app.sage.sessions import Session
 from example_app.sage.signatures import Envelope
+from sage_fastapi_obs import (
+    FIELD_CLIENT_DID,
+    FIELD_KEY_TYPE,
+    FIELD_SERVER_DID,
+    FIELD_SESSION_ID,
+    RequestLogger,
+    bind,
+)
 
 __all__ = ["answer_error", "api"]
 
@@ -41,6 +50,7 @@ STATUS: dict[type[errors.SageError], int] = {
 async def answer_error(_: Request, error: Exception) -> JSONResponse:
     """Answer a `SageError`; who signs badly learns no more than that."""
     assert isinstance(error, errors.SageError)
+    bind(reason=type(error).__name__)
     detail = "signature verify failed" if isinstance(error, errors.BadSignature) else str(error)
     return JSONResponse({"detail": detail}, STATUS[type(error)])
 
@@ -130,16 +140,21 @@ async def publish(transaction: Transaction, agent: CurrentAgent) -> DidDocument:
 
 
 @api.post("/handshake", status_code=201)
-async def shake(request: Request, agent: CurrentAgent) -> Answer:
+async def shake(request: Request, agent: CurrentAgent, log: RequestLogger) -> Answer:
     """Answer an agent's signed offer."""
-    return await agent.accept(_envelope(request), await request.body())
+    log.bind(operation="handshake")
+    answer, session = await agent.accept(_envelope(request), await request.body())
+    log.bind(**_known(session)).info("handshake completed")
+    return answer
 
 
 @api.post("/sessions", status_code=201)
-async def open_session(peer: Peer, request: Request, agent: CurrentAgent) -> Opened:
+async def open_session(peer: Peer, request: Request, agent: CurrentAgent, log: RequestLogger) -> Opened:
     """Shake hands with another agent: this service is the client."""
+    log.bind(operation="handshake")
     await agent.publish()
     session = await agent.shake(request.app.state.peer, peer.did or agent.did)
+    log.bind(**_known(session)).info("session opened")
     return Opened(
         session_id=session.id,
         peer_session_id=session.peer_id,
@@ -150,26 +165,42 @@ async def open_session(peer: Peer, request: Request, agent: CurrentAgent) -> Ope
 
 
 @api.post("/sessions/{session_id}/encrypt")
-async def encrypt(session_id: str, plain: Plain, agent: CurrentAgent) -> Frame:
+async def encrypt(session_id: str, plain: Plain, agent: CurrentAgent, log: RequestLogger) -> Frame:
     """Encrypt for the other end."""
+    log.bind(operation="encrypt", session_id=session_id)
     return Frame.of(agent.encrypt(session_id, plain.to_message()))
 
 
 @api.post("/sessions/{session_id}/decrypt")
-async def decrypt(session_id: str, sent: Frame, agent: CurrentAgent) -> Plain:
+async def decrypt(session_id: str, sent: Frame, agent: CurrentAgent, log: RequestLogger) -> Plain:
     """Decrypt what the other end has sent."""
+    log.bind(operation="decrypt", session_id=session_id)
     return Plain.of(agent.decrypt(session_id, sent.to_bytes()))
 
 
 @api.delete("/sessions/{session_id}", status_code=204)
-async def close_session(session_id: str, agent: CurrentAgent) -> None:
+async def close_session(session_id: str, agent: CurrentAgent, log: RequestLogger) -> None:
     """End a session."""
-    agent.close(session_id)
+    log.bind(operation="close", session_id=session_id)
+    log.bind(**_known(agent.close(session_id)))
 
 
 @api.post("/protected")
-async def protected(request: Request, agent: CurrentAgent, sage_session: Annotated[str, Header(max_length=100)]) -> Frame:
+async def protected(
+    request: Request, agent: CurrentAgent, log: RequestLogger, sage_session: Annotated[str, Header(max_length=100)]
+) -> Frame:
     """Take an encrypted message in a request that its sender has signed."""
+    log.bind(operation="verify", session_id=sage_session)
     message = await agent.receive(_envelope(request), await request.body(), sage_session)
     answer = Message("text", f"{len(message.content)} bytes arrived".encode())
     return Frame.of(agent.encrypt(sage_session, answer))
+
+
+def _known(session: Session) -> dict[str, str]:
+    """Name what lines about a session have."""
+    return {
+        FIELD_SESSION_ID: session.id,
+        FIELD_CLIENT_DID: session.client_did,
+        FIELD_SERVER_DID: session.server_did,
+        FIELD_KEY_TYPE: session.key_type,
+    }
