@@ -16,6 +16,9 @@ from fastapi import APIRouter, Body, Depends, Header, HTTPException, Request
 from pydantic import BaseModel, Field
 
 from sage_fastapi_obs import RequestLogger
+from sage_fastapi_obs.domain.business import set_business_active_users
+from sage_fastapi_obs.domain.security import login_failed, rate_limit_exceeded, security_event
+from sage_fastapi_obs.domain.textbook import set_active_users
 
 __all__ = ["Accounts", "LoginFailed", "RateLimit", "User", "api", "looks_like_injection"]
 
@@ -150,15 +153,21 @@ def login(given: Credentials, request: Request, accounts: TheAccounts, log: Requ
     """Exchange a password for a token."""
     client = request.client.host if request.client else ""
     if not request.app.state.login_limit.allows(client):
+        rate_limit_exceeded(client)
+        security_event("rate_limit")
         raise HTTPException(429, "too many logins", {"Retry-After": "1"})
     if looks_like_injection(given.name):
+        security_event("injection_attempt")
         raise HTTPException(422, "that is no name")
     try:
         user, token = accounts.login(given.name, given.password)
     except LoginFailed as failed:
+        login_failed(failed.reason)
         log.warning("login failed", reason=failed.reason)
         raise HTTPException(401, "wrong name or password") from None
     log.bind(user_id=user.id)
+    set_active_users(accounts.active())
+    set_business_active_users(accounts.active())
     return Token(user_id=user.id, token=token)
 
 
@@ -166,9 +175,11 @@ async def known_user(accounts: TheAccounts, authorization: Annotated[str, Header
     """Find out who asks."""
     try:
         return accounts.user_of(authorization.removeprefix("Bearer "))
-    except LoginFailed:
+    except LoginFailed as failed:
+        login_failed(failed.reason)
         raise HTTPException(401, "the token has expired", {"WWW-Authenticate": "Bearer"}) from None
     except LookupError:
+        security_event("unauthorized_access")
         raise HTTPException(401, "log in first", {"WWW-Authenticate": "Bearer"}) from None
 
 
@@ -179,6 +190,7 @@ KnownUser = Annotated[User, Depends(known_user)]
 async def read_user(user_id: int, user: KnownUser) -> About:
     """Read the own account."""
     if user.id != user_id:
+        security_event("unauthorized_access")
         raise HTTPException(403, "somebody else's account")
     return About(user_id=user.id, name=user.name)
 

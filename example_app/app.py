@@ -19,6 +19,8 @@ from sage_fastapi_obs import Observability, Settings
 
 __all__ = ["create_app"]
 
+PACKS = ("http", "runtime", "result", "sage", "textbook", "security", "business")
+"""Sets of metrics that the routes below feed."""
 PASSWORDS = {"ada": "engine", "grace": "compiler", "linus": "kernel"}
 SWEEP_SECONDS = 1.0
 
@@ -28,7 +30,7 @@ def create_app(clock: Callable[[], float] = time.time) -> FastAPI:
     # httpx logs each URL it asks for, which our own lines make superfluous.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     app = FastAPI(title="Example shop", lifespan=_running)
-    obs = Observability(Settings.from_env())
+    obs = Observability(Settings.from_env(metrics={"packs": PACKS}))
     obs.install(app)
 
     app.include_router(shop.api, prefix="/api")

@@ -8,6 +8,9 @@ from decimal import Decimal
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel
 
+from sage_fastapi_obs import operation
+from sage_fastapi_obs.domain.business import order_processed, transaction_completed
+
 __all__ = ["Order", "OrderRefused", "Store", "api"]
 
 api = APIRouter(tags=["orders"])
@@ -83,13 +86,22 @@ class NewOrder(BaseModel):
 @api.post("/orders", status_code=201)
 async def place_order(new: NewOrder, request: Request) -> dict[str, str]:
     """Carry an order out, or say why not."""
-    store: Store = request.app.state.store
-    order = Order(new.item, new.count, new.card)
     try:
-        store.validate(order)
-        payment = store.charge(order)
-        store.take(order)
-        confirmation = store.confirm(order, payment)
+        return {"confirmation": process(Order(new.item, new.count, new.card), request.app.state.store)}
     except OrderRefused as refused:
         raise HTTPException(409, str(refused)) from None
-    return {"confirmation": confirmation}
+
+
+@operation("order_processing")
+def process(order: Order, store: Store) -> str:
+    """Take an order through all its steps; returns the confirmation."""
+    with operation("order_validation"):
+        store.validate(order)
+    with operation("payment", item=order.item) as run:
+        payment = store.charge(order)
+        run.set(payment=payment)
+    with operation("inventory_update"):
+        store.take(order)
+    transaction_completed()
+    order_processed(float(order.value), order.category)
+    return store.confirm(order, payment)

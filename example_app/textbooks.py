@@ -11,7 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, Field
 
-from sage_fastapi_obs import RequestLogger
+from sage_fastapi_obs import RequestLogger, operation
+from sage_fastapi_obs.domain.textbook import ai_tokens_used, learning_session, textbook_created
 
 __all__ = ["Library", "Textbook", "api", "illustrate", "tokens"]
 
@@ -108,6 +109,7 @@ def create_textbook(new: NewTextbook, library: TheLibrary, log: RequestLogger) -
     started = time.perf_counter()
     textbook = library.add(new.grade_level, new.subject, tuple(new.pages))
     pictures = sum(_draw(number, page, log) for number, page in enumerate(textbook.pages, 1))
+    textbook_created(new.grade_level, new.subject)
     took = (time.perf_counter() - started) * 1_000
     log.info(
         "Textbook created",
@@ -121,7 +123,8 @@ def create_textbook(new: NewTextbook, library: TheLibrary, log: RequestLogger) -
 
 def _draw(number: int, page: str, log: RequestLogger) -> bool:
     try:
-        illustrate(page)
+        with operation("illustrate", page_id=number):
+            illustrate(page)
     except ValueError as error:
         log.error("Failed to generate image", exc=error, page_id=number, attempt=1)  # noqa: TRY400 - no logger of the standard library
         return False
@@ -132,6 +135,7 @@ def _draw(number: int, page: str, log: RequestLogger) -> bool:
 async def start_learning(textbook_id: KnownTextbook, library: TheLibrary) -> None:
     """Begin to learn."""
     library.start(textbook_id)
+    learning_session(textbook_id).start()
 
 
 @api.post("/textbooks/{textbook_id}/sessions/end", status_code=204)
@@ -139,6 +143,7 @@ async def end_learning(textbook_id: KnownTextbook, library: TheLibrary) -> None:
     """Stop learning."""
     if not library.end(textbook_id):
         raise HTTPException(409, "nobody is learning from this")
+    learning_session(textbook_id).end()
 
 
 class Question(BaseModel):
@@ -152,6 +157,8 @@ async def ask(asked: Question, library: TheLibrary) -> dict[str, str | int]:
     textbook = library.find(asked.textbook_id)
     if textbook is None:
         raise HTTPException(404, "no such textbook")
-    answer = textbook.answer(asked.question)
+    with operation("tutor.answer", model=MODEL):
+        answer = textbook.answer(asked.question)
     used = len(tokens(asked.question)) + len(tokens(answer))
+    ai_tokens_used("tutor", MODEL, used)
     return {"answer": answer, "tokens": used}

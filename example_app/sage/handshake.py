@@ -9,7 +9,7 @@ stays secret when the long-lived keys are lost. The session's keys come from all
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -73,11 +73,20 @@ class Answer(_Spoken):
         life = f"{self.expires_at:.3f}".encode()
         return hashlib.sha256(_joined(offer.info, offer.sealed, self.session_id.encode(), life, self.ephemeral)).digest()
 
+    def signed(self, offer: Offer, key: SigningKey) -> Self:
+        """Return this answer with its signature."""
+        return self.model_copy(update={"signature": key.sign(self.binding(offer))})
+
+    def verify(self, offer: Offer, key: VerifyKey) -> None:
+        """Raise `BadSignature` unless the key's owner has given this answer to the offer."""
+        key.verify(self.signature, self.binding(offer))
+
 
 class Accepted(NamedTuple):
     """An offer that was opened, the answer to it, and what follows."""
 
     answer: Answer
+    """Not signed yet."""
     secrets: Secrets
 
 
@@ -88,25 +97,23 @@ class Opening:
     client_did: str
     server_did: str
     server_key: X25519PublicKey
+    ephemeral: X25519PrivateKey = field(repr=False)
+    """Made for this handshake."""
     offer: Offer = field(init=False)
-    _ephemeral: X25519PrivateKey = field(init=False, repr=False)
     _secret: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._ephemeral = X25519PrivateKey.generate()
         self._secret = os.urandom(KEY_BYTES)
         bare = Offer(client_did=self.client_did, server_did=self.server_did)
-        inside = self._ephemeral.public_key().public_bytes_raw() + self._secret
+        inside = self.ephemeral.public_key().public_bytes_raw() + self._secret
         self.offer = bare.model_copy(update={"sealed": _SUITE.encrypt(inside, self.server_key, bare.info)})
 
-    def finish(self, answer: Answer, server: VerifyKey) -> Secrets:
-        """Derive the secrets; `BadSignature` or `BadHandshake` if the answer is not the server's."""
-        binding = answer.binding(self.offer)
-        server.verify(answer.signature, binding)
-        return _derive(self._ephemeral, answer.ephemeral, self._secret, binding)
+    def finish(self, answer: Answer) -> Secrets:
+        """Derive the secrets from an answer that was verified; `BadHandshake` if nothing can be derived."""
+        return _derive(self.ephemeral, answer.ephemeral, self._secret, answer.binding(self.offer))
 
 
-def accept(offer: Offer, agrees: X25519PrivateKey, signs: SigningKey, session_id: str, expires_at: float) -> Accepted:
+def accept(offer: Offer, agrees: X25519PrivateKey, session_id: str, expires_at: float) -> Accepted:
     """Open an offer and answer it; `BadHandshake` if it is not for this server, or was changed."""
     try:
         inside = _SUITE.decrypt(offer.sealed, agrees, offer.info)
@@ -115,10 +122,8 @@ def accept(offer: Offer, agrees: X25519PrivateKey, signs: SigningKey, session_id
     if len(inside) != 2 * KEY_BYTES:
         raise BadHandshake("the offer holds something else")
     ephemeral = X25519PrivateKey.generate()
-    bare = Answer(session_id=session_id, expires_at=expires_at, ephemeral=ephemeral.public_key().public_bytes_raw())
-    binding = bare.binding(offer)
-    secrets = _derive(ephemeral, inside[:KEY_BYTES], inside[KEY_BYTES:], binding)
-    return Accepted(bare.model_copy(update={"signature": signs.sign(binding)}), secrets)
+    answer = Answer(session_id=session_id, expires_at=expires_at, ephemeral=ephemeral.public_key().public_bytes_raw())
+    return Accepted(answer, _derive(ephemeral, inside[:KEY_BYTES], inside[KEY_BYTES:], answer.binding(offer)))
 
 
 def _derive(own: X25519PrivateKey, other: bytes, secret: bytes, binding: bytes) -> Secrets:

@@ -5,11 +5,16 @@ from typing import Literal
 
 from example_app.sage.errors import InvalidMessage
 
-__all__ = ["MOST_BYTES", "Message", "MessageType"]
+__all__ = ["MOST_BYTES", "Message", "MessageType", "type_of"]
 
 MessageType = Literal["text", "binary"]
 MOST_BYTES = 64 * 1024
 _TEXT, _BINARY = b"t", b"b"
+
+
+def type_of(data: bytes) -> str:
+    """Tell what a message says to be, before it is read; empty if it does not say."""
+    return {_TEXT: "text", _BINARY: "binary"}.get(data[:1], "")
 
 
 @dataclass(frozen=True, slots=True)

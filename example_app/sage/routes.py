@@ -14,14 +14,8 @@ from example_app.sage.handshake import Answer
 from example_app.sage.messages import Message, MessageType
 from example_app.sage.sessions import Session
 from example_app.sage.signatures import Envelope
-from sage_fastapi_obs import (
-    FIELD_CLIENT_DID,
-    FIELD_KEY_TYPE,
-    FIELD_SERVER_DID,
-    FIELD_SESSION_ID,
-    RequestLogger,
-    bind,
-)
+from sage_fastapi_obs import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID, RequestLogger, bind
+from sage_fastapi_obs.domain.sage import trace_request
 
 __all__ = ["answer_error", "api"]
 
@@ -191,9 +185,10 @@ async def protected(
 ) -> Frame:
     """Take an encrypted message in a request that its sender has signed."""
     log.bind(operation="verify", session_id=sage_session)
-    message = await agent.receive(_envelope(request), await request.body(), sage_session)
-    answer = Message("text", f"{len(message.content)} bytes arrived".encode())
-    return Frame.of(agent.encrypt(sage_session, answer))
+    with trace_request("protected_endpoint"):
+        message = await agent.receive(_envelope(request), await request.body(), sage_session)
+        answer = Message("text", f"{len(message.content)} bytes arrived".encode())
+        return Frame.of(agent.encrypt(sage_session, answer))
 
 
 def _known(session: Session) -> dict[str, str]:
