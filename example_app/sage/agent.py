@@ -209,11 +209,12 @@ class Agent:
 
     def encrypt(self, session_id: str, message: Message) -> bytes:
         """Encrypt a message for the other end."""
-        size = len(message.content)
+        plaintext = message.to_bytes()
+        size = len(plaintext)
         with trace_encryption(session_id, size), observe_session_operation("encrypt", size):
             session = self._session(session_id)
             with observe_crypto("encrypt", "chacha20"):
-                return session.encrypt(message.to_bytes())
+                return session.encrypt(plaintext)
 
     def decrypt(self, session_id: str, frame: bytes, key_id: str | None = None) -> Message:
         """Decrypt and check what the other end has sent; `key_id` says whose signature was on it, if any was."""

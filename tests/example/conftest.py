@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -22,6 +25,8 @@ from example_app.sage.agent import Agent
 from example_app.sage.did import Chain
 from example_app.sage.keys import KeyType
 from example_app.sage.resolver import Resolver
+
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -43,6 +48,13 @@ class Example:
         self._collector = collector
         self.client = httpx.AsyncClient(base_url=url, timeout=10.0, trust_env=False)
         self.registry = httpx.AsyncClient(base_url=f"{url}/registry", timeout=10.0, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+        await self.registry.aclose()
 
     async def agent(self, chain: Chain = "solana", key_type: KeyType = "ed25519", **options: Any) -> Agent:
         """Make an agent that the registry knows."""
@@ -70,6 +82,11 @@ class Example:
         """Read the log lines that have these fields; a field of `data` counts like one of the line's own."""
         lines = map(json.loads, self._log.read_text().splitlines())
         return [line for line in lines if fields.items() <= {**line.get("data", {}), **line}.items()]
+
+    def all_spans(self) -> list[Any]:
+        """List all spans, once the service has stopped."""
+        spans: list[Any] = self._collector.spans()
+        return spans
 
     def spans(self, name: str) -> list[Any]:
         """Find the spans of a name, once the service has stopped."""
@@ -110,9 +127,22 @@ class Server(uvicorn.Server):
         self.is_there.set()
 
 
+def environment(url: str, log: Path, collector: SpanCollector, env: dict[str, str]) -> dict[str, str]:
+    """Say where the example is, and where it tells what."""
+    return {
+        "EXAMPLE_URL": url,
+        "SERVICE_NAME": "example",
+        "SAGE_OBS_LOGGING__OUTPUT": str(log),
+        "SAGE_OBS_LOGGING__FORMAT": "json",
+        "SAGE_OBS_LOGGING__LEVEL": "debug",
+        "SAGE_OBS_TRACING__OTLP_ENDPOINT": f"{collector.url}/v1/traces",
+        **env,
+    }
+
+
 @pytest.fixture
 def serve_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Return what serves the example for the length of a block; what it has told can be read afterwards too."""
+    """Return what serves the example for the length of a block, in a thread, with a clock that can be moved."""
 
     @asynccontextmanager
     async def serve(**env: str) -> AsyncIterator[Example]:
@@ -121,26 +151,51 @@ def serve_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
             listening.listen(100)
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             log = tmp_path / "lines.jsonl"
-            settings = {
-                "EXAMPLE_URL": url,
-                "SAGE_OBS_LOGGING__OUTPUT": str(log),
-                "SAGE_OBS_LOGGING__FORMAT": "json",
-                "SAGE_OBS_LOGGING__LEVEL": "debug",
-                "SAGE_OBS_TRACING__OTLP_ENDPOINT": f"{collector.url}/v1/traces",
-            }
-            for name, value in {**settings, **env}.items():
+            for name, value in environment(url, log, collector, env).items():
                 monkeypatch.setenv(name, value)
-            example = Example(url, log, collector)
-            server = Server(uvicorn.Config(create_app(example.clock), log_level="warning", ws="none"))
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            try:
-                assert await asyncio.to_thread(server.is_there.wait, 30)
-                yield example
-            finally:
-                await example.client.aclose()
-                await example.registry.aclose()
-                server.should_exit = True
-                await asyncio.to_thread(thread.join)
+            async with Example(url, log, collector) as example:
+                server = Server(uvicorn.Config(create_app(example.clock), log_level="warning", ws="none"))
+                thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+                thread.start()
+                try:
+                    assert await asyncio.to_thread(server.is_there.wait, 30)
+                    yield example
+                finally:
+                    server.should_exit = True
+                    await asyncio.to_thread(thread.join)
 
     return serve
+
+
+@pytest.fixture
+def run_example(tmp_path: Path) -> Callable[..., Any]:
+    """Return what runs the example in a process of its own, so that whatever it tells is its own; to be read afterwards too."""
+
+    @asynccontextmanager
+    async def run(**env: str) -> AsyncIterator[Example]:
+        with serving(SpanCollector()) as collector, socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(100)
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            log = tmp_path / "lines.jsonl"
+            command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app"]
+            command += ["--fd", str(listening.fileno()), "--log-level", "warning"]
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**os.environ, **environment(url, log, collector, env)},
+                pass_fds=(listening.fileno(),),
+                stderr=asyncio.subprocess.PIPE,
+                cwd=ROOT,
+            )
+            async with Example(url, log, collector) as example:
+                try:
+                    # The socket listens already: whoever asks waits until somebody answers.
+                    (await example.client.get("/monitoring/health/live", timeout=30)).raise_for_status()
+                    yield example
+                finally:
+                    process.terminate()
+                    _, said = await asyncio.wait_for(process.communicate(), 30)
+            # uvicorn ends by the signal that it was stopped with.
+            assert (process.returncode in (0, -signal.SIGTERM), said) == (True, b""), said.decode()
+
+    return run
