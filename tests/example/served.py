@@ -26,6 +26,11 @@ class Clock:
         return time.time() + self.ahead
 
 
+async def without_trace(request: httpx.Request) -> None:
+    """Begin a trace with each request: agents on our side may be watched by what other tests have started."""
+    request.headers.pop("traceparent", None)
+
+
 class Example:
     """A running example service."""
 
@@ -34,8 +39,9 @@ class Example:
         self.clock = Clock()
         self._log = log
         self._collector = collector
-        self.client = httpx.AsyncClient(base_url=url, timeout=10.0, trust_env=False)
-        self.registry = httpx.AsyncClient(base_url=f"{url}/registry", timeout=10.0, trust_env=False)
+        options: dict[str, Any] = {"timeout": 10.0, "trust_env": False, "event_hooks": {"request": [without_trace]}}
+        self.client = httpx.AsyncClient(base_url=url, **options)
+        self.registry = httpx.AsyncClient(base_url=f"{url}/registry", **options)
 
     async def __aenter__(self) -> Self:
         return self
