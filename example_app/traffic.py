@@ -84,7 +84,7 @@ SCENARIOS: dict[str, tuple[Call | Tale, ...]] = {
         Tale(Visitors.dawdle),
         Tale(Visitors.babble),
         Tale(Visitors.pry),
-        Tale(Visitors.guess),
+        Tale(Visitors.guess),  # until the account is locked
         Tale(Visitors.hammer),
         Tale(Visitors.cut_off),
     ),

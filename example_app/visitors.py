@@ -11,6 +11,7 @@ import httpx
 from example_app.sage.agent import Agent
 from example_app.sage.did import Chain, Operation
 from example_app.sage.errors import SageError
+from example_app.sage.handshake import Offer
 from example_app.sage.keys import KEY_TYPES
 from example_app.sage.messages import Message
 from example_app.sage.resolver import Resolver
@@ -37,6 +38,8 @@ class Visitors:
         self._agents: list[Agent] = []
         self._server_did = ""
         self._left: deque[Session] = deque(maxlen=100)
+        self._tokens: deque[str] = deque(maxlen=100)
+        """Of logins, the oldest first."""
 
     async def aclose(self) -> None:
         """Hang up."""
@@ -90,17 +93,20 @@ class Visitors:
         user = await self._take("/login", {"name": "ada", "password": "engine"})
         headers = {"Authorization": f"Bearer {user['token']}"}
         await self._client.get(f"/users/{user['user_id']}", headers=headers)
+        self._tokens.append(user["token"])
         await self._client.post("/users/batch", json=[1, 2, 77], headers=headers)
 
     async def pry(self) -> None:
-        """Read somebody else's account, and one without a token."""
+        """Read somebody else's account, and one without a token, or with one that may be too old."""
         await self._client.get("/users/1")
+        if self._tokens:
+            await self._client.get("/users/1", headers={"Authorization": f"Bearer {self._tokens[0]}"})
         user = await self._take("/login", {"name": "grace", "password": "compiler"})
         await self._client.get("/users/1", headers={"Authorization": f"Bearer {user['token']}"})
 
     async def guess(self) -> None:
         """Try passwords, names and pieces of SQL."""
-        for name, password in (("linus", "guess"), ("nobody", "guess"), ("' or 1=1 --", "x")):
+        for name, password in (("linus", "guess"), ("linus", "again"), ("nobody", "guess"), ("' or 1=1 --", "x")):
             await self._post("/login", {"name": name, "password": password})
 
     async def hammer(self) -> None:
@@ -128,8 +134,12 @@ class Visitors:
             await self._publish(late, "revoke")
 
     async def babble(self) -> None:
-        """Send what no session can read, and use sessions that are over or never were."""
+        """Offer and send what nobody can read, and use sessions that are over or never were."""
         agent, session = await self._shake()
+        offer = Offer(client_did=agent.did, server_did=session.server_did, sealed=b"?").model_dump_json().encode()
+        headers = agent.signed("POST", f"{self._url}/handshake", offer)
+        await self._client.post("/handshake", content=offer, headers=headers)
+        await self._post(f"/sessions/{session.peer_id}/decrypt", _frame(session.encrypt(b"t\xff")))
         garbage = agent.encrypt(session.id, Message("text", b"x"))[:-1] + b"?"
         await self._post(f"/sessions/{session.peer_id}/decrypt", _frame(garbage))
         await self._part(agent, session)
