@@ -122,7 +122,8 @@ async def read_agent(agent: CurrentAgent) -> About:
 @api.post("/did/resolve")
 async def resolve(wanted: Peer, agent: CurrentAgent) -> DidDocument:
     """Find the document of an agent."""
-    await agent.publish()
+    if not wanted.did:
+        await agent.publish()
     return await agent.resolve(wanted.did or agent.did)
 
 

@@ -30,7 +30,7 @@ def test_every_route_is_on_the_page():
 def test_what_is_to_be_watched_exists():
     """Metrics that the page names are those of the catalog; scenarios are those that can be chosen."""
     names = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
-    assert names - {metric.name for metric in CATALOG} == {"order_processing", "nonce_validated", "trace_id"}
+    assert names - {metric.name for metric in CATALOG} == {"order_processing", "nonce_validated", "trace_id", "event_id"}
     assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)[: len(SCENARIOS)] == list(SCENARIOS)
 
 

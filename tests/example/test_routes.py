@@ -113,7 +113,6 @@ async def test_handshakes_that_fail(serve_example):
         await told(example.client.post(url, content=body, headers=headers), 409)
         with pytest.raises(errors.PeerRefused):
             await agent.shake(example.client, other.did)
-        agent._published = False
         await told(example.client.post("/sessions", json={"did": other.did}), 502)
 
 

@@ -336,6 +336,7 @@ async def test_the_other_packs_are_fed(run_example):
     """Textbooks, logins and orders, good and bad, are counted; what goes wrong has a line that says so."""
     async with run_example() as example:
         post = example.client.post
+        await post("/identify", json={"location": "Table 3", "confidence": 0.95}, headers={"X-Client-Type": "pos"})
         made = {"grade_level": "grade-1", "subject": "math", "pages": ["one and one are two", "a bell\a"], "user_id": 7}
         textbook = (await post("/textbooks", json=made)).json()["textbook_id"]
         for way in ("start", "start", "end", "end", "end", "start"):
@@ -370,6 +371,10 @@ async def test_the_other_packs_are_fed(run_example):
     assert value("operations_total", operation="order_processing", status="success") == 2
     assert value("operations_total", operation="payment", status="failure") == 1
     assert value("operation_duration_seconds_count", operation="inventory_update") == 2
+    (identified,) = example.lines(message="Customer identified")
+    assert identified["event_id"].startswith("evt-")
+    assert identified["data"].keys() == {"customer_id", "location", "confidence"}
+    assert example.lines(route="/identify")[0]["client_type"] == "pos"
     (created,) = example.lines(message="Textbook created")
     assert created["data"].keys() == {"textbook_id", "user_id", "page_count", "processing_time_ms"}
     (undrawn,) = example.lines(message="Failed to generate image")
