@@ -196,6 +196,8 @@ class Agent:
             return Opening(self.did, server.id, server.agreement_key(), ephemeral)
 
     def _accept(self, offer: Offer) -> Accepted:
+        if offer.server_did != self.did:
+            raise BadHandshake("the offer is for somebody else")
         expires_at = self._clock() + self.sessions.lifetime_seconds
         with trace_key_derivation("hpke"), observe_crypto("derive_key", "hpke"):
             answer, secrets = accept(offer, self._agrees, new_session_id(), expires_at)

@@ -111,6 +111,8 @@ async def test_handshakes_that_fail(serve_example):
         headers = agent.signed("POST", url, body)
         await told(example.client.post(url, content=body, headers=headers), 400)
         await told(example.client.post(url, content=body, headers=headers), 409)
+        elsewhere = await told(offered((sealed % (agent.did, other.did)).encode(), agent), 400)
+        assert elsewhere == {"detail": "the offer is for somebody else"}
         with pytest.raises(errors.PeerRefused):
             await agent.shake(example.client, other.did)
         await told(example.client.post("/sessions", json={"did": other.did}), 502)

@@ -269,10 +269,10 @@ async def test_an_expired_nonce_is_told(run_example):
     assert {line["operation"] for line in example.lines(trace_id=trace, route="/handshake")} == {"handshake"}
 
 
-def unopenable(example, agent):
-    """Sign an offer whose seal nobody has to look at, because something else goes wrong before."""
+def unopenable(example, agent, server_did=UNKNOWN):
+    """Sign and send an offer whose seal cannot be opened."""
     url = f"{example.url}/handshake"
-    body = f'{{"client_did":"{agent.did}","server_did":"{UNKNOWN}","sealed":"AAAA"}}'.encode()
+    body = f'{{"client_did":"{agent.did}","server_did":"{server_did}","sealed":"AAAA"}}'.encode()
     return example.client.post(url, content=body, headers=agent.signed("POST", url, body))
 
 
@@ -320,7 +320,7 @@ async def test_what_cannot_be_read_is_told(run_example):
         assert (await example.client.post(path, json=sealed(frame[:-1] + b"?"))).status_code == 400
         broken = agent.sessions.get(session.id).encrypt(b"t\xff")
         assert (await example.client.post(path, json=sealed(broken))).status_code == 422
-        assert (await unopenable(example, agent)).status_code == 400
+        assert (await unopenable(example, agent, await example.server_did())).status_code == 400
         value = await example.metrics()
     assert value("sage_crypto_errors_total", operation="decrypt", error_type=f"{ERRORS}Undecryptable") == 1
     assert value("sage_crypto_errors_total", operation="derive_key", error_type=f"{ERRORS}BadHandshake") == 1
