@@ -188,6 +188,17 @@ async def test_both_sides_of_a_handshake_are_one_trace(run_example):
     assert attributes(key) == {"sage.key_type": "x25519"}
 
 
+async def test_sessions_expire_though_nobody_asks_for_them(run_example):
+    """Both ends of a session that is left alone are over after a while, and counted."""
+    async with run_example(EXAMPLE_SESSION_SECONDS="0.5") as example:
+        assert (await example.client.post("/sessions", json={})).status_code == 201
+        deadline = time.monotonic() + 30
+        while (value := await example.metrics())("sage_sessions_expired_total") < 2:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert (value("sage_sessions_active"), value("sage_session_lifetime_seconds_count")) == (0, 2)
+
+
 def failed(example, name, error):
     """Find the only span of a name that has failed, and hold it to the error; return its trace."""
     (span,) = [span for span in example.spans(name) if span.status.code == ERROR]
