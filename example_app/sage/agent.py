@@ -29,7 +29,7 @@ from example_app.sage.nonces import Nonces
 from example_app.sage.resolver import Resolver
 from example_app.sage.sessions import Role, Session, Sessions, new_session_id
 from example_app.sage.signatures import COVERED, IN_SESSION, Envelope, Signed, key_id_of, sign, verify
-from sage_fastapi_obs.domain.sage import (
+from sage_fastapi_obs import (
     observe_crypto,
     observe_did_resolution,
     observe_handshake,
@@ -39,6 +39,7 @@ from sage_fastapi_obs.domain.sage import (
     record_did_registration,
     record_nonce,
     record_replay_attack,
+    security_event,
     session_closed,
     sessions_expired,
     trace_decryption,
@@ -52,7 +53,6 @@ from sage_fastapi_obs.domain.sage import (
     trace_signature,
     trace_signature_verification,
 )
-from sage_fastapi_obs.domain.security import security_event
 
 __all__ = ["Agent"]
 

@@ -14,8 +14,15 @@ from example_app.sage.handshake import Answer
 from example_app.sage.messages import Message, MessageType
 from example_app.sage.sessions import Session
 from example_app.sage.signatures import Envelope
-from sage_fastapi_obs import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID, RequestLogger, bind
-from sage_fastapi_obs.domain.sage import trace_request
+from sage_fastapi_obs import (
+    FIELD_CLIENT_DID,
+    FIELD_KEY_TYPE,
+    FIELD_SERVER_DID,
+    FIELD_SESSION_ID,
+    RequestLogger,
+    bind,
+    trace_request,
+)
 
 __all__ = ["answer_error", "api"]
 

@@ -78,7 +78,7 @@ async def test_what_agents_may_not_do(serve_example):
         await told(post(url, content=body, headers=headers), 200)
         await told(post(url, content=body, headers=headers), 409)
         await told(post(f"/sessions/{session.peer_id}/decrypt", json=frame(body)), 409)
-        await told(post(f"/sessions/{session.peer_id}/decrypt", json=frame(body[:-1] + b"?")), 400)
+        await told(post(f"/sessions/{session.peer_id}/decrypt", json=frame(body[:-1] + bytes([body[-1] ^ 1]))), 400)
         await told(post(f"/sessions/{session.peer_id}/decrypt", json={"frame": "?"}), 400)
         odd = agent._session(session.id).encrypt(b"neither")
         await told(post(f"/sessions/{session.peer_id}/decrypt", json=frame(odd)), 422)
