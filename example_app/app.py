@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import os
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -25,8 +24,8 @@ PASSWORDS = {"ada": "engine", "grace": "compiler", "linus": "kernel"}
 SWEEP_SECONDS = 1.0
 
 
-def create_app(clock: Callable[[], float] = time.time) -> FastAPI:
-    """Build the shop. Settings come from the environment, as they would in production. `clock`: Unix time in seconds."""
+def create_app() -> FastAPI:
+    """Build the shop. Settings come from the environment, as they would in production."""
     # httpx logs each URL it asks for, which our own lines make superfluous.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     app = FastAPI(title="Example shop", lifespan=_running)
@@ -39,7 +38,7 @@ def create_app(clock: Callable[[], float] = time.time) -> FastAPI:
     app.mount("/admin", admin.create_app())
     app.mount("/registry", registry.create_app())
     app.add_exception_handler(SageError, routes.answer_error)
-    _furnish(app, clock)
+    _furnish(app)
 
     @obs.health.check("stock")
     async def stock_is_counted() -> bool:
@@ -53,7 +52,7 @@ def create_app(clock: Callable[[], float] = time.time) -> FastAPI:
     return app
 
 
-def _furnish(app: FastAPI, clock: Callable[[], float]) -> None:
+def _furnish(app: FastAPI) -> None:
     """Make what the routes work with."""
     # The service calls itself: for its price list, its registry and the agent it talks to, over the network like any client.
     url = os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000")
@@ -64,7 +63,6 @@ def _furnish(app: FastAPI, clock: Callable[[], float]) -> None:
     app.state.agent = Agent(
         Resolver(app.state.registry),
         session_seconds=float(os.environ.get("EXAMPLE_SESSION_SECONDS", "300")),
-        clock=clock,
     )
     app.state.accounts = accounts.Accounts(PASSWORDS)
     app.state.login_limit = accounts.RateLimit(burst=10, per_second=5)

@@ -1,36 +1,20 @@
-"""Fixtures: the example service on a real socket, in a thread or in a process of its own."""
+"""Fixtures: the example service, in a process of its own."""
 
 import asyncio
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from receivers import SpanCollector, serving
 from served import Example
 
-from example_app.app import create_app
-
 ROOT = Path(__file__).parents[2]
-
-
-class Server(uvicorn.Server):
-    """Says when it is there."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_there = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_there.set()
 
 
 def environment(url: str, log: Path, collector: SpanCollector, env: dict[str, str]) -> dict[str, str]:
@@ -44,33 +28,6 @@ def environment(url: str, log: Path, collector: SpanCollector, env: dict[str, st
         "SAGE_OBS_TRACING__OTLP_ENDPOINT": f"{collector.url}/v1/traces",
         **env,
     }
-
-
-@pytest.fixture
-def serve_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Return what serves the example for the length of a block, in a thread, with a clock that can be moved."""
-
-    @asynccontextmanager
-    async def serve(**env: str) -> AsyncIterator[Example]:
-        with serving(SpanCollector()) as collector, socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen(100)
-            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            log = tmp_path / "lines.jsonl"
-            for name, value in environment(url, log, collector, env).items():
-                monkeypatch.setenv(name, value)
-            async with Example(url, log, collector) as example:
-                server = Server(uvicorn.Config(create_app(example.clock), log_level="warning", ws="none"))
-                thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-                thread.start()
-                try:
-                    assert await asyncio.to_thread(server.is_there.wait, 30)
-                    yield example
-                finally:
-                    server.should_exit = True
-                    await asyncio.to_thread(thread.join)
-
-    return serve
 
 
 @pytest.fixture
