@@ -12,7 +12,7 @@ help: ## Show what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run the example app under live traffic, with its page, metrics and logs
-	@$(BIN)/python -m example_app --port $(PORT)
+	@$(BIN)/python -m example_app --port $(PORT) $(addprefix --scenario ,$(SCENARIO))
 
 test: $(READY) servers ## Set everything up and pass the tests
 	@echo "== tests (about five minutes: they include other versions of FastAPI and a real Prometheus)"

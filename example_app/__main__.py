@@ -8,15 +8,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from example_app.summary import table
-from example_app.traffic import Traffic
+from example_app.traffic import SCENARIOS, Traffic
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -31,22 +31,26 @@ def main() -> None:
     arguments.add_argument("--rate", type=float, default=20.0, help="visits per second")
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="end by itself")
     arguments.add_argument("--log", type=Path, default=Path("demo.log"), help="where the JSON lines go")
+    arguments.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, help="what the visitors do; may be given again, all by default"
+    )
     given = arguments.parse_args()
     if _is_taken(given.port):
         print(f"Port {given.port} is in use. Choose another: make demo PORT={given.port + 1}", file=sys.stderr)
         sys.exit(PORT_TAKEN)
-    asyncio.run(Demo(given.port, given.rate, given.seconds, given.log).run())
+    asyncio.run(Demo(given.port, given.rate, given.seconds, given.log, given.scenario or SCENARIOS).run())
 
 
 class Demo:
     """The shop in a process of its own, visitors and a view on both in this one."""
 
-    def __init__(self, port: int, rate: float, seconds: float, log: Path) -> None:
+    def __init__(self, port: int, rate: float, seconds: float, log: Path, scenarios: Iterable[str]) -> None:
         self._url = f"http://127.0.0.1:{port}"
         self._port = port
         self._rate = rate
         self._seconds = seconds
         self._log = log
+        self._scenarios = scenarios
         self._stopping = asyncio.Event()
         self._drawn = 0
 
@@ -59,12 +63,13 @@ class Demo:
         print(f"starting the shop on {self._url} …", flush=True)
         async with self._shop() as shop:
             self._say_where_to_look()
-            traffic = Traffic(self._url, self._rate)
+            traffic = Traffic(self._url, self._rate, self._scenarios)
             visiting = asyncio.create_task(traffic.run())
             leaving = asyncio.create_task(shop.wait())
-            await self._show(leaving)
+            await self._show(leaving, visiting)
             visiting.cancel()
-            await asyncio.gather(visiting, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await visiting
             self._tell_a_story()
             if leaving.done():
                 print(f"the shop has ended by itself with code {shop.returncode}", file=sys.stderr)
@@ -77,6 +82,7 @@ class Demo:
         settings = {
             "SERVICE_NAME": "example-shop",
             "EXAMPLE_URL": self._url,
+            "EXAMPLE_SESSION_SECONDS": "20",
             "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
             "SAGE_OBS_LOGGING__FORMAT": "json",
             "SAGE_OBS_LOGGING__LEVEL": "info",
@@ -121,10 +127,10 @@ class Demo:
 Ctrl-C stops it.
 """)
 
-    async def _show(self, leaving: "asyncio.Task[int]") -> None:
+    async def _show(self, leaving: "asyncio.Task[int]", visiting: "asyncio.Task[None]") -> None:
         started = time.monotonic()
         async with httpx.AsyncClient(base_url=self._url) as client:
-            while not self._stopping.is_set() and not leaving.done():
+            while not (self._stopping.is_set() or leaving.done() or visiting.done()):
                 left = self._seconds - (time.monotonic() - started)
                 if left <= 0:
                     return
@@ -138,8 +144,9 @@ Ctrl-C stops it.
             text = (await client.get("/metrics")).text
         except httpx.TransportError:
             return
+        height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
         rows = [
-            *table(text, seconds),
+            *table(text, seconds, height - LINES_SHOWN - 3),
             "",
             "the last log lines:",
             *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),

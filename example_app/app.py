@@ -3,30 +3,42 @@
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI
 
-from example_app import admin, shop
+from example_app import accounts, admin, orders, shop, textbooks
+from example_app.sage import registry, routes
+from example_app.sage.agent import Agent
+from example_app.sage.errors import SageError
+from example_app.sage.resolver import Resolver
 from sage_fastapi_obs import Observability, Settings
 
 __all__ = ["create_app"]
+
+PACKS = ("http", "runtime", "result", "sage", "textbook", "security", "business")
+"""Sets of metrics that the routes below feed."""
+PASSWORDS = {"ada": "engine", "grace": "compiler", "linus": "kernel"}
+SWEEP_SECONDS = 1.0
 
 
 def create_app() -> FastAPI:
     """Build the shop. Settings come from the environment, as they would in production."""
     # httpx logs each URL it asks for, which our own lines make superfluous.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    app = FastAPI(title="Example shop")
-    obs = Observability(Settings.from_env())
+    app = FastAPI(title="Example shop", lifespan=_running)
+    obs = Observability(Settings.from_env(metrics={"packs": PACKS}))
     obs.install(app)
 
     app.include_router(shop.api, prefix="/api")
-    app.include_router(shop.live)
+    for router in (shop.live, routes.api, textbooks.api, accounts.api, orders.api):
+        app.include_router(router)
     app.mount("/admin", admin.create_app())
-
-    # The service calls itself for its price list, over the network like any client.
-    app.state.prices = httpx.AsyncClient(base_url=os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000"), timeout=2.0)
+    app.mount("/registry", registry.create_app())
+    app.add_exception_handler(SageError, routes.answer_error)
+    _furnish(app)
 
     @obs.health.check("stock")
     async def stock_is_counted() -> bool:
@@ -38,3 +50,39 @@ def create_app() -> FastAPI:
         return True
 
     return app
+
+
+def _furnish(app: FastAPI) -> None:
+    """Make what the routes work with."""
+    # The service calls itself: for its price list, its registry and the agent it talks to, over the network like any client.
+    url = os.environ.get("EXAMPLE_URL", "http://127.0.0.1:8000")
+    registry_url = os.environ.get("EXAMPLE_REGISTRY_URL", f"{url}/registry")
+    app.state.prices = app.state.peer = httpx.AsyncClient(base_url=url, timeout=5.0)
+    patience = float(os.environ.get("EXAMPLE_REGISTRY_SECONDS", "2"))
+    app.state.registry = httpx.AsyncClient(base_url=registry_url, timeout=patience)
+    app.state.agent = Agent(
+        Resolver(app.state.registry),
+        session_seconds=float(os.environ.get("EXAMPLE_SESSION_SECONDS", "300")),
+    )
+    app.state.accounts = accounts.Accounts(PASSWORDS)
+    app.state.login_limit = accounts.RateLimit(burst=10, per_second=5)
+    app.state.library = textbooks.Library()
+    app.state.store = orders.Store()
+
+
+@asynccontextmanager
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    sweeping = asyncio.create_task(_sweep(app.state.agent))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        await app.state.prices.aclose()
+        await app.state.registry.aclose()
+
+
+async def _sweep(agent: Agent) -> None:
+    """End sessions whose time is over, whether or not anybody asks for them again."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        agent.sweep()

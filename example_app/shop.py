@@ -94,7 +94,7 @@ async def identify(seen: Camera, log: RequestLogger, request_id: RequestId) -> d
     """Recognise a guest."""
     customer = f"cust{sum(seen.location.encode()) % 900 + 100}"
     log.bind(customer_id=customer)
-    log.info("customer identified", location=seen.location, confidence=seen.confidence)
+    log.event("Customer identified", customer_id=customer, location=seen.location, confidence=seen.confidence)
     return {"customer_id": customer, "request_id": request_id}
 
 

@@ -14,18 +14,42 @@ Buckets = Mapping[float, float]
 """Cumulative counts by upper bound in seconds, as Prometheus has them."""
 
 
-def table(text: str, seconds: float) -> list[str]:
-    """Lay out one scrape of a service that has had traffic for some seconds."""
+ELSE_ROWS = 5
+"""Rows of a table besides those of the routes."""
+
+
+def table(text: str, seconds: float, most_rows: int = 100) -> list[str]:
+    """Lay out one scrape of a service that has had traffic for some seconds; the routes with the most requests, if need be."""
     scrape = _Scrape(text)
     requests = sum(row.requests for row in scrape.rows.values())
     failed = sum(row.failed for row in scrape.rows.values())
     rates = f"{requests:.0f} requests, {requests / seconds:.1f}/s, {failed:.0f} failed, {scrape.in_flight:.0f} in flight"
+    routes = list(_rows(scrape, seconds))
     return [
         f"{rates}; {scrape.sockets:.0f} websockets ended, {scrape.sockets_open:.0f} open",
         f"{'route':<40} {'requests':>8} {'/s':>6} {'4xx':>6} {'failed':>6} {'p50 ms':>8} {'p95 ms':>8}",
-        *_rows(scrape, seconds),
-        "* time to the first byte of a stream",
+        *routes[: most_rows - ELSE_ROWS],
+        f"* time to the first byte of a stream; {len(routes)} routes in all",
+        *_domain(scrape.totals),
     ]
+
+
+def _domain(totals: Mapping[str, float]) -> Iterator[str]:
+    """Say what the packs have counted."""
+
+    def count(name: str) -> str:
+        return f"{totals.get(name, 0):.0f}"
+
+    yield (
+        f"agents: {count('sage_handshakes_completed_total')} handshakes, {count('sage_handshakes_failed_total')} failed;"
+        f" {count('sage_sessions_active')} sessions open, {count('sage_sessions_expired_total')} expired;"
+        f" {count('sage_messages_processed_total')} messages, {count('sage_replay_attacks_detected_total')} replays"
+    )
+    yield (
+        f"others: {count('auth_login_failed_total')} logins failed, {count('rate_limit_exceeded_total')} too many;"
+        f" {count('textbooks_created_total')} textbooks, {count('ai_tokens_used_total')} tokens;"
+        f" {count('orders_processed_total')} orders"
+    )
 
 
 def quantile(share: float, buckets: Buckets) -> float:
@@ -59,6 +83,8 @@ class _Scrape:
         self.in_flight = 0.0
         self.sockets = 0.0
         self.sockets_open = 0.0
+        self.totals: defaultdict[str, float] = defaultdict(float)
+        """Of all other counters and gauges, by name."""
         self.rows: defaultdict[tuple[str, str], _Row] = defaultdict(_Row)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -83,6 +109,8 @@ class _Scrape:
                 self._row(labels).durations[float(labels["le"])] += value
             case "http_stream_first_byte_seconds_bucket":
                 self._row(labels).first_bytes[float(labels["le"])] += value
+            case name:
+                self.totals[name] += value
 
     def _row(self, labels: Mapping[str, str]) -> _Row:
         return self.rows[labels["method"], labels["route"]]

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 Fault = Callable[["Handler", "Bulk", bytes], None]
 
@@ -137,6 +138,28 @@ class LogCollector(Receiver):
             for resource in request.resource_logs
             for scope in resource.scope_logs
             for record in scope.log_records
+        ]
+
+
+class SpanCollector(Receiver):
+    """Keeps spans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[ExportTraceServiceRequest] = []
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        assert handler.headers["content-type"] == "application/x-protobuf"
+        self.requests.append(ExportTraceServiceRequest.FromString(body))
+        handler.answer(200)
+
+    def spans(self) -> list[Any]:
+        return [
+            span
+            for request in self.requests
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
         ]
 
 

@@ -76,11 +76,23 @@ def test_the_demo_shows_live_traffic(tmp_path):
     assert errors == ""
     assert f"http://127.0.0.1:{port}/metrics" in output
     assert re.search(r"GET /api/items/\{item_id\} +[1-9]\d* ", output)
+    assert re.search(r"agents: [1-9]\d* handshakes, .* [1-9]\d* messages, ", output)
+    assert re.search(r"others: .* [1-9]\d* textbooks, [1-9]\d* tokens; [1-9]\d* orders", output)
     assert re.search(r"\d\d:\d\d:\d\d\.\d{3} info +[0-9a-f]{6}  (GET|POST) /", output)
     counted = int(re.findall(r"^(\d+) requests, ", output, re.MULTILINE)[-1])
     written = [json.loads(line) for line in (tmp_path / "demo.log").read_text().splitlines()]
     assert 0 < counted <= sum("duration_ms" in line and "close_code" not in line for line in written)
     assert all(line["service"] == "example-shop" for line in written)
+
+
+def test_the_demo_shows_one_scenario_alone(tmp_path):
+    """With only replays there are replays, and nothing that has to do with anything else."""
+    port = free_port()
+    output, errors = demo(tmp_path, port, "--seconds", "4", "--scenario", "replay").communicate(timeout=60)
+    assert errors == ""
+    assert re.search(r"agents: [1-9]\d* handshakes, 0 failed; .* [1-9]\d* replays", output)
+    assert "others: 0 logins failed, 0 too many; 0 textbooks, 0 tokens; 0 orders" in output
+    assert "/api/items" not in output
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
