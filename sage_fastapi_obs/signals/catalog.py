@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 
 __all__ = [
+    "ALERT_METRICS",
     "CATALOG",
     "HELD_LINES",
     "HTTP_METRICS",
@@ -167,8 +168,22 @@ LOG_METRICS = (
         },
     ),
 )
+ALERT_METRICS = (
+    Metric(
+        "observability_alerts_firing",
+        "gauge",
+        "Alerts of the rules judged in process that are firing now.",
+        {"severity": ("critical", "warning", "info")},
+    ),
+    Metric(
+        "observability_alert_notifications_total",
+        "counter",
+        "Notifications by what became of them: callbacks took them, failed, hung or were behind, or the last was not long ago.",
+        {"outcome": ("sent", "failed", "timeout", "dropped", "suppressed")},
+    ),
+)
 
-CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS, *LOG_METRICS)
+CATALOG = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS, *SELF_METRICS, *LOG_METRICS, *ALERT_METRICS)
 """All of them."""
 
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
