@@ -30,5 +30,6 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
     yield build
     for watched in made:
+        watched.obs.status.abandon()
         watched.obs._logs.close()
         watched.provider.shutdown()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -104,8 +105,11 @@ class ServiceStatus:
             return
         self.dispatch.restart()
         self.dispatch.loop = _running_loop()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="sage-obs-status", daemon=True)
+        stopping = self._stopping = threading.Event()
+        # The thread does not keep alive what it looks after: without it, it ends.
+        status = weakref.ref(self, lambda _: stopping.set())
+        arguments = (status, stopping, self.interval_seconds)
+        self._thread = threading.Thread(target=_keep_looking, args=arguments, name="sage-obs-status", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -126,13 +130,22 @@ class ServiceStatus:
         self._looked_at = self.clock()
         self.windows.sample()
 
-    def _run(self, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            try:
-                self.evaluate()
-            except Exception as error:
-                self._faults.count("ServiceStatus", error)
-            stopping.wait(self.interval_seconds)
+    def look(self) -> None:
+        """Look and judge; what fails is counted."""
+        try:
+            self.evaluate()
+        except Exception as error:
+            self._faults.count("ServiceStatus", error)
+
+
+def _keep_looking(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
+    while not stopping.is_set():
+        status = find()
+        if status is None:
+            return
+        status.look()
+        del status
+        stopping.wait(interval_seconds)
 
 
 class StatusMetrics(Collector):
