@@ -17,8 +17,10 @@ import httpx
 
 from example_app.summary import table
 from example_app.traffic import Traffic
+from example_app.trouble import alert_rows, cause
 
 START_SECONDS = 30.0
+TROUBLE_AFTER_SECONDS = 15.0
 STOP_SECONDS = 10.0
 LINES_SHOWN = 6
 PORT_TAKEN = 2
@@ -61,9 +63,11 @@ class Demo:
             self._say_where_to_look()
             traffic = Traffic(self._url, self._rate)
             visiting = asyncio.create_task(traffic.run())
+            trouble = asyncio.create_task(cause(self._url, TROUBLE_AFTER_SECONDS))
             leaving = asyncio.create_task(shop.wait())
             await self._show(leaving)
             visiting.cancel()
+            trouble.cancel()
             await asyncio.gather(visiting, return_exceptions=True)
             self._tell_a_story()
             if leaving.done():
@@ -80,6 +84,7 @@ class Demo:
             "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
             "SAGE_OBS_LOGGING__FORMAT": "json",
             "SAGE_OBS_LOGGING__LEVEL": "info",
+            "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "2",
             "SAGE_OBS_MONITORING__ACCESS": "local",
         }
         command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app"]
@@ -115,6 +120,8 @@ class Demo:
   the service      {self._url}/docs
   its metrics      {self._url}/metrics
   its health       {self._url}/monitoring/health
+  how it is doing  {self._url}/monitoring/summary?minutes=5
+  its alerts       {self._url}/monitoring/alerts (orders fail for a while after {TROUBLE_AFTER_SECONDS:.0f} s)
   its log lines    tail -f {self._log}
   for Prometheus   scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["127.0.0.1:{self._port}"]}}]}}]
 
@@ -136,10 +143,13 @@ Ctrl-C stops it.
     async def _draw(self, client: httpx.AsyncClient, seconds: float) -> None:
         try:
             text = (await client.get("/metrics")).text
+            alerts = await alert_rows(client)
         except httpx.TransportError:
             return
         rows = [
             *table(text, seconds),
+            "",
+            *alerts,
             "",
             "the last log lines:",
             *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),

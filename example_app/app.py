@@ -7,7 +7,7 @@ import os
 import httpx
 from fastapi import FastAPI
 
-from example_app import admin, shop
+from example_app import admin, shop, trouble
 from sage_fastapi_obs import Observability, Settings
 
 __all__ = ["create_app"]
@@ -37,4 +37,5 @@ def create_app() -> FastAPI:
     def printer_has_paper() -> bool:
         return True
 
+    trouble.install(app, obs)
     return app
