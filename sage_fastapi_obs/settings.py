@@ -29,6 +29,7 @@ __all__ = [
     "MetricsSettings",
     "MonitoringSettings",
     "NotifySettings",
+    "ResultSettings",
     "ServiceSettings",
     "Settings",
     "Severity",
@@ -540,6 +541,15 @@ class NotifySettings(_Section):
         return self
 
 
+class ResultSettings(_Section):
+    """What lines about operations that give a `Result` say."""
+
+    include_stack_trace: bool = True
+    """Show the stack of an exception."""
+    include_performance_data: bool = True
+    """Show how long it took, and what the memory of the process changed by."""
+
+
 class SlaSettings(_Section):
     """What is promised: shares in percent, times as their names say; none is no promise."""
 
@@ -594,6 +604,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()
+    result: ResultSettings = ResultSettings()
 
     def __init__(self, **sections: Any) -> None:
         try:
