@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.domain.collected import Collected
 from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.aliases import Aliases
@@ -94,6 +95,8 @@ class Observability:
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say_of_packs)
+        self.collected = Collected(self.instruments, self.faults)
+        """What the application collects by name."""
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
@@ -263,7 +266,7 @@ class Observability:
             await app(scope, watched_receive, watched)
         finally:
             if not closed:
-                self._abandon()
+                self.abandon()
 
     async def _close_safely(self) -> None:
         try:
@@ -271,8 +274,8 @@ class Observability:
         except Exception as error:
             self.faults.count("Observability", error)
 
-    def _abandon(self) -> None:
-        """Give back what needs no waiting: the lifespan ended without a shutdown, perhaps by cancellation."""
+    def abandon(self) -> None:
+        """Close at once, and without a loop: what needs waiting is let go."""
         self._starts = max(0, self._starts - 1)
         self.running = self._starts > 0
         if not self._starts and self.enabled:

@@ -29,7 +29,9 @@ class Watched:
         sections.setdefault("service", {"name": "test"})
         # What fails on purpose is not to be told of in lines of its own.
         sections.setdefault("alerts", {"defaults": False})
-        options = {key: sections.pop(key) for key in ("clock", "wall_clock", "new_id", "registry") if key in sections}
+        options = {
+            key: sections.pop(key) for key in ("clock", "wall_clock", "new_id", "registry", "status_clock") if key in sections
+        }
         self.obs = Observability(Settings(**sections), tracer_provider=self.provider, **options)
 
     @property
