@@ -7,7 +7,7 @@ import os
 import httpx
 from fastapi import FastAPI
 
-from example_app import admin, shop, trouble
+from example_app import admin, results, shop, trouble
 from sage_fastapi_obs import Observability, Settings
 
 __all__ = ["create_app"]
@@ -23,6 +23,7 @@ def create_app() -> FastAPI:
 
     app.include_router(shop.api, prefix="/api")
     app.include_router(shop.live)
+    app.include_router(results.api)
     app.mount("/admin", admin.create_app())
 
     # The service calls itself for its price list, over the network like any client.
