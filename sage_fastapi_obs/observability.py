@@ -97,6 +97,7 @@ class Observability:
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say_of_packs)
         self.collected = Collected(self.instruments, self.faults)
         """What the application collects by name."""
+        self.status.show_active = self._show_active
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
@@ -303,6 +304,11 @@ class Observability:
 
     def _say_of_packs(self, message: str, fields: dict[str, Any]) -> None:
         self._say("info", message, fields, OWN_LOGGER)
+
+    def _show_active(self, rule: str, active: bool) -> None:
+        instrument = self.instruments.get("monitoring_alert_active")
+        if instrument is not None:
+            instrument.of(rule).set(active)
 
     def _announce(self) -> None:
         """Say once what is in use; the answer to most first questions."""

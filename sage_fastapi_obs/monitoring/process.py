@@ -84,7 +84,10 @@ def forget_rule(name: str) -> bool:
     """Remove a rule; tell whether there was one."""
     waited = _process.waiting.pop(name, None) is not None
     found = acting()
-    return (found is not None and found.status.alerts.remove(name)) or waited
+    if found is None or not found.status.alerts.remove(name):
+        return waited
+    found.status.show_active(name, False)
+    return True
 
 
 def reset() -> None:

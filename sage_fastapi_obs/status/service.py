@@ -68,6 +68,8 @@ class ServiceStatus:
             self.add_default_alerts()
         for rule in settings.alerts.rules:
             self.alerts.add(declared(rule, self.notifiers.by_name()))
+        self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
+        """Told of each rule whether it fires, whenever rules have been judged."""
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -87,7 +89,11 @@ class ServiceStatus:
         """Look at the registry, judge all rules, and return the alerts that have changed state."""
         with self._turn:
             self._look()
-            return self.alerts.evaluate()
+            changed = self.alerts.evaluate()
+            firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
+            for rule in self.alerts.rules:
+                self.show_active(rule.name, rule.name in firing)
+            return changed
 
     def refresh(self, most_seconds: float = 0.0) -> None:
         """Look at the registry, unless that was done in the last seconds; rules are not judged."""

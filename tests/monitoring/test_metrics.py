@@ -186,6 +186,22 @@ def test_a_rule_fires_once_and_tells_its_callback(watched, metric, condition, th
     assert (active["name"], active["metric_name"], active["current_value"]) == ("rule", metric, alert["current_value"])
 
 
+def test_rules_show_on_the_page_of_metrics_whether_they_fire(watched):
+    """1 while a rule fires, 0 while it does not, and once it is gone."""
+
+    def active() -> float | None:
+        return watched.obs.registry.get_sample_value("monitoring_alert_active", {"name": "rule"})
+
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    seen = []
+    for level in (1, 5):
+        collect_metric("level", level, MetricType.GAUGE)
+        evaluate_alerts()
+        seen.append(active())
+    assert remove_alert_rule("rule")
+    assert [*seen, active()] == [0, 1, 0]
+
+
 def test_a_statistic_and_a_window_may_be_chosen(watched):
     """Instead of the usual figure, another; longer ago than the window is over."""
     collect_metric("latency_ms", 10, MetricType.HISTOGRAM)
@@ -283,6 +299,7 @@ def test_default_rules_wait_for_the_app(alone, watch):
 
 def test_a_script_has_a_monitoring_of_its_own(alone):
     """Without an app, starting makes one; starting again changes nothing; after stopping nothing runs and nothing is kept."""
+    others = set(threading.enumerate())
     start_monitoring(interval_seconds=60)
     own = process.acting()
     start_monitoring()
@@ -294,7 +311,7 @@ def test_a_script_has_a_monitoring_of_its_own(alone):
     stop_monitoring()
     stop_monitoring()
     assert process.acting() is None
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sage-obs")]
+    assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("sage-obs")]
     with pytest.raises(SettingsError):
         start_monitoring(interval_seconds=0)
 
