@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import httpx
 
 from example_app.summary import table
 from example_app.traffic import SCENARIOS, Traffic
+from example_app.trouble import alert_rows, cause
 
 START_SECONDS = 30.0
+TROUBLE_AFTER_SECONDS = 15.0
 STOP_SECONDS = 10.0
 LINES_SHOWN = 6
 PORT_TAKEN = 2
@@ -65,11 +67,12 @@ class Demo:
             self._say_where_to_look()
             traffic = Traffic(self._url, self._rate, self._scenarios)
             visiting = asyncio.create_task(traffic.run())
+            trouble = asyncio.create_task(cause(self._url, TROUBLE_AFTER_SECONDS))
             leaving = asyncio.create_task(shop.wait())
             await self._show(leaving, visiting)
             visiting.cancel()
-            with suppress(asyncio.CancelledError):
-                await visiting
+            trouble.cancel()
+            await asyncio.gather(visiting, trouble, return_exceptions=True)
             self._tell_a_story()
             if leaving.done():
                 print(f"the shop has ended by itself with code {shop.returncode}", file=sys.stderr)
@@ -86,6 +89,7 @@ class Demo:
             "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
             "SAGE_OBS_LOGGING__FORMAT": "json",
             "SAGE_OBS_LOGGING__LEVEL": "info",
+            "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "2",
             "SAGE_OBS_MONITORING__ACCESS": "local",
         }
         command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app"]
@@ -121,6 +125,8 @@ class Demo:
   the service      {self._url}/docs
   its metrics      {self._url}/metrics
   its health       {self._url}/monitoring/health
+  how it is doing  {self._url}/monitoring/summary?minutes=5
+  its alerts       {self._url}/monitoring/alerts (orders fail for a while after {TROUBLE_AFTER_SECONDS:.0f} s)
   its log lines    tail -f {self._log}
   for Prometheus   scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["127.0.0.1:{self._port}"]}}]}}]
 
@@ -142,11 +148,14 @@ Ctrl-C stops it.
     async def _draw(self, client: httpx.AsyncClient, seconds: float) -> None:
         try:
             text = (await client.get("/metrics")).text
+            alerts = await alert_rows(client)
         except httpx.TransportError:
             return
         height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
         rows = [
             *table(text, seconds, height - LINES_SHOWN - 3),
+            "",
+            *alerts,
             "",
             "the last log lines:",
             *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from example_app import accounts, admin, orders, shop, textbooks
+from example_app import accounts, admin, orders, results, shop, textbooks, trouble
 from example_app.sage import registry, routes
 from example_app.sage.agent import Agent
 from example_app.sage.errors import SageError
@@ -33,7 +33,7 @@ def create_app() -> FastAPI:
     obs.install(app)
 
     app.include_router(shop.api, prefix="/api")
-    for router in (shop.live, routes.api, textbooks.api, accounts.api, orders.api):
+    for router in (shop.live, routes.api, textbooks.api, accounts.api, orders.api, results.api):
         app.include_router(router)
     app.mount("/admin", admin.create_app())
     app.mount("/registry", registry.create_app())
@@ -49,6 +49,7 @@ def create_app() -> FastAPI:
     def printer_has_paper() -> bool:
         return True
 
+    trouble.install(app, obs)
     return app
 
 

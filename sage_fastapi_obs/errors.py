@@ -3,10 +3,11 @@
 ObservabilityError
 ├── SettingsError             a setting is unknown or impossible (also a ValueError)
 ├── DuplicateInstrumentError  two metrics ask for one name (also a ValueError)
-└── DeclarationError          a metric or a pack cannot be as it is declared (also a ValueError)
+├── DeclarationError          a metric or a pack cannot be as it is declared (also a ValueError)
+└── UnwrapError               the value of a Failure was asked for (also a ValueError)
 """
 
-__all__ = ["DeclarationError", "DuplicateInstrumentError", "ObservabilityError", "SettingsError"]
+__all__ = ["DeclarationError", "DuplicateInstrumentError", "ObservabilityError", "SettingsError", "UnwrapError"]
 
 
 class ObservabilityError(Exception):
@@ -23,3 +24,7 @@ class DuplicateInstrumentError(ObservabilityError, ValueError):
 
 class DeclarationError(ObservabilityError, ValueError):
     """A metric or a pack cannot be as it is declared; the message says what to change."""
+
+
+class UnwrapError(ObservabilityError, ValueError):
+    """The value of a Failure was asked for; the cause is its error, if that is an exception."""

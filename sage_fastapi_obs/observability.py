@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.domain.collected import Collected
 from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.aliases import Aliases
@@ -31,10 +32,13 @@ from sage_fastapi_obs.signals.identity import Identity, new_request_id
 from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
 from sage_fastapi_obs.signals.metrics import Metrics
+from sage_fastapi_obs.signals.readings import Readings
 from sage_fastapi_obs.signals.recent import LogEntry, Recent
 from sage_fastapi_obs.signals.redaction import Redaction
 from sage_fastapi_obs.signals.tracing import Tracing
+from sage_fastapi_obs.status.draining import Sigterm
 from sage_fastapi_obs.status.health import Health
+from sage_fastapi_obs.status.service import ServiceStatus
 
 __all__ = ["Observability"]
 
@@ -58,11 +62,13 @@ class Observability:
         clock: Callable[[], int] = time.perf_counter_ns,
         wall_clock: Callable[[], int] = time.time_ns,
         new_id: Callable[[], str] = new_request_id,
+        status_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Build all parts.
 
         `tracer_provider`: the application's own; it is never replaced or shut down. `registry`: where the metrics live; a
         new one by default. `clock`: monotonic nanoseconds. `wall_clock`: Unix time in nanoseconds. `new_id`: mints request ids.
+        `status_clock`: monotonic seconds, by which windows and alerts go.
         """
         self.settings = settings = Settings() if settings is None else settings
         self.enabled = settings.enabled
@@ -71,19 +77,35 @@ class Observability:
         self.faults = Faults()
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
+        self.status = ServiceStatus(
+            settings,
+            Readings(self.registry, self.faults),
+            self.health,
+            self.faults,
+            self._say,
+            from_zero=registry is None,
+            clock=status_clock,
+            wall_clock=lambda: wall_clock() / 1_000_000_000,
+        )
+        """Windows, alerts and service levels."""
         self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
         self._port = MetricsPort(self._scrape, settings.metrics)
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
-        self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say)
+        self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say_of_packs)
+        self.collected = Collected(self.instruments, self.faults)
+        """What the application collects by name."""
+        self.status.show_active = self._show_active
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled and settings.logging.enabled:
             self.registry.register(self._logs.losses)
         if settings.metrics.enabled and settings.metrics.alias_groups:
             register(Aliases(self.registry, settings.metrics.alias_groups), self.registry)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.health, self._logs)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.status, self._logs)
+        if settings.metrics.enabled:
+            self.registry.register(self.status.metrics)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
@@ -99,6 +121,7 @@ class Observability:
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self.excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
+        self._sigterm = Sigterm(self._drain)
         self.running = False
         """Whether everything has been started, and not closed since."""
         self._starts = 0
@@ -174,10 +197,12 @@ class Observability:
         if self._starts > 1 or not self.enabled:
             return
         self.health.draining = False
+        self._guarded(self._sigterm.watch, True)
         self._guarded(self._logs.start, self.settings.logging.enabled)
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
         home.enter(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
+        self._guarded(self.status.start, self.settings.metrics.enabled)
         self._guarded(self._announce, self.settings.logging.enabled)
 
     async def close(self) -> None:
@@ -187,8 +212,10 @@ class Observability:
         self._started_by_request = False
         if self._starts or not self.enabled:
             return
-        self.health.draining = True
+        self._drain()
         home.leave(self)
+        self._guarded(self._sigterm.leave, True)
+        await anyio.to_thread.run_sync(self._guarded, self.status.close, self.settings.metrics.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
@@ -233,14 +260,14 @@ class Observability:
         async def watched_receive() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                self.health.draining = True
+                self._drain()
             return message
 
         try:
             await app(scope, watched_receive, watched)
         finally:
             if not closed:
-                self._abandon()
+                self.abandon()
 
     async def _close_safely(self) -> None:
         try:
@@ -248,12 +275,14 @@ class Observability:
         except Exception as error:
             self.faults.count("Observability", error)
 
-    def _abandon(self) -> None:
-        """Give back what needs no waiting: the lifespan ended without a shutdown, perhaps by cancellation."""
+    def abandon(self) -> None:
+        """Close at once, and without a loop: what needs waiting is let go."""
         self._starts = max(0, self._starts - 1)
         self.running = self._starts > 0
         if not self._starts and self.enabled:
             home.leave(self)
+            self._guarded(self._sigterm.leave, True)
+            self._guarded(self.status.abandon, self.settings.metrics.enabled)
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)
             self._guarded(self._logs.close, self.settings.logging.enabled)
@@ -266,9 +295,20 @@ class Observability:
         except Exception as error:
             self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
 
-    def _say(self, message: str, fields: dict[str, Any]) -> None:
+    def _drain(self) -> None:
+        self.health.draining = True
+
+    def _say(self, level: str, message: str, fields: dict[str, Any], logger: str = f"{OWN_LOGGER}.alerts") -> None:
         if self.settings.logging.enabled:
-            self._logs.emit(self.wall_clock() / 1_000_000_000, "info", message, OWN_LOGGER, fields)
+            self._logs.emit(self.wall_clock() / 1_000_000_000, level, message, logger, fields)
+
+    def _say_of_packs(self, message: str, fields: dict[str, Any]) -> None:
+        self._say("info", message, fields, OWN_LOGGER)
+
+    def _show_active(self, rule: str, active: bool) -> None:
+        instrument = self.instruments.get("monitoring_alert_active")
+        if instrument is not None:
+            instrument.of(rule).set(active)
 
     def _announce(self) -> None:
         """Say once what is in use; the answer to most first questions."""

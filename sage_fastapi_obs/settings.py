@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -21,16 +21,24 @@ from pydantic_settings import (
 from sage_fastapi_obs.errors import SettingsError
 
 __all__ = [
+    "AlertRuleSettings",
+    "AlertSettings",
+    "FigureSettings",
     "HttpSettings",
     "LoggingSettings",
     "MetricsSettings",
     "MonitoringSettings",
+    "NotifySettings",
+    "ResultSettings",
     "ServiceSettings",
     "Settings",
+    "Severity",
+    "SlaSettings",
     "TracingSettings",
     "usual_level",
 ]
 
+Severity: TypeAlias = Literal["info", "warning", "critical"]
 Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
@@ -372,6 +380,8 @@ class MonitoringSettings(_Section):
     """`local`: this machine. `token`: bearer token. `port`: metrics on a port of their own. `open`: everyone."""
     token: SecretStr | None = None
     """The bearer token; with `access = "token"` and no token everything but the probes is closed."""
+    interval_seconds: float = Field(default=15.0, ge=1.0, le=300.0)
+    """How often windows and alerts look at the metrics."""
     expose_logs: bool = False
     """Show the recent lines of a request under `logs/{id}`."""
     log_buffer_size: int | None = Field(default=None, ge=0, le=1_000_000)
@@ -390,6 +400,171 @@ class MonitoringSettings(_Section):
     @classmethod
     def _guessable(cls, token: SecretStr | None) -> SecretStr | None:
         return _long_enough(token)
+
+
+class FigureSettings(_Section):
+    """A figure that another is divided by."""
+
+    metric: str = Field(min_length=1)
+    """Its metric; counters with `_total`."""
+    statistic: str | None = None
+    """Which figure; by default the increase of a counter."""
+    where: dict[str, str] = {}
+    """What labels must be."""
+
+
+class AlertRuleSettings(_Section):
+    """One alert rule: a figure, or a ratio of figures, held against a threshold."""
+
+    name: str = Field(min_length=1)
+    """Its name; a rule of the same name is replaced."""
+    metric: str = Field(min_length=1)
+    """What is watched; counters with `_total`, histograms without a suffix."""
+    statistic: str | None = None
+    """`increase`, `rate`, `count`, `sum`, `mean`, `p95`, `last`, …; by default what suits the metric."""
+    where: dict[str, str] = {}
+    """What labels must be: `{status: "=~5..", route: /items}`."""
+    by: tuple[str, ...] = ()
+    """Labels of which each combination of values is an alert of its own."""
+    window_seconds: float = Field(default=300.0, gt=0.0, le=604_800.0)
+    """How far back the figure looks."""
+    absent: float | None = None
+    """The figure where there is none."""
+    divided_by: tuple[FigureSettings, ...] = ()
+    """What the figure is a share of: these figures, added up."""
+    objective: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Share that has to go well: the ratio is of errors then, and the threshold a burn rate, over both windows."""
+    short_window_seconds: float = Field(default=300.0, gt=0.0, le=604_800.0)
+    """The second window of a burn rate."""
+    condition: Literal[">", ">=", "<", "<=", "==", "!="] = ">"
+    """How the figure compares to the threshold."""
+    threshold: float
+    """What it is held against."""
+    for_seconds: float = Field(default=0.0, ge=0.0)
+    """How long the condition has to hold."""
+    keep_firing_seconds: float = Field(default=0.0, ge=0.0)
+    """How long it has to have ended."""
+    resolve_threshold: float | None = None
+    """What the figure is held against once the alert fires."""
+    cooldown_seconds: float = Field(default=300.0, ge=0.0)
+    """Shortest time between two notifications."""
+    severity: Severity = "warning"
+    """How bad it is."""
+    labels: dict[str, str] = {}
+    """Labels of the alert."""
+    annotations: dict[str, str] = {}
+    """Texts of the alert; `{{ $value }}` and `{{ $labels.route }}` are filled in."""
+    notify: tuple[str, ...] = ()
+    """Who is told: `slack`, `email`, `pagerduty`, `webhook`."""
+
+    @model_validator(mode="after")
+    def _objective_of_a_ratio(self) -> Self:
+        if self.objective is not None and not self.divided_by:
+            raise ValueError("an objective needs divided_by: what the errors are a share of")
+        return self
+
+
+class AlertSettings(_Section):
+    """The alert rules that are judged in process."""
+
+    defaults: bool = True
+    """Judge the rules that come with the package."""
+    rules: tuple[AlertRuleSettings, ...] = ()
+    """Rules of your own."""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+
+class NotifySettings(_Section):
+    """Whom alerts are told; what is not set is only logged. Each secret may be in a file instead, read whenever it is used."""
+
+    slack_webhook_url: SecretStr | None = None
+    """Incoming webhook of a Slack channel."""
+    slack_webhook_url_file: str | None = None
+    """File with that URL."""
+    pagerduty_routing_key: SecretStr | None = None
+    """Integration key of a PagerDuty service, Events API v2."""
+    pagerduty_routing_key_file: str | None = None
+    """File with that key."""
+    pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    """Where PagerDuty takes events; in Europe events.eu.pagerduty.com."""
+    webhook_url: SecretStr | None = None
+    """Where alerts are posted in the format of Alertmanager's webhooks."""
+    webhook_url_file: str | None = None
+    """File with that URL."""
+    smtp_host: str | None = None
+    """Mail server."""
+    smtp_port: int = Field(default=587, ge=1, le=65535)
+    """Its port."""
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    """How the connection is protected."""
+    smtp_user: str | None = None
+    """User name, where the server wants one."""
+    smtp_password: SecretStr | None = None
+    """Password of that user."""
+    smtp_password_file: str | None = None
+    """File with that password."""
+    email_from: str | None = None
+    """Sender of the mails."""
+    email_to: tuple[str, ...] = ()
+    """Who gets them."""
+
+    @field_validator("email_to", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("slack_webhook_url", "webhook_url")
+    @classmethod
+    def _secret_http_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_http_url(url.get_secret_value()):
+            raise ValueError("must be an http(s) URL")
+        return url
+
+    @field_validator("pagerduty_url")
+    @classmethod
+    def _http_url(cls, url: str) -> str:
+        if not _is_http_url(url):
+            raise ValueError("must be an http(s) URL")
+        return url
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for secret in ("slack_webhook_url", "pagerduty_routing_key", "webhook_url", "smtp_password"):
+            if getattr(self, secret) is not None and getattr(self, f"{secret}_file") is not None:
+                raise ValueError(f"set {secret} or {secret}_file, not both")
+        if self.smtp_host is not None and not (self.email_from and self.email_to):
+            raise ValueError("smtp_host needs email_from and email_to")
+        return self
+
+
+class ResultSettings(_Section):
+    """What lines about operations that give a `Result` say."""
+
+    include_stack_trace: bool = True
+    """Show the stack of an exception."""
+    include_performance_data: bool = True
+    """Show how long it took, and what the memory of the process changed by."""
+
+
+class SlaSettings(_Section):
+    """What is promised: shares in percent, times as their names say; none is no promise."""
+
+    availability: float | None = Field(default=99.9, ge=0.0, le=100.0)
+    """Least share of requests that go well."""
+    error_rate: float | None = Field(default=0.1, ge=0.0, le=100.0)
+    """Most share of requests that fail."""
+    response_time_p95_ms: float | None = Field(default=1000.0, gt=0.0)
+    """Longest 95th percentile of response times."""
+    response_time_mean_ms: float | None = Field(default=200.0, gt=0.0)
+    """Longest mean response time."""
+    max_response_ms: float | None = Field(default=1000.0, gt=0.0)
+    """Longest single response; shown beside the longest there was, and not a violation."""
+    rto_minutes: float | None = Field(default=5.0, gt=0.0)
+    """Time to recover; shown for those who are on call."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -426,6 +601,10 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    alerts: AlertSettings = AlertSettings()
+    notify: NotifySettings = NotifySettings()
+    sla: SlaSettings = SlaSettings()
+    result: ResultSettings = ResultSettings()
 
     def __init__(self, **sections: Any) -> None:
         try:
@@ -626,14 +805,20 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
     for fault in error.errors(include_url=False, include_context=False):
         where = [str(part) for part in fault["loc"]]
         if fault["type"] == "extra_forbidden":
-            section = cls.model_fields[where[0]].annotation if len(where) > 1 else cls
-            known = set(getattr(section, "model_fields", ()))
+            known = set(getattr(_section(cls, where[:-1]), "model_fields", ()))
             lines.append(f"{'.'.join(where)} is no setting{_suggest(where[-1], known)}")
         else:
-            hidden = where in _SECRETS and fault["input"] is not None
+            hidden = (where in _SECRETS or where[0] == "notify") and fault["input"] is not None
             shown = "" if hidden or isinstance(fault["input"], dict) else f", not {_brief(fault['input'])}"
             lines.append(f"{'.'.join(where)}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)
+
+
+def _section(cls: Any, where: Iterable[str]) -> Any:
+    """Find the section at a place; the entries of a list are sections, too."""
+    for part in where:
+        cls = next(iter(get_args(cls)), None) if part.isdecimal() else cls.model_fields[part].annotation
+    return cls
 
 
 def _brief(value: object) -> str:

@@ -33,5 +33,6 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     yield build
     for watched in made:
         home.leave(watched.obs)
+        watched.obs.status.abandon()
         watched.obs._logs.close()
         watched.provider.shutdown()

@@ -8,7 +8,7 @@ import httpx
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sage_fastapi_obs.domain.functions import Work, around_calls
-from sage_fastapi_obs.request.correlation import choose, current_correlation_id, unchoose
+from sage_fastapi_obs.request.correlation import choose, chosen_header, current_correlation_id, unchoose
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.settings import HttpSettings
 from sage_fastapi_obs.signals import handover
@@ -116,7 +116,7 @@ def _send_on(headers: httpx.Headers) -> None:
         headers.setdefault(names.request_id_header, exchange.request_id)
     correlation_id = current_correlation_id()
     if correlation_id is not None:
-        headers.setdefault(names.correlation_header, correlation_id)
+        headers.setdefault(chosen_header.name or names.correlation_header, correlation_id)
     if "traceparent" not in headers:
         _traceparent.inject(headers)
 

@@ -6,24 +6,30 @@ function alone, nothing is recorded and nothing is raised: the code runs as what
 """
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.instruments import Instruments
 
-__all__ = ["Home", "count_fault", "current_home", "enter", "leave"]
+if TYPE_CHECKING:
+    from sage_fastapi_obs.domain.collected import Collected
+
+__all__ = ["Home", "count_fault", "current_home", "enter", "leave", "welcome"]
 
 
 class Home(Protocol):
     """What application code needs of an `Observability`."""
 
+    settings: Settings
     clock: Callable[[], int]
     wall_clock: Callable[[], int]
     faults: Faults
     instruments: Instruments
+    collected: "Collected"
 
     @property
     def children(self) -> ChildSpans | None:
@@ -37,11 +43,24 @@ class Home(Protocol):
 
 _started: list[ReferenceType[Home]] = []
 """From the first to the last; the process's only list of them. One that is dropped without a close is gone from here, too."""
+_welcomes: list[Callable[[Home], None]] = []
+"""What is done with each that starts."""
+
+
+def welcome(do: Callable[[Home], None]) -> None:
+    """Do something with each that starts from now on; the same thing once."""
+    if do not in _welcomes:
+        _welcomes.append(do)
 
 
 def enter(home: Home) -> None:
     """Note one that has started."""
     _started.append(ref(home))
+    for do in [*_welcomes]:
+        try:
+            do(home)
+        except Exception as fault:
+            count_fault(home, "home", fault)
 
 
 def leave(home: Home) -> None:

@@ -12,8 +12,8 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.endpoints.exposition import TextOnly
-from sage_fastapi_obs.endpoints.instruments import stamped
 from sage_fastapi_obs.signals.catalog import CATALOG, Alias, Metric
+from sage_fastapi_obs.signals.client_instruments import stamped
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedFamily
 
 __all__ = ["Aliases"]

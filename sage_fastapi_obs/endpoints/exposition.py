@@ -9,8 +9,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from sage_fastapi_obs.endpoints.encoder import Encode, Encoder, NotByLineError
-from sage_fastapi_obs.endpoints.instruments import stamped
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.client_instruments import collectors, stamped
 from sage_fastapi_obs.signals.stamped import StampedChild
 
 __all__ = ["Exposition", "Pause", "TextOnly", "names_beginning"]
@@ -192,8 +192,7 @@ def _collectors(registry: CollectorRegistry, names: frozenset[str]) -> list[Coll
     """List the collectors that may have samples of some names; a registry of another kind is collected as a whole."""
     if type(registry) is not CollectorRegistry:
         return [registry.restricted_registry(names) if names else registry]
-    with registry._lock:  # noqa: SLF001 - the registry tells families, and not whose they are
-        named = registry._collector_to_names.copy()  # noqa: SLF001
+    named = collectors(registry)
     info = registry.get_target_info()
     target: list[Collector] = [_Target(info)] if info else []
     unnamed = getattr(registry, "_collectors_without_names", ())

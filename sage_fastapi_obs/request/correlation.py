@@ -1,11 +1,12 @@
 """The correlation id of the code that runs: one that was chosen for a block of it, or that of its request."""
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
 
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
-__all__ = ["choose", "current_correlation_id", "unchoose"]
+__all__ = ["Follower", "choose", "chosen_header", "current_correlation_id", "unchoose"]
 
 
 class _Choice(NamedTuple):
@@ -48,3 +49,33 @@ def _without(choice: _Choice | None, owner: object) -> _Choice | None:
         return None if choice is None else choice.outer
     outer = _without(choice.outer, owner)
     return choice if outer is choice.outer else choice._replace(outer=outer)
+
+
+class Follower(Protocol):
+    """What goes by the header that was chosen."""
+
+    def follow_header(self, chosen: str | None) -> None:
+        """Go by this header, or by that of the settings."""
+        ...
+
+
+class _ChosenHeader:
+    """The header of correlation ids in this whole process, where one was chosen beside the settings."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._followers: WeakSet[Follower] = WeakSet()
+
+    def choose(self, name: str | None) -> None:
+        """Choose a header; None goes back to what the settings say."""
+        self.name = name
+        for follower in [*self._followers]:
+            follower.follow_header(name)
+
+    def tell(self, follower: Follower) -> None:
+        """Tell somebody what was chosen, and what will be."""
+        self._followers.add(follower)
+        follower.follow_header(self.name)
+
+
+chosen_header = _ChosenHeader()

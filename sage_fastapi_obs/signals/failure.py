@@ -7,7 +7,7 @@ from sage_fastapi_obs.request.exchange import exception_name
 from sage_fastapi_obs.signals.redaction import MARGIN, Redaction, cut
 from sage_fastapi_obs.signals.values import unprintable
 
-__all__ = ["described", "exception_event"]
+__all__ = ["Told", "described", "exception_event", "told"]
 
 LONGEST_MESSAGE = 8 * 1024
 LONGEST_STACK = 64 * 1024
@@ -20,6 +20,19 @@ FEW_FRAMES = 20
 def described(error: BaseException, redaction: Redaction) -> dict[str, str]:
     """Describe an exception for a line."""
     return {"type": type(error).__qualname__, "message": _message(error, redaction), "stack_trace": _stack(error, redaction)}
+
+
+class Told(dict[str, str]):
+    """What a line has as `error` where there is no exception, or its stack is not wanted."""
+
+
+def told(error: object) -> Told:
+    """Describe whatever stands for a failure by its type and its text."""
+    try:
+        message = str(error)
+    except Exception as fault:
+        message = unprintable(fault)
+    return Told(type=type(error).__qualname__, message=message)
 
 
 def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str]:

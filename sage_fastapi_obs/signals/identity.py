@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
+from sage_fastapi_obs.request.correlation import chosen_header
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings
@@ -60,7 +61,12 @@ class Identity(Recorder):
         self._adopts = settings.incoming_ids != "replace"
         self._refuses = settings.incoming_ids == "reject"
         self._request_header = settings.request_id_header.lower().encode()
-        self._correlation_header = settings.correlation_header.lower().encode()
+        self._configured_header = settings.correlation_header
+        chosen_header.tell(self)
+
+    def follow_header(self, chosen: str | None) -> None:
+        """Go by a header that was chosen beside the settings, or by that of the settings."""
+        self._correlation_header = (chosen or self._configured_header).lower().encode()
         self._names = frozenset({self._request_header, self._correlation_header})
 
     def request_started(self, exchange: Exchange) -> None:

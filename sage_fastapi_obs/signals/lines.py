@@ -9,7 +9,7 @@ import orjson
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import ServiceSettings
-from sage_fastapi_obs.signals.failure import described
+from sage_fastapi_obs.signals.failure import Told, described
 from sage_fastapi_obs.signals.redaction import BUILT_IN, Redaction, readable
 from sage_fastapi_obs.signals.values import Values, escaped, unprintable
 
@@ -57,10 +57,13 @@ def layout(service: ServiceSettings, redaction: Redaction | None = None) -> Call
         laid: dict[str, Any] = {"timestamp": clock(at), "level": level, "message": values.text(message), **constant}
         if logger:
             laid["logger"] = logger
+        failure = fields.get("error")
         rest = values.fields(fields)
         for name in TOP_LEVEL:
             if name in rest:
                 laid[name] = rest.pop(name)
+        if error is None and type(failure) is Told:
+            laid["error"] = rest.pop("error")
         if rest:
             laid["data"] = redaction.only_shown(rest)
         if type(context := laid.get("context")) is dict:
@@ -158,7 +161,7 @@ def console_format(colours: bool) -> Callable[[Line], bytes]:
         fields = " ".join(f"{_printable(key)}={_printable(value)}" for key, value in shown.items())
         text = f"{paint('2', at)} {paint(_COLOURS[level], f'{level:<8}')} {_printable(said)} {paint('2', fields)}\n"
         if "error" in laid:
-            stack = laid["error"]["stack_trace"] or laid["error"]["message"]
+            stack = laid["error"].get("stack_trace") or laid["error"]["message"]
             text += "".join(f"    {_printable(row)}\n" for row in stack.splitlines())
         return text.encode("utf-8", "replace")
 

@@ -5,11 +5,13 @@ somebody asks, which costs a fraction of what as many separate instruments do. N
 not timed.
 """
 
+import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, starmap
+from operator import attrgetter
 from threading import RLock
 from typing import TypeAlias
 
@@ -21,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.signals.catalog import METHODS, Metric, known_method
+from sage_fastapi_obs.signals.readings import Child, Reading
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedFamily
 
 __all__ = ["BATCH", "RequestSeries", "Requests"]
@@ -32,6 +35,9 @@ Numbers: TypeAlias = tuple[int | None, int, int, Seen | None]
 Exemplified: TypeAlias = tuple[Seen, float]
 BATCH = 128
 """Requests that are added up together."""
+_NOTHING = (sys.maxsize, -1)
+"""Shortest and longest duration where there is none."""
+_RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_bytes", "sent")
 
 
 class RequestSeries:
@@ -41,12 +47,15 @@ class RequestSeries:
         "duration_us",
         "durations",
         "exemplars",
+        "longest_us",
         "pending",
+        "read",
         "received",
         "received_bytes",
         "requests",
         "sent",
         "sent_bytes",
+        "shortest_us",
         "timed",
     )
 
@@ -54,11 +63,15 @@ class RequestSeries:
         self.pending: list[Numbers] = []
         """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
         self.requests = 0
+        self.read = -1
+        """Requests that there were at the last reading for the windows."""
         self.timed = 0
         """Requests of which the duration is here; streams are timed elsewhere."""
         self.duration_us = 0
         self.durations = [0] * duration_buckets
         self.exemplars: list[Exemplified | None] = [None] * duration_buckets
+        self.shortest_us, self.longest_us = _NOTHING
+        """The extremes since they were last read by the windows."""
         self.received_bytes = self.sent_bytes = 0
         self.received = [0] * size_buckets
         self.sent = [0] * size_buckets
@@ -118,6 +131,30 @@ class Requests(Collector):
         yield _family(self._received), starmap(self._received_by, sizes)
         yield _family(self._sent), starmap(self._sent_by, sizes)
 
+    def readings(self) -> Iterator[Reading]:
+        """Yield what has changed since the reading before; the extremes begin anew with each, so there is one reader."""
+        with self.lock:
+            kept = [*self._series.items()]
+        changed = [(labels, series) for labels, series in kept if series.pending or series.requests != series.read]
+        extremes = [(labels, *longest) for labels, series in changed if (longest := self._read(series)) is not None]
+        yield _reading(self._total, [(labels, (float(series.requests),)) for labels, series in changed])
+        timed = [(labels, (series.duration_us / 1_000_000, *series.durations)) for labels, series in changed if series.timed]
+        yield _reading(self._duration, timed, extremes)
+        yield _reading(self._in_flight, [((method,), (float(count),)) for method, count in self._in_flight_by_method()])
+        routes = {labels[:2] for labels, _ in changed}
+        sizes = _by_route((labels, series) for labels, series in kept if labels[:2] in routes)
+        yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes])
+        yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes])
+
+    def _read(self, series: RequestSeries) -> tuple[float, float] | None:
+        """Add up what is pending; return the shortest and the longest duration since this was last done."""
+        with self.lock:
+            self.add_up(series)
+            series.read = series.requests
+            shortest, longest = series.shortest_us, series.longest_us
+            series.shortest_us, series.longest_us = _NOTHING
+        return None if longest < shortest else (shortest / 1_000_000, longest / 1_000_000)
+
     def add_up(self, series: RequestSeries) -> None:
         """Add up what is pending."""
         with self.lock:
@@ -138,6 +175,9 @@ class Requests(Collector):
         bucket = bisect_left(self._duration_bounds, seconds)
         series.timed += 1
         series.duration_us += duration_us
+        series.longest_us = max(series.longest_us, duration_us)
+        if series.shortest_us is None or duration_us < series.shortest_us:
+            series.shortest_us = duration_us
         series.durations[bucket] += 1
         if seen is not None:
             series.exemplars[bucket] = (seen, seconds)
@@ -157,10 +197,13 @@ class Requests(Collector):
         return labels, series.timed, lambda: _histogram(self._duration, labels, durations, seconds, exemplars)
 
     def _flying(self) -> Iterator[StampedChild]:
-        counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
-        for method in METHODS:
-            sample = Sample(self._in_flight.name, {"method": method}, float(counts[method]))
+        for method, count in self._in_flight_by_method():
+            sample = Sample(self._in_flight.name, {"method": method}, float(count))
             yield method, sample.value, partial(list, [sample])
+
+    def _in_flight_by_method(self) -> list[tuple[str, int]]:
+        counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
+        return [(method, counts[method]) for method in METHODS]
 
     def _received_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
         def samples() -> list[Sample]:
@@ -185,6 +228,17 @@ def _by_route(
     for (method, route, _), series in copied:
         found.setdefault((method, route), []).append(series)
     return [*found.items()]
+
+
+def _reading(
+    metric: Metric, children: Iterable[Child], extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
+) -> Reading:
+    return Reading(metric.name, metric.type, tuple(metric.labels), metric.buckets, children, extremes)
+
+
+def _sizes(labels: tuple[str, ...], series: list[RequestSeries], of: Callable[[RequestSeries], tuple[int, list[int]]]) -> Child:
+    sums, counts = zip(*map(of, series), strict=True)
+    return labels, (sum(sums), *map(sum, zip(*counts, strict=True)))
 
 
 def _family(metric: Metric) -> Family:

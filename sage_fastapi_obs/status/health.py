@@ -4,17 +4,18 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["Check", "Health", "HealthResult"]
+__all__ = ["Check", "Health", "HealthResult", "ProbeStatus"]
 
 Check = Callable[[], Awaitable[object] | object]
 """Healthy when it returns anything but False; unhealthy when it returns False or raises. Sync ones run in a thread."""
+ProbeStatus: TypeAlias = Literal["ready", "degraded", "not_ready", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Health:
         self._checks: dict[str, _Registered] = {}
         self.draining = False
         """True once the shutdown has begun: alive, and not ready."""
+        self.has_started = False
+        """True once it has been ready."""
 
     def add(
         self, name: str, check: Check, *, timeout_seconds: float = 2.0, cache_seconds: float = 1.0, critical: bool = True
@@ -58,6 +61,17 @@ class Health:
             return check
 
         return register
+
+    async def status(self) -> tuple[ProbeStatus, list[HealthResult]]:
+        """Sum the checks up: `not_ready` when a critical one failed, `degraded` when another did, else `ready`."""
+        if self.draining:
+            return "draining", []
+        results = await self.results()
+        failed = [result for result in results if result.status != "pass"]
+        if any(result.critical for result in failed):
+            return "not_ready", results
+        self.has_started = True
+        return ("degraded" if failed else "ready"), results
 
     async def results(self) -> list[HealthResult]:
         """Run all checks side by side; as long as the slowest time limit at most."""
@@ -114,7 +128,10 @@ class _Registered:
     async def _outcome(self) -> HealthResult:
         try:
             healthy = await self._call()
-        except Exception as error:
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            # Also what would end the process: a probe is not the place to do so.
             return replace(self._unknown, error=type(error).__qualname__)
         return replace(self._unknown, status="fail" if healthy is False else "pass")
 

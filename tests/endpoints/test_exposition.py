@@ -27,8 +27,8 @@ from prometheus_client.samples import Exemplar, Sample, Timestamp
 
 from sage_fastapi_obs.endpoints import encoder
 from sage_fastapi_obs.endpoints.exposition import Exposition
-from sage_fastapi_obs.endpoints.instruments import stamped
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.client_instruments import stamped
 from sage_fastapi_obs.signals.stamped import StampedCollector, StampedFamily
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

@@ -3,63 +3,28 @@
 import json
 import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from servers import need, stop, until
 
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
 REQUESTS = 40
-PATIENCE_SECONDS = 60.0
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 scrape_configs:
   - job_name: example
     static_configs: [{{targets: ["127.0.0.1:{port}"], labels: {{service: example}}}}]
 """
-
-
-def need(program: str) -> str:
-    """Find a program; skip without it, but never where the tests are what decides."""
-    found = shutil.which(program)
-    if found is None:
-        message = f"{program} is not installed: apt-get install prometheus"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return found
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            answer = found()
-        except (httpx.HTTPError, KeyError, IndexError):
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.1)
-    pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
-
-
-def stop(process: subprocess.Popen[Any]) -> None:
-    """End a process as an operator would."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -14,7 +14,14 @@ from sage_fastapi_obs.signals.catalog.http import (
     known_method,
 )
 from sage_fastapi_obs.signals.catalog.metric import OVERFLOW, Alias, AliasGroup, Metric, build, register
-from sage_fastapi_obs.signals.catalog.own import HELD_LINES, LOG_METRICS, OPERATION_METRICS, SCRAPE_METRICS, SELF_METRICS
+from sage_fastapi_obs.signals.catalog.own import (
+    ALERT_METRICS,
+    HELD_LINES,
+    LOG_METRICS,
+    OPERATION_METRICS,
+    SCRAPE_METRICS,
+    SELF_METRICS,
+)
 from sage_fastapi_obs.signals.catalog.result import RESULT_METRICS
 from sage_fastapi_obs.signals.catalog.runtime import CLIENT_METRICS, RUNTIME_METRICS
 from sage_fastapi_obs.signals.catalog.sage import SAGE_METRICS
@@ -22,6 +29,7 @@ from sage_fastapi_obs.signals.catalog.security import SECURITY_METRICS
 from sage_fastapi_obs.signals.catalog.textbook import TEXTBOOK_METRICS
 
 __all__ = [
+    "ALERT_METRICS",
     "ALWAYS",
     "CATALOG",
     "HELD_LINES",
@@ -62,7 +70,7 @@ PACKS: dict[str, tuple[Metric, ...]] = {
     "business": BUSINESS_METRICS,
 }
 """Metrics that are switched on together, by the name that `metrics.packs` knows; `sage-core` is the first part of `sage`."""
-ALWAYS = (*SELF_METRICS, *LOG_METRICS, *OPERATION_METRICS)
+ALWAYS = (*SELF_METRICS, *LOG_METRICS, *ALERT_METRICS, *OPERATION_METRICS)
 """Metrics that need no pack."""
 CATALOG = (*(metric for pack, metrics in PACKS.items() if pack != "sage-core" for metric in metrics), *ALWAYS)
 """All of them."""

@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.signals.catalog.metric import RESULT_BUCKETS, Metric
 
-__all__ = ["HELD_LINES", "LOG_METRICS", "OPERATION_METRICS", "SCRAPE_METRICS", "SELF_METRICS"]
+__all__ = ["ALERT_METRICS", "HELD_LINES", "LOG_METRICS", "OPERATION_METRICS", "SCRAPE_METRICS", "SELF_METRICS"]
 
 SCRAPE_METRICS = (
     Metric(
@@ -44,6 +44,20 @@ LOG_METRICS = (
             "output": ("stdout", "stderr", "file", "elasticsearch", "otlp"),
             "cause": ("full", "failed", "refused", "shutdown"),
         },
+    ),
+)
+ALERT_METRICS = (
+    Metric(
+        "observability_alerts_firing",
+        "gauge",
+        "Alerts of the rules judged in process that are firing now.",
+        {"severity": ("critical", "warning", "info")},
+    ),
+    Metric(
+        "observability_alert_notifications_total",
+        "counter",
+        "Notifications by what became of them: callbacks took them, failed, hung or were behind, or the last was not long ago.",
+        {"outcome": ("sent", "failed", "timeout", "dropped", "suppressed")},
     ),
 )
 

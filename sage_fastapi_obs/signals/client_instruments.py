@@ -12,14 +12,15 @@ from operator import is_
 from struct import Struct, pack, unpack
 from typing import Any, NamedTuple, TypeAlias
 
-from prometheus_client import Counter, Enum, Gauge, Histogram, Info, Summary
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
 from sage_fastapi_obs.signals.stamped import StampedChild, StampedCollector, StampedFamily
 
-__all__ = ["Stamped", "stamped"]
+__all__ = ["Instrument", "Stamped", "collectors", "instrument", "stamped"]
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
 _PLAIN = {MutexValue}
@@ -36,8 +37,20 @@ def stamped(collector: object) -> Stamped | None:
     """Find out how a collector is read child by child, once for all scrapes; None if it can only be asked for all samples."""
     if isinstance(collector, StampedCollector):
         return collector.stamped
+    found = instrument(collector)
+    return None if found is None else found.stamped
+
+
+def instrument(collector: object) -> "Instrument | None":
+    """Return a reader of one of the client library's own instruments; None for any other collector."""
     kind = _KINDS.get(type(collector))
-    return _Instrument(collector, kind).stamped if kind is not None and _is_original(collector) else None
+    return Instrument(collector, kind) if kind is not None and _is_original(collector) else None
+
+
+def collectors(registry: CollectorRegistry) -> dict[Collector, list[str]]:
+    """Return the collectors of a registry, each with the names it has claimed."""
+    with registry._lock:
+        return registry._collector_to_names.copy()
 
 
 def _is_original(instrument: object) -> bool:
@@ -63,26 +76,51 @@ class _Kind(NamedTuple):
     lines: Callable[[Any, Any], Iterable[_Line]]
 
 
-class _Instrument:
+class Instrument:
+    """Reads one instrument, child by child."""
+
     def __init__(self, instrument: Any, kind: _Kind) -> None:
         self._instrument = instrument
         self._kind = kind
-        (self._family,) = instrument.describe()
+        (self.family,) = instrument.describe()
+        """Name, documentation, type and unit, as `collect()` would give them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of its labels."""
+        return tuple(self._instrument._labelnames)
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The finite upper bounds of its buckets, if it has any."""
+        return tuple(getattr(self._instrument, "_upper_bounds", ())[:-1])
 
     def stamped(self) -> Iterable[StampedFamily]:
-        return ((self._family, self._children()),)
+        """Return its one family, with a stamp for every child."""
+        return ((self.family, self._children()),)
+
+    def numbers(self) -> Iterator[tuple[tuple[str, ...], tuple[float, ...] | None]]:
+        """Yield the raw numbers of every child; None for one that has its own way to make samples.
+
+        They are a value; of a histogram, its sum and the count of each bucket alone; of a summary, count and sum.
+        """
+        for labels, child in self._by_labels():
+            state = self._state(child)
+            yield labels, None if state is None else _told(state)[0]
 
     def _children(self) -> Iterator[StampedChild]:
-        expected, read = type(self._instrument), self._kind.state
-        original = expected._child_samples
         for labels, child in self._by_labels():
-            # Where `Gauge.set_function` was called, the child has its own way to make samples.
-            usual = type(child) is expected and _is_bound(child._child_samples, original)
-            state = read(child) if usual else None
+            state = self._state(child)
             if state is None:
                 yield labels, object(), partial(self._asked, labels, child)
             else:
                 yield labels, state, partial(self._written, labels, state)
+
+    def _state(self, child: Any) -> object:
+        expected = type(self._instrument)
+        # Where `Gauge.set_function` was called, the child has its own way to make samples.
+        usual = type(child) is expected and _is_bound(child._child_samples, expected._child_samples)
+        return self._kind.state(child) if usual else None
 
     def _by_labels(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         if not self._instrument._is_parent():

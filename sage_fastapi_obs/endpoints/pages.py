@@ -1,0 +1,161 @@
+"""Pages that answer a question in JSON: parameters and answers are models, from which their OpenAPI is written as well.
+
+Plain routes rather than FastAPI's own, so that they work in any Starlette app and stay out of the application's OpenAPI.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+__all__ = ["Answer", "Page", "Problem", "Query", "Shared", "openapi_of"]
+
+UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+FRESH_SECONDS = 1.0
+MOST_REMEMBERED = 32
+MOST_WAITING = 64
+
+Answer: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
+"""Answers a page's valid parameters."""
+
+
+class Query(BaseModel):
+    """Parameters of a page; unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: where it is, what it takes, what it answers."""
+
+    path: str
+    name: str
+    summary: str
+    answer: Answer
+    model: type[BaseModel]
+    query: type[Query] = Query
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Statuses that it may answer with a `Problem`, and why."""
+    also: Mapping[int, str] = field(default_factory=dict)
+    """Other statuses with which it answers with its model."""
+
+    def route(self) -> Route:
+        """Build the route."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                query = self._asked(request)
+            except ValueError as error:
+                return JSONResponse({"detail": str(error)}, 422, UNCACHED)
+            return await self.answer(query, request)
+
+        return Route(self.path, endpoint, name=self.name)
+
+    def _asked(self, request: Request) -> Query:
+        """Read the parameters; raises ValueError with all that is wrong with them."""
+        given = request.query_params.multi_items()
+        if repeated := {name for name, _ in given if len(request.query_params.getlist(name)) > 1}:
+            raise ValueError(f"{min(repeated)[:40]!r} is given more than once")
+        try:
+            return self.query.model_validate(dict(given))
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False, include_input=False)
+            known = ", ".join(self.query.model_fields) or "none"
+            wrong = [
+                f"{str(fault['loc'][0])[:40]!r} is no parameter; there are: {known}"
+                if fault["type"] == "extra_forbidden"
+                else f"{fault['loc'][0]}: {fault['msg']}"
+                for fault in faults
+            ]
+            raise ValueError("; ".join(wrong)[:500]) from None
+
+    def described(self) -> dict[str, Any]:
+        """Describe the page as an operation of OpenAPI 3.1."""
+        schema = self.query.model_json_schema()
+        parameters = [
+            {"name": name, "in": "query", "required": False, "description": one.pop("description", ""), "schema": one}
+            for name, one in schema.get("properties", {}).items()
+        ]
+        answers = {200: "Answered.", **self.also}
+        problems = {422: "The parameters are not valid.", **self.problems}
+        return {
+            "operationId": self.name,
+            "summary": self.summary,
+            "parameters": parameters,
+            "responses": {
+                **{str(status): _response(text, self.model) for status, text in answers.items()},
+                **{str(status): _response(text, Problem) for status, text in problems.items() if status not in answers},
+            },
+        }
+
+
+class Shared:
+    """Answers that take some work: made in a thread, one at a time, and shared by all who ask within a second."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: monotonic seconds."""
+        self._clock = clock
+        self._kept: OrderedDict[object, tuple[float, bytes]] = OrderedDict()
+        self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.shared.{id(self)}")
+
+    async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
+        """Answer with a model; `key` says what was asked for."""
+        turn = self._turn()
+        if turn.statistics().tasks_waiting >= MOST_WAITING:
+            return JSONResponse({"detail": "too many are waiting"}, 503, {**UNCACHED, "Retry-After": "5"})
+        body = await anyio.to_thread.run_sync(self._body, key, make, limiter=turn)
+        return Response(body, headers={**UNCACHED, "Content-Type": "application/json"})
+
+    def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:
+        kept = self._kept.get(key)
+        if kept is not None and 0 <= self._clock() - kept[0] < FRESH_SECONDS:
+            return kept[1]
+        body = make().model_dump_json().encode()
+        self._kept[key] = (self._clock(), body)
+        self._kept.move_to_end(key)
+        while len(self._kept) > MOST_REMEMBERED:
+            self._kept.popitem(last=False)
+        return body
+
+    def _turn(self) -> anyio.CapacityLimiter:
+        try:
+            return self._turns.get()
+        except LookupError:
+            turn = anyio.CapacityLimiter(1)
+            self._turns.set(turn)
+            return turn
+
+
+def openapi_of(pages: Sequence[Page], title: str) -> dict[str, Any]:
+    """Write the OpenAPI document of some pages."""
+    models: list[type[BaseModel]] = [*{page.model: None for page in pages}, Problem]
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1"},
+        "paths": {page.path: {"get": page.described()} for page in pages},
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+def _response(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,265 @@
+"""Metrics, alerts and service levels under the names of the RFS interface, on the `Observability` of the code that calls.
+
+Values are in the units that the names say: milliseconds, mebibytes, percent. Where there is no `Observability`, nothing is
+recorded, summaries are empty, and rules wait for one.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, get_args
+
+from sage_fastapi_obs.domain import journal
+from sage_fastapi_obs.domain.collected import (
+    MetricType,
+    collect_flux_result_metric,
+    collect_metric,
+    collect_result_metric,
+)
+from sage_fastapi_obs.domain.memory import resident_bytes
+from sage_fastapi_obs.domain.operation import operation
+from sage_fastapi_obs.domain.record import put
+from sage_fastapi_obs.domain.results import Failure, FluxResult, MonoResult, Result, Success
+from sage_fastapi_obs.domain.run import Run
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.monitoring import notifiers, process
+from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.settings import Settings, Severity
+from sage_fastapi_obs.signals.names import MEBIBYTE
+from sage_fastapi_obs.status.alerts import Alert
+from sage_fastapi_obs.status.documented import documented, watched
+from sage_fastapi_obs.status.rules import AlertCondition, AlertRule, Callback
+from sage_fastapi_obs.status.sla import RESULTS
+from sage_fastapi_obs.status.summary import shown_alert, shown_rule, slow_operations
+
+__all__ = [
+    "SLA_TARGETS",
+    "Alert",
+    "AlertCondition",
+    "AlertRule",
+    "Failure",
+    "FluxResult",
+    "MetricType",
+    "MonoResult",
+    "Result",
+    "Success",
+    "activate_circuit_breaker",
+    "calculate_failure_rate",
+    "check_sla_compliance",
+    "circuit_breaker_monitoring",
+    "collect_flux_result_metric",
+    "collect_metric",
+    "collect_result_metric",
+    "create_alert_rule",
+    "evaluate_alerts",
+    "find_slow_operations",
+    "get_dashboard_data",
+    "get_memory_usage",
+    "get_metrics_summary",
+    "performance_tracker",
+    "remove_alert_rule",
+    "reset_circuit_breaker",
+    "reset_monitoring",
+    "setup_default_alerts",
+    "start_monitoring",
+    "stop_monitoring",
+]
+
+SLA_TARGETS: Mapping[str, float] = {"availability": 99.9, "response_time_p95": 1000.0, "error_rate": 0.1}
+"""What is promised where nothing else is: shares in percent, times in milliseconds."""
+_TARGETS = {"response_time_p95": "response_time_p95_ms", "response_time_mean": "response_time_mean_ms"}
+OPEN, CLOSED = 1.0, 0.0
+
+
+def start_monitoring(interval_seconds: float = 15.0) -> None:
+    """Judge alert rules from now on; once is enough.
+
+    An `Observability` that has started does so by itself, at the interval of its settings. In a process without one, such as a
+    script, one is made from the environment and started; it closes when an application's starts. Raises `SettingsError`.
+    """
+    process.start(interval_seconds)
+
+
+def stop_monitoring() -> None:
+    """Judge no more rules, and close what `start_monitoring` made; once is enough. Waits for what is on its way."""
+    process.stop()
+
+
+def reset_monitoring() -> None:
+    """Go back to how a fresh process is, as tests want it.
+
+    Stops what `start_monitoring` made, takes back the rules that were added, and forgets what was configured for results. What
+    an application's `Observability` has recorded stays: give each test its own.
+    """
+    process.reset()
+    journal.use(None)
+    chosen_header.choose(None)
+
+
+def create_alert_rule(
+    name: str,
+    metric_name: str,
+    condition: AlertCondition,
+    threshold: float,
+    callback: Callback | None = None,
+    *,
+    statistic: str | None = None,
+    window_minutes: float = 5.0,
+    severity: Severity = "warning",
+    cooldown_seconds: float = 300.0,
+) -> AlertRule:
+    """Add a rule, in place of another by this name, and return it.
+
+    It compares a figure of the last `window_minutes` with the threshold, in the unit of the metric's name: what a counter has
+    risen by, the 95th percentile of a histogram, the last value of a gauge, or another `statistic`. `callback`, sync or async,
+    is told once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
+    `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`.
+    """
+    if severity not in get_args(Severity):
+        raise SettingsError(f"rule {name!r}: {severity!r} is no severity: use {', '.join(get_args(Severity))}")
+    return process.keep_rule(
+        AlertRule(
+            name=name,
+            expression=watched(metric_name, statistic, window_minutes * 60),
+            metric_name=metric_name,
+            condition=AlertCondition(condition),
+            threshold=threshold,
+            severity=severity,
+            cooldown_seconds=cooldown_seconds,
+            callbacks=() if callback is None else (callback,),
+        )
+    )
+
+
+def remove_alert_rule(name: str) -> bool:
+    """Remove a rule and its alerts; tell whether there was one."""
+    return process.forget_rule(name)
+
+
+def setup_default_alerts() -> None:
+    """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
+    process.with_each("the default alerts", lambda found: found.status.add_default_alerts())
+
+
+def evaluate_alerts() -> list[Alert]:
+    """Judge all rules now; return the alerts that have changed state."""
+    found = process.acting()
+    return [] if found is None else found.status.evaluate()
+
+
+def get_metrics_summary(time_range_minutes: float = 60) -> dict[str, Any]:
+    """Summarise the last minutes.
+
+    `counters`: what each has risen by. `gauges`: last values. `histograms`: `count`, `sum`, `min`, `max`, `mean`, `p50`, `p95`
+    and `p99`, in milliseconds and mebibytes. `operations`: `success`, `failure`, `failure_rate` (0 to 1), and `mean`, `p95`,
+    `max` in milliseconds with `count`. Label sets are added up. The metrics of results are always there.
+    """
+    found = process.acting()
+    # Without one, what one would say that has seen nothing.
+    observability = Observability(Settings()) if found is None else found
+    observability.status.refresh()
+    return documented(observability.status.view(time_range_minutes * 60), observability.collected.names)
+
+
+def get_dashboard_data() -> dict[str, Any]:
+    """Return what a dashboard shows: `metrics_summary`, `active_alerts`, `alert_rules` and `system_status`."""
+    found = process.acting()
+    summary = get_metrics_summary()
+    firing = [] if found is None else found.status.alerts.alerts("firing")
+    rules = [] if found is None else found.status.alerts.rules
+    return {
+        "metrics_summary": summary,
+        "active_alerts": [shown_alert(alert).model_dump() for alert in firing],
+        "alert_rules": [shown_rule(rule).model_dump() for rule in rules],
+        "system_status": {
+            "monitoring_active": found is not None and found.status.is_active,
+            "total_metrics": 0 if found is None else found.status.windows.series,
+            "timestamp": summary["timestamp"],
+        },
+    }
+
+
+@asynccontextmanager
+async def performance_tracker(operation_name: str) -> AsyncGenerator[Run]:
+    """Measure a block, also one that raises: its duration, as `operation`, and what the memory of the process changes by."""
+    before = resident_bytes()
+    try:
+        with operation(operation_name) as run:
+            yield run
+    finally:
+        put("operation_memory_delta_bytes", resident_bytes() - before, operation_name)
+
+
+def get_memory_usage() -> float:
+    """Return the memory that this process has, in MiB; 0 where the system does not tell."""
+    return resident_bytes() / MEBIBYTE
+
+
+async def check_sla_compliance(
+    time_range_minutes: float = 60, targets: Mapping[str, float] | None = None
+) -> Result[dict[str, Any], str]:
+    """Hold the operations of the last minutes against targets, by default those of the settings.
+
+    `targets`: as `SLA_TARGETS`. Gives `sla_compliant`, `violations` in words, `targets` and `actual`. Violations are told to
+    `send_sla_violation_alert`; what it raises is counted. A Failure where there is no `Observability`.
+    """
+    found = process.acting()
+    if found is None:
+        return Failure("there is no Observability: call start_monitoring() first")
+    wanted = None if targets is None else {_TARGETS.get(name, name): target for name, target in targets.items()}
+    found.status.refresh()
+    compliance = found.status.sla.compliance(time_range_minutes, RESULTS, wanted)
+    if compliance.violations:
+        try:
+            await notifiers.send_sla_violation_alert(list(compliance.violations))
+        except Exception as error:
+            found.faults.count("check_sla_compliance", error)
+    return Success(
+        {
+            "sla_compliant": compliance.compliant,
+            "violations": list(compliance.violations),
+            "targets": dict(compliance.targets),
+            "actual": dict(compliance.actual),
+        }
+    )
+
+
+def calculate_failure_rate(metrics: Mapping[str, Any]) -> float:
+    """Return the percentage of operations that failed, of what `get_metrics_summary` gave; 0 where there were none."""
+    succeeded, failed = (metrics["counters"].get(f"result_{status}_total", 0.0) for status in ("success", "failure"))
+    return 100.0 * failed / (succeeded + failed) if failed else 0.0
+
+
+async def circuit_breaker_monitoring(name: str = "user_service", threshold: float = 50.0, window_minutes: float = 5.0) -> bool:
+    """Open a circuit breaker if more than `threshold` percent of the last operations failed; tell whether that was so."""
+    is_failing = calculate_failure_rate(get_metrics_summary(window_minutes)) > threshold
+    if is_failing:
+        await activate_circuit_breaker(name)
+    return is_failing
+
+
+async def activate_circuit_breaker(name: str) -> None:
+    """Show a circuit breaker as open, and let the incident team know while any is."""
+    put("circuit_breaker_status", OPEN, name)
+    create_alert_rule(
+        "circuit_breaker_activated",
+        "circuit_breaker_status",
+        AlertCondition.EQUAL,
+        OPEN,
+        notifiers.notify_incident_team,
+        severity="critical",
+    )
+
+
+async def reset_circuit_breaker(name: str) -> None:
+    """Show a circuit breaker as closed."""
+    put("circuit_breaker_status", CLOSED, name)
+
+
+def find_slow_operations(threshold_ms: float = 5000.0, time_range_minutes: float = 60) -> list[dict[str, Any]]:
+    """List the operations whose 95th percentile is above a threshold, slowest first: `operation`, `p95`, `max`, `count`."""
+    found = process.acting()
+    if found is None:
+        return []
+    found.status.refresh()
+    return [slow.model_dump() for slow in slow_operations(found.status.view(time_range_minutes * 60), threshold_ms)]

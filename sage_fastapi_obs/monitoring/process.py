@@ -1,0 +1,119 @@
+"""What was asked of the monitoring while there was no `Observability`; all that is the process's own is kept here.
+
+Rules wait for each that starts. `start_monitoring()` makes one for a process that has none, such as a script, and it closes
+when an application's starts.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.status.rules import AlertRule
+
+__all__ = ["acting", "forget_rule", "keep_rule", "reset", "start", "stop", "with_each"]
+
+
+class _Process:
+    """What this process has."""
+
+    def __init__(self) -> None:
+        self.own: Observability | None = None
+        """Made here, for want of another."""
+        self.waiting: dict[str, Callable[[Observability], None]] = {}
+        """What is to be done with each that starts, by what it is about."""
+        self.given: WeakKeyDictionary[Observability, set[str]] = WeakKeyDictionary()
+        """Names of the rules that were added."""
+
+
+_process = _Process()
+
+
+def acting() -> Observability | None:
+    """Return the `Observability` of the code that calls; None where there is none."""
+    return cast("Observability | None", home.current_home())
+
+
+def start(interval_seconds: float) -> None:
+    """Judge rules from now on; where there is no `Observability`, make and start one from the environment."""
+    found = acting()
+    if found is None:
+        found = _process.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
+        home.welcome(_arrived)
+        found.start()
+    elif found.settings.metrics.enabled:
+        found.status.start()
+
+
+def stop() -> None:
+    """Judge no more rules; close what was made here. Waits for notifications that are on their way."""
+    found, own = acting(), _process.own
+    if found is not None and found is not own:
+        found.status.close()
+    if own is not None:
+        _process.own = None
+        # In a thread, because the caller's event loop, if there is one, is busy with this call.
+        closing = threading.Thread(target=anyio.run, args=(own.close,))
+        closing.start()
+        closing.join()
+
+
+def with_each(about: str, do: Callable[[Observability], None]) -> None:
+    """Do something with the `Observability` of the code that calls; where there is none, with each that starts from now on."""
+    found = acting()
+    if found is not None:
+        do(found)
+        return
+    _process.waiting[about] = do
+    home.welcome(_arrived)
+
+
+def keep_rule(rule: AlertRule) -> AlertRule:
+    """Add a rule to the `Observability` of the code that calls, or to each that starts from now on."""
+    with_each(rule.name, partial(_give, rule))
+    return rule
+
+
+def forget_rule(name: str) -> bool:
+    """Remove a rule; tell whether there was one."""
+    waited = _process.waiting.pop(name, None) is not None
+    found = acting()
+    if found is None or not found.status.alerts.remove(name):
+        return waited
+    found.status.show_active(name, False)
+    return True
+
+
+def reset() -> None:
+    """Stop what was made here, and take back the rules that were added."""
+    own = _process.own
+    if own is not None:
+        stop()
+    for observability, names in _process.given.items():
+        for name in names:
+            observability.status.alerts.remove(name)
+    _process.given.clear()
+    _process.waiting.clear()
+
+
+def _give(rule: AlertRule, observability: Observability) -> None:
+    _process.given.setdefault(observability, set()).add(rule.name)
+    observability.status.alerts.add(rule)
+
+
+def _arrived(started: home.Home) -> None:
+    observability, own = cast("Observability", started), _process.own
+    for do in [*_process.waiting.values()]:
+        do(observability)
+    if own is not None and own is not observability:
+        _process.own = None
+        for rule in own.status.alerts.rules:
+            if rule.name in _process.given.get(own, ()):
+                _give(rule, observability)
+        own.abandon()

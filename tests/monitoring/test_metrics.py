@@ -1,0 +1,492 @@
+"""Metrics, alerts and service levels under the names of the RFS interface."""
+
+import asyncio
+import json
+import threading
+
+import anyio
+import pytest
+from receivers import Handler, Receiver, serving
+
+from sage_fastapi_obs import Observability, Settings, SettingsError
+from sage_fastapi_obs.domain import home, memory
+from sage_fastapi_obs.monitoring import notifiers, process
+from sage_fastapi_obs.monitoring.metrics import (
+    SLA_TARGETS,
+    AlertCondition,
+    Failure,
+    FluxResult,
+    MetricType,
+    Success,
+    activate_circuit_breaker,
+    calculate_failure_rate,
+    check_sla_compliance,
+    circuit_breaker_monitoring,
+    collect_flux_result_metric,
+    collect_metric,
+    collect_result_metric,
+    create_alert_rule,
+    evaluate_alerts,
+    find_slow_operations,
+    get_dashboard_data,
+    get_memory_usage,
+    get_metrics_summary,
+    performance_tracker,
+    remove_alert_rule,
+    reset_circuit_breaker,
+    reset_monitoring,
+    setup_default_alerts,
+    start_monitoring,
+    stop_monitoring,
+)
+
+
+class Clock:
+    """Monotonic seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Be a process without any `Observability`."""
+    monkeypatch.setattr(home, "_started", [])
+    monkeypatch.setattr(home, "_welcomes", [])
+    monkeypatch.setenv("SAGE_OBS_LOGGING__ENABLED", "false")
+    yield
+    reset_monitoring()
+
+
+@pytest.fixture
+def watched(watch, alone):
+    """Watch without default rules; time is moved by the test."""
+    watched = watch(alerts={"defaults": False}, status_clock=Clock())
+    home.enter(watched.obs)
+    yield watched
+    watched.obs.status.dispatch.settle(10)
+
+
+def told(callback):
+    """Let what is on its way to callbacks arrive."""
+    found = process.acting()
+    assert found is not None
+    assert found.status.dispatch.settle(10)
+    return callback
+
+
+def rule_names() -> list[str]:
+    """Name the rules there are."""
+    return [rule["name"] for rule in get_dashboard_data()["alert_rules"]]
+
+
+def test_a_summary_is_in_the_units_of_its_names(watched):
+    """Counters have risen by, gauges are at, and histograms are in milliseconds, by the names they were collected under."""
+    for milliseconds in (20, 40, 300):
+        collect_metric("response_time_ms", milliseconds, MetricType.HISTOGRAM, labels={"endpoint": f"/{milliseconds}"})
+        collect_result_metric("work", Success(1), milliseconds)
+    collect_metric("orders_by_category", 2, MetricType.COUNTER, labels={"category": "tea"})
+    collect_metric("orders_by_category", 3, MetricType.COUNTER, labels={"category": "coffee"})
+    collect_metric("system.cpu_usage", 45.5, MetricType.GAUGE)
+    collect_metric("my.queue_length", 7, MetricType.GAUGE)
+    collect_metric("uploaded_mb", 3, MetricType.COUNTER)
+    collect_flux_result_metric("batch", FluxResult((Success(1), Failure("no"))), 120)
+    summary = get_metrics_summary(time_range_minutes=60)
+    assert summary["time_range_minutes"] == 60
+    assert summary["counters"]["result_success_total"] == 3
+    assert summary["counters"]["result_failure_total"] == 0
+    assert summary["counters"]["orders_by_category"] == summary["counters"]["orders_by_category_total"] == 5
+    assert summary["counters"]["uploaded_mb"] == 3
+    assert summary["counters"]["uploaded_bytes_total"] == 3 * 1_048_576
+    flux = {name: summary["counters"][f"flux_result_{name}_items"] for name in ("total", "success", "failure")}
+    assert flux == {"total": 2, "success": 1, "failure": 1}
+    assert summary["gauges"]["flux_result_success_rate"] == 0.5
+    assert summary["gauges"]["system.cpu_usage"] == pytest.approx(45.5)
+    assert summary["gauges"]["system_cpu_usage_ratio"] == pytest.approx(0.455)
+    assert summary["gauges"]["my.queue_length"] == 7
+    for name in ("response_time_ms", "result_duration_ms"):
+        figures = summary["histograms"][name]
+        assert (figures["count"], figures["sum"], figures["mean"]) == (3, pytest.approx(360), pytest.approx(120))
+        assert 250 < figures["p95"] <= figures["p99"] <= figures["max"] == 500
+    assert not [name for name in summary["histograms"] if name.endswith(("_seconds", "_bytes"))]
+    work = summary["operations"]["work"]
+    assert (work["success"], work["failure"], work["failure_rate"], work["mean"]) == (3, 0, 0, pytest.approx(120))
+    json.dumps(summary)
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_a_fresh_process_has_a_summary(alone, start):
+    """What snippets read is there before anything has happened, also without an `Observability`: zeros, and no errors."""
+    if start:
+        start_monitoring()
+    summary = get_metrics_summary()
+    assert summary["counters"]["result_success_total"] == summary["counters"]["result_failure_total"] == 0
+    for name in ("result_duration_ms", "flux_result_duration_ms"):
+        figures = summary["histograms"][name]
+        assert figures == dict.fromkeys(("count", "sum", "min", "max", "mean", "p50", "p95", "p99"), 0)
+    assert calculate_failure_rate(summary) == 0
+    dashboard = get_dashboard_data()
+    assert dashboard.keys() == {"metrics_summary", "active_alerts", "alert_rules", "system_status"}
+    assert dashboard["system_status"]["monitoring_active"] is start
+    assert dashboard["active_alerts"] == []
+    assert find_slow_operations() == []
+    assert evaluate_alerts() == []
+
+
+def test_what_snippets_read_is_there_without_the_pack(watch, alone):
+    """A service that has switched the metrics of results off has a summary all the same."""
+    home.enter(watch(metrics={"packs": ("http",)}).obs)
+    summary = get_metrics_summary()
+    assert summary["counters"]["result_failure_total"] == 0
+    assert summary["histograms"]["result_duration_ms"]["p95"] == 0
+
+
+def test_the_default_time_range_is_an_hour(watched):
+    """What happened before is not in it."""
+    collect_result_metric("work", Failure("no"), 1)
+    get_metrics_summary()
+    watched.obs.status.windows._clock.now += 61 * 60
+    assert get_metrics_summary()["counters"]["result_failure_total"] == 0
+    assert get_metrics_summary(time_range_minutes=120)["counters"]["result_failure_total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "condition", "threshold", "make"),
+    [
+        ("result_failure_total", AlertCondition.GREATER_THAN, 2, lambda: [collect_result_metric("a", Failure(1), 1)] * 3),
+        ("result_duration_ms", AlertCondition.GREATER_OR_EQUAL, 5_000, lambda: collect_result_metric("a", Success(1), 9_000)),
+        ("system.cpu_usage", AlertCondition.GREATER_THAN, 90, lambda: collect_metric("system.cpu_usage", 95, MetricType.GAUGE)),
+        ("free", AlertCondition.LESS_THAN, 10, lambda: collect_metric("free", 5, MetricType.GAUGE)),
+        ("emails", AlertCondition.EQUAL, 12, lambda: collect_metric("emails", 4, MetricType.COUNTER)),
+        ("job.duration_ms", AlertCondition.NOT_EQUAL, 1, lambda: collect_metric("job.duration_ms", 5, MetricType.HISTOGRAM)),
+    ],
+)
+def test_a_rule_fires_once_and_tells_its_callback(watched, metric, condition, threshold, make):
+    """Values are compared in the unit of the metric's name; the callback hears of it once, with all it needs."""
+    heard = []
+    evaluate_alerts()
+    rule = create_alert_rule("rule", metric, condition, threshold, heard.append, severity="critical")
+    assert rule.name == "rule"
+    assert evaluate_alerts() == []
+    for _ in range(3):
+        make()
+    evaluate_alerts()
+    evaluate_alerts()
+    (alert,) = told(heard)
+    assert alert["name"] == "rule"
+    assert (alert["metric_name"], alert["condition"], alert["threshold"]) == (metric, condition.name, threshold)
+    assert alert["severity"] == "critical"
+    assert alert["timestamp"].endswith("Z")
+    assert condition.holds(alert["current_value"], threshold)
+    (active,) = get_dashboard_data()["active_alerts"]
+    assert (active["name"], active["metric_name"], active["current_value"]) == ("rule", metric, alert["current_value"])
+
+
+def test_rules_show_on_the_page_of_metrics_whether_they_fire(watched):
+    """1 while a rule fires, 0 while it does not, and once it is gone."""
+
+    def active() -> float | None:
+        return watched.obs.registry.get_sample_value("monitoring_alert_active", {"name": "rule"})
+
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    seen = []
+    for level in (1, 5):
+        collect_metric("level", level, MetricType.GAUGE)
+        evaluate_alerts()
+        seen.append(active())
+    assert remove_alert_rule("rule")
+    assert [*seen, active()] == [0, 1, 0]
+
+
+def test_a_statistic_and_a_window_may_be_chosen(watched):
+    """Instead of the usual figure, another; longer ago than the window is over."""
+    collect_metric("latency_ms", 10, MetricType.HISTOGRAM)
+    create_alert_rule("count", "latency_ms", AlertCondition.GREATER_THAN, 0, statistic="count", window_minutes=1)
+    (alert,) = evaluate_alerts()
+    assert (alert.state, alert.value) == ("firing", 1)
+    changed = []
+    for _ in range(8):
+        watched.obs.status.windows._clock.now += 15
+        changed += evaluate_alerts()
+    assert [alert.state for alert in changed] == ["resolved"]
+
+
+def test_callbacks_may_be_of_any_kind(watched):
+    """Functions, coroutine functions, and lambdas that return a coroutine; one that fails harms nobody."""
+    heard, done = [], threading.Event()
+
+    async def later(alert: dict) -> None:
+        await asyncio.sleep(0)
+        heard.append(alert["name"])
+
+    def fail(alert: dict) -> None:
+        done.set()
+        raise RuntimeError("no network")
+
+    watched.obs.status.dispatch.retry_seconds = 0.01
+    collect_metric("level", 5, MetricType.GAUGE)
+    for name, callback in (("coroutine", later), ("lambda", lambda alert: later(alert)), ("failing", fail), ("none", None)):
+        create_alert_rule(name, "level", AlertCondition.GREATER_THAN, 1, callback)
+    evaluate_alerts()
+    assert sorted(told(heard)) == ["coroutine", "lambda"]
+    assert done.is_set()
+    assert watched.obs.faults.counts == {"AlertCallback": 1}
+
+
+def test_a_rule_of_the_same_name_takes_the_place(watched):
+    """There is one rule of a name; it can be removed, once."""
+    create_alert_rule("rule", "a", AlertCondition.GREATER_THAN, 1)
+    create_alert_rule("rule", "b", AlertCondition.LESS_THAN, 2)
+    (rule,) = get_dashboard_data()["alert_rules"]
+    assert (rule["metric_name"], rule["condition"], rule["threshold"], rule["window_minutes"]) == ("b", "LESS_THAN", 2, 5)
+    assert remove_alert_rule("rule")
+    assert not remove_alert_rule("rule")
+    assert rule_names() == []
+
+
+def test_callbacks_are_shown_by_name(watched):
+    """A dashboard is data, which has no place for functions."""
+    create_alert_rule("rule", "a", AlertCondition.GREATER_THAN, 1, callback=told)
+    dashboard = json.loads(json.dumps(get_dashboard_data()))
+    assert dashboard["alert_rules"][0]["callback"] == ["told"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"severity": "bad"}, {"statistic": "p200x"}, {"window_minutes": 0}, {"cooldown_seconds": -1}, {"condition": "about"}],
+)
+def test_impossible_rules_are_refused(watched, wrong):
+    """Where they are written, and not when they are judged."""
+    with pytest.raises(ValueError):
+        create_alert_rule(**{"name": "rule", "metric_name": "a", "condition": AlertCondition.EQUAL, "threshold": 1, **wrong})
+    with pytest.raises(SettingsError):
+        create_alert_rule("", "a", AlertCondition.EQUAL, 1)
+
+
+def test_default_rules_can_be_added(watched):
+    """Those of the package, in place of the same names."""
+    setup_default_alerts()
+    setup_default_alerts()
+    names = rule_names()
+    assert {"high_error_rate", "slow_api_response", "critical_system_failure"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+async def test_rules_wait_for_the_app(alone):
+    """A module that is imported before the app starts may make rules; each app that starts has them."""
+    create_alert_rule("early", "a", AlertCondition.GREATER_THAN, 1)
+    create_alert_rule("removed", "a", AlertCondition.GREATER_THAN, 1)
+    assert remove_alert_rule("removed")
+    for _ in range(2):
+        obs = Observability(Settings.from_env())
+        async with obs:
+            assert [name for name in rule_names() if name in ("early", "removed")] == ["early"]
+    reset_monitoring()
+    assert "early" not in [rule.name for rule in obs.status.alerts.rules]
+
+
+def test_default_rules_wait_for_the_app(alone, watch):
+    """They are added to one that was told to have none."""
+    setup_default_alerts()
+    watched = watch(alerts={"defaults": False})
+    home.enter(watched.obs)
+    assert "high_error_rate" in rule_names()
+
+
+def test_a_script_has_a_monitoring_of_its_own(alone):
+    """Without an app, starting makes one; starting again changes nothing; after stopping nothing runs and nothing is kept."""
+    others = set(threading.enumerate())
+    start_monitoring(interval_seconds=60)
+    own = process.acting()
+    start_monitoring()
+    assert process.acting() is own
+    assert own.status.interval_seconds == 60
+    collect_result_metric("work", Success(1), 5)
+    assert get_metrics_summary()["counters"]["result_success_total"] == 1
+    assert get_dashboard_data()["system_status"]["total_metrics"] > 0
+    stop_monitoring()
+    stop_monitoring()
+    assert process.acting() is None
+    assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("sage-obs")]
+    with pytest.raises(SettingsError):
+        start_monitoring(interval_seconds=0)
+
+
+async def test_an_app_takes_over_from_the_script(alone):
+    """What was started before the app steps back, and its rules go on in the app's."""
+    start_monitoring()
+    own = process.acting()
+    create_alert_rule("early", "a", AlertCondition.GREATER_THAN, 1)
+    obs = Observability(Settings.from_env())
+    async with obs:
+        assert process.acting() is obs
+        assert not own.status.is_active
+        assert "early" in rule_names()
+        collect_metric("a", 5, MetricType.GAUGE)
+        assert obs.registry.get_sample_value("a") == 5
+    assert process.acting() is None
+
+
+def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
+    """The thread of an app's own is what is meant while there is an app."""
+    assert not get_dashboard_data()["system_status"]["monitoring_active"]
+    start_monitoring()
+    start_monitoring()
+    assert get_dashboard_data()["system_status"]["monitoring_active"]
+    stop_monitoring()
+    assert not get_dashboard_data()["system_status"]["monitoring_active"]
+
+
+async def test_performance_is_tracked_also_of_what_fails(watched):
+    """A block is an operation with its duration, and the change of memory; what it raises comes out."""
+    async with performance_tracker("heavy"):
+        kept = bytearray(30_000_000)
+    with pytest.raises(LookupError):
+        async with performance_tracker("heavy"):
+            del kept
+            raise LookupError
+    summary = get_metrics_summary()
+    assert summary["histograms"]["heavy.duration_ms"]["count"] == 2
+    assert "heavy.memory_usage_mb" in summary["gauges"]
+    assert watched.value("operations_total", operation="heavy", status="failure") == 1
+    assert 5 < get_memory_usage() < 100_000
+
+
+def test_memory_is_0_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    """There is no `/proc` everywhere."""
+    monkeypatch.setattr(memory, "STATM", tmp_path / "statm")
+    assert get_memory_usage() == 0
+
+
+async def test_service_levels_are_checked(watched, monkeypatch):
+    """All targets are held against the operations of the last hour; violations are named, and told."""
+    sent = []
+
+    async def send(violations) -> None:
+        sent.append(violations)
+
+    monkeypatch.setattr(notifiers, "send_sla_violation_alert", send)
+    quiet = (await check_sla_compliance()).value
+    assert (quiet["sla_compliant"], quiet["violations"], sent) == (True, [], [])
+    for _ in range(9):
+        collect_result_metric("work", Success(1), 2_000)
+    collect_result_metric("work", Failure("no"), 2_000)
+    found = (await check_sla_compliance(targets=SLA_TARGETS)).value
+    assert not found["sla_compliant"]
+    assert [violation.split()[0] for violation in found["violations"]] == ["availability", "error_rate", "response_time_p95_ms"]
+    assert found["actual"]["error_rate"] == pytest.approx(10)
+    assert sent == [found["violations"]]
+    easy = (await check_sla_compliance(targets={"error_rate": 50, "response_time_p95": 60_000})).value
+    assert easy["sla_compliant"]
+
+
+async def test_a_notifier_that_fails_does_not_fail_the_check(watched, monkeypatch):
+    """Its failure is counted."""
+
+    async def fail(_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(notifiers, "send_sla_violation_alert", fail)
+    collect_result_metric("work", Failure("no"), 1)
+    assert not (await check_sla_compliance()).value["sla_compliant"]
+    assert watched.obs.faults.counts == {"check_sla_compliance": 1}
+
+
+async def test_without_an_observability_service_levels_are_unknown(alone):
+    """That is a Failure, not a promise kept."""
+    assert (await check_sla_compliance()).is_failure()
+    assert not await circuit_breaker_monitoring()
+
+
+def breaker(watched, name: str) -> float | None:
+    """Read how a circuit breaker is shown."""
+    return watched.obs.registry.get_sample_value("circuit_breaker_status", {"name": name})
+
+
+async def test_the_circuit_breaker_opens_when_most_fails(watched):
+    """More than half of five minutes: the gauge is 1, and one rule tells the incident team, however often it opens."""
+    evaluate_alerts()
+    for _ in range(2):
+        collect_result_metric("work", Success(1), 1)
+        collect_result_metric("work", Failure("no"), 1)
+    assert calculate_failure_rate(get_metrics_summary()) == 50
+    assert not await circuit_breaker_monitoring()
+    assert breaker(watched, "user_service") is None
+    collect_result_metric("work", Failure("no"), 1)
+    assert await circuit_breaker_monitoring()
+    assert await circuit_breaker_monitoring()
+    assert breaker(watched, "user_service") == 1
+    assert rule_names() == ["circuit_breaker_activated"]
+    assert [alert.state for alert in evaluate_alerts()] == ["firing"]
+    await reset_circuit_breaker("user_service")
+    assert breaker(watched, "user_service") == 0
+    assert [alert.state for alert in evaluate_alerts()] == ["resolved"]
+    await activate_circuit_breaker("other")
+    assert breaker(watched, "other") == 1
+
+
+def test_slow_operations_are_found(watched):
+    """By their 95th percentile in milliseconds, the slowest first."""
+    for operation, milliseconds in (("fast", 10), ("slow", 8_000), ("slower", 20_000)):
+        for _ in range(3):
+            collect_result_metric(operation, Success(1), milliseconds)
+    found = find_slow_operations(threshold_ms=5_000)
+    assert [slow["operation"] for slow in found] == ["slower", "slow"]
+    assert found[0].keys() == {"operation", "p95", "max", "count"}
+    assert found[1]["p95"] > 5_000
+    assert len(find_slow_operations(threshold_ms=1)) == 3
+
+
+@pytest.mark.parametrize("name", notifiers.__all__)
+@pytest.mark.parametrize("app", [True, False])
+async def test_notifiers_take_what_snippets_give_them(watch, alone, name, app):
+    """An alert, another dictionary, a text or a list of texts; what is not configured is logged."""
+    if app:
+        watched = watch()
+        watched.obs.start()
+    for alert in ({"name": "rule", "severity": "warning"}, {"metric": "m", "current_value": 2}, "text", ["one", "two"]):
+        await getattr(notifiers, name)(alert)
+    if app:
+        said = [line["message"] for line in watched.lines if "not configured" in line["message"]]
+        assert len(said) in (4, 8)
+        assert any("one; two" in message for message in said)
+
+
+class Hook(Receiver):
+    """A webhook that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[dict] = []
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        """Keep it."""
+        self.told.append(json.loads(body))
+        handler.answer(200)
+
+
+async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
+    """One that is no alert has a name and its metric there."""
+    with serving(Hook()) as hook:
+        home.enter(watch(notify={"webhook_url": hook.url}).obs)
+        await notifiers.create_incident_ticket({"metric": "result_failure_total", "current_value": 101})
+        await notifiers.create_incident_ticket(["one", "two"])
+    first, second = (told["alerts"][0] for told in hook.told)
+    assert (first["labels"]["alertname"], first["value"]) == ("notification", 101)
+    assert second["annotations"] == {"summary": "one; two"}
+
+
+def test_stopping_inside_a_loop_does_not_hang(alone):
+    """The loop of the caller waits, and whatever closes has a loop of its own."""
+
+    async def run() -> None:
+        start_monitoring()
+        stop_monitoring()
+
+    for backend in ("asyncio", "trio"):
+        anyio.run(run, backend=backend)
+        assert process.acting() is None
