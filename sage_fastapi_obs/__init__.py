@@ -1,6 +1,13 @@
 """Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree."""
 
 from sage_fastapi_obs.domain.business import order_processed, set_business_active_users, transaction_completed
+from sage_fastapi_obs.domain.clients.grpc import GrpcMetricsInterceptor
+from sage_fastapi_obs.domain.clients.httpx import instrument_httpx
+from sage_fastapi_obs.domain.clients.instrumented import Instrumented
+from sage_fastapi_obs.domain.clients.kafka import instrument_kafka, process_message
+from sage_fastapi_obs.domain.clients.postgres import instrument_postgres
+from sage_fastapi_obs.domain.clients.redis import instrument_redis
+from sage_fastapi_obs.domain.clients.track import track_dependency
 from sage_fastapi_obs.domain.correlation import CorrelationContext, correlation_hook, get_correlation_id, with_correlation_id
 from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram, enable_pack
 from sage_fastapi_obs.domain.fields import (
@@ -70,6 +77,8 @@ __all__ = [
     "CurrentSpan",
     "DeclarationError",
     "DuplicateInstrumentError",
+    "GrpcMetricsInterceptor",
+    "Instrumented",
     "ObsLogger",
     "Observability",
     "ObservabilityError",
@@ -90,6 +99,10 @@ __all__ = [
     "declare_histogram",
     "enable_pack",
     "get_correlation_id",
+    "instrument_httpx",
+    "instrument_kafka",
+    "instrument_postgres",
+    "instrument_redis",
     "learning_session",
     "login_failed",
     "observe_crypto",
@@ -99,6 +112,7 @@ __all__ = [
     "observe_session_operation",
     "operation",
     "order_processed",
+    "process_message",
     "rate_limit_exceeded",
     "record_blockchain_transaction",
     "record_did_registration",
@@ -124,6 +138,7 @@ __all__ = [
     "trace_session_create",
     "trace_signature",
     "trace_signature_verification",
+    "track_dependency",
     "transaction_completed",
     "with_correlation_id",
 ]

@@ -178,6 +178,7 @@ class Observability:
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
         home.enter(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
+        self._guarded(self.instruments.runtime.start, "runtime" in self.instruments.packs)
         self._guarded(self._announce, self.settings.logging.enabled)
 
     async def close(self) -> None:
@@ -189,6 +190,7 @@ class Observability:
             return
         self.health.draining = True
         home.leave(self)
+        self._guarded(self.instruments.runtime.stop, True)
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
@@ -254,6 +256,7 @@ class Observability:
         self.running = self._starts > 0
         if not self._starts and self.enabled:
             home.leave(self)
+            self._guarded(self.instruments.runtime.stop, True)
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)
             self._guarded(self._logs.close, self.settings.logging.enabled)

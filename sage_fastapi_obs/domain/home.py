@@ -11,6 +11,7 @@ from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.instruments import Instruments
 
@@ -24,6 +25,7 @@ class Home(Protocol):
     wall_clock: Callable[[], int]
     faults: Faults
     instruments: Instruments
+    settings: Settings
 
     @property
     def children(self) -> ChildSpans | None:
