@@ -109,10 +109,10 @@ def running(server: Server) -> Iterator[Server]:
         server.stop()
 
 
-def redis_server() -> Server:
+def redis_server(*options: str) -> Server:
     """Build a Redis that keeps nothing."""
     program = need("redis-server", "redis-server")
-    return Server(lambda server: [program, "--port", str(server.port), "--save", "", "--dir", str(server.folder)])
+    return Server(lambda server: [program, "--port", str(server.port), "--save", "", "--dir", str(server.folder), *options])
 
 
 class Postgres(Server):

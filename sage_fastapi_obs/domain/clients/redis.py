@@ -1,7 +1,7 @@
 """Commands and pipelines of Redis clients, sync and async, single and cluster."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -91,8 +91,8 @@ class _Commands:
 
     def pipeline(self, pipeline: Any, theirs: bool, *_: Any, **__: Any) -> Call:
         """Describe a pipeline by the commands in it."""
-        names = [_name(_first(command)) for command in getattr(pipeline, "command_stack", ())]
-        name = "MULTI" if getattr(pipeline, "is_transaction", False) else "PIPELINE"
+        names = [_name(_first(command)) for command in _queue(pipeline)]
+        name = "MULTI" if _is_transaction(pipeline) else "PIPELINE"
         of_one = f"{name} {names[0]}" if len({*names}) == 1 else name
         attributes = {**self._attributes, "db.operation.name": of_one}
         if len(names) != 1:
@@ -106,6 +106,19 @@ class _Commands:
             # Anything longer has a key or a value in it.
             self._known[given] = found
         return found
+
+
+def _queue(pipeline: Any) -> Iterable[Any]:
+    """Find what waits in a pipeline; that of a cluster has it elsewhere, and another one in each version."""
+    strategy = getattr(pipeline, "_execution_strategy", pipeline)
+    queues = (getattr(strategy, name, None) for name in ("_command_queue", "command_queue", "command_stack"))
+    return next((queue for queue in queues if queue is not None), ())
+
+
+def _is_transaction(pipeline: Any) -> bool:
+    """Tell whether a pipeline is sent as one; sync and async ones know it by different names."""
+    known = (getattr(pipeline, name, False) for name in ("is_transaction", "transaction", "explicit_transaction"))
+    return any(value is True for value in known)
 
 
 def _first(command: Any) -> Any:
