@@ -338,7 +338,7 @@ DIFFERENCES = {
     # Theirs tells the text with its literals, by the name of before the conventions became stable, and the user.
     *("db.statement", "db.user", "db.query.text", "db.system", "db.name", "net.peer.name", "net.peer.port", "net.transport"),
     # The conventions of today have the driver's name nowhere, and the operation in the summary.
-    *("db.operation.name", "network.peer.address", "network.peer.port", "network.transport"),
+    *("db.operation", "db.operation.name", "network.peer.address", "network.peer.port", "network.transport"),
 }
 
 
