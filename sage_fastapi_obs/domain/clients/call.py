@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Self
 
 from opentelemetry import trace
@@ -134,6 +135,8 @@ def is_theirs(function: Any) -> bool:
     """Tell whether OpenTelemetry's instrumentation is around a function."""
     while function is not None:
         wrapper = getattr(function, "_self_wrapper", None)
+        while isinstance(wrapper, partial):
+            wrapper = wrapper.func
         if str(getattr(wrapper, "__module__", "")).startswith(THEIRS):
             return True
         function = getattr(function, "__wrapped__", None)

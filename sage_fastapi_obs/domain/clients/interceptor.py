@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -34,6 +34,7 @@ BLAMED = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 """Codes that are the server's fault, as the OpenTelemetry conventions have it."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PEER = re.compile(r"(?:ipv4|ipv6):\[?(?P<address>[^\[\]]+)\]?:(?P<port>\d+)")
+_MARK = "_sage_fastapi_obs"
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
@@ -81,14 +82,19 @@ def _count_error(route: str, code: str) -> None:
 def _around(handler: Any, details: Any) -> Any:
     kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
     behaviour = getattr(handler, kind)
+    if getattr(behaviour, _MARK, False):
+        # By another of us, which stands further inside.
+        return handler
     theirs = str(getattr(behaviour, "__module__", "")).startswith(THEIRS)
 
     def answering(context: Any) -> _Answer:
         return _Answer(details, context, theirs=theirs)
 
+    watched = _wrapped(behaviour, answering, streams=kind.endswith("_stream"))
+    setattr(watched, _MARK, True)
     make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
     return make(
-        _wrapped(behaviour, answering, streams=kind.endswith("_stream")),
+        watched,
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
@@ -101,8 +107,8 @@ def _wrapped(behaviour: Any, answering: "Callable[[Any], _Answer]", *, streams: 
 
         @wraps(behaviour)
         async def generate_async(request: Any, context: Any) -> AsyncIterator[Any]:
-            with answering(context):
-                async for response in behaviour(request, context):
+            with answering(context) as noted:
+                async for response in behaviour(request, noted):
                     yield response
 
         return generate_async
@@ -110,43 +116,70 @@ def _wrapped(behaviour: Any, answering: "Callable[[Any], _Answer]", *, streams: 
 
         @wraps(behaviour)
         async def answer_async(request: Any, context: Any) -> Any:
-            with answering(context):
-                return await behaviour(request, context)
+            with answering(context) as noted:
+                return await behaviour(request, noted)
 
         return answer_async
     if streams:
 
         @wraps(behaviour)
         def generate(request: Any, context: Any) -> Iterator[Any]:
-            with answering(context):
-                yield from behaviour(request, context)
+            with answering(context) as noted:
+                yield from behaviour(request, noted)
 
         return generate
 
     @wraps(behaviour)
     def answer(request: Any, context: Any) -> Any:
-        with answering(context):
-            return behaviour(request, context)
+        with answering(context) as noted:
+            return behaviour(request, noted)
 
     return answer
+
+
+class _Noting:
+    """The context of a sync method on an aio server, which tells nobody what code was set."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._code: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def code(self) -> Any:
+        return self._code
+
+    def set_code(self, code: Any) -> None:
+        self._code = code
+        self._context.set_code(code)
+
+    def abort(self, code: Any, *args: Any, **kwargs: Any) -> Any:
+        self._code = code
+        return self._context.abort(code, *args, **kwargs)
+
+    def abort_with_status(self, status: Any) -> Any:
+        self._code = status.code
+        return self._context.abort_with_status(status)
 
 
 class _Answer:
     """The answer to one call; ours failing does not touch it."""
 
     def __init__(self, details: Any, context: Any, *, theirs: bool) -> None:
-        self._details, self._context, self._theirs = details, context, theirs
+        self._details, self._theirs = details, theirs
+        self._context = context if hasattr(context, "code") else _Noting(context)
         self._call: Call | None = None
         self._token: Any = None
         self._caller = Context()
         self._correlated: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Any:
         try:
             self._begin()
         except Exception as fault:
             count_fault(fault)
-        return self
+        return self._context
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         try:

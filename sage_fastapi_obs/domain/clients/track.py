@@ -40,7 +40,7 @@ def track_dependency(system: str, operation: str, /, **attributes: Any) -> Opera
     `select`, `insert`, `update`, `delete` and `other`, or a topic, it counts in theirs. Both words are labels: few, without
     ids in them.
     """
-    system = _ALSO.get(system.lower(), system)
+    system = _ALSO.get(system.lower(), system.lower() if system.lower() in _OWN else system)
     measures, label, attribute = _OWN.get(system, (CALLS, "operation", "peer.service"))
     return _Tracked(
         f"{system} {operation}",

@@ -166,7 +166,9 @@ async def test_batches_and_empty_polls(watched: Watched, producer: Any, kafka_at
     assert watched.value("kafka_messages_produced_total", topic=topic, status="success") == 3
 
 
-async def test_a_trace_context_of_the_applications_own_stays(watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str):
+async def test_a_trace_context_of_the_applications_own_stays(
+    watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str
+):
     """Headers that a message has already are not changed."""
     instrument_kafka(producer)
     own = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -282,7 +284,9 @@ def _returning(future: Any) -> Any:
     return add_message
 
 
-async def test_beside_opentelemetrys_instrumentation_a_message_has_one_span(watched: Watched, kafka_at: KafkaBroker, topic: str):
+async def test_beside_opentelemetrys_instrumentation_a_message_has_one_span(
+    watched: Watched, kafka_at: KafkaBroker, topic: str
+):
     """There is one span of sending, theirs, whose context the message carries, and one count, ours."""
     AIOKafkaInstrumentor().instrument(tracer_provider=watched.provider)
     try:

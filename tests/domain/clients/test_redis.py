@@ -52,7 +52,9 @@ async def test_a_command_is_a_span_and_counts(watched: Watched, cache: redis.asy
     assert counted(watched) == {"SET success": 1, "GET success": 1}
     took = (first.end_time - first.start_time) / 1e9
     assert watched.value("redis_latency_seconds_sum", command="SET") == pytest.approx(took)
-    assert "geheim" not in repr([span.to_json() for span in watched.spans]) + repr(watched.series("redis_latency_seconds_count"))
+    assert "geheim" not in repr([span.to_json() for span in watched.spans]) + repr(
+        watched.series("redis_latency_seconds_count")
+    )
 
 
 async def test_a_refused_command_is_named_by_redis(watched: Watched, cache: redis.asyncio.Redis):
