@@ -1,4 +1,4 @@
-"""One request goes through everything an application depends on, and is one trace, one correlation id, and the right numbers."""
+"""One request goes through everything an application depends on: one trace, one correlation id, and the right numbers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -265,7 +265,8 @@ async def test_sync_methods_of_an_aio_server_have_their_codes(watched: Watched):
         for request in (b"code", b"abort", b"boom"):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary("/pkg.Shop/Mixed")(request)
-            assert counted(watched)[f"/pkg.Shop/Mixed {caught.value.code().name}"] == 1
+            seen = f"/pkg.Shop/Mixed {caught.value.code().name}"
+            assert await soon(lambda seen=seen: counted(watched).get(seen) == 1)
 
 
 async def test_twice_counts_once(watched: Watched):

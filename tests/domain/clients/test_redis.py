@@ -10,9 +10,9 @@ import redis
 import redis.asyncio
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
+from receivers import until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from receivers import until
 from servers import Server, free_port, redis_server, running
 from support import Watched, client
 
@@ -290,7 +290,7 @@ async def test_our_failures_stay_ours(watch: Any, cache: redis.asyncio.Redis, mo
         instrument_redis(cache)
         monkeypatch.setattr(watched.obs._tracing.children, "open", lambda *_: 1 / 0)
         assert await cache.set("key", 1)
-        monkeypatch.setattr(watched.obs.instruments, "get", lambda *_: 1 / 0)
+        monkeypatch.setattr(watched.obs.instruments, "wanted", lambda *_: 1 / 0)
         assert await cache.get("key") == b"1"
         monkeypatch.setattr(watched.obs.instruments, "packs", None)
         assert await cache.get("key") == b"1"

@@ -151,7 +151,7 @@ def test_no_value_is_told(value: str, quote, around: str):
 
 @given(st.text(alphabet=string.printable + "é☕\x00", max_size=200))
 def test_any_text_is_read(text: str):
-    """Nothing that may be sent makes us fail, what is told has no digit outside of names, and telling it again changes nothing."""
+    """Nothing makes us fail; what is told has no digit outside of names, and telling it again changes nothing."""
     told = statement(text)
     assert statement(told.text).text == told.text
     assert not re.search(r"(?<![\w$\"`\[.])\d", re.sub(r'"[^"]*"|`[^`]*`|\$\d+', "", told.text))
@@ -163,7 +163,7 @@ VALUES = st.one_of(st.integers(0, 10**9), st.floats(0, 1e9, allow_nan=False), SE
 
 @given(st.lists(VALUES, min_size=1, max_size=4), NAMES)
 def test_another_parser_finds_the_same_literals(values: list[object], name: str):
-    """sqlglot, which parses what we only tokenize, finds as many literals as there are placeholders, and no other difference."""
+    """sqlglot, which parses what we only tokenize, finds as many literals as there are placeholders."""
     literals = [sql.Literal(value).as_string(None) if isinstance(value, str) else repr(value) for value in values]
     query = f"SELECT a FROM {name} WHERE f({' + '.join(literals)}) > b"
     theirs = sqlglot.parse_one(query, dialect="postgres")
