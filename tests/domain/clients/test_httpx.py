@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability as Stability
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 from servers import free_port
@@ -48,7 +49,7 @@ async def service() -> AsyncIterator[str]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(build(), port=port, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = server.force_exit = True
@@ -175,8 +176,6 @@ async def test_the_same_request_has_the_same_attributes_as_opentelemetrys(
 ):
     """Differential: all that theirs tells by the stable conventions, ours does, but the port of the peer."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-    from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability as Stability
-
     monkeypatch.setattr(Stability, "_initialized", False)
     async with httpx.AsyncClient(base_url=service) as http:
         mine = instrument_httpx(http)
