@@ -91,7 +91,11 @@ def around(client: Client, put: Callable[[Instrumented[Client]], None]) -> Instr
     if known is not None:
         return known
     instrumented = Instrumented(client)
-    put(instrumented)
+    try:
+        put(instrumented)
+    except Exception:
+        instrumented.undo()
+        raise
     setattr(client, _MARK, instrumented)
     instrumented.on_undo(lambda: delattr(client, _MARK))
     return instrumented

@@ -92,12 +92,17 @@ def _text_of(query: Any, cursor: Any) -> str:
 
 
 def _watch_pool(instrumented: Instrumented[Any]) -> None:
-    given: WeakSet[Any] = WeakSet()
+    # Pools replace their connections as long as they live: what is gone needs no way back.
+    watched: WeakSet[Instrumented[Any]] = WeakSet()
 
     def watch(connection: Any) -> None:
-        if connection not in given:
-            given.add(connection)
-            instrumented.on_undo(around(connection, _watch_connection).undo)
+        watched.add(around(connection, _watch_connection))
+
+    def give_back() -> None:
+        for one in watched:
+            one.undo()
+
+    instrumented.on_undo(give_back)
 
     def put(original: Any) -> Any:
         async def getconn_async(*args: Any, **kwargs: Any) -> Any:

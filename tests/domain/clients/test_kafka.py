@@ -284,6 +284,77 @@ def _returning(future: Any) -> Any:
     return add_message
 
 
+async def test_whoever_gives_up_is_no_failure_of_the_broker(watched: Watched, producer: Any, topic: str):
+    """A cancelled future is neither success nor failure, and a consumer that was stopped tells so to its caller."""
+    instrument_kafka(producer)
+    future = asyncio.get_running_loop().create_future()
+    producer._message_accumulator.add_message, whole = _returning(future), producer._message_accumulator.add_message
+    await producer.send(topic, b"v", partition=0)
+    producer._message_accumulator.add_message = whole
+    future.cancel()
+    await asyncio.sleep(0)
+    (span,) = watched.spans
+    assert span.status.status_code is StatusCode.UNSET
+    assert watched.value("kafka_messages_produced_total", topic=topic, status="failure") is None
+    with pytest.raises(AssertionError):
+        await producer.send(topic)
+    assert watched.spans[1].attributes["error.type"] == "AssertionError"
+
+
+async def test_a_consumer_that_fails_tells_so(watched: Watched, kafka_at: KafkaBroker, topic: str):
+    """What a wait for messages raises is told and raised, by both libraries; where it ends without a message, nothing is."""
+    consumer = await consume(kafka_at, topic)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(consumer.getone(), 0.1)
+    await consumer.stop()
+    with pytest.raises(aiokafka.errors.ConsumerStoppedError):
+        await consumer.getone()
+    reading = instrument_kafka(confluent_consumer(kafka_at, topic)).client
+    assert reading.poll(0) is None
+    reading.close()
+    with pytest.raises(RuntimeError):
+        reading.poll(0)
+    assert [span.attributes["error.type"] for span in watched.spans] == ["aiokafka.errors.ConsumerStoppedError", "RuntimeError"]
+
+
+async def test_what_was_put_around_ours_keeps_working(watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str):
+    """Where somebody has put something around ours, the way back leaves that, and ours does nothing any more."""
+    instrumented = instrument_kafka(producer)
+    ours = producer.send
+    producer.send = lambda *args, **kwargs: ours(*args, **kwargs)
+    instrumented.undo()
+    await producer.send_and_wait(topic, b"v")
+    consumer = await consume(kafka_at, topic, watch=False)
+    watching = instrument_kafka(consumer)
+    receive = consumer.getone
+    watching.undo()
+    assert (await asyncio.wait_for(receive(), 10)).value == b"v"
+    await consumer.stop()
+    assert watched.spans == []
+
+
+async def test_headers_are_found_wherever_they_are(watched: Watched, kafka_at: KafkaBroker, topic: str):
+    """By place or by name, in a mapping or a list; what cannot be read goes on as it is, to whoever refuses it."""
+    behind = confluent_kafka.Producer({"bootstrap.servers": kafka_at.address, "log_level": 0})
+    before = instrument_kafka(behind).client
+    heard: list[Any] = []
+    before.produce(topic, b"v", b"k", -1, lambda *told: heard.append(told))
+    before.produce(topic, b"v", callback=lambda *told: heard.append(told), headers=[("own", b"1")])
+    before.flush(10)
+    assert [error for error, _ in heard] == [None, None]
+    serializing = confluent_kafka.SerializingProducer({"bootstrap.servers": kafka_at.address, "log_level": 0})
+    instrument_kafka(serializing).client.produce(topic, "key", b"v", -1, lambda *told: heard.append(told))
+    serializing.flush(10)
+    assert len(heard) == 3
+    consumer = await consume(kafka_at, topic, watch=False)
+    messages = [await asyncio.wait_for(consumer.getone(), 10) for _ in range(3)]
+    await consumer.stop()
+    assert all("traceparent" in dict(message.headers) for message in messages)
+    with pytest.raises(TypeError):
+        before.produce(topic, b"v", headers=7)
+    assert watched.obs.faults.counts.pop("clients") == 1
+
+
 async def test_beside_opentelemetrys_instrumentation_a_message_has_one_span(
     watched: Watched, kafka_at: KafkaBroker, topic: str
 ):

@@ -1,7 +1,9 @@
 """Queries through every client of PostgreSQL, against a real one."""
 
 import asyncio
+import gc
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
+import redis
 import sqlalchemy
 from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
@@ -21,7 +24,7 @@ from servers import Postgres, running
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import Watched
 
-from sage_fastapi_obs import instrument_postgres
+from sage_fastapi_obs import instrument_postgres, instrument_redis
 from sage_fastapi_obs.domain.clients import queries
 from sage_fastapi_obs.domain.clients.psycopg import _text_of
 
@@ -226,6 +229,39 @@ async def test_a_cancelled_query_is_neither(client: Any, watched: Watched, postg
         assert counted(watched) == {}
         await run("select 1")
     assert watched.spans[1].parent is None
+
+
+@pytest.mark.parametrize("client", [asyncpg_pool, psycopg_async_pool], ids=lambda client: client.__name__)
+async def test_a_pool_forgets_the_connections_it_has_closed(client: Any, watched: Watched, postgres_at: Postgres, caplog: Any):
+    """However many connections a pool goes through, what is kept of them does not grow."""
+    # Log records that the test keeps have connections in them.
+    caplog.set_level(logging.ERROR, "psycopg.pool")
+    async with client(postgres_at.dsn) as (pool, run):
+        instrumented = instrument_postgres(pool)
+        for _ in range(5):
+            with suppress(Exception):
+                await run("select pg_terminate_backend(pg_backend_pid())")
+        await run("select 1")
+        assert len(instrumented._undo) <= 3
+        gc.collect()
+        alive = [one for one in gc.get_objects() if isinstance(one, asyncpg.Connection | psycopg.AsyncConnection)]
+        assert len(alive) <= 3
+    assert watched.spans[-1].name == "select"
+
+
+def test_a_client_that_cannot_be_watched_is_left_as_it_was():
+    """Where watching fails half-way, the error is raised, and nothing stays behind."""
+
+    class Broken(redis.Redis):
+        @property
+        def pipeline(self) -> Any:
+            return print
+
+    broken = Broken()
+    before = dict(vars(broken))
+    with pytest.raises(AttributeError):
+        instrument_redis(broken)
+    assert vars(broken) == before
 
 
 async def test_asyncpg_in_all_its_ways(watched: Watched, postgres_at: Postgres):
