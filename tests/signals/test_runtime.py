@@ -57,7 +57,9 @@ async def test_a_stalled_loop_is_seen_as_lag(monkeypatch: pytest.MonkeyPatch):
     time.sleep(0.2)  # noqa: ASYNC251 - that is what stalls it
     await asyncio.sleep(0.02)
     after = read(watching)
+    tick = watching._tick
     watching.stop()
+    assert tick.cancelled()
     assert after["python_event_loop_lag_seconds_sum"] - before["python_event_loop_lag_seconds_sum"] > 0.15
     await asyncio.sleep(0.03)
     assert read(watching)["python_event_loop_lag_seconds_count"] == after["python_event_loop_lag_seconds_count"]

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from servers import Server, free_port, redis_server, running
 from support import Watched, client
 
 from sage_fastapi_obs import ObservabilityMiddleware, instrument_redis
-from sage_fastapi_obs.domain.clients.redis import _name
+from sage_fastapi_obs.domain.clients.redis import MOST_COMMANDS, _Commands, _name
 
 COUNT = "redis_commands_total"
 
@@ -142,6 +143,16 @@ def test_sync_clients_are_watched_alike(watch: Any, redis_at: Server):
 def test_names_of_commands_have_no_values_in_them(given: Any, name: str):
     """Whatever is sent, its name is the command's, in capitals, or one for all that are none."""
     assert _name(given) == name
+
+
+def test_names_with_values_in_them_are_not_remembered():
+    """Of commands that are remembered there are few, and none has a key or a value in it."""
+    commands = _Commands(SimpleNamespace(execute_command=print))
+    for given in ("GET", "get", b"GET", "SET geheim 1", *(f"C{number}" for number in range(1000))):
+        commands.command(given)
+    assert not [known for known in commands._known if "geheim" in str(known)]
+    assert "GET" in commands._known
+    assert len(commands._known) == MOST_COMMANDS
 
 
 async def test_twice_counts_once_and_the_way_back_is_whole(watched: Watched, cache: redis.asyncio.Redis):
