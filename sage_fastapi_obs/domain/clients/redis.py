@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sage_fastapi_obs.domain.clients.call import Call, Target, is_theirs
 from sage_fastapi_obs.domain.clients.instrumented import Instrumented, around, quietly
 from sage_fastapi_obs.domain.run import Measures
+from sage_fastapi_obs.signals.children import Fixed
 
 __all__ = ["COMMANDS", "instrument_redis"]
 
@@ -101,7 +102,7 @@ class _Commands:
 
     def _learn(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
         name = _name(given)
-        found = name, {"command": name}, {**self._attributes, "db.operation.name": name}
+        found = name, {"command": name}, Fixed({**self._attributes, "db.operation.name": name})
         if str(given).upper() == name and len(self._known) < MOST_COMMANDS:
             # Anything longer has a key or a value in it.
             self._known[given] = found

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Statement", "statement"]
+__all__ = ["LONGEST_REMEMBERED", "Statement", "statement"]
 
 MOST_READ = 16_384
 """Characters of a statement that are looked at; what comes after is not told."""

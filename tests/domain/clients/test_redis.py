@@ -321,6 +321,17 @@ async def test_metrics_switched_off_leave_spans(watch: Any, cache: redis.asyncio
     assert counted(silent) == {"GET success": 1}
 
 
+async def test_what_is_hidden_is_as_each_observabilitys_settings_have_it(watch: Any, cache: redis.asyncio.Redis):
+    """Attributes that are described once are shown by the settings of whoever tells of the call."""
+    plain, hiding = watch(), watch(logging={"redact": ["namespace"]})
+    instrument_redis(cache)
+    for watched in (plain, hiding, plain):
+        async with watched.obs:
+            await cache.get("key")
+    assert [span.attributes["db.namespace"] for span in plain.spans] == ["3", "3"]
+    assert [span.attributes["db.namespace"] for span in hiding.spans] == ["REDACTED"]
+
+
 @pytest.mark.parametrize("wrong", [None, "redis://localhost", object()])
 def test_what_is_no_client_is_refused(wrong: Any):
     """The error says what is taken, and what to install."""
