@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability as Stability
 from servers import KafkaBroker, Postgres, Server, redis_server, running
 from support import Watched
 
@@ -26,6 +27,14 @@ def kafka_at() -> Iterator[KafkaBroker]:
     """Run the mock broker of librdkafka."""
     with running(KafkaBroker()) as broker:
         yield broker
+
+
+@pytest.fixture
+def stable_conventions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let OpenTelemetry's instrumentations use the names that are stable, which they decide once in a process."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "database,http")
+    monkeypatch.setattr(Stability, "_initialized", False)
+    monkeypatch.setattr(Stability, "_OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING", {})
 
 
 @pytest.fixture

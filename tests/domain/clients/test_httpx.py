@@ -9,7 +9,6 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
-from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability as Stability
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 from servers import free_port
@@ -171,12 +170,9 @@ async def test_beside_opentelemetrys_instrumentation_a_request_has_one_span(watc
     assert sum(watched.series(CALLS).values()) == 1
 
 
-async def test_the_same_request_has_the_same_attributes_as_opentelemetrys(
-    watched: Watched, service: str, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.usefixtures("stable_conventions")
+async def test_the_same_request_has_the_same_attributes_as_opentelemetrys(watched: Watched, service: str):
     """Differential: all that theirs tells by the stable conventions, ours does, but the port of the peer."""
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-    monkeypatch.setattr(Stability, "_initialized", False)
     async with httpx.AsyncClient(base_url=service) as http:
         mine = instrument_httpx(http)
         await http.get("/headers")
@@ -186,7 +182,6 @@ async def test_the_same_request_has_the_same_attributes_as_opentelemetrys(
         await http.get("/headers")
         await http.get("/nowhere")
     ours, theirs = watched.spans[:2], watched.spans[2:]
-    monkeypatch.setattr(Stability, "_initialized", False)
     for our, their in zip(ours, theirs, strict=True):
         shared = {name: value for name, value in their.attributes.items() if not name.startswith("network.peer.")}
         assert {name: our.attributes.get(name) for name in shared} == shared

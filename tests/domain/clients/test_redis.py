@@ -200,15 +200,15 @@ async def test_beside_opentelemetrys_instrumentation_a_call_has_one_span(watched
 DIFFERENCES = {
     # Names of before the conventions became stable, of what ours has by another name or has not.
     *("db.statement", "db.system", "db.redis.database_index", "net.peer.name", "net.peer.port", "net.transport"),
-    *("db.redis.args_length", "db.redis.pipeline_length"),
+    *("db.redis.args_length", "db.redis.pipeline_length", "network.transport"),
+    # The text of a command has the keys in it.
+    "db.query.text",
 }
 
 
-async def test_the_same_calls_have_the_same_attributes_as_opentelemetrys(
-    watched: Watched, cache: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.usefixtures("stable_conventions")
+async def test_the_same_calls_have_the_same_attributes_as_opentelemetrys(watched: Watched, cache: redis.asyncio.Redis):
     """Differential: ours has all that is theirs and stable, but the text of the command, which has the keys."""
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "database,http")
     mine = instrument_redis(cache)
     await cache.set("key", "value")
     await cache.get("key")
@@ -222,8 +222,7 @@ async def test_the_same_calls_have_the_same_attributes_as_opentelemetrys(
         shared = {name: value for name, value in their.attributes.items() if name not in DIFFERENCES}
         assert our.name == their.name
         assert our.kind is their.kind
-        told = {name: our.attributes.get(name) for name in shared}
-        assert told == {**shared, "db.query.text": None} if "db.query.text" in shared else told == shared
+        assert {name: our.attributes.get(name) for name in shared} == shared
 
 
 async def test_a_killed_server_is_a_failure_and_a_started_one_none(watched: Watched):
