@@ -1,6 +1,13 @@
 """Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree."""
 
 from sage_fastapi_obs.domain.business import order_processed, set_business_active_users, transaction_completed
+from sage_fastapi_obs.domain.clients.grpc import GrpcMetricsInterceptor
+from sage_fastapi_obs.domain.clients.httpx import instrument_httpx
+from sage_fastapi_obs.domain.clients.instrumented import Instrumented
+from sage_fastapi_obs.domain.clients.kafka import instrument_kafka, process_message
+from sage_fastapi_obs.domain.clients.postgres import instrument_postgres
+from sage_fastapi_obs.domain.clients.redis import instrument_redis
+from sage_fastapi_obs.domain.clients.track import track_dependency
 from sage_fastapi_obs.domain.correlation import CorrelationContext, correlation_hook, get_correlation_id, with_correlation_id
 from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram, enable_pack
 from sage_fastapi_obs.domain.fields import (
@@ -116,6 +123,8 @@ __all__ = [
     "DuplicateInstrumentError",
     "Failure",
     "FluxResult",
+    "GrpcMetricsInterceptor",
+    "Instrumented",
     "LogEntry",
     "LogError",
     "LogLevel",
@@ -160,6 +169,10 @@ __all__ = [
     "get_dashboard_data",
     "get_memory_usage",
     "get_metrics_summary",
+    "instrument_httpx",
+    "instrument_kafka",
+    "instrument_postgres",
+    "instrument_redis",
     "learning_session",
     "log_result_operation",
     "login_failed",
@@ -172,6 +185,7 @@ __all__ = [
     "operation",
     "order_processed",
     "performance_tracker",
+    "process_message",
     "query_logs_by_correlation_id",
     "rate_limit_exceeded",
     "record_blockchain_transaction",
@@ -204,6 +218,7 @@ __all__ = [
     "trace_session_create",
     "trace_signature",
     "trace_signature_verification",
+    "track_dependency",
     "transaction_completed",
     "with_correlation_id",
 ]

@@ -203,6 +203,7 @@ class Observability:
         home.enter(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
         self._guarded(self.status.start, self.settings.metrics.enabled)
+        self._guarded(self.instruments.runtime.start, "runtime" in self.instruments.packs)
         self._guarded(self._announce, self.settings.logging.enabled)
 
     async def close(self) -> None:
@@ -216,6 +217,7 @@ class Observability:
         home.leave(self)
         self._guarded(self._sigterm.leave, True)
         await anyio.to_thread.run_sync(self._guarded, self.status.close, self.settings.metrics.enabled)
+        self._guarded(self.instruments.runtime.stop, True)
         await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
         await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
         await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
@@ -283,6 +285,7 @@ class Observability:
             home.leave(self)
             self._guarded(self._sigterm.leave, True)
             self._guarded(self.status.abandon, self.settings.metrics.enabled)
+            self._guarded(self.instruments.runtime.stop, True)
             self._guarded(self._tracing.close, self.settings.tracing.enabled)
             self._guarded(self._port.close, True)
             self._guarded(self._logs.close, self.settings.logging.enabled)

@@ -5,6 +5,8 @@ set -eu
 missing=""
 command -v prometheus >/dev/null 2>&1 || missing="prometheus"
 ls /usr/lib/*/rsyslog/omelasticsearch.so >/dev/null 2>&1 || missing="$missing rsyslog rsyslog-elasticsearch"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 if [ -z "$missing" ]; then
     exit 0
 fi

@@ -1,24 +1,38 @@
-"""Real servers that tests start: found, waited for, and ended."""
+"""Real servers that tests start: found, waited for, killed, started again at the same address, and ended."""
 
 import os
+import pwd
 import shutil
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 PATIENCE_SECONDS = 60.0
+MOCK_CLUSTER = """
+import sys
+from confluent_kafka import Producer
+cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+broker = next(iter(cluster.list_topics(timeout=10).brokers.values()))
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
 
 
-def need(program: str) -> str:
+def need(program: str, package: str = "prometheus", *places: str) -> str:
     """Find a program; skip without it, but never where the tests are what decides."""
-    found = shutil.which(program)
+    found = shutil.which(program) or next((str(path) for place in places for path in Path("/").glob(place)), None)
     if found is None:
-        message = f"{program} is not installed: apt-get install prometheus"
+        message = f"{program} is not installed: apt-get install {package}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return found
 
@@ -45,3 +59,134 @@ def stop(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Server:
+    """A server process at one address."""
+
+    def __init__(self, command: Callable[["Server"], list[str]], **options: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sage-obs-"))
+        self.port = free_port()
+        self._command = command
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it takes connections."""
+        command = self._command(self)
+        # A group of its own: a server's children die with it.
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, process_group=0, **quiet, **self._options)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if self.answers():
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{command[0]} takes no connections")
+
+    def answers(self) -> bool:
+        """Tell whether it takes connections."""
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an operator does, and remove its files."""
+        self._end(signal.SIGINT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pause(self) -> None:
+        """Let it hang: connections stay, and nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            if how is signal.SIGKILL:
+                os.killpg(self._process.pid, how)
+            else:
+                self._process.send_signal(how)
+            self._process.wait(PATIENCE_SECONDS)
+            self._process = None
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Run a server until the end of the block."""
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def redis_server(*options: str) -> Server:
+    """Build a Redis that keeps nothing."""
+    program = need("redis-server", "redis-server")
+    return Server(lambda server: [program, "--port", str(server.port), "--save", "", "--dir", str(server.folder), *options])
+
+
+class Postgres(Server):
+    """A PostgreSQL with an empty database; its user is `postgres`, and trusted."""
+
+    def __init__(self) -> None:
+        self._initdb = Path(need("initdb", "postgresql", "usr/lib/postgresql/*/bin/initdb")).resolve()
+        # PostgreSQL refuses to run as root.
+        owner = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        super().__init__(self._started, **owner)
+        if owner:
+            known = pwd.getpwnam("postgres")
+            os.chown(self.folder, known.pw_uid, known.pw_gid)
+        flags = ["-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"]
+        subprocess.run([self._initdb, *flags], check=True, capture_output=True, cwd=self.folder, **owner)
+
+    @property
+    def dsn(self) -> str:
+        """Where it is, for any client."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        ready = [self._initdb.with_name("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False, capture_output=True).returncode == 0
+
+    def _started(self, _: Server) -> list[str]:
+        files = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-p", str(self.port)]
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "restart_after_crash=off"]
+        return [str(self._initdb.with_name("postgres")), *files, *settings]
+
+
+class KafkaBroker(Server):
+    """The mock broker of librdkafka, listening on TCP in a process of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: [sys.executable, "-c", MOCK_CLUSTER])
+        self.address = ""
+
+    def start(self) -> None:
+        command = self._command(self)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, process_group=0, **pipes)
+        self.address = self._process.stdout.readline().decode().strip()
+        assert self.address, "the mock broker did not start"
+        self.port = int(self.address.rpartition(":")[2])
+
+    def _end(self, how: signal.Signals) -> None:
+        process = self._process
+        super()._end(signal.SIGKILL)
+        if process is not None:
+            process.stdin.close()
+            process.stdout.close()

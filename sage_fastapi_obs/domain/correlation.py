@@ -14,7 +14,15 @@ from sage_fastapi_obs.settings import HttpSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.identity import SAFE_ID, new_request_id
 
-__all__ = ["CorrelationContext", "correlation_hook", "get_correlation_id", "with_correlation_id"]
+__all__ = [
+    "CorrelationContext",
+    "correlation_hook",
+    "get_correlation_id",
+    "http_settings",
+    "ids_to_send",
+    "is_safe_id",
+    "with_correlation_id",
+]
 
 
 class CorrelationContext:
@@ -30,7 +38,7 @@ class CorrelationContext:
 
         Raises `ValueError` for anything else.
         """
-        if correlation_id is not None and not _is_safe(correlation_id):
+        if correlation_id is not None and not is_safe_id(correlation_id):
             shown = f"{correlation_id!r:.80}"
             raise ValueError(f"a correlation id is a text of 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, not {shown}")
         self._correlation_id = correlation_id
@@ -110,23 +118,30 @@ def correlation_hook(request: httpx.Request) -> Awaitable[None]:
 
 
 def _send_on(headers: httpx.Headers) -> None:
-    names = _http_settings()
-    exchange = current_exchange.get()
-    if exchange is not None and exchange.request_id:
-        headers.setdefault(names.request_id_header, exchange.request_id)
-    correlation_id = current_correlation_id()
-    if correlation_id is not None:
-        headers.setdefault(chosen_header.name or names.correlation_header, correlation_id)
+    for name, value in ids_to_send().items():
+        headers.setdefault(name, value)
     if "traceparent" not in headers:
         _traceparent.inject(headers)
 
 
-def _http_settings() -> HttpSettings:
+def ids_to_send() -> dict[str, str]:
+    """Return the ids that a call of another service takes along, by the names of their headers."""
+    names = http_settings()
+    exchange = current_exchange.get()
+    correlation_id = current_correlation_id()
+    ids = {} if correlation_id is None else {chosen_header.name or names.correlation_header: correlation_id}
+    if exchange is not None and exchange.request_id:
+        ids[names.request_id_header] = exchange.request_id
+    return ids
+
+
+def http_settings() -> HttpSettings:
     """Find the settings of the request's observability, or of the first; the defaults where there is none."""
     exchange = current_exchange.get()
     observer = exchange.observer if exchange is not None else getattr(handover.attached(), "observer", None)
     return getattr(getattr(observer, "settings", None), "http", _DEFAULTS)
 
 
-def _is_safe(correlation_id: object) -> bool:
+def is_safe_id(correlation_id: object) -> bool:
+    """Tell whether something may be an id: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`."""
     return isinstance(correlation_id, str) and SAFE_ID.fullmatch(correlation_id.encode("utf-8", "replace")) is not None

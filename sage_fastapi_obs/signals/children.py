@@ -12,12 +12,29 @@ from sage_fastapi_obs.signals.failure import exception_event
 from sage_fastapi_obs.signals.redaction import REDACTED, Redaction
 from sage_fastapi_obs.signals.span import MOST_ATTRIBUTES, LeanSpan, LeanSpans
 
-__all__ = ["ChildSpans", "mark_failed"]
+__all__ = ["ChildSpans", "Fixed", "mark_failed"]
 
 MOST_ITEMS = 64
 """Items of a list that is an attribute."""
 INTEGERS = range(-(1 << 63), 1 << 63)
 """What exporters can write as a number."""
+
+
+class Fixed(dict[str, Any]):
+    """Attributes that many spans have, which nobody changes: what may be shown of them is looked at once."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__(attributes)
+        self._shown: tuple[ChildSpans, dict[str, Any]] | None = None
+
+    def shown_by(self, spans: "ChildSpans") -> dict[str, Any]:
+        """Return what may be shown, as the settings behind `spans` have it."""
+        known = self._shown
+        if known is None or known[0] is not spans:
+            known = self._shown = spans, spans.shown(self)
+        return known[1]
 
 
 class ChildSpans:
@@ -41,7 +58,7 @@ class ChildSpans:
             context = current.get_span_context()
             if context.is_valid and not context.trace_flags.sampled:
                 return None
-        shown = self.shown(attributes)
+        shown = attributes.shown_by(self) if type(attributes) is Fixed else self.shown(attributes)
         lean = self._lean[kind]
         if lean is None or len(shown) >= MOST_ATTRIBUTES:
             return self._tracer.start_span(name, parent, kind, shown, start_time=started_ns)

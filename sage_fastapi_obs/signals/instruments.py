@@ -13,6 +13,7 @@ from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import CATALOG, OPERATION_METRICS, OVERFLOW, PACKS, SELF_METRICS, Metric, build, register
+from sage_fastapi_obs.signals.runtime import Runtime
 
 __all__ = ["Instrument", "Instruments", "LabelGuard"]
 
@@ -133,6 +134,8 @@ class Instruments:
         self._missed: set[str] = set()
         self.packs: set[str] = set()
         """The packs that are switched on."""
+        self.runtime = Runtime(faults)
+        """Watches the process while it is started, for the pack of that name."""
         self.exemplars = settings.exemplars
         """Whether durations name the trace they are from."""
         self._most = settings.max_label_values
@@ -154,6 +157,7 @@ class Instruments:
         if pack == "runtime":
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self.registry)
+            register(self.runtime, self.registry)
         if pack not in _BUILT_ELSEWHERE:
             self.add(PACKS[pack])
         self.packs.add(pack)
@@ -165,6 +169,10 @@ class Instruments:
         with self._lock:
             for metric in metrics:
                 self._add(metric)
+
+    def share(self, instrument: Instrument) -> None:
+        """Let others count with an instrument that somebody keeps for himself."""
+        self._known[instrument.metric.name] = instrument
 
     def get(self, name: str) -> Instrument | None:
         """Return an instrument by name; None when its pack is switched off."""

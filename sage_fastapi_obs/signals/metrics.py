@@ -16,7 +16,7 @@ from sage_fastapi_obs.signals.catalog import (
     known_method,
     register,
 )
-from sage_fastapi_obs.signals.instruments import Instruments
+from sage_fastapi_obs.signals.instruments import Instrument, Instruments
 from sage_fastapi_obs.signals.series import BATCH, Requests, RequestSeries
 
 __all__ = ["Metrics"]
@@ -42,6 +42,9 @@ class Metrics(Recorder):
         self._exemplars = settings.exemplars
         self._guards = {label: shared.guard(label) for label in ("status", "error_type", "close_code")}
         self._guards["route"] = shared.guard("route", settings.max_routes)
+        errors = HTTP_METRICS[0]
+        plain = (self._guards["route"], self._guards["error_type"])
+        shared.share(Instrument(errors, self._errors, (str, str, *plain)))
         self._series: dict[tuple[str, str | None, int], RequestSeries] = {}
 
     def request_started(self, exchange: Exchange) -> None:

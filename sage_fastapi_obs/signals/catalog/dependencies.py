@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sage_fastapi_obs.signals.catalog.metric import DEPENDENCY_BUCKETS, STATUS, Metric
+from sage_fastapi_obs.signals.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, Metric
 
 __all__ = ["DEPENDENCY_METRICS", "PG_OPERATIONS"]
 
@@ -35,6 +35,35 @@ DEPENDENCY_METRICS = (
         "histogram",
         "Time until Kafka had acknowledged a message.",
         {"topic": ()},
+        "seconds",
+        DEPENDENCY_BUCKETS,
+    ),
+    _dependency("kafka_messages_consumed_total", "counter", "Messages received from Kafka.", {"topic": ()}),
+    _dependency(
+        "kafka_messages_processed_total",
+        "counter",
+        "Messages that the application has worked on.",
+        {"topic": (), "status": STATUS},
+    ),
+    _dependency(
+        "kafka_process_duration_seconds",
+        "histogram",
+        "Time that the application worked on a message.",
+        {"topic": ()},
+        "seconds",
+        LATENCY_BUCKETS,
+    ),
+    _dependency(
+        "dependency_calls_total",
+        "counter",
+        "Calls of dependencies that have no metrics of their own: other services over HTTP, and whatever is tracked by hand.",
+        {"system": (), "operation": (), "status": STATUS},
+    ),
+    _dependency(
+        "dependency_call_duration_seconds",
+        "histogram",
+        "Time until such a dependency had answered.",
+        {"system": (), "operation": ()},
         "seconds",
         DEPENDENCY_BUCKETS,
     ),

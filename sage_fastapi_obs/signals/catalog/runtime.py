@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sage_fastapi_obs.signals.catalog.metric import Alias, Metric
+from sage_fastapi_obs.signals.catalog.metric import PAUSE_BUCKETS, Alias, Metric
 
 __all__ = ["CLIENT_METRICS", "RUNTIME_METRICS"]
 
@@ -51,5 +51,24 @@ RUNTIME_METRICS = (
         aliases=(_alias("go_memstats_alloc_bytes"),),
     ),
     _runtime("python_asyncio_tasks", "gauge", "Tasks of the event loop.", aliases=(_alias("go_goroutines"),)),
+    _runtime("python_threads", "gauge", "Threads of the interpreter."),
+    _runtime(
+        "python_gc_pause_seconds",
+        "histogram",
+        "Time that garbage collections took, during which nothing else ran.",
+        _GENERATION,
+        "seconds",
+        PAUSE_BUCKETS,
+    ),
+    _runtime(
+        "python_event_loop_lag_seconds",
+        "histogram",
+        "By how much the event loop was late for a timer, asked twice a second.",
+        unit="seconds",
+        buckets=PAUSE_BUCKETS,
+    ),
+    _runtime("python_threadpool_threads_busy", "gauge", "Threads that synchronous routes and dependencies run in now."),
+    _runtime("python_threadpool_threads_max", "gauge", "Most threads that they may run in."),
+    _runtime("python_threadpool_tasks_waiting", "gauge", "Synchronous routes and dependencies that wait for a thread."),
 )
 """Ours."""

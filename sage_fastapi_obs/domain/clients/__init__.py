@@ -1,0 +1,1 @@
+"""Calls of what the application depends on: other services, databases and brokers."""

@@ -1,0 +1,71 @@
+"""What is told of a query to a database, whichever client sends it."""
+
+from collections.abc import Sized
+from typing import Any
+
+from sage_fastapi_obs.domain.clients.call import Call, Target
+from sage_fastapi_obs.domain.clients.statement import LONGEST_REMEMBERED, statement
+from sage_fastapi_obs.domain.run import Measures
+from sage_fastapi_obs.signals.children import Fixed
+
+__all__ = ["QUERIES", "Queries", "server", "size", "target"]
+
+POSTGRES_PORT = 5432
+MOST_KNOWN = 128
+"""Queries of one client that are described once: those of its first minutes, which come again and again."""
+QUERIES = Measures(duration="pg_query_duration_seconds", total="pg_queries_total")
+
+
+def target(client: str, measures: Measures = QUERIES) -> Target:
+    """Build what is told of queries by a client; failures are named by the SQLSTATE of the server's answer."""
+    return Target(client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
+
+
+def _sqlstate(error: Exception) -> str | None:
+    code = getattr(error, "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+class Queries:
+    """Describes the queries of one connection, pool or engine."""
+
+    def __init__(self, target: Target, attributes: dict[str, Any]) -> None:
+        self._target = target
+        self._attributes = attributes
+        self._known: dict[tuple[str, int | None], tuple[str, dict[str, str], Fixed]] = {}
+        self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
+
+    def query(self, text: str, *, many: int | None = None, theirs: bool = False) -> Call:
+        """Describe a query; `many`: how many sets of arguments it is run with."""
+        name, labels, attributes = self._known.get((text, many)) or self._learn(text, many)
+        return Call(self._target, name, labels, attributes, theirs=theirs)
+
+    def _learn(self, text: str, many: int | None) -> tuple[str, dict[str, str], Fixed]:
+        told = statement(text, mysql=self._mysql)
+        summary = f"BATCH {told.summary}" if many not in (None, 1) else told.summary
+        attributes = {**self._attributes, "db.query.text": told.text, "db.query.summary": summary}
+        if many not in (None, 1):
+            attributes["db.operation.batch.size"] = many
+        labels = {"operation": told.operation, "system": self._attributes["db.system.name"]}
+        found = summary or labels["system"], labels, Fixed(attributes)
+        if len(text) <= LONGEST_REMEMBERED and len(self._known) < MOST_KNOWN:
+            self._known[text, many] = found
+        return found
+
+
+def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
+    """Describe where queries go."""
+    attributes: dict[str, Any] = {"db.system.name": system}
+    if host:
+        attributes["server.address"] = str(host)
+    if host and port and int(port) != POSTGRES_PORT:
+        attributes["server.port"] = int(port)
+    if database:
+        attributes["db.namespace"] = str(database)
+    return attributes
+
+
+def size(args: tuple[Any, ...]) -> int | None:
+    """Count the sets of arguments, which come first, where that can be done without using them up."""
+    sets = args[0] if args else None
+    return len(sets) if isinstance(sets, Sized) else None
