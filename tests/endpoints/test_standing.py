@@ -283,6 +283,20 @@ async def test_pages_are_not_kept_and_not_guessed_at():
             assert [(await client.request(method, path)).status_code for method in ("POST", "PUT", "DELETE")] == [405] * 3
 
 
+async def test_pages_are_no_traffic_and_show_no_secret():
+    """Looking at how the service is doing changes nothing about it, and settings are nobody's business."""
+    secret = "s3cret-of-sixteen-or-more"
+    shop = Shop(monitoring={"access": "token", "token": secret}, notify={"slack_webhook_url": f"https://hooks.test/{secret}"})
+    async with shop.client() as client:
+        headers = {"authorization": f"Bearer {secret}"}
+        answers = [await client.get(path, headers=headers) for path in PATHS]
+        assert [answer.status_code for answer in answers] == [200] * len(PATHS)
+        assert not any(secret in answer.text for answer in answers)
+    shop.now += 60
+    shop.obs.status.evaluate()
+    assert shop.obs.status.sla.traffic(60).total == 0
+
+
 async def test_a_starlette_app_has_them_too():
     """They are plain routes, and in nobody's OpenAPI but their own."""
     shop = Shop(Starlette())

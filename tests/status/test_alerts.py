@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from worlds import World
 
-from sage_fastapi_obs import SettingsError
+from sage_fastapi_obs import Settings, SettingsError
 from sage_fastapi_obs.status import dispatch as dispatch_module
 from sage_fastapi_obs.status.rules import AlertCondition, AlertRule, BurnRate, Ratio, Stat
 
@@ -465,6 +465,31 @@ def test_rules_from_the_settings():
     assert [len(rule.callbacks) for rule in world.status.alerts.rules] == [0, 2, 0]
     with pytest.raises(SettingsError, match="'pager' is no notifier: use slack, email, pagerduty, webhook"):
         quiet_with([{**rules[0], "notify": ["pager"]}])
+
+
+def test_rules_and_recipients_from_the_environment():
+    """A list of rules is JSON there; recipients are separated by commas; what is misspelt in a rule is named."""
+    rule = '{"name": "busy", "metric": "jobs_total", "threshold": 5, "by": ["kind"]}'
+    env = {
+        "SAGE_OBS_ALERTS__RULES": f"[{rule}]",
+        "SAGE_OBS_NOTIFY__SMTP_HOST": "mail",
+        "SAGE_OBS_NOTIFY__EMAIL_FROM": "a@b.test",
+        "SAGE_OBS_NOTIFY__EMAIL_TO": "c@b.test, d@b.test",
+    }
+    settings = Settings.from_env(env)
+    assert (settings.alerts.rules[0].name, settings.alerts.rules[0].by) == ("busy", ("kind",))
+    assert settings.notify.email_to == ("c@b.test", "d@b.test")
+    for wrong, message in (
+        ({"treshold": 1}, r"alerts\.rules\.0\.treshold is no setting: did you mean threshold\?"),
+        (
+            {"divided_by": [{"metric": "x", "were": {}}]},
+            r"alerts\.rules\.0\.divided_by\.0\.were is no setting: did you mean where\?",
+        ),
+        ({"objective": 0.9}, r"alerts\.rules\.0: an objective needs divided_by"),
+        ({"condition": "=>"}, r"alerts\.rules\.0\.condition: Input should be"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            Settings(alerts={"rules": [{"name": "x", "metric": "y", "threshold": 1, **wrong}]})
 
 
 def quiet_with(rules: list[dict[str, Any]]) -> World:
