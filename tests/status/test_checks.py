@@ -1,22 +1,16 @@
 """Ready-made checks against the real thing, and a shutdown that is noticed without being taken over."""
 
-import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
-import httpx
 import pytest
 import uvicorn
-from servers import until
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,27 +19,6 @@ from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.status import checks
 from sage_fastapi_obs.status.draining import Sigterm
 from sage_fastapi_obs.status.health import Health
-
-SERVICE = """
-import asyncio, sys
-from fastapi import FastAPI
-from sage_fastapi_obs import Observability, Settings
-
-app = FastAPI()
-obs = Observability(Settings(logging={"output": sys.argv[1]}))
-obs.install(app)
-
-@app.get("/long")
-async def long() -> str:
-    print("long", flush=True)
-    while not obs.health.draining:
-        await asyncio.sleep(0.02)
-    return "drained"
-
-if __name__ == "__main__":
-    import uvicorn
-    uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
-"""
 
 
 async def found(name: str, check, **options) -> str:
@@ -166,27 +139,3 @@ def test_sigterm_is_left_alone_where_nobody_handles_it():
         assert signal.getsignal(signal.SIGTERM) is newer
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_a_server_drains_at_sigterm_and_stops_as_it_would(tmp_path: Path):
-    """A request that is under way when the signal comes sees that the shutdown has begun; then uvicorn stops in order."""
-    (tmp_path / "service.py").write_text(SERVICE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(tmp_path / "service.py"), str(tmp_path / "lines"), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    assert process.stdout is not None
-    try:
-        address = f"http://127.0.0.1:{port}"
-        until(lambda: httpx.get(f"{address}/monitoring/health/ready").is_success, "service")
-        with ThreadPoolExecutor() as pool:
-            answer = pool.submit(httpx.get, f"{address}/long", timeout=30)
-            assert process.stdout.readline() == "long\n"
-            process.send_signal(signal.SIGTERM)
-            assert answer.result(30).json() == "drained"
-        assert process.wait(30) in (0, -signal.SIGTERM)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()

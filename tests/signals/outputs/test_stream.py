@@ -339,6 +339,7 @@ os.write(2, b"ready\\n")
 def test_a_standard_output_that_is_closed_from_the_start(tmp_path: Path) -> None:
     """Every line is counted, and none goes to whatever has got the number since."""
     source = f"""{CHILD}
+obs.status.close()
 with open(sys.argv[1], "w") as other:
     assert other.fileno() == 1
     logger.info("said")
