@@ -1,12 +1,13 @@
 """The app that every variant watches, and requests made to it without a server."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import Response, StreamingResponse
 
-__all__ = ["ASGIApp", "MakeApp", "Message", "app_maker", "block", "receive", "scope", "send"]
+__all__ = ["ASGIApp", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "send"]
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[..., Awaitable[None]]
@@ -15,28 +16,39 @@ MakeApp = Callable[..., FastAPI]
 
 
 def app_maker(routes: int) -> MakeApp:
-    """Return what builds an app with so many routes; `/items/{item}`, the one that is asked for, is the last."""
+    """Return what builds an app whose route `/items/{item}` is found after `routes - 1` others."""
 
     def make(**arguments: Any) -> FastAPI:
         app = FastAPI(openapi_url=None, **arguments)
         for number in range(routes - 1):
-            app.add_api_route(f"/other{number}/{{key}}", _other, methods=["GET"])
-        app.add_api_route("/items/{item}", _read, methods=["GET"])
+            app.add_api_route(f"/other{number}/{{code}}", _status, methods=["GET"])
+        app.add_api_route("/items/{item}", _item, methods=["GET"])
+        # After the one that is asked for, these cost it nothing.
+        app.add_api_route("/status/{code}", _status, methods=["GET"])
+        app.add_api_route("/chunks/{count}", _chunks, methods=["GET"])
         return app
 
     return make
 
 
-def _other(key: str) -> str:
-    return key
-
-
-async def _read(item: int) -> dict[str, int]:
+async def _item(item: int) -> dict[str, int]:
     return {"item": item}
 
 
-def scope(path: str = "/items/42") -> Message:
-    """Build the scope of an ordinary request from a browser."""
+async def _status(code: int) -> Response:
+    return Response(status_code=code)
+
+
+async def _chunks(count: int) -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"0123456789abcdef"
+
+    return StreamingResponse(body())
+
+
+def scope(path: str, *headers: tuple[bytes, bytes]) -> Message:
+    """Build the scope of an ordinary request."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -47,7 +59,7 @@ def scope(path: str = "/items/42") -> Message:
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"bench/1.0"), (b"accept", b"*/*")],
+        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"bench/1.0"), (b"accept", b"*/*"), *headers],
         "client": ("127.0.0.1", 40000),
         "server": ("127.0.0.1", 8000),
         "state": {},
@@ -63,10 +75,23 @@ async def send(message: Message) -> None:
     """Take the response."""
 
 
-async def block(app: ASGIApp, flush: Callable[[], object], requests: int) -> float:
-    """Serve some requests and what they left to background threads; return CPU seconds of the whole process per request."""
+async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    """Make one request; return its status and body."""
+    status, body = 0, bytearray()
+
+    async def take(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        body.extend(message.get("body", b""))
+
+    await app(scope(path, *headers), receive, take)
+    return status, bytes(body)
+
+
+async def block(app: ASGIApp, flush: Callable[[], object], paths: Sequence[str]) -> float:
+    """Serve requests and finish what they left to background threads; return CPU seconds of the whole process per request."""
     started = time.process_time()
-    for _ in range(requests):
-        await app(scope(), receive, send)
+    for path in paths:
+        await app(scope(path), receive, send)
     flush()
-    return (time.process_time() - started) / requests
+    return (time.process_time() - started) / len(paths)

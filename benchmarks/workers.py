@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Self
 
-__all__ = ["Worker", "answer", "receiver"]
+__all__ = ["Worker", "answer", "receiver", "say"]
 
 ENVIRONMENT = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http", "LOGFIRE_IGNORE_NO_CONFIG": "1"}
 """The stable conventions, for all."""
@@ -61,21 +61,26 @@ class Worker:
         self.stop()
 
 
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(text, flush=True)
+
+
 def answer(prepare: Callable[[], Awaitable[Callable[[Any], Awaitable[Any]]]]) -> None:
     """Be a worker: prepare, say so, and answer questions until there are no more."""
     # What an app prints must not look like an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(what: Any) -> None:
+    def put(what: Any) -> None:
         answers.write(f"{json.dumps(what)}\n")
         answers.flush()
 
     async def run() -> None:
         reply = await prepare()
-        say("ready")
+        put("ready")
         for line in sys.stdin:
-            say(await reply(json.loads(line)))
+            put(await reply(json.loads(line)))
 
     asyncio.run(run())
     # Without the goodbyes of exporters, which may take long.

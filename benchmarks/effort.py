@@ -1,0 +1,56 @@
+"""How much is measured: everything in a quarter of an hour, or a little of everything in less than a minute."""
+
+from dataclasses import dataclass, field
+
+__all__ = ["FULL", "SHORT", "Effort", "Turns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """In a round, made of new processes, each variant has its turn `passes` times, of `pairs` of blocks each."""
+
+    rounds: int
+    passes: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a run consists of; the defaults are the full one."""
+
+    cost: Turns = Turns(rounds=5, passes=3, pairs=4)
+    cost_requests: int = 512
+    scaling: Turns = Turns(rounds=3, passes=4, pairs=5)
+    scaling_requests: int = 256
+    routes: tuple[int, ...] = (1, 30, 200, 500)
+    chunks: tuple[int, ...] = (1, 100, 1_000, 10_000)
+    values: tuple[int, ...] = (1, 100, 200)
+    compared: tuple[str, ...] = ("ours-100", "instrumentator", "starlette-exporter", "otel-fastapi", "usual-100")
+    """Whose cost is followed as the number of routes grows."""
+    series: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
+    scrapes: int = 5
+    socket_rounds: int = 20
+    scraped_series: int = 10_000
+    requests_before: int = 100_000
+    requests_after: int = 1_000_000
+    memory_step: int = field(default=50_000)
+
+
+FULL = Effort()
+SHORT = Effort(
+    cost=Turns(rounds=1, passes=1, pairs=2),
+    cost_requests=32,
+    scaling=Turns(rounds=1, passes=1, pairs=2),
+    scaling_requests=32,
+    routes=(1, 30),
+    chunks=(1, 100),
+    values=(1, 30),
+    compared=("ours-100", "instrumentator"),
+    series=(100, 1_000),
+    scrapes=2,
+    socket_rounds=1,
+    scraped_series=500,
+    requests_before=500,
+    requests_after=1_500,
+    memory_step=500,
+)
