@@ -7,6 +7,7 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from prometheus_client import CollectorRegistry
 
 from benchmarks.drive import ASGIApp
 
@@ -29,6 +30,8 @@ class Watched:
 
     app: ASGIApp
     flush: Callable[[], object] = lambda: None
+    registry: CollectorRegistry | None = None
+    """Whose metrics its `/metrics` shows; None: those of the global one."""
 
 
 class _Discard(SpanExporter):

@@ -11,6 +11,7 @@ from benchmarks.variants import VARIANTS, installed
 __all__ = ["measure"]
 
 STREAMED = ("pass-through", "ours-100")
+CLOSELY = ("ours-100", "structlog")
 CHUNKS_IN_A_BLOCK = 20_000
 FIRST_STATUS = 200
 
@@ -20,7 +21,7 @@ def measure(effort: Effort) -> dict[str, Any]:
     compared = [name for name in effort.compared if installed(VARIANTS[name])]
     kinds = {
         "routes": {
-            f"{name} {count}": Job(name, routes=count, requests=effort.scaling_requests)
+            f"{name} {count}": Job(name, routes=count, requests=_enough(name, count, effort))
             for name in compared
             for count in effort.routes
         },
@@ -33,6 +34,11 @@ def measure(effort: Effort) -> dict[str, Any]:
     }
     found = {kind: _grouped(take_turns(f"growing {kind}", jobs, effort.scaling)) for kind, jobs in kinds.items()}
     return {**found, "per_chunk_us": _per_chunk(found["chunks"])}
+
+
+def _enough(name: str, routes: int, effort: Effort) -> int:
+    """Choose fewer requests where each takes milliseconds, and the differences are as large."""
+    return effort.scaling_requests if name in CLOSELY or routes <= 30 else max(32, effort.scaling_requests // 4)
 
 
 def _streaming(name: str, count: int, effort: Effort) -> Job:

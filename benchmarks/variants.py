@@ -39,10 +39,10 @@ def ours(**sections: Any) -> Build:
         obs.start()
         provider = obs.tracer_provider
         if not isinstance(provider, TracerProvider):
-            return Watched(app)
+            return Watched(app, registry=obs.registry)
         if obs.settings.tracing.exporter == "none":
             provider.add_span_processor(discarding())
-        return Watched(app, provider.force_flush)
+        return Watched(app, provider.force_flush, obs.registry)
 
     return build
 

@@ -11,8 +11,12 @@ from typing import Any, Self
 
 __all__ = ["Worker", "answer", "receiver", "say"]
 
-ENVIRONMENT = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http", "LOGFIRE_IGNORE_NO_CONFIG": "1"}
-"""The stable conventions, for all."""
+ENVIRONMENT = {
+    # The stable conventions, for all.
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "http",
+    # `_created` samples would give prometheus_client half as many lines again to write.
+    "PROMETHEUS_DISABLE_CREATED_SERIES": "true",
+}
 
 
 class Worker:
