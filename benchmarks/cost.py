@@ -12,6 +12,8 @@ __all__ = ["measure"]
 
 BASES = {"to_instrumentator": "instrumentator", "to_usual": "usual-100"}
 """Ratios, and the variants they are to."""
+PEER = {"ours-id": "correlation-id", "ours-log": "structlog", "ours-metrics": "instrumentator", "ours-span": "fastapi-span"}
+"""Each signal of ours, and the cheapest peer that gives it."""
 
 
 def measure(effort: Effort, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -25,11 +27,11 @@ def _figures(name: str, rounds: Sequence[Round]) -> dict[str, Any]:
     def median(of: Callable[[Round], float]) -> float:
         return statistics.median(of(one) for one in rounds)
 
-    ratios = {
-        ratio: median(lambda one, base=base: added(one[name]) / added(one[base]))  # type: ignore[misc]
-        for ratio, base in BASES.items()
-        if base in rounds[0]
-    }
+    def to(base: str) -> float:
+        return median(lambda one: added(one[name]) / added(one[base]))
+
+    bases = {**BASES, **({"to_peer": PEER[name]} if name in PEER else {})}
+    ratios = {ratio: to(base) for ratio, base in bases.items() if base in rounds[0]}
     return {
         "added_us": median(lambda one: added(one[name])) * 1e6,
         "quiet_us": median(lambda one: quiet(one[name])) * 1e6,

@@ -2,17 +2,28 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import Response, StreamingResponse
 
-__all__ = ["ASGIApp", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "send"]
+__all__ = ["ASGIApp", "Answer", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "send"]
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[..., Awaitable[None]]
 MakeApp = Callable[..., FastAPI]
 """Builds the app; takes FastAPI's own arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an app has sent."""
+
+    status: int
+    body: bytes
+    headers: frozenset[bytes] = field(compare=False)
+    """Their names; a variant may add some."""
 
 
 def app_maker(routes: int) -> MakeApp:
@@ -75,17 +86,18 @@ async def send(message: Message) -> None:
     """Take the response."""
 
 
-async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
-    """Make one request; return its status and body."""
-    status, body = 0, bytearray()
+async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """Make one request."""
+    start: Message = {}
+    body = bytearray()
 
     async def take(message: Message) -> None:
-        nonlocal status
-        status = message.get("status", status)
+        if message["type"] == "http.response.start":
+            start.update(message)
         body.extend(message.get("body", b""))
 
     await app(scope(path, *headers), receive, take)
-    return status, bytes(body)
+    return Answer(start["status"], bytes(body), frozenset(name.lower() for name, _ in start["headers"]))
 
 
 async def block(app: ASGIApp, flush: Callable[[], object], paths: Sequence[str]) -> float:

@@ -38,7 +38,7 @@ class Effort:
 FULL = Effort()
 SHORT = Effort(
     cost=Turns(rounds=1, passes=1, pairs=2),
-    cost_requests=32,
+    cost_requests=64,
     scaling=Turns(rounds=1, passes=1, pairs=2),
     scaling_requests=32,
     routes=(1, 30),

@@ -221,7 +221,7 @@ def usual_stack(sample_rate: float, *, one_span: bool = False) -> Build:
 
 
 def best_of_today(make: MakeApp, place: Place) -> Watched:
-    """The cheapest of each kind that gives the four signals: FastAPI's own span, the instrumentator, and loguru."""
+    """FastAPI's own span, the instrumentator, and loguru: the cheapest of each kind, for the four signals."""
     logger, provider = _loguru_to(place), discarding_provider(1.0)
 
     def write(line: Line) -> None:

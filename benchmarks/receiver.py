@@ -3,7 +3,10 @@
 import json
 import sys
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_taken: Counter[str] = Counter()
 
 
 class _Collector(BaseHTTPRequestHandler):
@@ -11,11 +14,20 @@ class _Collector(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Take spans; an empty body is the answer that all were accepted."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        batch = self.rfile.read(int(self.headers["Content-Length"]))
+        _taken[self.path] += len(batch)
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        """Tell how many bytes of spans were sent to this path."""
+        self._answer(str(_taken[self.path]).encode())
+
+    def _answer(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

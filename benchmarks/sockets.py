@@ -7,13 +7,14 @@ import statistics
 import subprocess
 import tempfile
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from benchmarks.effort import Effort
 from benchmarks.scrape import LIKE_PROMETHEUS
@@ -77,7 +78,7 @@ def _server(variant: str, series: int, lines: Path) -> Iterator[int]:
 
 
 def _cores() -> tuple[str, str]:
-    """Find a core for the servers, of which one at a time has work, and another for `wrk`; empty where that cannot be chosen."""
+    """Find a core for the servers, of which one at a time has work, and one for `wrk`; empty where none can be chosen."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     # The first core takes most of a machine's interrupts.
     return (str(cores[-1]), str(cores[-2])) if len(cores) > 2 and shutil.which("taskset") else ("", "")
@@ -115,12 +116,10 @@ def read_wrk(printed: str) -> Slice:
 def _scraping(url: str) -> Iterator[None]:
     """Scrape as Prometheus does, once a second from now."""
     done = threading.Event()
-    request = urllib.request.Request(f"{url}/metrics", headers={name.decode(): text.decode() for name, text in LIKE_PROMETHEUS})
 
     def scrape() -> None:
         while True:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                answer.read()
+            httpx.get(f"{url}/metrics", headers=list(LIKE_PROMETHEUS), timeout=30.0).raise_for_status()
             if done.wait(SCRAPE_EVERY_SECONDS):
                 return
 

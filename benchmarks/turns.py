@@ -20,6 +20,7 @@ from opentelemetry import trace
 from benchmarks.drive import app_maker, ask, block
 from benchmarks.effort import Turns
 from benchmarks.place import Place
+from benchmarks.proof import signals_given
 from benchmarks.variants import VARIANTS
 from benchmarks.workers import Worker, answer, receiver, say
 
@@ -59,7 +60,9 @@ def _round(jobs: Mapping[str, Job], endpoint: str, turns: Turns) -> Round:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-"))
         workers = {
-            name: stack.enter_context(Worker("turns", json.dumps(asdict(job)), Path(folder, f"{number}.log"), endpoint))
+            name: stack.enter_context(
+                Worker("turns", json.dumps(asdict(job)), Path(folder, f"{number}.log"), f"{endpoint}/{number}")
+            )
             for number, (name, job) in enumerate(jobs.items())
         }
         for worker in workers.values():
@@ -83,14 +86,14 @@ def bare(pairs: Sequence[Pair]) -> float:
 
 def quiet(pairs: Sequence[Pair]) -> float:
     """CPU seconds that a request gains in the quieter blocks."""
-    without, watched = (sorted(times) for times in zip(*pairs, strict=True))
+    without, watched = sorted(pair[0] for pair in pairs), sorted(pair[1] for pair in pairs)
     at = int(len(pairs) * QUIET)
     return watched[at] - without[at]
 
 
 async def _prepare(job: Job, place: Place) -> Callable[[int], Awaitable[list[Pair]]]:
-    make = app_maker(job.routes)
-    twin, watched = make(), VARIANTS[job.variant].build(make, place)
+    make, variant = app_maker(job.routes), VARIANTS[job.variant]
+    twin, watched = make(), variant.build(make, place)
     # With a global one, FastAPI would watch the twin too.
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider), f"{job.variant} set a global tracer provider"
     for path in job.paths:
@@ -104,6 +107,8 @@ async def _prepare(job: Job, place: Place) -> Callable[[int], Awaitable[list[Pai
         return [await pair() for _ in range(pairs)]
 
     await reply(2)
+    given = await signals_given(watched, place)
+    assert given == variant.gives, f"{job.variant} gives {given}"
     return reply
 
 

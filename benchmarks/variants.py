@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,7 +24,9 @@ class Variant:
 
     label: str
     build: Build
-    needs: tuple[str, ...] = ()
+    gives: frozenset[str]
+    """The signals that it is measured for; a process that measures proves them first."""
+    needs: tuple[str, ...]
     """Modules of packages that may be missing."""
 
 
@@ -87,42 +88,51 @@ def pass_through(make: MakeApp, _: Place) -> Watched:
     return Watched(wrapped)
 
 
-_USUAL = ("asgi_correlation_id", "opentelemetry.instrumentation.fastapi", "prometheus_fastapi_instrumentator")
+ID, LINE, METRICS, SPAN = "id", "line", "metrics", "span"
+ALL = frozenset({ID, LINE, METRICS, SPAN})
+OTEL = ("opentelemetry.instrumentation.fastapi",)
+USUAL = ("asgi_correlation_id", "prometheus_fastapi_instrumentator", *OTEL)
+NATIVE = ("fastapi.telemetry",)
+
+
+def _variant(label: str, build: Build, *gives: str, needs: tuple[str, ...] = ()) -> Variant:
+    return Variant(label, build, frozenset(gives), needs)
+
+
 VARIANTS: dict[str, Variant] = {
-    "bare": Variant("nothing (noise)", bare),
-    "pass-through": Variant("a wrapper around send", pass_through),
-    "ours-100": Variant("ours, all four, 100 %", ours()),
-    "ours-10": Variant("ours, all four, 10 %", ours(tracing={"sample_rate": 0.1})),
-    "ours-0": Variant("ours, all four, 0 %", ours(tracing={"sample_rate": 0.0})),
-    "ours-otlp": Variant("ours, all four, 100 %, sent by OTLP", ours_otlp, ("opentelemetry.exporter.otlp.proto.http",)),
-    "ours-adopting": Variant("ours on FastAPI's own span, 100 %", ours_adopting, ("fastapi.telemetry",)),
-    "ours-id": Variant("ours, id", ours(tracing=OFF, metrics=OFF, logging=OFF)),
-    "ours-log": Variant("ours, id and log line", ours(tracing=OFF, metrics=OFF)),
-    "ours-metrics": Variant("ours, id and metrics", ours(tracing=OFF, logging=OFF)),
-    "ours-span": Variant("ours, id and span, 100 %", ours(metrics=OFF, logging=OFF)),
-    "correlation-id": Variant("asgi-correlation-id", peers.correlation_id, ("asgi_correlation_id",)),
-    "structlog": Variant("structlog JSON line", peers.structlog_line, ("structlog",)),
-    "loguru": Variant("loguru JSON line", peers.loguru_line),
-    "instrumentator": Variant(
-        "prometheus-fastapi-instrumentator", peers.instrumentator, ("prometheus_fastapi_instrumentator",)
+    "bare": _variant("nothing (noise)", bare),
+    "pass-through": _variant("a wrapper around send", pass_through),
+    "ours-100": _variant("ours, all four, 100 %", ours(), *ALL),
+    "ours-10": _variant("ours, all four, 10 %", ours(tracing={"sample_rate": 0.1}), *ALL),
+    "ours-0": _variant("ours, all four, 0 %", ours(tracing={"sample_rate": 0.0}), ID, LINE, METRICS),
+    "ours-otlp": _variant(
+        *("ours, all four, 100 %, sent by OTLP", ours_otlp, ID, LINE, METRICS, "collected"),
+        needs=("opentelemetry.exporter.otlp.proto.http",),
     ),
-    "starlette-exporter": Variant("starlette-exporter", peers.starlette_exporter, ("starlette_exporter",)),
-    "fastapi-span": Variant("FastAPI's own span, 100 %", peers.fastapi_span, ("fastapi.telemetry",)),
-    "otel-asgi": Variant("OpenTelemetry for ASGI, 100 %", peers.otel_asgi, ("opentelemetry.instrumentation.asgi",)),
-    "otel-fastapi": Variant("OpenTelemetry for FastAPI, 100 %", peers.otel_fastapi, ("opentelemetry.instrumentation.fastapi",)),
-    "otel-fastapi-lean": Variant(
-        "OpenTelemetry for FastAPI, one span, 100 %",
-        peers.otel_fastapi_one_span,
-        ("opentelemetry.instrumentation.fastapi",),
+    "ours-adopting": _variant("ours on FastAPI's own span, 100 %", ours_adopting, *ALL, needs=NATIVE),
+    "ours-id": _variant("ours, id", ours(tracing=OFF, metrics=OFF, logging=OFF), ID),
+    "ours-log": _variant("ours, id and log line", ours(tracing=OFF, metrics=OFF), ID, LINE),
+    "ours-metrics": _variant("ours, id and metrics", ours(tracing=OFF, logging=OFF), ID, METRICS),
+    "ours-span": _variant("ours, id and span, 100 %", ours(metrics=OFF, logging=OFF), ID, SPAN),
+    "correlation-id": _variant("asgi-correlation-id", peers.correlation_id, ID, needs=("asgi_correlation_id",)),
+    "structlog": _variant("structlog JSON line", peers.structlog_line, LINE, needs=("structlog",)),
+    "loguru": _variant("loguru JSON line", peers.loguru_line, LINE),
+    "instrumentator": _variant(
+        "prometheus-fastapi-instrumentator", peers.instrumentator, METRICS, needs=("prometheus_fastapi_instrumentator",)
     ),
-    "logfire": Variant("logfire, 100 %", peers.logfire, ("logfire",)),
-    "usual-100": Variant("the usual stack, 100 %", peers.usual_stack(1.0), _USUAL),
-    "usual-10": Variant("the usual stack, 10 %", peers.usual_stack(0.1), _USUAL),
-    "usual-0": Variant("the usual stack, 0 %", peers.usual_stack(0.0), _USUAL),
-    "usual-lean": Variant("the usual stack, one span, 100 %", peers.usual_stack(1.0, one_span=True), _USUAL),
-    "best-of-today": Variant(
-        "best of today, 100 %", peers.best_of_today, ("fastapi.telemetry", "prometheus_fastapi_instrumentator")
+    "starlette-exporter": _variant("starlette-exporter", peers.starlette_exporter, METRICS, needs=("starlette_exporter",)),
+    "fastapi-span": _variant("FastAPI's own span, 100 %", peers.fastapi_span, SPAN, needs=NATIVE),
+    "otel-asgi": _variant(
+        "OpenTelemetry for ASGI, 100 %", peers.otel_asgi, SPAN, needs=("opentelemetry.instrumentation.asgi",)
     ),
+    "otel-fastapi": _variant("OpenTelemetry for FastAPI, 100 %", peers.otel_fastapi, SPAN, needs=OTEL),
+    "otel-fastapi-lean": _variant("OpenTelemetry for FastAPI, one span, 100 %", peers.otel_fastapi_one_span, SPAN, needs=OTEL),
+    "logfire": _variant("logfire, 100 %", peers.logfire, SPAN, needs=("logfire",)),
+    "usual-100": _variant("the usual stack, 100 %", peers.usual_stack(1.0), *ALL, needs=USUAL),
+    "usual-10": _variant("the usual stack, 10 %", peers.usual_stack(0.1), *ALL, needs=USUAL),
+    "usual-0": _variant("the usual stack, 0 %", peers.usual_stack(0.0), ID, LINE, METRICS, needs=USUAL),
+    "usual-lean": _variant("the usual stack, one span, 100 %", peers.usual_stack(1.0, one_span=True), *ALL, needs=USUAL),
+    "best-of-today": _variant("best of today, 100 %", peers.best_of_today, LINE, METRICS, SPAN, needs=(*NATIVE, USUAL[1])),
 }
 
 
