@@ -297,7 +297,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ({"loging": {}}, ["loging", "did you mean logging?"]),
         ({"logging": {"levl": "info"}}, ["logging.levl", "did you mean level?"]),
-        ({"logging": {"zzz": 1}}, ["logging.zzz", "there are: elasticsearch_api_key", "enabled, format, keep_files, level"]),
+        (
+            {"logging": {"zzz": 1}},
+            ["logging.zzz", "there are: elasticsearch_api_key", "enabled, format, gather_seconds, keep_files, level"],
+        ),
         ({"logging": {"level": "loud"}}, ["logging.level", "'debug'", '"loud"']),
         ({"logging": {"level": 5}}, ["logging.level", "5"]),
         ({"logging": {"format": "xml"}}, ["logging.format", "'json' or 'console'", '"xml"']),

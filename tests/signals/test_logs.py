@@ -738,6 +738,7 @@ async def test_a_hostile_path_stays_on_one_line(fmt: str, watch: Any) -> None:
     paths = ["/a\nforged", "/\x1b]0;x\x07", "/\ud800", "/{0.__class__}", "/" + "x" * 60_000, ""]
     for path in paths:
         await drive(around(watched, answering(200)), http_scope(path))
+    watched.obs._logs.flush()
     rows = watched.path.read_text().split("\n")[:-1]
     assert len(rows) == len(paths) + 1
     assert all(row.isprintable() and len(row) < 5_000 for row in rows)
@@ -746,7 +747,7 @@ async def test_a_hostile_path_stays_on_one_line(fmt: str, watch: Any) -> None:
 
 async def test_a_full_disk_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A write that fails loses the line, is counted and said once on stderr; the request is served."""
-    obs = Observability(Settings(logging={"output": "/dev/full"}))
+    obs = Observability(Settings(logging={"output": "/dev/full", "gather_seconds": 0}))
     async with obs:
         for _ in range(3):
             driven = await drive(around(obs, answering(200)), http_scope())

@@ -315,7 +315,7 @@ CHILD = """
 import asyncio, os, sys, time
 from loguru import logger
 from sage_fastapi_obs import Observability, Settings
-obs = Observability(Settings(logging={"shutdown_seconds": 20}))
+obs = Observability(Settings(logging={"shutdown_seconds": 20, "gather_seconds": 0}))
 obs.start()
 """
 
