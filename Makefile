@@ -29,7 +29,8 @@ format: $(READY) ## Format, and mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## Measure what a request costs beside its bare twin
+bench: $(READY) ## Measure what it costs beside its peers (a quarter of an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[otlp,bench]'
 	@$(BIN)/python -m benchmarks
 
 servers: ## Install the servers that tests talk to, where that can be done

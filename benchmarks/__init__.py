@@ -1,1 +1,1 @@
-"""What observing a request costs."""
+"""What observing a request costs, beside what the peers cost."""

@@ -1,107 +1,79 @@
-"""`python -m benchmarks`: CPU time added to one request, each variant beside a bare twin in the same process.
-
-Machines are noisy and blocks of the two alternate, so read the medians of the ratios, never a time by itself.
-"""
+"""`python -m benchmarks` measures everything and writes it into the pages; or names one part, for a look while working."""
 
 import argparse
-import asyncio
-import gc
-import statistics
-import subprocess
-import sys
-import tempfile
+import json
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
-
+from benchmarks import cost, machine, memory, report, scaling, scrape, sockets
+from benchmarks.effort import FULL, SHORT, Effort
 from benchmarks.variants import VARIANTS
+from benchmarks.workers import say
 
-OTHER_ROUTES = 30
-Message = dict[str, Any]
-
-
-def build(instrument: Callable[[FastAPI, Path], Any], folder: Path) -> Any:
-    """Build an app with one route that is asked for, among others, and instrument it."""
-    app = FastAPI(openapi_url=None)
-    for number in range(OTHER_ROUTES):
-        app.add_api_route(f"/other{number}/{{key}}", lambda key: key, methods=["GET"])
-
-    @app.get("/items/{item}")
-    async def read(item: int) -> dict[str, int]:
-        return {"item": item}
-
-    return instrument(app, folder) or app
-
-
-def scope() -> Message:
-    """Build the scope of an ordinary request from a browser."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/items/42",
-        "raw_path": b"/items/42",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"bench/1.0"), (b"accept", b"*/*")],
-        "client": ("127.0.0.1", 40000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
-
-
-async def receive() -> Message:
-    """Send no body."""
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def send(message: Message) -> None:
-    """Take the response."""
-
-
-async def block(app: Callable[..., Awaitable[None]], requests: int) -> float:
-    """Serve some requests; return the CPU seconds of the whole process per request."""
-    started = time.process_time()
-    for _ in range(requests):
-        await app(scope(), receive, send)
-    return (time.process_time() - started) / requests
-
-
-async def compare(variant: str, blocks: int, requests: int) -> None:
-    """Print the microseconds a variant adds, and the bare request's, each as the median over alternating blocks."""
-    with tempfile.TemporaryDirectory() as folder:
-        bare = build(lambda *_: None, Path(folder))
-        watched = build(VARIANTS[variant], Path(folder))
-        await block(bare, requests)
-        await block(watched, requests)
-        gc.collect()
-        pairs = [(await block(bare, requests), await block(watched, requests)) for _ in range(blocks)]
-    added = statistics.median(with_us - without for without, with_us in pairs)
-    print(f"{added * 1e6:.1f} {statistics.median(without for without, _ in pairs) * 1e6:.1f}")
+PARTS = {
+    "cost": cost.measure,
+    "scaling": scaling.measure,
+    "scrape": scrape.measure,
+    "sockets": sockets.measure,
+    "memory": memory.measure,
+}
+DIGITS = 4
 
 
 def main() -> None:
-    """Measure every variant in a process of its own, and print a table."""
-    arguments = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    arguments.add_argument("--variant", choices=VARIANTS, help="measure one, and print its two numbers")
-    arguments.add_argument("--blocks", type=int, default=31)
-    arguments.add_argument("--requests", type=int, default=200, help="per block")
-    given = arguments.parse_args()
-    if given.variant:
-        asyncio.run(compare(given.variant, given.blocks, given.requests))
-        return
-    print(f"{'variant':<36}{'added to a request':>20}{'bare request':>16}{'ratio':>8}", flush=True)
-    for variant in VARIANTS:
-        command = [sys.executable, "-m", "benchmarks", "--variant", variant]
-        command += ["--blocks", str(given.blocks), "--requests", str(given.requests)]
-        measured = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.split()
-        added, bare = map(float, measured)
-        print(f"{variant:<36}{added:>17.1f} µs{bare:>13.1f} µs{added / bare:>8.2f}", flush=True)
+    """Do what the command line says."""
+    given = _parser().parse_args()
+    effort: Effort = SHORT if given.short else FULL
+    if given.part is None:
+        _everything(effort, given.json)
+    elif given.part == "report":
+        report.write(json.loads(report.RESULTS.read_text()))
+    elif given.part == "cost":
+        effort = replace(effort, cost=replace(effort.cost, rounds=given.rounds or effort.cost.rounds))
+        print(report.table_of_cost(cost.measure(effort, given.variants)))
+    else:
+        print(json.dumps(_rounded(PARTS[given.part](effort)), indent=1))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a little of everything, to see that it runs; writes into no page")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    parts = parser.add_subparsers(dest="part", metavar="PART")
+    of_cost = parts.add_parser("cost", help="CPU time that a request gains")
+    of_cost.add_argument("variants", nargs="*", metavar="VARIANT", help=f"any of: {', '.join(VARIANTS)}; default: all")
+    of_cost.add_argument("--rounds", type=int)
+    parts.add_parser("scaling", help="its growth with routes, chunks and values of labels")
+    parts.add_parser("scrape", help="CPU time of a scrape, and how long it holds the event loop up")
+    parts.add_parser("sockets", help="requests per second and latencies, with wrk")
+    parts.add_parser("memory", help="resident memory after a million requests")
+    parts.add_parser("report", help="measure nothing; make tables and chart from the results that are there")
+    return parser
+
+
+def _everything(effort: Effort, json_path: Path | None) -> None:
+    started = time.monotonic()
+    results: dict[str, Any] = {"made": machine.described()}
+    for part, measure in PARTS.items():
+        say(f"== {part}")
+        results[part] = measure(effort)
+    results = _rounded(results)
+    if json_path is not None:
+        json_path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if effort is FULL:
+        report.write(results)
+    print(f"\n{report.figures(results)}\n{time.monotonic() - started:.0f} s")
+
+
+def _rounded(value: Any) -> Any:
+    """Keep the digits that mean something."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
 
 
 if __name__ == "__main__":

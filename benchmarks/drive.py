@@ -1,0 +1,109 @@
+"""The app that every variant watches, and requests made to it without a server."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response, StreamingResponse
+
+__all__ = ["ASGIApp", "Answer", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "send"]
+
+Message = MutableMapping[str, Any]
+ASGIApp = Callable[..., Awaitable[None]]
+MakeApp = Callable[..., FastAPI]
+"""Builds the app; takes FastAPI's own arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an app has sent."""
+
+    status: int
+    body: bytes
+    headers: frozenset[bytes] = field(compare=False)
+    """Their names; a variant may add some."""
+
+
+def app_maker(routes: int) -> MakeApp:
+    """Return what builds an app whose route `/items/{item}` is found after `routes - 1` others."""
+
+    def make(**arguments: Any) -> FastAPI:
+        app = FastAPI(openapi_url=None, **arguments)
+        for number in range(routes - 1):
+            app.add_api_route(f"/other{number}/{{code}}", _status, methods=["GET"])
+        app.add_api_route("/items/{item}", _item, methods=["GET"])
+        # After the one that is asked for, these cost it nothing.
+        app.add_api_route("/status/{code}", _status, methods=["GET"])
+        app.add_api_route("/chunks/{count}", _chunks, methods=["GET"])
+        return app
+
+    return make
+
+
+async def _item(item: int) -> dict[str, int]:
+    return {"item": item}
+
+
+async def _status(code: int) -> Response:
+    return Response(status_code=code)
+
+
+async def _chunks(count: int) -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"0123456789abcdef"
+
+    return StreamingResponse(body())
+
+
+def scope(path: str, *headers: tuple[bytes, bytes]) -> Message:
+    """Build the scope of an ordinary request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"bench/1.0"), (b"accept", b"*/*"), *headers],
+        "client": ("127.0.0.1", 40000),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
+async def receive() -> Message:
+    """Send no body."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(message: Message) -> None:
+    """Take the response."""
+
+
+async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """Make one request."""
+    start: Message = {}
+    body = bytearray()
+
+    async def take(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+        body.extend(message.get("body", b""))
+
+    await app(scope(path, *headers), receive, take)
+    return Answer(start["status"], bytes(body), frozenset(name.lower() for name, _ in start["headers"]))
+
+
+async def block(app: ASGIApp, flush: Callable[[], object], paths: Sequence[str]) -> float:
+    """Serve requests and finish what they left to background threads; return CPU seconds of the whole process per request."""
+    started = time.process_time()
+    for path in paths:
+        await app(scope(path), receive, send)
+    flush()
+    return (time.process_time() - started) / len(paths)

@@ -1,0 +1,182 @@
+"""The benchmarks run, part by part, and what the pages show is what was measured; no test asserts a time."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import cost, report, scaling
+from benchmarks.chart import LEFT_OUT, chart
+from benchmarks.effort import SHORT
+from benchmarks.sockets import Slice, read_wrk
+from benchmarks.targets import TARGETS, Target
+from benchmarks.turns import added, quiet
+from benchmarks.variants import VARIANTS, installed
+
+ROOT = Path(__file__).parents[1]
+RESULTS = json.loads(report.RESULTS.read_text())
+PRINTED = """Running 1s test @ http://127.0.0.1:36061/items/42
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     4.61ms    5.36ms  41.73ms   88.87%
+    Req/Sec     5.08k   613.03     5.98k    80.00%
+  Latency Distribution
+     50%    2.10ms
+     75%    4.92ms
+     90%  950.00us
+     99%    1.20s
+  5061 requests in 1.01s, 726.34KB read
+Requests/sec:   5021.84
+Transfer/sec:    720.71KB
+"""
+seconds = st.floats(min_value=1e-6, max_value=1e-2)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run a little of everything, as `python -m benchmarks --short` does; return the results."""
+    path = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    shown = [page.read_bytes() for page in report.pages(RESULTS)]
+    command = [sys.executable, "-m", "benchmarks", "--short", "--json", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [page.read_bytes() for page in report.pages(RESULTS)] == shown, "a short run has written into the pages"
+    return json.loads(path.read_text())
+
+
+def numbers(value: Any) -> list[float]:
+    """Collect all numbers of some results."""
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_every_part_runs(measured: dict[str, Any]):
+    """A short run has figures of every part, all of them finite."""
+    assert list(measured) == list(RESULTS)
+    assert all(numbers(measured[part]) or "skipped" in measured[part] for part in measured)
+    assert all(math.isfinite(number) for number in numbers(measured))
+
+
+def test_every_installed_variant_is_measured(measured: dict[str, Any]):
+    """No variant whose packages are there is left out; the others are skipped."""
+    assert list(measured["cost"]) == [name for name, variant in VARIANTS.items() if installed(variant)]
+    assert all({"added_us", "quiet_us", "bare_us", "to_bare"} <= set(one) for one in measured["cost"].values())
+
+
+def test_growth_has_every_count(measured: dict[str, Any]):
+    """Routes, chunks and values are measured at each number that was asked for."""
+    for kind, counts in (("routes", SHORT.routes), ("chunks", SHORT.chunks), ("values", SHORT.values)):
+        for by_count in measured["scaling"][kind].values():
+            assert list(by_count) == [str(count) for count in counts]
+    assert set(measured["scaling"]["values"]) == {"route", "status"}
+
+
+def test_a_scrape_has_the_series_it_claims(measured: dict[str, Any]):
+    """Each registry has at least as many lines as series were wanted, and not several times as many."""
+    for by_series in measured["scrape"].values():
+        for series, one in by_series.items():
+            assert int(series) * 0.9 <= one["lines"] <= int(series) * 1.5 + 250
+            assert set(one["longest_stall_ms"]) == set(report.WAYS)
+
+
+def test_sockets_are_measured_or_the_reason_is_said(measured: dict[str, Any]):
+    """With `wrk` there are figures of each variant, without it a sentence."""
+    sockets = measured["sockets"]
+    assert "skipped" in sockets or sockets["variants"]["bare"]["of_bare_per_second"] == 1.0
+
+
+@pytest.mark.parametrize("page", [report.PAGE, report.README, report.CHART], ids=lambda page: page.name)
+def test_pages_show_what_was_measured(page: Path):
+    """Page, README and chart are what the results make them: `python -m benchmarks report` writes them."""
+    assert page.read_text() == report.pages(RESULTS)[page]
+
+
+def test_everything_was_measured_that_has_a_target():
+    """The committed results are those of a full run."""
+    assert [target.says for target in TARGETS if target.measured(RESULTS) is None] == []
+    assert set(RESULTS["cost"]) == set(VARIANTS)
+
+
+@given(limit=seconds, measured=seconds, at_least=st.booleans())
+def test_a_target_is_met_on_its_side_of_the_limit(limit: float, measured: float, at_least: bool):
+    """A target says yes on its side, no on the other, and neither when nothing was measured."""
+    target = Target("", limit, lambda results: results["figure"], at_least=at_least)
+    assert target.met({"figure": measured}) is (measured == limit or (measured > limit) is at_least)
+    assert target.met({}) is None
+
+
+@given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=9), seconds)
+def test_a_variant_that_adds_the_same_everywhere_adds_that(pairs: list[tuple[float, float]], more: float):
+    """However the machine's speed changes between blocks, a constant difference is found."""
+    shifted = [(bare, bare + more) for bare, _ in pairs]
+    assert added(shifted) == pytest.approx(more, rel=1e-3, abs=1e-9)
+    assert quiet(shifted) == pytest.approx(more, rel=1e-3, abs=1e-9)
+
+
+def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch):
+    """A machine that is three times slower in one round changes times, not ratios."""
+
+    def rounds(_part: str, jobs: Any, _turns: Any) -> list[Any]:
+        costs = {"ours-100": 2.0, "ours-id": 1.0, "correlation-id": 4.0, "instrumentator": 4.0, "usual-100": 20.0}
+        return [{name: [(10.0 * slow, (10.0 + costs[name]) * slow)] for name in jobs} for slow in (1.0, 3.0)]
+
+    monkeypatch.setattr(cost, "take_turns", rounds)
+    figures = cost.measure(SHORT, ["ours-100", "ours-id", "correlation-id", "instrumentator", "usual-100"])
+    assert {name: one["to_instrumentator"] for name, one in figures.items()} == pytest.approx(
+        {"ours-100": 0.5, "ours-id": 0.25, "correlation-id": 1.0, "instrumentator": 1.0, "usual-100": 5.0}
+    )
+    assert figures["ours-100"]["to_usual"] == pytest.approx(0.1)
+    assert figures["ours-100"]["to_bare"] == pytest.approx(0.2)
+    assert figures["ours-id"]["to_peer"] == pytest.approx(0.25)
+    assert "to_peer" not in figures["ours-100"]
+
+
+def test_a_chunk_is_what_ours_adds_above_the_wrapper(monkeypatch: pytest.MonkeyPatch):
+    """What a request costs once is no part of what a chunk costs, and neither is passing it through."""
+
+    def rounds(_part: str, jobs: Any, _turns: Any) -> list[Any]:
+        def us(name: str) -> float:
+            variant, count = name.split()
+            return 70 + 0.25 * int(count) if variant == "ours-100" else 0.1 * int(count)
+
+        return [{name: [(0.0, us(name) / 1e6)] for name in jobs}]
+
+    monkeypatch.setattr(scaling, "take_turns", rounds)
+    assert scaling.measure(SHORT)["per_chunk_us"] == pytest.approx(0.15)
+
+
+def test_what_wrk_prints_is_read():
+    """Rates and times are read in their units."""
+    assert read_wrk(PRINTED) == Slice(per_second=5021.84, p50=0.0021, p99=1.2, longest=0.04173)
+
+
+@pytest.mark.parametrize("fault", ["  Non-2xx or 3xx responses: 12", "  Socket errors: connect 0, read 3, write 0, timeout 0"])
+def test_wrong_answers_are_no_measurement(fault: str):
+    """A server that fails fast is not a fast server."""
+    with pytest.raises(RuntimeError, match=fault.strip()[:7]):
+        read_wrk(PRINTED + fault)
+
+
+def test_the_chart_has_a_bar_for_each_variant_shortest_first():
+    """Bars are as long as what they stand for, in order, and named; ours stand out."""
+    drawn = ET.fromstring(chart(RESULTS["cost"]))
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = [(bar.get("class"), float(bar.get("width", "0"))) for bar in drawn.iter(f"{svg}rect")]
+    shown = sorted((one["added_us"], name) for name, one in RESULTS["cost"].items() if name not in LEFT_OUT)
+    assert [kind for kind, _ in bars] == ["ours" if name.startswith("ours") else "peer" for _, name in shown]
+    assert [width for _, width in bars] == pytest.approx([us / shown[-1][0] * bars[-1][1] for us, _ in shown], abs=0.1)
+    texts = [text.text or "" for text in drawn.iter(f"{svg}text")]
+    assert [text for text in texts if text in {variant.label for variant in VARIANTS.values()}] == [
+        VARIANTS[name].label for _, name in shown
+    ]
+    assert "prefers-color-scheme: dark" in chart(RESULTS["cost"])
