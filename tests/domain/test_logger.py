@@ -231,7 +231,7 @@ def test_nothing_it_is_given_makes_it_raise(method: str, odd: Any, started: Watc
 @given(
     message=st.text() | st.integers() | st.none(),
     fields=st.dictionaries(
-        st.text().filter(BUILT_IN.is_plain_text), st.none() | st.text() | st.binary() | st.floats() | st.lists(st.integers())
+        st.text().filter(BUILT_IN.is_plain_name), st.none() | st.text() | st.binary() | st.floats() | st.lists(st.integers())
     ),
 )
 def test_any_message_and_fields_are_one_line(message: Any, fields: dict[str, Any], tmp_path_factory: Any) -> None:
