@@ -21,7 +21,19 @@ from support import client
 from sage_fastapi_obs.cli import main
 from sage_fastapi_obs.cli.logs import follow
 
-COMMAND = ["env", "-u", "PYTHONUNBUFFERED", sys.executable, "-W", "error", "-m", "sage_fastapi_obs", "logs"]
+# Where tests run in the background of a shell, Ctrl-C is ignored, and so it is by what they start.
+COMMAND = [
+    "env",
+    "--default-signal=INT",
+    "-u",
+    "PYTHONUNBUFFERED",
+    sys.executable,
+    "-W",
+    "error",
+    "-m",
+    "sage_fastapi_obs",
+    "logs",
+]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
 

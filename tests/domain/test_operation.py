@@ -578,7 +578,7 @@ async def test_an_observability_that_was_dropped_is_not_kept(monkeypatch):
     # Its thread may be looking at it for the first time.
     while home.current_home() is not kept and time.monotonic() < deadline:
         gc.collect()
-        time.sleep(0.01)
+        await asyncio.sleep(0.01)
     assert home.current_home() is kept
     await kept.close()
     assert home.current_home() is None

@@ -542,22 +542,21 @@ def state() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_everything_is_given_back(times: int, tmp_path: Path) -> None:
+async def test_everything_is_given_back(times: int, watch: Any) -> None:
     """Closing restores loguru, the root logger, uvicorn's loggers and warnings, however often it is all taken over."""
     access = logging.getLogger("uvicorn.access")
     handler = logging.StreamHandler(sys.stderr)
     access.addHandler(handler)
     access.propagate = False
     before = state()
-    for number in range(times):
-        first = Watched(tmp_path / str(number))
-        second = Watched(tmp_path / str(number))
-        first.path.parent.mkdir()
+    for _ in range(times):
+        first, second = watch(), watch()
         first.obs.start()
         second.obs.start()
-        assert access.handlers == []
+        # Not all handlers: pytest adds its own to loggers that do not propagate, as uvicorn leaves this one.
+        assert handler not in access.handlers
         await first.obs.close()
-        assert access.handlers == []
+        assert handler not in access.handlers
         assert state() != before
         await second.obs.close()
         assert state() == before
