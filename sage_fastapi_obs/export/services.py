@@ -1,0 +1,84 @@
+"""The services that one Prometheus watches, as far as their settings tell."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias, TypeVar
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.settings import Settings
+
+__all__ = [
+    "METRICS_PORT_NAME",
+    "Services",
+    "by_promise",
+    "distinct",
+    "escaped",
+    "job",
+    "metrics_port",
+    "name",
+    "one_of",
+    "port",
+    "targets",
+    "with_pack",
+]
+
+Services: TypeAlias = Sequence[Settings]
+Promise = TypeVar("Promise")
+APP_PORT = 8000
+METRICS_PORT_NAME = "metrics"
+
+
+def name(service: Settings) -> str:
+    """Return the name that the labels `job` and `service` have."""
+    return service.service.name
+
+
+def job(service: Settings) -> str:
+    """Return the expression for its scrape jobs."""
+    return service.export.job or escaped(name(service))
+
+
+def metrics_port(service: Settings) -> int:
+    """Return the port on which its metrics are."""
+    return service.metrics.port if service.monitoring.access == "port" else port(service)
+
+
+def port(service: Settings) -> int:  # noqa: ARG001 - one answer so far
+    """Return the port on which it serves."""
+    return APP_PORT
+
+
+def targets(service: Settings) -> list[str]:
+    """Return where it is scraped, as host and port."""
+    return [*service.export.targets] or [f"{name(service)}:{metrics_port(service)}"]
+
+
+def with_pack(services: Services, *packs: str) -> list[Settings]:
+    """Return those that have all of these packs switched on."""
+    return [one for one in services if one.metrics.enabled and set(packs) <= set(one.metrics.packs)]
+
+
+def one_of(texts: Iterable[str]) -> str:
+    """Write an expression for any of these."""
+    return "|".join(dict.fromkeys(texts))
+
+
+def distinct(services: Services) -> Services:
+    """Check that the services can be told apart; raises `SettingsError`."""
+    names = [name(one) for one in services]
+    if twice := {one for one in names if names.count(one) > 1}:
+        raise SettingsError(f"two services are called {min(twice)!r}: service.name has to differ")
+    return services
+
+
+def by_promise(services: Services, promise: Callable[[Settings], Promise | None]) -> list[tuple[Promise, list[Settings]]]:
+    """Return what services promise: once for all where they promise the same, else one by one; some promise nothing."""
+    promising = [(promised, one) for one in services if (promised := promise(one)) is not None]
+    if len(promising) == len(services) and len({promised for promised, _ in promising}) == 1:
+        return [(promising[0][0], [*services])]
+    return [(promised, [one]) for promised, one in promising]
+
+
+def escaped(text: str) -> str:
+    """Write a text as an expression that means just it; a dash needs nothing."""
+    return re.escape(text).replace(r"\-", "-")
