@@ -35,6 +35,8 @@ class Story:
     """What the expression puts on the alert."""
     after: Scene | None = None
     """What ends the alert, where that takes more than the first scene."""
+    ending_seconds: float | None = None
+    """How long the alert takes to end, where that is not as long."""
     gone: Scene | None = None
     """What else the rule has to notice: that there is nothing any more."""
     gone_labels: Mapping[str, str] = field(default_factory=dict)

@@ -18,12 +18,12 @@ __all__ = ["configuration", "files", "links", "rule_groups"]
 
 INTERVAL = "15s"
 GROUP_INTERVALS = {"sage_critical": "30s", "sage_warning": "30s", "availability": "30s", "slo": "30s"}
-MINUTE, DAY = 60, 86_400
+MINUTE, HOUR = 60, 3600
 SPARE = 3
 """Evaluations that a scene of a unit test lasts longer than it has to."""
 STEPPED_SECONDS = 300
 """The window that a rule without one is taken to have."""
-STEPS = {86_400: 600, 300: 60, 75: 15, 25: 5, 0: 1}
+STEPS = {21_600: 600, 300: 60, 75: 15, 25: 5, 0: 1}
 """Seconds between samples in unit tests, by the least window that they are for."""
 FILES = {"customer-id-alerts": "customer-id"}
 """Rule files that are called otherwise than their group, besides what dashes are in one and underscores in the other."""
@@ -91,10 +91,10 @@ def _file(group: str) -> str:
 
 
 def _unit_tests(services: Services) -> dict[str, str]:
-    """Return the unit tests: a file for each group, and one more for what takes days and is not to be judged each minute."""
+    """Return the unit tests: a file for each group, and one more for what takes long and is not to be judged each minute."""
     found: dict[str, tuple[str, int, list[Alert]]] = {}
     for alert in alerts(services):
-        name, every = (_file(alert.group), MINUTE) if _settled(alert) < DAY else (f"{_file(alert.group)}-days", 10 * MINUTE)
+        name, every = (_file(alert.group), MINUTE) if _settled(alert) < 6 * HOUR else (f"{_file(alert.group)}-long", 10 * MINUTE)
         found.setdefault(f"prometheus/tests/{name}.yml", (_file(alert.group), every, []))[2].append(alert)
     return {path: _tests(*about) for path, about in found.items()}
 
@@ -120,13 +120,15 @@ def _stories(alert: Alert, story: Story, every: int) -> Iterable[dict[str, Any]]
 def _test(alert: Alert, name: str, every: int, scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, Any]:
     """Hold a rule against a quiet scene, a loud one, and what ends it; each is judged when it is all that the rule sees."""
     settled = _settled(alert)
-    lasting = [settled + alert.for_seconds, settled + alert.for_seconds, settled + alert.keep_firing_seconds]
+    assert alert.story is not None
+    ending = settled if alert.story.ending_seconds is None else alert.story.ending_seconds
+    lasting = [settled + alert.for_seconds, settled + alert.for_seconds, ending + alert.keep_firing_seconds]
     # Whole evaluations, and some to spare.
     lasts = [(ceil(seconds / every) + SPARE) * every for seconds in lasting]
     step = next(step for least, step in STEPS.items() if (settled or STEPPED_SECONDS) >= least)
     shown = {"alertname": alert.name, "alertstate": "firing", **labels, **alert.shown_labels}
     fires = {"labels": series("ALERTS", shown), "value": 1}
-    asked = f'ALERTS{{alertname="{alert.name}", alertstate="firing"}}'
+    asked = series("ALERTS", {"alertname": alert.name, "alertstate": "firing", **alert.labels})
     steps = [seconds // step for seconds in lasts]
     return {
         "name": name,

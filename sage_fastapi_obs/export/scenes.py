@@ -197,4 +197,5 @@ def _candidates(metric: Metric | None, label: str, wanted: str) -> Sequence[str]
     usual = _GUESSES.get(label, ())
     if allowed:
         return sorted(allowed, key=lambda one: one not in usual)
-    return (*((text,) if operator == "=" and text else ()), *usual, *_WORDS, text)
+    # An expression is often a list of words, or a word that happens to match itself.
+    return (*((text,) if operator == "=" and text else ()), *usual, *_WORDS, *text.split("|"))

@@ -1,24 +1,24 @@
 """The services that one Prometheus watches, as far as their settings tell."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.status.expressions import escaped
 
 __all__ = [
     "METRICS_PORT_NAME",
     "Services",
     "by_promise",
     "distinct",
-    "escaped",
     "job",
     "metrics_port",
     "name",
-    "one_of",
     "port",
     "targets",
+    "up",
     "with_pack",
 ]
 
@@ -35,7 +35,8 @@ def name(service: Settings) -> str:
 
 def job(service: Settings) -> str:
     """Return the expression for its scrape jobs."""
-    return service.export.job or escaped(name(service))
+    # A dash needs no escape, and reads better without.
+    return service.export.job or re.escape(name(service)).replace(r"\-", "-")
 
 
 def metrics_port(service: Settings) -> int:
@@ -58,9 +59,10 @@ def with_pack(services: Services, *packs: str) -> list[Settings]:
     return [one for one in services if one.metrics.enabled and set(packs) <= set(one.metrics.packs)]
 
 
-def one_of(texts: Iterable[str]) -> str:
-    """Write an expression for any of these."""
-    return "|".join(dict.fromkeys(texts))
+def up(services: Services) -> str:
+    """Write the selector for whether their targets answer."""
+    jobs = "|".join(dict.fromkeys(map(job, services)))
+    return f'up{{job=~"{escaped(jobs)}"}}'
 
 
 def distinct(services: Services) -> Services:
@@ -77,8 +79,3 @@ def by_promise(services: Services, promise: Callable[[Settings], Promise | None]
     if len(promising) == len(services) and len({promised for promised, _ in promising}) == 1:
         return [(promising[0][0], [*services])]
     return [(promised, [one]) for promised, one in promising]
-
-
-def escaped(text: str) -> str:
-    """Write a text as an expression that means just it; a dash needs nothing."""
-    return re.escape(text).replace(r"\-", "-")

@@ -64,7 +64,7 @@ def _down(services: Services) -> Alert:
         name="ServiceDown",
         group="availability",
         system="http",
-        expr=f'up{{job=~"{of.one_of(map(of.job, services))}"}} == 0',
+        expr=f"{of.up(services)} == 0",
         for_seconds=120,
         severity="critical",
         summary="{{ $labels.job }} is down",
@@ -92,7 +92,7 @@ _customer = partial(Alert, group="customer-id-alerts", system=CUSTOMER_ID, for_s
 
 
 def _customer_down() -> Alert:
-    up = f'up{{service="{CUSTOMER_ID}"}}'
+    up = series("up", {"service": CUSTOMER_ID})
     labels = {"job": CUSTOMER_ID, "service": CUSTOMER_ID, "instance": "one:3000"}
     target = series("up", labels)
     return _customer(

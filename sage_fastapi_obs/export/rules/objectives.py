@@ -1,7 +1,7 @@
 """What was promised: service levels, and error budgets that are used up too fast."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sage_fastapi_obs.export import services as of
@@ -22,10 +22,25 @@ _BY = ("service",)
 _WINDOWS = (300, 1800, _HOUR, 2 * _HOUR, 6 * _HOUR, 24 * _HOUR, 72 * _HOUR)
 RECORDED = "service:http_request_errors:ratio_rate"
 """How recorded shares of failed requests are called; their window follows."""
-_FAST = ((14.4, _HOUR, 300), (6.0, 6 * _HOUR, 1800))
-"""A burn rate, over a long and a short window: two percent of the budget of 30 days in an hour, five percent in six."""
-_SLOW = ((3.0, 24 * _HOUR, 2 * _HOUR), (1.0, 72 * _HOUR, 6 * _HOUR))
-"""Ten percent of the budget in a day, or in three."""
+@dataclass(frozen=True, slots=True)
+class _Burn:
+    """How many times too fast a budget is used up, over a long window, which shows that it matters, and a short one."""
+
+    alert: str
+    severity: Severity
+    rate: float
+    long_seconds: float
+    short_seconds: float
+
+
+_BURNS = (
+    # Two percent of the budget of 30 days, five and ten percent, and ten percent again.
+    _Burn("ErrorBudgetBurnFast", "critical", 14.4, _HOUR, 300),
+    _Burn("ErrorBudgetBurnFast", "critical", 6.0, 6 * _HOUR, 1800),
+    _Burn("ErrorBudgetBurnSlow", "warning", 3.0, 24 * _HOUR, 2 * _HOUR),
+    _Burn("ErrorBudgetBurnSlow", "warning", 1.0, 72 * _HOUR, 6 * _HOUR),
+)
+"""Those of Google's workbook on site reliability."""
 _FAILED, _DONE = (Stat(f"result_{one}_total", "increase", _HOUR) for one in ("failure", "success"))
 _RESULTS = Ratio((_FAILED,), (_FAILED, _DONE))
 
@@ -48,7 +63,7 @@ def alerts(services: Services) -> list[Alert]:
     found: list[Alert] = []
     for promised, some in of.by_promise(served, lambda one: one.sla.availability):
         # A promise of 100 % has no budget that could be used up.
-        found += _burning(1 - promised / 100, some, served) if 0 < promised < 100 else []
+        found += [_burning(burn, 1 - promised / 100, some, served) for burn in _BURNS if 0 < promised < 100]
     for promised, some in of.by_promise(returning, lambda one: one.sla.error_rate):
         found.append(_results(promised / 100, some, returning))
     for _, some in of.by_promise(served, _targets):
@@ -62,37 +77,24 @@ def _targets(service: Settings) -> tuple[Any, ...] | None:
     return promised if any(one is not None for one in promised) else None
 
 
-def _burning(budget: float, services: Services, served: Services) -> list[Alert]:
+def _burning(burn: _Burn, budget: float, services: Services, served: Services) -> Alert:
     labels = {"service": of.name(services[0])}
     chosen = "" if len(services) == len(served) else series("", labels)
-
-    def failing(burn_rate: float) -> Scene:
-        return scene(ERRORS, min(burn_rate * budget, 1.0), labels).series
-
-    def burning(name: str, severity: Severity, pairs: Sequence[tuple[float, float, float]], loud: Scene, seconds: float) -> Alert:
-        least = min(rate for rate, _, _ in pairs)
-        return Alert(
-            name=name,
-            group="slo",
-            system="http",
-            expr=" or ".join(_pair(rate * budget, long, short, chosen) for rate, long, short in pairs),
-            severity=severity,
-            summary="{{ $labels.service }} uses its error budget up too fast",
-            description="{{ $value | humanizePercentage }} of its requests fail, where "
-            f"{number(round(budget * 100, 9))}% are allowed.",
-            labels=_one(services, served),
-            story=Story(failing(least * 0.98), loud, seconds, labels, failing(0)),
-        )
-
-    return [
-        burning("ErrorBudgetBurnFast", "critical", _FAST, failing(14.4 * 1.05), _HOUR),
-        burning("ErrorBudgetBurnSlow", "warning", _SLOW, failing(3 * 1.05), 24 * _HOUR),
-    ]
-
-
-def _pair(threshold: float, long: float, short: float, chosen: str) -> str:
-    limit = number(round(threshold, 12))
-    return f"({' and '.join(f'{RECORDED}{duration(window)}{chosen} > {limit}' for window in (long, short))})"
+    threshold = burn.rate * budget
+    quiet, loud, well = (scene(ERRORS, min(threshold * times, 1.0), labels).series for times in (0.98, 1.02, 0))
+    over = (duration(burn.long_seconds), duration(burn.short_seconds))
+    return Alert(
+        name=burn.alert,
+        group="slo",
+        system="http",
+        expr=" and ".join(f"{RECORDED}{window}{chosen} > {number(round(threshold, 12))}" for window in over),
+        severity=burn.severity,
+        summary="{{ $labels.service }} uses its error budget up too fast",
+        description=f"{{{{ $value | humanizePercentage }}}} of its requests failed in {over[0]}, "
+        f"{number(burn.rate)} times what is allowed in the long run.",
+        labels={**_one(services, served), "window": over[0]},
+        story=Story(quiet, loud, burn.long_seconds, labels, well, burn.short_seconds),
+    )
 
 
 def _results(allowed: float, services: Services, returning: Services) -> Alert:

@@ -145,7 +145,7 @@ def alerts(services: Services) -> list[Alert]:
 
 def _down(service: Settings) -> Alert:
     name = of.name(service)
-    up = f'up{{job="{name}"}}'
+    up = series("up", {"job": name})
     target = series("up", {"job": name, "service": name, "instance": "one:9090"})
     return Alert(
         name="SAGEBackendDown",

@@ -19,7 +19,6 @@ def alerts(services: Services) -> list[Alert]:
 
 def _idle(services: Services) -> Alert:
     name = of.name(services[0])
-    jobs = of.one_of(map(of.job, services))
     up = series("up", {"job": name, "service": name, "instance": "one:8000"})
     created = series("textbooks_created_total", {"service": name, "grade_level": "5", "subject": "math"})
     running = {up: Course(level=1)}
@@ -27,7 +26,7 @@ def _idle(services: Services) -> Alert:
         name="NoTextbooksCreated",
         group="business",
         system="textbook",
-        expr=f'(sum(increase(textbooks_created_total[1h])) or vector(0)) == 0 and on () count(up{{job=~"{jobs}"}} == 1) > 0',
+        expr=f"(sum(increase(textbooks_created_total[1h])) or vector(0)) == 0 and on () count({of.up(services)} == 1) > 0",
         for_seconds=7200,
         severity="warning",
         summary="No textbooks are created",
