@@ -49,7 +49,9 @@ def main() -> None:
     arguments.add_argument("--offset", type=int, default=0, help="added to all ports")
     given = arguments.parse_args()
     programs = {name: _found(names) for name, names in PROGRAMS.items()}
-    if taken := [port + given.offset for port in (*SERVICES.values(), PROMETHEUS, ALERTMANAGER, SINK) if _is_taken(port + given.offset)]:
+    if taken := [
+        port + given.offset for port in (*SERVICES.values(), PROMETHEUS, ALERTMANAGER, SINK) if _is_taken(port + given.offset)
+    ]:
         sys.exit(f"ports in use: {', '.join(map(str, taken))}; move all of them with --offset 10000")
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
         asyncio.run(Stack(programs, Path(folder), given.offset).run(given.rate, given.seconds))
@@ -116,7 +118,12 @@ class Stack:
             ),
             Part(
                 "prometheus",
-                [self._programs["prometheus"], *prometheus, "--enable-feature=exemplar-storage", f"{listening}{self._prometheus}"],
+                [
+                    self._programs["prometheus"],
+                    *prometheus,
+                    "--enable-feature=exemplar-storage",
+                    f"{listening}{self._prometheus}",
+                ],
                 f"http://127.0.0.1:{self._prometheus}/-/ready",
             ),
         ]

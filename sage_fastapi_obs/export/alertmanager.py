@@ -23,7 +23,9 @@ SILENCES = {
 """Alerts that say the same and more."""
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
 _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
-_SUMMARIES = "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
+_SUMMARIES = (
+    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
+)
 _SECRET = ("slack_webhook_url", "pagerduty_routing_key", "smtp_password")
 
 
@@ -92,19 +94,27 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
     channel = services[0].export.slack_channel
     name = "{{ .CommonLabels.alertname }}"
     called = {
-        "default": ("", f"{' and '.join(map(of.name, services))}: {name}"),
+        "default": ("", f"{{{{ .CommonLabels.service }}}}: {name}"),
         "critical": ("-critical", f":rotating_light: CRITICAL: {name}"),
         "warning": ("-warning", f":warning: {name}"),
     }
     told: dict[str, dict[str, Any]] = {
         receiver: {
             "slack_configs": [
-                {"api_url_file": slack, "channel": f"{channel}{suffix}", "title": title, "text": _SUMMARIES, "send_resolved": True}
+                {
+                    "api_url_file": slack,
+                    "channel": f"{channel}{suffix}",
+                    "title": title,
+                    "text": _SUMMARIES,
+                    "send_resolved": True,
+                }
             ]
         }
         for receiver, (suffix, title) in called.items()
     }
-    told["critical"]["pagerduty_configs"] = [{"routing_key_file": pager, "description": f"{name} {{{{ .CommonLabels.service }}}}"}]
+    told["critical"]["pagerduty_configs"] = [
+        {"routing_key_file": pager, "description": f"{name} {{{{ .CommonLabels.service }}}}"}
+    ]
     return told | {_mail_name(one): _mail(one, secrets) for one in mailed}
 
 
@@ -130,4 +140,6 @@ def _first(services: Services, key: str) -> str | None:
 def _check_secrets(service: Settings) -> None:
     for key in _SECRET:
         if getattr(service.notify, key) is not None:
-            raise SettingsError(f"notify.{key} of {of.name(service)!r} would be written to a file: set notify.{key}_file instead")
+            raise SettingsError(
+                f"notify.{key} of {of.name(service)!r} would be written to a file: set notify.{key}_file instead"
+            )

@@ -1,9 +1,12 @@
 """What Kubernetes loads: deployments with probes, what the Prometheus operator scrapes and judges, and Helm values."""
 
+import re
 from typing import Any
 
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
 from sage_fastapi_obs.export import services as of
+from sage_fastapi_obs.export.alert import Alert
 from sage_fastapi_obs.export.rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.services import METRICS_PORT_NAME, Services
 from sage_fastapi_obs.export.yaml import dumped
@@ -17,8 +20,11 @@ MONITORING = "monitoring"
 OPERATOR = "monitoring.coreos.com/v1"
 SECRET = "alertmanager-secrets"
 """Secret that the operator mounts into Alertmanager."""
+TOKEN = "token"
+"""Key of the token in its secret."""
 SCRAPED = {"monitoring": "enabled"}
 """Label of Services that are scraped."""
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 USER = 10_001
 """Nobody in particular, but not root."""
 
@@ -38,6 +44,7 @@ def files(services: Services) -> dict[str, str]:
 
 
 _COMMENTS = {
+    "deployment": "Where monitoring.access is token: kubectl create secret generic NAME-monitoring --from-literal=token=...",
     "prometheus-values": "For the chart prometheus-community/kube-prometheus-stack.",
     "alertmanager-values": f"For the chart prometheus-community/kube-prometheus-stack.\n"
     f"kubectl -n {MONITORING} create secret generic {SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
@@ -46,10 +53,20 @@ _COMMENTS = {
 }
 
 
-def _named(service: Settings) -> dict[str, Any]:
+def _object_name(service: Settings) -> str:
+    """Write a service's name as objects are called; raises `SettingsError` where it cannot be a label."""
     name = of.name(service)
-    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/version": service.service.version, **SCRAPED}
-    return {"name": name, "namespace": service.export.namespace, "labels": labels}
+    if not _LABEL.fullmatch(name):
+        raise SettingsError(
+            f"service.name={name!r} cannot be a label in Kubernetes: use letters, digits, dashes, dots, underscores"
+        )
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def _named(service: Settings) -> dict[str, Any]:
+    version = re.sub(r"[^A-Za-z0-9._-]", "-", service.service.version)
+    labels = {"app.kubernetes.io/name": of.name(service), "app.kubernetes.io/version": version, **SCRAPED}
+    return {"name": _object_name(service), "namespace": service.export.namespace, "labels": labels}
 
 
 def _chosen(service: Settings) -> dict[str, str]:
@@ -62,7 +79,11 @@ def _ports(service: Settings) -> dict[str, int]:
 
 def _deployment(service: Settings) -> dict[str, Any]:
     metadata = _named(service)
-    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(of.metrics_port(service)), "prometheus.io/path": service.metrics.path}
+    scraped = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(of.metrics_port(service)),
+        "prometheus.io/path": service.metrics.path,
+    }
     pod = {"metadata": {"labels": metadata["labels"], "annotations": scraped}, "spec": _pod(service)}
     return {
         "apiVersion": "apps/v1",
@@ -85,10 +106,10 @@ def _container(service: Settings) -> dict[str, Any]:
     # One port may have two names, but only once in a list of a container's ports.
     ports = {number: name for name, number in reversed(_ports(service).items())}
     return {
-        "name": of.name(service),
-        "image": service.export.image or f"{of.name(service)}:{service.service.version}",
+        "name": _object_name(service),
+        "image": service.export.image or f"{_object_name(service)}:{service.service.version}",
         "ports": [{"name": name, "containerPort": number} for number, name in sorted(ports.items())],
-        "env": [{"name": name, "value": value} for name, value in _environment(service).items()],
+        "env": [*({"name": name, "value": value} for name, value in _environment(service).items()), *_token(service)],
         "startupProbe": _probe(f"{health}/live", 2, 30),
         "livenessProbe": _probe(f"{health}/live", 10, 3),
         "readinessProbe": _probe(f"{health}/ready", 5, 2),
@@ -113,10 +134,21 @@ def _environment(service: Settings) -> dict[str, str]:
     }
 
 
+def _token(service: Settings) -> list[dict[str, Any]]:
+    if not (secret := _token_secret(service)):
+        return []
+    return [{"name": "SAGE_OBS_MONITORING__TOKEN", "valueFrom": {"secretKeyRef": {"name": secret, "key": TOKEN}}}]
+
+
 def _service(service: Settings) -> dict[str, Any]:
     # The target by number: where both are one port, only one of its names is known to the container.
     ports = [{"name": name, "port": number, "targetPort": number} for name, number in _service_ports(service).items()]
-    return {"apiVersion": "v1", "kind": "Service", "metadata": _named(service), "spec": {"selector": _chosen(service), "ports": ports}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _named(service),
+        "spec": {"selector": _chosen(service), "ports": ports},
+    }
 
 
 def _service_ports(service: Settings) -> dict[str, int]:
@@ -124,26 +156,47 @@ def _service_ports(service: Settings) -> dict[str, int]:
     return {METRICS_PORT_NAME: ports["http"]} if ports["http"] == ports[METRICS_PORT_NAME] else ports
 
 
-def _by_namespace(services: Services) -> dict[str, list[Settings]]:
-    found: dict[str, list[Settings]] = {}
-    for one in services:
-        found.setdefault(one.export.namespace, []).append(one)
-    return found
-
-
 def _monitors(services: Services) -> list[dict[str, Any]]:
-    return [_monitor(namespace, path, some) for namespace, some in _by_namespace(services).items() for path in [some[0].metrics.path]]
+    """Let the services of a namespace be scraped alike, as far as they can be."""
+    found: dict[tuple[str, str, str], list[Settings]] = {}
+    for one in services:
+        found.setdefault((one.export.namespace, one.metrics.path, _token_secret(one)), []).append(one)
+    spaces = [namespace for namespace, _, _ in found]
+    return [_monitor(some, is_alone=spaces.count(namespace) == 1) for (namespace, _, _), some in found.items()]
 
 
-def _monitor(namespace: str, path: str, services: Services) -> dict[str, Any]:
-    copied = {"sourceLabels": ["route"], "regex": "(.+)", "targetLabel": "path"}
-    scraped = {"port": METRICS_PORT_NAME, "interval": "30s", "path": path, "metricRelabelings": [copied]}
+def _monitor(services: Services, *, is_alone: bool) -> dict[str, Any]:
+    """Describe how services with one path and one token are scraped; `is_alone`: they are all of their namespace."""
+    first, key = services[0], "app.kubernetes.io/name"
+    namespace = first.export.namespace
+    some = {} if is_alone else {"matchExpressions": [{"key": key, "operator": "In", "values": [*map(of.name, services)]}]}
+    name = f"{_short(namespace)}-services" if is_alone else f"{_object_name(first)}-service"
     return {
         "apiVersion": OPERATOR,
         "kind": "ServiceMonitor",
-        "metadata": {"name": f"{_short(namespace)}-services", "namespace": namespace},
-        "spec": {"jobLabel": "app.kubernetes.io/name", "selector": {"matchLabels": SCRAPED}, "endpoints": [scraped]},
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"jobLabel": key, "selector": {"matchLabels": SCRAPED, **some}, "endpoints": [_endpoint(first)]},
     }
+
+
+def _endpoint(service: Settings) -> dict[str, Any]:
+    # The operator calls a target as its object in Kubernetes is called, which may not be quite the name of the service.
+    called = {"sourceLabels": ["__meta_kubernetes_service_label_app_kubernetes_io_name"], "targetLabel": "service"}
+    copied = {"sourceLabels": ["route"], "regex": "(.+)", "targetLabel": "path"}
+    secret = _token_secret(service)
+    return {
+        "port": METRICS_PORT_NAME,
+        "interval": "30s",
+        "path": service.metrics.path,
+        **({"authorization": {"credentials": {"name": secret, "key": TOKEN}}} if secret else {}),
+        "relabelings": [called],
+        "metricRelabelings": [copied],
+    }
+
+
+def _token_secret(service: Settings) -> str:
+    """Name the secret with the token of a service's pages; empty where none is asked for."""
+    return f"{_object_name(service)}-monitoring" if service.monitoring.access == "token" else ""
 
 
 def _short(namespace: str) -> str:
@@ -152,26 +205,20 @@ def _short(namespace: str) -> str:
 
 def _rules(services: Services) -> list[dict[str, Any]]:
     """Put the rules into the namespace of the services they are about; the operator reads those of all."""
-    places: dict[str, set[str]] = {}
+    recorded = recordings(services)
+    places: dict[str, list[Alert]] = {MONITORING: []} if recorded else {}
     for alert in alerts(services):
         spaces = {one.export.namespace for one in concerned(alert, services)}
-        places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING, set()).add(alert.name)
-    if recordings(services):
-        places.setdefault(MONITORING, set())
-    return [_rule(namespace, some, services) for namespace, some in sorted(places.items())]
+        places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING, []).append(alert)
+    return [
+        _rule(namespace, prometheus.grouped(some, recorded if namespace == MONITORING else [], services))
+        for namespace, some in sorted(places.items())
+    ]
 
 
-def _rule(namespace: str, some: set[str], services: Services) -> dict[str, Any]:
-    def stays(entry: dict[str, Any]) -> bool:
-        return entry["alert"] in some if "alert" in entry else namespace == MONITORING
-
-    groups = [{**group, "rules": [*filter(stays, group["rules"])]} for group in prometheus.rule_groups(services)]
-    return {
-        "apiVersion": OPERATOR,
-        "kind": "PrometheusRule",
-        "metadata": {"name": f"{_short(namespace)}-rules", "namespace": namespace},
-        "spec": {"groups": [group for group in groups if group["rules"]]},
-    }
+def _rule(namespace: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    metadata = {"name": f"{_short(namespace)}-rules", "namespace": namespace}
+    return {"apiVersion": OPERATOR, "kind": "PrometheusRule", "metadata": metadata, "spec": {"groups": groups}}
 
 
 def _prometheus_values() -> dict[str, Any]:
@@ -208,7 +255,11 @@ def _pods() -> dict[str, Any]:
             {"source_labels": ["__meta_kubernetes_pod_label_monitoring"], "regex": "enabled", "action": "drop"},
             {"source_labels": [f"{annotation}_path"], "regex": "(.+)", "target_label": "__metrics_path__"},
             address,
-            {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "regex": "(.+)", "target_label": "service"},
+            {
+                "source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"],
+                "regex": "(.+)",
+                "target_label": "service",
+            },
             {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
             {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
         ],
@@ -222,7 +273,14 @@ def _alertmanager_values(services: Services) -> dict[str, Any]:
 
 
 def _config(services: Services) -> str:
-    return dumped(prometheus.configuration(services, alertmanager=f"alertmanager.{MONITORING}:9093"))
+    servers = {"alertmanager": f"alertmanager.{MONITORING}:9093", "node": f"node-exporter.{MONITORING}:9100"}
+    return dumped(prometheus.configuration([*map(_in_cluster, services)], **servers))
+
+
+def _in_cluster(service: Settings) -> Settings:
+    """Return the settings with the address that other namespaces know the service by."""
+    address = f"{_object_name(service)}.{service.export.namespace}:{of.metrics_port(service)}"
+    return service.model_copy(update={"export": service.export.model_copy(update={"targets": (address,)})})
 
 
 def _rule_files(services: Services) -> dict[str, str]:

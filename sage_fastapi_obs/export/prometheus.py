@@ -14,7 +14,7 @@ from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.status.expressions import duration
 
-__all__ = ["configuration", "files", "links", "rule_groups"]
+__all__ = ["configuration", "files", "grouped", "links", "rule_groups"]
 
 INTERVAL = "15s"
 GROUP_INTERVALS = {"sage_critical": "30s", "sage_warning": "30s", "availability": "30s", "slo": "30s"}
@@ -38,10 +38,15 @@ def files(services: Services) -> dict[str, str]:
 
 def rule_groups(services: Services) -> list[dict[str, Any]]:
     """Return the groups of all rules."""
+    return grouped(alerts(services), recordings(services), services)
+
+
+def grouped(some: Iterable[Alert], recorded: list[dict[str, str]], services: Services) -> list[dict[str, Any]]:
+    """Return the groups of some alerts and recording rules."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for alert in alerts(services):
+    for alert in some:
         found.setdefault(alert.group, []).append(alert.entry(links(alert, services)))
-    if recorded := recordings(services):
+    if recorded:
         found["slo"] = [*recorded, *found.get("slo", [])]
     return [_group(name, rules) for name, rules in found.items()]
 
@@ -55,7 +60,9 @@ def links(alert: Alert, services: Services) -> dict[str, str]:
     }
 
 
-def configuration(services: Services, *, alertmanager: str = "alertmanager:9093", node: str = "node-exporter:9100") -> dict[str, Any]:
+def configuration(
+    services: Services, *, alertmanager: str = "alertmanager:9093", node: str = "node-exporter:9100"
+) -> dict[str, Any]:
     """Return the configuration; `alertmanager` and `node`: where these are, as host and port."""
     jobs = [_scraped(one) for one in of.distinct(services)]
     return {
@@ -94,7 +101,9 @@ def _unit_tests(services: Services) -> dict[str, str]:
     """Return the unit tests: a file for each group, and one more for what takes long and is not to be judged each minute."""
     found: dict[str, tuple[str, int, list[Alert]]] = {}
     for alert in alerts(services):
-        name, every = (_file(alert.group), MINUTE) if _settled(alert) < 6 * HOUR else (f"{_file(alert.group)}-long", 10 * MINUTE)
+        name, every = (
+            (_file(alert.group), MINUTE) if _settled(alert) < 6 * HOUR else (f"{_file(alert.group)}-long", 10 * MINUTE)
+        )
         found.setdefault(f"prometheus/tests/{name}.yml", (_file(alert.group), every, []))[2].append(alert)
     return {path: _tests(*about) for path, about in found.items()}
 
@@ -107,7 +116,9 @@ def _tests(rules: str, every: int, some: Sequence[Alert]) -> str:
     told = [test for alert in some if alert.story is not None for test in _stories(alert, alert.story, every)]
     untold = [alert.name for alert in some if alert.story is None]
     comment = f"No series could be made up for {', '.join(untold)}." if untold else ""
-    return dumped({"rule_files": [f"../rules/{rules}.yml"], "evaluation_interval": duration(every), "tests": told}, comment=comment)
+    return dumped(
+        {"rule_files": [f"../rules/{rules}.yml"], "evaluation_interval": duration(every), "tests": told}, comment=comment
+    )
 
 
 def _stories(alert: Alert, story: Story, every: int) -> Iterable[dict[str, Any]]:

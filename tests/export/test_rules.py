@@ -71,7 +71,22 @@ THRESHOLDS = {
     "CircuitBreakerOpen": r"== 1$",
     "SlaErrorRateViolation": r"\[1h\].*> 0\.001$",
 }
-WORDS = {"sum", "by", "rate", "increase", "histogram_quantile", "max", "min", "avg", "count", "on", "and", "or", "vector", "absent"}
+WORDS = {
+    "sum",
+    "by",
+    "rate",
+    "increase",
+    "histogram_quantile",
+    "max",
+    "min",
+    "avg",
+    "count",
+    "on",
+    "and",
+    "or",
+    "vector",
+    "absent",
+}
 WORDS |= {"bool", "le", "min_over_time", "avg_over_time", "max_over_time"}
 OF_THE_SCRAPE = {"service", "job", "instance", "mode", "le"}
 """Labels that Prometheus and exporters of others give."""
@@ -85,7 +100,12 @@ def named(name: str) -> Alert:
 
 def test_all_documented_alerts_are_exported():
     """The demo has every alert that was asked for, in its group, with its duration and severity, and few more."""
-    entries = {entry["alert"]: (group["name"], entry["for"], entry["labels"]["severity"]) for group in prometheus.rule_groups(SERVICES) for entry in group["rules"] if "alert" in entry}
+    entries = {
+        entry["alert"]: (group["name"], entry["for"], entry["labels"]["severity"])
+        for group in prometheus.rule_groups(SERVICES)
+        for entry in group["rules"]
+        if "alert" in entry
+    }
     assert entries == DOCUMENTED | ADDED
 
 
@@ -95,7 +115,11 @@ def test_thresholds_are_the_documented_ones(name: str, pattern: str):
     assert re.search(pattern, named(name).expr), named(name).expr
 
 
-@pytest.mark.parametrize("rule", [*[(one.name, one.expr) for one in RULES], *[(one["record"], one["expr"]) for one in recordings(SERVICES)]], ids=lambda rule: rule[0])
+@pytest.mark.parametrize(
+    "rule",
+    [*[(one.name, one.expr) for one in RULES], *[(one["record"], one["expr"]) for one in recordings(SERVICES)]],
+    ids=lambda rule: rule[0],
+)
 def test_rules_know_only_what_the_catalog_knows(rule: tuple[str, str]):
     """Every metric that an expression names is in the catalog, and has the labels by which it is chosen or told apart."""
     expr = rule[1]
@@ -148,7 +172,11 @@ def test_only_rules_of_packs_that_are_switched_on():
     assert alerts([service(metrics={"enabled": False, "packs": ["http", "sage"]})])[0].name == "ServiceDown"
     assert recordings([service(metrics={"packs": ["sage"]})]) == []
     for pack in PACKS:
-        some = [alert for alert in alerts([service(metrics={"packs": [pack]})]) if alert.name not in ("ServiceDown", "SAGEBackendDown")]
+        some = [
+            alert
+            for alert in alerts([service(metrics={"packs": [pack]})])
+            if alert.name not in ("ServiceDown", "SAGEBackendDown")
+        ]
         own = {metric.name for metric in PACKS[pack]}
         for alert in some:
             used = {re.sub(r"_(bucket|sum|count)$", "", one) for one in re.findall(r"\b[a-z_]{6,}\b(?=[{\[)])", alert.expr)}
@@ -167,13 +195,20 @@ def test_the_team_of_an_alert_is_that_of_its_services():
 
 def test_services_that_promise_different_things_are_judged_apart():
     """Each has a rule with its own objective, labelled by its name; without an objective there is none."""
-    strict, loose, silent = service("strict", sla={"availability": 99.99}), service("loose", sla={"availability": 99}), service("silent", sla=dict.fromkeys(("availability", "error_rate", "response_time_p95_ms", "response_time_mean_ms")))
+    strict, loose, silent = (
+        service("strict", sla={"availability": 99.99}),
+        service("loose", sla={"availability": 99}),
+        service("silent", sla=dict.fromkeys(("availability", "error_rate", "response_time_p95_ms", "response_time_mean_ms"))),
+    )
     found = [alert for alert in alerts([strict, loose, silent]) if alert.name == "ErrorBudgetBurnFast"]
     labels = [{"service": name, "window": window} for name in ("strict", "loose") for window in ("1h", "6h")]
     assert [alert.labels for alert in found] == labels
     assert 'ratio_rate1h{service="strict"} > 0.00144 and' in found[0].expr
     assert 'ratio_rate30m{service="loose"} > 0.06' in found[3].expr
-    assert {alert.labels.get("service") for alert in alerts([strict, loose, silent]) if alert.name == "SlaViolation"} == {"strict", "loose"}
+    assert {alert.labels.get("service") for alert in alerts([strict, loose, silent]) if alert.name == "SlaViolation"} == {
+        "strict",
+        "loose",
+    }
     assert not [alert for alert in alerts([silent]) if alert.group == "slo"]
     assert not [alert for alert in alerts([service(sla={"availability": 100})]) if alert.name.startswith("ErrorBudget")]
 

@@ -18,25 +18,85 @@ FILES = prometheus.files(SERVICES)
 FAILING = {"status": "=~5.."}
 OWN = [
     {"name": "increase", "metric": "http_requests_total", "threshold": 7},
-    {"name": "rate", "metric": "http_requests_total", "statistic": "rate", "where": {"route": "/pay", "method": "!=HEAD"}, "threshold": 3},
-    {"name": "no_traffic", "metric": "http_requests_total", "statistic": "rate", "condition": "<", "threshold": 0.5, "for_seconds": 90},
-    {"name": "nothing_paid", "metric": "result_success_total", "condition": "==", "threshold": 0, "absent": 0, "for_seconds": 120},
+    {
+        "name": "rate",
+        "metric": "http_requests_total",
+        "statistic": "rate",
+        "where": {"route": "/pay", "method": "!=HEAD"},
+        "threshold": 3,
+    },
+    {
+        "name": "no_traffic",
+        "metric": "http_requests_total",
+        "statistic": "rate",
+        "condition": "<",
+        "threshold": 0.5,
+        "for_seconds": 90,
+    },
+    {
+        "name": "nothing_paid",
+        "metric": "result_success_total",
+        "condition": "==",
+        "threshold": 0,
+        "absent": 0,
+        "for_seconds": 120,
+    },
     {"name": "p50", "metric": "http_request_duration_seconds", "statistic": "p50", "by": ["route"], "threshold": 0.3},
     {"name": "p99", "metric": "http_request_duration_seconds", "statistic": "p99", "threshold": 2.5, "condition": ">="},
-    {"name": "mean", "metric": "result_duration_seconds", "statistic": "mean", "by": ["operation"], "threshold": 2, "window_seconds": 60},
+    {
+        "name": "mean",
+        "metric": "result_duration_seconds",
+        "statistic": "mean",
+        "by": ["operation"],
+        "threshold": 2,
+        "window_seconds": 60,
+    },
     {"name": "count", "metric": "result_duration_seconds", "statistic": "count", "threshold": 20, "window_seconds": 30},
     {"name": "sum", "metric": "result_duration_seconds", "statistic": "sum", "threshold": 20},
     {"name": "rate_of_a_histogram", "metric": "result_duration_seconds", "statistic": "rate", "threshold": 20},
     {"name": "gauge", "metric": "active_users", "threshold": 20, "condition": "<="},
     {"name": "lowest", "metric": "active_users", "statistic": "lowest", "threshold": 20, "window_seconds": 600},
     {"name": "highest", "metric": "load_ratio", "statistic": "highest", "threshold": 0.9},
-    {"name": "average", "metric": "load_ratio", "statistic": "average", "threshold": 0.9, "resolve_threshold": 0.7, "keep_firing_seconds": 120},
+    {
+        "name": "average",
+        "metric": "load_ratio",
+        "statistic": "average",
+        "threshold": 0.9,
+        "resolve_threshold": 0.7,
+        "keep_firing_seconds": 120,
+    },
     {"name": "total", "metric": "load_ratio", "statistic": "total", "threshold": -1, "condition": "<"},
     {"name": "not_equal", "metric": "circuit_breaker_status", "by": ["name"], "condition": "!=", "threshold": 0},
-    {"name": "share", "metric": "http_requests_total", "where": FAILING, "by": ["route"], "divided_by": [{"metric": "http_requests_total"}], "threshold": 0.1},
-    {"name": "share_of_two", "metric": "result_failure_total", "divided_by": [{"metric": "result_failure_total"}, {"metric": "result_success_total"}], "threshold": 0.2},
-    {"name": "share_of_another", "metric": "request_errors_total", "divided_by": [{"metric": "http_requests_total"}], "threshold": 0.2},
-    {"name": "burn", "metric": "http_requests_total", "where": FAILING, "divided_by": [{"metric": "http_requests_total"}], "objective": 0.99, "window_seconds": 3600, "short_window_seconds": 300, "threshold": 14.4},
+    {
+        "name": "share",
+        "metric": "http_requests_total",
+        "where": FAILING,
+        "by": ["route"],
+        "divided_by": [{"metric": "http_requests_total"}],
+        "threshold": 0.1,
+    },
+    {
+        "name": "share_of_two",
+        "metric": "result_failure_total",
+        "divided_by": [{"metric": "result_failure_total"}, {"metric": "result_success_total"}],
+        "threshold": 0.2,
+    },
+    {
+        "name": "share_of_another",
+        "metric": "request_errors_total",
+        "divided_by": [{"metric": "http_requests_total"}],
+        "threshold": 0.2,
+    },
+    {
+        "name": "burn",
+        "metric": "http_requests_total",
+        "where": FAILING,
+        "divided_by": [{"metric": "http_requests_total"}],
+        "objective": 0.99,
+        "window_seconds": 3600,
+        "short_window_seconds": 300,
+        "threshold": 14.4,
+    },
     {"name": "own_counter", "metric": "parcels_lost_total", "threshold": 3, "where": {"kind": "=~box|bag", "size": "large"}},
 ]
 """A rule of each kind that settings can declare."""
@@ -57,7 +117,11 @@ def test_every_rule_passes_its_test(exported: Path, test: str):
 
 def test_every_rule_has_a_test(exported: Path):
     """No alert is exported without one."""
-    tested = {test["name"].partition(":")[0] for path in (exported / "prometheus/tests").glob("*.yml") for test in yaml.safe_load(path.read_text())["tests"]}
+    tested = {
+        test["name"].partition(":")[0]
+        for path in (exported / "prometheus/tests").glob("*.yml")
+        for test in yaml.safe_load(path.read_text())["tests"]
+    }
     assert tested == {alert.name for alert in alerts(SERVICES)}
 
 
@@ -137,7 +201,7 @@ def test_a_rule_that_no_series_can_be_made_up_for_is_exported_all_the_same(tmp_p
     text = (folder / "prometheus/tests/own.yml").read_text()
     assert f"# No series could be made up for {rule['name']}." in text
     assert rule["name"] in (folder / "prometheus/rules/own.yml").read_text()
-    assert promtool(folder).returncode == 0
+    assert promtool(folder, folder / "prometheus/tests/own.yml").returncode == 0
 
 
 @pytest.mark.parametrize("condition", AlertCondition)

@@ -45,7 +45,10 @@ async def working(app: FastAPI) -> AsyncIterator[None]:
 async def keep_working(app: FastAPI) -> None:
     """Begin some work of each kind at each tick."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://misbehaving", timeout=None) as client, asyncio.TaskGroup() as tasks:
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://misbehaving", timeout=None) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
         while True:
             badly = app.state.badly
             tasks.create_task(client.get("/work"))

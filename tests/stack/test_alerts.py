@@ -120,7 +120,17 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Settings]
     }
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "uvicorn", "--factory", "misbehaving:create_app", "--port", str(port), "--log-level", "warning"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "misbehaving:create_app",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
     environment = {**os.environ, "SAGE_OBS_FILE": str(file), "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
     process = subprocess.Popen(command, env=environment)
     try:
@@ -145,7 +155,10 @@ def servers(tmp_path: Path, service: Any, told: tuple[Told, str]) -> Iterator[tu
     (tmp_path / "rules" / "all.yml").write_text(yaml.safe_dump({"groups": shortened(prometheus.rule_groups([settings]))}))
     flags = {"alertmanager": [f"--storage.path={tmp_path / 'am'}", "--cluster.listen-address="]}
     flags["prometheus"] = [f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
-    programs = {"alertmanager": shutil.which("alertmanager") or need("prometheus-alertmanager"), "prometheus": need("prometheus")}
+    programs = {
+        "alertmanager": shutil.which("alertmanager") or need("prometheus-alertmanager"),
+        "prometheus": need("prometheus"),
+    }
     running = []
     try:
         for name, port in ports.items():

@@ -22,6 +22,8 @@ _BY = ("service",)
 _WINDOWS = (300, 1800, _HOUR, 2 * _HOUR, 6 * _HOUR, 24 * _HOUR, 72 * _HOUR)
 RECORDED = "service:http_request_errors:ratio_rate"
 """How recorded shares of failed requests are called; their window follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Burn:
     """How many times too fast a budget is used up, over a long window, which shows that it matters, and a short one."""
@@ -153,7 +155,7 @@ def _only(expr: str, services: Services, all_of_them: Services) -> str:
     """Limit an expression to some services, unless they are all that have the numbers."""
     if len(services) == len(all_of_them):
         return expr
-    return f'({expr}) and on (service) count by (service) ({series("up", {"service": of.name(services[0])})})'
+    return f"({expr}) and on (service) count by (service) ({series('up', {'service': of.name(services[0])})})"
 
 
 def _one(services: Services, all_of_them: Services) -> dict[str, str]:

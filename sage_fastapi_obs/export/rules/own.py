@@ -26,7 +26,10 @@ def _rules(service: Settings) -> list[AlertRule]:
 def _alert(rule: AlertRule, service: Settings) -> Alert:
     name = of.name(service)
     own = replace(rule, expression=_of(rule.expression, name), labels={**rule.labels, "service": name})
-    described = rule.annotations.get("description") or f"{rule.shown_metric} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
+    described = (
+        rule.annotations.get("description")
+        or f"{rule.shown_metric} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
+    )
     return judged(own, "own", "", described, also_by=(), target={"service": name})
 
 
@@ -36,7 +39,10 @@ def _of(expression: Expression, service: str) -> Expression:
         case Stat():
             return replace(expression, where={**expression.where, "service": service})
         case Ratio():
-            part, whole = (tuple(replace(one, where={**one.where, "service": service}) for one in stats) for stats in (expression.part, expression.whole))
+            part, whole = (
+                tuple(replace(one, where={**one.where, "service": service}) for one in stats)
+                for stats in (expression.part, expression.whole)
+            )
             return Ratio(part, whole)
         case BurnRate():
             errors = _of(expression.errors, service)
