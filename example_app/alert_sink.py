@@ -28,7 +28,7 @@ class Sink(ThreadingHTTPServer):
 class _Webhook(BaseHTTPRequestHandler):
     server: Sink
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         """Take one webhook."""
         try:
             length = int(self.headers.get("Content-Length", "0"))

@@ -1,4 +1,4 @@
-"""`make stack-native`: the demo services, Prometheus and Alertmanager on this machine, with the configuration of the containers."""
+"""`make stack-native`: demo services, Prometheus and Alertmanager on this machine, configured as in their containers."""
 
 import argparse
 import asyncio
@@ -81,7 +81,7 @@ class Stack:
             for task in (stopping, *visits):
                 task.cancel()
             await asyncio.gather(stopping, *visits, return_exceptions=True)
-            lost = [name for task in done if task is not stopping for name in [task.result()]]
+            lost = [task.result() for task in ended if task in done]
             if lost and not self._stopping.is_set():
                 print(f"{lost[0]} has ended by itself; its last words are in {self._folder / lost[0]}.log:", file=sys.stderr)
                 print((self._folder / f"{lost[0]}.log").read_text()[-2000:], file=sys.stderr)

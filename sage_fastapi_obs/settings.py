@@ -584,7 +584,7 @@ class ExportSettings(_Section):
     slack_channel: str = "#alerts"
     """Channel of alerts; those of `critical` and `warning` ones are called so at the end."""
     sink_url: str = "http://alert-sink:9094/"
-    """Where alerts go as long as nobody is set in `notify`."""
+    """Webhook that the configuration for demonstrations tells of everything."""
     namespace: str = "default"
     """Namespace in Kubernetes."""
     image: str = ""

@@ -39,9 +39,9 @@ def run(given: argparse.Namespace) -> int:
             target = given.out / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-            print(target)  # noqa: T201 - what the command is asked for
+            print(target)
     except (SettingsError, OSError) as error:
-        print(f"sage-obs export: {error}", file=sys.stderr)  # noqa: T201
+        print(f"sage-obs export: {error}", file=sys.stderr)
         return FAILED
     return 0
 

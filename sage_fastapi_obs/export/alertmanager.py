@@ -38,7 +38,10 @@ def files(services: Services) -> dict[str, str]:
 
 
 def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
-    """Return the configuration; `secrets`: the folder with files of secrets. Raises `SettingsError` for a secret in the settings."""
+    """Return the configuration; `secrets`: the folder with files of secrets.
+
+    Raises `SettingsError` for a secret that is in the settings.
+    """
     mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
     told = _sinks(services, mailed) if is_demo else _people(services, mailed, secrets)
     return {

@@ -18,9 +18,9 @@ FOLDER = "deploy/k8s"
 MONITORING = "monitoring"
 """Namespace of Prometheus and Alertmanager, and of rules that are about services of several namespaces."""
 OPERATOR = "monitoring.coreos.com/v1"
-SECRET = "alertmanager-secrets"
+SECRET = "alertmanager-secrets"  # noqa: S105 - its name
 """Secret that the operator mounts into Alertmanager."""
-TOKEN = "token"
+TOKEN = "token"  # noqa: S105 - its name
 """Key of the token in its secret."""
 SCRAPED = {"monitoring": "enabled"}
 """Label of Services that are scraped."""

@@ -8,7 +8,7 @@ from sage_fastapi_obs.signals.catalog import CATALOG, Metric
 from sage_fastapi_obs.status.expressions import BurnRate, Expression, Ratio, Stat, escaped
 from sage_fastapi_obs.status.numbers import quantile_of
 from sage_fastapi_obs.status.rules import AlertCondition
-from sage_fastapi_obs.status.windows import Where, matcher, operator_of
+from sage_fastapi_obs.status.windows import matcher, operator_of
 
 __all__ = ["Course", "NoSceneError", "Scene", "Shown", "either_side", "scene", "series"]
 

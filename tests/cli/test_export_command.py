@@ -20,7 +20,7 @@ def written(folder: Path) -> dict[str, str]:
 
 
 def test_the_files_of_the_repository_are_what_is_exported(tmp_path: Path):
-    """Whoever changes rules, settings or exporters, runs `make export`; nothing that is exported lies around changed or forgotten."""
+    """Whoever changes rules, settings or exporters, runs `make export`; no file is changed or left over."""
     assert main(["export", "all", f"--out={tmp_path}", *SETTINGS]) == 0
     exported = written(tmp_path)
     assert [path for path, text in exported.items() if not (ROOT / path).exists() or (ROOT / path).read_text() != text] == []

@@ -119,7 +119,7 @@ def test_values_for_helm_are_as_documented():
 
 
 def test_names_are_made_to_fit():
-    """Names of objects are as Kubernetes wants them, and the label keeps the service's own name; what cannot be one is refused."""
+    """Names of objects are as Kubernetes wants them, and the label keeps the service's own; what cannot be one is refused."""
     deployment, serving = exported(service("My_Shop.v2"))["deployment"]
     kubernetes_validate.validate(serving, kubernetes_validate.latest_version(), strict=True)
     assert serving["metadata"]["name"] == "my-shop-v2"

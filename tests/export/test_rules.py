@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 from demo import SERVICES, service
 
+from sage_fastapi_obs import Observability
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import prometheus
 from sage_fastapi_obs.export.alert import Alert
@@ -230,3 +231,18 @@ def test_groups_are_in_the_order_in_which_they_are_shown():
     shown = [group["name"] for group in prometheus.rule_groups(SERVICES)]
     assert sorted(shown, key=GROUPS.index) == shown
     assert len(set(shown)) == len(shown)
+
+
+def test_rules_that_are_judged_in_process_are_the_same_in_prometheus():
+    """Each default rule is exported under its own name or as its seed, with the same threshold and duration."""
+    shop = service(metrics={"packs": ["http", "result"]})
+    exported = alerts([shop])
+    judged = {rule.name: rule for rule in Observability(shop).status.alerts.rules}
+    assert set(judged) == {alert.seed or alert.name for alert in exported} & set(judged)
+    for name, rule in judged.items():
+        alert = next(one for one in exported if name in (one.seed, one.name) and one.system in ("http", "result"))
+        scale = 1000 if name == "slow_api_response" else 1
+        assert (
+            re.search(rf"{re.escape(rule.condition.value)} {rule.threshold / scale:g}$", alert.expr) or name == "sla_violation"
+        )
+        assert (alert.for_seconds, alert.severity) == (rule.for_seconds, rule.severity), name

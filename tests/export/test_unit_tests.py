@@ -102,6 +102,18 @@ OWN = [
 """A rule of each kind that settings can declare."""
 
 
+REQUESTS = {"metric": "http_requests_total", "divided_by": [{"metric": "http_requests_total"}]}
+UNTESTABLE = [
+    {"name": "never", "metric": "http_requests_total", "condition": "<", "threshold": 0},
+    {"name": "beyond", "metric": "http_request_duration_seconds", "statistic": "p95", "threshold": 60},
+    {"name": "more_than_all", **REQUESTS, "where": FAILING, "threshold": 2},
+    {"name": "all_of_it", **REQUESTS, "threshold": 0.5},
+    {"name": "less_than_none", **REQUESTS, "where": FAILING, "condition": "<", "threshold": 0},
+    {"name": "strange", "metric": "http_requests_total", "where": {"route": "=~x{7}"}, "threshold": 1},
+]
+"""Rules of which no example can be given."""
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write what is exported for the demo."""
@@ -126,7 +138,7 @@ def test_every_rule_has_a_test(exported: Path):
 
 
 def test_prometheus_takes_configuration_and_rules(exported: Path):
-    """promtool finds nothing wrong with any of them."""
+    """The tool of Prometheus finds nothing wrong with any of them."""
     done = run("promtool", "check", "config", exported / "prometheus/prometheus.yml")
     assert done.returncode == 0, done.stderr
     checked = run("promtool", "check", "rules", *(exported / "prometheus/rules").glob("*.yml"))
@@ -183,18 +195,7 @@ def test_rules_of_the_settings_come_with_tests(tmp_path: Path):
         assert 'service="shop"' in rule["expr"]
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"name": "never", "metric": "http_requests_total", "condition": "<", "threshold": 0},
-        {"name": "beyond", "metric": "http_request_duration_seconds", "statistic": "p95", "threshold": 60},
-        {"name": "more_than_all", "metric": "http_requests_total", "where": FAILING, "divided_by": [{"metric": "http_requests_total"}], "threshold": 2},
-        {"name": "all_of_it", "metric": "http_requests_total", "divided_by": [{"metric": "http_requests_total"}], "threshold": 0.5},
-        {"name": "strange", "metric": "http_requests_total", "where": {"route": "=~x{7}"}, "threshold": 1},
-        {"name": "less_than_none", "metric": "http_requests_total", "where": FAILING, "divided_by": [{"metric": "http_requests_total"}], "condition": "<", "threshold": 0},
-    ],
-    ids=lambda rule: rule["name"],
-)  # fmt: skip
+@pytest.mark.parametrize("rule", UNTESTABLE, ids=lambda rule: rule["name"])
 def test_a_rule_that_no_series_can_be_made_up_for_is_exported_all_the_same(tmp_path: Path, rule: dict[str, object]):
     """The file with the tests says which rule has none."""
     folder = write(prometheus.files([service(alerts={"rules": [rule]})]), tmp_path)

@@ -1,4 +1,4 @@
-"""A service misbehaves; a real Prometheus notices by the exported rules, and a real Alertmanager tells of it, and of its end."""
+"""A service misbehaves; a real Prometheus notices by the exported rules, and a real Alertmanager tells of its begin and end."""
 
 import json
 import os

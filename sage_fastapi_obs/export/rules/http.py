@@ -6,7 +6,6 @@ from sage_fastapi_obs.export import services as of
 from sage_fastapi_obs.export.alert import Alert, Story, exceeded
 from sage_fastapi_obs.export.scenes import Course, series
 from sage_fastapi_obs.export.services import Services
-from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.status.rules import Ratio, Stat
 
 __all__ = ["CUSTOMER_ID", "ERRORS", "alerts"]
