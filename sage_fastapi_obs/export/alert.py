@@ -56,6 +56,8 @@ class Alert:
     for_seconds: float = 0.0
     keep_firing_seconds: float = 0.0
     severity: Severity
+    metric: str = ""
+    """The metric that it is about, where that is one of a pack."""
     seed: str = ""
     """What it is called elsewhere, when that differs."""
     summary: str
@@ -137,10 +139,12 @@ def judged(
         for_seconds=rule.for_seconds,
         keep_firing_seconds=rule.keep_firing_seconds,
         severity=rule.severity,
+        metric=rule.expression.metric,
         seed=seed,
         summary=rule.annotations.get("summary", rule.name),
         description=description,
-        labels=rule.labels,
+        # A label without a value is none to Prometheus.
+        labels={name: text for name, text in rule.labels.items() if text},
         annotations={name: text for name, text in rule.annotations.items() if name not in ("summary", "description")},
         story=_story(rule, also_by, labels),
     )
@@ -148,6 +152,9 @@ def judged(
 
 def _story(rule: AlertRule, also_by: Sequence[str], labels: Mapping[str, str]) -> Story | None:
     expression: Expression = rule.expression
+    if any("{{" in text for text in rule.labels.values()):
+        # Prometheus fills these in.
+        return None
     try:
         quiet, loud = (scene(expression, value, labels) for value in either_side(rule.condition, rule.threshold))
         ended = None

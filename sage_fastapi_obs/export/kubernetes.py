@@ -74,7 +74,7 @@ def _chosen(service: Settings) -> dict[str, str]:
 
 
 def _ports(service: Settings) -> dict[str, int]:
-    return {"http": of.port(service), METRICS_PORT_NAME: of.metrics_port(service)}
+    return {"http": of.APP_PORT, METRICS_PORT_NAME: of.metrics_port(service)}
 
 
 def _deployment(service: Settings) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import TypeAlias, TypeVar
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.signals.catalog import PACKS
 from sage_fastapi_obs.status.expressions import escaped
 
 __all__ = [
+    "APP_PORT",
     "METRICS_PORT_NAME",
     "Services",
     "by_promise",
@@ -16,8 +18,8 @@ __all__ = [
     "job",
     "metrics_port",
     "name",
-    "port",
     "targets",
+    "telling",
     "up",
     "with_pack",
 ]
@@ -25,6 +27,7 @@ __all__ = [
 Services: TypeAlias = Sequence[Settings]
 Promise = TypeVar("Promise")
 APP_PORT = 8000
+"""Port on which services serve."""
 METRICS_PORT_NAME = "metrics"
 
 
@@ -41,17 +44,19 @@ def job(service: Settings) -> str:
 
 def metrics_port(service: Settings) -> int:
     """Return the port on which its metrics are."""
-    return service.metrics.port if service.monitoring.access == "port" else port(service)
-
-
-def port(service: Settings) -> int:  # noqa: ARG001 - one answer so far
-    """Return the port on which it serves."""
-    return APP_PORT
+    return service.metrics.port if service.monitoring.access == "port" else APP_PORT
 
 
 def targets(service: Settings) -> list[str]:
     """Return where it is scraped, as host and port."""
     return [*service.export.targets] or [f"{name(service)}:{metrics_port(service)}"]
+
+
+def telling(services: Services, metric: str) -> list[Settings]:
+    """Return those that have a metric of a pack."""
+    return [
+        one for one in with_pack(services) if any(metric == known.name for pack in one.metrics.packs for known in PACKS[pack])
+    ]
 
 
 def with_pack(services: Services, *packs: str) -> list[Settings]:

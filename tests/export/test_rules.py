@@ -185,6 +185,16 @@ def test_only_rules_of_packs_that_are_switched_on():
             assert used & known <= own, (pack, alert.name, used)
 
 
+def test_the_first_part_of_sage_has_the_rules_of_its_metrics():
+    """Who begins with handshakes and open sessions is told what these tell, and no more."""
+    found = {alert.name for alert in alerts([service(metrics={"packs": ["sage-core"]}, export={"team": "core"})])}
+    of_core = {"HighHandshakeErrorRate", "SageHighErrorRate", "HandshakeFailures", "SlowHandshakes", "SessionLeakSuspected"}
+    assert found == of_core | {"SAGEBackendDown"}
+    assert {alert.labels["team"] for alert in alerts([service(metrics={"packs": ["sage-core"]}, export={"team": "core"})])} == {
+        "core"
+    }
+
+
 def test_the_team_of_an_alert_is_that_of_its_services():
     """A rule about services of one team names it, and one about several teams names none."""
     teams = {alert.name: alert.labels.get("team") for alert in RULES}
@@ -212,6 +222,21 @@ def test_services_that_promise_different_things_are_judged_apart():
     }
     assert not [alert for alert in alerts([silent]) if alert.group == "slo"]
     assert not [alert for alert in alerts([service(sla={"availability": 100})]) if alert.name.startswith("ErrorBudget")]
+
+
+def test_rules_about_one_service_differ_by_their_labels():
+    """Where two services have the same packs, no rule is there twice."""
+    packs = {"packs": ["http", "runtime", "sage", "textbook", "result"]}
+    both = [service("one", metrics=packs, sla={"availability": 99}), service("two", metrics=packs)]
+    entries = [
+        (rule["alert"], *sorted(rule["labels"].items()))
+        for group in prometheus.rule_groups(both)
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert len(set(entries)) == len(entries)
+    down = [alert for alert in alerts(both) if alert.name in ("SAGEBackendDown", "HighMemoryUsage")]
+    assert [alert.labels["service"] for alert in down] == ["one", "two"] * 2
 
 
 def test_services_of_one_name_are_refused():

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stack
 FILES = prometheus.files(SERVICES)
 FAILING = {"status": "=~5.."}
 OWN = [
-    {"name": "increase", "metric": "http_requests_total", "threshold": 7},
+    {"name": "increase", "metric": "http_requests_total", "threshold": 7, "labels": {"tier": "1", "empty": ""}},
     {
         "name": "rate",
         "metric": "http_requests_total",
@@ -109,6 +109,7 @@ UNTESTABLE = [
     {"name": "more_than_all", **REQUESTS, "where": FAILING, "threshold": 2},
     {"name": "all_of_it", **REQUESTS, "threshold": 0.5},
     {"name": "less_than_none", **REQUESTS, "where": FAILING, "condition": "<", "threshold": 0},
+    {"name": "filled_in", "metric": "http_requests_total", "threshold": 1, "labels": {"route": "{{ $labels.route }}"}},
     {"name": "strange", "metric": "http_requests_total", "where": {"route": "=~x{7}"}, "threshold": 1},
 ]
 """Rules of which no example can be given."""

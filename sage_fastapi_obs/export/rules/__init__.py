@@ -44,4 +44,4 @@ def concerned(alert: Alert, services: Services) -> Services:
         return named
     if alert.system == http.CUSTOMER_ID:
         return [one for one in services if of.name(one) == http.CUSTOMER_ID]
-    return of.with_pack(services, alert.system) or services
+    return of.telling(services, alert.metric) or of.with_pack(services, alert.system) or services

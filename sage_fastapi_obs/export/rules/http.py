@@ -44,7 +44,7 @@ _OF_REQUESTS = (
 def alerts(services: Services) -> list[Alert]:
     """Return the alerts of all services, as far as their packs have the numbers."""
     customer = [one for one in services if of.name(one) == CUSTOMER_ID]
-    told = [*of.with_pack(services, "sage"), *customer]
+    told = [*of.with_pack(services, "sage"), *of.with_pack(services, "sage-core"), *customer]
     others = [one for one in services if one not in told]
     return [
         *([_down(others)] if others else []),

@@ -44,11 +44,10 @@ def _of(expression: Expression, service: str) -> Expression:
                 for stats in (expression.part, expression.whole)
             )
             return Ratio(part, whole)
-        case BurnRate():
-            errors = _of(expression.errors, service)
-            assert isinstance(errors, Ratio)
-            return replace(expression, errors=errors)
-    return expression
+    assert isinstance(expression, BurnRate)
+    errors = _of(expression.errors, service)
+    assert isinstance(errors, Ratio)
+    return replace(expression, errors=errors)
 
 
 def _say_nothing(*_: object, **__: object) -> None:

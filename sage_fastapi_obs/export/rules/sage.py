@@ -138,9 +138,10 @@ _OF_ALL = (
 
 
 def alerts(services: Services) -> list[Alert]:
-    """Return the alerts of services that have the pack `sage`."""
-    found = of.with_pack(services, "sage")
-    return [*_OF_ALL, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))] if found else []
+    """Return the alerts of services that have the pack `sage`, or its first part."""
+    found = [one for one in services if of.with_pack([one], "sage") or of.with_pack([one], "sage-core")]
+    told = [alert for alert in _OF_ALL if of.telling(found, alert.metric)]
+    return [*told, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
 
 
 def _down(service: Settings) -> Alert:
@@ -169,7 +170,7 @@ def _down(service: Settings) -> Alert:
 
 def _memory(service: Settings) -> Alert:
     name = of.name(service)
-    return _warning(
+    alert = _warning(
         "HighMemoryUsage",
         Stat("process_resident_memory_bytes", "last", where={"job": name}),
         1e9,
@@ -179,3 +180,5 @@ def _memory(service: Settings) -> Alert:
         also_by=("service", "instance"),
         target={"job": name, "service": name, "instance": "one:9090"},
     )
+    # Rules of several services would otherwise be one rule twice.
+    return alert.labelled(service=name)
