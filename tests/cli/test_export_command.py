@@ -35,11 +35,15 @@ def test_the_makefile_exports_for_the_same_services():
 
 
 @pytest.mark.parametrize("what", EXPORTERS)
-def test_each_part_can_be_had_alone(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Only the files of one system are written, and named."""
+def test_each_part_can_be_had_alone(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Only the files of one system are written, and named; the environment is that of another process, and not asked."""
+    monkeypatch.setenv("SAGE_OBS_SERVICE__NAME", "another")
     assert main(["export", what, f"--out={tmp_path}", SETTINGS[0]]) == 0
     files = written(tmp_path)
     assert files
+    assert "another" not in "".join(files.values())
     assert sorted(capsys.readouterr().out.split()) == sorted(str(tmp_path / path) for path in files)
 
 

@@ -128,6 +128,22 @@ def test_every_rule_passes_its_test(exported: Path, test: str):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_service_is_a_job():
+    """Prometheus looks every 15 seconds, tells services apart by a label, and shows the route under its other name."""
+    written = prometheus.configuration(SERVICES)
+    assert written["global"] == {"scrape_interval": "15s", "evaluation_interval": "15s"}
+    assert written["alerting"]["alertmanagers"][0]["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    jobs = {job["job_name"]: job for job in written["scrape_configs"]}
+    assert [*jobs] == [*(one.service.name for one in SERVICES), "node"]
+    for one in SERVICES:
+        job, name = jobs[one.service.name], one.service.name
+        assert job["static_configs"] == [{"targets": [f"{name}:9090"], "labels": {"service": name}}]
+        assert job["metric_relabel_configs"] == [{"source_labels": ["route"], "regex": "(.+)", "target_label": "path"}]
+        assert "metrics_path" not in job
+    other = prometheus.configuration([service(metrics={"path": "/numbers"})])["scrape_configs"][0]
+    assert (other["metrics_path"], other["static_configs"][0]["targets"]) == ("/numbers", ["shop:8000"])
+
+
 def test_every_rule_has_a_test(exported: Path):
     """No alert is exported without one."""
     tested = {
@@ -142,6 +158,7 @@ def test_prometheus_takes_configuration_and_rules(exported: Path):
     """The tool of Prometheus finds nothing wrong with any of them."""
     done = run("promtool", "check", "config", exported / "prometheus/prometheus.yml")
     assert done.returncode == 0, done.stderr
+    assert f"{len([path for path in FILES if '/rules/' in path])} rule files found" in done.stdout
     checked = run("promtool", "check", "rules", *(exported / "prometheus/rules").glob("*.yml"))
     assert checked.returncode == 0, checked.stderr
 
@@ -191,7 +208,9 @@ def test_rules_of_the_settings_come_with_tests(tmp_path: Path):
     assert [test["name"] for test in yaml.safe_load(own.read_text())["tests"]] == [rule["name"] for rule in OWN]
     done = promtool(folder, own)
     assert done.returncode == 0, done.stdout + done.stderr
-    for rule in yaml.safe_load((folder / "prometheus/rules/own.yml").read_text())["groups"][0]["rules"]:
+    rules = yaml.safe_load((folder / "prometheus/rules/own.yml").read_text())["groups"][0]["rules"]
+    assert {rule["alert"]: rule["keep_firing_for"] for rule in rules if "keep_firing_for" in rule} == {"average": "2m"}
+    for rule in rules:
         assert rule["labels"]["service"] == "shop"
         assert 'service="shop"' in rule["expr"]
 
