@@ -4,15 +4,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PORT   ?= 8000
+SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format servers clean
+.PHONY: help demo stack-native export test check bench format servers clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run the example app under live traffic, with its page, metrics and logs
 	@$(BIN)/python -m example_app --port $(PORT) $(addprefix --scenario ,$(SCENARIO))
+
+stack-native: $(READY) servers ## Run demo services, Prometheus and Alertmanager without containers, and print alerts
+	@$(BIN)/python -m example_app.stack
+
+export: $(READY) ## Write the files under prometheus/, deploy/ and grafana/ anew
+	@$(BIN)/sage-obs export all --out . $(foreach service,$(SERVICES),--settings deploy/services/$(service).yaml)
 
 test: $(READY) servers ## Set everything up and pass the tests
 	@echo "== tests (about five minutes: they include other versions of FastAPI and a real Prometheus)"

@@ -23,6 +23,7 @@ from sage_fastapi_obs.errors import SettingsError
 __all__ = [
     "AlertRuleSettings",
     "AlertSettings",
+    "ExportSettings",
     "FigureSettings",
     "HttpSettings",
     "LoggingSettings",
@@ -567,6 +568,43 @@ class SlaSettings(_Section):
     """Time to recover; shown for those who are on call."""
 
 
+class ExportSettings(_Section):
+    """What `sage-obs export` has to know about the service beyond what it does."""
+
+    team: str = ""
+    """Who is responsible; a label of alerts."""
+    targets: tuple[str, ...] = ()
+    """Where Prometheus scrapes, as host and port; by default the service's name and the port of its metrics."""
+    job: str | None = None
+    """Expression for the scrape jobs of this service, where there are several; by default its name."""
+    runbooks_url: str = "docs/runbooks"
+    """Where the pages named after alerts are."""
+    dashboards_url: str = "http://localhost:3000"
+    """Where Grafana is."""
+    slack_channel: str = "#alerts"
+    """Channel of alerts; those of `critical` and `warning` ones are called so at the end."""
+    sink_url: str = "http://alert-sink:9094/"
+    """Webhook that the configuration for demonstrations tells of everything."""
+    namespace: str = "default"
+    """Namespace in Kubernetes."""
+    image: str = ""
+    """Container image; by default the service's name and version."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("job")
+    @classmethod
+    def _expression(cls, job: str | None) -> str | None:
+        try:
+            re.compile(job or "")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
+        return job
+
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "dev": {
         "service": {"environment": "development"},
@@ -605,6 +643,7 @@ class Settings(BaseSettings):
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()
     result: ResultSettings = ResultSettings()
+    export: ExportSettings = ExportSettings()
 
     def __init__(self, **sections: Any) -> None:
         try:

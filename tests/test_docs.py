@@ -76,6 +76,13 @@ def test_the_metrics_page_is_what_the_catalog_says():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_alerts_page_is_what_the_rules_say():
+    """Its tables are written from the rules of the demo, and nobody has changed either since."""
+    check = [sys.executable, str(ROOT / "scripts/document_alerts.py"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_metric_is_documented():
     """The metrics page has a row for every metric of the catalog, and no other."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sage_fastapi_obs.cli import logs
+from sage_fastapi_obs.cli import export, logs
 
 __all__ = ["main"]
 
@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sage-obs", description="Tools for services with sage_fastapi_obs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     logs.add_to(commands)
+    export.add_to(commands)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)

@@ -1,1 +1,1 @@
-"""What other systems load."""
+"""What other systems load, written from settings, catalog and rules: Prometheus, Alertmanager, Kubernetes, Grafana."""

@@ -1,0 +1,148 @@
+"""What Alertmanager loads: who is told of which alerts, and which alerts make others needless."""
+
+from collections.abc import Collection
+from typing import Any
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.export import services as of
+from sage_fastapi_obs.export.rules import alerts
+from sage_fastapi_obs.export.services import Services
+from sage_fastapi_obs.export.yaml import dumped
+from sage_fastapi_obs.settings import Settings
+
+__all__ = ["SECRETS", "configuration", "files"]
+
+SECRETS = "/etc/alertmanager/secrets"
+"""Where the files with secrets are, unless the settings name others."""
+SILENCES = {
+    "HighHandshakeErrorRate": "SageHighErrorRate",
+    "EncryptionSlowdown": "HighEncryptionLatency",
+    "ResultCriticalSystemFailure": "ResultHighErrorRate",
+    "ErrorBudgetBurnFast": "ErrorBudgetBurnSlow",
+}
+"""Alerts that say the same and more."""
+_COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
+_DEMO = "Everybody is told by way of one webhook, which only shows what comes."
+_SUMMARIES = (
+    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
+)
+_SECRET = ("slack_webhook_url", "pagerduty_routing_key", "smtp_password")
+
+
+def files(services: Services) -> dict[str, str]:
+    """Return the configuration, and one for demonstrations, by their paths."""
+    return {
+        "prometheus/alertmanager.yml": dumped(configuration(services), comment=_COMMENT),
+        "prometheus/alertmanager-demo.yml": dumped(configuration(services, is_demo=True), comment=_DEMO),
+    }
+
+
+def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
+    """Return the configuration; `secrets`: the folder with files of secrets.
+
+    Raises `SettingsError` for a secret that is in the settings.
+    """
+    mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
+    told = _sinks(services, mailed) if is_demo else _people(services, mailed, secrets)
+    return {
+        "global": {"resolve_timeout": "5m"},
+        "route": {
+            "receiver": "default",
+            "group_by": ["alertname", "cluster", "service"],
+            "group_wait": "10s",
+            "group_interval": "10s",
+            "repeat_interval": "12h",
+            "routes": [*map(_mail_route, mailed), _route("critical"), _route("warning")],
+        },
+        "receivers": [{"name": name, **channels} for name, channels in told.items()],
+        "inhibit_rules": _inhibitions({alert.name for alert in alerts(services)}),
+    }
+
+
+def _route(severity: str) -> dict[str, Any]:
+    return {"matchers": [f'severity="{severity}"'], "receiver": severity}
+
+
+def _mail_route(service: Settings) -> dict[str, Any]:
+    """Send what is critical by mail as well."""
+    name = of.name(service)
+    return {"matchers": [f'service="{name}"', 'severity="critical"'], "receiver": _mail_name(service), "continue": True}
+
+
+def _mail_name(service: Settings) -> str:
+    return f"email-{of.name(service)}"
+
+
+def _inhibitions(exported: Collection[str]) -> list[dict[str, Any]]:
+    found = [
+        {"source_matchers": [f'alertname="{loud}"'], "target_matchers": [f'alertname="{quiet}"'], "equal": ["service"]}
+        for loud, quiet in SILENCES.items()
+        if {loud, quiet} <= set(exported)
+    ]
+    down = {"source_matchers": ['alertname=~".+Down"'], "target_matchers": ['severity="warning"'], "equal": ["service"]}
+    return [*found, down]
+
+
+def _sinks(services: Services, mailed: Services) -> dict[str, dict[str, Any]]:
+    url = services[0].export.sink_url.rstrip("/")
+    names = ("default", "critical", "warning", *map(_mail_name, mailed))
+    return {name: {"webhook_configs": [{"url": f"{url}/{name}", "send_resolved": True}]} for name in names}
+
+
+def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
+    for service in services:
+        _check_secrets(service)
+    slack = _first(services, "slack_webhook_url_file") or f"{secrets}/slack_webhook_url"
+    pager = _first(services, "pagerduty_routing_key_file") or f"{secrets}/pagerduty_routing_key"
+    channel = services[0].export.slack_channel
+    name = "{{ .CommonLabels.alertname }}"
+    called = {
+        "default": ("", f"{{{{ .CommonLabels.service }}}}: {name}"),
+        "critical": ("-critical", f":rotating_light: CRITICAL: {name}"),
+        "warning": ("-warning", f":warning: {name}"),
+    }
+    told: dict[str, dict[str, Any]] = {
+        receiver: {
+            "slack_configs": [
+                {
+                    "api_url_file": slack,
+                    "channel": f"{channel}{suffix}",
+                    "title": title,
+                    "text": _SUMMARIES,
+                    "send_resolved": True,
+                }
+            ]
+        }
+        for receiver, (suffix, title) in called.items()
+    }
+    told["critical"]["pagerduty_configs"] = [
+        {"routing_key_file": pager, "description": f"{name} {{{{ .CommonLabels.service }}}}"}
+    ]
+    return told | {_mail_name(one): _mail(one, secrets) for one in mailed}
+
+
+def _mail(service: Settings, secrets: str) -> dict[str, Any]:
+    given = service.notify
+    user = {"auth_username": given.smtp_user} if given.smtp_user else {}
+    password = {"auth_password_file": given.smtp_password_file or f"{secrets}/smtp_password"} if given.smtp_user else {}
+    sender = {
+        "from": given.email_from,
+        "smarthost": f"{given.smtp_host}:{given.smtp_port}",
+        **user,
+        **password,
+        "require_tls": given.smtp_security == "starttls",
+        "send_resolved": True,
+    }
+    return {"email_configs": [{"to": ", ".join(given.email_to), **sender}]}
+
+
+def _first(services: Services, key: str) -> str | None:
+    return next((found for one in services if (found := getattr(one.notify, key))), None)
+
+
+def _check_secrets(service: Settings) -> None:
+    for key in _SECRET:
+        if getattr(service.notify, key) is not None:
+            raise SettingsError(
+                f"notify.{key} of {of.name(service)!r} would be written to a file: set notify.{key}_file instead"
+            )

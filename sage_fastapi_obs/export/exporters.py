@@ -1,0 +1,18 @@
+"""Everything that can be exported, by name."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from sage_fastapi_obs.export import alertmanager, kubernetes, prometheus
+from sage_fastapi_obs.export.services import Services
+
+__all__ = ["EXPORTERS", "Exporter"]
+
+Exporter: TypeAlias = Callable[[Services], dict[str, str]]
+"""Writes files, by their path below a folder, from the settings of all services that are watched together."""
+
+EXPORTERS: dict[str, Exporter] = {
+    "prometheus": prometheus.files,
+    "alertmanager": alertmanager.files,
+    "kubernetes": kubernetes.files,
+}

@@ -1,0 +1,68 @@
+"""Write the tables of `docs/alerts.md` from the rules of the demo services; with `--check` only say whether they are right."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sage_fastapi_obs import Settings
+from sage_fastapi_obs.export.alert import Alert
+from sage_fastapi_obs.export.rules import GROUPS, alerts, recordings
+from sage_fastapi_obs.status.expressions import duration
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "alerts.md"
+SERVICES = ("sage-backend", "ai-textbook-core", "customer-id", "rfs-demo")
+BEGIN, END = "<!-- written by scripts/document_alerts.py -->\n", "<!-- end of what is written -->\n"
+TITLES = {
+    "sage_critical": "SAGE, critical: pack `sage`",
+    "sage_warning": "SAGE, warnings: pack `sage`",
+    "availability": "Availability: any service; `HighErrorRate` with pack `http`",
+    "performance": "Performance: packs `http` and `runtime`",
+    "business": "Business: pack `textbook`",
+    "customer-id-alerts": "A service called customer-id",
+    "result": "Results: pack `result`",
+    "slo": "What was promised: pack `http` and the settings `sla.*`",
+}
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    return f"{before}{BEGIN}\n{chr(10).join(tables())}\n{END}{rest.partition(END)[2]}"
+
+
+def tables() -> Iterator[str]:
+    """Yield the lines of all tables."""
+    services = [Settings.from_env({}, path=ROOT / "deploy" / "services" / f"{name}.yaml") for name in SERVICES]
+    found = alerts(services)
+    for group in GROUPS:
+        # What is promised differently by each service is shown once.
+        some = {(alert.name, alert.labels.get("window")): alert for alert in reversed(found) if alert.group == group}
+        if some:
+            yield from (
+                f"### {TITLES[group]}\n",
+                "| alert | fires when | for | severity | elsewhere |",
+                "|---|---|---|---|---|",
+            )
+            yield from map(row, reversed(some.values()))
+            yield ""
+    yield from ("### Recorded\n", "| series | expression |", "|---|---|")
+    yield from (f"| `{one['record']}` | {code(one['expr'])} |" for one in recordings(services))
+
+
+def row(alert: Alert) -> str:
+    """Write an alert on one line."""
+    elsewhere = f"`{alert.seed}`" if alert.seed else ""
+    return f"| `{alert.name}` | {code(alert.expr)} | {duration(alert.for_seconds)} | {alert.severity} | {elsewhere} |"
+
+
+def code(text: str) -> str:
+    """Write an expression for a table, where a bar would end the cell."""
+    return f"`{text}`".replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        sys.exit(f"{PAGE} is not what the rules say: run python scripts/document_alerts.py")

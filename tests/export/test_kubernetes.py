@@ -1,0 +1,138 @@
+"""Manifests: the published schemas of Kubernetes take them, and what they say of a service is what it does."""
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from demo import SERVICES, service
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.export import alertmanager, kubernetes, prometheus
+from sage_fastapi_obs.export.rules import alerts
+
+FILES = {
+    path.removeprefix("deploy/k8s/").removesuffix(".yaml"): [*yaml.safe_load_all(text)]
+    for path, text in kubernetes.files(SERVICES).items()
+}
+BUILT_IN = [(name, document) for name in ("deployment", "prometheus-config", "alert-rules") for document in FILES[name]]
+
+
+def exported(*services: Any) -> dict[str, list[Any]]:
+    files = kubernetes.files(services)
+    return {path.removeprefix("deploy/k8s/").removesuffix(".yaml"): [*yaml.safe_load_all(text)] for path, text in files.items()}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [document for _, document in BUILT_IN],
+    ids=[f"{document['kind']} {document['metadata']['name']}" for _, document in BUILT_IN],
+)
+def test_kubernetes_takes_its_own_kinds(document: dict[str, Any]):
+    """Deployments, services and config maps meet the strict schema of the newest Kubernetes, which refuses unknown keys."""
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_ports_are_found_by_their_names():
+    """What a monitor and a probe refer to by name, the service and the container have."""
+    for deployment, serving, monitor in zip(
+        FILES["deployment"][::2], FILES["deployment"][1::2], FILES["service-monitor"], strict=True
+    ):
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        assert {one["name"]: one["containerPort"] for one in container["ports"]} == {"http": 8000, "metrics": 9090}
+        assert monitor["spec"]["endpoints"][0]["port"] in {one["name"] for one in serving["spec"]["ports"]}
+        assert serving["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= serving["metadata"]["labels"].items()
+        assert monitor["metadata"]["namespace"] == serving["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+        probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+        assert [one["path"].rpartition("/")[2] for one in probes] == ["live", "live", "ready"]
+        assert {one["port"] for one in probes} == {"http"}
+
+
+def test_one_port_for_everything_has_one_name():
+    """Metrics that are served with the rest are found at the same port."""
+    shop = exported(service(monitoring={"access": "open", "prefix": "/watch"}, metrics={"path": "/numbers"}))
+    deployment, serving = shop["deployment"]
+    kubernetes_validate.validate(deployment, kubernetes_validate.latest_version(), strict=True)
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+    assert serving["spec"]["ports"] == [{"name": "metrics", "port": 8000, "targetPort": 8000}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/watch/health/ready", "port": "http"}
+    assert deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"] == "/numbers"
+    assert shop["service-monitor"][0]["spec"]["endpoints"][0]["path"] == "/numbers"
+
+
+def test_a_token_comes_from_a_secret():
+    """A service whose pages want a token gets it, and Prometheus sends it."""
+    shop = exported(service(monitoring={"access": "token", "token": "not-to-be-written-anywhere"}), service("other"))
+    environment = shop["deployment"][0]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert environment[-1] == {
+        "name": "SAGE_OBS_MONITORING__TOKEN",
+        "valueFrom": {"secretKeyRef": {"name": "shop-monitoring", "key": "token"}},
+    }
+    monitors = {one["metadata"]["name"]: one["spec"] for one in shop["service-monitor"]}
+    assert monitors["shop-service"]["endpoints"][0]["authorization"] == {
+        "credentials": {"name": "shop-monitoring", "key": "token"}
+    }
+    assert "authorization" not in monitors["other-service"]["endpoints"][0]
+    assert monitors["other-service"]["selector"]["matchExpressions"] == [
+        {"key": "app.kubernetes.io/name", "operator": "In", "values": ["other"]}
+    ]
+    assert "not-to-be-written-anywhere" not in str(shop)
+    scraped = prometheus.configuration([service(monitoring={"access": "token"})])["scrape_configs"][0]
+    assert scraped["authorization"] == {"credentials_file": "secrets/shop-token"}
+
+
+def test_every_rule_is_in_one_object():
+    """All alerts and recordings reach the operator once, next to the services that they are about."""
+    placed = [
+        (entry.get("alert") or entry["record"], tuple(entry.get("labels", {}).items()), document["metadata"]["namespace"])
+        for document in FILES["prometheus-rules"]
+        for group in document["spec"]["groups"]
+        for entry in group["rules"]
+    ]
+    assert len({one[:2] for one in placed}) == len(placed)
+    assert len(placed) == sum(len(group["rules"]) for group in prometheus.rule_groups(SERVICES))
+    where = {name: namespace for name, _, namespace in placed}
+    assert where["NoTextbooksCreated"] == "ai-textbook-prod"
+    assert where["HighLatency"] == "customer-id-prod"
+    assert where["HighErrorRate"] == where["service:http_requests:rate5m"] == "monitoring"
+    assert {document["apiVersion"] for document in FILES["prometheus-rules"]} == {"monitoring.coreos.com/v1"}
+    assert {name for name, _, _ in placed} >= {alert.name for alert in alerts(SERVICES)}
+
+
+def test_values_for_helm_are_as_documented():
+    """Retention, storage, intervals and the annotated pods are those that were asked for."""
+    spec = FILES["prometheus-values"][0]["prometheus"]["prometheusSpec"]
+    assert (spec["retention"], spec["scrapeInterval"], spec["evaluationInterval"]) == ("30d", "15s", "15s")
+    assert spec["serviceMonitorSelectorNilUsesHelmValues"] is spec["podMonitorSelectorNilUsesHelmValues"] is False
+    claim = spec["storageSpec"]["volumeClaimTemplate"]["spec"]
+    assert (claim["accessModes"], claim["resources"]["requests"]["storage"]) == (["ReadWriteOnce"], "50Gi")
+    assert spec["additionalScrapeConfigs"][0]["job_name"] == "kubernetes-pods"
+    config = FILES["alertmanager-values"][0]["alertmanager"]
+    assert config["config"]["route"] == alertmanager.configuration(SERVICES)["route"]
+    secret = config["alertmanagerSpec"]["secrets"][0]
+    assert (
+        config["config"]["receivers"][0]["slack_configs"][0]["api_url_file"]
+        == f"/etc/alertmanager/secrets/{secret}/slack_webhook_url"
+    )
+
+
+def test_names_are_made_to_fit():
+    """Names of objects are as Kubernetes wants them, and the label keeps the service's own; what cannot be one is refused."""
+    deployment, serving = exported(service("My_Shop.v2"))["deployment"]
+    kubernetes_validate.validate(serving, kubernetes_validate.latest_version(), strict=True)
+    assert serving["metadata"]["name"] == "my-shop-v2"
+    assert deployment["metadata"]["labels"]["app.kubernetes.io/name"] == "My_Shop.v2"
+    with pytest.raises(SettingsError, match=r"service\.name='my shop' cannot be a label in Kubernetes"):
+        kubernetes.files([service("my shop")])
+
+
+def test_config_maps_name_services_across_namespaces():
+    """A Prometheus without its operator finds services by names that hold in the whole cluster, and has all rules."""
+    written = yaml.safe_load(FILES["prometheus-config"][0]["data"]["prometheus.yml"])
+    targets = [one["static_configs"][0]["targets"][0] for one in written["scrape_configs"]]
+    assert targets[0] == "sage-backend.sage-prod:9090"
+    assert targets[-1] == "node-exporter.monitoring:9100"
+    rules = {path.rpartition("/")[2] for path in prometheus.files(SERVICES) if "/rules/" in path}
+    assert set(FILES["alert-rules"][0]["data"]) == rules
