@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+DEMO   := $(VENV)/.demo
 READY  := $(VENV)/.ready
 PORT   ?= 8000
 SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
@@ -12,7 +13,7 @@ SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-demo: $(READY) ## Run the example app under live traffic, with its page, metrics and logs
+demo: $(DEMO) ## Run the example app under live traffic, with its page, metrics and logs
 	@$(BIN)/python -m example_app --port $(PORT) $(addprefix --scenario ,$(SCENARIO))
 
 stack-native: $(READY) servers ## Run demo services, Prometheus and Alertmanager without containers, and print alerts
@@ -37,7 +38,7 @@ format: $(READY) ## Format, and mend what can be mended
 	@$(BIN)/ruff format .
 
 bench: $(READY) ## Measure what it costs beside its peers (a quarter of an hour)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[otlp,bench]'
+	@$(PIP) --constraint constraints.txt --editable '.[otlp,bench]'
 	@$(BIN)/python -m benchmarks
 
 servers: ## Install the servers that tests talk to, where that can be done
@@ -46,10 +47,17 @@ servers: ## Install the servers that tests talk to, where that can be done
 clean: ## Remove what make has set up
 	rm -rf $(VENV) tests/stack/grafana/node_modules .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt tests/oracles.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
-	@echo "== setting up $(VENV) (about a minute the first time)"
+	@echo "== setting up $(VENV) (about half a minute the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[otlp,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,test]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/oracles.txt
+	@$(PIP) --constraint constraints.txt --editable '.[otlp,demo]'
+	@touch $@
+
+$(READY): $(DEMO) tests/oracles.txt
+	@echo "== setting up what the tests need (about a minute the first time)"
+	@$(PIP) --constraint constraints.txt --editable '.[otlp,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,test]'
+	@$(PIP) --no-deps --requirement tests/oracles.txt
 	@touch $@
