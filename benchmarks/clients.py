@@ -1,130 +1,189 @@
-"""`python -m benchmarks.clients`: CPU time of one call of a dependency, watched by us and by OpenTelemetry, beside a bare twin.
+"""`python -m benchmarks.clients`: CPU time that `operation` and each watched client add to a call, beside OpenTelemetry's.
 
-The servers are those of the tests. Blocks of calls alternate between the three; read the ratios.
+The servers are those of the tests. A bare call and its two watched twins take turns, in blocks; read the ratios.
 """
 
+import argparse
 import asyncio
-import statistics
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import httpx
-import psycopg
-import redis.asyncio
-from opentelemetry import trace
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
-from opentelemetry.instrumentation.redis import RedisInstrumentor
-from opentelemetry.sdk.trace import TracerProvider
+import pytest
+from fastapi import FastAPI
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 
-from sage_fastapi_obs import Observability, Settings, instrument_httpx, instrument_postgres, instrument_redis
+from benchmarks import machine
+from benchmarks.drive import ask
+from benchmarks.turns import added, bare
+from sage_fastapi_obs import Observability, Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from servers import Postgres, redis_server, running  # type: ignore[import-not-found]
+from servers import Server, running  # type: ignore[import-not-found]
 
-CALLS, ROUNDS = 300, 25
-SQL = "select relname, relpages from pg_class where relname = $1"
-Call = Callable[[], Awaitable[Any]]
+from benchmarks.calls import CASES, WATCHES, Calls, Case, Twin, Watch
+
+__all__ = ["Figures", "main"]
+
+Block = Mapping[Watch, float]
+"""CPU seconds of one call, of each twin, measured one after the other."""
+PROOF = 8
+COLUMNS = ("call", "sampled", "bare, µs", "ours adds", "theirs adds", "ours / theirs", "ours / bare", "theirs / bare")
 
 
-class _Nowhere(SpanExporter):
-    """Takes spans, and does nothing with them."""
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
 
-    def export(self, _: Any) -> SpanExportResult:
+    calls: int
+    """In a block."""
+    rounds: int
+
+
+FULL, SHORT = Effort(calls=256, rounds=30), Effort(calls=8, rounds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What calls cost, in CPU seconds of one."""
+
+    bare: float
+    ours: float
+    """What is added."""
+    theirs: float
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block]) -> "Figures":
+        """Compare within each round, and take the median of the rounds."""
+        pairs = {watch: [(one["bare"], one[watch]) for one in blocks] for watch in WATCHES}
+        return cls(bare(pairs["bare"]), added(pairs["ours"]), added(pairs["theirs"]))
+
+    def row(self, name: str, sampled: bool) -> str:
+        """Show them, as a line of a table."""
+        times = (f"{seconds * 1e6:.1f}" for seconds in (self.bare, self.ours, self.theirs))
+        ratios = (self.ours / self.theirs, (self.bare + self.ours) / self.bare, (self.bare + self.theirs) / self.bare)
+        return line(f"`{name}`", "yes" if sampled else "no", *times, *(f"{ratio:.2f}" for ratio in ratios))
+
+
+class Nowhere(SpanExporter):
+    """Takes spans, and only counts them."""
+
+    def __init__(self) -> None:
+        self.spans = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Count them."""
+        self.spans += len(spans)
         return SpanExportResult.SUCCESS
 
 
-@asynccontextmanager
-async def redis_client(port: int, watch: str, provider: TracerProvider) -> AsyncIterator[Call]:
-    """Open a client of Redis."""
-    async with redis.asyncio.Redis(port=port) as client:
-        if watch == "ours":
-            instrument_redis(client)
-        elif watch == "theirs":
-            RedisInstrumentor.instrument_client(client, tracer_provider=provider)  # type: ignore[no-untyped-call]
-        yield lambda: client.get("key")
+def line(*cells: str) -> str:
+    """Lay out a line of a table."""
+    return f"| {' | '.join(cells)} |"
 
 
-@asynccontextmanager
-async def asyncpg_client(dsn: str, watch: str, _: TracerProvider) -> AsyncIterator[Call]:
-    """Open a connection of asyncpg; OpenTelemetry's is for all connections at once, and left out."""
-    connection = await asyncpg.connect(dsn)
-    if watch == "ours":
-        instrument_postgres(connection)
-    yield lambda: connection.fetch(SQL, "pg_class")
-    await connection.close()
+async def block(calls: Calls, provider: TracerProvider, number: int) -> float:
+    """Make calls, and finish what they left to background threads; return CPU seconds of the whole process per call."""
+    started = time.process_time()
+    await calls(number)
+    provider.force_flush()
+    return (time.process_time() - started) / number
 
 
-@asynccontextmanager
-async def psycopg_client(dsn: str, watch: str, provider: TracerProvider) -> AsyncIterator[Call]:
-    """Open a connection of psycopg."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        if watch == "ours":
-            instrument_postgres(connection)
-        elif watch == "theirs":
-            PsycopgInstrumentor.instrument_connection(connection, provider)
-        yield lambda: connection.execute(SQL.replace("$1", "%s"), ("pg_class",))
+async def take_turns(twins: Mapping[Watch, Calls], provider: TracerProvider, effort: Effort) -> list[Block]:
+    """Measure blocks of each twin, each of them first as often as the others."""
+    rounds: list[Block] = []
+    for number in range(1 + effort.rounds):
+        order = [*twins][number % len(twins) :] + [*twins][: number % len(twins)]
+        rounds.append({watch: await block(twins[watch], provider, effort.calls) for watch in order})
+    # The first has opened connections and filled caches.
+    return rounds[1:]
 
 
-@asynccontextmanager
-async def httpx_client(_: Any, watch: str, provider: TracerProvider) -> AsyncIterator[Call]:
-    """Open a client of httpx that is answered in process."""
-    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
-        if watch == "ours":
-            instrument_httpx(client)
-        elif watch == "theirs":
-            HTTPXClientInstrumentor.instrument_client(client, tracer_provider=provider)
-        yield lambda: client.get("http://service/items")
+async def prove(twins: Mapping[Watch, Calls], provider: TracerProvider, nowhere: Nowhere, sampled: bool) -> None:
+    """Make sure that each call was watched, or not, as it should be: by one span."""
+    for watch, calls in twins.items():
+        before, wanted = nowhere.spans, PROOF if sampled and watch != "bare" else 0
+        await block(calls, provider, PROOF)
+        assert nowhere.spans - before == wanted, f"{watch}: {nowhere.spans - before} spans of {PROOF} calls"
 
 
-async def block(call: Call, span: trace.Span) -> float:
-    """Measure calls inside of a request; return CPU microseconds of one."""
-    with trace.use_span(span):
-        started = time.process_time_ns()
-        for _ in range(CALLS):
-            await call()
-        return (time.process_time_ns() - started) / CALLS / 1000
+async def in_request(observability: Observability, work: Callable[[], Awaitable[list[Block]]]) -> list[Block]:
+    """Work while a request is served."""
+    app, done = FastAPI(openapi_url=None), []
+
+    @app.get("/work")
+    async def request() -> None:
+        done.append(await work())
+
+    observability.install(app)
+    await ask(app, "/work")
+    return done[0]
 
 
-async def measure(open_client: Any, at: Any, sampled: bool) -> dict[str, float]:
-    """Take turns; return the median of each."""
+async def measure(case: Case, server: Any, sampled: bool, effort: Effort) -> Figures:
+    """Open the three twins, and let them take turns in a request."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_ON if sampled else ALWAYS_OFF))
-    provider.add_span_processor(BatchSpanProcessor(_Nowhere()))
-    span = provider.get_tracer("bench").start_span("request")
-    settings = Settings(logging={"enabled": False}, metrics={"packs": ["dependencies"]})
-    taken: dict[str, list[float]] = {"bare": [], "ours": [], "theirs": []}
-    async with Observability(settings, tracer_provider=provider), AsyncExitStack() as stack:
-        calls = {watch: await stack.enter_async_context(open_client(at, watch, provider)) for watch in taken}
-        for _ in range(ROUNDS):
-            for watch, call in calls.items():
-                taken[watch].append(await block(call, span))
+    provider.add_span_processor(BatchSpanProcessor(nowhere := Nowhere()))
+    observability = Observability(Settings(logging={"enabled": False}), tracer_provider=provider)
+    async with observability, AsyncExitStack() as stack:
+        opened = [(watch, case.open(Twin(watch, server, provider, sampled))) for watch in WATCHES]
+        twins = {watch: await stack.enter_async_context(twin) for watch, twin in opened}
+
+        async def turns() -> list[Block]:
+            blocks = await take_turns(twins, provider, effort)
+            await prove(twins, provider, nowhere, sampled)
+            return blocks
+
+        blocks = await in_request(observability, turns)
     provider.shutdown()
-    return {watch: statistics.median(times) for watch, times in taken.items()}
+    return Figures.of(blocks)
 
 
-async def main() -> None:
-    """Measure and print."""
-    print(f"{'client':10} {'sampled':8} {'bare µs':>8} {'ours':>7} {'theirs':>7}  {'ours adds':>9} {'theirs adds':>11}")
-    with running(redis_server()) as cache, running(Postgres()) as database:
-        for name, open_client, at in (
-            ("redis", redis_client, cache.port),
-            ("asyncpg", asyncpg_client, database.dsn),
-            ("psycopg", psycopg_client, database.dsn),
-            ("httpx", httpx_client, None),
-        ):
-            for sampled in (True, False):
-                bare, ours, theirs = (await measure(open_client, at, sampled)).values()
-                added, their = ours - bare, theirs - bare
-                print(f"{name:10} {sampled!s:8} {bare:8.1f} {ours:7.1f} {theirs:7.1f}  {added:9.1f} {their:11.1f}")
+@contextmanager
+def servers() -> Iterator[Callable[[Callable[[], Server]], Server]]:
+    """Start each server when it is first asked for."""
+    with ExitStack() as stack:
+        yield cache(lambda build: stack.enter_context(running(build())))
+
+
+def rows(name: str, start: Callable[[Callable[[], Server]], Server], effort: Effort) -> Iterator[str]:
+    """Measure one case with each sampling; what is not installed is left out, but never where the tests are what decides."""
+    case = CASES[name]
+    try:
+        server = None if case.server is None else start(case.server)
+        for sampled in (True, False):
+            yield asyncio.run(measure(case, server, sampled, effort)).row(name, sampled)
+    except (ModuleNotFoundError, pytest.skip.Exception) as missing:
+        if os.environ.get("CI"):
+            raise
+        yield f"`{name}` is left out: {missing}"
+
+
+def main() -> None:
+    """Measure what the command line names, and print a table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.clients", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a little of everything, to see that it runs")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(CASES)}; default: all")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in CASES]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    print(*(f"{what}: {value}" for what, value in machine.described().items()), "", sep="\n")
+    print(line(*COLUMNS), line("---", "---", *["--:"] * (len(COLUMNS) - 2)), sep="\n")
+    with servers() as start:
+        for name in given.names or CASES:
+            for row in rows(name, start, SHORT if given.short else FULL):
+                print(row, flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
