@@ -14,7 +14,7 @@ from typing import Any, Literal
 import httpx
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from servers import KafkaBroker, Postgres, Server, redis_server
+from servers import KafkaBroker, Postgres, Server, redis_server  # type: ignore[import-not-found]
 
 from sage_fastapi_obs import (
     GrpcMetricsInterceptor,
@@ -294,7 +294,9 @@ async def open_grpc_sync(twin: Twin) -> AsyncIterator[Calls]:
 
 
 def _interceptors(twin: Twin, theirs: Callable[..., Any]) -> list[Any]:
-    return {"bare": list, "ours": lambda: [GrpcMetricsInterceptor()], "theirs": lambda: [theirs(twin.provider)]}[twin.watch]()
+    if twin.watch == "bare":
+        return []
+    return [GrpcMetricsInterceptor() if twin.watch == "ours" else theirs(twin.provider)]
 
 
 def _with_method(server: Any, greet: Callable[..., Any]) -> int:

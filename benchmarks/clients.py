@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 
 from benchmarks import machine
 from benchmarks.drive import ask
+from benchmarks.report import where
 from benchmarks.turns import added, bare
 from sage_fastapi_obs import Observability, Settings
 
@@ -37,6 +38,10 @@ __all__ = ["Figures", "main"]
 Block = Mapping[Watch, float]
 """CPU seconds of one call, of each twin, measured one after the other."""
 PROOF = 8
+PACKAGES = (
+    *("redis", "asyncpg", "psycopg", "SQLAlchemy", "aiokafka", "confluent-kafka", "httpx", "grpcio", "prometheus-client"),
+    *("opentelemetry-sdk", "opentelemetry-instrumentation"),
+)
 COLUMNS = ("call", "sampled", "bare, µs", "ours adds", "theirs adds", "ours / theirs", "ours / bare", "theirs / bare")
 
 
@@ -177,7 +182,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in CASES]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    print(*(f"{what}: {value}" for what, value in machine.described().items()), "", sep="\n")
+    print(where(machine.described(PACKAGES)))
     print(line(*COLUMNS), line("---", "---", *["--:"] * (len(COLUMNS) - 2)), sep="\n")
     with servers() as start:
         for name in given.names or CASES:

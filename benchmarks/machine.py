@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,7 @@ PACKAGES = (
 )
 
 
-def described() -> dict[str, object]:
+def described(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
     """Describe this machine, without its name; its load is that of other processes, as long as nothing is measured yet."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -24,7 +25,7 @@ def described() -> dict[str, object]:
         "load": os.getloadavg()[0],
         "os": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: found for name in packages if (found := _version(name)) is not None},
     }
 
 

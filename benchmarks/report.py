@@ -9,7 +9,7 @@ from benchmarks.chart import chart
 from benchmarks.targets import TARGETS
 from benchmarks.variants import VARIANTS
 
-__all__ = ["CHART", "PAGE", "README", "RESULTS", "between", "figures", "pages", "sentence", "table_of_cost", "write"]
+__all__ = ["CHART", "PAGE", "README", "RESULTS", "between", "figures", "pages", "sentence", "table_of_cost", "where", "write"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -77,7 +77,7 @@ def sentence(results: Results) -> str:
 def figures(results: Results) -> str:
     """Lay everything out."""
     sections = {
-        "Where": _made(results["made"]),
+        "Where": where(results["made"]),
         "Targets": _targets(results),
         "CPU of a request": table_of_cost(results["cost"]),
         "Growth": _scaling(results["scaling"]),
@@ -93,12 +93,13 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def _made(made: Results) -> str:
+def where(made: Results) -> str:
+    """Say where and with what it was measured."""
     packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-    where = (
+    machine = (
         f"{made['machine']}, {made['cores']} cores, load {made['load']:.1f} before the start, {made['os']}, {made['python']}"
     )
-    return f"{made['date']}, {where}; {packages}.\n"
+    return f"{made['date']}, {machine}; {packages}.\n"
 
 
 def _targets(results: Results) -> str:
