@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+from opentelemetry.sdk.trace import TracerProvider
 
 from benchmarks import machine
 from benchmarks.drive import ask
+from benchmarks.place import discarded, discarding
 from benchmarks.report import where
 from benchmarks.turns import added, bare
 from sage_fastapi_obs import Observability, Settings
@@ -79,18 +78,6 @@ class Figures:
         return line(f"`{name}`", "yes" if sampled else "no", *times, *(f"{ratio:.2f}" for ratio in ratios))
 
 
-class Nowhere(SpanExporter):
-    """Takes spans, and only counts them."""
-
-    def __init__(self) -> None:
-        self.spans = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Count them."""
-        self.spans += len(spans)
-        return SpanExportResult.SUCCESS
-
-
 def line(*cells: str) -> str:
     """Lay out a line of a table."""
     return f"| {' | '.join(cells)} |"
@@ -114,12 +101,12 @@ async def take_turns(twins: Mapping[Watch, Calls], provider: TracerProvider, eff
     return rounds[1:]
 
 
-async def prove(twins: Mapping[Watch, Calls], provider: TracerProvider, nowhere: Nowhere, sampled: bool) -> None:
+async def prove(twins: Mapping[Watch, Calls], provider: TracerProvider, sampled: bool) -> None:
     """Make sure that each call was watched, or not, as it should be: by one span."""
     for watch, calls in twins.items():
-        before, wanted = nowhere.spans, PROOF if sampled and watch != "bare" else 0
+        before, wanted = discarded[0], PROOF if sampled and watch != "bare" else 0
         await block(calls, provider, PROOF)
-        assert nowhere.spans - before == wanted, f"{watch}: {nowhere.spans - before} spans of {PROOF} calls"
+        assert discarded[0] - before == wanted, f"{watch}: {discarded[0] - before} spans of {PROOF} calls"
 
 
 async def in_request(observability: Observability, work: Callable[[], Awaitable[list[Block]]]) -> list[Block]:
@@ -137,20 +124,20 @@ async def in_request(observability: Observability, work: Callable[[], Awaitable[
 
 async def measure(case: Case, server: Any, sampled: bool, effort: Effort) -> Figures:
     """Open the three twins, and let them take turns in a request."""
-    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON if sampled else ALWAYS_OFF))
-    provider.add_span_processor(BatchSpanProcessor(nowhere := Nowhere()))
-    observability = Observability(Settings(logging={"enabled": False}), tracer_provider=provider)
+    observability = Observability(Settings(logging={"enabled": False}, tracing={"sample_rate": float(sampled)}))
     async with observability, AsyncExitStack() as stack:
+        provider = observability.tracer_provider
+        assert isinstance(provider, TracerProvider), "tracing is off"
+        provider.add_span_processor(discarding())
         opened = [(watch, case.open(Twin(watch, server, provider, sampled))) for watch in WATCHES]
         twins = {watch: await stack.enter_async_context(twin) for watch, twin in opened}
 
         async def turns() -> list[Block]:
             blocks = await take_turns(twins, provider, effort)
-            await prove(twins, provider, nowhere, sampled)
+            await prove(twins, provider, sampled)
             return blocks
 
         blocks = await in_request(observability, turns)
-    provider.shutdown()
     return Figures.of(blocks)
 
 

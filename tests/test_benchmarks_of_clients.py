@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from benchmarks import clients
 from benchmarks.calls import CASES, WATCHES, Calls, calling
+from benchmarks.place import discarding_provider
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,13 +57,12 @@ def test_unknown_names_are_refused():
 
 async def test_calls_that_nobody_watches_are_no_measurement():
     """A twin that should give spans, and gives none, is noticed; so is a bare one that gives some."""
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(nowhere := clients.Nowhere()))
+    provider = discarding_provider(sample_rate=1.0)
     tracer = provider.get_tracer("tests")
     silent, telling = calling(lambda: None), calling(lambda: tracer.start_span("call").end())
 
     async def prove(bare: Calls, *, sampled: bool, **others: Calls) -> None:
-        await clients.prove({"bare": bare, **others}, provider, nowhere, sampled)
+        await clients.prove({"bare": bare, **others}, provider, sampled)
 
     await prove(silent, ours=telling, theirs=telling, sampled=True)
     await prove(silent, ours=silent, theirs=silent, sampled=False)
