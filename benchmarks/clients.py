@@ -37,6 +37,8 @@ __all__ = ["Figures", "main"]
 Block = Mapping[Watch, float]
 """CPU seconds of one call, of each twin, measured one after the other."""
 PROOF = 8
+NOTHING = 1e-6
+"""CPU seconds of a bare call that does nothing, so that a ratio to it says nothing."""
 PACKAGES = (
     *("redis", "asyncpg", "psycopg", "SQLAlchemy", "aiokafka", "confluent-kafka", "httpx", "grpcio", "prometheus-client"),
     *("opentelemetry-sdk", "opentelemetry-instrumentation"),
@@ -74,8 +76,8 @@ class Figures:
     def row(self, name: str, sampled: bool) -> str:
         """Show them, as a line of a table."""
         times = (f"{seconds * 1e6:.1f}" for seconds in (self.bare, self.ours, self.theirs))
-        ratios = (self.ours / self.theirs, (self.bare + self.ours) / self.bare, (self.bare + self.theirs) / self.bare)
-        return line(f"`{name}`", "yes" if sampled else "no", *times, *(f"{ratio:.2f}" for ratio in ratios))
+        to_bare = (f"{1 + more / self.bare:.2f}" if self.bare > NOTHING else "–" for more in (self.ours, self.theirs))
+        return line(f"`{name}`", "yes" if sampled else "no", *times, f"{self.ours / self.theirs:.2f}", *to_bare)
 
 
 def line(*cells: str) -> str:
