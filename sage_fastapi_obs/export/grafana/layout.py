@@ -1,0 +1,106 @@
+"""What a dashboard is, as data: rows of panels, in the order in which a person asks."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+__all__ = ["BAD", "FINE", "WARN", "Board", "Limit", "Panel", "Query", "Row", "Variable", "limits", "logs", "numbers"]
+
+FINE, WARN, BAD = "green", "orange", "red"
+Kind = Literal["timeseries", "stat", "states", "table", "logs", "traces"]
+Store = Literal["prometheus", "loki", "jaeger"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked of a store, and what its series are called."""
+
+    text: str
+    legend: str = ""
+    store: Store = "prometheus"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """From which value on a colour is meant; the first of several has none."""
+
+    color: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture."""
+
+    title: str
+    queries: tuple[Query, ...]
+    about: str
+    """What it means, and what to make of it."""
+    kind: Kind = "timeseries"
+    unit: str = "short"
+    width: int = 8
+    height: int = 8
+    limits: tuple[Limit, ...] = ()
+    words: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Words and colours in place of values."""
+    stacked: bool = False
+    most: float | None = None
+    """The end of its scale."""
+
+    def sized(self, width: int, height: int) -> "Panel":
+        """Return this panel in another size."""
+        return replace(self, width=width, height=height)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Panels that answer one question; a folded row is asked only when it is opened."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A choice at the top of a dashboard: the values that a label has in some series."""
+
+    label: str
+    series: str
+    regex: str = ""
+    every: str = ".*"
+    """What 'All' stands for; an empty label is among it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One dashboard."""
+
+    name: str
+    """File and fixed uid."""
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+    variables: tuple[Variable, ...]
+    tags: tuple[str, ...] = ()
+    since: str = "now-1h"
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """All panels, in order."""
+        return tuple(panel for row in self.rows for panel in row.panels)
+
+
+def numbers(*pairs: tuple[str, str]) -> tuple[Query, ...]:
+    """Ask Prometheus for some expressions, each with its legend."""
+    return tuple(Query(expression, legend) for expression, legend in pairs)
+
+
+def logs(expression: str) -> tuple[Query, ...]:
+    """Ask Loki for lines."""
+    return (Query(expression, store="loki"),)
+
+
+def limits(warn: float | None = None, bad: float | None = None) -> tuple[Limit, ...]:
+    """Draw lines: more is worse."""
+    steps = [(WARN, warn), (BAD, bad)]
+    return (Limit(FINE), *(Limit(color, value) for color, value in steps if value is not None))

@@ -1,0 +1,80 @@
+"""PromQL over metrics that exist: a name or a label that the catalog does not have is refused."""
+
+from collections.abc import Iterable, Mapping
+
+from sage_fastapi_obs.errors import ExportError
+from sage_fastapi_obs.signals.catalog import CATALOG, Metric
+
+__all__ = ["RANGE", "WINDOW", "Queries"]
+
+WINDOW = "$__rate_interval"
+"""Grafana's name for the shortest window that still has enough samples."""
+RANGE = "$__range"
+"""Grafana's name for all of the time that is shown."""
+KNOWN = {metric.name: metric for metric in CATALOG}
+_OF_HISTOGRAMS = ("_bucket", "_sum", "_count")
+
+
+class Queries:
+    """Writes expressions within a scope: matchers that each of their series has, such as `job=~"$job"`.
+
+    Labels to look at are keywords whose value is what the label must be: `status="=~5.."`, `operation="encrypt"`.
+    """
+
+    def __init__(self, scope: str, own: Iterable[Metric] = ()) -> None:
+        self._scope = scope
+        self._known = KNOWN | {metric.name: metric for metric in own}
+
+    def value(self, name: str, *by: str, how: str = "sum", **where: str) -> str:
+        """Write what a gauge says."""
+        return f"{how}{_grouped(by)} ({self._selected(name, by, where)})"
+
+    def rate(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
+        """Write how fast a counter rises, per second."""
+        return f"sum{_grouped(by)} (rate({self._selected(name, by, where)}[{window}]))"
+
+    def increase(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
+        """Write how far a counter has risen."""
+        return f"sum{_grouped(by)} (increase({self._selected(name, by, where)}[{window}]))"
+
+    def share(self, name: str, *by: str, window: str = WINDOW, of: Mapping[str, str] | None = None, **where: str) -> str:
+        """Write which share of a counter's rise is of some labels, 0 to 1; 0, not nothing, where there is none of them."""
+        whole = self.rate(name, *by, window=window, **(of or {}))
+        return f"({self.rate(name, *by, window=window, **where)} or {whole} * 0) / {whole}"
+
+    def quantile(self, share: float, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
+        """Write a quantile of a histogram."""
+        rates = self._selected(f"{name}_bucket", by, where)
+        return f"histogram_quantile({share:g}, sum by ({', '.join([*by, 'le'])}) (rate({rates}[{window}])))"
+
+    def mean(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
+        """Write the mean of what a histogram has been told."""
+        total = self.rate(f"{name}_sum", *by, window=window, **where)
+        return f"{total} / {self.rate(f'{name}_count', *by, window=window, **where)}"
+
+    def _selected(self, series: str, by: Iterable[str], where: Mapping[str, str]) -> str:
+        self._check(series, {*by, *where})
+        matchers = [*([self._scope] if self._scope else []), *(f"{label}{_matched(value)}" for label, value in where.items())]
+        return f"{series}{{{', '.join(matchers)}}}" if matchers else series
+
+    def _check(self, series: str, labels: set[str]) -> None:
+        metric = self._known.get(series) or self._histogram(series)
+        if metric is None:
+            raise ExportError(f"no metric {series} in the catalog")
+        if unknown := labels - metric.labels.keys() - {"service", "job", "instance"}:
+            raise ExportError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
+
+    def _histogram(self, series: str) -> Metric | None:
+        name = next((series.removesuffix(suffix) for suffix in _OF_HISTOGRAMS if series.endswith(suffix)), "")
+        metric = self._known.get(name)
+        return metric if metric is not None and metric.type == "histogram" else None
+
+
+def _grouped(by: Iterable[str]) -> str:
+    labels = ", ".join(by)
+    return f" by ({labels})" if labels else ""
+
+
+def _matched(value: str) -> str:
+    operator = next((each for each in ("=~", "!~", "!=") if value.startswith(each)), "")
+    return f'{operator or "="}"{value.removeprefix(operator)}"'

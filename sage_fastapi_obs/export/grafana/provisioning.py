@@ -1,0 +1,122 @@
+"""Where Grafana finds its data and its dashboards, and how one leads to the other."""
+
+import json
+from typing import Any
+
+__all__ = ["provisioning_files"]
+
+TRACE_URL = "${__value.raw}"
+TRACE_ID = r'"trace_id":"(\w+)"'
+
+_PROMETHEUS: dict[str, Any] = {
+    "name": "Prometheus",
+    "uid": "prometheus",
+    "type": "prometheus",
+    "access": "proxy",
+    "url": "http://prometheus:9090",
+    "isDefault": True,
+    "jsonData": {
+        "httpMethod": "POST",
+        # The interval of scrapes: the shortest that $__rate_interval builds on.
+        "timeInterval": "15s",
+        "exemplarTraceIdDestinations": [{"name": "trace_id", "datasourceUid": "jaeger", "urlDisplayLabel": "Trace"}],
+    },
+}
+_LOKI: dict[str, Any] = {
+    "name": "Loki",
+    "uid": "loki",
+    "type": "loki",
+    "access": "proxy",
+    "url": "http://loki:3100",
+    "jsonData": {
+        "maxLines": 1000,
+        "derivedFields": [
+            {
+                "name": "trace",
+                "matcherType": "regex",
+                "matcherRegex": TRACE_ID,
+                "datasourceUid": "jaeger",
+                "url": TRACE_URL,
+                "urlDisplayLabel": "Trace",
+            }
+        ],
+    },
+}
+_JAEGER: dict[str, Any] = {
+    "name": "Jaeger",
+    "uid": "jaeger",
+    "type": "jaeger",
+    "access": "proxy",
+    "url": "http://jaeger:16686",
+    "jsonData": {
+        "tracesToLogsV2": {
+            "datasourceUid": "loki",
+            "spanStartTimeShift": "-1m",
+            "spanEndTimeShift": "1m",
+            "tags": [{"key": "service.name", "value": "service"}],
+            "filterByTraceID": False,
+            "customQuery": True,
+            "query": '{${__tags}} |= "${__trace.traceId}"',
+        },
+        "tracesToMetrics": {
+            "datasourceUid": "prometheus",
+            "spanStartTimeShift": "-5m",
+            "spanEndTimeShift": "5m",
+            "tags": [{"key": "service.name", "value": "service"}],
+            "queries": [
+                {"name": "Request rate", "query": "sum by (route) (rate(http_requests_total{$__tags}[5m]))"},
+                {
+                    "name": "p95",
+                    "query": "histogram_quantile(0.95, "
+                    "sum by (route, le) (rate(http_request_duration_seconds_bucket{$__tags}[5m])))",
+                },
+            ],
+        },
+        "nodeGraph": {"enabled": True},
+    },
+}
+_ELASTICSEARCH: dict[str, Any] = {
+    "name": "Elasticsearch",
+    "uid": "elasticsearch",
+    "type": "elasticsearch",
+    "access": "proxy",
+    "url": "http://elasticsearch:9200",
+    "jsonData": {
+        "index": "ai-textbook-*",
+        "timeField": "@timestamp",
+        "logMessageField": "message",
+        "logLevelField": "level",
+        "dataLinks": [{"field": "trace_id", "datasourceUid": "jaeger", "url": TRACE_URL, "urlDisplayLabel": "Trace"}],
+    },
+}
+_FOLDER = {
+    "apiVersion": 1,
+    "providers": [
+        {
+            "name": "sage-fastapi-obs",
+            "folder": "Observability",
+            "type": "file",
+            "disableDeletion": True,
+            "allowUiUpdates": False,
+            "updateIntervalSeconds": 30,
+            "options": {"path": "/var/lib/grafana/dashboards"},
+        }
+    ],
+}
+
+
+def provisioning_files() -> dict[str, str]:
+    """Return data sources, linked from exemplar to trace to lines, and the folder of dashboards; texts by path."""
+    common = {"apiVersion": 1, "prune": True, "datasources": [_PROMETHEUS, _LOKI, _JAEGER]}
+    # Where Elasticsearch does not run, a data source for it would only fail: its file is mounted by its own profile.
+    elastic = {"apiVersion": 1, "datasources": [_ELASTICSEARCH]}
+    return {
+        "grafana/provisioning/datasources/stack.yml": _text(common),
+        "grafana/provisioning/dashboards/folder.yml": _text(_FOLDER),
+        "grafana/provisioning-elastic/elasticsearch.yml": _text(elastic),
+    }
+
+
+def _text(content: dict[str, Any]) -> str:
+    """Write YAML as its subset JSON: `$` twice, as provisioning would replace `$name` by the environment."""
+    return json.dumps(content, indent=2, ensure_ascii=False).replace("$", "$$") + "\n"
