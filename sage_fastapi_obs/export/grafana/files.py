@@ -31,7 +31,7 @@ def files(services: Sequence[Settings], own: Own = NONE) -> dict[str, str]:
     Raises `ExportError` where Grafana's SDK is not installed.
     """
     try:
-        from sage_fastapi_obs.export.grafana.build import board_json
+        from sage_fastapi_obs.export.grafana.build import board_json  # noqa: PLC0415 - the SDK is an extra
     except ModuleNotFoundError as missing:
         raise ExportError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
     drawn = {f"grafana/dashboards/{board.name}.json": board_json(board) for board in boards(services, own)}

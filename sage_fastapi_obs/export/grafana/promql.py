@@ -19,6 +19,7 @@ class Queries:
     """Writes expressions within a scope: matchers that each of their series has, such as `job=~"$job"`.
 
     Labels to look at are keywords whose value is what the label must be: `status="=~5.."`, `operation="encrypt"`.
+    Groups in which nothing has happened are left out of shares, means and quantiles.
     """
 
     def __init__(self, scope: str, own: Iterable[Metric] = ()) -> None:
@@ -37,20 +38,21 @@ class Queries:
         """Write how far a counter has risen."""
         return f"sum{_grouped(by)} (increase({self._selected(name, by, where)}[{window}]))"
 
-    def share(self, name: str, *by: str, window: str = WINDOW, of: Mapping[str, str] | None = None, **where: str) -> str:
+    def share(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
         """Write which share of a counter's rise is of some labels, 0 to 1; 0, not nothing, where there is none of them."""
-        whole = self.rate(name, *by, window=window, **(of or {}))
-        return f"({self.rate(name, *by, window=window, **where)} or {whole} * 0) / {whole}"
+        whole = self.rate(name, *by, window=window)
+        return f"({self.rate(name, *by, window=window, **where)} or {whole} * 0) / {_some(whole, by)}"
 
     def quantile(self, share: float, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
         """Write a quantile of a histogram."""
         rates = self._selected(f"{name}_bucket", by, where)
-        return f"histogram_quantile({share:g}, sum by ({', '.join([*by, 'le'])}) (rate({rates}[{window}])))"
+        quantile = f"histogram_quantile({share:g}, sum by ({', '.join([*by, 'le'])}) (rate({rates}[{window}])))"
+        return f"{quantile} >= 0" if by else quantile
 
     def mean(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
         """Write the mean of what a histogram has been told."""
-        total = self.rate(f"{name}_sum", *by, window=window, **where)
-        return f"{total} / {self.rate(f'{name}_count', *by, window=window, **where)}"
+        count = self.rate(f"{name}_count", *by, window=window, **where)
+        return f"{self.rate(f'{name}_sum', *by, window=window, **where)} / {_some(count, by)}"
 
     def _selected(self, series: str, by: Iterable[str], where: Mapping[str, str]) -> str:
         self._check(series, {*by, *where})
@@ -68,6 +70,11 @@ class Queries:
         name = next((series.removesuffix(suffix) for suffix in _OF_HISTOGRAMS if series.endswith(suffix)), "")
         metric = self._known.get(name)
         return metric if metric is not None and metric.type == "histogram" else None
+
+
+def _some(count: str, by: tuple[str, ...]) -> str:
+    """Leave groups out in which nothing has happened: 0 / 0 is a name in the legend without a line."""
+    return f"({count} > 0)" if by else count
 
 
 def _grouped(by: Iterable[str]) -> str:

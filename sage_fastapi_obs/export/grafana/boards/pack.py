@@ -23,7 +23,9 @@ def _panel(ask: Queries, metric: Metric) -> Panel:
     if metric.type == "counter":
         queries, unit = numbers((ask.rate(metric.name, *by), legend)), "cps"
     elif metric.type == "gauge":
-        queries, unit = numbers((ask.value(metric.name, *by), legend)), _unit(metric)
+        # Shares are not added up.
+        how = "avg" if _unit(metric) == "percentunit" else "sum"
+        queries, unit = numbers((ask.value(metric.name, *by, how=how), legend)), _unit(metric)
     else:
         asked = [(ask.quantile(share, metric.name, *by), f"{legend} p{share * 100:g}") for share in (0.5, 0.95)]
         queries, unit = numbers(*asked), _unit(metric)

@@ -50,14 +50,14 @@ def security_board() -> Board:
                     Panel(
                         "Failed Login Attempts",
                         numbers((ASK.rate("auth_login_failed_total", "reason"), "{{reason}}")),
-                        "unknown_user in numbers: somebody tries a list. bad_password: somebody tries an account. locked: it works.",
+                        "unknown_user in numbers: somebody tries a list. bad_password: somebody tries one account.",
                         unit="cps",
                         stacked=True,
                     ),
                     Panel(
                         "API Rate Limit Violations",
                         numbers((f"topk(20, {ASK.rate('rate_limit_exceeded_total', 'client_ip')})", "{{client_ip}}")),
-                        "By the client's network, the 20 with the most. Addresses themselves are personal, and are not recorded.",
+                        "By the client's network, the 20 with the most. Addresses are personal, and are not recorded.",
                         unit="reqps",
                     ),
                     Panel(

@@ -79,8 +79,8 @@ def red(ask: Queries, sla: SlaSettings, *by: str) -> tuple[Panel, ...]:
         shared.latency(
             "Response time p95 and mean",
             numbers((p95, f"{legend} p95"), (ask.mean(DURATION, *by), f"{legend} mean")),
-            "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each is "
-            "one request, and leads to its trace.",
+            "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each "
+            "is one request, and leads to its trace.",
             limits(_seconds(sla.response_time_mean_ms), _seconds(sla.response_time_p95_ms)),
         ),
     )
@@ -281,7 +281,7 @@ def _itself(ask: Queries) -> tuple[Panel, ...]:
         Panel(
             "Held log lines",
             numbers((ask.rate("observability_held_lines_total", "outcome"), "{{outcome}}")),
-            "Lines below the level that requests held: released because the request went wrong, discarded, or dropped for room.",
+            "Lines below the level that requests held: released as the request went wrong, discarded, or dropped for room.",
             unit="cps",
         ),
     )
