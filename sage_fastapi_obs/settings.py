@@ -581,6 +581,8 @@ class ExportSettings(_Section):
     """Where the pages named after alerts are."""
     dashboards_url: str = "http://localhost:3000"
     """Where Grafana is."""
+    packs: tuple[str, ...] = ()
+    """Classes with metrics of your own that dashboards get rows for, as `module:Class`."""
     slack_channel: str = "#alerts"
     """Channel of alerts; those of `critical` and `warning` ones are called so at the end."""
     sink_url: str = "http://alert-sink:9094/"
@@ -590,7 +592,7 @@ class ExportSettings(_Section):
     image: str = ""
     """Container image; by default the service's name and version."""
 
-    @field_validator("targets", mode="before")
+    @field_validator("targets", "packs", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return _listed(value)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from sage_fastapi_obs.export import alertmanager, kubernetes, prometheus
+from sage_fastapi_obs.export import alertmanager, grafana, kubernetes, prometheus
 from sage_fastapi_obs.export.services import Services
 
 __all__ = ["EXPORTERS", "Exporter"]
@@ -15,4 +15,5 @@ EXPORTERS: dict[str, Exporter] = {
     "prometheus": prometheus.files,
     "alertmanager": alertmanager.files,
     "kubernetes": kubernetes.files,
+    "grafana": grafana.files,
 }

@@ -1,9 +1,11 @@
 """Everything Grafana loads from files: dashboards, and where their data comes from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import MappingProxyType
 
-from sage_fastapi_obs.errors import ExportError
+from sage_fastapi_obs.domain.declared import metrics_of
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER, customer_board
 from sage_fastapi_obs.export.grafana.boards.result import result_board
 from sage_fastapi_obs.export.grafana.boards.sage import debugging_board, detailed_board, overview_board
@@ -12,7 +14,8 @@ from sage_fastapi_obs.export.grafana.boards.service import service_board, unifie
 from sage_fastapi_obs.export.grafana.boards.textbook import business_board, system_board
 from sage_fastapi_obs.export.grafana.layout import Board
 from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
-from sage_fastapi_obs.settings import Settings, SlaSettings
+from sage_fastapi_obs.export.services import Services, job, one_of, with_pack
+from sage_fastapi_obs.settings import SlaSettings
 from sage_fastapi_obs.signals.catalog import PACKS, Metric
 
 __all__ = ["boards", "files"]
@@ -25,47 +28,50 @@ Own = Mapping[str, Iterable[Metric]]
 NONE: Own = MappingProxyType({})
 
 
-def files(services: Sequence[Settings], own: Own = NONE) -> dict[str, str]:
-    """Return the texts of all files by path, for some services that one Grafana shows.
+def files(services: Services) -> dict[str, str]:
+    """Return the texts of all files by path, for services that one Grafana shows.
 
-    Raises `ExportError` where Grafana's SDK is not installed.
+    Raises `SettingsError` where Grafana's SDK is not installed, or a class named in `export.packs` is not there.
     """
     try:
         from sage_fastapi_obs.export.grafana.build import board_json  # noqa: PLC0415 - the SDK is an extra
     except ModuleNotFoundError as missing:
-        raise ExportError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
+        raise SettingsError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
+    own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
     drawn = {f"grafana/dashboards/{board.name}.json": board_json(board) for board in boards(services, own)}
     return drawn | provisioning_files()
 
 
-def boards(services: Sequence[Settings], own: Own = NONE) -> tuple[Board, ...]:
+def boards(services: Services, own: Own = NONE) -> tuple[Board, ...]:
     """Choose dashboards by what the services record; what is promised is that of the first service with a pack."""
-    by_pack: dict[str, list[Settings]] = {}
-    for each in services:
-        for pack in each.metrics.packs:
-            by_pack.setdefault(pack, []).append(each)
+    packs = {pack for service in services for pack in service.metrics.packs}
     chosen: list[Board] = []
-    if "http" in by_pack:
-        sla = _promises(by_pack["http"])
-        rows = {f"pack {name}": PACKS[name] for name in WITHOUT_BOARD if name in by_pack}
+    if "http" in packs:
+        sla = _promises(services, "http")
+        rows = {f"pack {name}": PACKS[name] for name in WITHOUT_BOARD if name in packs}
         chosen += [unified_board(sla), service_board(sla, {**rows, **own})]
-    if "sage" in by_pack:
-        chosen += [overview_board(), detailed_board(), debugging_board(_promises(by_pack["sage"]))]
-    if "textbook" in by_pack:
-        jobs = "|".join(sorted(map(_job, by_pack["textbook"])))
-        chosen += [system_board(_promises(by_pack["textbook"]), jobs), business_board(jobs)]
-    if "security" in by_pack:
+    if "sage" in packs:
+        chosen += [overview_board(), detailed_board(), debugging_board(_promises(services, "sage"))]
+    if "textbook" in packs:
+        jobs = one_of(map(job, with_pack(services, "textbook")))
+        chosen += [system_board(_promises(services, "textbook"), jobs), business_board(jobs)]
+    if "security" in packs:
         chosen.append(security_board())
-    if any(each.service.name == CUSTOMER for each in services):
+    if any(service.service.name == CUSTOMER for service in services):
         chosen.append(customer_board())
-    if "result" in by_pack:
-        chosen.append(result_board(_promises(by_pack["result"]), business="business" in by_pack))
+    if "result" in packs:
+        chosen.append(result_board(_promises(services, "result"), business="business" in packs))
     return tuple(chosen)
 
 
-def _promises(services: Sequence[Settings]) -> SlaSettings:
-    return services[0].sla
+def _promises(services: Services, pack: str) -> SlaSettings:
+    return with_pack(services, pack)[0].sla
 
 
-def _job(settings: Settings) -> str:
-    return settings.service.name
+def _declared(path: str) -> tuple[Metric, ...]:
+    """Find a class with metrics, by its module and name."""
+    module, _, name = path.partition(":")
+    try:
+        return tuple(metrics_of(getattr(import_module(module), name)))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"export.packs: {path!r} must be module:Class: {error}") from error

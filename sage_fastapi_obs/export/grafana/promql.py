@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from sage_fastapi_obs.errors import ExportError
+from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.signals.catalog import CATALOG, Metric
 
 __all__ = ["RANGE", "WINDOW", "Queries"]
@@ -62,9 +62,9 @@ class Queries:
     def _check(self, series: str, labels: set[str]) -> None:
         metric = self._known.get(series) or self._histogram(series)
         if metric is None:
-            raise ExportError(f"no metric {series} in the catalog")
+            raise DeclarationError(f"no metric {series} in the catalog")
         if unknown := labels - metric.labels.keys() - {"service", "job", "instance"}:
-            raise ExportError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
+            raise DeclarationError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
 
     def _histogram(self, series: str) -> Metric | None:
         name = next((series.removesuffix(suffix) for suffix in _OF_HISTOGRAMS if series.endswith(suffix)), "")

@@ -1,7 +1,8 @@
 """Where Grafana finds its data and its dashboards, and how one leads to the other."""
 
-import json
 from typing import Any
+
+from sage_fastapi_obs.export.yaml import dumped
 
 __all__ = ["provisioning_files"]
 
@@ -118,5 +119,5 @@ def provisioning_files() -> dict[str, str]:
 
 
 def _text(content: dict[str, Any]) -> str:
-    """Write YAML as its subset JSON: `$` twice, as provisioning would replace `$name` by the environment."""
-    return json.dumps(content, indent=2, ensure_ascii=False).replace("$", "$$") + "\n"
+    """Write `$` twice: provisioning would replace `$name` by the environment."""
+    return dumped(content).replace("$", "$$")
