@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER, customer_board
+from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER, CUSTOMER_BOARD, customer_board
 from sage_fastapi_obs.export.grafana.boards.result import result_board
 from sage_fastapi_obs.export.grafana.boards.sage import debugging_board, detailed_board, overview_board
 from sage_fastapi_obs.export.grafana.boards.security import security_board
@@ -39,6 +39,9 @@ def files(services: Services) -> dict[str, str]:
         raise SettingsError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
     own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
     drawn = {f"grafana/dashboards/{board.name}.json": board_json(board) for board in boards(services, own)}
+    if (path := f"grafana/dashboards/{CUSTOMER_BOARD}.json") in drawn:
+        # Beside its manifests, for whoever deploys that service alone.
+        drawn["deploy/k8s/grafana-dashboard.json"] = drawn[path]
     return drawn | provisioning_files()
 
 

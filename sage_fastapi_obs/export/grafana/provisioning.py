@@ -108,13 +108,10 @@ _FOLDER = {
 
 def provisioning_files() -> dict[str, str]:
     """Return data sources, linked from exemplar to trace to lines, and the folder of dashboards; texts by path."""
-    common = {"apiVersion": 1, "prune": True, "datasources": [_PROMETHEUS, _LOKI, _JAEGER]}
-    # Where Elasticsearch does not run, a data source for it would only fail: its file is mounted by its own profile.
-    elastic = {"apiVersion": 1, "datasources": [_ELASTICSEARCH]}
+    sources = {"apiVersion": 1, "prune": True, "datasources": [_PROMETHEUS, _LOKI, _JAEGER, _ELASTICSEARCH]}
     return {
-        "grafana/provisioning/datasources/stack.yml": _text(common),
+        "grafana/provisioning/datasources/stack.yml": _text(sources),
         "grafana/provisioning/dashboards/folder.yml": _text(_FOLDER),
-        "grafana/provisioning-elastic/elasticsearch.yml": _text(elastic),
     }
 
 

@@ -4,10 +4,11 @@ from sage_fastapi_obs.export.grafana.boards import shared
 from sage_fastapi_obs.export.grafana.layout import BAD, FINE, Board, Panel, Query, Row, Variable, limits, numbers
 from sage_fastapi_obs.export.grafana.promql import Queries
 
-__all__ = ["CUSTOMER", "customer_board"]
+__all__ = ["CUSTOMER", "CUSTOMER_BOARD", "customer_board"]
 
 CUSTOMER = "customer-id"
 """The service that this is about."""
+CUSTOMER_BOARD = "customer-id-monitoring"
 SCOPE = f'service="{CUSTOMER}", instance=~"$instance"'
 ASK = Queries(SCOPE)
 HTTP = "http_request_duration_seconds"
@@ -21,7 +22,7 @@ CALLS = (
 def customer_board() -> Board:
     """Show the service and its dependencies."""
     return Board(
-        "customer-id-monitoring",
+        CUSTOMER_BOARD,
         "CustomerID Monitoring",
         "Requests over HTTP and gRPC, errors, the state of the service, and how fast Redis, PostgreSQL and Kafka answer.",
         (
