@@ -63,7 +63,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config.write_text(CONFIG % "\n".join([*(job(name, port) for name in JOBS), job("node-exporter", host)]))
         with running([exporter, *flags], folder / "host.log"), prometheus(config, folder) as address:
             # Rates need several scrapes, and events of all kinds in between.
-            busy = 'count(count_over_time(up[1m]) > 12) == 5'
+            busy = "count(count_over_time(up[1m]) > 12) == 5"
             until(lambda: query(address, busy), "scrapes")
             until(lambda: query(address, 'ALERTS{alertstate="firing"}'), "alert")
             yield address

@@ -1,0 +1,84 @@
+#!/usr/bin/env sh
+# Finds log lines: in Loki, in Elasticsearch, or in S3 through Athena.
+#
+#   scripts/log-query.sh [--dry-run] [--in loki|elasticsearch|athena] [--service NAME] [--level LEVEL] [--id ID] [--since 1h] [--most 100]
+#   --id: a correlation, request or trace id.  --since: 30m, 6h, 2d
+#   LOKI_URL=http://localhost:3100  ELASTICSEARCH_URL=http://localhost:9200  ATHENA_OUTPUT=s3://… (for answers)
+set -eu
+
+store=loki service="" level="" id="" since=1h most=100 dry_run=no
+usage() {
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --dry-run) dry_run=yes && shift && continue ;;
+    --in | --service | --level | --id | --since | --most) [ $# -ge 2 ] || usage ;;
+    *) usage ;;
+    esac
+    case "$1" in
+    --in) store=$2 ;;
+    --service) service=$2 ;;
+    --level) level=$2 ;;
+    --id) id=$2 ;;
+    --since) since=$2 ;;
+    --most) most=$2 ;;
+    esac
+    shift 2
+done
+
+# What goes into a query must be nothing but a word: no query can be smuggled in.
+for word in "$service" "$level" "$id" "$since" "$most"; do
+    case "$word" in
+    *[!A-Za-z0-9_.:-]*) echo "not a plain word: $word" >&2 && exit 2 ;;
+    esac
+done
+number=${since%[smhd]}
+case "$since" in
+*s) seconds=$number ;;
+*m) seconds=$((number * 60)) ;;
+*h) seconds=$((number * 3600)) ;;
+*d) seconds=$((number * 86400)) ;;
+*) usage ;;
+esac
+
+run() {
+    if [ "$dry_run" = yes ]; then
+        echo "would run: $*"
+    else
+        "$@"
+    fi
+}
+
+case "$store" in
+loki)
+    query="{service=~\"${service:-.+}\"${level:+, level=\"$level\"}}${id:+ |= \"$id\"}"
+    run curl --fail --silent --show-error --max-time 60 --get "${LOKI_URL:-http://localhost:3100}/loki/api/v1/query_range" \
+        --data-urlencode "query=$query" --data-urlencode "since=${seconds}s" --data-urlencode "limit=$most" |
+        if [ "$dry_run" = yes ]; then cat; else jq -r '[.data.result[].values[]] | sort_by(.[0])[] | .[1]'; fi
+    ;;
+elasticsearch)
+    body=$(jq -n --arg service "$service" --arg level "$level" --arg id "$id" --arg since "now-${seconds}s" --argjson most "$most" '
+        def term(field; value): if value == "" then [] else [{term: {(field): value}}] end;
+        def any(value): if value == "" then [] else
+            [{multi_match: {query: value, fields: ["correlation_id", "request_id", "trace_id"]}}] end;
+        {size: $most, sort: [{"@timestamp": "asc"}], query: {bool: {must: (
+            term("service.keyword"; $service) + term("level"; $level) + any($id) + [{range: {"@timestamp": {gte: $since}}}])}}}')
+    run curl --fail --silent --show-error --max-time 60 -H "Content-Type: application/json" \
+        "${ELASTICSEARCH_URL:-http://localhost:9200}/ai-textbook-*/_search" --data-raw "$body" |
+        if [ "$dry_run" = yes ]; then cat; else jq -c '.hits.hits[]._source'; fi
+    ;;
+athena)
+    from=$(date -u -d "@$(($(date +%s) - seconds))" +%Y/%m/%d)
+    # The quotes are SQL's.
+    # shellcheck disable=SC2016
+    where="\"day\" >= '$from'${service:+ AND \"service\" = '$service'}${level:+ AND \"level\" = '$level'}"
+    # shellcheck disable=SC2016
+    where="$where${id:+ AND '$id' IN (\"correlation_id\", \"request_id\", \"trace_id\")}"
+    sql="SELECT \"timestamp\", \"level\", \"message\" FROM tastesync_logs.customer_id WHERE $where ORDER BY \"timestamp\" LIMIT $most"
+    run aws athena start-query-execution --query-string "$sql" \
+        --result-configuration "OutputLocation=${ATHENA_OUTPUT:-s3://tastesync-logs/athena/}"
+    ;;
+*) usage ;;
+esac
