@@ -279,6 +279,16 @@ def _itself(ask: Queries) -> tuple[Panel, ...]:
             unit="bytes",
         ),
         Panel(
+            "Alerts of the process itself",
+            numbers((ask.value("observability_alerts_firing", "severity", how="max"), "{{severity}}")),
+            "Rules that the service judges without Prometheus.",
+        ),
+        Panel(
+            "Notifications of the process itself",
+            numbers((ask.increase("observability_alert_notifications_total", "outcome"), "{{outcome}}")),
+            "Anything but sent and suppressed: somebody was not told.",
+        ),
+        Panel(
             "Held log lines",
             numbers((ask.rate("observability_held_lines_total", "outcome"), "{{outcome}}")),
             "Lines below the level that requests held: released as the request went wrong, discarded, or dropped for room.",

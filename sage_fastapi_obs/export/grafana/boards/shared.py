@@ -97,9 +97,15 @@ def runtime_row(ask: Queries, *, folded: bool = True) -> Row:
             Panel(
                 "CPU",
                 numbers((ask.value("process_cpu_usage_ratio", "service", "instance", how="max"), "{{service}} {{instance}}")),
-                "Share of the cores a process may use. One event loop cannot use more than one core: 1 / cores is its end.",
+                "Share of the cores that a process may use.",
                 unit="percentunit",
                 limits=limits(0.8, 0.95),
+            ),
+            Panel(
+                "CPU seconds per second",
+                numbers((ask.rate("process_cpu_seconds_total", "service", "instance"), "{{service}} {{instance}}")),
+                "1 is a whole core: what a process with one event loop can use at most, whatever the machine has.",
+                limits=limits(0.7, 0.95),
             ),
             Panel(
                 "Memory",
