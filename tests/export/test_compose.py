@@ -1,0 +1,188 @@
+"""The compose file, the Dockerfile and the configuration of logs fit together, as far as that shows without containers."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from fastapi import FastAPI
+from queries import DEMO, ROOT
+
+from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.export import prometheus
+
+FILE = ROOT / "docker-compose.yml"
+COMPOSE = yaml.safe_load(FILE.read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROFILES = {
+    None: {"prometheus", "alertmanager", "grafana", "jaeger", "loki", "fluent-bit", "node-exporter"},
+    "demo": {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo", "traffic", "alert-sink"},
+    "deps": {"redis", "postgres", "kafka"},
+    "elastic": {"elasticsearch", "elasticsearch-setup", "kibana"},
+    "s3": {"fluentd", "minio", "minio-setup"},
+    "falco": {"falco"},
+}
+HOST_PORTS = {
+    "sage-backend": {8000, 9090},
+    "ai-textbook-core": {8001},
+    "customer-id": {3001},
+    "rfs-demo": {8002},
+    "prometheus": {9091},
+    "alertmanager": {9093},
+    "grafana": {3000},
+    "jaeger": {16686, 4317, 4318},
+    "loki": {3100},
+    "fluent-bit": {24224},
+    "elasticsearch": {9200},
+    "kibana": {5601},
+    "minio": {9000, 9001},
+}
+ONCE = {"elasticsearch-setup", "minio-setup"}
+"""Services that do something and end."""
+OPTIONAL = {"BIND", "LOGS", "ALERTMANAGER_CONFIG", "GRAFANA_PASSWORD", "POSTGRES_PASSWORD", "MINIO_USER", "MINIO_PASSWORD"}
+
+
+def sources(service: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what is mounted from this folder, and how, with variables as they are by default."""
+    mounts = [str(volume).split(":") for volume in map(by_default, service.get("volumes", ()))]
+    return [(source, ":".join(rest[1:])) for source, *rest in mounts if source.startswith("./")]
+
+
+def by_default(text: str) -> str:
+    """Write a text as it is while no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def test_the_file_is_a_compose_file():
+    """It validates against the schema of the compose specification."""
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_check_of_the_schema_can_fail(tmp_path: Path):
+    """A key that compose does not know is refused."""
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(FILE.read_text().replace("    mem_limit: 1g\n", "    memory: 1g\n"))
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)]
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 1
+
+
+def test_every_service_is_in_its_profile():
+    """Without a profile there is the stack; each profile adds what it says."""
+    found: dict[str | None, set[str]] = {}
+    for name, service in SERVICES.items():
+        for profile in service.get("profiles", [None]):
+            found.setdefault(profile, set()).add(name)
+    assert found == PROFILES
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_limited_and_looked_after(name: str):
+    """It has a version, a limit of memory, a restart, and a health check unless it ends by itself or has nothing to ask."""
+    service = SERVICES[name]
+    if not service["image"].startswith("sage-fastapi-obs-"):
+        tag = service["image"].rpartition(":")[2]
+        assert re.search(r"\d+\.\d+|RELEASE\.\d{4}", tag)
+    assert service["mem_limit"]
+    assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
+    own_image = service["image"].startswith("sage-fastapi-obs-example")
+    assert "healthcheck" in service or own_image or name in ONCE | {"falco"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_mounts_is_there(name: str):
+    """Files and folders of this repository exist, and nothing can write to them."""
+    for source, rest in sources(SERVICES[name]):
+        assert (ROOT / source).exists() or source == "./prometheus", source
+        assert rest.split(":")[-1] == "ro" or rest.endswith("ro")
+
+
+@pytest.mark.parametrize("logs", ["loki", "elastic", "s3"])
+def test_each_way_of_logs_has_its_outputs(logs: str):
+    """The variable LOGS chooses a file that exists, whose hosts are services of the stack."""
+    text = (ROOT / f"deploy/logging/outputs-{logs}.conf").read_text()
+    assert set(re.findall(r"^ +Host +(\S+)$", text, re.MULTILINE)) <= set(SERVICES)
+    assert re.findall(r"^ +Name +(\S+)$", text, re.MULTILINE)[0] == "loki"
+    labels = re.search(r"^ +Labels +(.+)$", text, re.MULTILINE)
+    assert labels is not None
+    assert labels[1] == "$service, $environment, $level"
+
+
+def test_ports_are_those_of_the_documents_and_only_for_this_machine():
+    """Each service is published where the docs say, and on the loopback address unless BIND says otherwise."""
+    found: dict[str, set[int]] = {}
+    for name, service in SERVICES.items():
+        for port in map(by_default, service.get("ports", ())):
+            address, host, _ = port.split(":")
+            assert address == "127.0.0.1"
+            found.setdefault(name, set()).add(int(host))
+    assert found == HOST_PORTS
+    everything = [port for ports in found.values() for port in ports]
+    assert len(everything) == len(set(everything))
+
+
+def test_every_variable_has_a_default():
+    """The file can be read without any variable: compose reads all of it, also for profiles that are off."""
+    assert {name for name, rest in re.findall(r"(?<!\$)\$\{(\w+)(:-)?", FILE.read_text()) if rest} == OPTIONAL
+    assert re.findall(r"(?<!\$)\$\{\w+[^:}\w]", FILE.read_text()) == []
+    assert re.findall(r"(?<!\$)\$\{\w+\}|\$\{\w+:\?", FILE.read_text()) == []
+
+
+def test_no_password_is_one_that_everybody_knows():
+    """Secrets come from variables without a default."""
+    for service in SERVICES.values():
+        for key, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|KEY_ID|ROOT_USER", key):
+                assert by_default(str(value)) == "", key
+
+
+@pytest.mark.parametrize("service", DEMO, ids=lambda service: service.service.name)
+def test_an_example_service_starts_with_its_settings(service: Any):
+    """The file that a service is given exists and is its own, and Prometheus scrapes the port that it serves metrics on."""
+    composed = SERVICES[service.service.name]
+    assert composed["environment"]["SAGE_OBS_FILE"] == f"deploy/services/{service.service.name}.yaml"
+    scraped = yaml.safe_load(prometheus.files(DEMO)["prometheus/prometheus.yml"])["scrape_configs"]
+    targets = {target for job in scraped for config in job["static_configs"] for target in config["targets"]}
+    assert f"{service.service.name}:{service.metrics.port}" in targets
+
+
+async def test_paths_of_health_checks_of_ours_exist():
+    """What the image asks for is answered, and its commands are modules of the example."""
+    path = re.search(r"8000'\)\}(/[\w/]+)", (ROOT / "Dockerfile").read_text())
+    assert path is not None
+    app = FastAPI()
+    Observability(Settings()).install(app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+        assert (await client.get(path[1])).status_code == 200
+    modules = [word for each in SERVICES.values() for word in each.get("command", ()) if str(word).startswith("example_app.")]
+    assert modules
+    for module in modules:
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_the_image_is_small_and_nobody_is_root_in_it():
+    """Two stages of a slim image; what is copied exists and is not ignored; the last user is none with a password."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert len(re.findall(r"^FROM python:[\d.]+-slim", text, re.MULTILINE)) == 2
+    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE)[-1] == "app"
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--from).+$", text, re.MULTILINE)]
+    for source in (source for sources in copied for source in sources):
+        assert (ROOT / source).exists()
+        assert source in kept
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_a_shell_script_is_clean(path: Path):
+    """ShellCheck has nothing to say, and the script can be run."""
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed: make servers")
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert path.stat().st_mode & 0o111
