@@ -88,8 +88,13 @@ def queries(service: str, window: str) -> dict[str, str]:
             f"topk(5, sum by (method, route) (increase({duration}_sum{of}[{window}])) "
             f"/ (sum by (method, route) (increase({duration}_count{of}[{window}])) > 0))"
         ),
-        # A sample per evaluation: counted, and multiplied by how far they are apart.
-        "alerts": f'sum by (alertname, severity) (count_over_time(ALERTS{{alertstate="firing"}}[{window}:1m]))',
+        # Looked at each minute, so that counting gives minutes; one that was shorter is listed with 0.
+        "alerts": " or ".join(
+            [
+                f'sum by (alertname, severity) (count_over_time(ALERTS{{alertstate="firing"}}[{window}:1m]))',
+                f'sum by (alertname, severity) (count_over_time(ALERTS{{alertstate="firing"}}[{window}])) * 0',
+            ]
+        ),
     }
 
 
@@ -103,7 +108,7 @@ def report(
     requests, failed, up = found["requests"], found["failed"], found["up"]
     words = {
         "service": service,
-        "month": f"{start:%B %Y}",
+        "month": f"{start:%B %Y}" if start.day == 1 else "30 days",
         "start": f"{start:%Y-%m-%d %H:%M}",
         "end": f"{end:%Y-%m-%d %H:%M} UTC",
         "availability": _percent(1 - failed / requests if requests and failed is not None else None, 3),

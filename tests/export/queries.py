@@ -7,11 +7,9 @@ from typing import Any
 
 import promql_parser
 
-from sage_fastapi_obs import Settings
 from sage_fastapi_obs.signals.catalog import CATALOG, Metric
 
 ROOT = Path(__file__).parents[2]
-DEMO = [Settings.from_env({}, path=path) for path in sorted(ROOT.glob("deploy/services/*.yaml"))]
 WORDS = {"$__rate_interval": "5m", "$__range": "1h", "$__tags": 'service="any"'}
 OF_TARGETS = {"job", "instance", "service", "le", "__name__"}
 """Labels that Prometheus adds, and those of buckets."""

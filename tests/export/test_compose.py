@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from demo import ROOT, SERVICES
 from fastapi import FastAPI
-from queries import DEMO, ROOT
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.export import prometheus
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE = yaml.safe_load(FILE.read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+COMPOSED: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROFILES = {
     None: {"prometheus", "alertmanager", "grafana", "jaeger", "loki", "fluent-bit", "node-exporter"},
     "demo": {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo", "traffic", "alert-sink"},
@@ -76,16 +76,16 @@ def test_the_check_of_the_schema_can_fail(tmp_path: Path):
 def test_every_service_is_in_its_profile():
     """Without a profile there is the stack; each profile adds what it says."""
     found: dict[str | None, set[str]] = {}
-    for name, service in SERVICES.items():
+    for name, service in COMPOSED.items():
         for profile in service.get("profiles", [None]):
             found.setdefault(profile, set()).add(name)
     assert found == PROFILES
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_a_service_is_pinned_limited_and_looked_after(name: str):
     """It has a version, a limit of memory, a restart, and a health check unless it ends by itself or has nothing to ask."""
-    service = SERVICES[name]
+    service = COMPOSED[name]
     if not service["image"].startswith("sage-fastapi-obs-"):
         tag = service["image"].rpartition(":")[2]
         assert re.search(r"\d+\.\d+|RELEASE\.\d{4}", tag)
@@ -95,10 +95,10 @@ def test_a_service_is_pinned_limited_and_looked_after(name: str):
     assert "healthcheck" in service or own_image or name in ONCE | {"falco"}
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_what_a_service_mounts_is_there(name: str):
     """Files and folders of this repository exist, and nothing can write to them."""
-    for source, rest in sources(SERVICES[name]):
+    for source, rest in sources(COMPOSED[name]):
         assert (ROOT / source).exists() or source == "./prometheus", source
         assert rest.split(":")[-1] == "ro" or rest.endswith("ro")
 
@@ -107,7 +107,7 @@ def test_what_a_service_mounts_is_there(name: str):
 def test_each_way_of_logs_has_its_outputs(logs: str):
     """The variable LOGS chooses a file that exists, whose hosts are services of the stack."""
     text = (ROOT / f"deploy/logging/outputs-{logs}.conf").read_text()
-    assert set(re.findall(r"^ +Host +(\S+)$", text, re.MULTILINE)) <= set(SERVICES)
+    assert set(re.findall(r"^ +Host +(\S+)$", text, re.MULTILINE)) <= set(COMPOSED)
     assert re.findall(r"^ +Name +(\S+)$", text, re.MULTILINE)[0] == "loki"
     labels = re.search(r"^ +Labels +(.+)$", text, re.MULTILINE)
     assert labels is not None
@@ -117,7 +117,7 @@ def test_each_way_of_logs_has_its_outputs(logs: str):
 def test_ports_are_those_of_the_documents_and_only_for_this_machine():
     """Each service is published where the docs say, and on the loopback address unless BIND says otherwise."""
     found: dict[str, set[int]] = {}
-    for name, service in SERVICES.items():
+    for name, service in COMPOSED.items():
         for port in map(by_default, service.get("ports", ())):
             address, host, _ = port.split(":")
             assert address == "127.0.0.1"
@@ -136,18 +136,18 @@ def test_every_variable_has_a_default():
 
 def test_no_password_is_one_that_everybody_knows():
     """Secrets come from variables without a default."""
-    for service in SERVICES.values():
+    for service in COMPOSED.values():
         for key, value in service.get("environment", {}).items():
             if re.search(r"PASSWORD|SECRET|KEY_ID|ROOT_USER", key):
                 assert by_default(str(value)) == "", key
 
 
-@pytest.mark.parametrize("service", DEMO, ids=lambda service: service.service.name)
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.service.name)
 def test_an_example_service_starts_with_its_settings(service: Any):
     """The file that a service is given exists and is its own, and Prometheus scrapes the port that it serves metrics on."""
-    composed = SERVICES[service.service.name]
+    composed = COMPOSED[service.service.name]
     assert composed["environment"]["SAGE_OBS_FILE"] == f"deploy/services/{service.service.name}.yaml"
-    scraped = yaml.safe_load(prometheus.files(DEMO)["prometheus/prometheus.yml"])["scrape_configs"]
+    scraped = yaml.safe_load(prometheus.files(SERVICES)["prometheus/prometheus.yml"])["scrape_configs"]
     targets = {target for job in scraped for config in job["static_configs"] for target in config["targets"]}
     assert f"{service.service.name}:{service.metrics.port}" in targets
 
@@ -160,7 +160,7 @@ async def test_paths_of_health_checks_of_ours_exist():
     Observability(Settings()).install(app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
         assert (await client.get(path[1])).status_code == 200
-    modules = [word for each in SERVICES.values() for word in each.get("command", ()) if str(word).startswith("example_app.")]
+    modules = [word for each in COMPOSED.values() for word in each.get("command", ()) if str(word).startswith("example_app.")]
     assert modules
     for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()

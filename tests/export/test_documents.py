@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from queries import DEMO, ROOT, fenced, named
+from demo import ROOT, SERVICES
 
+from queries import fenced, named
 from sage_fastapi_obs.export import prometheus
 
 RUNBOOKS = ROOT / "docs/runbooks"
 RULES = [
     rule
-    for path, text in prometheus.files(DEMO).items()
+    for path, text in prometheus.files(SERVICES).items()
     if path.startswith("prometheus/rules/")
     for group in yaml.safe_load(text)["groups"]
     for rule in group["rules"]

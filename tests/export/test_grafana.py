@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from queries import DEMO, ROOT, asked, named
+from demo import ROOT, SERVICES
 
+from queries import asked, named
 from sage_fastapi_obs import Settings, SettingsError, declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.export import grafana
@@ -18,7 +19,7 @@ from sage_fastapi_obs.export.grafana.promql import Queries
 from sage_fastapi_obs.settings import Pack
 from sage_fastapi_obs.signals.catalog import CATALOG, PACKS
 
-FILES = grafana.files(DEMO)
+FILES = grafana.files(SERVICES)
 BOARDS = {Path(path).stem: json.loads(text) for path, text in FILES.items() if path.startswith("grafana/dashboards/")}
 PROVISIONED = yaml.safe_load(FILES["grafana/provisioning/datasources/stack.yml"].replace("$$", "$"))["datasources"]
 
@@ -115,7 +116,7 @@ def test_each_pack_alone_has_panels(pack: Pack):
 
 def test_a_pack_of_ones_own_is_a_row():
     """Counters become rates, gauges stay, histograms become quantiles, with the units that their names have."""
-    service = next(board for board in grafana.boards(DEMO, own()) if board.name == "service")
+    service = next(board for board in grafana.boards(SERVICES, own()) if board.name == "service")
     row = service.rows[-1]
     assert row.title == "Why: Shop"
     by_title = {panel.title: panel for panel in row.panels}

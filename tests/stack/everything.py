@@ -43,7 +43,7 @@ def create_app() -> FastAPI:
 
     @app.get("/items/{item_id}")
     async def read(item_id: int, later: BackgroundTasks) -> dict[str, int]:
-        later.add_task(time.sleep, 0.0001)
+        later.add_task(time.sleep, 0.02)
         return {"item": item_id}
 
     @app.get("/private")

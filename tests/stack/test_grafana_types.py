@@ -9,8 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from demo import SERVICES
-from servers import lacking
+from running import DEMO, lacking
 
 from sage_fastapi_obs.export.grafana import boards
 
@@ -115,7 +114,7 @@ def test_every_query_is_of_its_language():
     asked: dict[str, list[str]] = {language: pages(language) for language in QUERY_PAGES}
     assert all(asked.values())
     names = {"prometheus": "promql", "loki": "logql"}
-    for board in boards(SERVICES):
+    for board in boards(DEMO):
         for panel in board.panels:
             for query in panel.queries:
                 if query.store in names:

@@ -14,7 +14,7 @@ from sage_fastapi_obs.export.grafana.boards.service import service_board, unifie
 from sage_fastapi_obs.export.grafana.boards.textbook import business_board, system_board
 from sage_fastapi_obs.export.grafana.layout import Board
 from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
-from sage_fastapi_obs.export.services import Services, job, one_of, with_pack
+from sage_fastapi_obs.export.services import Services, job, with_pack
 from sage_fastapi_obs.settings import SlaSettings
 from sage_fastapi_obs.signals.catalog import PACKS, Metric
 
@@ -56,7 +56,7 @@ def boards(services: Services, own: Own = NONE) -> tuple[Board, ...]:
     if "sage" in packs:
         chosen += [overview_board(), detailed_board(), debugging_board(_promises(services, "sage"))]
     if "textbook" in packs:
-        jobs = one_of(map(job, with_pack(services, "textbook")))
+        jobs = "|".join(map(job, with_pack(services, "textbook")))
         chosen += [system_board(_promises(services, "textbook"), jobs), business_board(jobs)]
     if "security" in packs:
         chosen.append(security_board())

@@ -1,32 +1,25 @@
-"""Real servers for the tests of the stack."""
+"""Programs and services that the tests of the stack run, and questions to Prometheus."""
 
 import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from servers import need, stop, until
+
+from sage_fastapi_obs import Settings
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
-
-
-def need(program: str, package: str) -> str:
-    """Find a program; skip without it, but never where the tests are what decides."""
-    found = shutil.which(program)
-    if found is None:
-        lacking(f"{program} is not installed: {package}")
-    assert found is not None
-    return found
+NAMES = ("sage-backend", "ai-textbook-core", "customer-id", "rfs-demo")
+DEMO = [Settings.from_env({}, path=ROOT / f"deploy/services/{name}.yaml") for name in NAMES]
+"""The services that the dashboards under grafana/ are made for."""
 
 
 def lacking(message: str) -> None:
@@ -34,20 +27,6 @@ def lacking(message: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            answer = found()
-        except (httpx.HTTPError, KeyError, IndexError):
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.1)
-    pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
 
 
 def free_port() -> int:
@@ -66,12 +45,7 @@ def running(command: list[str], log: Path, **env: str) -> Iterator[None]:
     try:
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 @contextmanager
@@ -94,7 +68,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[str]:
         f"--storage.tsdb.path={folder / 'tsdb'}",
         "--web.enable-admin-api",
     ]
-    with running([need("prometheus", "apt-get install prometheus"), f"--config.file={config}", *flags], log):
+    with running([need("prometheus"), f"--config.file={config}", *flags], log):
         address = until(lambda: re.search(r"Listening on.*address=(127\.0\.0\.1:\d+)", log.read_text()), "Prometheus")[1]
         yield f"http://{address}"
 

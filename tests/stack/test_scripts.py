@@ -1,0 +1,206 @@
+"""Scripts for operators: each says what it would do, and those that ask Prometheus are run against a real one."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from running import ROOT, serving
+
+pytestmark = pytest.mark.stack
+
+SCRIPTS = ROOT / "scripts"
+NOWHERE = "http://127.0.0.1:9"
+DRY = {
+    "daily-check.sh": [],
+    "weekly-maintenance.sh": [],
+    "verify-backup.sh": ["/nowhere"],
+    "cardinality-report.sh": ["5"],
+    "import-dashboard.sh": [],
+    "log-query.sh": ["--service", "customer-id", "--level", "error"],
+    "smoke.sh": [],
+    "monthly_report.py": ["--service", "customer-id"],
+    "load_test.py": ["http://127.0.0.1:9/items"],
+    "find_unstructured_logs.py": [str(ROOT / "example_app")],
+}
+"""What an operator runs, with arguments that are needed; tools of developers are not among them."""
+OF_DEVELOPERS = {"document_metrics.py", "install-servers.sh", "draw_dashboards.py"}
+
+
+def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with nowhere to go but what it is given."""
+    command = [sys.executable] if script.endswith(".py") else ["sh"]
+    urls = dict.fromkeys(("PROMETHEUS_URL", "ALERTMANAGER_URL", "GRAFANA_URL", "LOKI_URL", "ELASTICSEARCH_URL"), NOWHERE)
+    if script == "weekly-maintenance.sh":
+        del urls["ELASTICSEARCH_URL"]
+    full = {**os.environ, **urls, "PYTHONPATH": str(ROOT), **env}
+    done = [*command, str(SCRIPTS / script), *arguments]
+    return subprocess.run(done, capture_output=True, text=True, check=False, env=full, timeout=60)
+
+
+def test_every_script_is_here():
+    """No script is forgotten by the tests below."""
+    assert {path.name for path in SCRIPTS.iterdir() if path.suffix in {".sh", ".py"}} - OF_DEVELOPERS == set(DRY)
+
+
+@pytest.mark.parametrize("script", DRY)
+def test_a_dry_run_says_what_would_be_done_and_asks_nobody(script: str):
+    """With --dry-run a script ends well although nothing that it asks is there, and says so."""
+    done = run(script, "--dry-run", *DRY[script])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "would" in done.stdout
+
+
+@pytest.mark.parametrize("script", [name for name in DRY if name.endswith(".sh")])
+def test_wrong_arguments_are_told_what_is_right(script: str):
+    """An unknown argument ends a script before it does anything, with its usage."""
+    if script == "import-dashboard.sh":
+        pytest.skip("takes any file")
+    done = run(script, "--wrong", "--more")
+    assert done.returncode == 2
+    assert f"scripts/{script}" in done.stderr
+
+
+def test_the_daily_check_finds_what_fires(stored: str):
+    """Targets are up, the alert that fires is named with its runbook, and a missing Alertmanager is noticed."""
+    done = run("daily-check.sh", PROMETHEUS_URL=stored, DISK_LIMIT="101", ERRORS_LIMIT="0")
+    assert done.returncode == 1, done.stderr
+    assert "ok     all 5 targets are up" in done.stdout
+    assert "LOOK   warning alert of the night: SomethingIsWrong (docs/runbooks/SomethingIsWrong.md)" in done.stdout
+    assert "LOOK   Alertmanager does not answer" in done.stdout
+    assert "ok     all disks are below 101 %" in done.stdout
+    assert re.search(r"LOOK   [1-9]\d* requests failed in 24 hours", done.stdout)
+    full = run("daily-check.sh", PROMETHEUS_URL=stored, DISK_LIMIT="0")
+    assert re.search(r"LOOK   disk /\S* is \d+% full", full.stdout)
+
+
+def test_the_daily_check_does_not_trust_silence():
+    """Without Prometheus nothing is well."""
+    done = run("daily-check.sh")
+    assert done.returncode == 1
+    assert "LOOK   Prometheus does not answer" in done.stdout
+
+
+def test_the_report_of_cardinality_names_what_is_large(stored: str):
+    """Names, labels and jobs are listed with their numbers, the largest first."""
+    done = run("cardinality-report.sh", "5", PROMETHEUS_URL=stored)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(r"\d+ series, \d+ chunks", done.stdout)
+    for title in ("series by name", "values by label", "series by pair", "series by job"):
+        numbers = [
+            int(number)
+            for number in re.findall(r"^ +(\d+) ", done.stdout.split(f"{title}\n")[1].split("\n\n")[0], re.MULTILINE)
+        ]
+        assert numbers
+        assert numbers == sorted(numbers, reverse=True)
+
+
+def test_the_weekly_maintenance_takes_a_snapshot(stored: str):
+    """Prometheus makes one; the rest is not set, and says so."""
+    done = run("weekly-maintenance.sh", PROMETHEUS_URL=stored)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'"status":"success","data":\{"name":"\d+T', done.stdout)
+    assert done.stdout.endswith("== done\n")
+    assert run("weekly-maintenance.sh").returncode != 0
+
+
+def test_the_monthly_report_is_filled(stored: str, tmp_path: Path):
+    """Numbers of the service stand where the template has names, with what its settings promise."""
+    out = tmp_path / "report.md"
+    settings = str(ROOT / "deploy/services/customer-id.yaml")
+    done = run(
+        "monthly_report.py",
+        "--prometheus",
+        stored,
+        "--service",
+        "customer-id",
+        "--until-now",
+        "--settings",
+        settings,
+        "--out",
+        str(out),
+    )
+    assert done.returncode == 0, done.stderr
+    text = out.read_text()
+    assert re.search(r"^\| availability \| \d\d\.\d{3} % \| 99.9 % \|$", text, re.MULTILINE)
+    assert re.search(r"^\| mean response time \| [\d.]+ ms \| 1000 ms \|$", text, re.MULTILINE)
+    assert re.search(r"^\| downtime \| 0 min \| 43 min \|$", text, re.MULTILINE)
+    assert re.search(r"^- GET /\S+: [\d.]+ ms on average$", text, re.MULTILINE)
+    assert "- SomethingIsWrong (warning): " in text
+    assert "$" not in text
+    assert run("monthly_report.py", "--prometheus", NOWHERE, "--service", "x").stderr.startswith(f"{NOWHERE} does not answer")
+
+
+def test_load_is_counted(tmp_path: Path):
+    """Each request that was sent is counted once; requests that the metrics do not know are noticed."""
+    with serving("example_app.app:create_app", tmp_path, SAGE_OBS_LOGGING__OUTPUT=str(tmp_path / "lines")) as port:
+        url = f"http://127.0.0.1:{port}/api/items"
+        good = run("load_test.py", url, "--requests", "200")
+        assert good.returncode == 0, good.stderr
+        assert "answered {'200': 200}, counted {'200': 200}" in good.stdout
+        wrong = run("load_test.py", f"{url}/1", "--requests", "10")
+        assert wrong.returncode == 1
+        assert "The metrics do not say what was sent" in wrong.stderr
+
+
+def backup(folder: Path, content: bytes = b"x" * 5000) -> Path:
+    """Write a backup with its checksum."""
+    (folder / "data").write_bytes(os.urandom(len(content)))
+    path = folder / "backup.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder / "data", "data")
+    path.with_name("backup.tar.gz.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  backup.tar.gz\n")
+    return path
+
+
+def test_a_good_backup_is_believed_and_a_bad_one_is_not(tmp_path: Path):
+    """Age, size, checksum and content are each looked at."""
+    path = backup(tmp_path)
+    assert run("verify-backup.sh", str(tmp_path)).stdout.startswith(f"ok     backup {path}: ")
+    complaints = []
+    os.utime(path, (time.time() - 200_000,) * 2)
+    complaints.append(run("verify-backup.sh", str(tmp_path)))
+    backup(tmp_path)
+    complaints.append(run("verify-backup.sh", str(tmp_path), MIN_BYTES="1000000"))
+    path.write_bytes(path.read_bytes()[:-100])
+    complaints.append(run("verify-backup.sh", str(tmp_path)))
+    path.with_name("backup.tar.gz.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    complaints.append(run("verify-backup.sh", str(tmp_path)))
+    path.with_name("backup.tar.gz.sha256").unlink()
+    complaints.append(run("verify-backup.sh", str(tmp_path)))
+    path.unlink()
+    complaints.append(run("verify-backup.sh", str(tmp_path)))
+    assert [done.returncode for done in complaints] == [1] * 6
+    words = ("older than", "has only", "its checksum differs", "cannot be unpacked", "has no checksum", "there is none")
+    assert all(word in done.stdout for word, done in zip(words, complaints, strict=True))
+
+
+def test_a_query_for_lines_cannot_be_smuggled_in():
+    """What would end a quoted word is refused, in each store."""
+    for store in ("loki", "elasticsearch", "athena"):
+        for word in ('x" or 1=1', "x' OR '1'='1", "x}", "$(id)", "`id`"):
+            done = run("log-query.sh", "--dry-run", "--in", store, "--service", word)
+            assert done.returncode == 2
+            assert "not a plain word" in done.stderr
+    sql = run(
+        "log-query.sh", "--dry-run", "--in", "athena", "--service", "customer-id", "--level", "error", "--since", "2d"
+    ).stdout
+    assert "\"service\" = 'customer-id' AND \"level\" = 'error'" in sql
+
+
+def test_calls_that_put_values_into_text_are_found(tmp_path: Path):
+    """Prints and formatted lines are listed by line; structured ones are not."""
+    (tmp_path / "old.py").write_text(
+        'print("x")\nlogger.info(f"user {x}")\nself.log.error("a" + b)\nlog.warning("%s", x)\n'
+        'logger.info("fine", user=1)\nlogger.bind(a=1).info("fine")\nmath.log(x, y)\n'
+    )
+    done = run("find_unstructured_logs.py", str(tmp_path))
+    assert done.returncode == 1
+    assert [int(line.split(":")[1]) for line in done.stdout.splitlines()] == [1, 2, 3, 4]
+    (tmp_path / "old.py").write_text('logger.info("fine", user=1)\n')
+    assert run("find_unstructured_logs.py", str(tmp_path)).returncode == 0
