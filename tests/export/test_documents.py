@@ -22,7 +22,7 @@ RULES = [
 ]
 ALERTS = sorted({rule["alert"] for rule in RULES})
 GENERAL = {"service-down", "performance-degraded", "diagnosis-workflow"}
-PAGES = sorted([*RUNBOOKS.glob("*.md"), *(ROOT / "queries").glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*(ROOT / "queries").glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
