@@ -200,6 +200,11 @@ def _dependencies(turn: int) -> None:
     ):
         count(calls, label, status)
         observe(duration, 0.002, label)
+    count("kafka_messages_consumed_total", "orders")
+    count("kafka_messages_processed_total", "orders", status)
+    observe("kafka_process_duration_seconds", 0.01, "orders")
+    count("dependency_calls_total", "http", "GET", status)
+    observe("dependency_call_duration_seconds", 0.03, "http", "GET")
     code = "INTERNAL" if turn % 20 == 0 else "OK"
     count("grpc_request_total", "/customer.Identify/Find", code)
     observe("grpc_request_duration_seconds", 0.004, "/customer.Identify/Find", code)

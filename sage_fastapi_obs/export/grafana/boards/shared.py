@@ -94,6 +94,12 @@ def runtime_row(ask: Queries, *, folded: bool = True) -> Row:
     return Row(
         "Why: process and interpreter",
         (
+            latency(
+                "Lateness of the event loop: p95",
+                numbers((ask.quantile(0.95, "python_event_loop_lag_seconds", "instance"), "{{instance}}")),
+                "By how much a timer came late: something computes or waits without giving way, and all requests wait with it.",
+                limits(0.05, 0.2),
+            ),
             Panel(
                 "CPU",
                 numbers((ask.value("process_cpu_usage_ratio", "service", "instance", how="max"), "{{service}} {{instance}}")),
@@ -134,9 +140,30 @@ def runtime_row(ask: Queries, *, folded: bool = True) -> Row:
                 "Rises with requests in flight. Rising alone: tasks that never end.",
             ),
             Panel(
+                "Threads for synchronous code",
+                numbers(
+                    (ask.value("python_threadpool_threads_busy", "instance"), "{{instance}} busy"),
+                    (ask.value("python_threadpool_tasks_waiting", "instance"), "{{instance}} waiting"),
+                    (ask.value("python_threadpool_threads_max", "instance"), "{{instance}} most"),
+                ),
+                "Synchronous routes and dependencies run in these. Any that wait: all threads are busy, and requests are slow "
+                "without using the processor.",
+            ),
+            Panel(
+                "Threads",
+                numbers((ask.value("python_threads", "instance"), "{{instance}}")),
+                "All threads of the interpreter. Rising alone: somebody starts some and does not end them.",
+            ),
+            latency(
+                "Pauses for garbage: p95",
+                numbers((ask.quantile(0.95, "python_gc_pause_seconds", "generation"), "generation {{generation}}")),
+                "Nothing else runs meanwhile. Long ones of generation 2: very many objects are alive.",
+                limits(0.05, 0.2),
+            ),
+            Panel(
                 "Garbage collections",
                 numbers((ask.rate("python_gc_collections_total", "generation"), "generation {{generation}}")),
-                "Collections per second. Many of generation 2 are pauses of the whole process.",
+                "Collections per second.",
                 unit="ops",
             ),
             Panel(
