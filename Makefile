@@ -43,7 +43,7 @@ servers: ## Install the servers that tests talk to, where that can be done
 	@scripts/install-servers.sh
 
 clean: ## Remove what make has set up
-	rm -rf $(VENV) .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/stack/grafana/node_modules .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt tests/oracles.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }

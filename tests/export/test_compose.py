@@ -1,5 +1,6 @@
 """The compose file, the Dockerfile and the configuration of logs fit together, as far as that shows without containers."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -164,6 +165,12 @@ async def test_paths_of_health_checks_of_ours_exist():
     assert modules
     for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_grafana_is_the_one_that_dashboards_are_tested_against():
+    """The types that the tests take are those of the image's version."""
+    pinned = json.loads((ROOT / "tests/stack/grafana/package.json").read_text())["dependencies"]
+    assert COMPOSED["grafana"]["image"] == f"grafana/grafana:{pinned['@grafana/schema']}"
 
 
 def test_the_image_is_small_and_nobody_is_root_in_it():

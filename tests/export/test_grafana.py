@@ -114,6 +114,13 @@ def test_each_pack_alone_has_panels(pack: Pack):
     assert any(name in text for name in mine for text in queries)
 
 
+def test_a_service_without_metrics_has_no_dashboards():
+    """Where metrics are switched off there is nothing to show, and the others' dashboards are as they were."""
+    silent = Settings(metrics={"enabled": False, "packs": ["http", "sage"]})
+    assert grafana.boards([silent]) == ()
+    assert grafana.boards([silent, *SERVICES]) == grafana.boards(SERVICES)
+
+
 def test_a_pack_of_ones_own_is_a_row():
     """Counters become rates, gauges stay, histograms become quantiles, with the units that their names have."""
     service = next(board for board in grafana.boards(SERVICES, own()) if board.name == "service")

@@ -137,7 +137,7 @@ def test_the_monthly_report_is_filled(stored: str, tmp_path: Path):
 
 
 def test_load_is_counted(tmp_path: Path):
-    """Each request that was sent is counted once; requests that the metrics do not know are noticed."""
+    """Each request that was sent is counted once; others are noticed; visitors come to services that run elsewhere."""
     with serving("example_app.app:create_app", tmp_path, SAGE_OBS_LOGGING__OUTPUT=str(tmp_path / "lines")) as port:
         url = f"http://127.0.0.1:{port}/api/items"
         good = run("load_test.py", url, "--requests", "200")
@@ -146,6 +146,9 @@ def test_load_is_counted(tmp_path: Path):
         wrong = run("load_test.py", f"{url}/1", "--requests", "10")
         assert wrong.returncode == 1
         assert "The metrics do not say what was sent" in wrong.stderr
+        visits = [sys.executable, "-m", "example_app.visits", "--rate", "20", "--seconds", "2", f"http://127.0.0.1:{port}"]
+        done = subprocess.run(visits, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        assert int(done.stdout.split(" visits")[0]) > 5, done.stderr
 
 
 def backup(folder: Path, content: bytes = b"x" * 5000) -> Path:

@@ -47,7 +47,7 @@ def files(services: Services) -> dict[str, str]:
 
 def boards(services: Services, own: Own = NONE) -> tuple[Board, ...]:
     """Choose dashboards by what the services record; what is promised is that of the first service with a pack."""
-    packs = {pack for service in services for pack in service.metrics.packs}
+    packs = {pack for service in services if service.metrics.enabled for pack in service.metrics.packs}
     chosen: list[Board] = []
     if "http" in packs:
         sla = _promises(services, "http")
