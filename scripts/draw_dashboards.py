@@ -86,7 +86,7 @@ def _lines(panel: dict[str, Any], series: Series, width: float, height: float) -
     )
     drawing = [
         f'<line x1="{left}" x2="{right:.0f}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e5e7eb"/>'
-        + _text(left - 6, y + 4, f"{most * share * scale:.3g}{unit}", 10, anchor="end")
+        + _text(left - 6, y + 4, f"{_short(most * share * scale)}{unit}", 10, anchor="end")
         for share in (0, 0.5, 1)
         for y in [bottom - (bottom - top) * share]
     ]
@@ -110,7 +110,7 @@ def _number(panel: dict[str, Any], series: Series, width: float, height: float) 
     for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
         if step["value"] is None or values[0] >= step["value"]:
             color = {"green": "#37872d", "orange": "#c2610c", "red": "#c4162a"}[step["color"]]
-    return _text(width / 2, height / 2 + 16, f"{values[0] * scale:.4g}{unit}", 26, "bold", "middle", color)
+    return _text(width / 2, height / 2 + 16, f"{_short(values[0] * scale)}{unit}", 26, "bold", "middle", color)
 
 
 def _asked(url: str, target: dict[str, Any], start: float, end: float) -> Series:
@@ -134,6 +134,10 @@ def _named(target: dict[str, Any], labels: dict[str, str]) -> str:
 
 def _scale(panel: dict[str, Any]) -> tuple[float, str]:
     return SCALES.get(panel["fieldConfig"]["defaults"]["unit"], (1, ""))
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _is_prometheus(panel: dict[str, Any]) -> bool:

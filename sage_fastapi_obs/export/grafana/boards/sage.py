@@ -24,7 +24,10 @@ def overview_board() -> Board:
         "Whether sessions are opened, handshakes succeed and encryption is fast. The dashboard SAGE Detailed says where, and "
         "SAGE Debugging why.",
         (
-            Row("What is wrong", (*_standing(), _active(), _created(), _handshakes(), _encryption())),
+            Row(
+                "What is wrong",
+                (*_standing(), *(each.sized(6, 8) for each in (_active(), _created(), _handshakes(), _encryption()))),
+            ),
             Row("Attacks", (_replays(12), _nonces(12))),
         ),
         CHOICES,
@@ -99,9 +102,9 @@ def _standing() -> tuple[Panel, ...]:
             steps=(Limit(FINE), Limit(BAD, 0.5)),
         ),
         shared.stat(
-            "Signatures refused per second",
+            "Signatures refused",
             f"{verified} or vector(0)",
-            "SignatureVerificationFailureHigh fires from 1 per second.",
+            "Per second; SignatureVerificationFailureHigh fires from 1.",
             "cps",
             limits(0.5, 1),
         ),

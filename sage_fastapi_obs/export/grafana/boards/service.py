@@ -121,14 +121,14 @@ def _promises(ask: Queries, sla: SlaSettings) -> tuple[Row, ...]:
                     f"Share of requests over the time shown that were not answered 5xx; promised: {sla.availability:g} %.",
                     "percentunit",
                     (Limit(BAD), Limit(FINE, 1 - budget)),
-                ),
+                ).sized(4, 8),
                 shared.stat(
                     "Error budget left",
                     f"1 - ({over}) / {budget:g}",
                     "Of the errors that the promise allows over the time shown. Choose 30 days for the month.",
                     "percentunit",
                     (Limit(BAD), Limit(WARN, 0.1), Limit(FINE, 0.5)),
-                ),
+                ).sized(4, 8),
                 Panel(
                     "Burn rate of the error budget",
                     numbers(*((f"({share}) / {budget:g}", window) for share, window in burn)),
