@@ -32,7 +32,7 @@ class Call:
 
     method: str
     path: str
-    body: dict[str, Any] | None = None
+    body: dict[str, Any] | list[int] | None = None
     times: int = 1
     """How often, in a round of all calls."""
 
@@ -62,6 +62,9 @@ SCENARIOS: dict[str, tuple[Call | Tale, ...]] = {
         Call("POST", "/orders", {"item": "tea", "count": 2, "card": "4111111111111111"}, times=4),
         Call("POST", "/orders", {"item": "coffee", "card": "4111111111111111"}, times=4),
         Call("POST", "/did/resolve", {}, times=2),
+        Call("GET", "/results/users/1", times=4),  # results in place of exceptions
+        Call("POST", "/results/users/batch", [1, 2], times=2),
+        Call("POST", "/results/orders", {"item": "tea", "card": "4111111111111111"}, times=4),
         Tale(Visitors.converse, times=12),
         Tale(Visitors.introduce, times=4),
         Tale(Visitors.move, times=2),
@@ -80,6 +83,9 @@ SCENARIOS: dict[str, tuple[Call | Tale, ...]] = {
         Call("WEBSOCKET", "/chat/closed"),  # refused
         Call("POST", "/orders", {"item": "tea", "card": "4111111111111112"}),  # 409: the card is not good
         Call("POST", "/textbooks", {"grade_level": "grade-1", "subject": "art", "pages": ["a bell\a"]}),  # one picture fails
+        Call("GET", "/results/users/3"),  # 423: the user is locked
+        Call("POST", "/results/users/batch", [1, 3, 77]),  # two of three fail
+        Call("POST", "/results/orders", {"item": "tea", "card": "4111111111111110"}),  # 402: the card is not good
         Tale(Visitors.forge),
         Tale(Visitors.dawdle),
         Tale(Visitors.babble),
