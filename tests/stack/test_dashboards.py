@@ -12,6 +12,7 @@ from running import DEMO, ROOT, query
 from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.export.grafana import boards
 from sage_fastapi_obs.export.grafana.layout import Board, Panel, Variable
+from sage_fastapi_obs.export.grafana.promql import Queries
 
 pytestmark = pytest.mark.stack
 
@@ -70,6 +71,19 @@ def test_what_cannot_be_true_is_noticed(title: str):
         assert complaint(panel, title, [{"metric": {}, "value": [0, value]} for value in values])
     assert complaint(panel, "{{route}}", [{"metric": {"service": "a"}, "value": [0, "0.1"]}])
     assert complaint(panel, title, [{"metric": {}, "value": [0, "0.1"]}]) == ""
+
+
+def test_what_never_happens_has_a_share_of_nothing(stored: str):
+    """A share is 0 where nothing of its labels was ever counted, and absent where nothing at all was."""
+    ask = Queries("")
+    (never,) = query(stored, substituted(ask.share("http_requests_total", status="599")))
+    assert float(never["value"][1]) == 0
+    by_chain = query(stored, substituted(ask.share("sage_did_resolutions_total", "chain", status="failure")))
+    assert len(by_chain) == 2
+    silent = Queries('job="nobody"').share("http_requests_total", "service", status="=~5..")
+    assert query(stored, substituted(silent)) == []
+    kinds = query(stored, substituted(ask.quantile(0.95, "pg_query_duration_seconds", "operation")))
+    assert [each["metric"]["operation"] for each in kinds] == ["select"]
 
 
 def test_every_choice_has_values(stored: str):
