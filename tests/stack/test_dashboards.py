@@ -86,6 +86,16 @@ def test_what_never_happens_has_a_share_of_nothing(stored: str):
     assert [each["metric"]["operation"] for each in kinds] == ["select"]
 
 
+def test_a_service_in_which_nothing_has_failed_yet_shows_so(stored: str):
+    """Where no operation ever failed and there is no breaker, there are zeros, and not panels without data."""
+    board = next(board for board in ALL if board.name == "result-pattern")
+    shown = {panel.title: panel.queries[0].text.replace("$job", "nobody") for panel in board.panels if panel.kind == "stat"}
+    for title in ("Failures in 5 minutes", "Breakers open"):
+        assert [each["value"][1] for each in query(stored, substituted(shown[title]))] == ["0"]
+    only_good = shown["SLA: availability, 1 h"].replace("nobody", ".*").replace("result_failure_total", "result_never_total")
+    assert [each["value"][1] for each in query(stored, substituted(only_good))] == ["1"]
+
+
 def test_every_choice_has_values(stored: str):
     """Each variable of each dashboard offers at least one value."""
     assert [(board.name, each.label) for board in ALL for each in board.variables if not values_of(stored, each)] == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from running import ROOT, serving
+from servers import need
 
 pytestmark = pytest.mark.stack
 
@@ -34,7 +35,10 @@ OF_DEVELOPERS = {"document_alerts.py", "document_metrics.py", "install-servers.s
 
 def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a script with nowhere to go but what it is given."""
-    command = [sys.executable] if script.endswith(".py") else ["sh"]
+    command = [sys.executable] if script.endswith(".py") else [need("sh")]
+    if script.endswith(".sh"):
+        need("curl")
+        need("jq")
     urls = dict.fromkeys(("PROMETHEUS_URL", "ALERTMANAGER_URL", "GRAFANA_URL", "LOKI_URL", "ELASTICSEARCH_URL"), NOWHERE)
     if script == "weekly-maintenance.sh":
         del urls["ELASTICSEARCH_URL"]
