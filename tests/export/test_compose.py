@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from demo import ROOT, SERVICES
 from fastapi import FastAPI
+from servers import need
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.export import prometheus
@@ -188,8 +188,7 @@ def test_the_image_is_small_and_nobody_is_root_in_it():
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
 def test_a_shell_script_is_clean(path: Path):
     """ShellCheck has nothing to say, and the script can be run."""
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed: make servers")
+    need("shellcheck")
     done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert path.stat().st_mode & 0o111

@@ -28,7 +28,7 @@ def job(name: str, port: int) -> str:
 
 @pytest.fixture(scope="session")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Have a service scraped under the names of all services of the demo, and a host; yield Prometheus' address."""
+    """Have a service scraped under the names of all services of the demo, a host, and nothing; yield Prometheus' address."""
     folder = tmp_path_factory.mktemp("dashboards")
     host = free_port()
     exporter = need("prometheus-node-exporter")
@@ -36,10 +36,12 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serving("everything:create_app", folder, PYTHONPATH=f"{Path(__file__).parent}:{ROOT}") as port:
         (folder / "rules.yml").write_text(RULES)
         config = folder / "prometheus.yml"
-        config.write_text(CONFIG % "\n".join([*(job(name, port) for name in NAMES), job("node-exporter", host)]))
+        config.write_text(
+            CONFIG % "\n".join([*(job(name, port) for name in NAMES), job("node-exporter", host), job("gone", free_port())])
+        )
         with running([exporter, *flags], folder / "host.log"), prometheus(config, folder) as address:
             # Rates need several scrapes, and events of all kinds in between.
-            busy = "count(count_over_time(up[1m]) > 12) == 5"
+            busy = "count(count_over_time(up[1m]) > 12) == 6"
             until(lambda: query(address, busy), "scrapes")
             until(lambda: query(address, 'ALERTS{alertstate="firing"}'), "alert")
             yield address

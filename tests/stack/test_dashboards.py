@@ -12,6 +12,7 @@ from running import DEMO, ROOT, query
 from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.export.grafana import boards
 from sage_fastapi_obs.export.grafana.layout import Board, Panel, Variable
+from sage_fastapi_obs.export.grafana.promql import Queries
 
 pytestmark = pytest.mark.stack
 
@@ -70,6 +71,29 @@ def test_what_cannot_be_true_is_noticed(title: str):
         assert complaint(panel, title, [{"metric": {}, "value": [0, value]} for value in values])
     assert complaint(panel, "{{route}}", [{"metric": {"service": "a"}, "value": [0, "0.1"]}])
     assert complaint(panel, title, [{"metric": {}, "value": [0, "0.1"]}]) == ""
+
+
+def test_what_never_happens_has_a_share_of_nothing(stored: str):
+    """A share is 0 where nothing of its labels was ever counted, and absent where nothing at all was."""
+    ask = Queries("")
+    (never,) = query(stored, substituted(ask.share("http_requests_total", status="599")))
+    assert float(never["value"][1]) == 0
+    by_chain = query(stored, substituted(ask.share("sage_did_resolutions_total", "chain", status="failure")))
+    assert len(by_chain) == 2
+    silent = Queries('job="nobody"').share("http_requests_total", "service", status="=~5..")
+    assert query(stored, substituted(silent)) == []
+    kinds = query(stored, substituted(ask.quantile(0.95, "pg_query_duration_seconds", "operation")))
+    assert [each["metric"]["operation"] for each in kinds] == ["select"]
+
+
+def test_a_service_in_which_nothing_has_failed_yet_shows_so(stored: str):
+    """Where no operation ever failed and there is no breaker, there are zeros, and not panels without data."""
+    board = next(board for board in ALL if board.name == "result-pattern")
+    shown = {panel.title: panel.queries[0].text.replace("$job", "nobody") for panel in board.panels if panel.kind == "stat"}
+    for title in ("Failures in 5 minutes", "Breakers open"):
+        assert [each["value"][1] for each in query(stored, substituted(shown[title]))] == ["0"]
+    only_good = shown["SLA: availability, 1 h"].replace("nobody", ".*").replace("result_failure_total", "result_never_total")
+    assert [each["value"][1] for each in query(stored, substituted(only_good))] == ["1"]
 
 
 def test_every_choice_has_values(stored: str):

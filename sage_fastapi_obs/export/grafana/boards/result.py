@@ -9,6 +9,7 @@ __all__ = ["result_board"]
 
 ASK = Queries(shared.SCOPE)
 DURATION = "result_duration_seconds"
+OUTCOMES = ("result_success_total", "result_failure_total")
 BREAKER = {"0": ("closed", FINE), "1": ("open", BAD), "2": ("half open", WARN)}
 
 
@@ -31,7 +32,8 @@ def result_board(sla: SlaSettings, *, business: bool) -> Board:
 
 
 def _standing(sla: SlaSettings) -> tuple[Panel, ...]:
-    succeeded, failed = (ASK.increase(name, window="1h") for name in ("result_success_total", "result_failure_total"))
+    # Operations are known when they have run: before the first failure there is no series of failures.
+    succeeded, failed = (f"({ASK.increase(name, window='1h')} or vector(0))" for name in OUTCOMES)
     availability = None if sla.availability is None else sla.availability / 100
     error_rate = None if sla.error_rate is None else sla.error_rate / 100
     p95 = None if sla.response_time_p95_ms is None else sla.response_time_p95_ms / 1000
@@ -61,13 +63,13 @@ def _standing(sla: SlaSettings) -> tuple[Panel, ...]:
         ),
         shared.stat(
             "Failures in 5 minutes",
-            ASK.increase("result_failure_total", window="5m"),
+            f"{ASK.increase('result_failure_total', window='5m')} or vector(0)",
             "ResultHighErrorRate fires from 50, ResultCriticalSystemFailure from 100.",
             steps=limits(50, 100),
         ),
         shared.stat(
             "Breakers open",
-            f"sum({ASK.value('circuit_breaker_status', 'name', how='max')} == bool 1)",
+            f"sum({ASK.value('circuit_breaker_status', 'name', how='max')} == bool 1) or vector(0)",
             "Circuit breakers that let nothing through now.",
             steps=limits(None, 1),
         ),
