@@ -6,7 +6,7 @@ function alone, nothing is recorded and nothing is raised: the code runs as what
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Any, Protocol, cast
 from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.request.exchange import current_exchange
@@ -15,10 +15,14 @@ from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.instruments import Instruments
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.domain.collected import Collected
-
 __all__ = ["Home", "count_fault", "current_home", "enter", "leave", "welcome"]
+
+
+class Collects(Protocol):
+    """Takes numbers by the names of metrics."""
+
+    def collect(self, name: Any, number: Any, metric_type: Any, labels: Any) -> None:
+        """Take one number."""
 
 
 class Home(Protocol):
@@ -29,7 +33,11 @@ class Home(Protocol):
     wall_clock: Callable[[], int]
     faults: Faults
     instruments: Instruments
-    collected: "Collected"
+
+    @property
+    def collected(self) -> Collects:
+        """What takes the metrics that an application collects by their names."""
+        ...
 
     @property
     def children(self) -> ChildSpans | None:
