@@ -1,5 +1,6 @@
 """Fixtures: each test gets objects of its own, so that nothing needs a reset."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from support import Watched
 from sage_fastapi_obs.domain import home
 
 # No test asserts a time: machines are busy.
-hypothesis.settings.register_profile("project", deadline=None)
-hypothesis.settings.load_profile("project")
+# There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
+hypothesis.settings.register_profile("project", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def test_a_time_before_all_calendars_is_shown_as_it_is() -> None:
         max_size=8,
     )
 )
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_terminal_is_never_driven(capfdbinary: Any, path: Path, rows: list[bytes]) -> None:
     """Whatever is read, nothing that a terminal would obey is shown."""
     shown = show(capfdbinary, path, b"\n".join(rows))

@@ -352,7 +352,7 @@ def blocks(page: bytes) -> list[bytes]:
 
 TestPages = Pages.TestCase
 TestPages.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

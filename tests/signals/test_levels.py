@@ -147,7 +147,7 @@ def test_the_timer_ends_a_change() -> None:
 
 
 @given(strategies.lists(strategies.tuples(NAMES, ASKED, strategies.integers(1, 5)), max_size=12), strategies.data())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 def test_any_changes(changes: list[Any], data: Any) -> None:
     """Whatever is changed and whenever: the level of a name is that of its longest prefix that is still changed."""
     clock = Clock()
