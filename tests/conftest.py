@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support import Watched
 
 from sage_fastapi_obs.domain import home
+from sage_fastapi_obs.signals import handover
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
@@ -39,3 +40,14 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
         watched.obs.status.abandon()
         watched.obs._logs.close()
         watched.provider.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def logging_is_given_back() -> Iterator[None]:
+    """See that a test leaves the process's logging as it was: others would find their lines elsewhere."""
+    before = handover.writers()
+    yield
+    left = [logs for logs in handover.writers() if logs not in before]
+    for logs in left:
+        logs.close()
+    assert not left, "an Observability was started and not closed"

@@ -158,8 +158,9 @@ async def test_paths_of_health_checks_of_ours_exist():
     path = re.search(r"8000'\)\}(/[\w/]+)", (ROOT / "Dockerfile").read_text())
     assert path is not None
     app = FastAPI()
-    Observability(Settings()).install(app)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+    obs = Observability(Settings(logging={"enabled": False}))
+    obs.install(app)
+    async with obs, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
         assert (await client.get(path[1])).status_code == 200
     modules = [word for each in COMPOSED.values() for word in each.get("command", ()) if str(word).startswith("example_app.")]
     assert modules

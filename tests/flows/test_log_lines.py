@@ -265,7 +265,7 @@ def test_every_line_of_a_request_has_its_ids(path: str, watch: Any) -> None:
 
 
 def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
-    """Forty requests over eight connections, kept alive and shared, leave each exactly its own lines."""
+    """Many requests over eight connections, kept alive and shared, leave each exactly its own lines."""
     watched = watch()
     paths = list(PLACES) * 6
 

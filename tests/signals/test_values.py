@@ -412,11 +412,11 @@ def random_value(pick: random.Random, depth: int = 0) -> Any:
     return pick.choice((Login(), Model.model_construct(), Colour.NESTED, {1}, Point(1, 2), 2**63, HostileDict(a=1)))
 
 
-def test_a_hundred_thousand_random_values() -> None:
+def test_twenty_thousand_random_values() -> None:
     """Each is written in one valid line, and no value of the name `password` is in it."""
     pick = random.Random(20251008)
     lay_out = layout(SERVICE)
-    for number in range(10_000):
+    for number in range(2_000):
         fields = {f"f{n}": random_value(pick) for n in range(10)}
         found = parsed(json_format(lay_out(AT, "info", "said", "app", fields, None)))
         assert set(found["data"]) == set(fields), number
