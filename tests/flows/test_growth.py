@@ -13,7 +13,7 @@ from sage_fastapi_obs.signals.catalog import OVERFLOW
 
 HOSTILE = 10_000
 WARM_UP = 20_000
-REQUESTS = 200_000
+REQUESTS = 50_000
 MOST_GROWTH_BYTES = 256 * 1024
 
 
@@ -93,7 +93,7 @@ async def test_a_request_leaves_no_work_for_the_garbage_collector(watch):
 
 @pytest.mark.parametrize("sample_rate", [0.0, 1.0])
 async def test_memory_is_flat(tmp_path, sample_rate):
-    """After a warm-up, two hundred thousand requests leave nothing behind."""
+    """After a warm-up, fifty thousand requests leave nothing behind; the benchmark makes a million."""
     requests = REQUESTS if sample_rate == 0.0 else REQUESTS // 4
     settings = Settings(logging={"output": "/dev/null"}, tracing={"sample_rate": sample_rate})
     obs = Observability(settings)
