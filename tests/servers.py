@@ -109,6 +109,8 @@ class Server:
     def pause(self) -> None:
         """Let it hang: connections stay, and nothing is answered."""
         self._process.send_signal(signal.SIGSTOP)
+        # Until every thread of it has stopped, it may answer still.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""

@@ -152,7 +152,5 @@ class AnswerWatch(Watch):
         inner_send = self._inner_send
         return inner_send(message)
 
-    def close(self, error: BaseException | None) -> None:
-        """End the watch."""
+    def _end(self, error: BaseException | None) -> None:
         self.exchange.finished = True
-        super().close(error)

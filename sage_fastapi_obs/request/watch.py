@@ -1,5 +1,6 @@
 """What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class Observer(Protocol):
         """Run the app's lifespan with ours around it."""
 
 
-class Watch:
+class Watch(ABC):
     """One exchange being watched: the receive and send that the app gets, and the end."""
 
     __slots__ = ("_inner_receive", "_inner_send", "_moments", "_observer", "_routes", "_token", "_valid", "exchange")
@@ -72,17 +73,17 @@ class Watch:
             except Exception as error:
                 moments.failed(tell, error)
 
+    @abstractmethod
     def _prepare(self) -> None:
         """Set what a kind of watch has besides."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def receive(self) -> Message:
         """Hand on what the client sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, message: Message) -> Awaitable[None]:
         """Hand on what the app sends."""
-        raise NotImplementedError
 
     def close(self, error: BaseException | None) -> None:
         """End the watch: the app has returned, failed or was cancelled."""
@@ -110,8 +111,9 @@ class Watch:
         # the garbage collector to find.
         exchange.scope = _NO_SCOPE
 
+    @abstractmethod
     def _end(self, error: BaseException | None) -> None:
-        raise NotImplementedError
+        """End the watch of an exchange that has no answer yet, or not all of it."""
 
     def _answered(self, message: Message, status: Any, *, may_stream: bool) -> Message:
         """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
