@@ -152,5 +152,5 @@ class AnswerWatch(Watch):
         inner_send = self._inner_send
         return inner_send(message)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, _: BaseException | None) -> None:
         self.exchange.finished = True

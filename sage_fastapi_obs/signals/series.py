@@ -40,50 +40,60 @@ _NOTHING = (sys.maxsize, -1)
 _RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_bytes", "sent")
 
 
-class RequestSeries:
-    """Requests of one method, route and status."""
+class Totals:
+    """The numbers of requests up to some moment.
+
+    Never changed once others can see them, so that a page of one moment needs no copies: those of thousands of series would
+    have the garbage collector walk through the whole heap during every scrape.
+    """
 
     __slots__ = (
         "duration_us",
         "durations",
         "exemplars",
-        "longest_us",
-        "pending",
-        "read",
         "received",
         "received_bytes",
         "requests",
         "sent",
         "sent_bytes",
-        "shortest_us",
         "timed",
     )
 
     def __init__(self, duration_buckets: int, size_buckets: int) -> None:
-        self.pending: list[Numbers] = []
-        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
         self.requests = 0
-        self.read = -1
-        """Requests that there were at the last reading for the windows."""
         self.timed = 0
         """Requests of which the duration is here; streams are timed elsewhere."""
         self.duration_us = 0
         self.durations = [0] * duration_buckets
         self.exemplars: list[Exemplified | None] = [None] * duration_buckets
-        self.shortest_us, self.longest_us = _NOTHING
-        """The extremes since they were last read by the windows."""
         self.received_bytes = self.sent_bytes = 0
         self.received = [0] * size_buckets
         self.sent = [0] * size_buckets
 
-    def copy(self) -> "RequestSeries":
-        """Return the numbers as they are now."""
-        copied = RequestSeries(0, 0)
+    def copy(self) -> "Totals":
+        """Return the same numbers, to be added to."""
+        copied = Totals(0, 0)
         copied.requests, copied.timed, copied.duration_us = self.requests, self.timed, self.duration_us
         copied.durations, copied.exemplars = self.durations[:], self.exemplars[:]
         copied.received_bytes, copied.sent_bytes = self.received_bytes, self.sent_bytes
         copied.received, copied.sent = self.received[:], self.sent[:]
         return copied
+
+
+class RequestSeries:
+    """Requests of one method, route and status."""
+
+    __slots__ = ("longest_us", "pending", "read", "shortest_us", "totals")
+
+    def __init__(self, duration_buckets: int, size_buckets: int) -> None:
+        self.pending: list[Numbers] = []
+        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
+        self.totals = Totals(duration_buckets, size_buckets)
+        """Of the requests that have been added up."""
+        self.read = -1
+        """Requests that there were at the last reading for the windows."""
+        self.shortest_us, self.longest_us = _NOTHING
+        """The extremes since they were last read by the windows."""
 
 
 class Requests(Collector):
@@ -93,6 +103,7 @@ class Requests(Collector):
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
         self.lock = RLock()
         """Held while numbers are added up, and while they are read."""
+        self._adding = False
         self.in_flight: set[Exchange] = set()
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
@@ -121,80 +132,95 @@ class Requests(Collector):
     def stamped(self) -> Iterator[StampedFamily]:
         """Yield all families, each with what a scrape may remember of it."""
         with self.lock:
-            kept = [*self._series.items()]
-        # Copied one by one, so that no request waits for all of them.
-        copied = [(labels, self._copy(series)) for labels, series in kept]
-        sizes = _by_route(copied)
-        yield _family(self._total), starmap(self._counted, copied)
-        yield _family(self._duration), starmap(self._timed, ((labels, series) for labels, series in copied if series.timed))
+            labels, kept = [*self._series], [*self._series.values()]
+        # Added up one by one, so that no request waits for all of them.
+        totals = [self._added_up(series) for series in kept]
+        sizes = _by_route(zip(labels, totals, strict=True))
+        yield _family(self._total), map(self._counted, labels, totals)
+        timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
+        yield _family(self._duration), starmap(self._timed, timed)
         yield _family(self._in_flight), self._flying()
-        yield _family(self._received), starmap(self._received_by, sizes)
-        yield _family(self._sent), starmap(self._sent_by, sizes)
+        yield _family(self._received), starmap(self._received_by, sizes.items())
+        yield _family(self._sent), starmap(self._sent_by, sizes.items())
 
     def readings(self) -> Iterator[Reading]:
         """Yield what has changed since the reading before; the extremes begin anew with each, so there is one reader."""
         with self.lock:
             kept = [*self._series.items()]
-        changed = [(labels, series) for labels, series in kept if series.pending or series.requests != series.read]
+        changed = [(labels, series) for labels, series in kept if series.pending or series.totals.requests != series.read]
         extremes = [(labels, *longest) for labels, series in changed if (longest := self._read(series)) is not None]
-        yield _reading(self._total, [(labels, (float(series.requests),)) for labels, series in changed])
-        timed = [(labels, (series.duration_us / 1_000_000, *series.durations)) for labels, series in changed if series.timed]
+        totals = [(labels, series.totals) for labels, series in changed]
+        yield _reading(self._total, [(labels, (float(total.requests),)) for labels, total in totals])
+        timed = [(labels, (total.duration_us / 1_000_000, *total.durations)) for labels, total in totals if total.timed]
         yield _reading(self._duration, timed, extremes)
         yield _reading(self._in_flight, [((method,), (float(count),)) for method, count in self._in_flight_by_method()])
         routes = {labels[:2] for labels, _ in changed}
-        sizes = _by_route((labels, series) for labels, series in kept if labels[:2] in routes)
-        yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes])
-        yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes])
+        sizes = _by_route((labels, series.totals) for labels, series in kept if labels[:2] in routes)
+        yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes.items()])
+        yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes.items()])
 
     def _read(self, series: RequestSeries) -> tuple[float, float] | None:
         """Add up what is pending; return the shortest and the longest duration since this was last done."""
         with self.lock:
             self.add_up(series)
-            series.read = series.requests
+            series.read = series.totals.requests
             shortest, longest = series.shortest_us, series.longest_us
             series.shortest_us, series.longest_us = _NOTHING
         return None if longest < shortest else (shortest / 1_000_000, longest / 1_000_000)
 
+    def _added_up(self, series: RequestSeries) -> Totals:
+        if series.pending:
+            self.add_up(series)
+        return series.totals
+
     def add_up(self, series: RequestSeries) -> None:
         """Add up what is pending."""
         with self.lock:
-            # As many as there are now; more may be appended meanwhile.
-            batch = series.pending[:]
-            del series.pending[: len(batch)]
-            for duration_us, received, sent, seen in batch:
-                if duration_us is not None:
-                    self._add_duration(series, duration_us, seen)
-                series.received_bytes += received
-                series.received[bisect_left(self._size_bounds, received)] += 1
-                series.sent_bytes += sent
-                series.sent[bisect_left(self._size_bounds, sent)] += 1
-            series.requests += len(batch)
+            if self._adding:
+                # By this very thread: the garbage collector has ended a request meanwhile. It is added up the next time.
+                return
+            self._adding = True
+            try:
+                # As many as there are now; more may be appended meanwhile.
+                batch = series.pending[:]
+                del series.pending[: len(batch)]
+                series.totals = self._with(series, batch)
+            finally:
+                self._adding = False
 
-    def _add_duration(self, series: RequestSeries, duration_us: int, seen: Seen | None) -> None:
+    def _with(self, series: RequestSeries, batch: Iterable[Numbers]) -> Totals:
+        totals = series.totals.copy()
+        for duration_us, received, sent, seen in batch:
+            if duration_us is not None:
+                self._add_duration(totals, duration_us, seen)
+                series.longest_us = max(series.longest_us, duration_us)
+                series.shortest_us = min(series.shortest_us, duration_us)
+            totals.requests += 1
+            totals.received_bytes += received
+            totals.received[bisect_left(self._size_bounds, received)] += 1
+            totals.sent_bytes += sent
+            totals.sent[bisect_left(self._size_bounds, sent)] += 1
+        return totals
+
+    def _add_duration(self, totals: Totals, duration_us: int, seen: Seen | None) -> None:
         seconds = duration_us / 1_000_000
         bucket = bisect_left(self._duration_bounds, seconds)
-        series.timed += 1
-        series.duration_us += duration_us
-        series.longest_us = max(series.longest_us, duration_us)
-        if series.shortest_us is None or duration_us < series.shortest_us:
-            series.shortest_us = duration_us
-        series.durations[bucket] += 1
+        totals.timed += 1
+        totals.duration_us += duration_us
+        totals.durations[bucket] += 1
         if seen is not None:
-            series.exemplars[bucket] = (seen, seconds)
+            totals.exemplars[bucket] = (seen, seconds)
 
-    def _copy(self, series: RequestSeries) -> RequestSeries:
-        with self.lock:
-            self.add_up(series)
-            return series.copy()
-
-    def _counted(self, labels: tuple[str, str, str], series: RequestSeries) -> StampedChild:
-        count = series.requests
+    def _counted(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+        count = totals.requests
         return labels, count, lambda: [Sample(self._total.name, _named(self._total, labels), float(count))]
 
-    def _timed(self, labels: tuple[str, str, str], series: RequestSeries) -> StampedChild:
-        seconds = series.duration_us / 1_000_000
-        durations, exemplars = series.durations, series.exemplars
-        return labels, series.timed, lambda: _histogram(self._duration, labels, durations, seconds, exemplars)
+    def _timed(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+        def samples() -> list[Sample]:
+            seconds = totals.duration_us / 1_000_000
+            return _histogram(self._duration, labels, totals.durations, seconds, totals.exemplars)
+
+        return labels, totals.timed, samples
 
     def _flying(self) -> Iterator[StampedChild]:
         for method, count in self._in_flight_by_method():
@@ -205,29 +231,27 @@ class Requests(Collector):
         counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
         return [(method, counts[method]) for method in METHODS]
 
-    def _received_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
+    def _received_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
         def samples() -> list[Sample]:
-            buckets = [sum(counts) for counts in zip(*(one.received for one in series), strict=True)]
-            return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in series))
+            buckets = [sum(counts) for counts in zip(*(one.received for one in totals), strict=True)]
+            return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in totals))
 
-        return labels, sum(one.requests for one in series), samples
+        return labels, sum(one.requests for one in totals), samples
 
-    def _sent_by(self, labels: tuple[str, str], series: list[RequestSeries]) -> StampedChild:
+    def _sent_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
         def samples() -> list[Sample]:
-            buckets = [sum(counts) for counts in zip(*(one.sent for one in series), strict=True)]
-            return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in series))
+            buckets = [sum(counts) for counts in zip(*(one.sent for one in totals), strict=True)]
+            return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in totals))
 
-        return labels, sum(one.requests for one in series), samples
+        return labels, sum(one.requests for one in totals), samples
 
 
-def _by_route(
-    copied: Iterable[tuple[tuple[str, str, str], RequestSeries]],
-) -> list[tuple[tuple[str, str], list[RequestSeries]]]:
-    """Put the series of all statuses of a method and route together."""
-    found: dict[tuple[str, str], list[RequestSeries]] = {}
-    for (method, route, _), series in copied:
-        found.setdefault((method, route), []).append(series)
-    return [*found.items()]
+def _by_route(totals: Iterable[tuple[tuple[str, str, str], Totals]]) -> dict[tuple[str, str], list[Totals]]:
+    """Put all statuses of a method and route together."""
+    found: dict[tuple[str, str], list[Totals]] = {}
+    for (method, route, _), each in totals:
+        found.setdefault((method, route), []).append(each)
+    return found
 
 
 def _reading(
@@ -236,8 +260,8 @@ def _reading(
     return Reading(metric.name, metric.type, tuple(metric.labels), metric.buckets, children, extremes)
 
 
-def _sizes(labels: tuple[str, ...], series: list[RequestSeries], of: Callable[[RequestSeries], tuple[int, list[int]]]) -> Child:
-    sums, counts = zip(*map(of, series), strict=True)
+def _sizes(labels: tuple[str, ...], totals: list[Totals], of: Callable[[Totals], tuple[int, list[int]]]) -> Child:
+    sums, counts = zip(*map(of, totals), strict=True)
     return labels, (sum(sums), *map(sum, zip(*counts, strict=True)))
 
 
