@@ -1,7 +1,5 @@
 """The two ids of a request: its own on this hop, and the one shared by all hops."""
 
-import os
-import random
 import re
 import time
 from collections.abc import Callable
@@ -10,28 +8,20 @@ from sage_fastapi_obs.request.correlation import chosen_header
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings
+from sage_fastapi_obs.signals.ready import Ready
 from sage_fastapi_obs.signals.redaction import BUILT_IN
 
 __all__ = ["Identity", "new_request_id"]
 
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 """What proxies and tracers send as ids; anything else could forge lines or headers."""
-BATCH = 256
-_random = random.Random()  # noqa: S311 - these ids name things and keep no secret
-"""A generator of our own: the application may seed the shared one, and expects its numbers from it."""
-_tails: list[str] = []
-"""Random parts of ids to come, made many at a time: each then costs less than half."""
+_variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+_tails = Ready(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
+"""Random parts of ids."""
+
+
 _head = (0, "")
 """A millisecond, and how the ids made in it begin; one value, because threads read and replace it."""
-
-
-def _forked() -> None:
-    _random.seed()
-    _tails.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 def new_request_id() -> str:
@@ -45,12 +35,7 @@ def new_request_id() -> str:
     try:
         return head + _tails.pop()
     except IndexError:
-        digits = _random.randbytes(BATCH * 10).hex()
-        starts = range(0, len(digits), 20)
-        tails = [f"{digits[i : i + 3]}-{'89ab'[i // 20 % 4]}{digits[i + 3 : i + 6]}-{digits[i + 6 : i + 18]}" for i in starts]
-        head += tails.pop()
-        _tails.extend(tails)
-        return head
+        return head + _tails.more()
 
 
 class Identity(Recorder):

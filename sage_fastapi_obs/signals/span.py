@@ -6,7 +6,7 @@ types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody el
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from random import Random
 from threading import Lock
 from typing import Any, Self, TypeVar
@@ -30,7 +30,9 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds"]
+from sage_fastapi_obs.signals.ready import Ready
+
+__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds", "Unsampled"]
 
 _OF_THE_TRACER = frozenset(
     {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
@@ -39,6 +41,7 @@ _OF_THE_TRACER = frozenset(
 _OF_THE_SPAN = frozenset({"_name", "_context", "_parent", "_start_time", "_end_time", "_attributes", "_lock"})
 _DEFAULTS = frozenset({"_kind", "_events", "_links", "_status"})
 _NOTHING: tuple[Any, ...] = ()
+_NO_PARENT = Context()
 _NO_STATE = INVALID_SPAN_CONTEXT.trace_state
 _allocate = object.__new__
 """Makes a span without the SDK's `__new__`, which only refuses to make a plain `Span`."""
@@ -47,8 +50,21 @@ _new_context = tuple.__new__
 MOST_ATTRIBUTES = 32
 """More than a server span of ours ever starts and ends with."""
 
-
 _LOW_64_BITS = (1 << 64) - 1
+_ids: Ready[tuple[str, str]] = Ready(48, lambda digits: (digits[:32], digits[32:]))
+"""Trace and span ids as they are written. Of 2^64 span ids one is invalid; asking again would cost more than it is worth."""
+
+
+class Unsampled(NonRecordingSpan):
+    """The span of a request that is not sampled: its context is made when somebody asks for it, which few do."""
+
+    def __init__(self, trace_id: str, span_id: str, flags: TraceFlags) -> None:
+        self._ids = trace_id, span_id, flags
+
+    @cached_property
+    def _context(self) -> SpanContext:  # type: ignore[override]
+        trace_id, span_id, flags = self._ids
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
 
 
 class LeanSpan(SdkSpan):
@@ -157,6 +173,9 @@ class LeanSpans:
         self._random_mask = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
         makes_random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()
         self._root_flags = self._random_mask if makes_random_ids else 0
+        bound = 0 if root_bound is None else root_bound
+        # As the lower half of a trace id is written; what all are below sorts after every digit.
+        self._sampled_below = "g" if bound > _LOW_64_BITS else f"{bound:016x}"
         self._flags = [_flags(self._root_flags), _flags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
@@ -202,6 +221,23 @@ class LeanSpans:
         span.begin(name, context, parent, started_ns, describe(described))
         self._processor.on_start(span, parent_context)
         return span, context
+
+    def start_root(
+        self, name: str, started_ns: int, describe: Callable[[_Described], dict[str, Any]], described: _Described
+    ) -> tuple[Span, str, str, bool]:
+        """Open a span that begins a trace, where the sampler is known; tell its ids, and whether it is sampled."""
+        try:
+            trace_id, span_id = _ids.pop()
+        except IndexError:
+            trace_id, span_id = _ids.more()
+        if trace_id[16:] >= self._sampled_below:
+            return Unsampled(trace_id, span_id, self._flags[False]), trace_id, span_id, False
+        numbers = int(trace_id, 16), int(span_id, 16)
+        context = _new_context(SpanContext, (*numbers, False, self._flags[True], _NO_STATE, True))
+        span = _allocate(self._span)
+        span.begin(name, context, None, started_ns, describe(described))
+        self._processor.on_start(span, _NO_PARENT)
+        return span, trace_id, span_id, True
 
     def _start_asking(
         self,

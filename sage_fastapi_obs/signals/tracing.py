@@ -27,7 +27,7 @@ from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
-from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds
+from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Unsampled
 
 __all__ = ["Tracing"]
 
@@ -36,6 +36,8 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 HIGHEST_PORT = 65535
 SAMPLED = TraceFlags.SAMPLED
+_SILENT = frozenset({NonRecordingSpan, Unsampled})
+"""Spans that nobody reads."""
 _SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
 _runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
@@ -74,6 +76,8 @@ class Tracing(Recorder):
         """Headers by which a caller passes its trace on."""
         self._tracer: trace.Tracer = trace.NoOpTracer()
         self._lean: LeanSpans | None = None
+        self._roots: LeanSpans | None = None
+        """What opens the spans of requests that begin a trace, when the sampler is our own."""
         self.children: ChildSpans | None = None
         """What opens spans below those of requests, between the start and the close."""
 
@@ -107,11 +111,12 @@ class Tracing(Recorder):
         # Our own sampler's decisions are known; another has to be asked.
         ours = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._lean = LeanSpans.of(tracer, root_bound=ours)
+        self._roots = None if ours is None else self._lean
         self.children = ChildSpans(tracer, self._redaction, root_bound=ours)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
-        self._tracer, self._lean, self.children = trace.NoOpTracer(), None, None
+        self._tracer, self._lean, self._roots, self.children = trace.NoOpTracer(), None, None, None
         own, self._own = self._own, None
         if own is None:
             return
@@ -131,21 +136,31 @@ class Tracing(Recorder):
         current = _get_current()
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
-        if span is None:
-            links: Sequence[Link] = ()
-            parent = current
-            if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-                parent, links = self._incoming(exchange)
-            span, context = self._open(exchange, parent, links)
-            exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
-            # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
-            # a request that has been taken care of.
-            scope.setdefault("fastapi.telemetry", None)
-            scope.setdefault("starlette.opentelemetry", True)
-        else:
-            context = span.get_span_context()
+        if span is not None:
             if span.is_recording():
                 span.set_attributes(_ids(exchange))
+            self._tell(exchange, span, span.get_span_context())
+            return
+        links: Sequence[Link] = ()
+        parent = current
+        if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
+            parent, links = self._incoming(exchange)
+        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+        if parent or links or (roots := self._roots) is None:
+            span, context = self._open(name, exchange, parent, links)
+            self._tell(exchange, span, context)
+        else:
+            span, exchange.trace_id, exchange.span_id, exchange.sampled = roots.start_root(
+                name, exchange.wall_ns, self._attributes, exchange
+            )
+            exchange.span = span
+        exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
+        # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
+        # request that has been taken care of.
+        scope.setdefault("fastapi.telemetry", None)
+        scope.setdefault("starlette.opentelemetry", True)
+
+    def _tell(self, exchange: Exchange, span: Span, context: SpanContext) -> None:
         exchange.span = span
         trace_id, span_id, _, flags, _, is_valid = context
         if is_valid:
@@ -163,7 +178,7 @@ class Tracing(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """End the span, with the duration that all signals share."""
-        if type(exchange.span) is NonRecordingSpan:
+        if type(exchange.span) in _SILENT:
             return
         if exchange.socket is None or exchange.socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
@@ -185,8 +200,7 @@ class Tracing(Recorder):
             _detach(exchange.span_attached)
             exchange.span_attached = None
 
-    def _open(self, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
-        name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
+    def _open(self, name: str, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
         lean = self._lean
         if lean is not None:
             return lean.start(name, parent, links, exchange.wall_ns, self._attributes, exchange)

@@ -479,6 +479,8 @@ FORKED = """
 import os, sys, time
 from sage_fastapi_obs.signals import identity
 time.time_ns = lambda: 0
+# Others are ready now, and none of them may be used twice.
+identity.new_request_id()
 reading, writing = os.pipe()
 children = []
 for _ in range(3):

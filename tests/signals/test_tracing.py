@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +12,10 @@ import pytest
 from fastapi import BackgroundTasks, FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
 from starlette.responses import StreamingResponse
@@ -119,6 +122,35 @@ async def test_a_parents_decision_is_followed(watch, flags, rate, sampled):
         == ("01" if sampled else "00")
         == watched.access[0]["trace_flags"]
     )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+async def test_our_own_sampling_is_that_of_the_sdk(rate: float):
+    """The SDK's sampler decides alike of the same trace ids; what is passed on has the ids that the client is told."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def passed_on() -> dict[str, str]:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return carrier
+
+    spans = InMemorySpanExporter()
+    sampler = TraceIdRatioBased(rate)
+    says_random = getattr(trace.TraceFlags, "RANDOM_TRACE_ID", 0)
+    obs = Observability(Settings(tracing={"sample_rate": rate}, logging={"enabled": False}))
+    obs.install(app)
+    async with obs:
+        obs.tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
+        for _ in range(100):
+            driven = await drive(app, http_scope("/"))
+            told = driven.headers[b"traceresponse"].decode()
+            passed = json.loads(driven.sent[-1]["body"])["traceparent"]
+            sampled = sampler.should_sample(None, int(told[3:35], 16), "GET").decision.is_sampled()
+            assert (passed[:-2], int(passed[-2:], 16)) == (told[:-2], says_random | sampled)
+            assert told.endswith("-01" if sampled else "-00")
+            assert [f"{span.context.trace_id:032x}" for span in spans.get_finished_spans()] == [told[3:35]] * sampled
+            spans.clear()
 
 
 async def test_baggage_in_several_headers(watch):
