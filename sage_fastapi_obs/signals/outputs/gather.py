@@ -24,14 +24,8 @@ class Gather:
         self._near = near
         self._seconds = seconds
         self._failed = failed
-        self._lines: list[bytes | Later] = []
-        # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
-        self._lock = threading.RLock()
-        self._awake = False
-        """Whether the thread knows that there is something to write."""
-        self._some = threading.Event()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.restart()
+        restart_after_fork(self)
 
     @property
     def is_terminal(self) -> bool:
@@ -39,10 +33,9 @@ class Gather:
         return self._near.is_terminal
 
     def open(self) -> None:
-        """Open the stream or file."""
+        """Open the stream or file; what came after an earlier end is nobody's."""
         self._near.open()
-        self._closing.clear()
-        restart_after_fork(self)
+        self.restart()
 
     def write(self, _: Line, encoded: bytes) -> None:
         """Take one line."""
@@ -101,21 +94,24 @@ class Gather:
         self._some.set()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            self._some.wait()
-            self._closing.wait(self._seconds)
-            self._some.clear()
+        some, closing = self._some, self._closing
+        while not closing.is_set():
+            some.wait()
+            closing.wait(self._seconds)
+            some.clear()
             # Before the lines are taken: whoever comes later wakes this thread again.
             self._awake = False
             self.flush()
-        self._thread = None
 
     def restart(self) -> None:
-        """Begin anew in a forked child: the lock may be held and the thread is gone, and what has gathered is the parent's."""
+        """Begin anew, at the start and in a forked child, where the thread is gone and what has gathered is the parent's."""
+        # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
         self._lock = threading.RLock()
-        self._lines = []
+        self._lines: list[bytes | Later] = []
         self._awake = False
-        self._some, self._closing, self._thread = threading.Event(), threading.Event(), None
+        """Whether the thread knows that there is something to write."""
+        self._some, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
 
 
 def _groups(lines: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:

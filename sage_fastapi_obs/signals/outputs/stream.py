@@ -67,6 +67,7 @@ class Stream:
         self._flusher: threading.Thread | None = None
         self.at_once_bytes = AT_ONCE_BYTES
         """How much may be written together."""
+        restart_after_fork(self)
 
     @property
     def is_terminal(self) -> bool:
@@ -80,7 +81,6 @@ class Stream:
                 self._open_standard(getattr(sys, self._target))
             else:
                 self._use(own_descriptor(self._target), is_ours=True)
-        restart_after_fork(self)
 
     def write(self, _: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one or more lines, or keep them until the reader goes on; raises what the system says when they are lost."""

@@ -90,6 +90,19 @@ def test_a_close_writes_the_rest(tmp_path):
     assert not thread.is_alive()
 
 
+def test_a_second_life_is_like_the_first(tmp_path):
+    """What comes after the end is nobody's, and keeps no line of the next life waiting."""
+    gathered = Gathered(tmp_path / "lines", seconds=0.01)
+    gathered.write(1)
+    gathered.gather.close(1)
+    gathered.write(2)
+    gathered.gather.open()
+    gathered.write(3)
+    wait_for(lambda: gathered.written == [1, 3])
+    gathered.gather.close(1)
+    assert gathered.written == [1, 3]
+
+
 def test_many_lines_and_long_ones_do_not_wait(tmp_path):
     """What gathers is bounded, in lines and in bytes."""
     gathered = Gathered(tmp_path / "lines")
