@@ -24,6 +24,8 @@ __all__ = ["Otlp"]
 SEVERITY_NUMBERS: dict[str, Any] = {"trace": 1, "debug": 5, "info": 9, "warn": 13, "error": 17, "critical": 21}
 _OWN_PLACE = {"timestamp", "level", "message", "trace_id", "span_id", "trace_flags", "service", "environment", "version"}
 """Of a line's fields: those that a record or its resource has a place for. The others become attributes."""
+_ID_BYTES = {"trace_id": 16, "span_id": 8, "trace_flags": 1}
+"""How long they have to be: a collector refuses a whole batch for one that is not."""
 
 
 class Otlp:
@@ -72,9 +74,9 @@ class Otlp:
             severity_number=SEVERITY_NUMBERS[line["level"]],
             severity_text=line["level"],
             body=self._protocol.value(string_value=line["message"]),
-            trace_id=bytes.fromhex(line.get("trace_id", "")),
-            span_id=bytes.fromhex(line.get("span_id", "")),
-            flags=int(line.get("trace_flags", "00"), 16),
+            trace_id=_id(line, "trace_id"),
+            span_id=_id(line, "span_id"),
+            flags=int.from_bytes(_id(line, "trace_flags")),
             attributes=self._attributes(_fields(line)),
         )
 
@@ -99,9 +101,19 @@ class Otlp:
         return any_value(string_value=str(value))
 
 
+def _id(line: Mapping[str, Any], name: str) -> bytes:
+    """Read an id; empty where there is none, or where an application outside of a request has put something else."""
+    try:
+        found = bytes.fromhex(line.get(name, ""))
+    except (TypeError, ValueError):
+        return b""
+    return found if len(found) == _ID_BYTES[name] else b""
+
+
 def _fields(line: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a line's fields side by side, exceptions under the names that OpenTelemetry has for them."""
-    fields = {name: value for name, value in line.items() if name not in _OWN_PLACE and name not in ("data", "error")}
+    placed = {*_OWN_PLACE, "data", "error"} - {name for name in _ID_BYTES if not _id(line, name)}
+    fields = {name: value for name, value in line.items() if name not in placed}
     if isinstance(error := line.get("error"), dict):
         names = {"type": "exception.type", "message": "exception.message", "stack_trace": "exception.stacktrace"}
         fields |= {names.get(name, f"exception.{name}"): value for name, value in error.items()}

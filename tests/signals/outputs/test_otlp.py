@@ -104,6 +104,25 @@ def test_records_are_the_lines(watch: Any, collector: LogCollector) -> None:
     assert watched.obs.faults.counts == {}
 
 
+@pytest.mark.parametrize("odd", ["not hex", "abcd", "", "\u0661" * 32, 5, 1.5, None, ["x"], {"a": 1}])
+def test_what_is_no_id_is_an_attribute(odd: Any, watch: Any, collector: LogCollector) -> None:
+    """A field that is only called like an id costs no line, and can be read."""
+    watched = watch(logging={"otlp_endpoint": f"{collector.url}/v1/logs"})
+    watched.obs.start()
+    logger.bind(trace_id=odd, span_id=odd, trace_flags=odd).info("said")
+    logger.bind(trace_id="ab" * 16, span_id="cd" * 8, trace_flags="01").info("said")
+    asyncio.run(watched.obs.close())
+    _, given, right = collector.records()
+    assert (given.trace_id, given.span_id, given.flags) == (b"", b"", 0)
+    found = attributes(given.attributes)
+    assert {name: found[name] for name in ("trace_id", "span_id", "trace_flags")} == dict.fromkeys(
+        ("trace_id", "span_id", "trace_flags"), odd
+    )
+    assert (right.trace_id.hex(), right.span_id.hex(), right.flags) == ("ab" * 16, "cd" * 8, 1)
+    assert "trace_id" not in attributes(right.attributes)
+    assert watched.series(DROPPED)[("cause", "refused"), ("output", "otlp")] == 0
+
+
 def test_spans_and_records_name_one_instance(collector: LogCollector) -> None:
     """What comes from one process can be brought together."""
     endpoint = f"{collector.url}/v1/logs"
