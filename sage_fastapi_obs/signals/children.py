@@ -97,7 +97,8 @@ class ChildSpans:
         return self._number(value) if kind is int else self._other(value)
 
     def _number(self, value: int) -> int | str:
-        return self._redaction.number(value) if value in INTEGERS else self._redaction.readable(str(value)[:MOST_ITEMS])
+        # Python does not write numbers of more than some thousand digits.
+        return self._redaction.number(value) if value in INTEGERS else self._text(value)[:MOST_ITEMS]
 
     def _other(self, value: Any) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
