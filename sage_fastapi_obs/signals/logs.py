@@ -27,7 +27,7 @@ from sage_fastapi_obs.signals.lines import (
 from sage_fastapi_obs.signals.outputs import Losses, outputs
 from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.recent import LogEntry, Recent, entry
-from sage_fastapi_obs.signals.redaction import Redaction, readable
+from sage_fastapi_obs.signals.redaction import Redaction
 
 __all__ = ["Logs"]
 
@@ -64,6 +64,7 @@ class Logs(Recorder):
         self._faults = faults
         self._wall_clock = wall_clock
         self._layout = layout(service, redaction)
+        self._readable = redaction.readable
         self.losses = Losses()
         """What the outputs have lost."""
         self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
@@ -136,7 +137,7 @@ class Logs(Recorder):
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        fields = _describe(exchange, (exchange.bound or {}).copy())
+        fields = _describe(exchange, (exchange.bound or {}).copy(), self._readable)
         if missing is not None:
             fields.update(missing)
         self.emit(at, level, message, ACCESS_LOGGER, fields, error, always=missing is not None)
@@ -148,7 +149,7 @@ class Logs(Recorder):
             return
         error = background.error
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
-        fields: dict[str, Any] = {"method": exchange.method, "path": readable(exchange.path), "route": exchange.route}
+        fields: dict[str, Any] = {"method": exchange.method, "path": self._readable(exchange.path), "route": exchange.route}
         fields["background_ms"] = background.duration_us / 1_000
         if exchange.held is not None and (missing := self._settle(exchange, wanted=error is not None)) is not None:
             fields.update(missing)
@@ -323,7 +324,7 @@ def _describe_ids(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
     return into
 
 
-def _describe(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
+def _describe(exchange: Exchange, into: dict[str, Any], readable: Callable[[str], str]) -> dict[str, Any]:
     """Add what a canonical line says of an exchange, in the order in which a line says it."""
     _describe_ids(exchange, into)
     method = exchange.method

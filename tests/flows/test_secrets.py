@@ -313,6 +313,20 @@ async def test_names_of_the_settings_hold_in_paths(watch: Any, traced: bool) -> 
     assert all((name in line) is traced for line in watched.access for name in ("trace_id", "span_id", "trace_flags"))
 
 
+async def test_the_long_way_shows_what_the_short_way_shows(watch: Any) -> None:
+    """Where the settings leave the built-in names out, the line of any request shows its path alike."""
+    watched = watch(logging={"redact": ["iban"], "redact_builtin": False})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    around = ObservabilityMiddleware(app, observability=watched.obs)
+    for headers in ([], [(b"x-client-type", b"web")]):
+        await drive(around, http_scope("/password=shown/iban=DE89", headers=headers))
+    assert [line["path"] for line in watched.access] == [f"/password=shown/iban={REDACTED}"] * 2
+
+
 @pytest.mark.parametrize("sent", ["4111111111111111", "password=hunter2", PATH_JWT])
 async def test_a_secret_is_no_id(watch: Any, sent: str) -> None:
     """An incoming id that looks like a secret is not adopted: it would not be the same everywhere."""
