@@ -28,11 +28,7 @@ class Told(dict[str, str]):
 
 def told(error: object) -> Told:
     """Describe whatever stands for a failure by its type and its text."""
-    try:
-        message = str(error)
-    except Exception as fault:
-        message = unprintable(fault)
-    return Told(type=type(error).__qualname__, message=message)
+    return Told(type=type(error).__qualname__, message=_said(error))
 
 
 def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str]:
@@ -115,7 +111,7 @@ def _first_rows(error: BaseException) -> list[str]:
     return rows
 
 
-def _said(error: BaseException) -> str:
+def _said(error: object) -> str:
     try:
         return str(error)
     except Exception as fault:

@@ -305,22 +305,13 @@ def _level(exchange: Exchange) -> str:
     return "error" if exchange.failed else "warn"
 
 
-_NO_TRACE: dict[str, str] = {}
-
-
-def _trace(exchange: Exchange) -> dict[str, str]:
-    return {
-        "trace_id": exchange.trace_id,
-        "span_id": exchange.span_id,
-        "trace_flags": "01" if exchange.sampled else "00",
-    }
-
-
 def _describe_ids(exchange: Exchange, into: dict[str, Any]) -> dict[str, Any]:
     into["request_id"] = exchange.request_id
     into["correlation_id"] = exchange.correlation_id
     if exchange.trace_id:
-        into.update(_trace(exchange))
+        into["trace_id"] = exchange.trace_id
+        into["span_id"] = exchange.span_id
+        into["trace_flags"] = "01" if exchange.sampled else "00"
     return into
 
 

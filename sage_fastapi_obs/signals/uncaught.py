@@ -9,6 +9,8 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from sage_fastapi_obs.signals.values import unprintable
+
 __all__ = ["Hooks", "LoopHandler"]
 
 Tell = Callable[[str, str, str, Mapping[str, Any], BaseException | None], None]
@@ -74,7 +76,7 @@ def _shown(value: object) -> str:
     try:
         return repr(value)
     except Exception as fault:
-        return f"<unprintable: {type(fault).__name__}>"
+        return unprintable(fault)
 
 
 class LoopHandler:
