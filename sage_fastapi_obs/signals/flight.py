@@ -5,13 +5,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import LoggingSettings
-from sage_fastapi_obs.signals.catalog import HELD_LINES
+from sage_fastapi_obs.signals.catalog import HELD_LINES, Counts
 from sage_fastapi_obs.signals.lines import LONGEST_BYTES
 
 __all__ = ["Flight", "FlightCounts"]
@@ -116,19 +113,14 @@ class Flight(Recorder):
         return self._releases <= RELEASES_PER_SECOND
 
 
-class FlightCounts(Collector):
+class FlightCounts(Counts):
     """Shows what became of held lines."""
+
+    metric = HELD_LINES
 
     def __init__(self, flight: Flight) -> None:
         self._flight = flight
 
-    def collect(self) -> Iterable[Metric]:
-        """Read the counts."""
-        family = CounterMetricFamily(HELD_LINES.name, HELD_LINES.help, labels=list(HELD_LINES.labels))
-        for outcome, count in self._flight.counts.items():
-            family.add_metric([outcome], count)
-        yield family
-
-    def describe(self) -> Iterator[Metric]:
-        """Name the metric."""
-        yield CounterMetricFamily(HELD_LINES.name, HELD_LINES.help, labels=list(HELD_LINES.labels))
+    def counted(self) -> Iterator[tuple[tuple[str], int]]:
+        """Return the counts."""
+        return (((outcome,), count) for outcome, count in self._flight.counts.items())

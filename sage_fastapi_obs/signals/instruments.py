@@ -5,14 +5,21 @@ from threading import Lock
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
-from sage_fastapi_obs.signals.catalog import CATALOG, OPERATION_METRICS, OVERFLOW, PACKS, SELF_METRICS, Metric, build, register
+from sage_fastapi_obs.signals.catalog import (
+    CATALOG,
+    OPERATION_METRICS,
+    OVERFLOW,
+    PACKS,
+    SELF_METRICS,
+    Counts,
+    Metric,
+    build,
+    register,
+)
 from sage_fastapi_obs.signals.runtime import Runtime
 
 __all__ = ["Instrument", "Instruments", "LabelGuard"]
@@ -145,7 +152,7 @@ class Instruments:
         if not settings.enabled:
             return
         self._overflow: Any = build(SELF_METRICS[1:2], registry)[SELF_METRICS[1].name]
-        register(_FaultCollector(faults), registry)
+        register(_FaultCounts(faults), registry)
         self.add(OPERATION_METRICS)
         for pack in settings.packs:
             self.enable(pack)
@@ -225,18 +232,13 @@ class Instruments:
         return lambda value: value if value in known else none_of_them(value)
 
 
-class _FaultCollector(Collector):
+class _FaultCounts(Counts):
     """Shows the failures that were counted where nothing may be assumed to work, not even this registry."""
+
+    metric = SELF_METRICS[0]
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
 
-    def collect(self) -> Iterable[Family]:
-        metric = SELF_METRICS[0]
-        family = CounterMetricFamily(metric.name, metric.help, labels=list(metric.labels))
-        for component, count in sorted(self._faults.counts.items()):
-            family.add_metric([component], count)
-        yield family
-
-    def describe(self) -> Iterator[Family]:
-        yield CounterMetricFamily(SELF_METRICS[0].name, SELF_METRICS[0].help, labels=list(SELF_METRICS[0].labels))
+    def counted(self) -> Iterator[tuple[tuple[str], int]]:
+        return (((component,), count) for component, count in sorted(self._faults.counts.items()))

@@ -13,7 +13,7 @@ from sage_fastapi_obs.signals.catalog.http import (
     WEBSOCKET_METRICS,
     known_method,
 )
-from sage_fastapi_obs.signals.catalog.metric import OVERFLOW, Alias, AliasGroup, Metric, build, register
+from sage_fastapi_obs.signals.catalog.metric import OVERFLOW, Alias, AliasGroup, Counts, Metric, build, register
 from sage_fastapi_obs.signals.catalog.own import (
     ALERT_METRICS,
     HELD_LINES,
@@ -49,6 +49,7 @@ __all__ = [
     "WEBSOCKET_METRICS",
     "Alias",
     "AliasGroup",
+    "Counts",
     "Metric",
     "build",
     "known_method",

@@ -1,12 +1,14 @@
 """What a metric is, as data, and how instruments are made of it."""
 
-from collections.abc import Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
@@ -23,6 +25,7 @@ __all__ = [
     "STATUS",
     "Alias",
     "AliasGroup",
+    "Counts",
     "Metric",
     "build",
     "register",
@@ -95,6 +98,30 @@ class Metric:
     def starts_at_zero(self) -> bool:
         """Whether its label sets are known, and few enough to be there from the start: the first event is a rise then."""
         return prod(map(len, self.labels.values())) in range(1, MOST_AT_ZERO + 1)
+
+
+class Counts(Collector):
+    """Shows as one counter what is counted elsewhere, where nothing of a registry may be needed."""
+
+    metric: ClassVar[Metric]
+
+    @abstractmethod
+    def counted(self) -> Iterable[tuple[Sequence[str], float]]:
+        """Return the values of the labels and the count of each series."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Show all counts."""
+        family = self._family()
+        for labels, count in self.counted():
+            family.add_metric(labels, count)
+        yield family
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Name the metric."""
+        yield self._family()
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(self.metric.name, self.metric.help, labels=list(self.metric.labels))
 
 
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

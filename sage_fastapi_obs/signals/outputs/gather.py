@@ -24,6 +24,7 @@ class Gather:
         self._near = near
         self._seconds = seconds
         self._failed = failed
+        self._thread: threading.Thread | None = None
         self.restart()
         restart_after_fork(self)
 
@@ -111,7 +112,7 @@ class Gather:
         self._awake = False
         """Whether the thread knows that there is something to write."""
         self._some, self._closing = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
 
 def _groups(lines: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:

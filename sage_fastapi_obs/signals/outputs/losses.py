@@ -1,20 +1,19 @@
 """Lines that never arrived, counted by output and cause."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from sage_fastapi_obs.signals.catalog import LOG_METRICS
+from sage_fastapi_obs.signals.catalog import LOG_METRICS, Counts
 
 __all__ = ["Cause", "Losses"]
 
 Cause = Literal["full", "failed", "refused", "shutdown"]
 
 
-class Losses(Collector):
+class Losses(Counts):
     """How many lines each output has lost; shows itself in a registry, and works without one."""
+
+    metric = LOG_METRICS[0]
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, Cause], int] = {}
@@ -32,17 +31,6 @@ class Losses(Collector):
         """Return what an output has lost so far, for whatever cause."""
         return sum(count for (name, _), count in self.counts.copy().items() if name == output)
 
-    def collect(self) -> Iterable[Metric]:
-        """Show all counts."""
-        family = self._family()
-        for labels, count in sorted(self.counts.copy().items()):
-            family.add_metric(labels, count)
-        yield family
-
-    def describe(self) -> Iterator[Metric]:
-        """Name the metric."""
-        yield self._family()
-
-    def _family(self) -> CounterMetricFamily:
-        metric = LOG_METRICS[0]
-        return CounterMetricFamily(metric.name, metric.help, labels=list(metric.labels))
+    def counted(self) -> list[tuple[tuple[str, Cause], int]]:
+        """Return all counts."""
+        return sorted(self.counts.copy().items())
