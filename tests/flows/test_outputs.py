@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from receivers import hanging, until
+from servers import free_port
 
 APP = """
 import os
@@ -39,9 +39,7 @@ class Server:
 
     def __init__(self, folder: Path, stdout: Any, *, stderr: Any = subprocess.DEVNULL, **env: str) -> None:
         (folder / "served.py").write_text(APP)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [sys.executable, "-m", "uvicorn", "served:app", "--port", str(port), "--app-dir", str(folder)]
         env = {**os.environ, "SAGE_OBS_LOGGING__FORMAT": "json", "SAGE_OBS_LOGGING__LEVEL": "info", **env}
         self.process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env)

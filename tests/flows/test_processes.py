@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from receivers import SpanCollector
+from receivers import serving as receiving
+from servers import free_port
 from support import drive, http_scope
 
 from sage_fastapi_obs import ObservabilityMiddleware
@@ -248,32 +250,15 @@ for _ in range(3):
     assert len(done.stdout.splitlines()) >= 4
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Takes what is posted."""
-
-    def do_POST(self) -> None:
-        self.server.taken.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 def test_the_last_spans_are_handed_over_without_a_close() -> None:
     """A program that just ends has sent its spans to the collector by then."""
-    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
-        collector.taken = []
-        serving = threading.Thread(target=collector.serve_forever)
-        serving.start()
-        endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
-        settings = f"Settings(tracing={{'otlp_endpoint': '{endpoint}'}})"
+    with receiving(SpanCollector()) as collector:
+        settings = f"Settings(tracing={{'otlp_endpoint': '{collector.url}/v1/traces'}})"
         done = python(f"{CALLING}\nprint(asyncio.run(call(Observability({settings}))))", no_proxy="*")
-        collector.shutdown()
-        serving.join()
-    request_id = next(row for row in done.stdout.splitlines() if not row.startswith("{")).encode()
-    assert [path for path, _ in collector.taken] == ["/v1/traces"]
-    assert request_id in collector.taken[0][1]
+    request_id = next(row for row in done.stdout.splitlines() if not row.startswith("{"))
+    assert [headers["path"] for headers in collector.headers] == ["/v1/traces"]
+    (span,) = collector.spans()
+    assert request_id in {attribute.value.string_value for attribute in span.attributes}
 
 
 def test_logurus_own_sink_is_back_after_a_close() -> None:
@@ -292,13 +277,6 @@ for _ in range(2):
     done = python(source)
     assert [done.stderr.count(said) for said in ("at first", "meanwhile", "afterwards")] == [1, 0, 2]
     assert [done.stdout.count(said) for said in ("at first", "meanwhile", "afterwards")] == [0, 2, 0]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 class Server:

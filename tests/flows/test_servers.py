@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from servers import free_port
 
 APP = """
 import logging
@@ -39,13 +39,6 @@ SERVERS = {
     "hypercorn": ("hypercorn", "served:app", "--bind", "127.0.0.1:{port}", "--access-logfile", "-", "--error-logfile", "-"),
     "granian": ("granian", "served:app", "--interface", "asgi", "--port", "{port}", "--access-log"),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def serve(name: str, folder: Path) -> tuple[str, str]:

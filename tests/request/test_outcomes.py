@@ -607,7 +607,7 @@ async def test_a_part_given_to_us_fails(watch, option):
 @pytest.mark.parametrize("app", [CLIENT_SEES, script(OK, PART, ValueError), script("cancel")])
 @pytest.mark.parametrize(("holder", "attribute"), PARTS)
 async def test_a_part_of_ours_fails(watch, monkeypatch, holder, attribute, app):
-    """When tracer, logger or output fails, requests are served as without us, and the other signals still count them."""
+    """When logger or output fails, requests are served as without us, and the other signals still count them."""
     watched = watch()
     watched.obs.start()
     part: Any = watched.obs

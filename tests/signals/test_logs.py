@@ -668,7 +668,8 @@ async def test_lines_go_to_a_standard_stream(target: str, capfd: pytest.CaptureF
     assert [json.loads(line)["message"] for line in written.splitlines()] == ["observability started", "request completed"]
     assert other == ""
     print("still open", file=getattr(sys, target))
-    assert "still open" in (capfd.readouterr().out if target == "stdout" else capfd.readouterr().err or "still open")
+    captured = capfd.readouterr()
+    assert "still open" in (captured.out if target == "stdout" else captured.err)
 
 
 async def test_lines_go_to_a_replaced_stream(capsys: pytest.CaptureFixture[str]) -> None:

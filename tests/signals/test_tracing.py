@@ -1,11 +1,9 @@
 """Trace context in and out, sampling, providers and exporters."""
 
 import asyncio
-import gzip
 import json
 import logging
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anyio
 import pytest
@@ -13,11 +11,12 @@ from fastapi import BackgroundTasks, FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
+from receivers import SpanCollector, serving
+from servers import free_port
 from starlette.responses import StreamingResponse
 from support import client, drive, http_scope
 
@@ -289,30 +288,6 @@ async def test_switched_off(watch):
     assert watched.value("http_requests_total", method="GET", route="/async", status="200") == 1
 
 
-class Collector(ThreadingHTTPServer):
-    """A collector for OTLP over HTTP that keeps what it gets."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.received: list[ExportTraceServiceRequest] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        request = ExportTraceServiceRequest()
-        request.ParseFromString(body)
-        self.server.received.append(request)
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None: ...
-
-
 def threads() -> set[threading.Thread]:
     """List the threads that run now; those of an earlier test may still be among them, under the same names."""
     return set(threading.enumerate())
@@ -320,41 +295,33 @@ def threads() -> set[threading.Thread]:
 
 async def test_spans_reach_a_collector_over_http():
     """With their resource; the exporter's threads live from start to close, twice."""
-    collector = Collector()
-    serving = threading.Thread(target=collector.serve_forever, daemon=True)
-    serving.start()
-    endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
-    service = {"name": "shop", "version": "7", "environment": "staging"}
-    obs = Observability(Settings(service=service, logging={"enabled": False}, tracing={"otlp_endpoint": endpoint}))
-    app = build_app()
-    obs.install(app)
-    before = threads()
-    for _ in range(2):
-        async with obs:
-            assert threads() - before
-            async with client(app) as c:
-                answer = await c.get("/async")
-        assert not any(thread.name.startswith(("OtelBatch", "sage-obs")) for thread in threads() - before)
-        resource_spans = collector.received[-1].resource_spans[0]
-        resource = {attribute.key: attribute.value.string_value for attribute in resource_spans.resource.attributes}
-        assert (resource["service.name"], resource["service.version"]) == ("shop", "7")
-        assert resource["deployment.environment.name"] == "staging"
-        (span,) = resource_spans.scope_spans[0].spans
-        assert span.name == "GET /async"
-        assert span.trace_id.hex() == answer.headers["traceresponse"].split("-")[1]
-    collector.shutdown()
-    collector.server_close()
-    serving.join()
+    with serving(SpanCollector()) as collector:
+        service = {"name": "shop", "version": "7", "environment": "staging"}
+        tracing = {"otlp_endpoint": f"{collector.url}/v1/traces"}
+        obs = Observability(Settings(service=service, logging={"enabled": False}, tracing=tracing))
+        app = build_app()
+        obs.install(app)
+        before = threads()
+        for _ in range(2):
+            async with obs:
+                assert threads() - before
+                async with client(app) as c:
+                    answer = await c.get("/async")
+            assert not any(thread.name.startswith(("OtelBatch", "sage-obs")) for thread in threads() - before)
+            resource_spans = collector.requests[-1].resource_spans[0]
+            resource = {attribute.key: attribute.value.string_value for attribute in resource_spans.resource.attributes}
+            assert (resource["service.name"], resource["service.version"]) == ("shop", "7")
+            assert resource["deployment.environment.name"] == "staging"
+            (span,) = resource_spans.scope_spans[0].spans
+            assert span.name == "GET /async"
+            assert span.trace_id.hex() == answer.headers["traceresponse"].split("-")[1]
 
 
 async def test_a_collector_that_is_gone_holds_nobody_up(caplog, monkeypatch):
     """Requests are served, and closing takes no longer than it may."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1")
     before = threads()
-    closed = Collector()
-    closed.server_close()
-    endpoint = f"http://127.0.0.1:{closed.server_port}/v1/traces"
-    tracing = {"otlp_endpoint": endpoint, "shutdown_seconds": 0.2}
+    tracing = {"otlp_endpoint": f"http://127.0.0.1:{free_port()}/v1/traces", "shutdown_seconds": 0.2}
     obs = Observability(Settings(logging={"enabled": False}, tracing=tracing))
     app = build_app()
     obs.install(app)

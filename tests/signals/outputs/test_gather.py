@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from receivers import until
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.settings import LoggingSettings
@@ -50,20 +51,12 @@ class Gathered:
         return [json.loads(row)["number"] for path in [*rotated, self.path] for row in path.read_text().splitlines()]
 
 
-def wait_for(done) -> None:
-    """Wait until something is true, for no longer than is absurd."""
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_lines_are_written_after_a_moment(tmp_path):
     """Nobody asks, and they are there; again and again."""
     gathered = Gathered(tmp_path / "lines", seconds=0.01)
     for count in (2, 4, 6):
         gathered.write(count - 2, count - 1)
-        wait_for(lambda count=count: len(gathered.written) == count)
+        assert until(lambda count=count: len(gathered.written) == count)
     gathered.gather.close(1)
     assert gathered.written == [0, 1, 2, 3, 4, 5]
 
@@ -98,7 +91,7 @@ def test_a_second_life_is_like_the_first(tmp_path):
     gathered.write(2)
     gathered.gather.open()
     gathered.write(3)
-    wait_for(lambda: gathered.written == [1, 3])
+    assert until(lambda: gathered.written == [1, 3])
     gathered.gather.close(1)
     assert gathered.written == [1, 3]
 
