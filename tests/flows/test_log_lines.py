@@ -31,6 +31,8 @@ library = logging.getLogger("some.library")
 component = create_logger("component")
 
 IDS = ("request_id", "correlation_id", "trace_id", "span_id", "trace_flags")
+SAYING = {__name__, "some.library", "component"}
+"""The loggers of the app. What an earlier test has left may be collected during a request, and say so in a line."""
 
 
 def say(place: str, *loggers: ObsLogger) -> None:
@@ -184,7 +186,7 @@ def everywhere(watched: Watched) -> FastAPI:
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serve an app over a socket, in a thread with a loop of its own; give where. At the end all its work is done."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=60))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -195,7 +197,8 @@ def serving(app: Any) -> Iterator[str]:
         yield f"{host}:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(90)
+        assert not thread.is_alive()
 
 
 AROUND = ["middleware before ours before", "middleware after ours before", "middleware after ours after"]
@@ -232,7 +235,7 @@ def lines_of(watched: Watched, request_id: str) -> list[dict[str, Any]]:
 
 
 def places_of(lines: list[dict[str, Any]]) -> set[str]:
-    return {line["message"] for line in lines if line["logger"] not in ("sage_fastapi_obs.access", "uvicorn.error")}
+    return {line["message"] for line in lines if line["logger"] in SAYING}
 
 
 def check(watched: Watched, path: str, request_id: str, places: list[str] | None = None) -> None:
@@ -248,7 +251,7 @@ def check(watched: Watched, path: str, request_id: str, places: list[str] | None
 def test_every_line_of_a_request_has_its_ids(path: str, watch: Any) -> None:
     """Wherever a line is written, and with whichever logger, it has the ids of its request, one after the other."""
     watched = watch()
-    with serving(everywhere(watched)) as where, httpx.Client(base_url=f"http://{where}") as http:
+    with serving(everywhere(watched)) as where, httpx.Client(base_url=f"http://{where}", timeout=60) as http:
         for number in range(3):
             ask(http, path, number)
     for number in range(3):
@@ -259,9 +262,10 @@ def test_every_line_of_a_request_has_its_ids(path: str, watch: Any) -> None:
     assert len(unknowing) == (9 if path == "/async" else 0)
     assert not any(set(IDS) & set(line) for line in unknowing)
     strays = [line for line in watched.lines if not set(IDS) & set(line) and line not in unknowing]
-    assert {line["logger"] for line in strays} <= {"sage_fastapi_obs", "uvicorn.error"}
+    assert not [line for line in strays if line["logger"] in SAYING]
     # The failure is told once, by the canonical line.
-    assert sum("error" in line for line in watched.lines) == (3 if path == "/boom" else 0)
+    told = [line["error"]["message"] for line in watched.lines if "error" in line]
+    assert told.count("boom") == (3 if path == "/boom" else 0)
 
 
 def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
@@ -272,7 +276,7 @@ def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
     limits = httpx.Limits(max_connections=8, max_keepalive_connections=8)
     with (
         serving(everywhere(watched)) as where,
-        httpx.Client(base_url=f"http://{where}", limits=limits, timeout=30) as http,
+        httpx.Client(base_url=f"http://{where}", limits=limits, timeout=60) as http,
         ThreadPoolExecutor(8) as pool,
     ):
         statuses = list(pool.map(functools.partial(ask, http), paths, range(len(paths))))
