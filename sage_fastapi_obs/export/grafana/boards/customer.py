@@ -1,7 +1,7 @@
 """customer-id: HTTP, gRPC, and what it depends on."""
 
 from sage_fastapi_obs.export.grafana.boards import shared
-from sage_fastapi_obs.export.grafana.layout import BAD, FINE, Board, Panel, Query, Row, Variable, limits, numbers
+from sage_fastapi_obs.export.grafana.layout import BAD, FINE, Board, Panel, Row, Variable, limits, numbers
 from sage_fastapi_obs.export.grafana.promql import Queries
 
 __all__ = ["CUSTOMER", "CUSTOMER_BOARD", "customer_board"]
@@ -46,7 +46,7 @@ def _standing() -> tuple[Panel, ...]:
         shared.up(SCOPE),
         shared.stat(
             "Mean response time",
-            ASK.mean(f"{HTTP}"),
+            ASK.mean(HTTP),
             "HighLatency fires from 1 s.",
             "s",
             limits(0.2, 1),
@@ -65,9 +65,10 @@ def _standing() -> tuple[Panel, ...]:
 
 
 def _requests() -> tuple[Panel, ...]:
-    http = (
-        *numbers((ASK.quantile(0.5, HTTP, "route"), "{{route}} p50"), (ASK.quantile(0.95, HTTP, "route"), "{{route}} p95")),
-        Query(ASK.mean(HTTP, "route"), "{{route}} mean"),
+    http = numbers(
+        (ASK.quantile(0.5, HTTP, "route"), "{{route}} p50"),
+        (ASK.quantile(0.95, HTTP, "route"), "{{route}} p95"),
+        (ASK.mean(HTTP, "route"), "{{route}} mean"),
     )
     grpc = ASK.quantile(0.95, "grpc_request_duration_seconds", "method")
     return (
