@@ -11,6 +11,7 @@ from example_app.sage.did import DidDocument, Transaction
 from example_app.sage.keys import KEY_TYPES, SigningKey
 from example_app.sage.messages import Message
 from example_app.sage.signatures import IN_SESSION
+from example_app.textbooks import MOST_TEXTBOOKS, Library
 
 CARD = "4111111111111111"
 
@@ -219,6 +220,17 @@ async def test_textbooks(run_example):
         assert await told(post("/ai/ask", json=asked), 200) == {"answer": pages[1], "tokens": 8 + 6}
         await told(post("/ai/ask", json={**asked, "textbook_id": "?"}), 404)
         await told(post("/textbooks/unknown/sessions/start"), 404)
+
+
+def test_who_learns_is_forgotten_with_the_textbook():
+    """When a textbook makes room for new ones, nobody learns from it any more, and nothing is kept of those who did."""
+    library = Library()
+    first = library.add("grade-1", "math", ("one",))
+    library.start(first.id)
+    for _ in range(MOST_TEXTBOOKS):
+        library.add("grade-1", "math", ("two",))
+    assert library.find(first.id) is None
+    assert not library.end(first.id)
 
 
 async def test_orders(run_example):
