@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import free_port
+from servers import free_port
 
 from example_app.app import create_app
 from example_app.traffic import SCENARIOS

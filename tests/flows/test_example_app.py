@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers import free_port
 
 from example_app.app import create_app
 from example_app.summary import quantile
@@ -29,13 +30,6 @@ ROUTES = [
     ("GET", "/boom", "/boom", 500),
     ("GET", "/wp-login.php", None, 404),
 ]
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
