@@ -1,6 +1,8 @@
 """What the example's routes answer, over real sockets: agents, logins, textbooks and orders, and who misuses them."""
 
 import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -204,6 +206,23 @@ def test_a_rate_limit_gives_back():
     assert [limit.allows("a") for _ in range(2)] == [True, False]
     now[0] += 60.0
     assert [limit.allows("a") for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_rate_limit_is_asked_by_one_thread_at_a_time():
+    """Logins run in threads: two that come at once do not both take the last of what is left."""
+    looking, most = [], []
+
+    def clock():
+        looking.append(None)
+        most.append(len(looking))
+        time.sleep(0.02)
+        looking.pop()
+        return 0.0
+
+    limit = RateLimit(3, 0, clock)
+    with ThreadPoolExecutor(8) as threads:
+        allowed = [*threads.map(limit.allows, ["a"] * 8)]
+    assert (sum(allowed), max(most)) == (3, 1)
 
 
 async def test_textbooks(run_example):
