@@ -142,14 +142,10 @@ Ctrl-C stops it.
         except httpx.TransportError:
             return
         height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
-        rows = [
-            *table(text, seconds, height - LINES_SHOWN - 3),
-            "",
-            *alerts,
-            "",
-            "the last log lines:",
-            *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),
-        ]
+        lines = map(_readable, self._lines(20_000)[-LINES_SHOWN:])
+        below = ["", *alerts, "", "the last log lines:", *lines]
+        # The cursor is on a row of its own.
+        rows = [*table(text, seconds, height - len(below) - 1), *below]
         if sys.stdout.isatty():
             width = os.get_terminal_size().columns
             above = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
