@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Self
 
 __all__ = ["Worker", "answer", "receiver", "say"]
@@ -22,16 +22,11 @@ ENVIRONMENT = {
 class Worker:
     """A process that runs a module of this package, reads questions from its input, and answers on its output, in JSON."""
 
-    def __init__(self, module: str, *arguments: object, prefix: Sequence[str] = ()) -> None:
-        command = [*prefix, sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    def __init__(self, module: str, *arguments: object) -> None:
+        command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
         )
-
-    @property
-    def pid(self) -> int:
-        """The id of the process."""
-        return self._process.pid
 
     def read(self) -> Any:
         """Wait for an answer; the first one says that the process is ready."""

@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -15,13 +13,13 @@ from typing import Any
 
 import httpx
 
+from example_app.processes import end, is_taken, when_told_to_end
 from example_app.summary import table
 from example_app.traffic import SCENARIOS, Traffic
 from example_app.trouble import alert_rows, cause
 
 START_SECONDS = 30.0
 TROUBLE_AFTER_SECONDS = 15.0
-STOP_SECONDS = 10.0
 LINES_SHOWN = 6
 PORT_TAKEN = 2
 
@@ -37,7 +35,7 @@ def main() -> None:
         "--scenario", action="append", choices=SCENARIOS, help="what the visitors do; may be given again, all by default"
     )
     given = arguments.parse_args()
-    if _is_taken(given.port):
+    if is_taken(given.port):
         print(f"Port {given.port} is in use. Choose another: make demo PORT={given.port + 1}", file=sys.stderr)
         sys.exit(PORT_TAKEN)
     asyncio.run(Demo(given.port, given.rate, given.seconds, given.log, given.scenario or SCENARIOS).run())
@@ -58,9 +56,7 @@ class Demo:
 
     async def run(self) -> None:
         """Start everything, show it, and stop it again."""
-        loop = asyncio.get_running_loop()
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(ending, self._stopping.set)
+        when_told_to_end(self._stopping.set)
         self._log.write_bytes(b"")
         print(f"starting the shop on {self._url} …", flush=True)
         async with self._shop() as shop:
@@ -100,13 +96,7 @@ class Demo:
             await self._wait_until_ready(shop)
             yield shop
         finally:
-            if shop.returncode is None:
-                shop.terminate()
-                try:
-                    await asyncio.wait_for(shop.wait(), STOP_SECONDS)
-                except TimeoutError:
-                    shop.kill()
-                    await shop.wait()
+            await end(shop)
 
     async def _wait_until_ready(self, shop: asyncio.subprocess.Process) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -152,14 +142,10 @@ Ctrl-C stops it.
         except httpx.TransportError:
             return
         height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
-        rows = [
-            *table(text, seconds, height - LINES_SHOWN - 3),
-            "",
-            *alerts,
-            "",
-            "the last log lines:",
-            *(_readable(line) for line in self._lines(20_000)[-LINES_SHOWN:]),
-        ]
+        lines = map(_readable, self._lines(20_000)[-LINES_SHOWN:])
+        below = ["", *alerts, "", "the last log lines:", *lines]
+        # The cursor is on a row of its own.
+        rows = [*table(text, seconds, height - len(below) - 1), *below]
         if sys.stdout.isatty():
             width = os.get_terminal_size().columns
             above = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
@@ -195,16 +181,6 @@ def _readable(line: dict[str, Any]) -> str:
         said = f"{line['method']} {line['path']} {line['status']} {line['duration_ms']:.1f} ms"
     fields = " ".join(f"{key}={value}" for key, value in line.get("data", {}).items())
     return f"{line['timestamp'][11:23]} {line['level']:<6}{line.get('request_id', '')[-6:]:>7}  {said}  {fields}"
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 if __name__ == "__main__":

@@ -110,23 +110,25 @@ def _digest(password: str, salt: bytes) -> bytes:
 
 
 class RateLimit:
-    """So many at once, and so many a second, of each client."""
+    """So many at once, and so many a second, of each client; safe to ask from several threads."""
 
     def __init__(self, burst: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
         self._per_second = per_second
         self._clock = clock
+        self._lock = Lock()
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allows(self, client: str) -> bool:
         """Take one of what a client has left."""
-        now = self._clock()
-        left, at = self._left.pop(client, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._per_second)
-        self._left[client] = (max(left - 1, 0.0) if left >= 1 else left, now)
-        while len(self._left) > MOST_CLIENTS:
-            self._left.popitem(last=False)
-        return left >= 1
+        with self._lock:
+            now = self._clock()
+            left, at = self._left.pop(client, (self._burst, now))
+            left = min(self._burst, left + (now - at) * self._per_second)
+            self._left[client] = (left - 1 if left >= 1 else left, now)
+            while len(self._left) > MOST_CLIENTS:
+                self._left.popitem(last=False)
+            return left >= 1
 
 
 class Credentials(BaseModel):

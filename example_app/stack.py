@@ -5,8 +5,6 @@ import asyncio
 import os
 import re
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from example_app.processes import end, is_taken, when_told_to_end
 from example_app.traffic import Traffic
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +23,7 @@ SERVICES = {"sage-backend": 8000, "ai-textbook-core": 8001, "customer-id": 3001,
 PROMETHEUS, ALERTMANAGER, SINK, NODE = 9091, 9093, 9094, 9100
 PROGRAMS = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
 """What the programs are called, by distribution."""
-START_SECONDS, STOP_SECONDS = 60.0, 15.0
+START_SECONDS = 60.0
 MISSING = 2
 
 
@@ -49,9 +48,8 @@ def main() -> None:
     arguments.add_argument("--offset", type=int, default=0, help="added to all ports")
     given = arguments.parse_args()
     programs = {name: _found(names) for name, names in PROGRAMS.items()}
-    if taken := [
-        port + given.offset for port in (*SERVICES.values(), PROMETHEUS, ALERTMANAGER, SINK) if _is_taken(port + given.offset)
-    ]:
+    ports = [port + given.offset for port in (*SERVICES.values(), PROMETHEUS, ALERTMANAGER, SINK)]
+    if taken := [*filter(is_taken, ports)]:
         sys.exit(f"ports in use: {', '.join(map(str, taken))}; move all of them with --offset 10000")
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
         asyncio.run(Stack(programs, Path(folder), given.offset).run(given.rate, given.seconds))
@@ -69,9 +67,7 @@ class Stack:
 
     async def run(self, rate: float, seconds: float | None) -> None:
         """Start everything, send visitors, and stop it all again."""
-        loop = asyncio.get_running_loop()
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(ending, self._stopping.set)
+        when_told_to_end(self._stopping.set)
         async with AsyncExitStack() as running:
             ended = [await running.enter_async_context(self._running(part)) for part in self.parts()]
             visits = [asyncio.create_task(Traffic(self._url(name), rate).run()) for name in self._ports]
@@ -163,12 +159,7 @@ class Stack:
             await self._wait_until_ready(part, ended)
             yield ended
         finally:
-            if process.returncode is None:
-                process.terminate()
-                try:
-                    await asyncio.wait_for(process.wait(), STOP_SECONDS)
-                except TimeoutError:
-                    process.kill()
+            await end(process)
             await ended
 
     async def _wait_until_ready(self, part: Part, ended: "asyncio.Task[str]") -> None:
@@ -206,16 +197,6 @@ def _found(names: Sequence[str]) -> str:
             return path
     print(f"{names[0]} is not installed: make servers, or apt-get install prometheus prometheus-alertmanager", file=sys.stderr)
     sys.exit(MISSING)
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 if __name__ == "__main__":

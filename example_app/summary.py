@@ -28,7 +28,7 @@ def table(text: str, seconds: float, most_rows: int = 100) -> list[str]:
     return [
         f"{rates}; {scrape.sockets:.0f} websockets ended, {scrape.sockets_open:.0f} open",
         f"{'route':<40} {'requests':>8} {'/s':>6} {'4xx':>6} {'failed':>6} {'p50 ms':>8} {'p95 ms':>8}",
-        *routes[: most_rows - ELSE_ROWS],
+        *routes[: max(most_rows - ELSE_ROWS, 0)],
         f"* time to the first byte of a stream; {len(routes)} routes in all",
         *_domain(scrape.totals),
     ]

@@ -46,7 +46,8 @@ class Library:
         textbook = Textbook(uuid.uuid4().hex[:12], grade_level, subject, pages)
         self._textbooks[textbook.id] = textbook
         while len(self._textbooks) > MOST_TEXTBOOKS:
-            self._textbooks.popitem(last=False)
+            oldest, _ = self._textbooks.popitem(last=False)
+            self._learning.pop(oldest, None)
         return textbook
 
     def find(self, textbook_id: str) -> Textbook | None:

@@ -2,8 +2,8 @@
 
 import argparse
 import asyncio
-import signal
 
+from example_app.processes import when_told_to_end
 from example_app.traffic import Traffic
 
 __all__ = ["main"]
@@ -21,8 +21,7 @@ def main() -> None:
 
 async def _visit(urls: list[str], rate: float, seconds: float) -> None:
     ended = asyncio.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(ending, ended.set)
+    when_told_to_end(ended.set)
     traffic = [Traffic(url, rate) for url in urls]
     visiting = [asyncio.create_task(each.run()) for each in traffic]
     try:

@@ -25,6 +25,9 @@ if [ "$dry_run" = yes ]; then
 fi
 
 status=$(curl --fail --silent --show-error --max-time 30 "$prometheus/api/v1/status/tsdb?limit=$most")
+ask() {
+    curl --fail --silent --show-error --max-time 30 --get "$prometheus/api/v1/query" --data-urlencode "query=$1"
+}
 table() {
     echo
     echo "$1"
@@ -37,11 +40,9 @@ table "values by label" labelValueCountByLabelName
 table "series by pair" seriesCountByLabelValuePair
 echo
 echo "series by job"
-curl --fail --silent --show-error --max-time 30 --get "$prometheus/api/v1/query" \
-    --data-urlencode 'query=sort_desc(sum by (job) (scrape_samples_post_metric_relabeling))' |
-    jq -r '.data.result[] | "  \(.value[1])\t\(.metric.job)"' | expand -t 12
+jobs=$(ask 'sort_desc(sum by (job) (scrape_samples_post_metric_relabeling))')
+printf '%s' "$jobs" | jq -r '.data.result[] | "  \(.value[1])\t\(.metric.job)"' | expand -t 12
 echo
 echo "labels that were cut off in the last day (metrics.max_label_values)"
-curl --fail --silent --show-error --max-time 30 --get "$prometheus/api/v1/query" \
-    --data-urlencode 'query=sum by (service, label) (increase(observability_label_overflow_total[1d])) > 0' |
-    jq -r '.data.result[] | "  \(.value[1])\t\(.metric.service) \(.metric.label)"' | expand -t 12
+labels=$(ask 'sum by (service, label) (increase(observability_label_overflow_total[1d])) > 0')
+printf '%s' "$labels" | jq -r '.data.result[] | "  \(.value[1])\t\(.metric.service) \(.metric.label)"' | expand -t 12

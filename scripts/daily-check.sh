@@ -51,13 +51,16 @@ else
     exit 1
 fi
 
-fired=$(ask 'count by (alertname, severity) (count_over_time(ALERTS{alertstate="firing"}[12h]))' |
-    jq -r '.data.result[].metric | "\(.severity) \(.alertname)"' | sort)
-if [ -z "$fired" ]; then
-    ok "no alert fired in the last 12 hours"
+if fired=$(ask 'count by (alertname, severity) (count_over_time(ALERTS{alertstate="firing"}[12h]))'); then
+    names=$(printf '%s' "$fired" | jq -r '.data.result[].metric | "\(.severity) \(.alertname)"' | sort)
+    if [ -z "$names" ]; then
+        ok "no alert fired in the last 12 hours"
+    else
+        printf '%s\n' "$names" | while read -r severity name; do echo "LOOK   $severity alert of the night: $name (docs/runbooks/$name.md)"; done
+        wrong=1
+    fi
 else
-    printf '%s\n' "$fired" | while read -r severity name; do echo "LOOK   $severity alert of the night: $name (docs/runbooks/$name.md)"; done
-    wrong=1
+    look "Prometheus does not say which alerts fired in the last 12 hours"
 fi
 
 if curl --fail --silent --max-time 10 --output /dev/null "$alertmanager/-/ready"; then
@@ -74,11 +77,15 @@ else
     wrong=1
 fi
 
-failed=$(ask 'round(sum(increase(http_requests_total{status=~"5.."}[24h])) or vector(0))' | jq -r '.data.result[0].value[1]')
-if [ "${failed%.*}" -le "$errors_limit" ]; then
-    ok "$failed requests failed in 24 hours"
+if failed=$(ask 'round(sum(increase(http_requests_total{status=~"5.."}[24h])) or vector(0))'); then
+    failed=$(printf '%s' "$failed" | jq -r '.data.result[0].value[1]')
+    if [ "${failed%.*}" -le "$errors_limit" ]; then
+        ok "$failed requests failed in 24 hours"
+    else
+        look "$failed requests failed in 24 hours: scripts/log-query.sh --level error"
+    fi
 else
-    look "$failed requests failed in 24 hours: scripts/log-query.sh --level error"
+    look "Prometheus does not say how many requests failed in 24 hours"
 fi
 
 if [ -n "${BACKUP_DIR:-}" ]; then

@@ -28,8 +28,11 @@ for file in "$@"; do
     fi
     printf '%s: ' "$(basename "$file")"
     # The file holds the bare dashboard; the API wants it wrapped, and without a number of its own.
-    jq '{dashboard: (. + {id: null}), overwrite: true, message: "sage-obs export grafana"}' "$file" |
+    answer=$(jq '{dashboard: (. + {id: null}), overwrite: true, message: "sage-obs export grafana"}' "$file" |
         curl --fail-with-body --silent --show-error --max-time 30 -H "@$headers" -H "Content-Type: application/json" \
-            --data-binary @- "$grafana/api/dashboards/db" |
-        jq -r '.status + " " + .url'
+            --data-binary @- "$grafana/api/dashboards/db") || {
+        printf '%s\n' "$answer"
+        exit 1
+    }
+    printf '%s' "$answer" | jq -r '.status + " " + .url'
 done

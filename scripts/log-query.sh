@@ -51,12 +51,21 @@ run() {
     fi
 }
 
+# shown JQ…: an answer as jq writes it; of a dry run what would be asked.
+shown() {
+    if [ "$dry_run" = yes ]; then
+        printf '%s\n' "$answer"
+    else
+        printf '%s' "$answer" | jq "$@"
+    fi
+}
+
 case "$store" in
 loki)
     query="{service=~\"${service:-.+}\"${level:+, level=\"$level\"}}${id:+ |= \"$id\"}"
-    run curl --fail --silent --show-error --max-time 60 --get "${LOKI_URL:-http://localhost:3100}/loki/api/v1/query_range" \
-        --data-urlencode "query=$query" --data-urlencode "since=${seconds}s" --data-urlencode "limit=$most" |
-        if [ "$dry_run" = yes ]; then cat; else jq -r '[.data.result[].values[]] | sort_by(.[0])[] | .[1]'; fi
+    answer=$(run curl --fail --silent --show-error --max-time 60 --get "${LOKI_URL:-http://localhost:3100}/loki/api/v1/query_range" \
+        --data-urlencode "query=$query" --data-urlencode "since=${seconds}s" --data-urlencode "limit=$most")
+    shown -r '[.data.result[].values[]] | sort_by(.[0])[] | .[1]'
     ;;
 elasticsearch)
     body=$(jq -n --arg service "$service" --arg level "$level" --arg id "$id" --arg since "now-${seconds}s" --argjson most "$most" '
@@ -65,9 +74,9 @@ elasticsearch)
             [{multi_match: {query: value, fields: ["correlation_id", "request_id", "trace_id"]}}] end;
         {size: $most, sort: [{"@timestamp": "asc"}], query: {bool: {must: (
             term("service.keyword"; $service) + term("level"; $level) + any($id) + [{range: {"@timestamp": {gte: $since}}}])}}}')
-    run curl --fail --silent --show-error --max-time 60 -H "Content-Type: application/json" \
-        "${ELASTICSEARCH_URL:-http://localhost:9200}/ai-textbook-*/_search" --data-raw "$body" |
-        if [ "$dry_run" = yes ]; then cat; else jq -c '.hits.hits[]._source'; fi
+    answer=$(run curl --fail --silent --show-error --max-time 60 -H "Content-Type: application/json" \
+        "${ELASTICSEARCH_URL:-http://localhost:9200}/ai-textbook-*/_search" --data-raw "$body")
+    shown -c '.hits.hits[]._source'
     ;;
 athena)
     from=$(date -u -d "@$(($(date +%s) - seconds))" +%Y/%m/%d)

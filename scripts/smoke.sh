@@ -38,7 +38,12 @@ try() {
     echo "ok     $1"
 }
 
-curl --fail --silent http://localhost:9090/metrics | grep -q '^sage_' && echo "ok     /metrics of sage-backend"
+if curl --fail --silent http://localhost:9090/metrics | grep -q '^sage_'; then
+    echo "ok     /metrics of sage-backend"
+else
+    echo "FAILED /metrics of sage-backend: http://localhost:9090/metrics"
+    exit 1
+fi
 targets=http://localhost:9091/api/v1/targets
 try "targets are up" "$targets" '[.data.activeTargets[] | select(.health != "up")] == [] and (.data.activeTargets | length >= 4)'
 try "samples" "http://localhost:9091/api/v1/query?query=sage_sessions_active" '.data.result | length > 0'

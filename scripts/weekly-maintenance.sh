@@ -34,8 +34,8 @@ echo "== log indices older than $keep_days days"
 if [ -n "${ELASTICSEARCH_URL:-}" ]; then
     # The policy of 30 days deletes them by itself; this finds what it has missed. Each index by its name: no wildcard deletes.
     oldest=$(date -u -d "$keep_days days ago" +%Y%m%d)
-    curl --fail --silent --show-error --max-time 30 "$ELASTICSEARCH_URL/_cat/indices/ai-textbook-*?h=index&format=json" |
-        jq -r '.[].index' | while read -r index; do
+    indices=$(curl --fail --silent --show-error --max-time 30 "$ELASTICSEARCH_URL/_cat/indices/ai-textbook-*?h=index&format=json")
+    printf '%s' "$indices" | jq -r '.[].index' | while read -r index; do
         day=$(echo "$index" | sed -n 's/.*-\([0-9]\{4\}\)\.\([0-9]\{2\}\)\.\([0-9]\{2\}\)$/\1\2\3/p')
         if [ -n "$day" ] && [ "$day" -lt "$oldest" ]; then
             run curl --fail --silent --show-error --max-time 60 -X DELETE "$ELASTICSEARCH_URL/$index"

@@ -102,6 +102,14 @@ def test_pages_show_what_was_measured(page: Path):
     assert page.read_text() == report.pages(RESULTS)[page]
 
 
+def test_what_the_readme_says_first_is_so():
+    """All four cost less than the instrumentator alone, and no more than a tenth of the usual stack."""
+    opening = " ".join(report.README.read_text().partition("```")[0].split())
+    assert "less CPU than prometheus-fastapi-instrumentator needs for metrics alone, and a tenth of the usual four" in opening
+    assert RESULTS["cost"]["ours-100"]["to_instrumentator"] < 1
+    assert RESULTS["cost"]["ours-100"]["to_usual"] < 0.1
+
+
 def test_everything_was_measured_that_has_a_target():
     """The committed results are those of a full run."""
     assert [target.says for target in TARGETS if target.measured(RESULTS) is None] == []

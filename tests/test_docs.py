@@ -15,6 +15,7 @@ from sage_fastapi_obs.signals.catalog import CATALOG
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+LINKED = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "queries").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DRIVER = """
 import asyncio, httpx
@@ -89,11 +90,19 @@ def test_every_metric_is_documented():
     assert rows == [(metric.name, metric.type) for metric in CATALOG]
 
 
-def test_links_lead_somewhere():
-    """Every relative link of README and docs names a file that exists."""
-    for page in (ROOT / "README.md", *PAGES):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    """Every relative link of a page names a file that exists, and a heading that this file has."""
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Name a page's headings as links do: small letters, digits, dashes for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_field_with_a_constant_is_documented():

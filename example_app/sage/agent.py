@@ -30,6 +30,8 @@ from example_app.sage.resolver import Resolver
 from example_app.sage.sessions import Role, Session, Sessions, new_session_id
 from example_app.sage.signatures import COVERED, IN_SESSION, Envelope, Signed, key_id_of, sign, verify
 from sage_fastapi_obs import (
+    FIELD_CLIENT_DID,
+    bind,
     observe_crypto,
     observe_did_resolution,
     observe_handshake,
@@ -138,6 +140,8 @@ class Agent:
             document = await self.resolve(did_of_key_id(key_id_of(envelope)))
         except DidError as error:
             raise BadSignature(f"signed by nobody: {error}") from error
+        # Who says to have sent this; whether it is true shows in what becomes of it.
+        bind(**{FIELD_CLIENT_DID: document.id})
         key = document.verify_key()
         with trace_signature_verification(key.key_type):
             with observe_crypto("verify", key.key_type):

@@ -1,12 +1,13 @@
 """What Prometheus loads: its configuration, rule files, and a unit test of every rule for `promtool test rules`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from math import ceil
 from typing import Any
 
 from sage_fastapi_obs.export import services as of
 from sage_fastapi_obs.export.alert import Alert, Story
+from sage_fastapi_obs.export.grafana import boards
 from sage_fastapi_obs.export.rules import alerts, recordings
 from sage_fastapi_obs.export.scenes import Course, Scene, series
 from sage_fastapi_obs.export.services import Services
@@ -25,6 +26,8 @@ STEPPED_SECONDS = 300
 """The window that a rule without one is taken to have."""
 STEPS = {21_600: 600, 300: 60, 75: 15, 25: 5, 0: 1}
 """Seconds between samples in unit tests, by the least window that they are for."""
+ANY_SERVICE = "service"
+"""The dashboard that has a row for each pack without one of its own."""
 FILES = {"customer-id-alerts": "customer-id"}
 """Rule files that are called otherwise than their group, besides what dashes are in one and underscores in the other."""
 
@@ -44,20 +47,20 @@ def rule_groups(services: Services) -> list[dict[str, Any]]:
 def grouped(some: Iterable[Alert], recorded: list[dict[str, str]], services: Services) -> list[dict[str, Any]]:
     """Return the groups of some alerts and recording rules."""
     found: dict[str, list[dict[str, Any]]] = {}
+    dashboards = {board.name for board in boards(services)}
     for alert in some:
-        found.setdefault(alert.group, []).append(alert.entry(links(alert, services)))
+        found.setdefault(alert.group, []).append(alert.entry(links(alert, services, dashboards)))
     if recorded:
         found["slo"] = [*recorded, *found.get("slo", [])]
     return [_group(name, rules) for name, rules in found.items()]
 
 
-def links(alert: Alert, services: Services) -> dict[str, str]:
-    """Return the links that an alert carries: what to do, and where to look."""
+def links(alert: Alert, services: Services, dashboards: Collection[str]) -> dict[str, str]:
+    """Return the links that an alert carries: what to do, and where to look, as far as that is among the dashboards."""
     settings = next((one for one in services if of.name(one) == alert.labels.get("service")), services[0]).export
-    return {
-        "runbook_url": f"{settings.runbooks_url.rstrip('/')}/{alert.name}.md",
-        "dashboard": f"{settings.dashboards_url.rstrip('/')}/d/{alert.dashboard}",
-    }
+    shown = next((name for name in (alert.dashboard, ANY_SERVICE) if name in dashboards), None)
+    runbook = {"runbook_url": f"{settings.runbooks_url.rstrip('/')}/{alert.name}.md"}
+    return runbook if shown is None else {**runbook, "dashboard": f"{settings.dashboards_url.rstrip('/')}/d/{shown}"}
 
 
 def configuration(

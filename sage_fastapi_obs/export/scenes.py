@@ -91,11 +91,9 @@ def _of_stat(stat: Stat, value: float, labels: Mapping[str, str]) -> Shown:
 
 
 def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, Course]:
-    metric = _KNOWN.get(stat.metric)
-    kind = metric.type if metric else "counter" if stat.metric.endswith("_total") else None
-    statistic = stat.statistic or {"counter": "increase", "histogram": "p95", "gauge": "last"}[kind or "gauge"]
+    statistic = stat.meant()
     if (q := quantile_of(statistic)) is not None:
-        return _histogram(stat.metric, q, value, metric, chosen)
+        return _histogram(stat.metric, q, value, chosen)
     name, window = stat.metric, stat.window_seconds
     counted = name if name.endswith("_total") else f"{name}_count"
     match statistic:
@@ -116,8 +114,9 @@ def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, C
             return {series(name, chosen): Course(level=value)}
 
 
-def _histogram(name: str, q: float, value: float, metric: Metric | None, chosen: Mapping[str, str]) -> dict[str, Course]:
+def _histogram(name: str, q: float, value: float, chosen: Mapping[str, str]) -> dict[str, Course]:
     """Let a quantile fall on a value: the right share of observations is below the bucket that has it."""
+    metric = _KNOWN.get(name)
     bounds = (metric.buckets if metric else ()) or USUAL_BUCKETS
     below = max((bound for bound in bounds if bound < value), default=0.0)
     above = min((bound for bound in bounds if bound >= value), default=None)

@@ -112,7 +112,7 @@ class Stat:
         return numbers.statistic(self.statistic or usual)
 
     def _promql(self, by: Sequence[str]) -> str:
-        statistic = self.statistic or self._usual()
+        statistic = self.meant()
         over, chosen = f"[{duration(self.window_seconds)}]", selector(self.where)
         if (q := quantile_of(statistic)) is not None:
             inner = f"sum by ({', '.join((*by, 'le'))}) (rate({self.metric}_bucket{chosen}{over}))"
@@ -121,7 +121,10 @@ class Stat:
         grouped = f" by ({', '.join(by)})" if by else ""
         return _PROMQL[statistic].format(name=self.metric, chosen=chosen, over=over, by=grouped, suffix=suffix)
 
-    def _usual(self) -> str:
+    def meant(self) -> str:
+        """Name its statistic, also where that is the usual one of its metric; `SettingsError` where nobody knows which."""
+        if self.statistic is not None:
+            return self.statistic
         kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
         if kind is None:
             raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")

@@ -1,7 +1,6 @@
 """The example service on a real socket, and all that it tells of itself: lines, metrics and spans."""
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,11 +107,3 @@ def attributes(having: Any) -> dict[str, Any]:
 def events(span: Any) -> dict[str, dict[str, Any]]:
     """Read the events of a span, by name."""
     return {event.name: attributes(event) for event in span.events}
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

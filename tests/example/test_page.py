@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import free_port
+import yaml
+from servers import free_port
 
 from example_app.app import create_app
 from example_app.traffic import SCENARIOS
+from sage_fastapi_obs import Settings
+from sage_fastapi_obs.settings import PRESETS
 from sage_fastapi_obs.signals.catalog import CATALOG
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +35,15 @@ def test_what_is_to_be_watched_exists():
     names = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
     assert names - {metric.name for metric in CATALOG} == {"order_processing", "nonce_validated", "trace_id", "event_id"}
     assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)[: len(SCENARIOS)] == list(SCENARIOS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_written_out(preset):
+    """The file of a preset says all that the preset does, and can be read."""
+    file = ROOT / f"example_app/config/{preset}.yaml"
+    written = yaml.safe_load(file.read_text())
+    assert {section: {**written[section], **keys} for section, keys in PRESETS[preset].items()}.items() <= written.items()
+    assert Settings.from_env({}, path=file).service.name == "example-shop"
 
 
 def test_what_the_page_says_to_type_shows_something(tmp_path):

@@ -1,6 +1,8 @@
 """What the example's routes answer, over real sockets: agents, logins, textbooks and orders, and who misuses them."""
 
 import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +13,7 @@ from example_app.sage.did import DidDocument, Transaction
 from example_app.sage.keys import KEY_TYPES, SigningKey
 from example_app.sage.messages import Message
 from example_app.sage.signatures import IN_SESSION
+from example_app.textbooks import MOST_TEXTBOOKS, Library
 
 CARD = "4111111111111111"
 
@@ -205,6 +208,23 @@ def test_a_rate_limit_gives_back():
     assert [limit.allows("a") for _ in range(4)] == [True, True, True, False]
 
 
+def test_a_rate_limit_is_asked_by_one_thread_at_a_time():
+    """Logins run in threads: two that come at once do not both take the last of what is left."""
+    looking, most = [], []
+
+    def clock():
+        looking.append(None)
+        most.append(len(looking))
+        time.sleep(0.02)
+        looking.pop()
+        return 0.0
+
+    limit = RateLimit(3, 0, clock)
+    with ThreadPoolExecutor(8) as threads:
+        allowed = [*threads.map(limit.allows, ["a"] * 8)]
+    assert (sum(allowed), max(most)) == (3, 1)
+
+
 async def test_textbooks(run_example):
     """The tutor finds the page that fits; a page that cannot be drawn is one picture less; nobody stops who has not begun."""
     async with run_example() as example:
@@ -219,6 +239,17 @@ async def test_textbooks(run_example):
         assert await told(post("/ai/ask", json=asked), 200) == {"answer": pages[1], "tokens": 8 + 6}
         await told(post("/ai/ask", json={**asked, "textbook_id": "?"}), 404)
         await told(post("/textbooks/unknown/sessions/start"), 404)
+
+
+def test_who_learns_is_forgotten_with_the_textbook():
+    """When a textbook makes room for new ones, nobody learns from it any more, and nothing is kept of those who did."""
+    library = Library()
+    first = library.add("grade-1", "math", ("one",))
+    library.start(first.id)
+    for _ in range(MOST_TEXTBOOKS):
+        library.add("grade-1", "math", ("two",))
+    assert library.find(first.id) is None
+    assert not library.end(first.id)
 
 
 async def test_orders(run_example):

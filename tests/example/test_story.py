@@ -2,7 +2,10 @@
 
 import asyncio
 import base64
+import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -16,6 +19,7 @@ from example_app.sage.signatures import IN_SESSION
 
 ERROR = Status.STATUS_CODE_ERROR
 ERRORS = "example_app.sage.errors."
+RUNBOOKS = Path(__file__).parents[2] / "docs/runbooks"
 UNKNOWN = f"did:sage:solana:{'0' * 40}"
 
 
@@ -216,6 +220,13 @@ def refused(example, trace, route, status, reason):
     assert line["level"] == ("error" if status >= 500 else "warn")
 
 
+def asked(example, alert):
+    """Find the lines that a runbook asks the log store for: of its levels, with its words."""
+    query = r'^\{service="sage-backend"(?:, level=~"([\w|]+)")?\} \|= "([^"]+)" \| json'
+    ((levels, words),) = re.findall(query, (RUNBOOKS / f"{alert}.md").read_text(), re.MULTILINE)
+    return [line for line in example.lines() if words in json.dumps(line) and re.fullmatch(levels or ".*", line["level"])]
+
+
 async def test_a_bad_signature_is_told(run_example):
     """The span of the check has failed, and all that is around it; the count, the line and the answer say the same."""
     async with run_example() as example:
@@ -233,6 +244,7 @@ async def test_a_bad_signature_is_told(run_example):
     assert failed(example, "sage.request", "BadSignature") == trace
     assert example.spans("sage.session.decrypt") == []
     refused(example, trace, "/protected", 401, "BadSignature")
+    assert [line["client_did"] for line in asked(example, "SignatureVerificationFailureHigh")] == [agent.did]
 
 
 async def test_replays_are_told(run_example):
@@ -256,6 +268,8 @@ async def test_replays_are_told(run_example):
     refused(example, trace, "/protected", 409, "ReplayedNonce")
     trace = failed(example, "sage.session.decrypt", "ReplayedFrame")
     refused(example, trace, "/sessions/{session_id}/decrypt", 409, "ReplayedFrame")
+    found = [(line["session_id"], line.get("client_did")) for line in asked(example, "ReplayAttacksDetected")]
+    assert found == [(session.peer_id, agent.did), (session.peer_id, None)]
     validated = [span for span in example.spans("sage.signature.verify") if "nonce_validated" in events(span)]
     assert len(validated) == 2
 
@@ -277,6 +291,7 @@ async def test_an_expired_nonce_is_told(run_example):
     assert failed(example, "sage.handshake", "ExpiredNonce") == trace
     assert failed(example, "sage.handshake.verify", "ExpiredNonce") == trace
     refused(example, trace, "/handshake", 401, "ExpiredNonce")
+    assert [line["client_did"] for line in asked(example, "SageHighErrorRate")] == [late.did]
     assert {line["operation"] for line in example.lines(trace_id=trace, route="/handshake")} == {"handshake"}
 
 

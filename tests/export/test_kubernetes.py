@@ -5,7 +5,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from demo import SERVICES, service
+from demo import ROOT, SERVICES, service
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, kubernetes, prometheus
@@ -116,6 +116,22 @@ def test_values_for_helm_are_as_documented():
         config["config"]["receivers"][0]["slack_configs"][0]["api_url_file"]
         == f"/etc/alertmanager/secrets/{secret}/slack_webhook_url"
     )
+
+
+def test_a_quota_lets_the_pods_of_its_namespace_in():
+    """Whatever a quota counts of pods, each container says, or is given by a default: others are refused."""
+    documents = [*yaml.safe_load_all((ROOT / "deploy/k8s/resource-quotas.yaml").read_text())]
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    quota, defaults = documents
+    namespace = quota["metadata"]["namespace"]
+    assert defaults["metadata"]["namespace"] == namespace
+    (given,) = defaults["spec"]["limits"]
+    (pod,) = (one["spec"]["template"]["spec"] for one in FILES["deployment"][::2] if one["metadata"]["namespace"] == namespace)
+    own = pod["containers"][0]["resources"]
+    told = {"requests": {**given["defaultRequest"], **own["requests"]}, "limits": {**given["default"], **own["limits"]}}
+    counted = [name.split(".") for name in quota["spec"]["hard"] if "." in name]
+    assert [(kind, what) for kind, what in counted if what not in told[kind]] == []
 
 
 def test_names_are_made_to_fit():

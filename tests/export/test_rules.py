@@ -8,7 +8,7 @@ from demo import SERVICES, service
 
 from sage_fastapi_obs import Observability
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export import prometheus
+from sage_fastapi_obs.export import grafana, prometheus
 from sage_fastapi_obs.export.alert import Alert
 from sage_fastapi_obs.export.rules import GROUPS, alerts, recordings
 from sage_fastapi_obs.signals.catalog import CATALOG, PACKS
@@ -93,6 +93,7 @@ OF_THE_SCRAPE = {"service", "job", "instance", "mode", "le"}
 """Labels that Prometheus and exporters of others give."""
 NOT_OURS = {"up", "node_cpu_seconds_total"}
 RULES = [*alerts(SERVICES)]
+DASHBOARDS = {board.name for board in grafana.boards(SERVICES)}
 
 
 def named(name: str) -> Alert:
@@ -142,13 +143,23 @@ def test_rules_know_only_what_the_catalog_knows(rule: tuple[str, str]):
 @pytest.mark.parametrize("alert", RULES, ids=lambda alert: alert.name)
 def test_every_alert_says_what_to_do(alert: Alert):
     """Each has its labels, two different texts, a runbook of its own name and a dashboard."""
-    entry = alert.entry(prometheus.links(alert, SERVICES))
+    entry = alert.entry(prometheus.links(alert, SERVICES, DASHBOARDS))
     assert {"severity", "system", "seed_alert"} <= set(entry["labels"])
     texts = entry["annotations"]
     assert texts["summary"] != texts["description"] != ""
     assert texts["runbook_url"].endswith(f"/{alert.name}.md")
     assert re.fullmatch(r"http://localhost:3000/d/[a-z-]+", texts["dashboard"])
     assert alert.story is not None
+
+
+@pytest.mark.parametrize("packs", [["http", "runtime", "sage-core"], ["sage-core"], ["http"], ["result"], []], ids="-".join)
+def test_an_alert_leads_to_a_dashboard_that_there_is(packs: list[str]):
+    """Where the dashboard of its system is not exported, that of any service is meant; where there is none, none is named."""
+    services = [service(metrics={"packs": packs})]
+    exported = {board.name for board in grafana.boards(services)}
+    for alert in alerts(services):
+        named = prometheus.links(alert, services, exported).get("dashboard", "").rpartition("/")[2]
+        assert named in exported if "http" in packs else named in {*exported, ""}, alert.name
 
 
 def test_words_for_the_same_in_other_places_are_kept():

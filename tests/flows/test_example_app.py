@@ -1,13 +1,18 @@
 """The example service, in process and as the demo that a stranger runs."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -55,12 +60,10 @@ async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
     assert {check["name"]: check["status"] for check in health["checks"]} == {"stock": "pass", "printer": "pass"}
 
 
-def demo(tmp_path: Path, port: int, *more: str) -> subprocess.Popen[str]:
+def demo(tmp_path: Path, port: int, *more: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start the demo."""
     command = [sys.executable, "-m", "example_app", "--port", str(port), "--log", str(tmp_path / "demo.log"), "--rate", "60"]
-    return subprocess.Popen(
-        [*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    return subprocess.Popen([*command, *more], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
 def test_the_demo_shows_live_traffic(tmp_path):
@@ -77,6 +80,24 @@ def test_the_demo_shows_live_traffic(tmp_path):
     written = [json.loads(line) for line in (tmp_path / "demo.log").read_text().splitlines()]
     assert 0 < counted <= sum("duration_ms" in line and "close_code" not in line for line in written)
     assert all(line["service"] == "example-shop" for line in written)
+
+
+def test_the_demo_fits_into_its_terminal(tmp_path):
+    """However many routes there are, what is drawn is not higher than the screen, from its first row to the last line."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    output = b""
+    with demo(tmp_path, free_port(), "--seconds", "8", stdout=theirs) as running:
+        os.close(theirs)
+        # A terminal that nobody writes to any more is an error to read from.
+        with suppress(OSError):
+            while said := os.read(ours, 10_000):
+                output += said
+    os.close(ours)
+    assert running.returncode == 0
+    drawn = re.findall(rb"\x1b\[(\d+)A\x1b\[J(\d+ requests, )?", output)
+    assert drawn
+    assert [rows for rows, totals in drawn if int(rows) >= 24 or not totals] == []
 
 
 def test_the_demo_shows_one_scenario_alone(tmp_path):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import NAMES, ROOT, free_port, prometheus, query, running, serving
-from servers import need, until
+from running import NAMES, ROOT, prometheus, query, running, serving
+from servers import free_port, need, until
 
 CONFIG = """
 global: {scrape_interval: 1s, evaluation_interval: 1s}

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import need, stop, until
+from servers import free_port, need, stop, until
 
 from sage_fastapi_obs import Settings
 
@@ -29,14 +28,6 @@ def lacking(message: str) -> None:
     pytest.skip(message)
 
 
-def free_port() -> int:
-    """Find a port that nobody has."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 @contextmanager
 def running(command: list[str], log: Path, **env: str) -> Iterator[None]:
     """Run a program, and end it as an operator would."""
@@ -49,9 +40,9 @@ def running(command: list[str], log: Path, **env: str) -> Iterator[None]:
 
 
 @contextmanager
-def serving(factory: str, folder: Path, **env: str) -> Iterator[int]:
-    """Run an app with uvicorn; yield its port."""
-    port = free_port()
+def serving(factory: str, folder: Path, port: int = 0, **env: str) -> Iterator[int]:
+    """Run an app with uvicorn; yield its port, which is a free one unless it is given."""
+    port = port or free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", factory, "--port", str(port), "--log-level", "warning"]
     with running(command, folder / "service.log", **env):
         until(lambda: httpx.get(f"http://127.0.0.1:{port}/monitoring/health/live").is_success, "service")
@@ -70,6 +61,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[str]:
     ]
     with running([need("prometheus"), f"--config.file={config}", *flags], log):
         address = until(lambda: re.search(r"Listening on.*address=(127\.0\.0\.1:\d+)", log.read_text()), "Prometheus")[1]
+        until(lambda: httpx.get(f"http://{address}/-/ready").is_success, "Prometheus")
         yield f"http://{address}"
 
 

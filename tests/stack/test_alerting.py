@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from servers import PATIENCE_SECONDS, need, stop, until
+from running import ROOT
+from servers import PATIENCE_SECONDS, free_port, need, stop, until
 
 from example_app.alert_sink import Sink
 from sage_fastapi_obs import Settings
@@ -25,7 +25,6 @@ from sage_fastapi_obs.export import alertmanager, prometheus
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 FACTOR = 60
 """All windows and durations of the rules are this many times shorter than they are written: minutes become seconds."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -87,12 +86,6 @@ def shortened(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     text = re.sub(r"(?<=\[)(\d+)([smhd])(?=\])", shorter, json.dumps(groups))
     text = re.sub(r'(?<="for": ")(\d+)([smhd])(?=")', shorter, text)
     return json.loads(re.sub(r'(?<="interval": ")(\d+)([smhd])(?=")', "1s", text))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

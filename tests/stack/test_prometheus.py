@@ -1,23 +1,18 @@
 """A real Prometheus scrapes the example service, over OpenMetrics, and what it stores leads back to the log."""
 
 import json
-import os
-import re
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from servers import need, stop, until
+from running import prometheus, query, serving
+from servers import need, until
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 REQUESTS = 40
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -30,61 +25,36 @@ scrape_configs:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """Run the example service; yield its port and its log file."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     lines = tmp_path / "lines.jsonl"
     settings = {"SERVICE_NAME": "example", "SAGE_OBS_LOGGING__OUTPUT": str(lines), "SAGE_OBS_LOGGING__FORMAT": "json"}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: httpx.get(f"http://127.0.0.1:{port}/monitoring/health/live").is_success, "service")
+    with serving("example_app.app:create_app", tmp_path, **settings) as port:
         yield port, lines
-    finally:
-        stop(process)
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path, service: tuple[int, Path]) -> Iterator[str]:
+def watching(tmp_path: Path, service: tuple[int, Path]) -> Iterator[str]:
     """Run Prometheus beside the service; yield its address."""
     config = tmp_path / "prometheus.yml"
     config.write_text(CONFIG.format(port=service[0]))
-    log = tmp_path / "prometheus.log"
-    flags = [
-        "--web.listen-address=127.0.0.1:0",
-        "--enable-feature=exemplar-storage",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-    ]
-    with log.open("w") as output:
-        process = subprocess.Popen([need("prometheus"), f"--config.file={config}", *flags], stdout=output, stderr=output)
-    try:
-        address = until(lambda: re.search(r"Listening on.*address=(127\.0\.0\.1:\d+)", log.read_text()), "Prometheus")[1]
-        yield f"http://{address}"
-    finally:
-        stop(process)
+    with prometheus(config, tmp_path) as address:
+        yield address
 
 
-def query(prometheus: str, expression: str) -> list[dict[str, Any]]:
-    """Ask Prometheus for an instant vector."""
-    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression}).raise_for_status()
-    return answer.json()["data"]["result"]
-
-
-def test_prometheus_stores_rates_and_an_exemplar_that_leads_to_a_line(service: tuple[int, Path], prometheus: str):
+def test_prometheus_stores_rates_and_an_exemplar_that_leads_to_a_line(service: tuple[int, Path], watching: str):
     """Counts and rates are those of the requests made, and an exemplar's trace id is in the log."""
     port, lines = service
-    until(lambda: query(prometheus, 'up{job="example"} == 1'), "scrape")
+    until(lambda: query(watching, 'up{job="example"} == 1'), "scrape")
     until(lambda: httpx.get(f"http://127.0.0.1:{port}/nowhere").status_code == 404, "answer")
-    until(lambda: query(prometheus, 'http_requests_total{route="unmatched"}'), "first sample")
+    until(lambda: query(watching, 'http_requests_total{route="unmatched"}'), "first sample")
     asked = [httpx.get(f"http://127.0.0.1:{port}/nowhere") for _ in range(REQUESTS)]
     total = f'http_requests_total{{job="example", method="GET", route="unmatched", status="404"}} == {REQUESTS + 1}'
-    until(lambda: query(prometheus, total), "count of all requests")
-    increase = until(lambda: query(prometheus, 'increase(http_requests_total{route="unmatched"}[1m]) > 0'), "increase")
+    until(lambda: query(watching, total), "count of all requests")
+    increase = until(lambda: query(watching, 'increase(http_requests_total{route="unmatched"}[1m]) > 0'), "increase")
     assert float(increase[0]["value"][1]) == pytest.approx(REQUESTS, rel=0.6)
     count = 'http_request_duration_seconds_count{route="unmatched"} == on(route) http_requests_total{route="unmatched"}'
-    assert query(prometheus, count)
+    assert query(watching, count)
     quantile = 'histogram_quantile(0.95, sum by (le) (http_request_duration_seconds_bucket{route="unmatched"}))'
-    assert 0 < float(query(prometheus, quantile)[0]["value"][1]) < 10
+    assert 0 < float(query(watching, quantile)[0]["value"][1]) < 10
 
     ids = {response.headers["traceresponse"].split("-")[1]: response.headers["x-request-id"] for response in asked}
     params = {
@@ -92,7 +62,7 @@ def test_prometheus_stores_rates_and_an_exemplar_that_leads_to_a_line(service: t
         "start": time.time() - 120,
         "end": time.time(),
     }
-    found = until(lambda: httpx.get(f"{prometheus}/api/v1/query_exemplars", params=params).json()["data"], "exemplar")
+    found = until(lambda: httpx.get(f"{watching}/api/v1/query_exemplars", params=params).json()["data"], "exemplar")
     traces = [exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]]
     trace = next(trace for trace in traces if trace in ids)
     written = [json.loads(line) for line in lines.read_text().splitlines()]

@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,53 @@ def test_the_daily_check_does_not_trust_silence():
     assert "LOOK   Prometheus does not answer" in done.stdout
 
 
+class Tired(BaseHTTPRequestHandler):
+    """Stands for a Prometheus that answers what is easy, and is too busy for the rest."""
+
+    def do_GET(self) -> None:
+        asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"]
+        easy = asked in (["up == 0"], ["count(up)"])
+        self.send_response(200 if easy else 503)
+        self.end_headers()
+        self.wfile.write(b'{"data": {"result": []}}')
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_daily_check_does_not_take_a_refusal_for_a_quiet_night():
+    """What Prometheus could not say is looked at, and not taken for nothing."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Tired) as server:
+        answering = threading.Thread(target=server.serve_forever)
+        answering.start()
+        try:
+            done = run("daily-check.sh", PROMETHEUS_URL=f"http://127.0.0.1:{server.server_address[1]}", DISK_LIMIT="101")
+        finally:
+            server.shutdown()
+            answering.join()
+    assert done.returncode == 1
+    assert "ok     all 0 targets are up" in done.stdout
+    assert "LOOK   Prometheus does not say which alerts fired" in done.stdout
+    assert "LOOK   Prometheus does not say how many requests failed" in done.stdout
+    assert "no alert fired" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("import-dashboard.sh", [str(ROOT / "grafana/dashboards/security.json")]),
+        ("log-query.sh", ["--id", "x"]),
+        ("log-query.sh", ["--in", "elasticsearch", "--id", "x"]),
+        ("cardinality-report.sh", []),
+    ],
+)
+def test_a_server_that_is_not_there_is_a_failure(script: str, arguments: list[str]):
+    """Nobody answers: the script says so, and its exit code does."""
+    done = run(script, *arguments, GRAFANA_API_KEY="key")
+    assert done.returncode != 0
+    assert "curl: " in done.stderr
+
+
 def test_the_report_of_cardinality_names_what_is_large(stored: str):
     """Names, labels and jobs are listed with their numbers, the largest first."""
     done = run("cardinality-report.sh", "5", PROMETHEUS_URL=stored)
@@ -112,6 +162,9 @@ def test_the_weekly_maintenance_takes_a_snapshot(stored: str):
     assert re.search(r'"status":"success","data":\{"name":"\d+T', done.stdout)
     assert done.stdout.endswith("== done\n")
     assert run("weekly-maintenance.sh").returncode != 0
+    stopped = run("weekly-maintenance.sh", PROMETHEUS_URL=stored, ELASTICSEARCH_URL=NOWHERE)
+    assert stopped.returncode != 0
+    assert "== Prometheus" not in stopped.stdout
 
 
 def test_the_monthly_report_is_filled(stored: str, tmp_path: Path):

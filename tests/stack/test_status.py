@@ -2,10 +2,7 @@
 
 import json
 import os
-import re
-import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import need, stop, until
+from running import prometheus, query, serving
+from servers import free_port, need, until
 
 from example_app.app import create_app
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: [rules.yml]
@@ -34,27 +31,19 @@ ORDER = {"item_id": 2, "count": 1}
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
     """Run the example service, which looks at its metrics every second; yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
+    port = free_port()
     settings = {
         "SAGE_OBS_LOGGING__OUTPUT": str(tmp_path / "lines.jsonl"),
         "SAGE_OBS_LOGGING__FORMAT": "json",
         "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "1",
-        "EXAMPLE_URL": address,
+        "EXAMPLE_URL": f"http://127.0.0.1:{port}",
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: httpx.get(f"{address}/monitoring/health/live").is_success, "service")
-        yield address
-    finally:
-        stop(process)
+    with serving("example_app.app:create_app", tmp_path, port, **settings):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path, service: str) -> Iterator[str]:
+def watching(tmp_path: Path, service: str) -> Iterator[str]:
     """Run Prometheus with the service's own rules; yield its address."""
     os.environ.setdefault("SAGE_OBS_LOGGING__OUTPUT", str(tmp_path / "unused"))
     rules = [rule.prometheus() for rule in create_app().state.sage_fastapi_obs.status.alerts.rules]
@@ -62,15 +51,8 @@ def prometheus(tmp_path: Path, service: str) -> Iterator[str]:
     subprocess.run([need("promtool"), "check", "rules", tmp_path / "rules.yml"], check=True, capture_output=True)
     config = tmp_path / "prometheus.yml"
     config.write_text(CONFIG.format(port=service.rpartition(":")[2]))
-    log = tmp_path / "prometheus.log"
-    flags = ["--web.listen-address=127.0.0.1:0", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
-    with log.open("w") as output:
-        process = subprocess.Popen([need("prometheus"), f"--config.file={config}", *flags], stdout=output, stderr=output)
-    try:
-        address = until(lambda: re.search(r"Listening on.*address=(127\.0\.0\.1:\d+)", log.read_text()), "Prometheus")[1]
-        yield f"http://{address}"
-    finally:
-        stop(process)
+    with prometheus(config, tmp_path) as address:
+        yield address
 
 
 @pytest.fixture
@@ -93,24 +75,23 @@ def traffic(service: str) -> Iterator[threading.Event]:
     visitor.join()
 
 
-def value(prometheus: str, expression: str) -> float:
+def value(address: str, expression: str) -> float:
     """Ask Prometheus for one number."""
-    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression}).raise_for_status()
-    return float(answer.json()["data"]["result"][0]["value"][1])
+    return float(query(address, expression)[0]["value"][1])
 
 
-def test_both_see_the_same_trouble(service: str, prometheus: str, traffic: threading.Event):
+def test_both_see_the_same_trouble(service: str, watching: str, traffic: threading.Event):
     """The alert fires in both and ends in both; afterwards counts, errors, means and quantiles are the same."""
 
     def ours(kind: str) -> list[str]:
         return [one["name"] for one in httpx.get(f"{service}/monitoring/alerts").json()[f"{kind}_alerts"]]
 
     def theirs() -> list[str]:
-        alerts: list[dict[str, Any]] = httpx.get(f"{prometheus}/api/v1/alerts").json()["data"]["alerts"]
+        alerts: list[dict[str, Any]] = httpx.get(f"{watching}/api/v1/alerts").json()["data"]["alerts"]
         return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"]
 
     placed = 'http_requests_total{route="/api/orders", status="201"}'
-    until(lambda: value(prometheus, f"sum(increase({placed}[10s]))") > 0, "scrape")
+    until(lambda: value(watching, f"sum(increase({placed}[10s]))") > 0, "scrape")
     assert httpx.post(f"{service}/trouble", params={"seconds": 12}).status_code == 202
     assert httpx.post(f"{service}/trouble").status_code == 409
     until(lambda: "OrdersFail" in ours("active"), "alert of ours")
@@ -120,18 +101,18 @@ def test_both_see_the_same_trouble(service: str, prometheus: str, traffic: threa
     until(lambda: "OrdersFail" not in theirs(), "end of Prometheus'")
     traffic.set()
     at_rest = 'sum(increase(http_requests_total{route=~"/api/.*"}[3s]))'
-    until(lambda: value(prometheus, at_rest) == 0, "rest")
+    until(lambda: value(watching, at_rest) == 0, "rest")
     # All that there was is within the last minutes, of which no scrape may have seen the first.
     found = httpx.get(f"{service}/monitoring/summary", params={"minutes": 5}).json()
     orders = next(one for one in found["routes"] if (one["method"], one["route"]) == ("POST", "/api/orders"))
     which, over = '{route="/api/orders", method="POST"', "[5m]"
     failed, all_ = (
-        value(prometheus, f"sum(max_over_time(http_requests_total{which}{more}}}{over}))") for more in (', status="500"', "")
+        value(watching, f"sum(max_over_time(http_requests_total{which}{more}}}{over}))") for more in (', status="500"', "")
     )
     assert (orders["failed"], orders["count"]) == (failed, all_)
     assert orders["error_ratio"] == pytest.approx(failed / all_)
     duration = "http_request_duration_seconds"
-    total, count = (value(prometheus, f"sum(max_over_time({duration}_{part}{which}}}{over}))") for part in ("sum", "count"))
+    total, count = (value(watching, f"sum(max_over_time({duration}_{part}{which}}}{over}))") for part in ("sum", "count"))
     assert orders["duration"]["mean"] == pytest.approx(total / count)
     buckets = f"sum by (le) (max_over_time({duration}_bucket{which}}}{over}))"
-    assert orders["duration"]["p95"] == pytest.approx(value(prometheus, f"histogram_quantile(0.95, {buckets})"))
+    assert orders["duration"]["p95"] == pytest.approx(value(watching, f"histogram_quantile(0.95, {buckets})"))

@@ -44,7 +44,7 @@ def board_json(board: Board) -> str:
         .uid(board.name)
         .description(board.about)
         .tags([TAG, *board.tags])
-        .time(board.since, "now")
+        .time("now-1h", "now")
         .refresh("30s")
         .timezone("browser")
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)

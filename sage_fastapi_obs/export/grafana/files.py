@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER, CUSTOMER_BOARD, customer_board
+from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER_BOARD, customer_board
 from sage_fastapi_obs.export.grafana.boards.result import result_board
 from sage_fastapi_obs.export.grafana.boards.sage import debugging_board, detailed_board, overview_board
 from sage_fastapi_obs.export.grafana.boards.security import security_board
@@ -14,6 +14,7 @@ from sage_fastapi_obs.export.grafana.boards.service import service_board, unifie
 from sage_fastapi_obs.export.grafana.boards.textbook import business_board, system_board
 from sage_fastapi_obs.export.grafana.layout import Board
 from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
+from sage_fastapi_obs.export.rules.http import CUSTOMER_ID
 from sage_fastapi_obs.export.services import Services, job, with_pack
 from sage_fastapi_obs.settings import SlaSettings
 from sage_fastapi_obs.signals.catalog import PACKS, Metric
@@ -60,7 +61,7 @@ def boards(services: Services, own: Own = NONE) -> tuple[Board, ...]:
         chosen += [system_board(_promises(services, "textbook"), jobs), business_board(jobs)]
     if "security" in packs:
         chosen.append(security_board())
-    if any(service.service.name == CUSTOMER for service in services):
+    if any(service.service.name == CUSTOMER_ID for service in services):
         chosen.append(customer_board())
     if "result" in packs:
         chosen.append(result_board(_promises(services, "result"), business="business" in packs))

@@ -81,8 +81,7 @@ class Board:
     about: str
     rows: tuple[Row, ...]
     variables: tuple[Variable, ...]
-    tags: tuple[str, ...] = ()
-    since: str = "now-1h"
+    tags: tuple[str, ...]
 
     @property
     def panels(self) -> tuple[Panel, ...]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.signals.catalog import CATALOG, Metric
+from sage_fastapi_obs.status.expressions import escaped
+from sage_fastapi_obs.status.windows import operator_of
 
 __all__ = ["RANGE", "WINDOW", "Queries"]
 
@@ -56,7 +58,7 @@ class Queries:
 
     def _selected(self, series: str, by: Iterable[str], where: Mapping[str, str]) -> str:
         self._check(series, {*by, *where})
-        matchers = [*([self._scope] if self._scope else []), *(f"{label}{_matched(value)}" for label, value in where.items())]
+        matchers = [*([self._scope] if self._scope else []), *(_matched(*pair) for pair in where.items())]
         return f"{series}{{{', '.join(matchers)}}}" if matchers else series
 
     def _check(self, series: str, labels: set[str]) -> None:
@@ -82,6 +84,6 @@ def _grouped(by: Iterable[str]) -> str:
     return f" by ({labels})" if labels else ""
 
 
-def _matched(value: str) -> str:
-    operator = next((each for each in ("=~", "!~", "!=") if value.startswith(each)), "")
-    return f'{operator or "="}"{value.removeprefix(operator)}"'
+def _matched(label: str, wanted: str) -> str:
+    operator, text = operator_of(wanted)
+    return f'{label}{operator}"{escaped(text)}"'

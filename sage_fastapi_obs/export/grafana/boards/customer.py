@@ -1,15 +1,14 @@
 """customer-id: HTTP, gRPC, and what it depends on."""
 
 from sage_fastapi_obs.export.grafana.boards import shared
-from sage_fastapi_obs.export.grafana.layout import BAD, FINE, Board, Panel, Query, Row, Variable, limits, numbers
+from sage_fastapi_obs.export.grafana.layout import BAD, FINE, Board, Panel, Row, Variable, limits, numbers
 from sage_fastapi_obs.export.grafana.promql import Queries
+from sage_fastapi_obs.export.rules.http import CUSTOMER_ID
 
-__all__ = ["CUSTOMER", "CUSTOMER_BOARD", "customer_board"]
+__all__ = ["CUSTOMER_BOARD", "customer_board"]
 
-CUSTOMER = "customer-id"
-"""The service that this is about."""
 CUSTOMER_BOARD = "customer-id-monitoring"
-SCOPE = f'service="{CUSTOMER}", instance=~"$instance"'
+SCOPE = f'service="{CUSTOMER_ID}", instance=~"$instance"'
 ASK = Queries(SCOPE)
 HTTP = "http_request_duration_seconds"
 CALLS = (
@@ -31,13 +30,13 @@ def customer_board() -> Board:
             Row("Why: dependencies", tuple(panel for call in CALLS for panel in _dependency(*call))),
             Row("Why: lines", (shared.error_lines(),)),
         ),
-        (Variable("service", "http_requests_total", f"/^{CUSTOMER}$/", CUSTOMER), _instances()),
-        (CUSTOMER,),
+        (Variable("service", "http_requests_total", f"/^{CUSTOMER_ID}$/", CUSTOMER_ID), _instances()),
+        (CUSTOMER_ID,),
     )
 
 
 def _instances() -> Variable:
-    return Variable("instance", f'http_requests_total{{service="{CUSTOMER}"}}')
+    return Variable("instance", f'http_requests_total{{service="{CUSTOMER_ID}"}}')
 
 
 def _standing() -> tuple[Panel, ...]:
@@ -46,7 +45,7 @@ def _standing() -> tuple[Panel, ...]:
         shared.up(SCOPE),
         shared.stat(
             "Mean response time",
-            ASK.mean(f"{HTTP}"),
+            ASK.mean(HTTP),
             "HighLatency fires from 1 s.",
             "s",
             limits(0.2, 1),
@@ -65,9 +64,10 @@ def _standing() -> tuple[Panel, ...]:
 
 
 def _requests() -> tuple[Panel, ...]:
-    http = (
-        *numbers((ASK.quantile(0.5, HTTP, "route"), "{{route}} p50"), (ASK.quantile(0.95, HTTP, "route"), "{{route}} p95")),
-        Query(ASK.mean(HTTP, "route"), "{{route}} mean"),
+    http = numbers(
+        (ASK.quantile(0.5, HTTP, "route"), "{{route}} p50"),
+        (ASK.quantile(0.95, HTTP, "route"), "{{route}} p95"),
+        (ASK.mean(HTTP, "route"), "{{route}} mean"),
     )
     grpc = ASK.quantile(0.95, "grpc_request_duration_seconds", "method")
     return (

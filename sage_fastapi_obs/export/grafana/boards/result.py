@@ -36,7 +36,6 @@ def _standing(sla: SlaSettings) -> tuple[Panel, ...]:
     succeeded, failed = (f"({ASK.increase(name, window='1h')} or vector(0))" for name in OUTCOMES)
     availability = None if sla.availability is None else sla.availability / 100
     error_rate = None if sla.error_rate is None else sla.error_rate / 100
-    p95 = None if sla.response_time_p95_ms is None else sla.response_time_p95_ms / 1000
     whole = f"({succeeded} + {failed})"
     return (
         shared.firing(),
@@ -59,7 +58,7 @@ def _standing(sla: SlaSettings) -> tuple[Panel, ...]:
             ASK.quantile(0.95, DURATION, window="1h"),
             "Of all operations in an hour.",
             "s",
-            limits(None, p95),
+            limits(None, shared.seconds(sla.response_time_p95_ms)),
         ),
         shared.stat(
             "Failures in 5 minutes",

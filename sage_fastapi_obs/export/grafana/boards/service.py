@@ -74,14 +74,14 @@ def red(ask: Queries, sla: SlaSettings, *by: str) -> tuple[Panel, ...]:
             numbers((ask.share("http_requests_total", *by, status=FAILED), legend)),
             "Share of requests answered 5xx. The line is what the service promises at most.",
             unit="percentunit",
-            limits=_promised(sla.error_rate, 100),
+            limits=_promised(sla.error_rate),
         ),
         shared.latency(
             "Response time p95 and mean",
             numbers((p95, f"{legend} p95"), (ask.mean(DURATION, *by), f"{legend} mean")),
             "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each "
             "is one request, and leads to its trace.",
-            limits(_seconds(sla.response_time_mean_ms), _seconds(sla.response_time_p95_ms)),
+            limits(shared.seconds(sla.response_time_mean_ms), shared.seconds(sla.response_time_p95_ms)),
         ),
     )
 
@@ -92,13 +92,13 @@ def _standing(ask: Queries, sla: SlaSettings) -> tuple[Panel, ...]:
         shared.firing(),
         shared.up(),
         shared.stat("Requests per second", ask.rate("http_requests_total"), "All routes together.", "reqps"),
-        shared.stat("Error share now", share, "Share of requests answered 5xx.", "percentunit", _promised(sla.error_rate, 100)),
+        shared.stat("Error share now", share, "Share of requests answered 5xx.", "percentunit", _promised(sla.error_rate)),
         shared.stat(
             "p95 now",
             ask.quantile(0.95, DURATION),
             "19 of 20 requests are faster than this.",
             "s",
-            limits(_seconds(sla.response_time_mean_ms), _seconds(sla.response_time_p95_ms)),
+            limits(shared.seconds(sla.response_time_mean_ms), shared.seconds(sla.response_time_p95_ms)),
         ),
         shared.stat("In flight", ask.value("http_requests_in_flight"), "Requests being handled now. Only rising: they hang."),
     )
@@ -172,7 +172,7 @@ def _where(ask: Queries, sla: SlaSettings) -> tuple[Panel, ...]:
             "Slowest routes: p95",
             numbers((f"topk(10, {ask.quantile(0.95, DURATION, 'method', 'route')})", "{{method}} {{route}}")),
             "The line is the p95 that is promised. Points are exemplars.",
-            limits(None, _seconds(sla.response_time_p95_ms)),
+            limits(None, shared.seconds(sla.response_time_p95_ms)),
             12,
         ),
         shared.slowest(ask),
@@ -308,10 +308,6 @@ def _states() -> Panel:
     )
 
 
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _promised(number: float | None, unit: float) -> tuple[Limit, ...]:
+def _promised(percent: float | None) -> tuple[Limit, ...]:
     """Draw a promise as a line; with a warning at half of it."""
-    return () if number is None else limits(number / unit / 2, number / unit)
+    return () if percent is None else limits(percent / 100 / 2, percent / 100)

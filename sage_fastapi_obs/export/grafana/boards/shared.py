@@ -12,9 +12,9 @@ __all__ = [
     "logs_row",
     "quantiles",
     "runtime_row",
+    "seconds",
     "slowest",
     "stat",
-    "traces",
     "up",
 ]
 
@@ -74,7 +74,12 @@ def latency(title: str, queries: tuple[Query, ...], about: str, steps: tuple[Lim
     return Panel(title, queries, about, unit="s", width=width, limits=steps)
 
 
-def slowest(ask: Queries, width: int = 12) -> Panel:
+def seconds(milliseconds: float | None) -> float | None:
+    """Turn a promise in milliseconds into what metrics are in; None where nothing is promised."""
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def slowest(ask: Queries) -> Panel:
     """List the routes that are slowest on average over the time shown."""
     mean = ask.mean("http_request_duration_seconds", "method", "route", window=RANGE)
     p95 = ask.quantile(0.95, "http_request_duration_seconds", "method", "route", window=RANGE)
@@ -84,8 +89,7 @@ def slowest(ask: Queries, width: int = 12) -> Panel:
         numbers((f"topk(15, {mean})", "mean"), (p95, "p95"), (count, "requests")),
         "Mean and p95 in seconds and the number of requests, over the time shown. Streams are not among them.",
         "table",
-        "short",
-        width,
+        width=12,
     )
 
 
@@ -177,31 +181,31 @@ def runtime_row(ask: Queries, *, folded: bool = True) -> Row:
     )
 
 
-def error_lines(width: int = 24) -> Panel:
+def error_lines() -> Panel:
     """Show lines of level error and above."""
     return Panel(
         "Error lines",
         logs(f"{ERROR_LINES} | json"),
         "Open a line: its trace_id is a link to the trace, and its request_id finds all lines of the same request.",
         "logs",
-        width=width,
+        width=24,
         height=10,
     )
 
 
-def traces(width: int = 24) -> Panel:
+def _traces() -> Panel:
     """Show the last traces."""
     return Panel(
         "Last traces",
         (Query("$service", store="jaeger"),),
         "Choose one service above to see its traces. Points in latency graphs are exemplars, and lead to single traces.",
         "traces",
-        width=width,
+        width=24,
         height=10,
     )
 
 
-def logs_row(*, folded: bool = False) -> Row:
+def logs_row() -> Row:
     """Lead from numbers to single requests."""
     by_level = Panel(
         "Lines by level",
@@ -211,4 +215,4 @@ def logs_row(*, folded: bool = False) -> Row:
         height=6,
         stacked=True,
     )
-    return Row("Why: logs and traces", (by_level, error_lines(), traces()), folded)
+    return Row("Why: logs and traces", (by_level, error_lines(), _traces()))
