@@ -141,11 +141,12 @@ class _Registered:
         if self._threads_left:
             # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.
             await anyio.sleep(self._timeout_seconds)
-        self._threads_left += 1
         (returned,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await returned if inspect.isawaitable(returned) else returned
 
     def _in_thread(self) -> tuple[object]:
+        # Counted here: a run may be given up while it still waits for a thread, and then has none to leave.
+        self._threads_left += 1
         try:
             # In a tuple, as trio refuses a bare coroutine from a thread, and a lambda may return one.
             return (self._check(),)

@@ -4,6 +4,7 @@ import threading
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from sage_fastapi_obs import SettingsError
@@ -108,6 +109,23 @@ def test_a_check_that_blocks_its_thread_takes_one_thread():
 
     assert run(probe, "asyncio") == ["timeout"] * 5
     assert len(entered) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_check_that_got_no_thread_in_time_is_run_again(backend):
+    """While the application has all threads, a sync check is timed out; it passes as soon as there is one."""
+    health = Health()
+    health.add("sync", lambda: True, timeout_seconds=0.02, cache_seconds=0.0)
+
+    async def probe() -> list[str]:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        total, threads.total_tokens = threads.total_tokens, 1
+        async with threads:
+            busy = (await health.results())[0].status
+        threads.total_tokens = total
+        return [busy, (await health.results())[0].status]
+
+    assert run(probe, backend) == ["timeout", "pass"]
 
 
 def test_a_cancelled_probe_leaves_nobody_waiting():
