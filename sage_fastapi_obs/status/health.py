@@ -64,9 +64,10 @@ class Health:
 
     async def status(self) -> tuple[ProbeStatus, list[HealthResult]]:
         """Sum the checks up: `not_ready` when a critical one failed, `degraded` when another did, else `ready`."""
+        results = [] if self.draining else await self.results()
         if self.draining:
+            # Also if the shutdown has begun while checks ran.
             return "draining", []
-        results = await self.results()
         failed = [result for result in results if result.status != "pass"]
         if any(result.critical for result in failed):
             return "not_ready", results
