@@ -5,14 +5,14 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import anyio.to_thread
 import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
-from sage_fastapi_obs.settings import NotifySettings
+from sage_fastapi_obs.settings import NotifySettings, Severity
 
 __all__ = ["NotDeliveredError", "Notice", "Notifiers", "Say"]
 
@@ -21,7 +21,6 @@ Notice: TypeAlias = Mapping[str, Any] | str
 Say: TypeAlias = Callable[[str, str, dict[str, Any]], None]
 """Writes a log line: level, message, fields."""
 SECONDS = 5.0
-_PAGERDUTY_SEVERITIES = {"critical": "critical", "warning": "warning", "info": "info"}
 
 
 class NotDeliveredError(Exception):
@@ -80,13 +79,14 @@ class Notifiers:
             self._only_log("pagerduty", notice)
             return
         alert = {} if isinstance(notice, str) else notice
+        severity = alert.get("severity")
         event = {
             "routing_key": key,
             "event_action": "resolve" if alert.get("state") == "resolved" else "trigger",
             "payload": {
                 "summary": self._title(notice)[:1024],
                 "source": self._service,
-                "severity": _PAGERDUTY_SEVERITIES.get(str(alert.get("severity")), "error"),
+                "severity": severity if severity in get_args(Severity) else "error",
                 "custom_details": dict(alert),
             },
         }
