@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.turns import Turns
 
-__all__ = ["Answer", "Page", "Problem", "Query", "Shared", "openapi_of"]
+__all__ = ["UNCACHED", "Answer", "Page", "Problem", "Query", "Shared", "openapi_of", "problem"]
 
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 1.0
@@ -62,7 +62,7 @@ class Page:
             try:
                 query = self._asked(request)
             except ValueError as error:
-                return JSONResponse({"detail": str(error)}, 422, UNCACHED)
+                return problem(str(error), 422)
             return await self.answer(query, request)
 
         return Route(self.path, endpoint, name=self.name)
@@ -117,7 +117,7 @@ class Shared:
     async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
         """Answer with a model; `key` says what was asked for."""
         if self._turns.waiting >= MOST_WAITING:
-            return JSONResponse({"detail": "too many are waiting"}, 503, {**UNCACHED, "Retry-After": "5"})
+            return problem("too many are waiting", 503, {"Retry-After": "5"})
         body = await self._turns.run(partial(self._body, key, make))
         return Response(body, headers={**UNCACHED, "Content-Type": "application/json"})
 
@@ -131,6 +131,11 @@ class Shared:
         while len(self._kept) > MOST_REMEMBERED:
             self._kept.popitem(last=False)
         return body
+
+
+def problem(detail: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Say why a request is not answered."""
+    return JSONResponse({"detail": detail}, status, {**UNCACHED, **(headers or {})})
 
 
 def openapi_of(pages: Sequence[Page], title: str) -> dict[str, Any]:
