@@ -4,6 +4,7 @@ import smtplib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -170,11 +171,14 @@ class Notifiers:
     def _mail(self, message: EmailMessage, password: str | None) -> None:
         settings = self._settings
         assert settings.smtp_host is not None
-        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP_SSL if settings.smtp_security == "tls" else smtplib.SMTP
+        # The library itself would take any certificate.
+        context = ssl.create_default_context()
+        over_tls = partial(smtplib.SMTP_SSL, context=context)
+        connect: Callable[..., smtplib.SMTP] = over_tls if settings.smtp_security == "tls" else smtplib.SMTP
         try:
             with connect(settings.smtp_host, settings.smtp_port, timeout=SECONDS) as server:
                 if settings.smtp_security == "starttls":
-                    server.starttls(context=ssl.create_default_context())
+                    server.starttls(context=context)
                 if settings.smtp_user is not None:
                     server.login(settings.smtp_user, password or "")
                 server.send_message(message)
