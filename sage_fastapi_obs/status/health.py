@@ -76,15 +76,16 @@ class Health:
 
     async def results(self) -> list[HealthResult]:
         """Run all checks side by side; as long as the slowest time limit at most."""
+        checks = [*self._checks.values()]
         found: dict[str, HealthResult] = {}
 
         async def run(check: "_Registered") -> None:
             found[check.name] = await check.result()
 
         async with anyio.create_task_group() as tasks:
-            for check in self._checks.values():
+            for check in checks:
                 tasks.start_soon(run, check)
-        return [found[name] for name in self._checks]
+        return [found[check.name] for check in checks]
 
 
 class _Registered:

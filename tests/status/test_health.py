@@ -150,6 +150,18 @@ def test_a_cancelled_probe_leaves_nobody_waiting():
     assert len(ran) == 2
 
 
+def test_a_check_that_is_added_during_a_probe_is_part_of_the_next():
+    """The application may add checks at any time, as when it first opens what they are about."""
+    health = Health()
+
+    async def first() -> None:
+        await anyio.lowlevel.checkpoint()
+        health.add("second", lambda: True)
+
+    health.add("first", first)
+    assert [[result.name for result in run(health.results, "asyncio")] for _ in range(2)] == [["first"], ["first", "second"]]
+
+
 def test_a_probe_that_was_under_way_says_that_the_shutdown_has_begun():
     """Its checks have passed, and the process is not ready all the same; from then on none is run."""
     ran = []
