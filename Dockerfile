@@ -19,8 +19,8 @@ COPY deploy/services ./deploy/services
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OTEL_SEMCONV_STABILITY_OPT_IN=http
 USER app
 EXPOSE 8000 9090
-# The address is the one that CMD listens on; readiness also says when the service is draining.
+# The address is the one that CMD listens on.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('PORT', '8000')}/monitoring/health/ready\", timeout=2)"]
-# exec: the server gets SIGTERM itself, and drains.
+# exec: the server gets SIGTERM itself, and finishes what it has begun.
 CMD ["sh", "-c", "exec uvicorn --factory example_app.app:create_app --host 0.0.0.0 --port ${PORT:-8000} --log-level warning"]

@@ -103,9 +103,9 @@ class Observability:
             self.registry.register(self._logs.losses)
         if settings.metrics.enabled and settings.metrics.alias_groups:
             register(Aliases(self.registry, settings.metrics.alias_groups), self.registry)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.status, self._logs)
         if settings.metrics.enabled:
             self.registry.register(self.status.metrics)
+        self.router: APIRouter = monitoring_router(settings, self._scrape, self.status, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
         logs = self._logs if settings.logging.enabled else None
@@ -208,19 +208,12 @@ class Observability:
 
     async def close(self) -> None:
         """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
-        self._starts = max(0, self._starts - 1)
-        self.running = self._starts > 0
         self._started_by_request = False
-        if self._starts or not self.enabled:
-            return
-        self._drain()
-        home.leave(self)
-        self._guarded(self._sigterm.leave, True)
-        await anyio.to_thread.run_sync(self._guarded, self.status.close, self.settings.metrics.enabled)
-        self._guarded(self.instruments.runtime.stop, True)
-        await anyio.to_thread.run_sync(self._guarded, self._tracing.close, self.settings.tracing.enabled)
-        await anyio.to_thread.run_sync(self._guarded, self._port.close, True)
-        await anyio.to_thread.run_sync(self._guarded, self._logs.close, self.settings.logging.enabled)
+        if self._is_last_end():
+            self._drain()
+            self._leave()
+            # In one piece: once begun, it is finished, also if whoever closes is cancelled.
+            await anyio.to_thread.run_sync(self._stop, self.status.close)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -278,17 +271,29 @@ class Observability:
             self.faults.count("Observability", error)
 
     def abandon(self) -> None:
-        """Close at once, and without a loop: what needs waiting is let go."""
+        """Close without a loop, and without waiting for notifications of alerts."""
+        if self._is_last_end():
+            self._leave()
+            self._stop(self.status.abandon)
+
+    def _is_last_end(self) -> bool:
+        """Count an end; tell whether no start is left without one, and there is something to stop."""
         self._starts = max(0, self._starts - 1)
         self.running = self._starts > 0
-        if not self._starts and self.enabled:
-            home.leave(self)
-            self._guarded(self._sigterm.leave, True)
-            self._guarded(self.status.abandon, self.settings.metrics.enabled)
-            self._guarded(self.instruments.runtime.stop, True)
-            self._guarded(self._tracing.close, self.settings.tracing.enabled)
-            self._guarded(self._port.close, True)
-            self._guarded(self._logs.close, self.settings.logging.enabled)
+        return self.enabled and not self.running
+
+    def _leave(self) -> None:
+        """Give back what belongs to the thread that serves."""
+        home.leave(self)
+        self._guarded(self._sigterm.leave, True)
+        self._guarded(self.instruments.runtime.stop, True)
+
+    def _stop(self, stop_status: Callable[[], None]) -> None:
+        """Stop what runs beside requests, the log output last; blocks for as long as the settings allow."""
+        self._guarded(stop_status, self.settings.metrics.enabled)
+        self._guarded(self._tracing.close, self.settings.tracing.enabled)
+        self._guarded(self._port.close, True)
+        self._guarded(self._logs.close, self.settings.logging.enabled)
 
     def _guarded(self, do: Callable[[], Any], wanted: bool) -> None:
         if not wanted:

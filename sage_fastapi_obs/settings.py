@@ -143,10 +143,7 @@ class HttpSettings(_Section):
     trace_response_header: bool = True
     """Send `traceresponse`, so that a client can name the trace of its request."""
 
-    @field_validator("exclude_paths", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("exclude_paths", mode="before")(_listed)
 
     @field_validator("exclude_paths")
     @classmethod
@@ -222,15 +219,9 @@ class LoggingSettings(_Section):
 
     _usual_spellings = field_validator("level", "elasticsearch_level", mode="before")(usual_level)
 
-    @field_validator("field_aliases", mode="before")
-    @classmethod
-    def _paired(cls, value: object) -> object:
-        return _paired(value)
+    _pairs = field_validator("field_aliases", mode="before")(_paired)
 
-    @field_validator("redact", "show_only", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("redact", "show_only", mode="before")(_listed)
 
     @field_validator("redact", "show_only")
     @classmethod
@@ -240,10 +231,7 @@ class LoggingSettings(_Section):
                 raise ValueError(f"{name!r} is no name of a field: it has no letters")
         return names
 
-    @field_validator("debug_token")
-    @classmethod
-    def _guessable(cls, token: SecretStr | None) -> SecretStr | None:
-        return _long_enough(token)
+    _not_guessable = field_validator("debug_token")(_long_enough)
 
     @field_validator("elasticsearch_url", "otlp_endpoint")
     @classmethod
@@ -349,10 +337,7 @@ class MetricsSettings(_Section):
             raise ValueError("must start with '/'")
         return path
 
-    @field_validator("packs", "duration_buckets", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("packs", "duration_buckets", mode="before")(_listed)
 
     @field_validator("compat_aliases", mode="before")
     @classmethod
@@ -397,10 +382,7 @@ class MonitoringSettings(_Section):
             raise ValueError("must start with '/' and not end with one")
         return prefix
 
-    @field_validator("token")
-    @classmethod
-    def _guessable(cls, token: SecretStr | None) -> SecretStr | None:
-        return _long_enough(token)
+    _not_guessable = field_validator("token")(_long_enough)
 
 
 class FigureSettings(_Section):
@@ -473,10 +455,7 @@ class AlertSettings(_Section):
     rules: tuple[AlertRuleSettings, ...] = ()
     """Rules of your own."""
 
-    @field_validator("rules", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("rules", mode="before")(_listed)
 
 
 class NotifySettings(_Section):
@@ -513,10 +492,7 @@ class NotifySettings(_Section):
     email_to: tuple[str, ...] = ()
     """Who gets them."""
 
-    @field_validator("email_to", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("email_to", mode="before")(_listed)
 
     @field_validator("slack_webhook_url", "webhook_url")
     @classmethod
@@ -592,10 +568,7 @@ class ExportSettings(_Section):
     image: str = ""
     """Container image; by default the service's name and version."""
 
-    @field_validator("targets", "packs", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return _listed(value)
+    _lists = field_validator("targets", "packs", mode="before")(_listed)
 
     @field_validator("job")
     @classmethod

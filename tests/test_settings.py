@@ -195,15 +195,15 @@ def test_prefixed_variables(name: str, value: str, key: str, expected: Any) -> N
 def test_every_key_has_a_variable() -> None:
     """Each key of each section can be set from the environment under its documented name."""
     settings = Settings()
-    env = {}
-    for section in ("service", "http", "logging", "tracing", "metrics"):
-        for key, value in getattr(settings, section):
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            if value is not None:
-                env[f"SAGE_OBS_{section}__{key}".upper()] = str(shown)
-    assert Settings.from_env(env | {"SAGE_OBS_PRESET": "production"}).model_dump(exclude={"monitoring"}) == settings.model_dump(
-        exclude={"monitoring"}
-    )
+    env, named = {}, {}
+    for section in set(Settings.model_fields) - {"enabled"}:
+        values = {key: value for key, value in getattr(settings, section) if value is not None}
+        named[section] = set(values)
+        for key, value in values.items():
+            env[f"SAGE_OBS_{section}__{key}".upper()] = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    found = Settings.from_env(env | {"SAGE_OBS_PRESET": "production"})
+    assert found == settings
+    assert {section: getattr(found, section).model_fields_set for section in named} == named
 
 
 @pytest.mark.parametrize("given", ["http://jaeger:14268/api/traces", "http://jaeger:14268", "http://u:p@jaeger/x?y"])

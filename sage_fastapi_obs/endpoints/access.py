@@ -4,8 +4,9 @@ import hmac
 from ipaddress import ip_address
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from sage_fastapi_obs.endpoints.pages import problem
 from sage_fastapi_obs.settings import MonitoringSettings
 
 __all__ = ["Access"]
@@ -35,7 +36,7 @@ class Access:
             case "token":
                 return self._without_token(request)
             case "port":
-                return JSONResponse({"detail": "metrics are served on their own port (metrics.port)"}, 404)
+                return problem("metrics are served on their own port (metrics.port)", 404)
         return None if _is_local(request) else _not_local()
 
     def refusal_to_change(self, request: Request) -> Response | None:
@@ -44,17 +45,16 @@ class Access:
 
     def _without_token(self, request: Request, otherwise: str = ", or monitoring.access") -> Response | None:
         if self._token is None:
-            detail = f"closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN){otherwise}"
-            return JSONResponse({"detail": detail}, 403)
+            return problem(f"closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN){otherwise}", 403)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
             return None
-        return JSONResponse({"detail": "a bearer token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
+        return problem("a bearer token is needed", 401, {"WWW-Authenticate": "Bearer"})
 
 
 def _not_local() -> Response:
     detail = "open to this machine only: set monitoring.access to 'token' (with monitoring.token), 'port' or 'open'"
-    return JSONResponse({"detail": detail}, 403)
+    return problem(detail, 403)
 
 
 def _is_local(request: Request) -> bool:

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.pages import UNCACHED, problem
 from sage_fastapi_obs.signals.logs import Logs
 
 __all__ = ["RecentLines"]
@@ -26,13 +27,9 @@ class RecentLines:
 
     async def _answer(self, wanted: str) -> Response:
         if self._logs is None or not self._logs.keeps_lines:
-            return _none("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0")
+            return problem("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0", 404)
         # Off the loop: a large store takes a while to look through.
         found = await anyio.to_thread.run_sync(self._logs.recent, wanted, MOST_LINES)
         if not found:
-            return _none("this process has no recent lines with this correlation, request or trace id")
-        return JSONResponse([line.model_dump() for line in found], headers={"Cache-Control": "no-store"})
-
-
-def _none(detail: str) -> Response:
-    return JSONResponse({"detail": detail}, 404, {"Cache-Control": "no-store"})
+            return problem("this process has no recent lines with this correlation, request or trace id", 404)
+        return JSONResponse([line.model_dump() for line in found], headers=UNCACHED)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.pages import UNCACHED, problem
 from sage_fastapi_obs.settings import usual_level
 from sage_fastapi_obs.signals.levels import TooManyChangesError
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
@@ -18,7 +19,6 @@ __all__ = ["Loggers"]
 
 LONGEST_BODY_BYTES = 4_096
 LONGEST_SECONDS = 86_400
-_UNCACHED = {"Cache-Control": "no-store"}
 
 
 class LevelChange(BaseModel):
@@ -73,14 +73,14 @@ class Loggers:
         async for chunk in request.stream():
             body += chunk
             if len(body) > LONGEST_BODY_BYTES:
-                return _refused(f"the body is longer than {LONGEST_BODY_BYTES} bytes", 413)
+                return problem(f"the body is longer than {LONGEST_BODY_BYTES} bytes", 413)
         try:
             change = LevelChange.model_validate_json(body)
             self._logs.change_level(change.logger, change.level, change.seconds)
         except ValidationError as error:
-            return _refused(_explain(error))
+            return problem(_explain(error), 422)
         except TooManyChangesError as error:
-            return _refused(str(error))
+            return problem(str(error), 422)
         return self._shown()
 
     def _shown(self) -> Response:
@@ -95,7 +95,7 @@ class Loggers:
             ],
             standard_library=_standard_library(),
         )
-        return JSONResponse(answer.model_dump(), headers=_UNCACHED)
+        return JSONResponse(answer.model_dump(), headers=UNCACHED)
 
 
 def _standard_library() -> dict[str, str]:
@@ -104,10 +104,6 @@ def _standard_library() -> dict[str, str]:
     found = root.manager.loggerDict.copy().items()
     own = {name: logger for name, logger in sorted(found) if isinstance(logger, logging.Logger) and logger.level}
     return {name: level_name(logger.level) for name, logger in {"root": root, **own}.items()}
-
-
-def _refused(detail: str, status: int = 422) -> Response:
-    return JSONResponse({"detail": detail}, status, _UNCACHED)
 
 
 def _explain(error: ValidationError) -> str:

@@ -6,18 +6,18 @@ Plain routes rather than FastAPI's own, so that they work in any Starlette app a
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
-import anyio
-import anyio.to_thread
-from anyio.lowlevel import RunVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-__all__ = ["Answer", "Page", "Problem", "Query", "Shared", "openapi_of"]
+from sage_fastapi_obs.endpoints.turns import Turns
+
+__all__ = ["UNCACHED", "Answer", "Page", "Problem", "Query", "Shared", "openapi_of", "problem"]
 
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 1.0
@@ -62,7 +62,7 @@ class Page:
             try:
                 query = self._asked(request)
             except ValueError as error:
-                return JSONResponse({"detail": str(error)}, 422, UNCACHED)
+                return problem(str(error), 422)
             return await self.answer(query, request)
 
         return Route(self.path, endpoint, name=self.name)
@@ -112,14 +112,13 @@ class Shared:
         """`clock`: monotonic seconds."""
         self._clock = clock
         self._kept: OrderedDict[object, tuple[float, bytes]] = OrderedDict()
-        self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.shared.{id(self)}")
+        self._turns = Turns()
 
     async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
         """Answer with a model; `key` says what was asked for."""
-        turn = self._turn()
-        if turn.statistics().tasks_waiting >= MOST_WAITING:
-            return JSONResponse({"detail": "too many are waiting"}, 503, {**UNCACHED, "Retry-After": "5"})
-        body = await anyio.to_thread.run_sync(self._body, key, make, limiter=turn)
+        if self._turns.waiting >= MOST_WAITING:
+            return problem("too many are waiting", 503, {"Retry-After": "5"})
+        body = await self._turns.run(partial(self._body, key, make))
         return Response(body, headers={**UNCACHED, "Content-Type": "application/json"})
 
     def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:
@@ -133,13 +132,10 @@ class Shared:
             self._kept.popitem(last=False)
         return body
 
-    def _turn(self) -> anyio.CapacityLimiter:
-        try:
-            return self._turns.get()
-        except LookupError:
-            turn = anyio.CapacityLimiter(1)
-            self._turns.set(turn)
-            return turn
+
+def problem(detail: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Say why a request is not answered."""
+    return JSONResponse({"detail": detail}, status, {**UNCACHED, **(headers or {})})
 
 
 def openapi_of(pages: Sequence[Page], title: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.lines import RecentLines
 from sage_fastapi_obs.endpoints.loggers import Loggers
-from sage_fastapi_obs.endpoints.pages import openapi_of
+from sage_fastapi_obs.endpoints.pages import UNCACHED, openapi_of
 from sage_fastapi_obs.endpoints.scrape import Scrape, parts
 from sage_fastapi_obs.endpoints.standing import Standing
 from sage_fastapi_obs.settings import Settings
@@ -36,7 +36,7 @@ def monitoring_router(settings: Settings, scrape: Scrape, status: ServiceStatus,
         return page
 
     async def openapi(request: Request) -> Response:
-        return access.refusal(request) or JSONResponse(document)
+        return access.refusal(request) or JSONResponse(document, headers=UNCACHED)
 
     routes: list[BaseRoute] = [page.route() for page in pages]
     routes.append(Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi"))

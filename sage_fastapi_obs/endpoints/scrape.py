@@ -5,10 +5,10 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
-import anyio.to_thread
-from anyio.lowlevel import RunVar, checkpoint
+from anyio.lowlevel import checkpoint
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.endpoints.encoder import Encode
 from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
+from sage_fastapi_obs.endpoints.turns import Turns
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
@@ -52,7 +53,7 @@ class Scrape:
         self._lock = threading.Lock()
         self._expositions: dict[str, Exposition] = {}
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
-        self._turns: RunVar[anyio.CapacityLimiter] = RunVar(f"sage_fastapi_obs.scrape.{id(self)}")
+        self._turns = Turns()
 
     async def response(self, request: Request, start: str = "") -> Response:
         """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`.
@@ -61,8 +62,7 @@ class Scrape:
         """
         if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
             return PlainTextResponse("too many name[]\n", 414)
-        turn = self._turn()
-        if turn.statistics().tasks_waiting >= MOST_WAITING:
+        if self._turns.waiting >= MOST_WAITING:
             return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
@@ -71,20 +71,11 @@ class Scrape:
             found = names_beginning(self._registry, start)
             names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
-        page = await anyio.to_thread.run_sync(self._page, accept, names, zipped, time.monotonic(), limiter=turn)
+        page = await self._turns.run(partial(self._page, accept, names, zipped, time.monotonic()))
         headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
         if zipped:
             headers["Content-Encoding"] = "gzip"
         return _InPieces(page.pieces, headers)
-
-    def _turn(self) -> anyio.CapacityLimiter:
-        """Return what lets one scrape of this loop into a thread: those who wait hold none of the application's."""
-        try:
-            return self._turns.get()
-        except LookupError:
-            turn = anyio.CapacityLimiter(1)
-            self._turns.set(turn)
-            return turn
 
     def _page(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float) -> _Page:
         encode, content_type = _format(accept)

@@ -1,7 +1,6 @@
 """How the service is doing, for people and programs: health, alerts, service levels, summaries."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -10,6 +9,7 @@ from starlette.responses import Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.pages import UNCACHED, Answer, Page, Query, Shared
+from sage_fastapi_obs.status.alerts import timestamp
 from sage_fastapi_obs.status.health import HealthResult, ProbeStatus
 from sage_fastapi_obs.status.service import ServiceStatus
 from sage_fastapi_obs.status.sla import HTTP, RESULTS
@@ -228,7 +228,7 @@ class Standing:
         shown = HealthShown(
             status="healthy" if healthy else "degraded",
             active_alerts=firing,
-            timestamp=_now(),
+            timestamp=timestamp(self._status.wall_clock()),
             checks=[_check(result) for result in results],
         )
         return _shown(shown, 503 if query.strict and not healthy else 200)
@@ -255,7 +255,7 @@ class Standing:
                 monitoring_active=status.is_active,
                 total_metrics=status.windows.series,
                 left_out_series=status.windows.left_out,
-                timestamp=_now(),
+                timestamp=timestamp(status.wall_clock()),
             ),
         )
 
@@ -319,7 +319,3 @@ def _check(result: HealthResult) -> CheckShown:
         duration_ms=result.duration_ms,
         error=result.error,
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

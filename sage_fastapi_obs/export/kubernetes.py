@@ -27,6 +27,8 @@ SCRAPED = {"monitoring": "enabled"}
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 USER = 10_001
 """Nobody in particular, but not root."""
+PAUSE_SECONDS = 5
+"""How long a pod that is to end serves on: until nobody asks it any more, for with the signal its server stops listening."""
 
 
 def files(services: Services) -> dict[str, str]:
@@ -113,6 +115,7 @@ def _container(service: Settings) -> dict[str, Any]:
         "startupProbe": _probe(f"{health}/live", 2, 30),
         "livenessProbe": _probe(f"{health}/live", 10, 3),
         "readinessProbe": _probe(f"{health}/ready", 5, 2),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PAUSE_SECONDS)]}}},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }

@@ -4,13 +4,10 @@ Rules wait for each that starts. `start_monitoring()` makes one for a process th
 when an application's starts.
 """
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 from weakref import WeakKeyDictionary
-
-import anyio
 
 from sage_fastapi_obs.domain import home
 from sage_fastapi_obs.observability import Observability
@@ -58,10 +55,9 @@ def stop() -> None:
         found.status.close()
     if own is not None:
         _process.own = None
-        # In a thread, because the caller's event loop, if there is one, is busy with this call.
-        closing = threading.Thread(target=anyio.run, args=(own.close,))
-        closing.start()
-        closing.join()
+        own.status.close()
+        # Without a loop: that of the caller, if there is one, is busy with this call.
+        own.abandon()
 
 
 def with_each(about: str, do: Callable[[Observability], None]) -> None:

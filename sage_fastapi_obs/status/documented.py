@@ -109,16 +109,19 @@ def _histograms(window: Window) -> dict[str, dict[str, float]]:
     names = {name for name, kind in window.metrics().items() if kind == "histogram"} | _EMPTY_HISTOGRAMS
     shown: dict[str, dict[str, float]] = {}
     for name in sorted(names):
-        base, unit, (ending, scale) = _split(name)
-        shown[f"{base}{ending}" if unit else name] = _figures(window.observed(name).get(()), scale)
+        called, scale = _called(name)
+        shown[called] = _figures(window.observed(name).get(()), scale)
     for (operation,), observed in window.observed("operation_duration_seconds", by=("operation",)).items():
         shown[f"{operation}.duration_ms"] = _figures(observed, 1000.0)
     return shown
 
 
-def _split(name: str) -> tuple[str, str, tuple[str, float]]:
-    unit = next((unit for unit in _SHOWN_UNITS if name.endswith(unit)), "")
-    return name.removesuffix(unit), unit, _SHOWN_UNITS.get(unit, ("", 1.0))
+def _called(name: str) -> tuple[str, float]:
+    """Return the name of a histogram in its other unit, and what its figures are multiplied by."""
+    for unit, (ending, scale) in _SHOWN_UNITS.items():
+        if name.endswith(unit):
+            return name.removesuffix(unit) + ending, scale
+    return name, 1.0
 
 
 def _figures(observed: Observed | None, scale: float) -> dict[str, float]:

@@ -64,9 +64,10 @@ class Health:
 
     async def status(self) -> tuple[ProbeStatus, list[HealthResult]]:
         """Sum the checks up: `not_ready` when a critical one failed, `degraded` when another did, else `ready`."""
+        results = [] if self.draining else await self.results()
         if self.draining:
+            # Also if the shutdown has begun while checks ran.
             return "draining", []
-        results = await self.results()
         failed = [result for result in results if result.status != "pass"]
         if any(result.critical for result in failed):
             return "not_ready", results
@@ -75,15 +76,16 @@ class Health:
 
     async def results(self) -> list[HealthResult]:
         """Run all checks side by side; as long as the slowest time limit at most."""
+        checks = [*self._checks.values()]
         found: dict[str, HealthResult] = {}
 
         async def run(check: "_Registered") -> None:
             found[check.name] = await check.result()
 
         async with anyio.create_task_group() as tasks:
-            for check in self._checks.values():
+            for check in checks:
                 tasks.start_soon(run, check)
-        return [found[name] for name in self._checks]
+        return [found[check.name] for check in checks]
 
 
 class _Registered:
@@ -141,11 +143,12 @@ class _Registered:
         if self._threads_left:
             # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.
             await anyio.sleep(self._timeout_seconds)
-        self._threads_left += 1
         (returned,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await returned if inspect.isawaitable(returned) else returned
 
     def _in_thread(self) -> tuple[object]:
+        # Counted here: a run may be given up while it still waits for a thread, and then has none to leave.
+        self._threads_left += 1
         try:
             # In a tuple, as trio refuses a bare coroutine from a thread, and a lambda may return one.
             return (self._check(),)

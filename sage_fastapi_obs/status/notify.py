@@ -4,15 +4,16 @@ import smtplib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import anyio.to_thread
 import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
-from sage_fastapi_obs.settings import NotifySettings
+from sage_fastapi_obs.settings import NotifySettings, Severity
 
 __all__ = ["NotDeliveredError", "Notice", "Notifiers", "Say"]
 
@@ -21,7 +22,6 @@ Notice: TypeAlias = Mapping[str, Any] | str
 Say: TypeAlias = Callable[[str, str, dict[str, Any]], None]
 """Writes a log line: level, message, fields."""
 SECONDS = 5.0
-_PAGERDUTY_SEVERITIES = {"critical": "critical", "warning": "warning", "info": "info"}
 
 
 class NotDeliveredError(Exception):
@@ -80,13 +80,14 @@ class Notifiers:
             self._only_log("pagerduty", notice)
             return
         alert = {} if isinstance(notice, str) else notice
+        severity = alert.get("severity")
         event = {
             "routing_key": key,
             "event_action": "resolve" if alert.get("state") == "resolved" else "trigger",
             "payload": {
                 "summary": self._title(notice)[:1024],
                 "source": self._service,
-                "severity": _PAGERDUTY_SEVERITIES.get(str(alert.get("severity")), "error"),
+                "severity": severity if severity in get_args(Severity) else "error",
                 "custom_details": dict(alert),
             },
         }
@@ -170,11 +171,14 @@ class Notifiers:
     def _mail(self, message: EmailMessage, password: str | None) -> None:
         settings = self._settings
         assert settings.smtp_host is not None
-        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP_SSL if settings.smtp_security == "tls" else smtplib.SMTP
+        # The library itself would take any certificate.
+        context = ssl.create_default_context()
+        over_tls = partial(smtplib.SMTP_SSL, context=context)
+        connect: Callable[..., smtplib.SMTP] = over_tls if settings.smtp_security == "tls" else smtplib.SMTP
         try:
             with connect(settings.smtp_host, settings.smtp_port, timeout=SECONDS) as server:
                 if settings.smtp_security == "starttls":
-                    server.starttls(context=ssl.create_default_context())
+                    server.starttls(context=context)
                 if settings.smtp_user is not None:
                     server.login(settings.smtp_user, password or "")
                 server.send_message(message)

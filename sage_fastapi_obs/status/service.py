@@ -24,7 +24,6 @@ from sage_fastapi_obs.status.windows import Window, Windows
 
 __all__ = ["ServiceStatus", "StatusMetrics"]
 
-FRESH_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
 

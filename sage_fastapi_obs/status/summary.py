@@ -1,13 +1,13 @@
 """What happened over a window, in the shapes that people and programs read."""
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from sage_fastapi_obs.status.alerts import Alert, timestamp
+from sage_fastapi_obs.status.alerts import Alert, State, timestamp
 from sage_fastapi_obs.status.numbers import Observed
-from sage_fastapi_obs.status.rules import AlertRule
+from sage_fastapi_obs.status.rules import AlertRule, Severity
 from sage_fastapi_obs.status.windows import Group, Where, Window
 
 __all__ = [
@@ -123,8 +123,8 @@ class ActiveAlert(_Model):
     condition: str
     threshold: float
     current_value: Figure
-    severity: Literal["info", "warning", "critical"]
-    state: Literal["pending", "firing", "resolved"]
+    severity: Severity
+    state: State
     since: str
     labels: dict[str, str]
 
@@ -139,7 +139,7 @@ class RuleShown(_Model):
     statistic: str | None
     window_minutes: float
     for_seconds: float
-    severity: Literal["info", "warning", "critical"]
+    severity: Severity
     callback: list[str]
 
 

@@ -85,7 +85,7 @@ class Windows:
         self._columns: dict[str, Column] = {}
         self._ticks: list[Tick] = []
         self._lock = threading.RLock()
-        self._choices: dict[tuple[object, ...], tuple[int, _Rows]] = {}
+        self._choices: dict[tuple[object, ...], tuple[Column, int, _Rows]] = {}
         self.series = 0
         """Label sets that are watched."""
         self.left_out = 0
@@ -154,17 +154,18 @@ class Windows:
 
     def choose(self, name: str, where: Where, by: Sequence[str]) -> tuple[Column, _Rows] | None:
         """Find the series of a metric that are meant, grouped; remembered until there are new ones."""
-        column = self._columns.get(name)
-        if column is None:
-            return None
-        key = (name, tuple(sorted(where.items())), tuple(by))
-        known, rows = self._choices.get(key, (-1, {}))
-        if known != len(column.rows):
-            rows = _chosen(column, where, by)
-            self._choices[key] = (len(column.rows), rows)
-            while len(self._choices) > REMEMBERED_CHOICES:
-                del self._choices[next(iter(self._choices))]
-        return column, rows
+        with self._lock:
+            column = self._columns.get(name)
+            if column is None:
+                return None
+            key = (name, tuple(sorted(where.items())), tuple(by))
+            of, known, rows = self._choices.get(key, (None, 0, {}))
+            if of is not column or known != len(column.rows):
+                rows = _chosen(column, where, by)
+                self._choices[key] = (column, len(column.rows), rows)
+                while len(self._choices) > REMEMBERED_CHOICES:
+                    del self._choices[next(iter(self._choices))]
+            return column, rows
 
 
 def _chosen(column: Column, where: Where, by: Sequence[str]) -> _Rows:
@@ -172,7 +173,7 @@ def _chosen(column: Column, where: Where, by: Sequence[str]) -> _Rows:
     tests = [(places.get(label), matcher(wanted)) for label, wanted in where.items()]
     groups = [places.get(label) for label in by]
     rows: _Rows = {}
-    for labels, row in [*column.rows.items()]:
+    for labels, row in column.rows.items():
         if all(test("" if place is None else labels[place]) for place, test in tests):
             rows.setdefault(tuple("" if place is None else labels[place] for place in groups), []).append(row)
     return rows

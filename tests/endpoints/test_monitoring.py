@@ -1,7 +1,6 @@
 """`/metrics` and `/monitoring/*`: what they answer, and to whom."""
 
 import asyncio
-import gzip
 import threading
 
 import httpx
@@ -70,7 +69,6 @@ async def test_gzip_and_name_filter(watch):
     assert zipped.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
     assert zipped.text == plain.text
-    assert gzip.decompress(gzip.compress(plain.content)) == zipped.content
     assert [family.name for family in text_string_to_metric_families(plain.text)] == ["http_requests"]
 
 

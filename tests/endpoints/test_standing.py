@@ -276,10 +276,11 @@ async def test_parameters_that_make_no_sense(query: str, detail: str):
 
 async def test_pages_are_not_kept_and_not_guessed_at():
     """No cache holds them, no browser takes them for something else, and nothing but reading is allowed."""
-    async with Shop().client() as client:
-        for path in PATHS[:-1]:
-            answer = await client.get(path)
-            assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    headers = ("no-store", "nosniff")
+    async with Shop().client() as client, Shop(monitoring={"access": "token"}).client() as nobody:
+        for path in PATHS:
+            for answer in (await client.get(path), await nobody.get(path)):
+                assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == headers
             assert [(await client.request(method, path)).status_code for method in ("POST", "PUT", "DELETE")] == [405] * 3
 
 

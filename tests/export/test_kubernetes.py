@@ -49,6 +49,15 @@ def test_ports_are_found_by_their_names():
         assert {one["port"] for one in probes} == {"http"}
 
 
+def test_pods_pause_before_they_are_asked_to_end():
+    """For less than they are given to end."""
+    for deployment in FILES["deployment"][::2]:
+        pod = deployment["spec"]["template"]["spec"]
+        program, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert program == "sleep"
+        assert 0 < int(seconds) < pod["terminationGracePeriodSeconds"]
+
+
 def test_one_port_for_everything_has_one_name():
     """Metrics that are served with the rest are found at the same port."""
     shop = exported(service(monitoring={"access": "open", "prefix": "/watch"}, metrics={"path": "/numbers"}))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import threading
 
 import anyio
@@ -316,6 +317,19 @@ def test_a_script_has_a_monitoring_of_its_own(alone):
         start_monitoring(interval_seconds=0)
 
 
+def test_a_script_has_its_signal_back(alone):
+    """However often monitoring is started and stopped, SIGTERM is handled by whom it was handled by before."""
+    before = signal.signal(signal.SIGTERM, theirs := (lambda *_: None))
+    try:
+        for _ in range(2):
+            start_monitoring()
+            assert signal.getsignal(signal.SIGTERM) is not theirs
+            stop_monitoring()
+            assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 async def test_an_app_takes_over_from_the_script(alone):
     """What was started before the app steps back, and its rules go on in the app's."""
     start_monitoring()
@@ -481,7 +495,7 @@ async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
 
 
 def test_stopping_inside_a_loop_does_not_hang(alone):
-    """The loop of the caller waits, and whatever closes has a loop of its own."""
+    """The loop of the caller waits, and whatever closes needs none."""
 
     async def run() -> None:
         start_monitoring()

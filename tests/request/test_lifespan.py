@@ -1,5 +1,7 @@
 """The lifespan passes unchanged, ours runs around it, and neither start nor stop of ours can harm the app's."""
 
+import asyncio
+import threading
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -7,6 +9,7 @@ import anyio
 import pytest
 from fastapi import FastAPI
 from scripted import BACKENDS, WAYS, Case, add_middleware, around, call, install, total
+from servers import until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
@@ -304,6 +307,21 @@ async def test_a_lifespan_after_the_first_request_still_closes(watch):
     async with watched.obs:
         await drive(app, http_scope("/late"))
     assert handover_is_over(watched)
+
+
+async def test_a_close_that_is_cancelled_is_finished(watch):
+    """A server that loses patience while we wait for something leaves nothing of ours behind."""
+    watched = watch()
+    begun, go_on = threading.Event(), threading.Event()
+    close = watched.obs.status.close
+    watched.obs.status.close = lambda: (begun.set(), go_on.wait(30), close())
+    watched.obs.start()
+    closing = asyncio.create_task(watched.obs.close())
+    await asyncio.to_thread(begun.wait, 30)
+    closing.cancel()
+    go_on.set()
+    await asyncio.gather(closing, return_exceptions=True)
+    await asyncio.to_thread(until, lambda: handover_is_over(watched), "end")
 
 
 async def scripted_answer(scope, receive, send) -> None:

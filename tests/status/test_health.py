@@ -4,6 +4,7 @@ import threading
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from sage_fastapi_obs import SettingsError
@@ -110,6 +111,23 @@ def test_a_check_that_blocks_its_thread_takes_one_thread():
     assert len(entered) == 1
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_check_that_got_no_thread_in_time_is_run_again(backend):
+    """A run that is given up while the application has all threads has left none hanging: the next one has its thread."""
+    health = Health()
+    health.add("sync", lambda: True, timeout_seconds=10)
+
+    async def probe() -> str:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = 1
+        async with threads:
+            with anyio.move_on_after(0.02):
+                await health.results()
+        return (await health.results())[0].status
+
+    assert run(probe, backend) == "pass"
+
+
 def test_a_cancelled_probe_leaves_nobody_waiting():
     """The probe that runs the check is gone; those that waited run it anew."""
     ran = []
@@ -130,6 +148,33 @@ def test_a_cancelled_probe_leaves_nobody_waiting():
 
     assert run(probe, "asyncio") == "pass"
     assert len(ran) == 2
+
+
+def test_a_check_that_is_added_during_a_probe_is_part_of_the_next():
+    """The application may add checks at any time, as when it first opens what they are about."""
+    health = Health()
+
+    async def first() -> None:
+        await anyio.lowlevel.checkpoint()
+        health.add("second", lambda: True)
+
+    health.add("first", first)
+    assert [[result.name for result in run(health.results, "asyncio")] for _ in range(2)] == [["first"], ["first", "second"]]
+
+
+def test_a_probe_that_was_under_way_says_that_the_shutdown_has_begun():
+    """Its checks have passed, and the process is not ready all the same; from then on none is run."""
+    ran = []
+    health = Health()
+
+    @health.check("slow", cache_seconds=0.0)
+    async def slow() -> None:
+        ran.append(1)
+        await anyio.lowlevel.checkpoint()
+        health.draining = True
+
+    assert [run(health.status, "asyncio")[0] for _ in range(2)] == ["draining"] * 2
+    assert (len(ran), health.has_started) == (1, False)
 
 
 @pytest.mark.parametrize("options", [{"timeout_seconds": 0}, {"cache_seconds": -1}])

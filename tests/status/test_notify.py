@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +14,11 @@ from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.settings import NotifySettings, Settings
@@ -174,6 +181,48 @@ async def test_mail(tmp_path: Path):
     assert mail["Bcc"] is None
     assert "12 % of all requests fail" in mail.get_payload()
     assert text["Subject"] == "shop: not kept"
+
+
+def certificate(folder: Path) -> Path:
+    """Make a certificate of this machine that nobody has signed; return the file of it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM) + secret)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+async def test_mail_over_tls_goes_to_a_server_that_is_who_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One whose certificate nobody vouches for gets neither the password nor the mail; one that is trusted gets both."""
+    mailbox = Mailbox()
+    path = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+
+    def serve() -> SMTP:
+        return SMTP(mailbox, authenticator=mailbox.authenticate, auth_required=True, auth_require_tls=False)
+
+    async with await asyncio.get_running_loop().create_server(serve, "localhost", 0, ssl=context) as server:
+        notifiers = build(
+            smtp_host="localhost",
+            smtp_port=server.sockets[0].getsockname()[1],
+            smtp_security="tls",
+            smtp_user="obs",
+            smtp_password="s3cret",
+            email_from="obs@shop.test",
+            email_to="a@shop.test",
+        )
+        with pytest.raises(NotDeliveredError, match="SSLCertVerificationError"):
+            await notifiers.send_email_alert(NOTICE)
+        assert mailbox.mails == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        await notifiers.send_email_alert(NOTICE)
+    assert len(mailbox.mails) == 1
 
 
 async def test_what_is_not_configured_is_logged():

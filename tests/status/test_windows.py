@@ -233,6 +233,21 @@ def test_another_metric_by_the_same_name_begins_anew():
     assert windows.series == 1
 
 
+def test_what_was_found_of_a_metric_is_not_said_of_another_by_its_name():
+    """As many series of other labels are grouped by their own values."""
+    registry = CollectorRegistry()
+    windows, clock = watched(registry, from_zero=True)
+    found = []
+    for label, value in (("kind", "a"), ("place", "b")):
+        counter = Counter("jobs", "j", [label], registry=registry)
+        counter.labels(value).inc()
+        windows.sample()
+        found.append([*windows.view(60).counted("jobs_total", by=["kind"])])
+        registry.unregister(counter)
+        clock.now += 15
+    assert found == [[("a",)], [("",)]]
+
+
 class Costly(Collector):
     """A collector that asks a database each time."""
 
