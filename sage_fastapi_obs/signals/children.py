@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import ReferenceType, ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,13 +28,14 @@ class Fixed(dict[str, Any]):
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         super().__init__(attributes)
-        self._shown: tuple[ChildSpans, dict[str, Any]] | None = None
+        # Weak, because these are often kept longer than what serves now.
+        self._shown: tuple[ReferenceType[ChildSpans], dict[str, Any]] | None = None
 
     def shown_by(self, spans: "ChildSpans") -> dict[str, Any]:
         """Return what may be shown, as the settings behind `spans` have it."""
         known = self._shown
-        if known is None or known[0] is not spans:
-            known = self._shown = spans, spans.shown(self)
+        if known is None or known[0]() is not spans:
+            known = self._shown = ref(spans), spans.shown(self)
         return known[1]
 
 

@@ -1,7 +1,8 @@
 """The SDK's span, without the part of its cost that spans in general need and ours do not.
 
 The SDK checks and copies every attribute, for the sampler and again for the span, though ours are made here: of the right
-types, few, and once. A `LeanSpan` takes them as they are. As soon as anybody else writes to it, it is an ordinary SDK span.
+types, few, and once. A `LeanSpan` takes them as they are. Attributes that are set later stay that cheap while the SDK's checks
+would change nothing about them; from the first other one on, it is an ordinary SDK span.
 """
 
 import os
@@ -49,6 +50,10 @@ _new_context = tuple.__new__
 """Makes a span context, which is a tuple, of ids that need no check."""
 MOST_ATTRIBUTES = 32
 """More than a server span of ours ever starts and ends with."""
+LAST_ATTRIBUTES = 4
+"""More than it ends with."""
+_PLAIN = frozenset({str, bool, int, float})
+"""Types of values that the SDK takes as they are."""
 
 _LOW_64_BITS = (1 << 64) - 1
 _ids: Ready[tuple[str, str]] = Ready(48, lambda digits: (digits[:32], digits[32:]))
@@ -107,28 +112,49 @@ class LeanSpan(SdkSpan):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
-        self._become_ordinary()
-        super().set_attribute(key, value)
+        if type(key) is not str or not self._take({key: value}):
+            self._become_ordinary()
+            super().set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes, checked as the SDK checks them."""
-        self._become_ordinary()
-        super().set_attributes(attributes)
+        if not self._take(attributes):
+            self._become_ordinary()
+            super().set_attributes(attributes)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Add an event."""
-        self._become_ordinary()
+        with self._lock:
+            if self._events is _NOTHING:
+                self._events = self._new_events()  # type: ignore[no-untyped-call]
         super().add_event(name, attributes, timestamp)
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         """Add a link."""
-        self._become_ordinary()
+        with self._lock:
+            if self._links is _NOTHING:
+                self._links = self._new_links(())
         super().add_link(context, attributes)
 
     def end(self, end_time: int | None = None) -> None:
         """End the span."""
         self._become_ordinary()
         super().end(end_time)
+
+    def _take(self, attributes: Mapping[str, Any]) -> bool:
+        """Take attributes as they are, unless the SDK might make something else of them, or of their number."""
+        for key, value in attributes.items():
+            if type(value) not in _PLAIN or type(key) is not str or not key:
+                return False
+        with self._lock:
+            known = self._attributes
+            if type(known) is not dict or self._end_time is not None:
+                return False
+            if len(known) + len(attributes) > MOST_ATTRIBUTES - LAST_ATTRIBUTES:
+                return False
+            # A new one, because others may be reading the old.
+            self._attributes = {**known, **attributes}
+        return True
 
     def _become_ordinary(self) -> None:
         with self._lock:
@@ -138,10 +164,6 @@ class LeanSpan(SdkSpan):
             self._attributes = BoundedAttributes(
                 limits.max_span_attributes, self._attributes, immutable=False, max_value_len=limits.max_span_attribute_length
             )
-            if self._events is _NOTHING:
-                self._events = self._new_events()  # type: ignore[no-untyped-call]
-            if self._links is _NOTHING:
-                self._links = self._new_links(())
 
 
 _Described = TypeVar("_Described")

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans
+from sage_fastapi_obs.signals.span import MOST_ATTRIBUTES, LeanSpan, LeanSpans
 
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
 AT_THE_END = {"http.route": "/items/{item}", "http.response.status_code": 200}
@@ -64,11 +64,14 @@ class Counted(IdGenerator):
 class Both:
     """The same provider twice: once for the SDK's spans, once for lean ones."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON, *, root_bound: int | None = None) -> None:
+    def __init__(
+        self, sampler: Sampler = ALWAYS_ON, *, root_bound: int | None = None, limits: SpanLimits | None = None
+    ) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
         for exporter in self.exporters:
-            provider = TracerProvider(sampler, Resource({"service.name": "x"}), id_generator=Counted(), shutdown_on_exit=False)
+            resource, ids = Resource({"service.name": "x"}), Counted()
+            provider = TracerProvider(sampler, resource, id_generator=ids, span_limits=limits, shutdown_on_exit=False)
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
@@ -126,6 +129,32 @@ def test_whatever_an_application_writes_is_exported_alike(writes: list[tuple[Any
             getattr(span, method)(*arguments)
     finish(*spans)
     assert both.exported[0] == both.exported[1]
+
+
+@pytest.mark.parametrize("number", range(MOST_ATTRIBUTES - 8, MOST_ATTRIBUTES + 2))
+@pytest.mark.parametrize("together", [True, False])
+def test_no_more_attributes_are_kept_than_the_sdk_keeps(number: int, together: bool):
+    """However many are set, one by one or together, as many are exported and as many dropped."""
+    both = Both(limits=SpanLimits(max_span_attributes=MOST_ATTRIBUTES))
+    spans = both.start()
+    attributes = {f"name.{index}": index for index in range(number)}
+    for span in spans:
+        for one in [attributes] if together else [{name: value} for name, value in attributes.items()]:
+            span.set_attributes(one)
+    finish(*spans)
+    assert both.exported[0] == both.exported[1]
+
+
+def test_attributes_that_need_no_check_change_nothing_for_who_reads():
+    """Whoever looks at a span while another writes to it sees it as it was, and later as it is."""
+    _, lean = Both().start()
+    before = lean.attributes
+    seen = []
+    for name in before:
+        lean.set_attribute(f"{name}.again", name)
+        seen.append(name)
+    assert seen == [*ATTRIBUTES]
+    assert lean.attributes == {**ATTRIBUTES, **{f"{name}.again": name for name in ATTRIBUTES}}
 
 
 @pytest.mark.parametrize(

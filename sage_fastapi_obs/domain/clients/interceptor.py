@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from functools import wraps
+from functools import lru_cache, wraps
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ from sage_fastapi_obs.domain.clients.propagation import accepted, correlated
 from sage_fastapi_obs.domain.home import current_home
 from sage_fastapi_obs.domain.run import Measures
 from sage_fastapi_obs.signals.catalog import UNMATCHED
+from sage_fastapi_obs.signals.children import Fixed
 
 __all__ = ["Interceptor"]
 
@@ -32,6 +33,8 @@ GRPC = Target(
 OTHER_METHOD = "_OTHER"
 BLAMED = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that are the server's fault, as the OpenTelemetry conventions have it."""
+MOST_CALLERS = 512
+"""Methods and connections that are described once: a connection has many calls."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PEER = re.compile(r"(?:ipv4|ipv6):\[?(?P<address>[^\[\]]+)\]?:(?P<port>\d+)")
 _MARK = "_sage_fastapi_obs"
@@ -188,7 +191,7 @@ class _Answer:
             count_fault(fault)
 
     def _begin(self) -> None:
-        sent = {name: value for name, value in self._details.invocation_metadata or () if isinstance(value, str)}
+        sent = {name.lower(): value for name, value in self._details.invocation_metadata or () if isinstance(value, str)}
         self._correlated = correlated(sent)
         self._correlated.__enter__()
         caller, link = accepted(sent)
@@ -196,7 +199,7 @@ class _Answer:
             self._caller = caller
             self._token = otel_context.attach(caller)
         method = self._details.method.removeprefix("/")
-        attributes = {"rpc.system.name": "grpc", "rpc.method": method, **_peer(self._context.peer())}
+        attributes = _described(method, self._context.peer())
         self._call = Call(GRPC, method, {"method": self._details.method}, attributes, theirs=self._theirs)
         self._call.begin()
         self._call.attach()
@@ -219,6 +222,11 @@ class _Answer:
             otel_context.detach(self._token)
         if self._correlated is not None:
             self._correlated.__exit__(None, None, None)
+
+
+@lru_cache(MOST_CALLERS)
+def _described(method: str, peer: str) -> Fixed:
+    return Fixed({"rpc.system.name": "grpc", "rpc.method": method, **_peer(peer)})
 
 
 def _peer(peer: str) -> Mapping[str, Any]:

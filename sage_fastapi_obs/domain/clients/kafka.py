@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -15,6 +16,7 @@ from sage_fastapi_obs.domain.clients.instrumented import Instrumented
 from sage_fastapi_obs.domain.clients.propagation import TRACE_HEADER, correlated, incoming, to_send
 from sage_fastapi_obs.domain.home import current_home
 from sage_fastapi_obs.domain.run import Measures, Run
+from sage_fastapi_obs.signals.children import Fixed
 
 __all__ = ["PRODUCED", "Message", "Messages", "instrument_kafka", "place", "process_message"]
 
@@ -22,6 +24,8 @@ Client = TypeVar("Client")
 _LIBRARIES = {"aiokafka": "aiokafka", "confluent_kafka": "confluent_kafka", "cimpl": "confluent_kafka"}
 """By the first part of the name of a class's module, where it is watched."""
 MOST_LINKS = 128
+MOST_TOPICS = 128
+"""Topics that are described once; clients have few."""
 PRODUCED = Measures(duration="kafka_produce_latency_seconds", total="kafka_messages_produced_total")
 _CONSUMED = "kafka_messages_consumed_total"
 _PROCESSED = Measures(duration="kafka_process_duration_seconds", total="kafka_messages_processed_total")
@@ -57,11 +61,12 @@ class Messages:
         self._theirs = theirs
         self._sent = Target(client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
         self._received = Target(client, Measures(), code_of=_code_of)
+        self._to = lru_cache(MOST_TOPICS)(lambda topic: Fixed({**self._attributes, **_described("send", "send", topic)}))
+        self._waiting = Fixed({**self._attributes, "messaging.operation.name": "poll", "messaging.operation.type": "receive"})
 
     def sending(self, topic: str) -> Call:
         """Describe the sending of a message."""
-        attributes = {**self._attributes, **_described("send", "send", topic)}
-        return Call(self._sent, f"send {topic}", {"topic": topic}, attributes, theirs=self._theirs)
+        return Call(self._sent, f"send {topic}", {"topic": topic}, self._to(topic), theirs=self._theirs)
 
     def with_headers(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], *, place: int
@@ -84,8 +89,7 @@ class Messages:
 
     def receiving(self) -> Call:
         """Describe a wait for messages; it is told only when some have come."""
-        attributes = {**self._attributes, "messaging.operation.name": "poll", "messaging.operation.type": "receive"}
-        return Call(self._received, "poll", {}, attributes, theirs=self._theirs)
+        return Call(self._received, "poll", {}, self._waiting, theirs=self._theirs)
 
     def received(self, call: Call, messages: Sequence["Message"], *, batch: bool) -> None:
         """Tell of messages that have come."""
@@ -110,9 +114,8 @@ class Message:
         self.topic = str(_value(message.topic))
         self.partition = _value(message.partition)
         self.offset = _value(message.offset)
-        self.headers = {
-            name: value.decode("utf-8", "replace") for name, value in _value(message.headers) or () if isinstance(value, bytes)
-        }
+        sent = [(name, value) for name, value in _value(message.headers) or () if isinstance(value, bytes)]
+        self.headers = {name.lower(): value.decode("utf-8", "replace") for name, value in sent}
 
 
 def process_message(message: Any) -> AbstractContextManager[Run]:

@@ -1,4 +1,7 @@
-"""How ids travel with a call: the trace context as OpenTelemetry's propagators write it, the others in their headers."""
+"""How ids travel with a call: the trace context as OpenTelemetry's propagators write it, the others in their headers.
+
+What has come is read by names in small letters.
+"""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -38,12 +41,12 @@ def accepted(carrier: Mapping[str, str]) -> tuple[Context | None, SpanContext | 
 
 def incoming(carrier: Mapping[str, str]) -> Context:
     """Read the trace context that a caller has sent."""
-    return propagate.extract({name.lower(): value for name, value in carrier.items()})
+    return propagate.extract(carrier)
 
 
 def correlated(carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
     """Continue the correlation id that a caller has sent; without one there is a new one, but for work that has one already."""
-    sent = {name.lower(): value for name, value in carrier.items()}.get(http_settings().correlation_header.lower())
+    sent = carrier.get(http_settings().correlation_header.lower())
     if is_safe_id(sent):
         return CorrelationContext(sent)
     return CorrelationContext() if current_correlation_id() is None else nullcontext()
