@@ -16,9 +16,9 @@ from sage_fastapi_obs.signals.identity import SAFE_ID, new_request_id
 
 __all__ = [
     "CorrelationContext",
+    "correlation_header",
     "correlation_hook",
     "get_correlation_id",
-    "http_settings",
     "ids_to_send",
     "is_safe_id",
     "with_correlation_id",
@@ -126,16 +126,20 @@ def _send_on(headers: httpx.Headers) -> None:
 
 def ids_to_send() -> dict[str, str]:
     """Return the ids that a call of another service takes along, by the names of their headers."""
-    names = http_settings()
     exchange = current_exchange.get()
     correlation_id = current_correlation_id()
-    ids = {} if correlation_id is None else {chosen_header.name or names.correlation_header: correlation_id}
+    ids = {} if correlation_id is None else {correlation_header(): correlation_id}
     if exchange is not None and exchange.request_id:
-        ids[names.request_id_header] = exchange.request_id
+        ids[_http_settings().request_id_header] = exchange.request_id
     return ids
 
 
-def http_settings() -> HttpSettings:
+def correlation_header() -> str:
+    """Return the name of the header by which correlation ids travel, in and out."""
+    return chosen_header.name or _http_settings().correlation_header
+
+
+def _http_settings() -> HttpSettings:
     """Find the settings of the request's observability, or of the first; the defaults where there is none."""
     exchange = current_exchange.get()
     observer = exchange.observer if exchange is not None else getattr(handover.attached(), "observer", None)

@@ -11,7 +11,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
-from sage_fastapi_obs.domain.correlation import CorrelationContext, http_settings, ids_to_send, is_safe_id
+from sage_fastapi_obs.domain.correlation import CorrelationContext, correlation_header, ids_to_send, is_safe_id
 from sage_fastapi_obs.domain.home import current_home
 from sage_fastapi_obs.request.correlation import current_correlation_id
 
@@ -46,7 +46,7 @@ def incoming(carrier: Mapping[str, str]) -> Context:
 
 def correlated(carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
     """Continue the correlation id that a caller has sent; without one there is a new one, but for work that has one already."""
-    sent = carrier.get(http_settings().correlation_header.lower())
+    sent = carrier.get(correlation_header().lower())
     if is_safe_id(sent):
         return CorrelationContext(sent)
     return CorrelationContext() if current_correlation_id() is None else nullcontext()

@@ -16,6 +16,7 @@ from servers import KafkaBroker, running
 from support import Watched
 
 from sage_fastapi_obs import CorrelationContext, get_correlation_id, instrument_kafka, operation, process_message
+from sage_fastapi_obs.request.correlation import chosen_header
 
 PARTITIONS = range(4)
 
@@ -192,6 +193,22 @@ async def test_work_inside_a_request_stays_in_its_trace(watched: Watched):
     with process_message(SimpleNamespace(topic="t", partition=1, offset=6, headers=None)):
         assert get_correlation_id()
     assert watched.spans[-1].parent is None
+
+
+async def test_an_id_comes_in_by_the_header_it_went_out_by(
+    watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Where a header was chosen for the whole process, messages carry the id in that one, and are read by it."""
+    monkeypatch.setattr(chosen_header, "name", "X-Flow-ID")
+    instrument_kafka(producer)
+    with CorrelationContext("flow-1"):
+        await producer.send_and_wait(topic, b"v")
+    consumer = await consume(kafka_at, topic)
+    message = await asyncio.wait_for(consumer.getone(), 10)
+    await consumer.stop()
+    assert dict(message.headers)["X-Flow-ID"] == b"flow-1"
+    with process_message(message):
+        assert get_correlation_id() == "flow-1"
 
 
 async def test_what_is_no_message_does_no_harm(watch: Any):
