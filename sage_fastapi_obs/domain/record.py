@@ -5,10 +5,13 @@ from typing import Any
 
 from opentelemetry import trace
 
-from sage_fastapi_obs.domain.home import Home, count_fault, current_home
+from sage_fastapi_obs.domain.home import count_fault, current_home
 from sage_fastapi_obs.signals.instruments import Instrument
 
 __all__ = ["add_span_event", "count", "fall", "observe", "put", "rise"]
+
+COMPONENT = "record"
+"""By which name failures of ours are counted."""
 
 
 def count(name: str, *values: str, by: float = 1.0) -> None:
@@ -39,30 +42,23 @@ def fall(name: str, *values: str, by: float = 1.0, forget: bool = False) -> None
 def add_span_event(name: str, /, **attributes: Any) -> None:
     """Add an event to the current span."""
     home = current_home()
-    if home is not None:
-        _safely(home, lambda: _add_event(home, name, attributes))
-
-
-def _add_event(home: Home, name: str, attributes: dict[str, Any]) -> None:
-    span = trace.get_current_span()
-    if span.is_recording() and home.children is not None:
-        span.add_event(name, home.children.shown(attributes))
+    if home is None:
+        return
+    try:
+        span = trace.get_current_span()
+        if span.is_recording() and home.children is not None:
+            span.add_event(name, home.children.shown(attributes))
+    except Exception as fault:
+        count_fault(home, COMPONENT, fault)
 
 
 def _tell(name: str, tell: Callable[[Instrument], None]) -> None:
     home = current_home()
-    if home is not None:
-        _safely(home, lambda: _told(home, name, tell))
-
-
-def _told(home: Home, name: str, tell: Callable[[Instrument], None]) -> None:
-    instrument = home.instruments.wanted(name)
-    if instrument is not None:
-        tell(instrument)
-
-
-def _safely(home: Home, do: Callable[[], None]) -> None:
+    if home is None:
+        return
     try:
-        do()
+        instrument = home.instruments.wanted(name)
+        if instrument is not None:
+            tell(instrument)
     except Exception as fault:
-        count_fault(home, "record", fault)
+        count_fault(home, COMPONENT, fault)

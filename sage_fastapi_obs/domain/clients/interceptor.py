@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from sage_fastapi_obs.domain.clients.call import THEIRS, Call, Target, count_fault, enable
 from sage_fastapi_obs.domain.clients.propagation import accepted, correlated
-from sage_fastapi_obs.domain.home import current_home
+from sage_fastapi_obs.domain.record import count
 from sage_fastapi_obs.domain.run import Measures
 from sage_fastapi_obs.signals.catalog import UNMATCHED
 from sage_fastapi_obs.signals.children import Fixed
@@ -67,19 +67,13 @@ def _watched(handler: Any, details: Any) -> Any:
 def _count_unknown() -> None:
     """Count a call that no method answers; by one name, because anybody may send any."""
     enable(GRPC.pack)
-    home = current_home()
-    total = None if home is None else home.instruments.get("grpc_request_total")
-    if total is not None:
-        total.of(OTHER_METHOD, "UNIMPLEMENTED").inc()
+    count("grpc_request_total", OTHER_METHOD, "UNIMPLEMENTED")
     _count_error(UNMATCHED, "UNIMPLEMENTED")
 
 
 def _count_error(route: str, code: str) -> None:
-    home = current_home()
-    errors = None if home is None else home.instruments.get("request_errors_total")
-    if errors is not None:
-        # gRPC is HTTP/2, where every call is a POST.
-        errors.of("grpc", "POST", route, code).inc()
+    # gRPC is HTTP/2, where every call is a POST.
+    count("request_errors_total", "grpc", "POST", route, code)
 
 
 def _around(handler: Any, details: Any) -> Any:

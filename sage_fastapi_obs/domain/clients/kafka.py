@@ -1,5 +1,6 @@
 """Messages to and from Kafka, through aiokafka and confluent-kafka; they carry the ids of what has sent them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -14,7 +15,7 @@ from opentelemetry.trace import Span, SpanKind
 from sage_fastapi_obs.domain.clients.call import Call, Target, count_fault, enable
 from sage_fastapi_obs.domain.clients.instrumented import Instrumented
 from sage_fastapi_obs.domain.clients.propagation import TRACE_HEADER, correlated, incoming, to_send
-from sage_fastapi_obs.domain.home import current_home
+from sage_fastapi_obs.domain.record import count
 from sage_fastapi_obs.domain.run import Measures, Run
 from sage_fastapi_obs.signals.children import Fixed
 
@@ -27,7 +28,6 @@ MOST_LINKS = 128
 MOST_TOPICS = 128
 """Topics that are described once; clients have few."""
 PRODUCED = Measures(duration="kafka_produce_latency_seconds", total="kafka_messages_produced_total")
-_CONSUMED = "kafka_messages_consumed_total"
 _PROCESSED = Measures(duration="kafka_process_duration_seconds", total="kafka_messages_processed_total")
 Header = tuple[str, bytes]
 
@@ -95,11 +95,8 @@ class Messages:
         """Tell of messages that have come."""
         if not messages:
             return
-        home = current_home()
-        consumed = None if home is None else home.instruments.get(_CONSUMED)
-        if consumed is not None:
-            for message in messages:
-                consumed.of(message.topic).inc()
+        for topic, number in Counter(message.topic for message in messages).items():
+            count("kafka_messages_consumed_total", topic, by=number)
         if call.own_span is not None:
             _tell_received(call, call.own_span, messages, batch=batch)
         call.end(None)
