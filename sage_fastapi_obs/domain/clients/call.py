@@ -1,7 +1,6 @@
 """One call of something outside the process: an operation that is told once, by us or by OpenTelemetry's instrumentation."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -13,13 +12,12 @@ from sage_fastapi_obs.domain.home import current_home
 from sage_fastapi_obs.domain.run import Measures, Run
 from sage_fastapi_obs.request.exchange import current_exchange
 
-__all__ = ["CALLS", "THEIRS", "Call", "Target", "count_fault", "enable", "is_theirs", "safely"]
+__all__ = ["CALLS", "THEIRS", "Call", "Target", "count_fault", "enable", "is_theirs"]
 
 THEIRS = "opentelemetry.instrumentation."
 """Where OpenTelemetry's instrumentations of clients live, and what the scopes of their spans are called."""
 CALLS = Measures(duration="dependency_call_duration_seconds", total="dependency_calls_total")
 """Those of dependencies that have none of their own."""
-_NOTHING = nullcontext()
 
 
 def _no_code(_: Exception) -> None:
@@ -106,15 +104,6 @@ class Call(Run):
                 self.tell({self._target.code_attribute: code})
             error = None
         self.end(error)
-
-
-def safely(describe: Callable[..., Call], *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-    """Describe a call; where that fails, the call goes on untold."""
-    try:
-        return describe(*args, **kwargs)
-    except Exception as error:
-        count_fault(error)
-        return _NOTHING
 
 
 def count_fault(error: Exception) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
-from sage_fastapi_obs.domain.clients.call import Call, count_fault, safely
+from sage_fastapi_obs.domain.clients.call import Call, count_fault
 from sage_fastapi_obs.errors import ObservabilityError
 
 __all__ = ["Instrumented", "around", "missing", "quietly"]
@@ -37,18 +37,14 @@ class Instrumented(Generic[Client]):
 
     def call(self, describe: Describe, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
         """Describe a call while this is watched."""
-        return safely(describe, *args, **kwargs) if self._active else _NOTHING
+        call = self._described(describe, args, kwargs)
+        return _NOTHING if call is None else call
 
     def begin(self, describe: Describe, *args: Any) -> Call | None:
         """Begin a call while this is watched, for whoever hears of its end elsewhere."""
-        if not self._active:
-            return None
-        try:
-            call = describe(*args)
-        except Exception as error:
-            count_fault(error)
-            return None
-        call.begin()
+        call = self._described(describe, args, {})
+        if call is not None:
+            call.begin()
         return call
 
     def replace(self, name: str, put: Callable[[Any], Any]) -> None:
@@ -68,6 +64,16 @@ class Instrumented(Generic[Client]):
     def watch(self, name: str, describe: Describe) -> None:
         """Tell of each call of a method, as `describe` makes it of the arguments."""
         self.replace(name, lambda original: self._around(original, describe))
+
+    def _described(self, describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Describe a call; where that fails, the call goes on untold."""
+        if not self._active:
+            return None
+        try:
+            return describe(*args, **kwargs)
+        except Exception as error:
+            count_fault(error)
+            return None
 
     def _around(self, original: Any, describe: Describe) -> Any:
         if inspect.iscoroutinefunction(original):
