@@ -15,7 +15,7 @@ from sage_fastapi_obs.domain.logger import ObsLogger, create_logger
 from sage_fastapi_obs.domain.memory import resident_bytes
 from sage_fastapi_obs.domain.operation import UNMEASURED, Operation
 from sage_fastapi_obs.domain.record import observe
-from sage_fastapi_obs.domain.results import Failure, Result, Success, attempt, within
+from sage_fastapi_obs.domain.results import Failure, Result, Success, go_on, within
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.failure import told
@@ -267,11 +267,7 @@ class _Calls:
     fns: tuple[Callable[[Any], Awaitable[Result[Any, Any]]], ...]
 
     async def __call__(self, _: _Run, result: Result[Any, Any]) -> Result[Any, Any]:
-        for fn in self.fns:
-            if isinstance(result, Failure):
-                break
-            result = await attempt(fn, result.value)
-        return result
+        return await go_on(result, self.fns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import anyio
 
 from sage_fastapi_obs.errors import UnwrapError
 
-__all__ = ["Failure", "FluxResult", "MonoResult", "PendingFlux", "Result", "Success", "attempt", "within"]
+__all__ = ["Failure", "FluxResult", "MonoResult", "PendingFlux", "Result", "Success", "attempt", "go_on", "within"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -129,12 +129,7 @@ class MonoResult(Generic[T_co, E_co]):
 
     async def to_result(self) -> Result[T_co, E_co]:
         """Run the chain."""
-        result = await attempt(self._first)
-        for fn in self._then:
-            if isinstance(result, Failure):
-                break
-            result = await attempt(fn, result.value)
-        return result
+        return await go_on(await attempt(self._first), self._then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +219,15 @@ async def attempt(fn: Callable[..., Awaitable[object]], *args: Any) -> Result[An
     if isinstance(result, Success | Failure):
         return result
     return Failure(TypeError(f"a step must give a Success or a Failure, not {type(result).__qualname__}"))
+
+
+async def go_on(result: Result[Any, Any], steps: Iterable[Callable[[Any], Awaitable[object]]]) -> Result[Any, Any]:
+    """Do one step after the other, each with the value of the one before, up to the first Failure."""
+    for fn in steps:
+        if isinstance(result, Failure):
+            break
+        result = await attempt(fn, result.value)
+    return result
 
 
 def within(seconds: float, run: Callable[[], Awaitable[Result[T, E]]]) -> Callable[[], Awaitable[Result[T, E | TimeoutError]]]:
