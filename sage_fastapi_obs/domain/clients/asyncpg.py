@@ -4,16 +4,15 @@ They take no other methods, but another class that has them. What asyncpg offers
 prepared statements nor of queries whose connection was lost.
 """
 
-from contextlib import nullcontext
 from functools import partial, wraps
 from typing import Any
 from weakref import WeakSet
 
 import asyncpg
 
-from sage_fastapi_obs.domain.clients.call import is_theirs
+from sage_fastapi_obs.domain.clients.call import Call, is_theirs
 from sage_fastapi_obs.domain.clients.instrumented import Instrumented, quietly
-from sage_fastapi_obs.domain.clients.queries import Queries, server, size, target
+from sage_fastapi_obs.domain.clients.queries import Queries, given_query, server, size, target
 
 __all__ = ["watch"]
 
@@ -91,16 +90,17 @@ class _Asyncpg:
         return _subclass(base, {**methods, "prepare": self._prepare(getattr(base, "prepare"), queries)})  # noqa: B009
 
     def _with_query(self, original: Any, queries: Queries, theirs: bool, has_sets: bool) -> Any:
-        def describe(connection: Any, query: str, args: tuple[Any, ...]) -> Any:
+        def describe(connection: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+            query = given_query(args, kwargs)
             if query is getattr(connection, "_reset_query", None):
                 # What a pool does when it takes a connection back is not the application's.
-                return nullcontext()
-            return queries.query(query, many=size(args) if has_sets else None, theirs=theirs)
+                return None
+            return queries.query(query, many=size(args[1:]) if has_sets else None, theirs=theirs)
 
         @wraps(original)
-        async def watched(connection: Any, query: str, *args: Any, **kwargs: Any) -> Any:
-            with self.instrumented.call(describe, connection, query, args):
-                return await original(connection, query, *args, **kwargs)
+        async def watched(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            with self.instrumented.call(describe, connection, args, kwargs):
+                return await original(connection, *args, **kwargs)
 
         return watched
 
@@ -113,28 +113,38 @@ class _Asyncpg:
         return watched
 
     def _prepare(self, original: Any, queries: Queries) -> Any:
+        # Of all statements alike: a class for each would cost more than all that is told of it.
+        classes: dict[type, type] = {}
+
+        def watch(prepared: Any) -> None:
+            base = type(prepared)
+            if base not in classes:
+                classes[base] = self._watched_statement(base, queries)
+            prepared.__class__ = classes[base]
+
         @wraps(original)
-        async def prepare(connection: Any, query: str, **kwargs: Any) -> Any:
-            prepared = await original(connection, query, **kwargs)
-            quietly(lambda: self._watch_prepared(prepared, queries, query))
+        async def prepare(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            prepared = await original(connection, *args, **kwargs)
+            quietly(partial(watch, prepared))
             return prepared
 
         return prepare
 
-    def _watch_prepared(self, prepared: Any, queries: Queries, query: str) -> None:
-        base = type(prepared)
+    def _watched_statement(self, base: type, queries: Queries) -> type:
+        def describe(prepared: Any, args: tuple[Any, ...], has_sets: bool) -> Call:
+            # Not by its method, which refuses to tell once the connection is released.
+            query = prepared._query  # noqa: SLF001
+            return queries.query(query, many=size(args) if has_sets else None)
 
         def around_method(original: Any, has_sets: bool) -> Any:
             @wraps(original)
             async def watched(prepared: Any, *args: Any, **kwargs: Any) -> Any:
-                with self.instrumented.call(lambda: queries.query(query, many=size(args) if has_sets else None)):
+                with self.instrumented.call(describe, prepared, args, has_sets):
                     return await original(prepared, *args, **kwargs)
 
             return watched
 
-        prepared.__class__ = _subclass(
-            base, {name: around_method(getattr(base, name), name in _WITH_SETS) for name in _OF_STATEMENT}
-        )
+        return _subclass(base, {name: around_method(getattr(base, name), name in _WITH_SETS) for name in _OF_STATEMENT})
 
 
 def _subclass(base: type, methods: dict[str, Any]) -> type:

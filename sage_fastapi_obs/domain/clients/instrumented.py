@@ -11,7 +11,8 @@ from sage_fastapi_obs.errors import ObservabilityError
 __all__ = ["Instrumented", "around", "missing", "quietly"]
 
 Client = TypeVar("Client")
-Describe = Callable[..., Call]
+Describe = Callable[..., Call | None]
+"""Makes a call of the arguments of a method; None of one that is not to be told of."""
 _MARK = "_sage_fastapi_obs"
 _NOTHING = nullcontext()
 

@@ -11,7 +11,7 @@ import psycopg
 
 from sage_fastapi_obs.domain.clients.call import THEIRS, Call
 from sage_fastapi_obs.domain.clients.instrumented import Instrumented, around, quietly
-from sage_fastapi_obs.domain.clients.queries import Queries, server, size, target
+from sage_fastapi_obs.domain.clients.queries import Queries, given_query, server, size, target
 
 __all__ = ["watch"]
 
@@ -39,8 +39,9 @@ def _watch_connection(instrumented: Instrumented[Any]) -> None:
 def _watched_cursor(instrumented: Instrumented[Any], queries: Queries, base: type) -> type:
     theirs = base.__module__.startswith(THEIRS)
 
-    def describe(cursor: Any, query: Any, many: int | None) -> Call:
-        return queries.query(_text_of(query, cursor), many=many, theirs=theirs)
+    def describe(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], has_sets: bool = False) -> Call:
+        query = _text_of(given_query(args, kwargs), cursor)
+        return queries.query(query, many=size(args[1:]) if has_sets else None, theirs=theirs)
 
     def watched(name: str) -> Any:
         original = getattr(base, name)
@@ -48,29 +49,29 @@ def _watched_cursor(instrumented: Instrumented[Any], queries: Queries, base: typ
         if inspect.iscoroutinefunction(original):
 
             @wraps(original)
-            async def method_async(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-                with instrumented.call(describe, cursor, query, size(args) if has_sets else None):
-                    return await original(cursor, query, *args, **kwargs)
+            async def method_async(cursor: Any, *args: Any, **kwargs: Any) -> Any:
+                with instrumented.call(describe, cursor, args, kwargs, has_sets):
+                    return await original(cursor, *args, **kwargs)
 
             return method_async
 
         @wraps(original)
-        def method(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-            with instrumented.call(describe, cursor, query, size(args) if has_sets else None):
-                return original(cursor, query, *args, **kwargs)
+        def method(cursor: Any, *args: Any, **kwargs: Any) -> Any:
+            with instrumented.call(describe, cursor, args, kwargs, has_sets):
+                return original(cursor, *args, **kwargs)
 
         return method
 
     def copied(original: Any) -> Any:
         @contextmanager
-        def copy(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            with instrumented.call(describe, cursor, query, None), original(cursor, query, *args, **kwargs) as copying:
+        def copy(cursor: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with instrumented.call(describe, cursor, args, kwargs), original(cursor, *args, **kwargs) as copying:
                 yield copying
 
         @asynccontextmanager
-        async def copy_async(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            with instrumented.call(describe, cursor, query, None):
-                async with original(cursor, query, *args, **kwargs) as copying:
+        async def copy_async(cursor: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            with instrumented.call(describe, cursor, args, kwargs):
+                async with original(cursor, *args, **kwargs) as copying:
                     yield copying
 
         return copy_async if inspect.iscoroutinefunction(base.execute) else copy  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """What is told of a query to a database, whichever client sends it."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from sage_fastapi_obs.domain.clients.call import Call, Target
@@ -8,11 +8,12 @@ from sage_fastapi_obs.domain.clients.statement import LONGEST_REMEMBERED, statem
 from sage_fastapi_obs.domain.run import Measures
 from sage_fastapi_obs.signals.children import Fixed
 
-__all__ = ["QUERIES", "Queries", "server", "size", "target"]
+__all__ = ["QUERIES", "Queries", "given_query", "server", "size", "target"]
 
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
 """Queries of one client that are described once: those of its first minutes, which come again and again."""
+_NAMES = ("query", "command", "statement")
 QUERIES = Measures(duration="pg_query_duration_seconds", total="pg_queries_total")
 
 
@@ -63,6 +64,11 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
     if database:
         attributes["db.namespace"] = str(database)
     return attributes
+
+
+def given_query(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Find the query among the arguments of a method, which comes first, and has another name in some."""
+    return args[0] if args else next((kwargs[name] for name in _NAMES if name in kwargs), "")
 
 
 def size(args: tuple[Any, ...]) -> int | None:

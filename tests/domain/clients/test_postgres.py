@@ -277,15 +277,17 @@ async def test_asyncpg_in_all_its_ways(watched: Watched, postgres_at: Postgres):
         async with pool.acquire() as one, pool.acquire() as another:
             await one.execute("create temp table t (a int)")
             await one.executemany("insert into t values ($1)", [(1,), (2,)])
+            await one.executemany(command="insert into t values ($1)", args=[])
             prepared = await one.prepare("select a from t where a = $1")
             assert [await prepared.fetchval(1), len(await prepared.fetch(2)), await prepared.fetchrow(3)] == [1, 1, None]
             await prepared.executemany([(1,), (2,)])
+            assert type(await one.prepare(query="select 2")) is type(prepared)
             await one.copy_records_to_table("t", records=[(3,)])
             assert await one.fetchval("select count(*) from t") == 3
             async with another.transaction():
                 await another.fetchrow("select 1")
     assert [span.name for span in watched.spans] == [
-        *("create temp t", "BATCH insert t", "select t", "select t", "select t", "BATCH select t", 'COPY "t"'),
+        *("create temp t", "BATCH insert t", "insert t", "select t", "select t", "select t", "BATCH select t", 'COPY "t"'),
         *("select t", "BEGIN", "select", "COMMIT"),
     ]
     assert watched.spans[1].attributes["db.operation.batch.size"] == 2
@@ -299,7 +301,7 @@ async def test_psycopg_in_all_its_ways(watched: Watched, postgres_at: Postgres):
         connection.cursor().executemany("insert into t values (%s, %s)", [(1, "geheim"), (2, "y")])
         composed = sql.SQL("select {} from t where b = {}").format(sql.Identifier("a"), sql.Literal("geheim"))
         assert connection.execute(composed).fetchall() == [(1,)]
-        with connection.cursor() as cursor, cursor.copy("copy t to stdout") as copying:
+        with connection.cursor() as cursor, cursor.copy(statement="copy t to stdout") as copying:
             assert len(list(copying)) == 2
         with connection.cursor("named") as cursor:
             cursor.execute("select a from t order by a")
