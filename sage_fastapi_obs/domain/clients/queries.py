@@ -1,6 +1,7 @@
 """What is told of a query to a database, whichever client sends it."""
 
 from collections.abc import Mapping, Sized
+from functools import lru_cache
 from typing import Any
 
 from sage_fastapi_obs.domain.clients.call import Call, Target
@@ -12,7 +13,7 @@ __all__ = ["QUERIES", "Queries", "given_query", "server", "size", "target"]
 
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
-"""Queries of one client that are described once: those of its first minutes, which come again and again."""
+"""Queries of one client of which the description is kept."""
 _NAMES = ("query", "command", "statement")
 QUERIES = Measures(duration="pg_query_duration_seconds", total="pg_queries_total")
 
@@ -33,25 +34,22 @@ class Queries:
     def __init__(self, target: Target, attributes: dict[str, Any]) -> None:
         self._target = target
         self._attributes = attributes
-        self._known: dict[tuple[str, int | None], tuple[str, dict[str, str], Fixed]] = {}
         self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
+        self._described_once = lru_cache(MOST_KNOWN)(self._described)
 
     def query(self, text: str, *, many: int | None = None, theirs: bool = False) -> Call:
         """Describe a query; `many`: how many sets of arguments it is run with."""
-        name, labels, attributes = self._known.get((text, many)) or self._learn(text, many)
-        return Call(self._target, name, labels, attributes, theirs=theirs)
+        described = self._described_once if len(text) <= LONGEST_REMEMBERED else self._described
+        return Call(self._target, *described(text, many), theirs=theirs)
 
-    def _learn(self, text: str, many: int | None) -> tuple[str, dict[str, str], Fixed]:
+    def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], Fixed]:
         told = statement(text, mysql=self._mysql)
         summary = f"BATCH {told.summary}" if many not in (None, 1) else told.summary
         attributes = {**self._attributes, "db.query.text": told.text, "db.query.summary": summary}
         if many not in (None, 1):
             attributes["db.operation.batch.size"] = many
         labels = {"operation": told.operation, "system": self._attributes["db.system.name"]}
-        found = summary or labels["system"], labels, Fixed(attributes)
-        if len(text) <= LONGEST_REMEMBERED and len(self._known) < MOST_KNOWN:
-            self._known[text, many] = found
-        return found
+        return summary or labels["system"], labels, Fixed(attributes)
 
 
 def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
