@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
@@ -12,6 +11,7 @@ from opentelemetry.trace import Span, SpanKind
 from sage_fastapi_obs.domain.home import Home, count_fault, current_home
 from sage_fastapi_obs.request.exchange import exception_name
 from sage_fastapi_obs.signals.catalog import OVERFLOW
+from sage_fastapi_obs.signals.current import SPAN, attach, get_current
 from sage_fastapi_obs.signals.handover import RUNNING
 from sage_fastapi_obs.signals.instruments import Instruments
 
@@ -20,11 +20,6 @@ __all__ = ["Measures", "Outcome", "Run"]
 Outcome = Literal["success", "failure", "cancelled"]
 COMPONENT = "operation"
 """By which name failures of ours are counted."""
-
-_SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
-"""The key under which a context has its span."""
-_runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
-"""What keeps the current context: the module's functions only pass on to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +163,13 @@ class Run:
         """Become the innermost run of the context that we are in."""
         if self._home is None or self._name is None:
             return
-        parent = self._parent = _runtime.get_current()
+        parent = self._parent = get_current()
         outer = parent.get(RUNNING)
         if outer is not None:
             self.fields = {**outer.fields, **self.fields}
-        own = {RUNNING: self} if self._span is None else {RUNNING: self, _SPAN: self._span}
+        own = {RUNNING: self} if self._span is None else {RUNNING: self, SPAN: self._span}
         self._context = Context({**parent, **own})
-        _runtime.attach(self._context)
+        attach(self._context)
 
     def detach(self) -> None:
         """Leave the context as it was before, in whatever order runs end.
@@ -182,13 +177,13 @@ class Run:
         Without a token: it would have to be given back in the context it came from, and generators are resumed in others.
         """
         context, self._context = self._context, None
-        if context is None or _runtime.get_current() is not context:
+        if context is None or get_current() is not context:
             return
         parent: Any = self._parent
         while (outer := parent.get(RUNNING)) is not None and not outer.attached:
             # It has left before us, who run in it.
             parent = outer.outside
-        _runtime.attach(parent)
+        attach(parent)
 
     @property
     def attached(self) -> bool:
@@ -222,9 +217,9 @@ class Run:
     def _open(self, home: Home, name: str) -> None:
         children = home.children
         if children is not None:
-            parent = _runtime.get_current()
+            parent = get_current()
             self._wall_ns = home.wall_clock()
-            self._span = children.open(name, self._kind, self._attributes, parent, parent.get(_SPAN), self._wall_ns)
+            self._span = children.open(name, self._kind, self._attributes, parent, parent.get(SPAN), self._wall_ns)
 
     def _judge(self, home: Home, error: BaseException | None) -> None:
         if self.outcome is None:

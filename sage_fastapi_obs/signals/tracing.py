@@ -5,11 +5,9 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
-from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
-from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
@@ -25,6 +23,7 @@ from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
+from sage_fastapi_obs.signals.current import SPAN, attach, detach, get_current
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Unsampled
@@ -38,16 +37,6 @@ HIGHEST_PORT = 65535
 SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, Unsampled})
 """Spans that nobody reads."""
-_SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
-"""The key under which a context has its span."""
-_runtime: Any = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context)
-_variable: Any = getattr(_runtime, "_current_context", None)
-_get_current, _attach, _detach = (
-    (_variable.get, _variable.set, _variable.reset)
-    if type(_variable) is ContextVar
-    else (otel_context.get_current, otel_context.attach, otel_context.detach)
-)
-"""What keeps the current context is a context variable, to which OpenTelemetry's functions only pass on."""
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -133,7 +122,7 @@ class Tracing(Recorder):
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
-        current = _get_current()
+        current = get_current()
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is not None:
@@ -154,7 +143,7 @@ class Tracing(Recorder):
                 name, exchange.wall_ns, self._attributes, exchange
             )
             exchange.span = span
-        exchange.span_attached = _attach(Context({**parent, _SPAN: span}))
+        exchange.span_attached = attach(Context({**parent, SPAN: span}))
         # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
         # request that has been taken care of.
         scope.setdefault("fastapi.telemetry", None)
@@ -197,7 +186,7 @@ class Tracing(Recorder):
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
         if exchange.span_attached is not None:
-            _detach(exchange.span_attached)
+            detach(exchange.span_attached)
             exchange.span_attached = None
 
     def _open(self, name: str, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
