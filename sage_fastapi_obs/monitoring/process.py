@@ -80,10 +80,7 @@ def forget_rule(name: str) -> bool:
     """Remove a rule; tell whether there was one."""
     waited = _process.waiting.pop(name, None) is not None
     found = acting()
-    if found is None or not found.status.alerts.remove(name):
-        return waited
-    found.status.show_active(name, False)
-    return True
+    return (found is not None and _take_back(found, name)) or waited
 
 
 def reset() -> None:
@@ -93,7 +90,7 @@ def reset() -> None:
         stop()
     for observability, names in _process.given.items():
         for name in names:
-            observability.status.alerts.remove(name)
+            _take_back(observability, name)
     _process.given.clear()
     _process.waiting.clear()
 
@@ -101,6 +98,13 @@ def reset() -> None:
 def _give(rule: AlertRule, observability: Observability) -> None:
     _process.given.setdefault(observability, set()).add(rule.name)
     observability.status.alerts.add(rule)
+
+
+def _take_back(observability: Observability, name: str) -> bool:
+    removed = observability.status.alerts.remove(name)
+    if removed:
+        observability.status.show_active(name, False)
+    return removed
 
 
 def _arrived(started: home.Home) -> None:

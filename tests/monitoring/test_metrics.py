@@ -188,7 +188,7 @@ def test_a_rule_fires_once_and_tells_its_callback(watched, metric, condition, th
 
 
 def test_rules_show_on_the_page_of_metrics_whether_they_fire(watched):
-    """1 while a rule fires, 0 while it does not, and once it is gone."""
+    """1 while a rule fires, 0 while it does not, and once it is gone, by itself or with all that were added."""
 
     def active() -> float | None:
         return watched.obs.registry.get_sample_value("monitoring_alert_active", {"name": "rule"})
@@ -201,6 +201,11 @@ def test_rules_show_on_the_page_of_metrics_whether_they_fire(watched):
         seen.append(active())
     assert remove_alert_rule("rule")
     assert [*seen, active()] == [0, 1, 0]
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    evaluate_alerts()
+    assert active() == 1
+    reset_monitoring()
+    assert active() == 0
 
 
 def test_a_statistic_and_a_window_may_be_chosen(watched):
