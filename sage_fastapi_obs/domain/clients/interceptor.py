@@ -230,8 +230,8 @@ def _peer(peer: str) -> Mapping[str, Any]:
 
 def _code(context: Any, error: BaseException | None) -> str:
     """Find the code that the client gets, or would get if it were still there."""
-    left = context.time_remaining()
     if isinstance(error, asyncio.CancelledError | GeneratorExit) or not _is_active(context):
+        left = context.time_remaining()
         return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
     code = context.code()
     number: int = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
