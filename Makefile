@@ -40,7 +40,7 @@ format: $(READY) ## Format, and mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## Measure what it costs beside its peers (a quarter of an hour)
+bench: $(READY) ## Measure what it costs beside its peers (some twenty minutes)
 	@$(PIP) --constraint constraints.txt --editable '.[otlp,bench]'
 	@$(BIN)/python -m benchmarks
 

@@ -30,11 +30,12 @@ def environment(version: str) -> Path:
     folder = ROOT / ".matrix" / version
     python = folder / "bin" / "python"
     ready = folder / ".ready"
-    if not ready.exists():
+    wanted = [f"fastapi=={version}", "--editable", ".", "pytest", "pytest-asyncio", "hypothesis"]
+    made_of = "\n".join([*wanted, (ROOT / "pyproject.toml").read_text()])
+    if not ready.exists() or ready.read_text() != made_of:
         run(sys.executable, "-m", "venv", "--clear", folder)
-        wanted = [f"fastapi=={version}", "--editable", ".", "pytest", "pytest-asyncio", "hypothesis"]
         run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
-        ready.touch()
+        ready.write_text(made_of)
     return python
 
 

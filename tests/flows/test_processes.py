@@ -217,10 +217,12 @@ async def main():
 asyncio.run(main())
 """
     done = python(source, *switches, **env)
-    started, access, made = done.stdout.splitlines()
+    *printed, made = done.stdout.splitlines()
+    # In development mode asyncio says what was slow, as anything may be on a busy machine.
+    started, access = [line for line in map(json.loads, printed) if line["logger"] != "asyncio"]
     assert done.stderr == ""
-    assert json.loads(started)["message"] == "observability started"
-    assert json.loads(access)["request_id"] == made
+    assert started["message"] == "observability started"
+    assert access["request_id"] == made
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as Starlettes
 from support import Watched, client
 
@@ -117,7 +118,9 @@ OPENERS = [
 def uninstrumented():
     """Take the instrumentor's process-wide patches back."""
     yield
-    FastAPIInstrumentor().uninstrument()
+    # Any app will do: what it patches is `BackgroundTask` itself.
+    FastAPIInstrumentor.uninstrument_app(FastAPI())
+    assert BackgroundTask.__call__.__module__ == "starlette.background"
 
 
 @pytest.mark.usefixtures("uninstrumented")
