@@ -51,3 +51,15 @@ def logging_is_given_back() -> Iterator[None]:
     for logs in left:
         logs.close()
     assert not left, "an Observability was started and not closed"
+
+
+@pytest.fixture(autouse=True)
+def environment_is_given_back() -> Iterator[None]:
+    """See that a test leaves the environment as it was: the processes of others would be set up by it."""
+    before = _environment()
+    yield
+    assert _environment() == before, "an environment variable was not set with monkeypatch"
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}

@@ -1,7 +1,6 @@
 """A real Prometheus scrapes the example service every second: both see the same trouble, and the same numbers."""
 
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -43,9 +42,9 @@ def service(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def watching(tmp_path: Path, service: str) -> Iterator[str]:
+def watching(tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run Prometheus with the service's own rules; yield its address."""
-    os.environ.setdefault("SAGE_OBS_LOGGING__OUTPUT", str(tmp_path / "unused"))
+    monkeypatch.setenv("SAGE_OBS_LOGGING__OUTPUT", str(tmp_path / "unused"))
     rules = [rule.prometheus() for rule in create_app().state.sage_fastapi_obs.status.alerts.rules]
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "shop", "rules": rules}]}))
     subprocess.run([need("promtool"), "check", "rules", tmp_path / "rules.yml"], check=True, capture_output=True)
