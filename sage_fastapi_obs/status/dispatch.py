@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import wait
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.request.recorder import Faults
@@ -19,6 +20,8 @@ TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 MOST_WAITING = 32
 """Notifications that wait for one callback; the oldest goes when there are more."""
+LOOK_SECONDS = 0.5
+"""How often a call looks whether the event loop is still there."""
 MOST_STUCK = 2
 """Calls of one callback that never came back, above which it is not called again."""
 
@@ -184,9 +187,17 @@ class _Call:
         async def finish() -> None:
             await returned
 
-        if self._loop is None or not self._loop.is_running():
-            asyncio.run(finish())
+        loop, finishing = self._loop, finish()
+        if loop is None or not loop.is_running():
+            asyncio.run(finishing)
             return
-        future = asyncio.run_coroutine_threadsafe(finish(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(finishing, loop)
         self._cancel = future.cancel
+        while not wait([future], LOOK_SECONDS).done:
+            if loop.is_closed():
+                # Nobody will go on with what came as the loop was about to end.
+                finishing.close()
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                raise RuntimeError("the event loop has ended")
         future.result()

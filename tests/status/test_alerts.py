@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from receivers import until
 from worlds import World
 
 from sage_fastapi_obs import Settings, SettingsError
@@ -367,6 +368,40 @@ def test_async_callbacks_get_a_loop_where_there_is_none():
     dispatching(world, tells, timeout_seconds=10)
     play(world, [0.9])
     assert told == ["firing"]
+
+
+def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same():
+    """Handed over as the loop stops, it would never begin there: it gets a loop of its own, and nothing hangs."""
+    world, told = quiet(), []
+    handed_over = threading.Event()
+
+    async def tells(notice: dict[str, Any]) -> None:
+        told.append(notice["state"])
+
+    async def stops_before_anything_else() -> None:
+        handed_over.wait(10)
+        asyncio.get_running_loop().stop()
+
+    class Ending(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            handle = super().call_soon_threadsafe(*args, **kwargs)
+            handed_over.set()
+            return handle
+
+    loop = Ending()
+    loop.create_task(stops_before_anything_else())
+    ending = threading.Thread(target=lambda: (loop.run_forever(), loop.close()))
+    ending.start()
+    assert until(loop.is_running)
+    world.status.dispatch.loop = loop
+    dispatching(world, tells, timeout_seconds=10)
+    world.tick()
+    world.load.set(0.9)
+    world.status.evaluate()
+    assert world.status.dispatch.settle(10)
+    ending.join()
+    assert told == ["firing"]
+    assert world.status.dispatch.counts["sent"] == 1
 
 
 def test_closing_waits_a_moment_and_drops_the_rest():
