@@ -18,8 +18,6 @@ SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _tails = Ready(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
 """Random parts of ids."""
-
-
 _head = (0, "")
 """A millisecond, and how the ids made in it begin; one value, because threads read and replace it."""
 
