@@ -184,10 +184,8 @@ class _Call:
             self.error = self.error or error
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
-        async def finish() -> None:
-            await returned
-
-        loop, finishing = self._loop, finish()
+        # A coroutine is handed over as it is: within another, it would never begin where that one is cancelled first.
+        loop, finishing = self._loop, returned if inspect.iscoroutine(returned) else _finish(returned)
         if loop is None or not loop.is_running():
             asyncio.run(finishing)
             return
@@ -197,7 +195,9 @@ class _Call:
             if loop.is_closed():
                 # Nobody will go on with what came as the loop was about to end.
                 finishing.close()
-                if inspect.iscoroutine(returned):
-                    returned.close()
                 raise RuntimeError("the event loop has ended")
         future.result()
+
+
+async def _finish(returned: Awaitable[object]) -> None:
+    await returned

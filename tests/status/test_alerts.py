@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import threading
 import time
 from typing import Any
@@ -370,16 +371,19 @@ def test_async_callbacks_get_a_loop_where_there_is_none():
     assert told == ["firing"]
 
 
-def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same():
-    """Handed over as the loop stops, it would never begin there: it gets a loop of its own, and nothing hangs."""
+@pytest.mark.parametrize("steps", [0, 1], ids=["not yet taken", "taken and not yet begun"])
+def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(steps: int):
+    """Handed over as the loop ends, it never begins there: it gets a loop of its own, nothing hangs and nothing is left."""
     world, told = quiet(), []
     handed_over = threading.Event()
 
     async def tells(notice: dict[str, Any]) -> None:
         told.append(notice["state"])
 
-    async def stops_before_anything_else() -> None:
+    async def stops() -> None:
         handed_over.wait(10)
+        for _ in range(steps):
+            await asyncio.sleep(0)
         asyncio.get_running_loop().stop()
 
     class Ending(asyncio.SelectorEventLoop):
@@ -388,9 +392,19 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same():
             handed_over.set()
             return handle
 
+    def run() -> None:
+        loop.create_task(stops())
+        loop.run_forever()
+        # As asyncio.run does: what has been taken is cancelled.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.close()
+
     loop = Ending()
-    loop.create_task(stops_before_anything_else())
-    ending = threading.Thread(target=lambda: (loop.run_forever(), loop.close()))
+    ending = threading.Thread(target=run)
     ending.start()
     assert until(loop.is_running)
     world.status.dispatch.loop = loop
@@ -402,6 +416,7 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same():
     ending.join()
     assert told == ["firing"]
     assert world.status.dispatch.counts["sent"] == 1
+    gc.collect()
 
 
 def test_closing_waits_a_moment_and_drops_the_rest():
