@@ -6,7 +6,6 @@ Plain routes rather than FastAPI's own, so that they work in any Starlette app a
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -118,7 +117,7 @@ class Shared:
         """Answer with a model; `key` says what was asked for."""
         if self._turns.waiting >= MOST_WAITING:
             return problem("too many are waiting", 503, {"Retry-After": "5"})
-        body = await self._turns.run(partial(self._body, key, make))
+        body = await self._turns.run(lambda _: self._body(key, make))
         return Response(body, headers={**UNCACHED, "Content-Type": "application/json"})
 
     def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.endpoints.encoder import Encode
 from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
-from sage_fastapi_obs.endpoints.turns import Turns
+from sage_fastapi_obs.endpoints.turns import Pace, Turns
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.signals.catalog import SCRAPE_METRICS, build
@@ -31,8 +31,6 @@ MOST_FORMATS = 2
 """How many formats are remembered: that of Prometheus, and that of a person."""
 MOST_QUERY_BYTES = 16_384
 MOST_WAITING = 32
-WORK_SECONDS = 0.001
-REST_SECONDS = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Scrape:
             headers["Content-Encoding"] = "gzip"
         return _InPieces(page.pieces, headers)
 
-    def _page(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float) -> _Page:
+    def _page(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float, pace: Pace) -> _Page:
         encode, content_type = _format(accept)
         key = (content_type, names, zipped)
         # Another loop may be scraping, too: that of the metrics port.
@@ -87,9 +85,9 @@ class Scrape:
                 # Begun while we waited for our turn: it tells all that ours would.
                 return last
             begun_at = time.monotonic()
-            pieces = list(self._exposition(encode, content_type, names).pieces(_Pace()))
+            pieces = list(self._exposition(encode, content_type, names).pieces(pace))
             size = sum(map(len, pieces))
-            page = _Page(list(_gzipped(pieces)) if zipped else pieces, content_type, begun_at)
+            page = _Page(list(_gzipped(pieces, pace)) if zipped else pieces, content_type, begun_at)
             # One remembered page: scrapers that wait ask for the same, and memory stays bounded.
             self._last = {key: page}
             self._measure(time.monotonic() - begun_at, size)
@@ -117,18 +115,6 @@ def parts(settings: MetricsSettings) -> dict[str, str]:
     return {f"{settings.path}/{part}": start for part, start in views.items()}
 
 
-class _Pace:
-    """Rests after each millisecond of work: a thread that does not lets the event loop in only every five."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + WORK_SECONDS
-
-    def __call__(self) -> None:
-        if time.perf_counter() >= self._until:
-            time.sleep(REST_SECONDS)
-            self._until = time.perf_counter() + WORK_SECONDS
-
-
 class _InPieces(Response):
     """A response that lets others in between the pieces of its body."""
 
@@ -154,8 +140,8 @@ def _format(accept: str) -> tuple[Encode, str]:
         return choose_encoder("")
 
 
-def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _gzipped(pieces: Iterable[bytes], pace: Pace) -> Iterator[bytes]:
     gzip = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     for piece in pieces:
-        yield gzip.compress(piece)
+        yield pace.rest(partial(gzip.compress, piece))
     yield gzip.flush()

@@ -1,18 +1,61 @@
-"""Work in a thread, one piece at a time: those who wait for their turn hold none of the application's threads."""
+"""Work in a thread, one piece at a time, beside an event loop that goes on: neither keeps the interpreter from the other."""
 
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from anyio.lowlevel import RunVar
 
-__all__ = ["Turns"]
+__all__ = ["Pace", "Turns"]
 
 T = TypeVar("T")
+WORK_SECONDS = 0.001
+REST_SECONDS = 0.0001
+LEND_EVERY_SECONDS = 0.001
+LEND_SECONDS = 0.002
+"""How long the event loop stands still, at most, for a portion of work."""
+MOST_BETWEEN_SECONDS = 0.064
+
+
+class Pace:
+    """Shares the interpreter between work in a thread and the event loop.
+
+    The work rests after each millisecond: a thread that does not lets the loop in only every five. And the loop lets the work
+    in, by standing still for one portion: a busy loop gives the interpreter up so often, and so briefly, that on a machine
+    with several cores a thread which waits for it hardly ever gets it.
+    """
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + WORK_SECONDS
+        self._rests = threading.Event()
+
+    def __call__(self) -> None:
+        """Rest, if it is time to."""
+        if time.perf_counter() >= self._until:
+            self.rest(partial(time.sleep, REST_SECONDS))
+
+    def rest(self, meanwhile: Callable[[], T]) -> T:
+        """Do what needs no interpreter."""
+        self._rests.set()
+        result = meanwhile()
+        self._until = time.perf_counter() + WORK_SECONDS
+        return result
+
+    async def lend(self) -> None:
+        """Let the work in now and then, for as long as this is not cancelled."""
+        wait = LEND_EVERY_SECONDS
+        while True:
+            await sleep(wait)
+            self._rests.clear()
+            # Work that waits for something else has no use for it.
+            wait = LEND_EVERY_SECONDS if self._rests.wait(LEND_SECONDS) else min(2 * wait, MOST_BETWEEN_SECONDS)
 
 
 class Turns:
-    """Lets one piece of work of each event loop into a thread."""
+    """Lets one piece of work of each event loop into a thread; those who wait for their turn hold none of the application's."""
 
     def __init__(self) -> None:
         self._limiters: RunVar[CapacityLimiter] = RunVar(f"sage_fastapi_obs.turns.{id(self)}")
@@ -22,9 +65,21 @@ class Turns:
         """How many of this loop wait for their turn."""
         return self._limiter().statistics().tasks_waiting
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Wait for a turn, and return what the work returns."""
-        return await to_thread.run_sync(work, limiter=self._limiter())
+    async def run(self, work: Callable[[Pace], T]) -> T:
+        """Wait for a turn, and return what the work returns or raise what it raises."""
+        pace = Pace()
+        async with self._limiter(), create_task_group() as group:
+            # Work in a thread is waited for in any case; it needs its share until then.
+            group.cancel_scope.shield = True
+            group.start_soon(pace.lend)
+            try:
+                return await to_thread.run_sync(work, pace, limiter=CapacityLimiter(1))
+            except Exception as error:
+                # Raised in here, it would come out within a group.
+                raised = error
+            finally:
+                group.cancel_scope.cancel()
+        raise raised
 
     def _limiter(self) -> CapacityLimiter:
         try:

@@ -7,7 +7,7 @@ not timed.
 
 import sys
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, starmap
@@ -133,10 +133,12 @@ class Requests(Collector):
         """Yield all families, each with what a scrape may remember of it."""
         with self.lock:
             labels, kept = [*self._series], [*self._series.values()]
-        # Added up one by one, so that no request waits for all of them.
-        totals = [self._added_up(series) for series in kept]
-        sizes = _by_route(zip(labels, totals, strict=True))
-        yield _family(self._total), map(self._counted, labels, totals)
+        totals: list[Totals] = []
+        sizes: dict[tuple[str, str], list[Totals]] = {}
+        counted = self._each_counted(labels, kept, totals, sizes)
+        yield _family(self._total), counted
+        # Whoever did not look at those wants the others all the same.
+        deque(counted, maxlen=0)
         timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
         yield _family(self._duration), starmap(self._timed, timed)
         yield _family(self._in_flight), self._flying()
@@ -210,6 +212,20 @@ class Requests(Collector):
         totals.durations[bucket] += 1
         if seen is not None:
             totals.exemplars[bucket] = (seen, seconds)
+
+    def _each_counted(
+        self,
+        labels: Sequence[tuple[str, str, str]],
+        series: Sequence[RequestSeries],
+        totals: list[Totals],
+        sizes: dict[tuple[str, str], list[Totals]],
+    ) -> Iterator[StampedChild]:
+        """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
+        for own, each in zip(labels, series, strict=True):
+            total = self._added_up(each)
+            totals.append(total)
+            sizes.setdefault(own[:2], []).append(total)
+            yield self._counted(own, total)
 
     def _counted(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
         count = totals.requests

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import threading
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,6 @@ from starlette.requests import Request
 from support import client, drive, http_scope
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.endpoints import scrape as module
 from sage_fastapi_obs.endpoints.scrape import MOST_FORMATS, MOST_WAITING, Scrape
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.signals.stamped import StampedFamily
@@ -98,22 +96,6 @@ async def test_others_come_in_between_the_pieces() -> None:
     task.cancel()
     assert len(seen) >= 4
     assert all(before < after for before, after in pairwise(seen[1:]))
-
-
-def test_work_is_cut_into_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever its time is up, the thread rests, and then has time again."""
-    rests: list[float] = []
-    now = [0.0]
-    monkeypatch.setattr(time, "sleep", rests.append)
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    pause = module._Pace()
-    counted = []
-    for at in (0.0, 0.0009, 0.0011, 0.0012, 0.0022, 0.0023):
-        now[0] = at
-        pause()
-        counted.append(len(rests))
-    assert counted == [0, 0, 1, 1, 2, 2]
-    assert set(rests) == {module.REST_SECONDS}
 
 
 async def test_a_page_tells_what_was_counted_before_it_was_asked_for(watch: Any) -> None:

@@ -30,11 +30,19 @@ def test_a_page_is_of_one_moment():
     """What is added up while a page is being written is on the next one."""
     requests, series = built()
     page = requests.stamped()
-    first = next(page)
+    family, children = next(page)
+    first = family, [*children]
     series.pending.append((1_000, 0, 10, None))
     requests.add_up(series)
     assert counts([first, *page]) == {1}
     assert counts(requests.stamped()) == {2}
+
+
+def test_a_family_needs_no_other_to_be_looked_at():
+    """The sizes are those of the page, also for whoever leaves its first families out."""
+    requests, _ = built()
+    *_, last = requests.stamped()
+    assert counts([last]) == {1}
 
 
 def test_a_request_that_ends_while_others_are_added_up_is_not_lost():
