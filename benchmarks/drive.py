@@ -37,9 +37,13 @@ def app_maker(routes: int) -> MakeApp:
         # After the one that is asked for, these cost it nothing.
         app.add_api_route("/status/{code}", _status, methods=["GET"])
         app.add_api_route("/chunks/{count}", _chunks, methods=["GET"])
+        app.add_api_route("/walk/{kibibytes}", _walk, methods=["GET"])
         return app
 
     return make
+
+
+_MEMORY = bytes(range(256)) * 4096
 
 
 async def _item(item: int) -> dict[str, int]:
@@ -48,6 +52,11 @@ async def _item(item: int) -> dict[str, int]:
 
 async def _status(code: int) -> Response:
     return Response(status_code=code)
+
+
+async def _walk(kibibytes: int) -> dict[str, int]:
+    """Read so much memory, up to 1 MiB, which puts everything else out of the caches as trying many routes does."""
+    return {"found": _MEMORY.count(b"nowhere", 0, kibibytes * 1024)}
 
 
 async def _chunks(count: int) -> StreamingResponse:

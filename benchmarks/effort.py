@@ -23,6 +23,7 @@ class Effort:
     scaling: Turns = Turns(rounds=3, passes=3, pairs=3)
     scaling_requests: int = 256
     routes: tuple[int, ...] = (1, 30, 200, 500)
+    walked_kibibytes: tuple[int, ...] = (0, 256, 1_024)
     chunks: tuple[int, ...] = (1, 100, 1_000, 10_000)
     values: tuple[int, ...] = (1, 100, 200)
     compared: tuple[str, ...] = ("ours-100", "structlog", "instrumentator", "starlette-exporter", "otel-fastapi", "usual-100")
@@ -42,6 +43,7 @@ SHORT = Effort(
     scaling=Turns(rounds=1, passes=1, pairs=2),
     scaling_requests=32,
     routes=(1, 30),
+    walked_kibibytes=(0, 64),
     chunks=(1, 100),
     values=(1, 30),
     compared=("ours-100", "structlog"),

@@ -135,6 +135,7 @@ def _scaling(scaling: Results) -> str:
     return "\n".join(
         (
             grown("routes", "routes, the last one asked for"),
+            grown("cold", "KiB that the endpoint of one route reads"),
             grown("chunks", "chunks of the body"),
             f"A chunk costs {scaling['per_chunk_us']:.2f} µs above the wrapper that only passes it through.\n",
             grown("values", "values of a label"),

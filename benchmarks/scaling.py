@@ -1,4 +1,4 @@
-"""How the cost of a request grows with routes, with chunks of the body, and with values of labels."""
+"""How the cost of a request grows: with routes, with memory that the app reads, with chunks of the body, with label values."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,19 @@ FIRST_STATUS = 200
 
 
 def measure(effort: Effort) -> dict[str, Any]:
-    """Measure what a request gains, in microseconds, for each number of routes, chunks and values."""
+    """Measure what a request gains, in microseconds, for each number of routes, KiB walked, chunks and values."""
     compared = [name for name in effort.compared if installed(VARIANTS[name])]
     kinds = {
         "routes": {
             f"{name} {count}": Job(name, routes=count, requests=_enough(name, count, effort))
             for name in compared
             for count in effort.routes
+        },
+        "cold": {
+            f"{name} {size}": Job(name, routes=1, paths=(f"/walk/{size}",), requests=effort.scaling_requests)
+            for name in compared
+            if name in CLOSELY
+            for size in effort.walked_kibibytes
         },
         "chunks": {f"{name} {count}": _streaming(name, count, effort) for name in STREAMED for count in effort.chunks},
         "values": {

@@ -49,9 +49,9 @@ def _scrape(figure: Callable[[Results], float], *series: int) -> Callable[[Resul
     return lambda results: max(figure(kind[str(number)]) for kind in results["scrape"].values() for number in series)
 
 
-def _from_one_route_to_500(results: Results) -> float:
-    ours = results["scaling"]["routes"]["ours-100"]
-    return float(ours["500"] / ours["1"])
+def _at_500_routes(kind: str, count: str) -> Callable[[Results], float]:
+    """Compare the cost at 500 routes with that of a kind of growth, both within one run."""
+    return lambda results: float(results["scaling"]["routes"]["ours-100"]["500"] / results["scaling"][kind]["ours-100"][count])
 
 
 TARGETS = (
@@ -63,7 +63,8 @@ TARGETS = (
     Target("id and log line, of structlog's line", 1.0, _cost("ours-log", "to_peer")),
     Target("id and metrics, of the instrumentator", 0.5, _cost("ours-metrics", "to_peer")),
     Target("id and span, of FastAPI's own span", 1.0, _cost("ours-span", "to_peer")),
-    Target("500 routes, of 1 route", 1.1, _from_one_route_to_500),
+    Target("500 routes, of 1 route", 1.1, _at_500_routes("routes", "1")),
+    Target("500 routes, of 1 route whose endpoint reads 1 MiB", 1.1, _at_500_routes("cold", "1024")),
     Target("a chunk, above a pass-through wrapper", 0.3, lambda results: results["scaling"]["per_chunk_us"], unit="µs"),
     Target("scrape, 1 % changed, of generate_latest", 0.2, _scrape(lambda one: one["ratio"], 10_000, 100_000)),
     Target("longest stall, 10,000 series", 5.0, _scrape(lambda one: one[STALLED]["ours"], 10_000), unit="ms"),

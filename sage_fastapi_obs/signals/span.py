@@ -6,7 +6,7 @@ would change nothing about them; from the first other one on, it is an ordinary 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from random import Random
 from threading import Lock
@@ -15,8 +15,9 @@ from typing import Any, Self, TypeVar
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Tracer as SdkTracer
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
@@ -33,7 +34,7 @@ from opentelemetry.trace import (
 
 from sage_fastapi_obs.signals.ready import Ready
 
-__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds", "Unsampled"]
+__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds", "Processors", "Unsampled"]
 
 _OF_THE_TRACER = frozenset(
     {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
@@ -78,6 +79,8 @@ class LeanSpan(SdkSpan):
     Made by `LeanSpans`, whose subclass for a tracer carries everything that is the same for all its spans.
     """
 
+    _told: "Processors | _Whole"
+
     def begin(
         self, name: str, context: SpanContext, parent: SpanContext | None, started_ns: int, attributes: dict[str, Any]
     ) -> None:
@@ -106,9 +109,11 @@ class LeanSpan(SdkSpan):
             self._attributes.update(attributes)
             self._end_time = ended_ns
         # An ended span takes no more writes, so that it may be handed on as it is.
-        processor = self._span_processor
-        processor._on_ending(self)  # noqa: SLF001 - as the SDK's span does
-        processor.on_end(self)
+        told = self._told
+        for on_ending in told.ending:
+            on_ending(self)
+        for on_end in told.ended:
+            on_end(self)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
@@ -176,7 +181,8 @@ class LeanSpans:
         """Build for a tracer that is supported; see `of`."""
         self._tracer = tracer
         self._kind = kind
-        self._processor = tracer.span_processor
+        processor = tracer.span_processor
+        self._told = processor if isinstance(processor, Processors) else _Whole(processor)
         self._root_bound = root_bound
         self._new_trace_id = tracer.id_generator.generate_trace_id
         self._new_span_id = tracer.id_generator.generate_span_id
@@ -187,6 +193,7 @@ class LeanSpans:
             "_instrumentation_scope": tracer._instrumentation_scope,  # noqa: SLF001 - read once, here
             "_instrumentation_info": tracer.instrumentation_info,
             "_limits": tracer._span_limits,  # noqa: SLF001 - read once, here
+            "_told": self._told,
         }
         shared = {name: _kept(value) for name, value in vars(_pattern_span()).items() if name not in _OF_THE_SPAN}
         lean = {"_kind": kind, "_events": _NOTHING, "_links": _NOTHING}
@@ -241,7 +248,8 @@ class LeanSpans:
             return NonRecordingSpan(context), context
         span = _allocate(self._span)
         span.begin(name, context, parent, started_ns, describe(described))
-        self._processor.on_start(span, parent_context)
+        for on_start in self._told.starting:
+            on_start(span, parent_context)
         return span, context
 
     def start_root(
@@ -258,7 +266,8 @@ class LeanSpans:
         context = _new_context(SpanContext, (*numbers, False, self._flags[True], _NO_STATE, True))
         span = _allocate(self._span)
         span.begin(name, context, None, started_ns, describe(described))
-        self._processor.on_start(span, _NO_PARENT)
+        for on_start in self._told.starting:
+            on_start(span, _NO_PARENT)
         return span, trace_id, span_id, True
 
     def _start_asking(
@@ -289,8 +298,51 @@ class LeanSpans:
         span.begin(name, context, parent, started_ns, dict(result.attributes or {}))
         if links:
             span._links = span._new_links(links)  # noqa: SLF001 - completes what the constructor was given
-        tracer.span_processor.on_start(span, parent_context)
+        for on_start in self._told.starting:
+            on_start(span, parent_context)
         return span, context
+
+
+_IDLE = frozenset(
+    {
+        *(kind.on_start for kind in (SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)),
+        *(kind._on_ending for kind in (SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)),  # noqa: SLF001 - the SDK's own name
+    }
+)
+"""Methods that do nothing."""
+
+
+class Processors(SynchronousMultiSpanProcessor):
+    """The processors of a provider, and what of them is called at each moment of a lean span; most only want it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._adding = Lock()
+        self.starting: tuple[Callable[..., None], ...] = ()
+        self.ending: tuple[Callable[..., None], ...] = ()
+        self.ended: tuple[Callable[..., None], ...] = ()
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Tell one more, after the others."""
+        with self._adding:
+            super().add_span_processor(span_processor)
+            told = self._span_processors
+            self.starting = _acting(one.on_start for one in told)
+            self.ending = _acting(one._on_ending for one in told)  # noqa: SLF001 - as the SDK's own does
+            self.ended = tuple(one.on_end for one in told)
+
+
+def _acting(methods: Iterable[Callable[..., None]]) -> tuple[Callable[..., None], ...]:
+    return tuple(method for method in methods if getattr(method, "__func__", None) not in _IDLE)
+
+
+class _Whole:
+    """The processor of somebody else's provider, which is always told."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self.starting = (processor.on_start,)
+        self.ending = (processor._on_ending,)  # noqa: SLF001 - as the SDK's span does
+        self.ended = (processor.on_end,)
 
 
 class OwnRandomIds(RandomIdGenerator):

@@ -26,7 +26,7 @@ from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
 from sage_fastapi_obs.signals.current import SPAN, attach, detach, get_current
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
-from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Unsampled
+from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled
 
 __all__ = ["Tracing"]
 
@@ -267,7 +267,13 @@ class Tracing(Recorder):
     def _build_provider(self) -> TracerProvider:
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
         resource = resource_of(self._service)
-        provider = TracerProvider(sampler=sampler, resource=resource, id_generator=OwnRandomIds(), shutdown_on_exit=False)
+        provider = TracerProvider(
+            sampler=sampler,
+            resource=resource,
+            shutdown_on_exit=False,
+            active_span_processor=Processors(),
+            id_generator=OwnRandomIds(),
+        )
         if self._settings.exporter == "console":
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
         elif self._exporter is not None:

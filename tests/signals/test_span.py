@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import (
@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.signals.span import MOST_ATTRIBUTES, LeanSpan, LeanSpans
+from sage_fastapi_obs.signals.span import MOST_ATTRIBUTES, LeanSpan, LeanSpans, Processors
 
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
 AT_THE_END = {"http.route": "/items/{item}", "http.response.status_code": 200}
@@ -69,9 +69,16 @@ class Both:
     ) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
-        for exporter in self.exporters:
+        for exporter, processors in zip(self.exporters, (SynchronousMultiSpanProcessor(), Processors()), strict=True):
             resource, ids = Resource({"service.name": "x"}), Counted()
-            provider = TracerProvider(sampler, resource, id_generator=ids, span_limits=limits, shutdown_on_exit=False)
+            provider = TracerProvider(
+                sampler,
+                resource,
+                shutdown_on_exit=False,
+                active_span_processor=processors,
+                id_generator=ids,
+                span_limits=limits,
+            )
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
@@ -233,20 +240,45 @@ def test_an_ended_span_takes_no_more():
     assert not spans[1].is_recording()
 
 
-def test_processors_see_the_start():
-    """A processor may write at the start, as baggage processors do."""
+@pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, Processors])
+@pytest.mark.parametrize("root", [False, True])
+def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSpanProcessor], root: bool):
+    """In their order, also those that come late; one may write at the start, as baggage processors do."""
+    told: list[Any] = []
 
     class Marks(SpanProcessor):
         def on_start(self, span, parent_context=None):
             span.set_attribute("marked", True)
+            told.append("start")
 
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(Marks())
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    span = LeanSpans(provider.get_tracer("x"), root_bound=None).start("GET", None, (), 1, dict, {})[0]
+        def _on_ending(self, span):
+            told.append("ending")
+
+        def on_end(self, span):
+            told.append("end")
+
+    exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
+    patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
+    provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
+    spans = LeanSpans(provider.get_tracer("x"), root_bound=1 << 64)
+    for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
+        provider.add_span_processor(processor)
+    span = spans.start_root("GET", 1, dict, {})[0] if root else spans.start("GET", None, (), 1, dict, {})[0]
     span.finish("GET", "GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
+    assert told == ["start", "patched", "ending", "end"]
+    provider.get_tracer("x").start_span("ordinary").end()
+    assert told[4:] == told[:4]
+    assert len(exporter.get_finished_spans()) == 2
+
+
+def test_processors_that_do_nothing_at_a_moment_are_not_called():
+    """The SDK's own only want a span ended."""
+    processors = Processors()
+    for processor in (BatchSpanProcessor(InMemorySpanExporter()), SimpleSpanProcessor(InMemorySpanExporter())):
+        processors.add_span_processor(processor)
+    assert (processors.starting, processors.ending, len(processors.ended)) == ((), (), 2)
+    processors.shutdown()
 
 
 @pytest.mark.parametrize(
