@@ -31,6 +31,7 @@ class Pace:
     def __init__(self) -> None:
         self._until = time.perf_counter() + WORK_SECONDS
         self._rests = threading.Event()
+        self._is_over = False
 
     def __call__(self) -> None:
         """Rest, if it is time to."""
@@ -44,12 +45,19 @@ class Pace:
         self._until = time.perf_counter() + WORK_SECONDS
         return result
 
+    def end(self) -> None:
+        """Say that there is no more work."""
+        self._is_over = True
+        self._rests.set()
+
     async def lend(self) -> None:
-        """Let the work in now and then, for as long as this is not cancelled."""
+        """Let the work in now and then, until it is over or this is cancelled."""
         wait = LEND_EVERY_SECONDS
         while True:
             await sleep(wait)
             self._rests.clear()
+            if self._is_over:
+                return
             # Work that waits for something else has no use for it.
             wait = LEND_EVERY_SECONDS if self._rests.wait(LEND_SECONDS) else min(2 * wait, MOST_BETWEEN_SECONDS)
 
@@ -68,12 +76,19 @@ class Turns:
     async def run(self, work: Callable[[Pace], T]) -> T:
         """Wait for a turn, and return what the work returns or raise what it raises."""
         pace = Pace()
+
+        def paced() -> T:
+            try:
+                return work(pace)
+            finally:
+                pace.end()
+
         async with self._limiter(), create_task_group() as group:
             # Work in a thread is waited for in any case; it needs its share until then.
             group.cancel_scope.shield = True
             group.start_soon(pace.lend)
             try:
-                return await to_thread.run_sync(work, pace, limiter=CapacityLimiter(1))
+                return await to_thread.run_sync(paced, limiter=CapacityLimiter(1))
             except Exception as error:
                 # Raised in here, it would come out within a group.
                 raised = error

@@ -71,11 +71,22 @@ async def test_the_loop_stands_still_ever_more_seldom_for_work_that_waits_for_so
     lending.cancel()
 
 
+async def test_the_loop_does_not_stand_still_for_work_that_is_over():
+    """The last portion ends without a rest."""
+    pace = Pace()
+    lending = asyncio.create_task(pace.lend())
+    pace._rests.wait = lambda _: pytest.fail("stood still")  # type: ignore[method-assign]
+    pace.end()
+    await asyncio.wait_for(lending, 10)
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_what_the_work_raises_comes_out_as_it_is(backend: str):
-    """Not within a group, which nobody would catch."""
+    """Not within a group, which nobody would catch; and the work is over."""
+    paces: list[Pace] = []
 
-    def fails(_: Pace) -> None:
+    def fails(pace: Pace) -> None:
+        paces.append(pace)
         raise OSError("no disk")
 
     async def run() -> None:
@@ -83,6 +94,7 @@ def test_what_the_work_raises_comes_out_as_it_is(backend: str):
             await Turns().run(fails)
 
     anyio.run(run, backend=backend)
+    assert paces[0]._is_over
 
 
 async def test_work_that_nobody_waits_for_any_more_keeps_its_share():
