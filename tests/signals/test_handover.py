@@ -691,7 +691,9 @@ configure_logging()
 def fail():
     with CorrelationContext("job"):
         raise LookupError("thread")
-threading.Thread(target=fail).start()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
 class Cycle:
     def __init__(self): self.me = self
     def __del__(self): raise LookupError("cycle")

@@ -59,6 +59,10 @@ class Gather:
     def flush(self) -> None:
         """Write what has gathered."""
         with self._lock:
+            if self._closing.is_set():
+                # What came after the end is nobody's, also where the next life has begun to open the file.
+                self._lines.clear()
+                return
             # As many as there are now; more may be appended meanwhile.
             taken = self._lines[:]
             del self._lines[: len(taken)]
@@ -82,9 +86,10 @@ class Gather:
 
     def close(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and close the stream or file."""
-        self._closing.set()
+        with self._lock:
+            self.flush()
+            self._closing.set()
         self._some.set()
-        self.flush()
         self._near.close(seconds)
 
     def _wake(self) -> None:

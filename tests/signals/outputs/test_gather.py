@@ -96,6 +96,20 @@ def test_a_second_life_is_like_the_first(tmp_path):
     assert gathered.written == [1, 3]
 
 
+def test_a_thread_that_comes_late_writes_nothing_into_the_next_life(tmp_path):
+    """It looks at the lines between the opening of the file and the first line."""
+    gathered = Gathered(tmp_path / "lines")
+    gathered.write(1)
+    gathered.gather.close(1)
+    gathered.write(2)
+    gathered.gather._near.open()
+    gathered.gather.flush()
+    gathered.gather.open()
+    gathered.write(3)
+    gathered.gather.close(1)
+    assert gathered.written == [1, 3]
+
+
 def test_many_lines_and_long_ones_do_not_wait(tmp_path):
     """What gathers is bounded, in lines and in bytes."""
     gathered = Gathered(tmp_path / "lines")
