@@ -134,11 +134,11 @@ class Requests(Collector):
         with self.lock:
             labels, kept = [*self._series], [*self._series.values()]
         totals: list[Totals] = []
-        sizes: dict[tuple[str, str], list[Totals]] = {}
-        counted = self._each_counted(labels, kept, totals, sizes)
+        counted = self._each_counted(labels, kept, totals)
         yield _family(self._total), counted
         # Whoever did not look at those wants the others all the same.
         deque(counted, maxlen=0)
+        sizes = _by_route(zip(labels, totals, strict=True))
         timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
         yield _family(self._duration), starmap(self._timed, timed)
         yield _family(self._in_flight), self._flying()
@@ -214,18 +214,12 @@ class Requests(Collector):
             totals.exemplars[bucket] = (seen, seconds)
 
     def _each_counted(
-        self,
-        labels: Sequence[tuple[str, str, str]],
-        series: Sequence[RequestSeries],
-        totals: list[Totals],
-        sizes: dict[tuple[str, str], list[Totals]],
+        self, labels: Sequence[tuple[str, str, str]], series: Sequence[RequestSeries], totals: list[Totals]
     ) -> Iterator[StampedChild]:
         """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
         for own, each in zip(labels, series, strict=True):
-            total = self._added_up(each)
-            totals.append(total)
-            sizes.setdefault(own[:2], []).append(total)
-            yield self._counted(own, total)
+            totals.append(self._added_up(each))
+            yield self._counted(own, totals[-1])
 
     def _counted(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
         count = totals.requests

@@ -241,8 +241,8 @@ def test_an_ended_span_takes_no_more():
 
 
 @pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, Processors])
-@pytest.mark.parametrize("root", [False, True])
-def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSpanProcessor], root: bool):
+@pytest.mark.parametrize("how", ["root", "known sampler", "asked sampler"])
+def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSpanProcessor], how: str):
     """In their order, also those that come late; one may write at the start, as baggage processors do."""
     told: list[Any] = []
 
@@ -260,10 +260,10 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
     exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
     patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
     provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
-    spans = LeanSpans(provider.get_tracer("x"), root_bound=1 << 64)
+    spans = LeanSpans(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
     for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
         provider.add_span_processor(processor)
-    span = spans.start_root("GET", 1, dict, {})[0] if root else spans.start("GET", None, (), 1, dict, {})[0]
+    span = spans.start_root("GET", 1, dict, {})[0] if how == "root" else spans.start("GET", None, (), 1, dict, {})[0]
     span.finish("GET", "GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
     assert told == ["start", "patched", "ending", "end"]
