@@ -3,10 +3,11 @@
 Plain routes rather than FastAPI's own, so that they work in any Starlette app and stay out of the application's OpenAPI.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
@@ -16,15 +17,19 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.turns import Turns
 
-__all__ = ["UNCACHED", "Answer", "Page", "Problem", "Query", "Shared", "openapi_of", "problem"]
+__all__ = ["MOST_QUERY_BYTES", "UNCACHED", "Answer", "Guard", "Page", "Problem", "Query", "Shared", "openapi_of", "problem"]
 
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 1.0
 MOST_REMEMBERED = 32
 MOST_WAITING = 64
+MOST_QUERY_BYTES = 16_384
+MOST_PARAMETERS = 64
 
 Answer: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 """Answers a page's valid parameters."""
+Guard: TypeAlias = Callable[[Request], Response | None]
+"""Returns the answer to a request that may not see a page, or None."""
 
 
 class Query(BaseModel):
@@ -39,6 +44,10 @@ class Problem(BaseModel):
     detail: str
 
 
+def _open(_: Request) -> None:
+    """Let everyone see a page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page: where it is, what it takes, what it answers."""
@@ -49,6 +58,8 @@ class Page:
     answer: Answer
     model: type[BaseModel]
     query: type[Query] = Query
+    guard: Guard = _open
+    """Asked first, so that those who may not see a page learn nothing of its parameters, and cannot make it work."""
     problems: Mapping[int, str] = field(default_factory=dict)
     """Statuses that it may answer with a `Problem`, and why."""
     also: Mapping[int, str] = field(default_factory=dict)
@@ -58,18 +69,26 @@ class Page:
         """Build the route."""
 
         async def endpoint(request: Request) -> Response:
+            refusal = self.guard(request)
+            if refusal is not None:
+                return refusal
+            given: bytes = request.scope.get("query_string", b"")
+            if len(given) > MOST_QUERY_BYTES:
+                return problem(f"the query is longer than {MOST_QUERY_BYTES} bytes", 414)
             try:
-                query = self._asked(request)
+                query = self._asked(given.decode("latin-1"))
             except ValueError as error:
                 return problem(str(error), 422)
             return await self.answer(query, request)
 
         return Route(self.path, endpoint, name=self.name)
 
-    def _asked(self, request: Request) -> Query:
+    def _asked(self, text: str) -> Query:
         """Read the parameters; raises ValueError with all that is wrong with them."""
-        given = request.query_params.multi_items()
-        if repeated := {name for name, _ in given if len(request.query_params.getlist(name)) > 1}:
+        if text.count("&") >= MOST_PARAMETERS:
+            raise ValueError(f"there are more than {MOST_PARAMETERS} parameters")
+        given = parse_qsl(text, keep_blank_values=True)
+        if repeated := [name for name, times in Counter(name for name, _ in given).items() if times > 1]:
             raise ValueError(f"{min(repeated)[:40]!r} is given more than once")
         try:
             return self.query.model_validate(dict(given))
@@ -92,7 +111,7 @@ class Page:
             for name, one in schema.get("properties", {}).items()
         ]
         answers = {200: "Answered.", **self.also}
-        problems = {422: "The parameters are not valid.", **self.problems}
+        problems = {414: "The query is too long.", 422: "The parameters are not valid.", **self.problems}
         return {
             "operationId": self.name,
             "summary": self.summary,

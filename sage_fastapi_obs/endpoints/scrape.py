@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.endpoints.encoder import Encode
 from sage_fastapi_obs.endpoints.exposition import Exposition, names_beginning
+from sage_fastapi_obs.endpoints.pages import MOST_QUERY_BYTES
 from sage_fastapi_obs.endpoints.turns import Pace, Turns
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import MetricsSettings
@@ -29,7 +30,6 @@ LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "cry
 
 MOST_FORMATS = 2
 """How many formats are remembered: that of Prometheus, and that of a person."""
-MOST_QUERY_BYTES = 16_384
 MOST_WAITING = 32
 
 

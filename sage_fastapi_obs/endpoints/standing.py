@@ -1,6 +1,7 @@
 """How the service is doing, for people and programs: health, alerts, service levels, summaries."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -198,12 +199,7 @@ class Standing:
 
     def _guarded(self, page: Page) -> Page:
         """Let only those see a page who may see request data."""
-
-        async def answer(query: Query, request: Request) -> Response:
-            return self._access.refusal(request) or await page.answer(query, request)
-
-        problems = {**_REFUSED, **_BUSY}
-        return Page(page.path, page.name, page.summary, answer, page.model, page.query, problems, page.also)
+        return replace(page, guard=self._access.refusal, problems={**_REFUSED, **_BUSY})
 
     async def _live(self, _query: Query, _request: Request) -> Response:
         """Alive as long as it answers: a dependency that is down must not restart the process."""

@@ -4,6 +4,9 @@ import asyncio
 import json
 import math
 import threading
+import time
+from itertools import product
+from string import ascii_letters
 from typing import Any
 
 import httpx
@@ -255,6 +258,8 @@ async def test_only_probes_are_open(path: str, access: str):
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
+        ("alerts?" + "&".join(map(str, range(65))), "there are more than 64 parameters"),
+        ("alerts?" + "&" * 64, "there are more than 64 parameters"),
         ("summary?minutes=0", "minutes: Input should be greater than or equal to 1"),
         ("summary?minutes=10081", "minutes: Input should be less than or equal to 10080"),
         ("summary?minutes=x", "minutes: Input should be a valid integer, unable to parse string as an integer"),
@@ -272,6 +277,27 @@ async def test_parameters_that_make_no_sense(query: str, detail: str):
     async with Shop().client() as client:
         answer = await client.get(f"/monitoring/{query}")
     assert (answer.status_code, answer.json()) == (422, {"detail": detail})
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if not path.endswith(".json")])
+async def test_a_query_of_any_length_costs_nothing(path: str):
+    """Who may see a page is asked first, then how long the query is; parameters are read once, and few of them."""
+    shop = Shop(monitoring={"access": "token", "token": "a-token-of-sixteen-or-more"})
+    headers = [(b"authorization", b"Bearer a-token-of-sixteen-or-more")]
+    names = list(map("".join, product(ascii_letters, repeat=3)))
+
+    async def asked(query: str, headers: Any = ()) -> tuple[int, str]:
+        driven = await drive(shop.app, http_scope(path, query_string=query.encode(), headers=headers))
+        return driven.sent[0]["status"], driven.sent[1]["body"].decode()
+
+    begun = time.process_time()
+    for query in ("&".join(names[:30_000]), "&".join(names[:4_000]), "&" * 16_000, "a=1&" * 4_000, "x=" + "9" * 16_000):
+        status, detail = await asked(query)
+        assert status == (401 if path not in OPEN else 414 if len(query) > 16_384 else 422), detail
+        assert not path.endswith("summary") or "minutes" not in detail
+        assert (await asked(query, headers))[0] == (414 if len(query) > 16_384 else 422)
+    assert time.process_time() - begun < 2
+    assert path in OPEN or await asked("minutes=x&hours=x&strict=x") == await asked("")
 
 
 async def test_pages_are_not_kept_and_not_guessed_at():
