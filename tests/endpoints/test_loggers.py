@@ -30,7 +30,7 @@ def build(watch: Any, level: str = "info", **monitoring: Any) -> tuple[Any, Fast
 
 
 def asking(app: Any, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver", **options)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", **options)
 
 
 async def test_a_change_is_made_shown_and_given_back(watch: Any) -> None:
