@@ -1,10 +1,11 @@
 #!/usr/bin/env sh
-# The maintenance of the week: old log indices, the state of Prometheus' store and a snapshot of it, old images, the backup.
+# The maintenance of the week: old log indices, the state of Prometheus' store, a snapshot of it, old images, the backup.
 # Stops at the first error.
 #
 #   scripts/weekly-maintenance.sh [--dry-run]
 #   ELASTICSEARCH_URL= (when set: indices older than KEEP_DAYS=30)   PROMETHEUS_URL=http://localhost:9091
 #   PROMETHEUS_DATA= (when set: promtool tsdb analyze)   BACKUP_DIR= (when set: verify-backup.sh)   PRUNE=no (yes: docker or crictl)
+#   SNAPSHOT=no (yes: of a Prometheus with --web.enable-admin-api, which is for one that no browser reaches)
 set -eu
 
 prometheus=${PROMETHEUS_URL:-http://localhost:9091}
@@ -15,7 +16,7 @@ case "${1:-}" in
 "") ;;
 --dry-run) dry_run=yes ;;
 *)
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -50,8 +51,12 @@ if [ -n "${PROMETHEUS_DATA:-}" ]; then
     run promtool tsdb analyze --limit=10 "$PROMETHEUS_DATA"
 fi
 # Prometheus compacts by itself, all the time; what a person does is a snapshot, which is a consistent copy.
-run curl --fail --silent --show-error --max-time 300 -X POST "$prometheus/api/v1/admin/tsdb/snapshot"
-echo
+if [ "${SNAPSHOT:-no}" = yes ]; then
+    run curl --fail --silent --show-error --max-time 300 -X POST "$prometheus/api/v1/admin/tsdb/snapshot"
+    echo
+else
+    echo "  SNAPSHOT is not yes: none"
+fi
 
 echo "== images that nothing has used for a week"
 if [ "${PRUNE:-no}" = yes ]; then

@@ -153,6 +153,26 @@ def test_an_example_service_starts_with_its_settings(service: Any):
     assert f"{service.service.name}:{service.metrics.port}" in targets
 
 
+def test_what_a_web_page_could_do_to_prometheus_is_off():
+    """A form on any page can post to a port of this machine: nothing there may delete, stop or configure."""
+    command = " ".join(COMPOSED["prometheus"]["command"])
+    assert "--web.enable-" not in command
+    assert "--web.cors.origin" not in command
+
+
+def test_only_alertmanager_is_given_its_secrets():
+    """No other service sees the folder, and git does not take it up."""
+    folder = ROOT / "prometheus" / "secrets"
+    for name, service in COMPOSED.items():
+        mounted = [ROOT / source for source, _ in sources(service)]
+        assert any(folder.is_relative_to(path) or path.is_relative_to(folder) for path in mounted) == (
+            name == "alertmanager"
+        ), name
+    assert "/prometheus/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    wanted = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
+    assert "secrets/" not in str(wanted)
+
+
 async def test_paths_of_health_checks_of_ours_exist():
     """What the image asks for is answered, and its commands are modules of the example."""
     path = re.search(r"8000'\)\}(/[\w/]+)", (ROOT / "Dockerfile").read_text())
