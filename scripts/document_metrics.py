@@ -17,7 +17,9 @@ All of them are declared in `sage_fastapi_obs/signals/catalog/`; `scripts/docume
 
 Labels with values in brackets have no others: an unknown value is counted as `other`. Open labels take at most
 `metrics.max_label_values` values (routes: `metrics.max_routes`); the rest is `other`, too. Both are counted in
-`observability_label_overflow_total`. Where all values are known, series are there from the start, at 0.
+`observability_label_overflow_total`. A value has at most 128 characters: of a longer one the beginning is told, with `…` at its
+end. White space is a space, and `�` stands for what cannot be printed. Where all values are known, series are there from
+the start, at 0.
 
 Older names are shown besides the new ones where `metrics.compat_aliases` asks for them: the same samples, in the older name's
 unit and words.

@@ -20,6 +20,7 @@ from sage_fastapi_obs.signals.catalog.http import SIZE_BUCKETS
 from sage_fastapi_obs.signals.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
 from sage_fastapi_obs.signals.instruments import Instrument, Instruments
 from sage_fastapi_obs.signals.names import Meant, meant
+from sage_fastapi_obs.signals.printable import LONGEST, printable
 
 __all__ = ["Collected", "MetricType", "collect_flux_result_metric", "collect_metric", "collect_result_metric"]
 
@@ -92,7 +93,7 @@ class Collected:
             if kind is MetricType.COUNTER and not is_known and not meaning.metric.endswith("_total"):
                 meaning = Meant(f"{meaning.metric}_total", meaning.scale, meaning.labels)
             target = _Target(kind, meaning, self._instrument(name, meaning, kind, labels))
-            if len(self._targets) < MOST_METRICS:
+            if len(self._targets) < MOST_METRICS and len(name) <= LONGEST:
                 self._targets[name] = target
             return target
 
@@ -107,8 +108,11 @@ class Collected:
         elif metric.type != kind.value and not meaning.labels:
             # The metrics of operations are what they are, whatever they are collected as.
             raise ValueError(f"{name} is {meaning.metric}, a {metric.type}, and cannot be collected as a {kind.value}")
+        if len(metric.name) > LONGEST:
+            self._count(f"{printable(name)} is not collected: its name has more than {LONGEST} characters")
+            return None
         if self._instruments.get(metric.name) is None and len(self._targets) >= MOST_METRICS:
-            self._count(f"{name} is not collected: there are {MOST_METRICS} metrics already")
+            self._count(f"{printable(name)} is not collected: there are {MOST_METRICS} metrics already")
             return None
         try:
             self._instruments.add((metric,))
@@ -121,7 +125,7 @@ class Collected:
         given = {**{_label(label): str(value) for label, value in labels.items()}, **target.meant.labels}
         wanted = target.instrument.metric.labels
         if unknown := given.keys() - wanted.keys():
-            self._count(f"{name} has no labels {', '.join(sorted(unknown))}: the first value decides which it has")
+            self._count(f"{printable(name)} has no labels {', '.join(sorted(unknown))}: the first value decides which it has")
         return [given.get(label, "") for label in wanted]
 
     def _count(self, message: str) -> None:
@@ -182,7 +186,7 @@ def _component(labels: Mapping[str, str]) -> str:
 
 
 def _label(label: str) -> str:
-    flat = _INVALID.sub("_", label).lstrip("_")
+    flat = _INVALID.sub("_", label[:LONGEST]).lstrip("_")
     return _LABELS.get(flat, f"label_{flat}" if not flat or flat[0].isdigit() else flat)
 
 
@@ -191,7 +195,7 @@ def _metric(name: str, metric: str, kind: MetricType, labels: Mapping[str, str])
     unit = next((unit for unit in _UNITS if base.endswith(f"_{unit}")), "")
     buckets = _BUCKETS.get(f"_{unit}", DEFAULT_BUCKETS) if kind is MetricType.HISTOGRAM else ()
     open_labels: dict[str, tuple[str, ...]] = {_label(label): () for label in labels}
-    return Metric(metric, kind.value, f"Collected as {name}.", open_labels, unit, buckets)
+    return Metric(metric, kind.value, f"Collected as {printable(name)}.", open_labels, unit, buckets)
 
 
 def _finite(name: str, value: float | Decimal) -> float:

@@ -15,6 +15,7 @@ from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
 from sage_fastapi_obs.signals.catalog import CATALOG, Metric
 from sage_fastapi_obs.signals.catalog.metric import DEFAULT_BUCKETS
 from sage_fastapi_obs.signals.instruments import Instrument
+from sage_fastapi_obs.signals.printable import LONGEST, printable
 
 __all__ = [
     "DeclaredCounter",
@@ -170,7 +171,7 @@ def _metric(
     allowed: dict[str, tuple[str, ...]] = dict.fromkeys(labels, ())
     if isinstance(labels, Mapping):
         allowed = {label: tuple(values) for label, values in labels.items()}
-    for fault in (*_faults_of_name(kind, name), *_faults_of_labels(allowed)):
+    for fault in (*_faults_of_name(kind, name), *_faults_of_help(help), *_faults_of_labels(allowed)):
         raise DeclarationError(f"{name}: {fault}")
     return Metric(name, kind, help, allowed, "", buckets, deprecated=deprecated, max_label_values=most)
 
@@ -186,14 +187,19 @@ def _faults_of_name(kind: str, name: str) -> Iterator[str]:
         yield f"that is a name of the pack {_TAKEN[name].pack or 'that is always there'!r}; switch it on, or take another name"
 
 
+def _faults_of_help(help: str) -> Iterator[str]:  # noqa: A002
+    if help != help.encode("utf-8", "ignore").decode():
+        yield "the help text cannot be written as UTF-8"
+
+
 def _faults_of_labels(labels: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for label, values in labels.items():
         if not _NAME.fullmatch(label) or label.startswith("__") or label in ("le", "quantile"):
             yield f"{label!r} cannot be a label"
         if label in _OF_THE_SCRAPER:
             yield f"the label {label!r} is the scraper's; call it component, for instance"
-        if not all(isinstance(value, str) for value in values):
-            yield f"the values of the label {label!r} are texts"
+        if any(value != printable(value) for value in values):
+            yield f"the values of the label {label!r} are texts of at most {LONGEST} characters that can be printed"
 
 
 def _ordered(instrument: Instrument, labels: Mapping[str, Any]) -> list[str]:

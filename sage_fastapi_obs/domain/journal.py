@@ -20,6 +20,7 @@ from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.failure import told
 from sage_fastapi_obs.signals.lines import LEVELS, Timestamps
+from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.signals.redaction import Redaction
 from sage_fastapi_obs.signals.values import Values
 
@@ -87,6 +88,7 @@ def log_result_operation(
     `log_args`: show its arguments as `context`, without those of sensitive names and those in `redact`. `span`: have a span.
     Nothing is counted: that is `collect_result_metric`'s.
     """
+    name = printable(name)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         arguments = _Arguments(fn, redact) if log_args else None
@@ -181,7 +183,8 @@ def create_logging_mono(
     fn: Callable[[], Awaitable[Result[T, E]]], *, name: str | None = None
 ) -> "LoggingMonoResult[T, E | Exception]":
     """Begin a chain that is told of step by step. `name`: the operation on its lines; by default that around it, if any."""
-    return LoggingMonoResult(_logger_of(fn), name, calls=(lambda _: fn(),))
+    operation = None if name is None else printable(name)
+    return LoggingMonoResult(_logger_of(fn), operation, calls=(lambda _: fn(),))
 
 
 class LoggingMonoResult(Generic[T_co, E_co]):
@@ -218,7 +221,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
 
     def log_performance(self, name: str) -> Self:
         """Tell how long the chain took so far, and record that in `operation_duration_seconds` under this name."""
-        return self._with(*self._unnamed(), _Performance(name))
+        return self._with(*self._unnamed(), _Performance(printable(name)))
 
     def log_error(self, name: str) -> Self:
         """Tell of the Failure, if the chain has come to one, in a line with this message."""

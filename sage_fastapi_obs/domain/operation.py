@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from sage_fastapi_obs.domain.functions import Work, around_calls
 from sage_fastapi_obs.domain.run import Measures, Run
 from sage_fastapi_obs.signals.handover import running
+from sage_fastapi_obs.signals.printable import printable
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Measures", "Operation", "Run", "operation"]
 
@@ -163,7 +164,9 @@ def operation(name: str, /, *, kind: SpanKind = SpanKind.INTERNAL, **attributes:
 
     `with operation("charge", order_id=7) as run:`, `async with` the same, or `@operation("charge")` above a function: a span
     below the current one, `operation_duration_seconds` and `operations_total` by this name, and `operation` and the
-    attributes as fields of every line written in it. The name is a label: one of few, without ids in it.
+    attributes as fields of every line written in it. The name is a label: one of few, without ids in it, cut to 128 characters
+    that can be printed.
     """
+    name = printable(name)
     fields = {**attributes, "operation": name}
     return Operation(name, kind=kind, labels={"operation": name}, attributes=attributes, fields=fields)

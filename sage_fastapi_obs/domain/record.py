@@ -7,6 +7,7 @@ from opentelemetry import trace
 
 from sage_fastapi_obs.domain.home import count_fault, current_home
 from sage_fastapi_obs.signals.instruments import Instrument
+from sage_fastapi_obs.signals.printable import printable
 
 __all__ = ["add_span_event", "count", "fall", "observe", "put", "rise"]
 
@@ -47,7 +48,7 @@ def add_span_event(name: str, /, **attributes: Any) -> None:
     try:
         span = trace.get_current_span()
         if span.is_recording() and home.children is not None:
-            span.add_event(name, home.children.shown(attributes))
+            span.add_event(printable(name), home.children.shown(attributes))
     except Exception as fault:
         count_fault(home, COMPONENT, fault)
 

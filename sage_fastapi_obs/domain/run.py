@@ -14,6 +14,7 @@ from sage_fastapi_obs.signals.catalog import OVERFLOW
 from sage_fastapi_obs.signals.current import SPAN, attach, get_current
 from sage_fastapi_obs.signals.handover import RUNNING
 from sage_fastapi_obs.signals.instruments import Instruments
+from sage_fastapi_obs.signals.printable import printable
 
 __all__ = ["Measures", "Outcome", "Run"]
 
@@ -112,13 +113,13 @@ class Run:
     def event(self, name: str, /, **attributes: Any) -> Self:
         """Add an event to the span."""
         if self._span is not None:
-            self._show(self._span.add_event, name, attributes=attributes)
+            self._show(self._span.add_event, printable(name), attributes=attributes)
         return self
 
     def fail(self, error: BaseException | str) -> Self:
         """Say that it has failed although no exception will leave it; a text is the type of the error."""
         self.outcome = "failure"
-        self.error_type = error if isinstance(error, str) else exception_name(error)
+        self.error_type = printable(error) if isinstance(error, str) else exception_name(error)
         return self
 
     def begin(self) -> None:

@@ -6,7 +6,7 @@ of all lines of that shape, and what is out of the ordinary it writes itself.
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client.core import Metric
@@ -52,15 +52,22 @@ class Encoder:
         bare = copy.copy(family)
         bare.samples = list(samples)
         try:
-            return self._encode(_Families(bare)).removesuffix(self.trailer)
+            return self._written(bare)
+        except UnicodeEncodeError:
+            bare.documentation = _encodable(bare.documentation)
+            bare.samples = list(map(_encodable_sample, bare.samples))
+            return self._written(bare)
         except Exception as error:
             # The library adds the family, of any size, to what it raises, and the fault is said on stderr.
             error.args = tuple(arg for arg in error.args if not isinstance(arg, Metric))
             raise
 
+    def _written(self, family: Metric) -> bytes:
+        return self._encode(_Families(family)).removesuffix(self.trailer)
+
     def lines(self, family: Metric, samples: Iterable[Sample]) -> bytes:
         """Write samples of a family; raises `NotByLineError` if one would not stand where it is in the order."""
-        return "".join([self._line(family, sample) for sample in samples]).encode()
+        return "".join([self._line(family, sample) for sample in samples]).encode("utf-8", "replace")
 
     def _line(self, family: Metric, sample: Sample) -> str:
         labels, value = sample.labels, sample.value
@@ -116,6 +123,20 @@ class _Families:
 
     def collect(self) -> Sequence[Metric]:
         return self._families
+
+
+def _encodable(text: str) -> str:
+    """Put `?` in place of what UTF-8 does not have: one such label would cost its whole family."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _encodable_sample(sample: Sample) -> Sample:
+    exemplar = sample.exemplar and sample.exemplar._replace(labels=_encodable_labels(sample.exemplar.labels))
+    return sample._replace(labels=_encodable_labels(sample.labels), exemplar=exemplar)
+
+
+def _encodable_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: _encodable(value) for name, value in labels.items()}
 
 
 def _room(learned: dict[Any, Any]) -> dict[Any, Any]:

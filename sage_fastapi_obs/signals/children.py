@@ -1,6 +1,7 @@
 """Spans below the current one: for what happens in a request, and for work outside of any."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -10,6 +11,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
 from sage_fastapi_obs.signals.failure import exception_event
+from sage_fastapi_obs.signals.printable import LONGEST, printable
 from sage_fastapi_obs.signals.redaction import REDACTED, Redaction
 from sage_fastapi_obs.signals.span import MOST_ATTRIBUTES, LeanSpan, LeanSpans
 
@@ -48,6 +50,8 @@ class ChildSpans:
         self._redaction = redaction
         self._lean = {kind: LeanSpans.of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
+        # Names are few and come again with every span.
+        self._short_name = lru_cache(maxsize=4096)(self._shown_name)
 
     def open(
         self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: Context, current: Span | None, started_ns: int
@@ -60,6 +64,7 @@ class ChildSpans:
             context = current.get_span_context()
             if context.is_valid and not context.trace_flags.sampled:
                 return None
+        name = printable(name)
         shown = attributes.shown_by(self) if type(attributes) is Fixed else self.shown(attributes)
         lean = self._lean[kind]
         if lean is None or len(shown) >= MOST_ATTRIBUTES:
@@ -71,7 +76,7 @@ class ChildSpans:
         """End a span; `error_type`: why it failed, None if it did not."""
         attributes: dict[str, Any] = {}
         if error_type is not None:
-            attributes["error.type"] = error_type
+            attributes["error.type"] = printable(error_type)
             mark_failed(span, error, self._redaction)
         if isinstance(span, LeanSpan):
             span.finish(span.name, span.name, attributes, ended_ns)
@@ -82,10 +87,13 @@ class ChildSpans:
     def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Make attributes of any values: without secrets, of bounded length, of types that exporters know; not those None."""
         return {
-            name if self._redaction.is_plain_name(name) else self._redaction.readable(name): self._value(name, value)
+            self._short_name(name) if len(name) <= LONGEST else self._shown_name(name): self._value(name, value)
             for name, value in attributes.items()
             if value is not None
         }
+
+    def _shown_name(self, name: str) -> str:
+        return printable(name if self._redaction.is_plain_name(name) else self._redaction.readable(name))
 
     def _value(self, name: str, value: Any) -> Any:
         hides = self._redaction.hides

@@ -20,6 +20,7 @@ from sage_fastapi_obs.signals.catalog import (
     build,
     register,
 )
+from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.signals.runtime import Runtime
 
 __all__ = ["Instrument", "Instruments", "LabelGuard"]
@@ -30,7 +31,7 @@ _PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in
 
 
 class LabelGuard:
-    """Lets the first N values of a label through, and folds the rest into one."""
+    """Lets the first N values of a label through, each printable and short, and folds the rest into one."""
 
     def __init__(self, most: int, overflow: Counter) -> None:
         self._most = most
@@ -38,13 +39,15 @@ class LabelGuard:
         self._seen: set[str] = set()
 
     def __call__(self, value: str) -> str:
-        """Return the value, or what stands for all that are too many."""
+        """Return the value as it is shown, or what stands for all that are too many."""
         if value in self._seen:
             return value
-        if len(self._seen) >= self._most:
-            self._overflow.inc()
-            return OVERFLOW
-        self._seen.add(value)
+        value = printable(value)
+        if value not in self._seen:
+            if len(self._seen) >= self._most:
+                self._overflow.inc()
+                return OVERFLOW
+            self._seen.add(value)
         return value
 
     def release(self, value: str) -> None:
@@ -85,6 +88,7 @@ class Instrument:
     def fall(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
         """Lower a gauge that `rise` has raised, never below 0; `forget`: at 0 its series goes, and leaves room for another."""
         with self._lock:
+            values = tuple(map(printable, values))
             child = self._children.get(values)
             if child is None:
                 # Raised while there was no room for it, or never.
@@ -102,7 +106,8 @@ class Instrument:
             return self._made(values)
 
     def _made(self, values: tuple[str, ...]) -> Any:
-        guarded = tuple([guard(value) for guard, value in zip(self._guards, map(str, values), strict=True)])
+        values = tuple(map(printable, values))
+        guarded = tuple([guard(value) for guard, value in zip(self._guards, values, strict=True)])
         child = self._parent.labels(*guarded)
         if guarded == values:
             self._children[values] = child
@@ -241,4 +246,4 @@ class _FaultCounts(Counts):
         self._faults = faults
 
     def counted(self) -> Iterator[tuple[tuple[str], int]]:
-        return (((component,), count) for component, count in sorted(self._faults.counts.items()))
+        return (((printable(component),), count) for component, count in sorted(self._faults.counts.items()))

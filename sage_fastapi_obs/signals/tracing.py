@@ -24,6 +24,7 @@ from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSett
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
 from sage_fastapi_obs.signals.current import SPAN, attach, detach, get_current
+from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled
@@ -234,10 +235,10 @@ class Tracing(Recorder):
         name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
         if exchange.route is not None:
-            name = f"{name} {exchange.route}"
+            name = _span_name(name, exchange.route)
             attributes["http.route"] = exchange.route
         if exchange.error_type is not None:
-            attributes["error.type"] = exchange.error_type
+            attributes["error.type"] = printable(exchange.error_type)
             if exchange.failed:
                 mark_failed(span, exchange.error, self._redaction)
         ended_ns = exchange.wall_ns + duration_us * 1_000
@@ -319,6 +320,11 @@ def _existing_span(exchange: Exchange) -> Span | None:
 
 def _ids(exchange: Exchange) -> dict[str, str]:
     return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
+
+
+@lru_cache(maxsize=1024)
+def _span_name(method: str, route: str) -> str:
+    return printable(f"{method} {route}")
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.status.dispatch import Dispatch
 from sage_fastapi_obs.status.expressions import View
 from sage_fastapi_obs.status.notify import Say
@@ -237,7 +238,8 @@ class _Course:
 
     def alert(self, rule: AlertRule, group: Group) -> Alert:
         """Show it as it is now."""
-        labels = {**rule.labels, "severity": rule.severity, **dict(zip(rule.expression.by, group, strict=True))}
+        told = zip(rule.expression.by, map(printable, group), strict=True)
+        labels = {**rule.labels, "severity": rule.severity, **dict(told)}
         return Alert(rule, labels, self.state or "resolved", self.value, self.since)
 
 

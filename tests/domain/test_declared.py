@@ -112,6 +112,9 @@ async def test_a_deprecated_one_says_so(watched):
         (lambda: declare_gauge("a", "x", ["__a"]), "cannot be a label"),
         (lambda: declare_gauge("a", "x", ["service"]), "the scraper's; call it component"),
         (lambda: declare_gauge("a", "x", {"b": [1]}), "are texts"),  # type: ignore[list-item]
+        (lambda: declare_gauge("a", "x", {"b": ["\ud800"]}), "can be printed"),
+        (lambda: declare_gauge("a", "x", {"b": ["y" * 129]}), "at most 128 characters"),
+        (lambda: declare_gauge("a", "\ud800"), "help text cannot be written"),
         (lambda: declare_counter("http_requests_total", "x"), "a name of the pack 'http'"),
         (lambda: declare_counter("sage_handshakes_total", "x"), "a name of the pack 'sage'"),
         (lambda: declare_gauge("observability_scrape_size_bytes", "x"), "always there"),

@@ -14,6 +14,7 @@ from worlds import World
 from sage_fastapi_obs import Settings, SettingsError
 from sage_fastapi_obs.status import dispatch as dispatch_module
 from sage_fastapi_obs.status.rules import AlertCondition, AlertRule, BurnRate, Ratio, Stat
+from sage_fastapi_obs.status.summary import shown_alert
 
 MORE = AlertCondition.GREATER_THAN
 LOAD = Stat("load_ratio", "last")
@@ -148,11 +149,15 @@ def test_each_group_has_an_alert_of_its_own():
     """Told apart by labels, one may fire and another not."""
     world = quiet()
     world.status.alerts.add(rule(expression=Stat("circuit_breaker_status", "last", by=("name",))))
-    for name, value in (("a", 1), ("b", 0), ("c", 1)):
+    for name, value in (("a", 1), ("b", 0), ("c", 1), ("\ud800" + "d" * 200, 1)):
         world.breaker.labels(name).set(value)
     play(world, [0])
-    assert sorted(alert.labels["name"] for alert in world.status.alerts.alerts("firing")) == ["a", "c"]
+    firing = world.status.alerts.alerts("firing")
+    # What the client library takes is not always what can be shown, or sent to anybody.
+    assert sorted(alert.labels["name"] for alert in firing) == ["a", "c", "�" + "d" * 126 + "…"]
+    assert all(shown_alert(alert).model_dump_json() for alert in firing)
     world.breaker.remove("a")
+    world.breaker.remove("\ud800" + "d" * 200)
     play(world, [0])
     assert [alert.labels["name"] for alert in world.status.alerts.alerts("firing")] == ["c"]
 

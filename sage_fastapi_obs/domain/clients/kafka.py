@@ -18,6 +18,7 @@ from sage_fastapi_obs.domain.clients.propagation import TRACE_HEADER, correlated
 from sage_fastapi_obs.domain.record import count
 from sage_fastapi_obs.domain.run import Measures, Run
 from sage_fastapi_obs.signals.children import Fixed
+from sage_fastapi_obs.signals.printable import printable
 
 __all__ = ["PRODUCED", "Message", "Messages", "instrument_kafka", "place", "process_message"]
 
@@ -187,7 +188,7 @@ def _described(name: str, kind: str, topic: str) -> dict[str, Any]:
 def _tell_received(call: Call, span: Span, messages: Sequence[Message], *, batch: bool) -> None:
     topics = {message.topic for message in messages}
     if len(topics) == 1:
-        span.update_name(f"poll {messages[0].topic}")
+        span.update_name(printable(f"poll {messages[0].topic}"))
         call.tell({"messaging.destination.name": messages[0].topic})
     if batch:
         call.tell({"messaging.batch.message_count": len(messages)})
