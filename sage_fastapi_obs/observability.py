@@ -3,9 +3,9 @@
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
-import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
@@ -39,6 +39,7 @@ from sage_fastapi_obs.signals.tracing import Tracing
 from sage_fastapi_obs.status.draining import Sigterm
 from sage_fastapi_obs.status.health import Health
 from sage_fastapi_obs.status.service import ServiceStatus
+from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread
 
 __all__ = ["Observability"]
 
@@ -126,6 +127,9 @@ class Observability:
         """Whether everything has been started, and not closed since."""
         self._starts = 0
         self._started_by_request = False
+        self._waiting: list[Callable[[], Any]] = []
+        """Starts that have found no thread, and are asked for again from a time of `time.monotonic` on."""
+        self._ask_at = 0.0
 
     @property
     def tracer_provider(self) -> TracerProvider | None:
@@ -193,7 +197,7 @@ class Observability:
             self._started_by_request = False
             return
         self._starts += 1
-        self.running = True
+        self.running = not self._waiting
         if self._starts > 1 or not self.enabled:
             return
         self.health.draining = False
@@ -213,7 +217,7 @@ class Observability:
             self._drain()
             self._leave()
             # In one piece: once begun, it is finished, also if whoever closes is cancelled.
-            await anyio.to_thread.run_sync(self._stop, self.status.close)
+            await in_thread(partial(self._stop, self.status.close))
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -225,10 +229,15 @@ class Observability:
         await self.close()
 
     def ensure_started(self) -> None:
-        """Start at the first request, for apps that run without a lifespan."""
+        """Start at the first request, for apps that run without a lifespan; and what has found no thread, at a later one."""
         if not self._starts:
             self.start()
             self._started_by_request = True
+        elif time.monotonic() >= self._ask_at:
+            waiting, self._waiting = self._waiting, []
+            self.running = True
+            for start in waiting:
+                self._guarded(start, True)
 
     def excludes(self, scope: Scope) -> bool:
         """Tell whether a request is one of those that are not recorded; a proxy's root path does not count."""
@@ -279,8 +288,10 @@ class Observability:
     def _is_last_end(self) -> bool:
         """Count an end; tell whether no start is left without one, and there is something to stop."""
         self._starts = max(0, self._starts - 1)
-        self.running = self._starts > 0
-        return self.enabled and not self.running
+        if self._starts:
+            return False
+        self.running, self._waiting = False, []
+        return self.enabled
 
     def _leave(self) -> None:
         """Give back what belongs to the thread that serves."""
@@ -302,6 +313,10 @@ class Observability:
             do()
         except Exception as error:
             self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
+            if isinstance(error, NoThreadError):
+                self._waiting.append(do)
+                self._ask_at = time.monotonic() + RETRY_SECONDS
+                self.running = False
 
     def _drain(self) -> None:
         self.health.draining = True

@@ -5,7 +5,6 @@ import gzip
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -183,11 +182,3 @@ def hanging() -> Iterator[str]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(50)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
-def until(found: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Ask until there is an answer, which is returned; the last one when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (answer := found()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return answer

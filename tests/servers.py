@@ -8,21 +8,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from support import PATIENCE_SECONDS, until
 
-PATIENCE_SECONDS = 60.0
 MOCK_CLUSTER = """
 import sys
 from confluent_kafka import Producer
 cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
-broker = next(iter(cluster.list_topics(timeout=10).brokers.values()))
+broker = next(iter(cluster.list_topics(timeout=300).brokers.values()))
 print(f"{broker.host}:{broker.port}", flush=True)
 sys.stdin.read()
 """
@@ -37,25 +35,11 @@ def need(program: str, package: str = "prometheus", *places: str) -> str:
     return found
 
 
-def until(found: Callable[[], Any], what: str) -> Any:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            answer = found()
-        except (httpx.HTTPError, KeyError, IndexError):
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.1)
-    pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
-
-
 def stop(process: subprocess.Popen[Any]) -> None:
     """End a process as an operator would."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(15)
+        process.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -84,12 +68,7 @@ class Server:
         # A group of its own: a server's children die with it.
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, process_group=0, **quiet, **self._options)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            if self.answers():
-                return
-            time.sleep(0.01)
-        pytest.fail(f"{command[0]} takes no connections")
+        until(self.answers, f"connection to {command[0]}")
 
     def answers(self) -> bool:
         """Tell whether it takes connections."""

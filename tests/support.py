@@ -1,12 +1,17 @@
 """What many tests need: a watched app whose lines, spans and metrics can be read back, and raw ASGI drivers."""
 
+import asyncio
+import inspect
 import json
-from collections.abc import Callable
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,6 +19,36 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from sage_fastapi_obs import Observability, Settings
+
+PATIENCE_SECONDS = 300.0
+"""How long a test waits for what comes at once on an idle machine: only to end where it never comes."""
+
+LONG_ENOUGH = 60.0
+"""The longest that settings allow for what the end may wait for."""
+TOO_LARGE = 1 << 46
+"""Bytes of stack with which no thread can be started."""
+
+
+def until(found: Callable[[], Any], what: str = "answer") -> Any:
+    """Ask until there is an answer, and return it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError, KeyError, IndexError):
+            if answer := found():
+                return answer
+        time.sleep(0.02)
+    pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
+
+
+async def eventually(found: Callable[[], Any], what: str = "answer") -> Any:
+    """Ask until there is an answer, as `until` does, on the loop that goes on meanwhile; `found` may be async."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        answer = found()
+        if answer := await answer if inspect.isawaitable(answer) else answer:
+            return answer
+        await asyncio.sleep(0.005)
+    pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
 
 
 class Watched:
@@ -24,7 +59,12 @@ class Watched:
         self.exporter = InMemorySpanExporter()
         self.provider = provider or TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        sections["logging"] = {"output": str(self.path), "level": "debug", **sections.get("logging", {})}
+        sections["logging"] = {
+            "output": str(self.path),
+            "level": "debug",
+            "shutdown_seconds": LONG_ENOUGH,
+            **sections.get("logging", {}),
+        }
         sections.setdefault("monitoring", {"access": "open"})
         sections.setdefault("service", {"name": "test"})
         # What fails on purpose is not to be told of in lines of its own.
@@ -160,3 +200,13 @@ def counting_ids() -> Callable[[], str]:
         return f"id-{made}"
 
     return new_id
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """Let no thread be started, as in a container at its limit: none gets the memory that it would need."""
+    threading.stack_size(TOO_LARGE)
+    try:
+        yield
+    finally:
+        threading.stack_size(0)

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "settings"},
+    {"errors", "settings", "threads", "processes"},
     {"request"},
     {"signals"},
     {"domain", "status"},

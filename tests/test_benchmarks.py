@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import PATIENCE_SECONDS
 
 from benchmarks import cost, report, scaling
 from benchmarks.chart import LEFT_OUT, chart
@@ -48,7 +49,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shown = [page.read_bytes() for page in report.pages(RESULTS)]
     command = [sys.executable, "-m", "benchmarks", "--short", "--json", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=2 * PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [page.read_bytes() for page in report.pages(RESULTS)] == shown, "a short run has written into the pages"
     return json.loads(path.read_text())

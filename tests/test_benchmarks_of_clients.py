@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from support import PATIENCE_SECONDS
 
 from benchmarks import clients
 from benchmarks.calls import CASES, WATCHES, Calls, calling
@@ -21,7 +22,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     """Run a little of the benchmark, as `python -m benchmarks.clients --short` does."""
     command = [sys.executable, "-m", "benchmarks.clients", "--short", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
 
 
 def test_every_case_is_measured_or_the_reason_is_said():

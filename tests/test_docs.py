@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import Settings
 from sage_fastapi_obs.domain import fields
@@ -36,7 +37,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 def run(code: str) -> list[str]:
     """Run code in a process of its own; return the lines it printed."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

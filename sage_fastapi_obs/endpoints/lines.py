@@ -1,12 +1,14 @@
 """`/monitoring/logs/{id}`: the recent lines of one correlation, request or trace."""
 
-import anyio.to_thread
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.pages import UNCACHED, problem
 from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.threads import in_thread
 
 __all__ = ["RecentLines"]
 
@@ -29,7 +31,7 @@ class RecentLines:
         if self._logs is None or not self._logs.keeps_lines:
             return problem("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0", 404)
         # Off the loop: a large store takes a while to look through.
-        found = await anyio.to_thread.run_sync(self._logs.recent, wanted, MOST_LINES)
+        found = await in_thread(partial(self._logs.recent, wanted, MOST_LINES))
         if not found:
             return problem("this process has no recent lines with this correlation, request or trace id", 404)
         return JSONResponse([line.model_dump() for line in found], headers=UNCACHED)

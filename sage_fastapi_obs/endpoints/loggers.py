@@ -14,6 +14,7 @@ from sage_fastapi_obs.settings import usual_level
 from sage_fastapi_obs.signals.levels import TooManyChangesError
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.threads import NoThreadError
 
 __all__ = ["Loggers"]
 
@@ -81,6 +82,8 @@ class Loggers:
             return problem(_explain(error), 422)
         except TooManyChangesError as error:
             return problem(str(error), 422)
+        except NoThreadError:
+            return problem("no thread can be started that would end the change: raise the limit of this container", 503)
         return self._shown()
 
     def _shown(self) -> Response:

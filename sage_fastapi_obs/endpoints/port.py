@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.scrape import Scrape, parts
 from sage_fastapi_obs.settings import MetricsSettings
+from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 __all__ = ["MetricsPort"]
 
@@ -32,7 +34,7 @@ class MetricsPort:
         """The port that is listened on; None until started."""
 
     def start(self) -> None:
-        """Listen; raises OSError when the port is taken."""
+        """Listen; raises OSError when the port is taken, and `NoThreadError`, listening to nobody."""
 
         async def metrics(request: Request) -> Response:
             return await self._scrape.response(request, self._paths[request.url.path])
@@ -40,13 +42,18 @@ class MetricsPort:
         app = Starlette(routes=[Route(path, metrics) for path in self._paths])
         # Bound here: uvicorn would end the process when the port is taken.
         listening = socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
-        self.port = listening.getsockname()[1]
+        port = listening.getsockname()[1]
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="sage-obs-metrics", daemon=True)
-        self._thread.start()
+        server = uvicorn.Server(config)
+        try:
+            self._thread = start_thread("sage-obs-metrics", partial(server.run, [listening]))
+        except NoThreadError:
+            # Whoever connects would wait for an answer.
+            listening.close()
+            raise
+        self._server, self.port = server, port
         deadline = time.monotonic() + START_SECONDS
-        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
+        while not server.started and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def close(self) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from anyio import CapacityLimiter, create_task_group, sleep, to_thread
+from anyio import CapacityLimiter, create_task_group, sleep
 from anyio.lowlevel import RunVar
+
+from sage_fastapi_obs.threads import in_thread
 
 __all__ = ["Pace", "Turns"]
 
@@ -88,7 +90,7 @@ class Turns:
             group.cancel_scope.shield = True
             group.start_soon(pace.lend)
             try:
-                return await to_thread.run_sync(paced, limiter=CapacityLimiter(1))
+                return await in_thread(paced, CapacityLimiter(1))
             except Exception as error:
                 # Raised in here, it would come out within a group.
                 raised = error

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import LEVELS
+from sage_fastapi_obs.threads import start_thread
 
 __all__ = ["Change", "Levels", "TooManyChangesError"]
 
@@ -50,8 +52,12 @@ class Levels:
         self._clock = clock
         self._changes: dict[str | None, Change] = {}
         self._known: dict[str, int] = {}
-        self._timer: threading.Timer | None = None
+        self._thread: threading.Thread | None = None
+        self._seconds: float | None = None
+        """From the last change until the first end; None without changes."""
+        self._changed_ends = threading.Event()
         self._lock = threading.RLock()
+        at_fork(in_child=self.restart)
 
     def of(self, logger: str | None) -> int:
         """Return the lowest severity that is written of a logger."""
@@ -77,13 +83,18 @@ class Levels:
         return [(change, max(0.0, change.ends_at - now)) for change in changes]
 
     def change(self, logger: str | None, level: str | None, seconds: float) -> None:
-        """Change a level for some seconds; None gives the configured one back. Raises `TooManyChangesError`."""
+        """Change a level for some seconds; None gives the configured one back.
+
+        Raises `TooManyChangesError`, and `NoThreadError` where nothing could end the change.
+        """
         with self._lock:
             if level is None:
                 self._changes.pop(logger, None)
             elif logger not in self._changes and len(self._changes) >= MOST_CHANGES:
                 raise TooManyChangesError(f"{MOST_CHANGES} loggers have a level of their own already: give some back first")
             else:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = start_thread("sage-obs-levels", self._keep_time)
                 self._changes[logger] = Change(logger, level, self._clock() + seconds)
             self._apply()
 
@@ -119,16 +130,26 @@ class Levels:
         self.lowest = min((self.general, *self.named.values()))
         # A new one: a thread that is just resolving a name by the old levels remembers it in the old one.
         self._known = {}
-        self._wait()
+        ends = [change.ends_at for change in self._changes.values()]
+        self._seconds = max(0.0, min(ends) - self._clock()) if ends else None
+        self._changed_ends.set()
         self._changed()
 
-    def _wait(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _keep_time(self) -> None:
+        """End each change when its time is over; the thread of this ends with the last one."""
+        while (seconds := self._next_wait()) is not None:
+            if not self._changed_ends.wait(seconds):
+                self.expire()
+
+    def _next_wait(self) -> float | None:
+        with self._lock:
+            self._changed_ends.clear()
+            if self._seconds is None:
+                self._thread = None
+            return self._seconds
+
+    def restart(self) -> None:
+        """Give all levels back in a forked child, where nothing would ever end a change."""
+        self._lock, self._changed_ends, self._thread = threading.RLock(), threading.Event(), None
         if self._changes:
-            next_end = min(change.ends_at for change in self._changes.values())
-            self._timer = threading.Timer(max(0.0, next_end - self._clock()), self.expire)
-            self._timer.daemon = True
-            self._timer.name = "sage-obs-levels"
-            self._timer.start()
+            self.close()

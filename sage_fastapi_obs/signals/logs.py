@@ -1,12 +1,13 @@
 """One canonical line per request, and the lines an application writes, in one format on one output."""
 
-import atexit
 import hmac
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
 
+from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Faults, Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
@@ -73,6 +74,7 @@ class Logs(Recorder):
         # Lines that are kept as well are kept by their own names.
         has_own_names = recent is not None and self._format is not json_format
         self._gather = self._output if isinstance(self._output, Gather) and not has_own_names else None
+        self._at_end = AtEnd(self.close, self._write_out)
         self._follow_levels()
 
     def start(self) -> None:
@@ -81,15 +83,20 @@ class Logs(Recorder):
         if self._settings.format == "console":
             self._format = console_format(self._output.is_terminal)
         # For programs that end without a close.
-        atexit.register(self.close)
+        self._at_end.watch()
         handover.attach(self)
 
     def close(self) -> None:
         """Give logging back, and close the output, which may wait for as long as the settings allow."""
-        atexit.unregister(self.close)
-        self.levels.close()
-        handover.detach(self)
-        self._output.close(self._settings.shutdown_seconds)
+        self._at_end.leave()
+        with ExitStack() as last:
+            last.callback(self._output.close, self._settings.shutdown_seconds)
+            last.callback(handover.detach, self)
+            self.levels.close()
+
+    def _write_out(self) -> None:
+        """Write what waits, in a process that may end now."""
+        self._output.settle(self._settings.shutdown_seconds)
 
     def request_finished(self, exchange: Exchange) -> None:
         """Write the canonical line."""

@@ -4,23 +4,31 @@ import functools
 import os
 import uuid
 
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 from sage_fastapi_obs.settings import ServiceSettings
 
-__all__ = ["resource_of"]
+__all__ = ["in_this_process", "resource_of"]
 
 
 def resource_of(service: ServiceSettings) -> Resource:
     """Describe a service as run by this process, `OTEL_RESOURCE_ATTRIBUTES` included."""
-    return Resource.create(
-        {
-            "service.name": service.name,
-            "service.version": service.version,
-            "service.instance.id": _instance_id(os.getpid()),
-            "deployment.environment.name": service.environment,
-        }
-    )
+    ours = {
+        "service.name": service.name,
+        "service.version": service.version,
+        "service.instance.id": _instance_id(os.getpid()),
+        "deployment.environment.name": service.environment,
+    }
+    try:
+        return Resource.create(ours)
+    except RuntimeError:
+        # It asks all detectors in threads, of which there are none: the one for the variable answers at once.
+        return OTELResourceDetector().detect().merge(Resource(ours))
+
+
+def in_this_process(resource: Resource) -> Resource:
+    """Describe the same service as run by this process, which may be a forked child of the one that was described."""
+    return resource.merge(Resource({"service.instance.id": _instance_id(os.getpid())}))
 
 
 @functools.cache

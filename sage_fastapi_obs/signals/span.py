@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Tracer as SdkTracer
@@ -368,7 +369,8 @@ def _flags(flags: int) -> TraceFlags:
 
 def _pattern_span() -> Span:
     """Make an SDK span that goes nowhere, to see which fields this version's constructor sets."""
-    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    # With an empty resource: to find one out takes threads.
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False, resource=Resource.get_empty())
     return provider.get_tracer("pattern").start_span("pattern")
 
 

@@ -1,10 +1,9 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
-import atexit
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +17,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
@@ -28,6 +28,7 @@ from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled
+from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 __all__ = ["Tracing"]
 
@@ -61,6 +62,9 @@ class Tracing(Recorder):
         self._own: TracerProvider | None = None
         self._closing = threading.Event()
         self._closer: threading.Thread | None = None
+        self._exports = False
+        # The SDK's own way of ending with the interpreter waits far longer.
+        self._at_end = AtEnd(self.close, self.close)
         self._exporter = _exporter(settings)
         self._fields: frozenset[bytes] = frozenset()
         """Headers by which a caller passes its trace on."""
@@ -86,14 +90,14 @@ class Tracing(Recorder):
         return "its own tracer provider" if self._own else "the global tracer provider"
 
     def start(self) -> None:
-        """Build the provider, in the process that serves: exporter threads do not survive a fork."""
-        if self._given is None and _global_provider() is None:
+        """Build the provider, in the process that serves: exporter threads do not survive a fork.
+
+        Raises `NoThreadError` when spans cannot be exported yet; called again, it tries that again.
+        """
+        if self._given is None and self._own is None and _global_provider() is None:
             self._own = self._build_provider()
-            # For programs that end without a close; the SDK's own way of doing so waits far longer.
-            atexit.register(self.close)
-            self._closing, self._closer = threading.Event(), None
-            if self._exporter is not None:
-                self._closer = self._waiting_to_close(self._own, self._closing)
+            self._at_end.watch()
+            self._closing, self._closer, self._exports = threading.Event(), None, False
         self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
@@ -103,6 +107,8 @@ class Tracing(Recorder):
         self._lean = LeanSpans.of(tracer, root_bound=ours)
         self._roots = None if ours is None else self._lean
         self.children = ChildSpans(tracer, self._redaction, root_bound=ours)
+        if self._own is not None and self._exporter is not None and not self._exports:
+            self._export(self._own, self._exporter)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -110,16 +116,16 @@ class Tracing(Recorder):
         own, self._own = self._own, None
         if own is None:
             return
-        atexit.unregister(self.close)
+        self._at_end.leave()
         closer, self._closer = self._closer, None
-        if closer is None:
-            own.shutdown()
-            return
-        if not closer.is_alive():
+        if closer is not None and not closer.is_alive():
             # Left behind by a fork.
             closer = self._waiting_to_close(own, self._closing)
         self._closing.set()
-        closer.join(self._settings.shutdown_seconds)
+        if closer is None:
+            own.shutdown()
+        else:
+            closer.join(self._settings.shutdown_seconds)
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
@@ -251,19 +257,31 @@ class Tracing(Recorder):
             span.set_attributes(attributes)
             span.end(ended_ns)
 
-    def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread:
+    def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread | None:
         """Start the thread that shuts a provider down, which may wait for a collector far beyond its own limits.
 
         It is started early, because an interpreter that is about to exit starts no threads.
+        None where there is no thread to be had: then whoever closes has to wait as long.
         """
 
         def shut_down() -> None:
             closing.wait()
             own.shutdown()
 
-        closer = threading.Thread(target=shut_down, name="sage-obs-tracing-shutdown", daemon=True)
-        closer.start()
-        return closer
+        try:
+            return start_thread("sage-obs-tracing-shutdown", shut_down)
+        except NoThreadError:
+            return None
+
+    def _export(self, own: TracerProvider, build_exporter: Callable[[str | None], SpanExporter]) -> None:
+        exporter = build_exporter(self._settings.otlp_endpoint)
+        try:
+            processor = BatchSpanProcessor(exporter)
+        except RuntimeError as error:
+            raise NoThreadError(str(error)) from error
+        own.add_span_processor(processor)
+        self._closer = self._waiting_to_close(own, self._closing)
+        self._exports = True
 
     def _build_provider(self) -> TracerProvider:
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
@@ -277,8 +295,6 @@ class Tracing(Recorder):
         )
         if self._settings.exporter == "console":
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
-        elif self._exporter is not None:
-            provider.add_span_processor(BatchSpanProcessor(self._exporter(self._settings.otlp_endpoint)))
         return provider
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.status.rules import Callback
+from sage_fastapi_obs.threads import NoThreadError, Threads, start_thread
 
 __all__ = ["Dispatch", "Outcome"]
 
@@ -63,12 +64,21 @@ class Dispatch:
                 channel = self._channels[key] = _Channel(self, callback)
         channel.put(notice)
 
+    def go_on(self) -> None:
+        """Deal with what still waits for a thread."""
+        for channel in [*self._channels.values()]:
+            channel.go_on()
+
     def count(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """Count what became of a notification; an error is said, too."""
         with self._lock:
             self.counts[outcome] += 1
         if error is not None:
             self._faults.count("AlertCallback", error)
+
+    def failed(self, error: Exception) -> None:
+        """Count that there is no thread."""
+        self._faults.count("AlertCallback", error)
 
     def settle(self, seconds: float) -> bool:
         """Wait until every notification has been dealt with; tell whether that was so in time."""
@@ -93,12 +103,13 @@ class _Channel:
         self._lock = threading.Condition()
         self._queue: deque[dict[str, Any]] = deque()
         self._thread: threading.Thread | None = None
+        self._threads = Threads("sage-obs-alert", dispatch.failed)
         self._stuck: list[threading.Thread] = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has a call, or one that never came back."""
-        return self._thread is not None or any(thread.is_alive() for thread in self._stuck)
+        """Whether it has something to do, or a call that never came back."""
+        return bool(self._queue) or self._thread is not None or any(thread.is_alive() for thread in self._stuck)
 
     def put(self, notice: dict[str, Any]) -> None:
         with self._lock:
@@ -106,9 +117,12 @@ class _Channel:
                 self._queue.popleft()
                 self._dispatch.count("dropped")
             self._queue.append(notice)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="sage-obs-alert", daemon=True)
-                self._thread.start()
+            self.go_on()
+
+    def go_on(self) -> None:
+        with self._lock:
+            if self._queue and self._thread is None:
+                self._thread = self._threads.start(self._run)
 
     def settle(self, seconds: float) -> bool:
         with self._lock:
@@ -158,8 +172,14 @@ class _Call:
         self._notice = notice
         self._loop = dispatch.loop
         self._cancel: Callable[[], object] = bool
-        self.thread = threading.Thread(target=self._run, name="sage-obs-alert-call", daemon=True)
-        self.thread.start()
+        try:
+            self.thread = start_thread("sage-obs-alert-call", self._run)
+        except NoThreadError:
+            # Only the notifications of this callback wait for it then.
+            self.thread = threading.current_thread()
+            self._run()
+            self.is_over = True
+            return
         self.thread.join(dispatch.timeout_seconds)
         if self.thread.is_alive():
             self._cancel()

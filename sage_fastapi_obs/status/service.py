@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -21,6 +22,7 @@ from sage_fastapi_obs.status.notify import Notifiers, Say
 from sage_fastapi_obs.status.rules import declared
 from sage_fastapi_obs.status.sla import ServiceLevels
 from sage_fastapi_obs.status.windows import Window, Windows
+from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 __all__ = ["ServiceStatus", "StatusMetrics"]
 
@@ -72,6 +74,7 @@ class ServiceStatus:
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._wants_thread = False
         self._looked_at: float | None = None
 
     @property
@@ -89,6 +92,7 @@ class ServiceStatus:
         with self._turn:
             self._look()
             changed = self.alerts.evaluate()
+            self.dispatch.go_on()
             firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
             for rule in self.alerts.rules:
                 self.show_active(rule.name, rule.name in firing)
@@ -105,21 +109,30 @@ class ServiceStatus:
         return self.windows.view(seconds)
 
     def start(self) -> None:
-        """Look for the first time in a thread, and go on doing so."""
+        """Look for the first time in a thread, and go on doing so.
+
+        Raises `NoThreadError`: until it is called again and there is one, whoever calls looks.
+        """
         if self.is_active:
             return
-        self.dispatch.restart()
-        self.dispatch.loop = _running_loop()
+        if not self._wants_thread:
+            self.dispatch.restart()
+            self.dispatch.loop = _running_loop()
         stopping = self._stopping = threading.Event()
         # The thread does not keep alive what it looks after: without it, it ends.
         status = weakref.ref(self, lambda _: stopping.set())
-        arguments = (status, stopping, self.interval_seconds)
-        self._thread = threading.Thread(target=_keep_looking, args=arguments, name="sage-obs-status", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = start_thread("sage-obs-status", partial(_keep_looking, status, stopping, self.interval_seconds))
+        except NoThreadError:
+            self._wants_thread = True
+            if self._looked_at is None or self.clock() - self._looked_at >= self.interval_seconds:
+                self.look()
+            raise
+        self._wants_thread = False
 
     def close(self) -> None:
         """Stop looking, and wait a moment for notifications that are on their way; blocks."""
-        thread, self._thread = self._thread, None
+        thread, self._thread, self._wants_thread = self._thread, None, False
         if thread is not None:
             self._stopping.set()
             thread.join(CLOSE_SECONDS)
@@ -127,7 +140,7 @@ class ServiceStatus:
 
     def abandon(self) -> None:
         """Stop looking without waiting for anything."""
-        self._thread = None
+        self._thread, self._wants_thread = None, False
         self._stopping.set()
         self.dispatch.close(0.0)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings, strategies
-from support import client
+from support import PATIENCE_SECONDS, client
 
 from sage_fastapi_obs.cli import main
 from sage_fastapi_obs.cli.logs import follow
@@ -70,7 +70,12 @@ RAW = b"INFO:     Started server process [1]\n"
 def run(*arguments: str, given: bytes = b"", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run the command in a process of its own."""
     return subprocess.run(
-        [*COMMAND, *arguments], input=given, capture_output=True, check=False, timeout=60, env={**os.environ, **(env or {})}
+        [*COMMAND, *arguments],
+        input=given,
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -267,7 +272,7 @@ def terminal(arguments: list[str], env: dict[str, str]) -> bytes:
     except OSError:
         pass  # Linux' way to say that the other side is closed
     os.close(ours)
-    assert done.wait(60) == 0
+    assert done.wait(PATIENCE_SECONDS) == 0
     return shown
 
 
@@ -286,7 +291,7 @@ def test_a_reader_who_has_seen_enough(path: Path) -> None:
     path.write_bytes(ACCESS * 50_000)
     for flags in ("", "--json", "--follow"):
         command = f"{' '.join(COMMAND)} {path} {flags} | head -n 2; echo ${{PIPESTATUS[0]}}"
-        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=60)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=PATIENCE_SECONDS)
         assert done.stderr == b""
         assert len(done.stdout.splitlines()) == 3
         assert done.stdout.splitlines()[2] == b"0"
@@ -340,7 +345,7 @@ def test_without_a_command_the_help_is_near(capfd: Any) -> None:
 def test_a_terminal_as_input_is_no_input() -> None:
     """Nobody types log lines: say what is wanted instead of waiting."""
     ours, theirs = pty.openpty()
-    done = subprocess.run(COMMAND, stdin=theirs, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(COMMAND, stdin=theirs, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 2
@@ -355,7 +360,7 @@ def test_a_pipe_is_shown_as_it_comes() -> None:
             reading.stdin.flush()
             assert f"number {number}".encode() in reading.stdout.readline()
         reading.send_signal(2)
-        assert reading.wait(60) == 130
+        assert reading.wait(PATIENCE_SECONDS) == 130
         assert reading.stderr.read() == b""
 
 
@@ -372,7 +377,7 @@ def test_huge_files_take_no_memory(path: Path) -> None:
         f"main(['logs', {str(path)!r}, '--text', 'nowhere']);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=PATIENCE_SECONDS)
     assert path.stat().st_size > 150 * 1024 * 1024
     assert int(done.stderr) < 40 * 1024
 
@@ -466,7 +471,7 @@ def test_following_in_a_process(path: Path) -> None:
     path.write_bytes(line("old"))
     command = [*COMMAND, "--follow", str(path), "--level", "info"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
-        killer = threading.Timer(60, following.kill)
+        killer = threading.Timer(PATIENCE_SECONDS, following.kill)
         killer.start()
         assert b"old" in following.stdout.readline()
         with path.open("ab") as file:
@@ -477,7 +482,7 @@ def test_following_in_a_process(path: Path) -> None:
         path.write_bytes(line("rotated"))
         assert b"rotated" in following.stdout.readline()
         following.send_signal(2)
-        assert following.wait(60) == 130
+        assert following.wait(PATIENCE_SECONDS) == 130
         assert following.stderr.read() == b""
         killer.cancel()
 

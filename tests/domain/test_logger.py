@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request, WebSocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loguru import logger
-from support import Watched, client, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
 import sage_fastapi_obs
 from sage_fastapi_obs import (
@@ -495,7 +495,9 @@ logging.getLogger("library").info("stdlib")
 
 def test_a_script_needs_no_more_than_one_call() -> None:
     """By default lines go to standard output, and the process ends as usual."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["logger"], line["message"]) for line in lines] == [("job", "said"), ("library", "stdlib")]
     assert done.stderr == ""

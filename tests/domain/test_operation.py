@@ -5,7 +5,6 @@ import contextvars
 import gc
 import inspect
 import threading
-import time
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
-from support import Watched, client
+from support import Watched, client, eventually
 
 from sage_fastapi_obs import Observability, Operation, Settings, operation
 from sage_fastapi_obs.domain import home
@@ -469,13 +468,15 @@ def test_trio_is_watched_alike(watch):
         async with watched.obs, anyio.create_task_group() as group:
             async with operation("outer"):
                 group.start_soon(cancelled)
-                await anyio.sleep(0.01)
+                await begun.wait()
             group.cancel_scope.cancel()
 
     async def cancelled() -> None:
         async with operation("inner"):
+            begun.set()
             await anyio.sleep_forever()
 
+    begun = anyio.Event()
     anyio.run(main, backend="trio")
     assert total(watched, "outer", "success") == total(watched, "inner", "cancelled") == 1
     spans = {span.name: span for span in watched.spans}
@@ -574,11 +575,8 @@ async def test_an_observability_that_was_dropped_is_not_kept(monkeypatch):
     dropped.start()
     assert home.current_home() is dropped
     del dropped
-    deadline = time.monotonic() + 30
     # Its thread may be looking at it for the first time.
-    while home.current_home() is not kept and time.monotonic() < deadline:
-        gc.collect()
-        await asyncio.sleep(0.01)
+    await eventually(lambda: gc.collect() >= 0 and home.current_home() is kept)
     assert home.current_home() is kept
     await kept.close()
     assert home.current_home() is None

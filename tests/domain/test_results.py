@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import UnwrapError
 from sage_fastapi_obs.domain.results import Failure, FluxResult, MonoResult, Result, Success
@@ -369,7 +370,7 @@ def test_as_many_run_at_once_as_may(backend):
     async def run() -> None:
         pending = FluxResult.from_iterable_async([1, 2, 3], meet)
         assert arrived == 0
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_SECONDS):
             assert (await pending.batch_collect(max_concurrent=3)).successes() == [1, 2, 3]
 
     anyio.run(run, backend=backend)
@@ -393,17 +394,20 @@ async def test_tasks_are_as_many_as_may_run_and_not_as_items():
 @BACKENDS
 def test_cancelling_many_items_leaves_nothing_behind(backend):
     """When the caller is cancelled, what runs is cancelled and has ended, and what waits is never begun."""
-    begun, ended = [], []
+    begun, ended, scopes = [], [], []
 
     async def hangs(number: int) -> Result[int, str]:
         begun.append(number)
+        if len(begun) == 4:
+            scopes[0].cancel()
         try:
             await anyio.sleep_forever()
         finally:
             ended.append(number)
 
     async def run() -> None:
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
             await FluxResult.from_iterable_async(range(100), hangs).batch_collect(batch_size=50, max_concurrent=4)
         assert scope.cancelled_caught
         assert sorted(begun) == sorted(ended) == [0, 1, 2, 3]

@@ -1,10 +1,8 @@
 """`/monitoring/loggers`: who may look, who may change, and what is refused."""
 
-import asyncio
 import json
 import logging
 import os
-import time
 from typing import Any
 
 import httpx
@@ -12,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings, strategies
 from loguru import logger
-from support import drive, http_scope
+from support import drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 
@@ -70,10 +68,8 @@ async def test_a_change_ends_on_time(watch: Any) -> None:
     watched, app = build(watch)
     async with asking(app, headers=BEARER) as http:
         await http.put(PATH, json={"level": "debug", "seconds": 1})
-    deadline = time.monotonic() + 10
-    while not (lines := [line for line in watched.lines if line["message"] == "log level given back"]):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    given_back = "log level given back"
+    lines = await eventually(lambda: [line for line in watched.lines if line["message"] == given_back])
     assert lines[0]["data"] == {"changed_logger": None, "from": "debug", "to": "info"}
     logger.debug("too late")
     assert "too late" not in [line["message"] for line in watched.lines]

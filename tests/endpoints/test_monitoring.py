@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 
@@ -93,7 +93,7 @@ class Slow(Collector):
     def collect(self):
         self.threads.append(threading.get_ident())
         self.entered.set()
-        self.release.wait(10)
+        self.release.wait(PATIENCE_SECONDS)
         yield GaugeMetricFamily("slow", "slow", value=1)
 
     def describe(self):
@@ -107,8 +107,8 @@ async def test_scrapes_run_off_the_loop_and_are_shared(watch):
     watched.obs.registry.register(slow)
     async with asking(app) as client:
         scrapes = [asyncio.create_task(client.get("/metrics")) for _ in range(4)]
-        await asyncio.to_thread(slow.entered.wait, 10)
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(slow.entered.wait, PATIENCE_SECONDS)
+        await eventually(lambda: watched.obs._scrape._turns.waiting == 3)
         assert len(slow.threads) == 1
         slow.release.set()
         answers = await asyncio.gather(*scrapes)

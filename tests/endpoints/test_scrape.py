@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Sample
 from starlette.requests import Request
-from support import client, drive, http_scope
+from support import PATIENCE_SECONDS, client, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints.scrape import MOST_FORMATS, MOST_WAITING, Scrape
@@ -39,7 +39,7 @@ class Blocking:
     def collect(self) -> Iterator[Metric]:
         self.calls += 1
         self.entered.set()
-        self.release.wait(10)
+        self.release.wait(PATIENCE_SECONDS)
         yield GaugeMetricFamily("blocking", "blocking", value=1)
 
 
@@ -108,10 +108,10 @@ async def test_a_page_tells_what_was_counted_before_it_was_asked_for(watch: Any)
     watched.obs.install(app)
     async with client(app) as asking:
         first = asyncio.create_task(asking.get("/metrics"))
-        await asyncio.to_thread(blocking.entered.wait, 10)
+        await asyncio.to_thread(blocking.entered.wait, PATIENCE_SECONDS)
         counter.inc()
         others = [asyncio.create_task(asking.get("/metrics")) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: watched.obs._scrape._turns.waiting == 5)
         blocking.release.set()
         answers = await asyncio.gather(first, *others)
     assert "early_total 0.0" in answers[0].text
@@ -134,9 +134,9 @@ async def test_those_who_wait_hold_no_thread_and_are_not_too_many(watch: Any) ->
     before = threading.active_count()
     async with client(app) as asking:
         first = asyncio.create_task(asking.get("/metrics"))
-        await asyncio.to_thread(blocking.entered.wait, 10)
+        await asyncio.to_thread(blocking.entered.wait, PATIENCE_SECONDS)
         waiting = [asyncio.create_task(asking.get("/metrics")) for _ in range(MOST_WAITING)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: watched.obs._scrape._turns.waiting == MOST_WAITING)
         refused = await asking.get("/metrics")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "15")
         assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
@@ -155,7 +155,7 @@ async def test_two_loops_share_one_page() -> None:
     registry.register(blocking)
     scrape = Scrape(registry, Faults())
     elsewhere = asyncio.create_task(asyncio.to_thread(asyncio.run, drive(serving(scrape), http_scope("/metrics"))))
-    await asyncio.to_thread(blocking.entered.wait, 10)
+    await asyncio.to_thread(blocking.entered.wait, PATIENCE_SECONDS)
     here = asyncio.create_task(drive(serving(scrape), http_scope("/metrics")))
     await asyncio.sleep(0.05)
     assert blocking.calls == 1

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from prometheus_client import Counter, Gauge
 from schemathesis.checks import not_a_server_error
 from starlette.applications import Starlette
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints import pages as pages_module
@@ -341,11 +341,11 @@ async def test_answers_are_shared_made_off_the_loop_and_kept_for_a_second(monkey
 
     def make() -> pages_module.Problem:
         made.append(threading.get_ident())
-        release.wait(10)
+        release.wait(PATIENCE_SECONDS)
         return pages_module.Problem(detail=str(len(made)))
 
     waiting = [asyncio.create_task(shared.response("key", make)) for _ in range(50)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: shared._turns.waiting == 49)
     release.set()
     answers = await asyncio.gather(*waiting)
     assert {answer.body for answer in answers} == {b'{"detail":"1"}'}
@@ -359,7 +359,7 @@ async def test_answers_are_shared_made_off_the_loop_and_kept_for_a_second(monkey
     release.clear()
     now[0] += 10
     waiting = [asyncio.create_task(shared.response("key", make)) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: shared._turns.waiting == 2)
     refused = await shared.response("key", make)
     release.set()
     await asyncio.gather(*waiting)

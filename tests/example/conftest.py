@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from receivers import SpanCollector, serving
 from served import Example
+from support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,11 +54,11 @@ def run_example(tmp_path: Path) -> Callable[..., Any]:
             async with Example(url, log, collector) as example:
                 try:
                     # The socket listens already: whoever asks waits until somebody answers.
-                    (await example.client.get("/monitoring/health/live", timeout=30)).raise_for_status()
+                    (await example.client.get("/monitoring/health/live", timeout=PATIENCE_SECONDS)).raise_for_status()
                     yield example
                 finally:
                     process.terminate()
-                    _, said = await asyncio.wait_for(process.communicate(), 30)
+                    _, said = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
             # uvicorn ends by the signal that it was stopped with.
             assert (process.returncode in (0, -signal.SIGTERM), said) == (True, b""), said.decode()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from servers import free_port
+from support import PATIENCE_SECONDS
 
 from example_app.app import create_app
 from example_app.traffic import SCENARIOS
@@ -57,7 +58,7 @@ def test_what_the_page_says_to_type_shows_something(tmp_path):
             for command in commands:
                 typed = f"until {command.replace('8000', str(port))} | grep .; do sleep 0.2; done"
                 shown = subprocess.run(
-                    ["sh", "-c", typed], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+                    ["sh", "-c", typed], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
                 )
                 assert shown.stdout.strip()
         except subprocess.TimeoutExpired as late:

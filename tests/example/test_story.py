@@ -1,15 +1,14 @@
 """The whole story of agents, seen from outside: what each step and each failure leaves in metrics, spans and lines."""
 
-import asyncio
 import base64
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from served import attributes, events
+from support import eventually
 
 from example_app.sage import errors
 from example_app.sage.agent import Agent
@@ -41,7 +40,7 @@ async def send_protected(example, agent, session, body, **options):
 async def test_from_the_handshake_to_the_end(run_example):
     """Handshake, messages in both directions, a protected request, a goodbye and an expiry: all of it is told, and agrees."""
     text = "grüß Gott".encode()
-    async with run_example(EXAMPLE_SESSION_SECONDS="2") as example:
+    async with run_example() as example:
         server, agent = await example.server_did(), await example.agent("solana", "ed25519")
         session = await agent.shake(example.client, server)
         path = f"/sessions/{session.peer_id}"
@@ -57,12 +56,6 @@ async def test_from_the_handshake_to_the_end(run_example):
         other = await agent.shake(example.client, server)
         assert (await example.client.delete(f"/sessions/{other.peer_id}")).status_code == 204
         before = await example.metrics()
-        deadline = time.monotonic() + 30
-        while (expired := await example.client.post(f"{path}/encrypt", json={"content": "x"})).status_code == 200:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        assert expired.status_code == 410
-        after = await example.metrics()
 
     assert {
         "initiated as server": before("sage_handshakes_initiated_total", role="server"),
@@ -126,9 +119,6 @@ async def test_from_the_handshake_to_the_end(run_example):
         "nonces": 3,
         "replays": 0,
     }
-    assert (after("sage_sessions_active"), after("sage_sessions_expired_total")) == (0, 1)
-    assert after("sage_session_lifetime_seconds_count") == 2
-    assert after("sage_session_lifetime_seconds_sum") >= 2
 
     known = {"session_id": session.peer_id, "client_did": agent.did, "server_did": server, "key_type": "ed25519"}
     (line,) = example.lines(message="handshake completed", operation="handshake", **known)
@@ -196,11 +186,29 @@ async def test_sessions_expire_though_nobody_asks_for_them(run_example):
     """Both ends of a session that is left alone are over after a while, and counted."""
     async with run_example(EXAMPLE_SESSION_SECONDS="0.5") as example:
         assert (await example.client.post("/sessions", json={})).status_code == 201
-        deadline = time.monotonic() + 30
-        while (value := await example.metrics())("sage_sessions_expired_total") < 2:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-    assert (value("sage_sessions_active"), value("sage_session_lifetime_seconds_count")) == (0, 2)
+        await over(example, 2)
+
+
+async def test_a_session_that_is_over_encrypts_nothing(run_example):
+    """It is gone, and counted as one that has expired, with the time that it lived."""
+    async with run_example(EXAMPLE_SESSION_SECONDS="0.5") as example:
+        session = await (await example.agent()).shake(example.client, await example.server_did())
+        value = await over(example, 1)
+        answer = await example.client.post(f"/sessions/{session.peer_id}/encrypt", json={"content": "x"})
+    assert answer.status_code == 410
+    assert value("sage_session_lifetime_seconds_sum") >= 0.5
+
+
+async def over(example, sessions):
+    """Wait until some sessions have expired; return what reads the metrics."""
+
+    async def have_expired():
+        value = await example.metrics()
+        return value if value("sage_sessions_expired_total") == sessions else None
+
+    value = await eventually(have_expired)
+    assert (value("sage_sessions_active"), value("sage_session_lifetime_seconds_count")) == (0, sessions)
+    return value
 
 
 def failed(example, name, error):
@@ -323,17 +331,17 @@ async def test_a_registry_that_is_not_there_is_told(run_example):
 
 async def test_a_registry_that_is_slow_is_told(run_example):
     """A node that takes too long makes the handshake fail for the time, and one that is down for the network."""
-    async with run_example(EXAMPLE_REGISTRY_SECONDS="0.2") as example:
+    async with run_example(EXAMPLE_REGISTRY_SECONDS="2") as example:
         agent = await example.agent("solana")
         for kind, status in (("down", 503), ("slow", 504)):
-            await example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 0.6})
+            await example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 60})
             assert (await unopenable(example, agent)).status_code == status
         value = await example.metrics()
     counted = {kind: value("sage_handshakes_failed_total", error_type=kind) for kind in ("timeout", "network", "invalid")}
     assert counted == {"timeout": 1, "network": 1, "invalid": 0}
     assert value("sage_did_resolution_errors_total", chain="solana", error_type=f"{ERRORS}TookTooLong") == 1
     assert value("sage_did_resolution_errors_total", chain="solana", error_type=f"{ERRORS}Unreachable") == 1
-    assert value("sage_did_resolution_duration_seconds_sum", chain="solana") >= 0.2
+    assert value("sage_did_resolution_duration_seconds_sum", chain="solana") >= 2
 
 
 async def test_what_cannot_be_read_is_told(run_example):

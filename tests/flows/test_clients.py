@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from loguru import logger
 from opentelemetry.trace import SpanKind, StatusCode
 from servers import KafkaBroker, Postgres, redis_server, running
-from support import Watched, client
+from support import PATIENCE_SECONDS, Watched, client
 
 from sage_fastapi_obs import (
     instrument_httpx,
@@ -66,7 +66,7 @@ async def shop(redis_port: int, dsn: str, kafka: str) -> AsyncIterator[tuple[Fas
 async def handled(consumer: Any) -> None:
     """Work on one message, as a worker would."""
     consumer.assign([aiokafka.TopicPartition("orders", partition) for partition in range(4)])
-    with process_message(await asyncio.wait_for(consumer.getone(), 10)):
+    with process_message(await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS)):
         logger.info("shipping")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 from servers import free_port
+from support import PATIENCE_SECONDS
 
 from example_app.app import create_app
 from example_app.summary import quantile
@@ -66,16 +67,31 @@ def demo(tmp_path: Path, port: int, *more: str, stdout: int = subprocess.PIPE) -
     return subprocess.Popen([*command, *more], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
+def shown(running: subprocess.Popen[str], *patterns: str) -> str:
+    """Read what the demo shows until everything that is looked for was there, and end it; return all that it showed."""
+    output = ""
+    for line in running.stdout:
+        output += line
+        if all(re.search(pattern, output) for pattern in patterns):
+            running.send_signal(signal.SIGINT)
+            break
+    rest, errors = running.communicate(timeout=PATIENCE_SECONDS)
+    assert (running.returncode, errors) == (0, "")
+    assert [pattern for pattern in patterns if not re.search(pattern, output)] == []
+    return output + rest
+
+
 def test_the_demo_shows_live_traffic(tmp_path):
-    """It says where to look, shows rows with numbers and real lines, and ends by itself."""
+    """It says where to look, and shows rows with numbers and real lines."""
     port = free_port()
-    output, errors = demo(tmp_path, port, "--seconds", "6").communicate(timeout=60)
-    assert errors == ""
-    assert f"http://127.0.0.1:{port}/metrics" in output
-    assert re.search(r"GET /api/items/\{item_id\} +[1-9]\d* ", output)
-    assert re.search(r"agents: [1-9]\d* handshakes, .* [1-9]\d* messages, ", output)
-    assert re.search(r"others: .* [1-9]\d* textbooks, [1-9]\d* tokens; [1-9]\d* orders", output)
-    assert re.search(r"\d\d:\d\d:\d\d\.\d{3} info +[0-9a-f]{6}  (GET|POST) /", output)
+    output = shown(
+        demo(tmp_path, port, "--seconds", str(PATIENCE_SECONDS)),
+        f"http://127.0.0.1:{port}/metrics",
+        r"GET /api/items/\{item_id\} +[1-9]\d* ",
+        r"agents: [1-9]\d* handshakes, .* [1-9]\d* messages, ",
+        r"others: .* [1-9]\d* textbooks, [1-9]\d* tokens; [1-9]\d* orders",
+        r"\d\d:\d\d:\d\d\.\d{3} info +[0-9a-f]{6}  (GET|POST) /",
+    )
     counted = int(re.findall(r"^(\d+) requests, ", output, re.MULTILINE)[-1])
     written = [json.loads(line) for line in (tmp_path / "demo.log").read_text().splitlines()]
     assert 0 < counted <= sum("duration_ms" in line and "close_code" not in line for line in written)
@@ -83,7 +99,7 @@ def test_the_demo_shows_live_traffic(tmp_path):
 
 
 def test_the_demo_fits_into_its_terminal(tmp_path):
-    """However many routes there are, what is drawn is not higher than the screen, from its first row to the last line."""
+    """What is drawn is not higher than the screen, from its first row to the last line; and it ends by itself."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     output = b""
@@ -103,10 +119,9 @@ def test_the_demo_fits_into_its_terminal(tmp_path):
 def test_the_demo_shows_one_scenario_alone(tmp_path):
     """With only replays there are replays, and nothing that has to do with anything else."""
     port = free_port()
-    output, errors = demo(tmp_path, port, "--seconds", "4", "--scenario", "replay").communicate(timeout=60)
-    assert errors == ""
-    assert re.search(r"agents: [1-9]\d* handshakes, 0 failed; .* [1-9]\d* replays", output)
-    assert "others: 0 logins failed, 0 too many; 0 textbooks, 0 tokens; 0 orders" in output
+    running = demo(tmp_path, port, "--seconds", str(PATIENCE_SECONDS), "--scenario", "replay")
+    nothing_else = "others: 0 logins failed, 0 too many; 0 textbooks, 0 tokens; 0 orders"
+    output = shown(running, r"agents: [1-9]\d* handshakes, 0 failed; .* [1-9]\d* replays", nothing_else)
     assert "/api/items" not in output
 
 
@@ -121,7 +136,7 @@ def test_the_demo_stops_cleanly(tmp_path, ending):
             break
     time.sleep(1)
     running.send_signal(ending)
-    output, errors = running.communicate(timeout=30)
+    output, errors = running.communicate(timeout=PATIENCE_SECONDS)
     assert (running.returncode, errors) == (0, "")
     assert "stopped after" in output
     with pytest.raises(httpx.ConnectError):
@@ -134,7 +149,7 @@ def test_a_taken_port_is_said(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         running = demo(tmp_path, taken.getsockname()[1])
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 2
     assert "make demo PORT=" in errors
 

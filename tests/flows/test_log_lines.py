@@ -22,7 +22,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, W
 from fastapi.responses import JSONResponse, StreamingResponse
 from loguru import logger
 from starlette.concurrency import run_in_threadpool
-from support import Watched
+from support import PATIENCE_SECONDS, Watched
 from websockets.sync.client import connect
 
 from sage_fastapi_obs import ObsLogger, RequestLogger, create_logger
@@ -197,7 +197,7 @@ def serving(app: Any) -> Iterator[str]:
         yield f"{host}:{port}"
     finally:
         server.should_exit = True
-        thread.join(90)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
 
@@ -251,7 +251,7 @@ def check(watched: Watched, path: str, request_id: str, places: list[str] | None
 def test_every_line_of_a_request_has_its_ids(path: str, watch: Any) -> None:
     """Wherever a line is written, and with whichever logger, it has the ids of its request, one after the other."""
     watched = watch()
-    with serving(everywhere(watched)) as where, httpx.Client(base_url=f"http://{where}", timeout=60) as http:
+    with serving(everywhere(watched)) as where, httpx.Client(base_url=f"http://{where}", timeout=PATIENCE_SECONDS) as http:
         for number in range(3):
             ask(http, path, number)
     for number in range(3):
@@ -276,7 +276,7 @@ def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
     limits = httpx.Limits(max_connections=8, max_keepalive_connections=8)
     with (
         serving(everywhere(watched)) as where,
-        httpx.Client(base_url=f"http://{where}", limits=limits, timeout=60) as http,
+        httpx.Client(base_url=f"http://{where}", limits=limits, timeout=PATIENCE_SECONDS) as http,
         ThreadPoolExecutor(8) as pool,
     ):
         statuses = list(pool.map(functools.partial(ask, http), paths, range(len(paths))))

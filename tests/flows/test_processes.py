@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from receivers import SpanCollector
 from receivers import serving as receiving
 from servers import free_port
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 
@@ -66,13 +65,13 @@ async def call(obs):
 """
 
 
-def python(source: str, *switches: str, timeout_seconds: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+def python(source: str, *switches: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, and hold it to a clean exit with nothing said on stderr."""
     done = subprocess.run(
         [sys.executable, *switches, "-c", source],
         capture_output=True,
         text=True,
-        timeout=timeout_seconds,
+        timeout=PATIENCE_SECONDS,
         check=False,
         env={**os.environ, **env},
     )
@@ -240,13 +239,20 @@ def test_the_interpreter_exits_cleanly(collector: str, ending: str, silent_colle
     """With spans left for a collector that is gone or hangs, closed or not, the process ends soon and without a traceback."""
     port = 1 if collector == "closed" else silent_collector
     source = f"""{CALLING}
+import atexit, sys, time
+
+ends_at = time.monotonic()
+# Registered first, it is called last.
+atexit.register(lambda: print(time.monotonic() - ends_at, file=sys.stderr))
 obs = Observability(Settings(tracing={{"otlp_endpoint": "http://127.0.0.1:{port}/v1/traces", "shutdown_seconds": 0.3}}))
 for _ in range(3):
     asyncio.run(call(obs))
+ends_at = time.monotonic()
 {ending}
 """
-    # Left to itself the SDK takes seven seconds for a closed port and thirty for a silent one.
-    done = python(source, timeout_seconds=6)
+    # Left to itself the SDK takes as long as an export may, and thirty seconds at most.
+    done = python(source, OTEL_EXPORTER_OTLP_TIMEOUT="60")
+    assert float(done.stderr.splitlines()[-1]) < 20
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert len(done.stdout.splitlines()) >= 4
@@ -255,7 +261,7 @@ for _ in range(3):
 def test_the_last_spans_are_handed_over_without_a_close() -> None:
     """A program that just ends has sent its spans to the collector by then."""
     with receiving(SpanCollector()) as collector:
-        settings = f"Settings(tracing={{'otlp_endpoint': '{collector.url}/v1/traces'}})"
+        settings = f"Settings(tracing={{'otlp_endpoint': '{collector.url}/v1/traces', 'shutdown_seconds': 60}})"
         done = python(f"{CALLING}\nprint(asyncio.run(call(Observability({settings}))))", no_proxy="*")
     request_id = next(row for row in done.stdout.splitlines() if not row.startswith("{"))
     assert [headers["path"] for headers in collector.headers] == ["/v1/traces"]
@@ -306,25 +312,17 @@ class Server:
         return [json.loads(line) for line in self.out.splitlines()]
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10, **options)
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_SECONDS, **options)
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                self.get("/monitoring/health/live")
-            except httpx.TransportError:
-                assert self.process.poll() is None, self.err
-                assert time.monotonic() < deadline, self.err
-                time.sleep(0.05)
-            else:
-                return
+        until(lambda: self.process.poll() is not None or self.get("/monitoring/health/live"))
+        assert self.process.poll() is None, self.err
 
     def stop(self) -> int:
         """Ask it to end, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -368,9 +366,7 @@ def test_uvicorn_writes_one_line_per_request(parser: str, tmp_path: Path) -> Non
 def test_each_of_two_workers_says_that_it_speaks_for_itself(tmp_path: Path) -> None:
     """With `--workers 2` both processes serve, and each warns that its metrics are its own."""
     with serving(tmp_path, "--workers", "2") as server:
-        deadline = time.monotonic() + 20
-        while server.out.count("observability started") < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: server.out.count("observability started") == 2)
         ids = {server.get("/items/1").headers["x-request-id"] for _ in range(20)}
         server.stop()
     warnings = [line for line in server.lines if "worker process" in line["message"]]

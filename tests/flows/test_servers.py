@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from servers import free_port
+from support import PATIENCE_SECONDS, until
 
 APP = """
 import logging
@@ -51,21 +51,13 @@ def serve(name: str, folder: Path) -> tuple[str, str]:
     with out.open("wb") as out_file, err.open("wb") as err_file:
         process = subprocess.Popen(command, stdout=out_file, stderr=err_file, env=env)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    http.get("/monitoring/health/live")
-                except httpx.TransportError:
-                    assert process.poll() is None, err.read_text()
-                    assert time.monotonic() < deadline, err.read_text()
-                    time.sleep(0.05)
-                else:
-                    break
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as http:
+            until(lambda: process.poll() is not None or http.get("/monitoring/health/live"))
+            assert process.poll() is None, err.read_text()
             for number, path in enumerate(("/items/1", "/items/2", "/boom")):
                 http.get(path, headers={"X-Request-ID": f"r-{number}"})
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:
             process.kill()

@@ -182,13 +182,16 @@ async def test_a_cancelled_request(watch):
     app = build_app()
     watched.obs.install(app)
 
+    entered = asyncio.Event()
+
     async def never() -> dict[str, str]:
+        entered.set()
         await asyncio.Event().wait()
         return {}
 
     app.add_api_route("/never", never)
     waiting = asyncio.create_task(drive(app, http_scope("/never")))
-    await asyncio.sleep(0.01)
+    await entered.wait()
     waiting.cancel()
     driven = await waiting
     assert isinstance(driven.error, asyncio.CancelledError)

@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import need, until
+from servers import need
+from support import PATIENCE_SECONDS, until
 
 from example_app.alert_sink import Sink, lines
 
@@ -69,7 +70,7 @@ def test_the_stack_starts_and_stops(tmp_path: Path):
         )
     finally:
         stack.send_signal(signal.SIGINT)
-        code = stack.wait(60)
+        code = stack.wait(PATIENCE_SECONDS)
     assert (code, (tmp_path / "out").read_text().splitlines()[-1]) == (0, "stopped")
     with socket.socket() as probe:
         assert all(probe.connect_ex(("127.0.0.1", port + offset)) for port in (8000, 9091, 9093, 9094))

@@ -8,6 +8,7 @@ import threading
 import anyio
 import pytest
 from receivers import Handler, Receiver, serving
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import Observability, Settings, SettingsError
 from sage_fastapi_obs.domain import home, memory
@@ -69,14 +70,14 @@ def watched(watch, alone):
     watched = watch(alerts={"defaults": False}, status_clock=Clock())
     home.enter(watched.obs)
     yield watched
-    watched.obs.status.dispatch.settle(10)
+    watched.obs.status.dispatch.settle(PATIENCE_SECONDS)
 
 
 def told(callback):
     """Let what is on its way to callbacks arrive."""
     found = process.acting()
     assert found is not None
-    assert found.status.dispatch.settle(10)
+    assert found.status.dispatch.settle(PATIENCE_SECONDS)
     return callback
 
 

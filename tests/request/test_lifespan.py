@@ -9,11 +9,10 @@ import anyio
 import pytest
 from fastapi import FastAPI
 from scripted import BACKENDS, WAYS, Case, add_middleware, around, call, install, total
-from servers import until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.signals import handover
@@ -314,10 +313,10 @@ async def test_a_close_that_is_cancelled_is_finished(watch):
     watched = watch()
     begun, go_on = threading.Event(), threading.Event()
     close = watched.obs.status.close
-    watched.obs.status.close = lambda: (begun.set(), go_on.wait(30), close())
+    watched.obs.status.close = lambda: (begun.set(), go_on.wait(PATIENCE_SECONDS), close())
     watched.obs.start()
     closing = asyncio.create_task(watched.obs.close())
-    await asyncio.to_thread(begun.wait, 30)
+    await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
     closing.cancel()
     go_on.set()
     await asyncio.gather(closing, return_exceptions=True)

@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from loguru import logger
-from support import Watched, client, drive, http_scope
+from support import Watched, client, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
 from sage_fastapi_obs.request.exchange import Exchange
@@ -331,7 +331,7 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     watched.obs._logs.flight._clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
-    gate = asyncio.Event()
+    gate, arrived = asyncio.Event(), []
 
     @app.get("/{number}")
     async def read(number: int) -> None:
@@ -339,13 +339,14 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
             logger.debug(f"{number}-{step}")
             await asyncio.sleep(0)
         await asyncio.gather(*(asyncio.to_thread(logger.debug, f"{number}-thread-{worker}") for worker in range(3)))
+        arrived.append(number)
         await gate.wait()
         if number % 2:
             raise RuntimeError
 
     async with client(app) as http:
         asked = [asyncio.create_task(http.get(f"/{number}", headers={"X-Request-ID": f"r-{number}"})) for number in range(40)]
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(arrived) == 40)
         gate.set()
         await asyncio.gather(*asked)
     lines = [line for line in watched.lines if line["level"] == "debug"]

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from loguru import logger
-from support import Watched, client, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
 from sage_fastapi_obs import (
     CorrelationContext,
@@ -705,7 +705,7 @@ raise LookupError("end")
 
 def test_a_process_that_dies_says_why() -> None:
     """In a process of its own: a line each, besides what Python itself prints, and the exit status of any crash."""
-    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     assert sorted((line["level"], line["error"]["message"]) for line in lines) == [

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.websockets import WebSocket
-from support import Watched, client, counting_ids, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import CorrelationId, ObservabilityMiddleware, RequestId, Settings
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -498,6 +498,6 @@ print(os.read(reading, 10_000).decode() + identity.new_request_id())
 
 def test_forked_workers_mint_different_ids() -> None:
     """Three children and their parent, at the same moment, make four ids."""
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
     made = done.stdout.split()
     assert len(made) == len(set(made)) == 4

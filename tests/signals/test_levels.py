@@ -1,8 +1,9 @@
 """The level of lines, changed for a while while the process runs."""
 
 import logging
+import os
 import threading
-import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings, strategies
 from loguru import logger
-from support import client
+from support import PATIENCE_SECONDS, client, until
 
 from sage_fastapi_obs.signals import levels as module
 from sage_fastapi_obs.signals.levels import Change, Levels, TooManyChangesError
@@ -48,10 +49,7 @@ def build() -> Iterator[Callable[..., tuple[Levels, Clock, list[Change]]]]:
 
 def wait() -> bool:
     """Give cancelled timers a moment to end."""
-    deadline = time.monotonic() + 5
-    while any(thread.name == "sage-obs-levels" for thread in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not any(thread.name == "sage-obs-levels" for thread in threading.enumerate())
+    return until(lambda: not any(thread.name == "sage-obs-levels" for thread in threading.enumerate()))
 
 
 def test_without_changes_the_configured_level_holds(build: Any) -> None:
@@ -133,13 +131,27 @@ def test_made_up_names_do_not_add_up(build: Any) -> None:
     assert len(levels._known) <= module.MOST_NAMES
 
 
+def test_a_forked_child_has_the_configured_levels() -> None:
+    """Nothing would end a change there."""
+    levels = Levels("info", lambda: None, lambda _: None)
+    levels.change("a", "debug", 60)
+    with levels._lock, warnings.catch_warnings(action="ignore"):
+        if not (pid := os.fork()):
+            is_given_back = levels.level_of("a") == "info"
+            levels.change("a", "error", 60)
+            os._exit(0 if is_given_back and levels.level_of("a") == "error" else 1)
+    assert (os.waitpid(pid, 0)[1], levels.level_of("a")) == (0, "debug")
+    levels.close()
+    assert wait()
+
+
 def test_the_timer_ends_a_change() -> None:
     """Without anybody asking, on time; another in force goes on."""
     over = threading.Event()
     levels = Levels("info", lambda: None, lambda _: over.set())
     levels.change("b", "debug", 60)
     levels.change("a", "debug", 0.05)
-    assert over.wait(10)
+    assert over.wait(PATIENCE_SECONDS)
     assert (levels.level_of("a"), levels.level_of("b")) == ("info", "debug")
     levels.close()
     assert levels.changes == []

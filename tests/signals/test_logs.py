@@ -17,7 +17,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from loguru import logger
-from support import Watched, client, counting_ids, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings, bind
 from sage_fastapi_obs.signals import handover
@@ -781,7 +781,7 @@ def test_a_closed_stdout_is_counted(tmp_path: Path) -> None:
     """With its standard output closed under it, the process serves on and counts the lines it lost."""
     with (tmp_path / "out").open("w") as out:
         command = [sys.executable, "-c", CLOSED_STDOUT]
-        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=True, timeout=30)
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=True, timeout=PATIENCE_SECONDS)
     assert "served 2 lost 1" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 import trio
-from support import client, drive, http_scope, samples
+from support import client, drive, eventually, http_scope, samples
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults
@@ -86,7 +86,7 @@ async def test_work_that_waits_for_a_thread_is_seen():
     limiter.total_tokens = 2
     released = threading.Event()
     work = [asyncio.create_task(anyio.to_thread.run_sync(released.wait)) for _ in range(5)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: limiter.statistics().tasks_waiting == 3)
     told = read(watching)
     released.set()
     await asyncio.gather(*work)

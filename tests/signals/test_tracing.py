@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 from receivers import SpanCollector, serving
 from servers import free_port
 from starlette.responses import StreamingResponse
-from support import client, drive, http_scope
+from support import LONG_ENOUGH, PATIENCE_SECONDS, client, drive, http_scope
 
 from sage_fastapi_obs import CurrentSpan, Observability, ObservabilityMiddleware, Settings
 from sage_fastapi_obs.signals.redaction import REDACTED, SENSITIVE, Redaction
@@ -213,7 +213,8 @@ async def test_a_cancelled_stream_makes_no_noise(watch, caplog):
     app = build_app()
     watched.obs.install(app)
     streaming = asyncio.create_task(drive(app, http_scope("/endless"), [{"type": "http.request"}]))
-    await asyncio.sleep(0.01)
+    for _ in range(200):
+        await asyncio.sleep(0)
     streaming.cancel()
     await streaming
     assert [
@@ -297,7 +298,7 @@ async def test_spans_reach_a_collector_over_http():
     """With their resource; the exporter's threads live from start to close, twice."""
     with serving(SpanCollector()) as collector:
         service = {"name": "shop", "version": "7", "environment": "staging"}
-        tracing = {"otlp_endpoint": f"{collector.url}/v1/traces"}
+        tracing = {"otlp_endpoint": f"{collector.url}/v1/traces", "shutdown_seconds": LONG_ENOUGH}
         obs = Observability(Settings(service=service, logging={"enabled": False}, tracing=tracing))
         app = build_app()
         obs.install(app)
@@ -328,11 +329,11 @@ async def test_a_collector_that_is_gone_holds_nobody_up(caplog, monkeypatch):
     async with client(app) as c:
         for _ in range(20):
             assert (await c.get("/async")).status_code == 200
-    await asyncio.wait_for(obs.close(), 10)
+    await asyncio.wait_for(obs.close(), PATIENCE_SECONDS)
     assert obs.faults.counts == {}
     # Left to itself the exporter goes on for a while, and into other tests.
     for thread in threads() - before:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
 
 
 def test_spans_can_be_printed(capfd):

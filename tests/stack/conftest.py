@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from running import NAMES, ROOT, prometheus, query, running, serving
-from servers import free_port, need, until
+from servers import free_port, need
+from support import until
 
 CONFIG = """
 global: {scrape_interval: 1s, evaluation_interval: 1s}

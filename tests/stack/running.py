@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import free_port, need, stop, until
+from servers import free_port, need, stop
+from support import PATIENCE_SECONDS, until
 
 from sage_fastapi_obs import Settings
 
@@ -67,7 +68,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[str]:
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
     """Ask Prometheus for an instant vector."""
-    answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}, timeout=30).json()
+    answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}, timeout=PATIENCE_SECONDS).json()
     assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
     result: list[dict[str, Any]] = answer["data"]["result"]
     return result

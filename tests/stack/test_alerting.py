@@ -17,7 +17,8 @@ import httpx
 import pytest
 import yaml
 from running import ROOT
-from servers import PATIENCE_SECONDS, free_port, need, stop, until
+from servers import free_port, need, stop
+from support import PATIENCE_SECONDS, until
 
 from example_app.alert_sink import Sink
 from sage_fastapi_obs import Settings

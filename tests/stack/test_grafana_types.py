@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from running import DEMO, lacking
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs.export.grafana import boards
 
@@ -28,7 +29,9 @@ def node(*command: str, asked: str = "") -> str:
     """Run something that npm has installed."""
     if shutil.which("node") is None or not (HERE / "node_modules").is_dir():
         lacking("Grafana's types are not installed: make servers, with Node.js")
-    done = subprocess.run(["node", *command], cwd=HERE, input=asked, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["node", *command], cwd=HERE, input=asked, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 from running import prometheus, query, serving
-from servers import need, until
+from servers import need
+from support import until
 
 pytestmark = pytest.mark.stack
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from loguru import logger
-from receivers import Bulk, serving, until
-from support import Ticking, drive, http_scope
+from receivers import Bulk, serving
+from support import PATIENCE_SECONDS, Ticking, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 
@@ -60,7 +60,7 @@ def shipped(tmp_path: Path) -> Iterator[tuple[Path, Bulk]]:
             yield lines, bulk
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
 
 
 def test_documents_of_a_shipper_are_the_lines(shipped: tuple[Path, Bulk], watch: Any) -> None:
@@ -82,7 +82,7 @@ def test_documents_of_a_shipper_are_the_lines(shipped: tuple[Path, Bulk], watch:
         asyncio.run(drive(around, http_scope(f"/items/{text}")))
     asyncio.run(drive(around, http_scope("/boom")))
     # A shipper finds a rotated file by having read it before.
-    assert until(lambda: len(bulk.documents) == len(path.read_text().splitlines()), 60)
+    assert until(lambda: len(bulk.documents) == len(path.read_text().splitlines()))
     for number in range(300):
         logger.bind(number=number).info("x" * 200)
     asyncio.run(watched.obs.close())
@@ -93,7 +93,7 @@ def test_documents_of_a_shipper_are_the_lines(shipped: tuple[Path, Bulk], watch:
     ours = {"sage_fastapi_obs", "sage_fastapi_obs.access", __name__}
     assert [line for line in lines if line["logger"] not in ours] == []
     assert len(lines) == 1 + 2 * len(HARD) + 1 + 300
-    until(lambda: len(bulk.documents) >= len(lines), 60)
+    until(lambda: len(bulk.documents) >= len(lines))
     said = (path.parent / "err").read_text()
     by_time = [sorted(found, key=json.dumps) for found in (list(bulk.documents.values()), lines)]
     for document, line in zip(*by_time, strict=True):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, serving
 from servers import need
+from support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -47,7 +48,7 @@ def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess
         del urls["ELASTICSEARCH_URL"]
     full = {**os.environ, **urls, "PYTHONPATH": str(ROOT), **env}
     done = [*command, str(SCRIPTS / script), *arguments]
-    return subprocess.run(done, capture_output=True, text=True, check=False, env=full, timeout=60)
+    return subprocess.run(done, capture_output=True, text=True, check=False, env=full, timeout=PATIENCE_SECONDS)
 
 
 def test_every_script_is_here():
@@ -209,7 +210,7 @@ def test_load_is_counted(tmp_path: Path):
         assert wrong.returncode == 1
         assert "The metrics do not say what was sent" in wrong.stderr
         visits = [sys.executable, "-m", "example_app.visits", "--rate", "20", "--seconds", "2", f"http://127.0.0.1:{port}"]
-        done = subprocess.run(visits, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(visits, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
         assert int(done.stdout.split(" visits")[0]) > 5, done.stderr
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from running import prometheus, query, serving
-from servers import free_port, need, until
+from servers import free_port, need
+from support import PATIENCE_SECONDS, until
 
 from example_app.app import create_app
 
@@ -60,7 +61,7 @@ def traffic(service: str) -> Iterator[threading.Event]:
     leaving = threading.Event()
 
     def visit() -> None:
-        with httpx.Client(base_url=service, timeout=10) as client:
+        with httpx.Client(base_url=service, timeout=PATIENCE_SECONDS) as client:
             while not leaving.wait(0.05):
                 # A connection ends with an error that nobody has handled.
                 with suppress(httpx.TransportError):

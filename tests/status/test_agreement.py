@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import need, stop, until
+from servers import need, stop
+from support import until
 from worlds import INTERVAL, STORIES, Story, World
 
 from sage_fastapi_obs.status.alerts import Alert

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from receivers import until
+from support import PATIENCE_SECONDS, TOO_LARGE, no_threads, until
 from worlds import World
 
 from sage_fastapi_obs import Settings, SettingsError
@@ -42,7 +42,7 @@ def play(world: World, loads: list[float]) -> list[str]:
         world.status.evaluate()
         found = world.status.alerts.alerts("pending", "firing", "resolved")
         states.append(found[0].state if found else "inactive")
-    assert world.status.dispatch.settle(10)
+    assert world.status.dispatch.settle(PATIENCE_SECONDS)
     return states
 
 
@@ -256,7 +256,7 @@ def test_conditions(condition: str, held: float):
     assert not compare(float("nan"), 3)
 
 
-def dispatching(world: World, *callbacks: Any, timeout_seconds: float = 0.2) -> None:
+def dispatching(world: World, *callbacks: Any, timeout_seconds: float = PATIENCE_SECONDS) -> None:
     """Let all callbacks know of an alert, each by a rule of its own."""
     world.status.dispatch.timeout_seconds = timeout_seconds
     world.status.dispatch.retry_seconds = 0.001
@@ -295,9 +295,9 @@ def test_a_callback_that_hangs_is_left_behind():
     world, told, release = quiet(), [], threading.Event()
 
     def hangs(_: dict[str, Any]) -> None:
-        release.wait(60)
+        release.wait(PATIENCE_SECONDS)
 
-    dispatching(world, hangs, told.append, timeout_seconds=0.05)
+    dispatching(world, hangs, told.append, timeout_seconds=2.0)
     states = [play(world, [load])[0] for load in [0.9, 0.1] * 6]
     assert states == ["firing", "resolved"] * 6
     assert len(told) == 6
@@ -307,9 +307,37 @@ def test_a_callback_that_hangs_is_left_behind():
     assert len(hanging) == dispatch_module.MOST_STUCK
     release.set()
     for thread in hanging:
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
     play(world, [0.9])
     assert world.status.dispatch.counts["sent"] == 8
+
+
+def test_a_notification_waits_for_a_thread(monkeypatch: pytest.MonkeyPatch):
+    """Each evaluation asks for one; a call that gets none of its own is made in the one that its callback has."""
+    monkeypatch.setattr("sage_fastapi_obs.threads.RETRY_SECONDS", 0.0)
+    world, told, both_wait = quiet(), [], threading.Event()
+
+    def tells(notice: dict[str, Any]) -> None:
+        assert both_wait.wait(PATIENCE_SECONDS)
+        told.append((notice["state"], threading.current_thread().name))
+        threading.stack_size(TOO_LARGE)
+
+    world.status.alerts.add(rule(callbacks=(tells,), resolved_callbacks=(tells,)))
+    with no_threads():
+        world.tick()
+        world.load.set(0.9)
+        world.status.evaluate()
+    assert world.status.dispatch.counts["sent"] == 0
+    try:
+        world.tick()
+        world.load.set(0.1)
+        world.status.evaluate()
+        both_wait.set()
+        assert world.status.dispatch.settle(PATIENCE_SECONDS)
+    finally:
+        threading.stack_size(0)
+    assert told == [("firing", "sage-obs-alert-call"), ("resolved", "sage-obs-alert")]
+    assert world.status.dispatch.counts["sent"] == 2
 
 
 def test_a_slow_callback_gets_its_notifications_in_order_and_the_oldest_go():
@@ -319,18 +347,18 @@ def test_a_slow_callback_gets_its_notifications_in_order_and_the_oldest_go():
 
     def slow(notice: dict[str, Any]) -> None:
         entered.set()
-        release.wait(60)
+        release.wait(PATIENCE_SECONDS)
         told.append(notice["current_value"])
 
-    dispatching(world, slow, timeout_seconds=60)
+    dispatching(world, slow)
     for number in range(dispatch_module.MOST_WAITING + 10):
         for load in (0.9 + number, 0.1):
             world.tick()
             world.load.set(load)
             world.status.evaluate()
-        assert entered.wait(10)
+        assert entered.wait(PATIENCE_SECONDS)
     release.set()
-    assert world.status.dispatch.settle(20)
+    assert world.status.dispatch.settle(PATIENCE_SECONDS)
     assert told[0] == 0.9
     assert told[1:] == sorted(told[1:])
     assert len(told) == 1 + dispatch_module.MOST_WAITING
@@ -347,16 +375,16 @@ async def test_async_callbacks_run_on_the_loop_of_the_application():
 
     async def hangs(_: dict[str, Any]) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(PATIENCE_SECONDS)
         except asyncio.CancelledError:
             cancelled.append(1)
             raise
 
-    dispatching(world, tells, functools.partial(hangs))
+    dispatching(world, tells, functools.partial(hangs), timeout_seconds=2.0)
     world.tick()
     world.load.set(0.9)
     world.status.evaluate()
-    assert await asyncio.to_thread(world.status.dispatch.settle, 10)
+    assert await asyncio.to_thread(world.status.dispatch.settle, PATIENCE_SECONDS)
     assert told == [(asyncio.get_running_loop(), "firing")]
     await asyncio.sleep(0)
     assert cancelled == [1]
@@ -371,7 +399,7 @@ def test_async_callbacks_get_a_loop_where_there_is_none():
         await asyncio.sleep(0)
         told.append(notice["state"])
 
-    dispatching(world, tells, timeout_seconds=10)
+    dispatching(world, tells)
     play(world, [0.9])
     assert told == ["firing"]
 
@@ -386,7 +414,7 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(step
         told.append(notice["state"])
 
     async def stops() -> None:
-        handed_over.wait(10)
+        handed_over.wait(PATIENCE_SECONDS)
         for _ in range(steps):
             await asyncio.sleep(0)
         asyncio.get_running_loop().stop()
@@ -413,11 +441,11 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(step
     ending.start()
     assert until(loop.is_running)
     world.status.dispatch.loop = loop
-    dispatching(world, tells, timeout_seconds=10)
+    dispatching(world, tells)
     world.tick()
     world.load.set(0.9)
     world.status.evaluate()
-    assert world.status.dispatch.settle(10)
+    assert world.status.dispatch.settle(PATIENCE_SECONDS)
     ending.join()
     assert told == ["firing"]
     assert world.status.dispatch.counts["sent"] == 1
@@ -427,17 +455,17 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(step
 def test_closing_waits_a_moment_and_drops_the_rest():
     """What is on its way may finish, nothing is tried again, and what waits is counted."""
     world, release = quiet(), threading.Event()
-    dispatching(world, lambda _: release.wait(60), timeout_seconds=60)
+    dispatching(world, lambda _: release.wait(PATIENCE_SECONDS))
     for load in (0.9, 0.1, 0.9):
         world.tick()
         world.load.set(load)
         world.status.evaluate()
     begun = time.monotonic()
     world.status.dispatch.close(0.1)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < PATIENCE_SECONDS / 2
     assert world.status.dispatch.counts["dropped"] == 1
     release.set()
-    assert world.status.dispatch.settle(10)
+    assert world.status.dispatch.settle(PATIENCE_SECONDS)
 
 
 def test_callbacks_that_come_and_go_leave_nothing_behind():

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.status import checks
@@ -21,10 +22,10 @@ from sage_fastapi_obs.status.draining import Sigterm
 from sage_fastapi_obs.status.health import Health
 
 
-async def found(name: str, check, **options) -> str:
+async def found(name: str, check) -> str:
     """Run one check; return what it found."""
     health = Health()
-    health.add(name, check, **options)
+    health.add(name, check, timeout_seconds=PATIENCE_SECONDS)
     (result,) = await health.results()
     return result.status
 
@@ -38,7 +39,10 @@ async def test_url_and_tcp():
         thread.start()
         port = listening.getsockname()[1]
         address = f"http://127.0.0.1:{port}"
-        assert [await found("url", checks.url(f"{address}/{status}")) for status in (200, 304, 404, 503)] == [
+        assert [
+            await found("url", checks.url(f"{address}/{status}", timeout_seconds=PATIENCE_SECONDS))
+            for status in (200, 304, 404, 503)
+        ] == [
             "pass",
             "pass",
             "fail",
@@ -46,7 +50,7 @@ async def test_url_and_tcp():
         ]
         assert await found("tcp", checks.tcp("127.0.0.1", port)) == "pass"
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
     assert await found("url", checks.url(address)) == "fail"
     assert await found("tcp", checks.tcp("127.0.0.1", port)) == "fail"
 
@@ -78,7 +82,7 @@ async def test_disk():
 
 async def test_event_loop():
     """A loop that is held up is not healthy."""
-    assert await found("loop", checks.event_loop(most_lag_seconds=5), timeout_seconds=30) == "pass"
+    assert await found("loop", checks.event_loop(most_lag_seconds=PATIENCE_SECONDS)) == "pass"
     check = checks.event_loop(most_lag_seconds=0.05)
 
     async def hold_up() -> None:
@@ -87,7 +91,7 @@ async def test_event_loop():
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hold_up)
-        assert await found("loop", check, timeout_seconds=30) == "fail"
+        assert await found("loop", check) == "fail"
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, RuntimeError])

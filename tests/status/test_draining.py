@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from receivers import SpanCollector, serving
-from servers import Server, running, until
+from servers import Server, running
+from support import PATIENCE_SECONDS, until
 
 READY = "/monitoring/health/ready"
 APP = """
@@ -22,10 +23,9 @@ from sage_fastapi_obs import Observability, RequestLogger, Settings
 here = Path(__file__).parent
 app = FastAPI()
 # Lines are held so long that only the end writes the last ones.
-logging = {"output": str(here / "lines"), "gather_seconds": 1.0}
-obs = Observability(
-    Settings(monitoring={"access": "open"}, logging=logging, tracing={"otlp_endpoint": "COLLECTOR/v1/traces"})
-)
+logging = {"output": str(here / "lines"), "gather_seconds": 1.0, "shutdown_seconds": 60}
+tracing = {"otlp_endpoint": "COLLECTOR/v1/traces", "shutdown_seconds": 60}
+obs = Observability(Settings(monitoring={"access": "open"}, logging=logging, tracing=tracing))
 obs.install(app)
 
 
@@ -71,7 +71,7 @@ class Uvicorn(Server):
         self._connections: list[HTTPConnection] = []
 
     def connect(self) -> HTTPConnection:
-        self._connections.append(HTTPConnection("127.0.0.1", self.port, timeout=30))
+        self._connections.append(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS))
         self._connections[-1].connect()
         return self._connections[-1]
 
@@ -89,7 +89,7 @@ class Uvicorn(Server):
 
     def end(self) -> int:
         """Wait until it has ended by itself; return its status."""
-        status: int = self._process.wait(30)
+        status: int = self._process.wait(PATIENCE_SECONDS)
         self._process = None
         return status
 

@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.status.health import Health
@@ -36,12 +37,12 @@ def test_what_checks_find(backend):
         async def __call__(self) -> bool:
             return True
 
-    health.add("fine", fine)
-    health.add("sync", lambda: 0)
-    health.add("object", Callable())
-    health.add("coroutine from a lambda", lambda: fine())
-    health.add("false", lambda: False, critical=False)
-    health.add("raises", raises)
+    health.add("fine", fine, timeout_seconds=PATIENCE_SECONDS)
+    health.add("sync", lambda: 0, timeout_seconds=PATIENCE_SECONDS)
+    health.add("object", Callable(), timeout_seconds=PATIENCE_SECONDS)
+    health.add("coroutine from a lambda", lambda: fine(), timeout_seconds=PATIENCE_SECONDS)
+    health.add("false", lambda: False, critical=False, timeout_seconds=PATIENCE_SECONDS)
+    health.add("raises", raises, timeout_seconds=PATIENCE_SECONDS)
     health.add("hangs", hangs, timeout_seconds=0.01)
     results = {result.name: result for result in run(health.results, backend)}
     statuses = {name: result.status for name, result in results.items()}
@@ -65,7 +66,7 @@ def test_two_hundred_probes_share_one_run(backend):
     ran = []
     health = Health()
 
-    @health.check("database")
+    @health.check("database", timeout_seconds=PATIENCE_SECONDS, cache_seconds=PATIENCE_SECONDS)
     async def database() -> None:
         ran.append(1)
         await anyio.sleep(0.01)
@@ -98,11 +99,13 @@ def test_a_check_that_blocks_its_thread_takes_one_thread():
 
     def blocks() -> None:
         entered.append(1)
-        release.wait(10)
+        release.wait(PATIENCE_SECONDS)
 
     health.add("blocks", blocks, timeout_seconds=0.02, cache_seconds=0.0)
 
     async def probe() -> list[str]:
+        while not entered:
+            await health.results()
         found = [(await health.results())[0].status for _ in range(5)]
         release.set()
         return found
@@ -115,7 +118,7 @@ def test_a_check_that_blocks_its_thread_takes_one_thread():
 def test_a_check_that_got_no_thread_in_time_is_run_again(backend):
     """A run that is given up while the application has all threads has left none hanging: the next one has its thread."""
     health = Health()
-    health.add("sync", lambda: True, timeout_seconds=10)
+    health.add("sync", lambda: True, timeout_seconds=PATIENCE_SECONDS)
 
     async def probe() -> str:
         threads = anyio.to_thread.current_default_thread_limiter()
@@ -135,14 +138,16 @@ def test_a_cancelled_probe_leaves_nobody_waiting():
 
     async def slow() -> None:
         ran.append(1)
-        await anyio.sleep(0.02)
+        if len(ran) == 1:
+            await anyio.sleep_forever()
 
-    health.add("slow", slow)
+    health.add("slow", slow, timeout_seconds=PATIENCE_SECONDS)
 
     async def probe() -> str:
         async with anyio.create_task_group() as group:
-            with anyio.move_on_after(0.005):
-                await health.results()
+            group.start_soon(health.results)
+            while not ran:
+                await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
         return (await health.results())[0].status
 

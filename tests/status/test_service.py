@@ -10,8 +10,7 @@ import anyio
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
-from servers import until
-from support import client
+from support import PATIENCE_SECONDS, client, until
 from worlds import World
 
 from sage_fastapi_obs import Observability, Settings
@@ -44,7 +43,7 @@ async def test_it_looks_while_the_application_runs():
         assert obs.status.is_active
         obs.status.start()
         assert threads() == before + 1
-        await asyncio.wait_for(done.wait(), 30)
+        await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
     assert told == [("firing", asyncio.get_running_loop())]
     assert not obs.status.is_active
     assert threads() == before
@@ -121,7 +120,7 @@ async def test_a_lifespan_that_is_abandoned_leaves_no_thread():
 
     received, started = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(app({"type": "lifespan", "state": {}}, receive, send))
-    await asyncio.wait_for(started.wait(), 30)
+    await asyncio.wait_for(started.wait(), PATIENCE_SECONDS)
     assert threads() == before + 1
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

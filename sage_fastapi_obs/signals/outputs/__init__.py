@@ -3,6 +3,7 @@
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,28 @@ def outputs(
     """Build where lines go: a stream or file by itself, or with servers beside it.
 
     `notice` makes a line of ours, laid out and encoded, from a message and fields. `failed` is told why lines were lost that
-    were written later. `form` makes JSON of a line.
+    were written later, and of threads that cannot be started. `form` makes JSON of a line.
     """
 
     def missing(lines: int) -> bytes:
         return notice("log lines were lost here", {"lost": lines})[1]
 
     def tell(message: str, fields: Mapping[str, Any]) -> None:
-        near.write(*notice(message, fields))
+        try:
+            near.write(*notice(message, fields))
+        except Exception as error:
+            # What is said about one output does not stop it because another fails.
+            failed(error)
 
     is_stream = settings.output in ("stdout", "stderr") or _is_device(settings.output)
     near: Stream | Gather
-    near = Stream(settings.output, losses, missing) if is_stream else File(settings, losses, missing, wall_clock)
+    if is_stream:
+        near = Stream(settings.output, losses, missing, failed)
+    else:
+        near = File(settings, losses, missing, wall_clock, failed)
     if settings.format == "json" and settings.gather_seconds:
         near = Gather(near, settings.gather_seconds, failed)
-    far = [Sender(place, level, losses, tell) for place, level in _far(settings, service, form)]
+    far = [Sender(place, level, losses, tell, failed) for place, level in _far(settings, service, form)]
     return Outputs(near, far, form if settings.format == "json" else None) if far else near
 
 
@@ -85,14 +93,25 @@ class Outputs:
         """Write what has gathered to the stream or file."""
         self._near.flush()
 
-    def close(self, seconds: float) -> None:
-        """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""
+    def settle(self, seconds: float) -> None:
+        """Write and send what waits, for no longer than some seconds in all, and go on."""
         deadline = time.monotonic() + seconds
         for sender in self._far:
             sender.stop(deadline)
         for sender in self._far:
             sender.close()
-        self._near.close(max(0.0, deadline - time.monotonic()))
+            sender.reopen()
+        self._near.settle(max(0.0, deadline - time.monotonic()))
+
+    def close(self, seconds: float) -> None:
+        """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""
+        deadline = time.monotonic() + seconds
+        with ExitStack() as last:
+            # Each is closed, whatever another one raises; the nearest last, as the others may have something to say.
+            last.callback(lambda: self._near.close(max(0.0, deadline - time.monotonic())))
+            for sender in self._far:
+                last.callback(sender.close)
+                sender.stop(deadline)
 
 
 def _far(settings: LoggingSettings, service: ServiceSettings, form: Callable[[Line], bytes]) -> list[tuple[Destination, str]]:

@@ -10,7 +10,7 @@ import orjson
 
 from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.lines import Line
-from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, Unavailable, post
+from sage_fastapi_obs.signals.outputs.sender import Entry, Unavailable, post
 
 __all__ = ["Elasticsearch"]
 
@@ -39,16 +39,20 @@ class Elasticsearch:
         self._client = httpx.Client()
         self._prefix = ""
 
+    def prepare(self) -> None:
+        """Nothing has to be found out."""
+
     def open(self) -> None:
         """Prepare in the process that sends, whose documents have ids of their own."""
         self._client.close()
-        self._client = httpx.Client(auth=self._auth, timeout=REQUEST_SECONDS, follow_redirects=False)
+        self._client = httpx.Client(auth=self._auth, follow_redirects=False)
         self._prefix = uuid.uuid4().hex
 
-    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Create the documents of a batch; return the entries to try again, and how many were refused."""
         body = b"".join(self._action(entry) for entry in batch)
-        return _outcome(batch, _statuses(post(self._client, self._url, body, self._headers), len(batch)))
+        answer = post(self._client, self._url, body, self._headers, seconds)
+        return _outcome(batch, _statuses(answer, len(batch)))
 
     def close(self) -> None:
         """Let go of connections."""

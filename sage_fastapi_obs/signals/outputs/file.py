@@ -41,11 +41,16 @@ class File(Stream):
     """
 
     def __init__(
-        self, settings: LoggingSettings, losses: Losses, notice: Callable[[int], bytes], wall_clock: Callable[[], int]
+        self,
+        settings: LoggingSettings,
+        losses: Losses,
+        notice: Callable[[int], bytes],
+        wall_clock: Callable[[], int],
+        failed: Callable[[Exception], None],
     ) -> None:
         if fcntl is None and (settings.rotate_bytes or settings.rotate_hours):
             raise SettingsError("logging.rotate_bytes and rotate_hours: this system cannot rename a file that is written to")
-        super().__init__(settings.output, losses, notice)
+        super().__init__(settings.output, losses, notice, failed)
         self._path = Path(settings.output)
         self._rotate_bytes = settings.rotate_bytes
         self._rotate_seconds = None if settings.rotate_hours is None else settings.rotate_hours * 3600

@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
+from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import Line
-from sage_fastapi_obs.signals.outputs.stream import Stream, restart_after_fork
+from sage_fastapi_obs.signals.outputs.stream import Stream
+from sage_fastapi_obs.threads import Threads
 
 __all__ = ["Gather", "Later"]
 
@@ -20,13 +22,15 @@ class Gather:
     """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
 
     def __init__(self, near: Stream, seconds: float, failed: Callable[[Exception], None]) -> None:
-        """`seconds`: the moment. `failed`: is told why lines could not be written."""
+        """`seconds`: the moment. `failed`: is told why lines could not be written, or not by a thread."""
         self._near = near
         self._seconds = seconds
         self._failed = failed
         self._thread: threading.Thread | None = None
-        self.restart()
-        restart_after_fork(self)
+        self._threads = Threads("sage-obs-log-lines", failed)
+        self._begin(gathers=True)
+        # The parent may leave with `os._exit` too, having put itself into the background.
+        at_fork(before=self.flush, in_child=self.restart)
 
     @property
     def is_terminal(self) -> bool:
@@ -36,7 +40,7 @@ class Gather:
     def open(self) -> None:
         """Open the stream or file; what came after an earlier end is nobody's."""
         self._near.open()
-        self.restart()
+        self._begin(gathers=True)
 
     def write(self, _: Line, encoded: bytes) -> None:
         """Take one line."""
@@ -84,6 +88,13 @@ class Gather:
             except Exception as error:
                 self._failed(error)
 
+    def settle(self, seconds: float) -> None:
+        """Write the rest, for no longer than some seconds, and from now on every line at once."""
+        self._gathers = False
+        self._awake = False
+        self.flush()
+        self._near.settle(seconds)
+
     def close(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and close the stream or file."""
         with self._lock:
@@ -93,11 +104,18 @@ class Gather:
         self._near.close(seconds)
 
     def _wake(self) -> None:
-        self._awake = True
+        """Have what has gathered written in a moment, or write it now."""
+        if self._gathers and self._has_thread():
+            self._awake = True
+            self._some.set()
+        else:
+            self.flush()
+
+    def _has_thread(self) -> bool:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="sage-obs-log-lines", daemon=True)
-            self._thread.start()
-        self._some.set()
+            with self._lock:
+                self._thread = self._thread or self._threads.start(self._run)
+        return self._thread is not None
 
     def _run(self) -> None:
         some, closing = self._some, self._closing
@@ -110,7 +128,14 @@ class Gather:
             self.flush()
 
     def restart(self) -> None:
-        """Begin anew, at the start and in a forked child, where the thread is gone and what has gathered is the parent's."""
+        """Begin anew in a forked child, where the thread is gone and what has gathered is the parent's.
+
+        Lines are written at once there: a child may leave with `os._exit`, of which nobody is told.
+        """
+        self._begin(gathers=False)
+
+    def _begin(self, *, gathers: bool) -> None:
+        self._gathers = gathers
         # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
         self._lock = threading.RLock()
         self._lines: list[bytes | Later] = []

@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 import orjson
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.lines import Line, json_format
-from sage_fastapi_obs.signals.outputs.sender import REQUEST_SECONDS, Entry, post
-from sage_fastapi_obs.signals.resource import resource_of
+from sage_fastapi_obs.signals.outputs.sender import Entry, post
+from sage_fastapi_obs.signals.resource import in_this_process, resource_of
 
 __all__ = ["Otlp"]
 
@@ -42,24 +43,29 @@ class Otlp:
         self._protocol = _Protocol()
         self._headers: dict[str, str] = {}
         self._client = httpx.Client()
+        self._service_resource = Resource.get_empty()
         self._resource: Any = None
+
+    def prepare(self) -> None:
+        """Describe the service, which takes threads: an interpreter that is about to end has none for it."""
+        self._service_resource = resource_of(self._service)
 
     def open(self) -> None:
         """Prepare in the process that sends, which its resource names."""
         given = os.environ.get("OTEL_EXPORTER_OTLP_LOGS_HEADERS") or os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
         self._headers = {**parse_env_headers(given, liberal=True), "content-type": "application/x-protobuf"}
         self._client.close()
-        self._client = httpx.Client(timeout=REQUEST_SECONDS, follow_redirects=False)
-        attributes = dict(resource_of(self._service).attributes)
+        self._client = httpx.Client(follow_redirects=False)
+        attributes = dict(in_this_process(self._service_resource).attributes)
         self._resource = self._protocol.resource(attributes=self._attributes(attributes))
 
-    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Export the records of a batch; return how many of them were refused, which OTLP says not to try again."""
         scope = self._protocol.scope(log_records=[self._record(orjson.loads(entry.encoded)) for entry in batch])
         request = self._protocol.request(
             resource_logs=[self._protocol.resource_logs(resource=self._resource, scope_logs=[scope])]
         )
-        body = post(self._client, self._url, request.SerializeToString(), self._headers)
+        body = post(self._client, self._url, request.SerializeToString(), self._headers, seconds)
         return (), min(len(batch), self._protocol.refused(body))
 
     def close(self) -> None:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import LEVELS, Line
 from sage_fastapi_obs.signals.outputs.losses import Losses
-from sage_fastapi_obs.signals.outputs.stream import restart_after_fork
+from sage_fastapi_obs.threads import Threads
 
 __all__ = ["Destination", "Entry", "Refused", "Sender", "TooLarge", "Unavailable", "is_sending", "post"]
 
@@ -25,6 +26,8 @@ BATCH_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 30.0
 REQUEST_SECONDS = 10.0
+LEAST_SECONDS = 0.001
+"""Of a request, as none at all would be for ever."""
 LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
 NOTICE_SECONDS = 60.0
 
@@ -71,11 +74,17 @@ class Destination(Protocol):
     form: Callable[[Line], bytes]
     """How it wants a line as JSON."""
 
+    def prepare(self) -> None:
+        """Find out, at the start, what an interpreter that is about to end could not."""
+
     def open(self) -> None:
         """Prepare in the process that sends."""
 
-    def deliver(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
-        """Send lines; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`."""
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
+        """Send lines; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`.
+
+        `seconds`: how long each wait for the server may take.
+        """
 
     def close(self) -> None:
         """Let go of connections."""
@@ -85,9 +94,14 @@ class Sender:
     """Sends lines from a level on, in the background."""
 
     def __init__(
-        self, destination: Destination, level: str, losses: Losses, tell: Callable[[str, Mapping[str, Any]], None]
+        self,
+        destination: Destination,
+        level: str,
+        losses: Losses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
     ) -> None:
-        """`tell` writes a line that is not sent itself."""
+        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
         self.name = destination.name
         self.form = destination.form
         self._destination = destination
@@ -97,11 +111,14 @@ class Sender:
         losses.watch(self.name, ("full", "refused", "shutdown"))
         self._is_open = False
         self._thread: threading.Thread | None = None
+        self._sending: Sequence[Entry] = ()
+        self._threads = Threads(f"sage-obs-log-{self.name}", failed)
         self.restart()
-        restart_after_fork(self)
+        at_fork(in_child=self.restart)
 
     def open(self) -> None:
         """Take lines from now on; the thread comes with the first, in the process that writes it."""
+        self._destination.prepare()
         self.restart()
         self._is_open = True
 
@@ -117,32 +134,40 @@ class Sender:
             self._queue.append(Entry(self._number, encoded))
             self._queued_bytes += len(encoded)
             if self._thread is None:
-                self._start()
+                # Without one, what is queued waits: for a thread, or for the close.
+                self._thread = self._threads.start(self._run)
             if len(self._queue) >= BATCH_LINES:
                 self._wake.set()
 
     def stop(self, deadline: float) -> None:
-        """Take no more lines, and send what is queued until a time of `time.monotonic`; does not wait."""
-        self._is_open = False
+        """Send what is queued until a time of `time.monotonic`; does not wait."""
         self._deadline = deadline
         self._stopping.set()
         self._wake.set()
 
     def close(self) -> None:
         """Wait for the last lines until the time that `stop` was given; what is left then is lost."""
-        thread = self._thread
-        if thread is not None:
+        with self._lock:
+            thread = self._thread
+            if is_alone := thread is None and bool(self._queue):
+                self._thread = threading.current_thread()
+        if is_alone:
+            self._run()
+        elif thread is not None:
             thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
             # From here on the thread, should it come back from a server that hangs, counts nothing.
             self._thread = None
+            self._is_open = False
             self._losses.count(self.name, "shutdown", len(self._queue) + len(self._sending))
             self._queue.clear()
+            self._queued_bytes, self._sending = 0, ()
 
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"sage-obs-log-{self.name}", daemon=True)
-        self._thread = thread
-        thread.start()
+    def reopen(self) -> None:
+        """Go on after a close."""
+        with self._lock:
+            self._wake, self._stopping = threading.Event(), threading.Event()
+            self._is_open = True
 
     def restart(self) -> None:
         """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
@@ -150,7 +175,8 @@ class Sender:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._queue: deque[Entry] = deque()
         self._queued_bytes = 0
-        self._sending: Sequence[Entry] = ()
+        self._sending = ()
+        self._is_connected = False
         self._number = 0
         self._deadline = 0.0
         self._thread = None
@@ -159,20 +185,21 @@ class Sender:
         self._told_refused_at = -NOTICE_SECONDS
 
     def _run(self) -> None:
+        wake, stopping = self._wake, self._stopping
         _this_thread.is_sending = True
-        with suppress_instrumentation():
-            self._destination.open()
-            try:
-                while not self._stopping.is_set():
-                    self._wake.wait(BATCH_SECONDS)
-                    self._wake.clear()
+        try:
+            with suppress_instrumentation():
+                while not stopping.is_set():
+                    wake.wait(BATCH_SECONDS)
+                    wake.clear()
                     self._send_all()
                 self._send_all()
-            finally:
-                self._destination.close()
+        finally:
+            _this_thread.is_sending = self._is_connected = False
+            self._destination.close()
 
     def _send_all(self) -> None:
-        while self._take():
+        while self._seconds_left() > 0 and self._take():
             failures = 0
             while self._sending:
                 after_seconds = self._try()
@@ -197,7 +224,8 @@ class Sender:
         """Send the batch once, and keep of it what is to be tried again; return how long the server wants to be left alone."""
         batch = self._sending
         try:
-            again, refused = self._destination.deliver(batch)
+            self._connect()
+            again, refused = self._destination.deliver(batch, self._seconds_left())
         except Unavailable as unavailable:
             self._say_trouble(str(unavailable))
             return unavailable.after_seconds
@@ -214,6 +242,19 @@ class Sender:
         if not again:
             self._say_recovered()
         return 0.0
+
+    def _connect(self) -> None:
+        if self._is_connected:
+            return
+        try:
+            self._destination.open()
+        except Exception as fault:
+            raise Unavailable(type(fault).__name__) from fault
+        self._is_connected = True
+
+    def _seconds_left(self) -> float:
+        """For one request: as long as the end allows, once that has come."""
+        return min(REQUEST_SECONDS, self._deadline - time.monotonic()) if self._stopping.is_set() else REQUEST_SECONDS
 
     def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
         """Put the second half back, so that the first goes alone; a single line that is too large is refused."""
@@ -269,10 +310,11 @@ def _size(batch: Sequence[Entry]) -> int:
     return sum(len(entry.encoded) for entry in batch)
 
 
-def post(client: httpx.Client, url: str, content: bytes, headers: Mapping[str, str]) -> bytes:
+def post(client: httpx.Client, url: str, content: bytes, headers: Mapping[str, str], seconds: float) -> bytes:
     """Post a batch and return the answer's body; raise by what its status means for trying again."""
     try:
-        with client.stream("POST", url, content=content, headers={"accept-encoding": "identity", **headers}) as response:
+        asked = {"accept-encoding": "identity", **headers}
+        with client.stream("POST", url, content=content, headers=asked, timeout=max(seconds, LEAST_SECONDS)) as response:
             body = _read(response)
     except httpx.HTTPError as error:
         raise Unavailable(type(error).__name__) from None

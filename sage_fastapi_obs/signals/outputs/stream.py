@@ -7,16 +7,17 @@ import stat
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
+from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.losses import Cause, Losses
+from sage_fastapi_obs.threads import Threads
 
-__all__ = ["Stream", "own_descriptor", "restart_after_fork"]
+__all__ = ["Stream", "own_descriptor"]
 
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
@@ -44,8 +45,10 @@ class _Waiting(NamedTuple):
 class Stream:
     """Standard output or error, or a device or pipe by its path."""
 
-    def __init__(self, target: str, losses: Losses, notice: Callable[[int], bytes]) -> None:
-        """`notice` makes the line that says how many lines are missing at its place."""
+    def __init__(
+        self, target: str, losses: Losses, notice: Callable[[int], bytes], failed: Callable[[Exception], None]
+    ) -> None:
+        """`notice` makes the line that says how many lines are missing at its place. `failed`: is told of a missing thread."""
         self._target = target
         self.name = target if target in ("stdout", "stderr") else "file"
         self._losses = losses
@@ -65,9 +68,10 @@ class Stream:
         self._missing = 0
         """Lines that were lost since the last notice."""
         self._flusher: threading.Thread | None = None
+        self._threads = Threads("sage-obs-log-backlog", failed)
         self.at_once_bytes = AT_ONCE_BYTES
         """How much may be written together."""
-        restart_after_fork(self)
+        at_fork(in_child=self.restart)
 
     @property
     def is_terminal(self) -> bool:
@@ -103,11 +107,15 @@ class Stream:
     def flush(self) -> None:
         """Do nothing: no line is kept back on purpose."""
 
-    def close(self, seconds: float) -> None:
-        """Write what waits, for no longer than some seconds, and close what was opened here."""
+    def settle(self, seconds: float) -> None:
+        """Write what waits, for no longer than some seconds."""
         deadline = time.monotonic() + seconds
         while not self._is_written() and (left := deadline - time.monotonic()) > 0:
             self._wait(min(left, PATIENCE_SECONDS))
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, for no longer than some seconds, and close what was opened here."""
+        self.settle(seconds)
         with self._lock:
             self._begun = False
             self._drop_backlog("shutdown")
@@ -172,9 +180,8 @@ class Stream:
             self._drop_backlog("failed")
             raise
         if self._backlog:
-            flusher = threading.Thread(target=self._flush, name="sage-obs-log-backlog", daemon=True)
-            flusher.start()
-            self._flusher = flusher
+            # Without a thread, the next line does this again.
+            self._flusher = self._threads.start(self._flush)
 
     def _write_backlog(self) -> None:
         while self._backlog:
@@ -284,19 +291,3 @@ def _put_text(stream: IO[str], encoded: bytes) -> int:
 
 def _closed(_: bytes) -> int:
     raise OSError(errno.EBADF, "the standard stream was closed before the start")
-
-
-class _Restarts(Protocol):
-    def restart(self) -> None: ...
-
-
-def restart_after_fork(restarting: _Restarts) -> None:
-    """Have something begin anew in forked children, for as long as it lives."""
-    restart = weakref.WeakMethod(restarting.restart)
-
-    def in_child() -> None:
-        if (begin_anew := restart()) is not None:
-            begin_anew()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=in_child)

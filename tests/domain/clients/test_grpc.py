@@ -3,8 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,14 +15,17 @@ import grpc.aio
 import pytest
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, server_interceptor
 from opentelemetry.trace import SpanKind, StatusCode
-from receivers import until
-from support import Watched
+from support import PATIENCE_SECONDS, Watched, eventually
 
 from sage_fastapi_obs import GrpcMetricsInterceptor, ObservabilityError, get_correlation_id
 from sage_fastapi_obs.domain.clients import interceptor
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 METADATA = (("traceparent", TRACEPARENT), ("x-correlation-id", "corr-1"), ("blob-bin", b"\xff"))
+
+
+ENTERED = threading.Event()
+"""Set when a slow call has come to its method."""
 
 
 async def echo_async(request: bytes, context: Any) -> bytes:
@@ -31,7 +35,8 @@ async def echo_async(request: bytes, context: Any) -> bytes:
     if request == b"boom":
         raise ValueError("geheim")
     if request == b"slow":
-        await asyncio.sleep(30)
+        ENTERED.set()
+        await asyncio.sleep(PATIENCE_SECONDS)
     if request == b"code":
         context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
     return (get_correlation_id() or "").encode() if request == b"who" else request
@@ -44,7 +49,9 @@ def echo(request: bytes, context: Any) -> bytes:
     if request == b"boom":
         raise ValueError("geheim")
     if request == b"slow":
-        time.sleep(0.6)
+        ENTERED.set()
+        while context.is_active():
+            time.sleep(0.01)
     if request == b"code":
         context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
     return (get_correlation_id() or "").encode() if request == b"who" else request
@@ -124,11 +131,6 @@ async def serving(*interceptors: Any, is_async: bool = True) -> AsyncIterator[gr
         await server.stop(None) if is_async else await asyncio.to_thread(server.stop(None).wait)
 
 
-async def soon(found: Callable[[], Any]) -> Any:
-    """Ask until there is an answer, which may come after the client's."""
-    return await asyncio.to_thread(until, found)
-
-
 def counted(watched: Watched) -> dict[str, float]:
     """Read what was counted, as `/pkg.Shop/Echo OK`."""
     series = watched.series("grpc_request_total")
@@ -143,7 +145,7 @@ async def test_a_call_is_a_span_in_the_trace_of_its_caller(watched: Watched, is_
     """Attributes follow the conventions, and the caller's ids are the method's."""
     async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
         assert await channel.unary_unary("/pkg.Shop/Echo")(b"who", metadata=METADATA) == b"corr-1"
-    (span,) = await soon(lambda: watched.spans)
+    (span,) = await eventually(lambda: watched.spans)
     assert (span.name, span.kind) == ("pkg.Shop/Echo", SpanKind.SERVER)
     assert f"{span.context.trace_id:032x}-{span.parent.span_id:016x}" in TRACEPARENT
     attributes = dict(span.attributes)
@@ -175,10 +177,11 @@ async def test_a_call_has_the_code_that_the_client_gets(
 ):
     """Span, counts and client agree; only what is the server's fault is an error, and no message is told."""
     async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
+        await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/pkg.Shop/Echo")(request_, timeout=0.3 if request_ == b"slow" else None)
+            await channel.unary_unary("/pkg.Shop/Echo")(request_, timeout=2.0 if request_ == b"slow" else None)
         assert caught.value.code().name == code
-        (span,) = await soon(lambda: watched.spans)
+        (span,) = await eventually(lambda: watched.spans)
     assert span.attributes["rpc.response.status_code"] == code
     assert span.status.status_code is (StatusCode.ERROR if blamed else StatusCode.UNSET)
     assert span.attributes.get("error.type") == (code if blamed else None)
@@ -198,7 +201,7 @@ async def test_streams_are_timed_to_their_end(watched: Watched, is_async: bool):
         assert [one async for one in channel.stream_stream("/pkg.Shop/Chat")(iter([b"a", b"b"]))] == [b"a", b"b"]
         assert await channel.unary_unary("/pkg.Shop/Mixed")(b"x") == b"x"
         assert await channel.unary_unary("/pkg.Shop/Called")(b"x") == b"x"
-        assert await soon(lambda: len(watched.spans) == 6)
+        assert await eventually(lambda: len(watched.spans) == 6)
     assert set(counted(watched).values()) == {1}
     assert len(counted(watched)) == 6
     long = next(span for span in watched.spans if span.name.endswith("Count"))
@@ -209,13 +212,14 @@ async def test_streams_are_timed_to_their_end(watched: Watched, is_async: bool):
 async def test_a_client_that_leaves_is_no_failure(watched: Watched, is_async: bool):
     """A call that its client cancels is CANCELLED, which nobody is blamed for."""
     async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
+        ENTERED.clear()
         call = channel.unary_unary("/pkg.Shop/Echo")(b"slow")
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(ENTERED.wait, PATIENCE_SECONDS)
         call.cancel()
         stream = channel.unary_stream("/pkg.Shop/Count")(b"500")
         assert await stream.read() == b"0"
         stream.cancel()
-        assert await soon(lambda: len(watched.spans) == 2)
+        assert await eventually(lambda: len(watched.spans) == 2)
     assert counted(watched) == {"/pkg.Shop/Echo CANCELLED": 1, "/pkg.Shop/Count CANCELLED": 1}
     assert {span.status.status_code for span in watched.spans} == {StatusCode.UNSET}
 
@@ -254,7 +258,7 @@ async def test_beside_opentelemetrys_interceptor_a_call_has_one_span(watched: Wa
     interceptors = [make(tracer_provider=watched.provider), GrpcMetricsInterceptor()]
     async with serving(*(reversed(interceptors) if ours_first else interceptors), is_async=is_async) as channel:
         await channel.unary_unary("/pkg.Shop/Echo")(b"x", metadata=METADATA)
-        assert await soon(lambda: watched.spans)
+        assert await eventually(lambda: watched.spans)
     assert [span.instrumentation_scope.name for span in watched.spans] == ["opentelemetry.instrumentation.grpc"]
     assert counted(watched) == {"/pkg.Shop/Echo OK": 1}
 
@@ -266,7 +270,7 @@ async def test_sync_methods_of_an_aio_server_have_their_codes(watched: Watched):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary("/pkg.Shop/Mixed")(request)
             seen = f"/pkg.Shop/Mixed {caught.value.code().name}"
-            assert await soon(lambda seen=seen: counted(watched).get(seen) == 1)
+            assert await eventually(lambda seen=seen: counted(watched).get(seen) == 1)
 
 
 async def test_twice_counts_once(watched: Watched):
@@ -293,7 +297,7 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
         monkeypatch.setattr(interceptor, "_around", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
-        assert await soon(lambda: watched.obs.faults.counts == {"clients": 3})
+        assert await eventually(lambda: watched.obs.faults.counts == {"clients": 3})
     assert get_correlation_id() is None
 
 

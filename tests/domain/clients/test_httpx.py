@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 from servers import free_port
-from support import Watched
+from support import PATIENCE_SECONDS, Watched
 
 from sage_fastapi_obs import CorrelationContext, correlation_hook, instrument_httpx, operation
 
@@ -37,7 +37,7 @@ def build() -> FastAPI:
 
     @app.get("/slow")
     async def slow() -> None:
-        await asyncio.sleep(30)
+        await asyncio.sleep(PATIENCE_SECONDS)
 
     return app
 
@@ -119,7 +119,7 @@ async def test_no_answer_is_a_failure(watched: Watched, service: str):
         with pytest.raises(httpx.ConnectError):
             await http.get(f"http://127.0.0.1:{free_port()}/")
         with pytest.raises(httpx.ReadTimeout):
-            await http.get(f"{service}/slow", timeout=0.1)
+            await http.get(f"{service}/slow", timeout=httpx.Timeout(PATIENCE_SECONDS, read=0.1))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(http.get(f"{service}/slow"), 0.1)
     assert [span.attributes.get("error.type") for span in watched.spans] == ["httpx.ConnectError", "httpx.ReadTimeout", None]

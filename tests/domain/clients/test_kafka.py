@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.aiokafka import AIOKafkaInstrumentor
 from opentelemetry.instrumentation.confluent_kafka import ConfluentKafkaInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 from servers import KafkaBroker, running
-from support import Watched
+from support import PATIENCE_SECONDS, Watched
 
 from sage_fastapi_obs import CorrelationContext, get_correlation_id, instrument_kafka, operation, process_message
 from sage_fastapi_obs.request.correlation import chosen_header
@@ -30,7 +30,7 @@ def topic() -> str:
 @pytest.fixture
 async def producer(kafka_at: KafkaBroker) -> AsyncIterator[aiokafka.AIOKafkaProducer]:
     """Open a producer of aiokafka."""
-    async with aiokafka.AIOKafkaProducer(bootstrap_servers=kafka_at.address, request_timeout_ms=5000) as opened:
+    async with aiokafka.AIOKafkaProducer(bootstrap_servers=kafka_at.address, request_timeout_ms=60_000) as opened:
         yield opened
 
 
@@ -68,7 +68,7 @@ async def test_a_message_is_a_span_and_carries_the_ids(
     with CorrelationContext("corr-1"), operation("order"):
         placed = await producer.send_and_wait(topic, b"geheim", key=b"geheim", headers=[("own", b"1")])
     consumer = await consume(kafka_at, topic)
-    message = await asyncio.wait_for(consumer.getone(), 10)
+    message = await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS)
     with process_message(message) as run:
         assert get_correlation_id() == "corr-1"
         with operation("inner"):
@@ -115,14 +115,14 @@ async def test_confluents_clients_tell_the_same(watched: Watched, kafka_at: Kafk
     with CorrelationContext("corr-2"):
         before.produce(topic, b"geheim", b"key", headers={"own": b"1"}, on_delivery=lambda *told: heard.append(told))
     assert len(before) >= 1
-    before.flush(10)
+    before.flush(PATIENCE_SECONDS)
     assert heard[0][0] is None
     reading = instrument_kafka(confluent_consumer(kafka_at, topic)).client
     message = polled(reading)
     with pytest.raises(ValueError, match="no"), process_message(message):
         raise ValueError("no")
     before.produce(topic, b"another")
-    before.flush(10)
+    before.flush(PATIENCE_SECONDS)
     for _ in range(50):
         if found := reading.consume(10, 0.2):
             break
@@ -140,7 +140,7 @@ async def test_confluents_clients_tell_the_same(watched: Watched, kafka_at: Kafk
     assert watched.value("kafka_messages_processed_total", topic=topic, status="failure") == 1
     instrumented.undo()
     before.produce(topic, b"untold")
-    before.flush(10)
+    before.flush(PATIENCE_SECONDS)
     assert watched.value("kafka_messages_produced_total", topic=topic, status="success") == 2
 
 
@@ -176,7 +176,7 @@ async def test_a_trace_context_of_the_applications_own_stays(
     with CorrelationContext("ours"):
         await producer.send_and_wait(topic, b"v", headers=[("traceparent", own), ("X-Correlation-ID", b"theirs")])
     consumer = await consume(kafka_at, topic, watch=False)
-    message = await asyncio.wait_for(consumer.getone(), 10)
+    message = await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS)
     await consumer.stop()
     assert message.headers == (("traceparent", own), ("X-Correlation-ID", b"theirs"))
 
@@ -204,7 +204,7 @@ async def test_an_id_comes_in_by_the_header_it_went_out_by(
     with CorrelationContext("flow-1"):
         await producer.send_and_wait(topic, b"v")
     consumer = await consume(kafka_at, topic)
-    message = await asyncio.wait_for(consumer.getone(), 10)
+    message = await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS)
     await consumer.stop()
     assert dict(message.headers)["X-Flow-ID"] == b"flow-1"
     with process_message(message):
@@ -223,22 +223,23 @@ async def test_what_is_no_message_does_no_harm(watch: Any):
 async def test_a_killed_broker_is_a_failure(watched: Watched, topic: str):
     """Under traffic: what is not acknowledged fails by Kafka's own name or the exception's, and nothing is left open."""
     with running(KafkaBroker()) as broker:
-        options = {"bootstrap.servers": broker.address, "message.timeout.ms": 1500, "log_level": 0}
+        options = {"bootstrap.servers": broker.address, "log_level": 0}
         confluent = instrument_kafka(confluent_kafka.Producer(options)).client
-        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=broker.address, request_timeout_ms=1500)
+        hasty = instrument_kafka(confluent_kafka.Producer({**options, "message.timeout.ms": 1500})).client
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=broker.address, request_timeout_ms=4000)
         await producer.start()
         instrument_kafka(producer)
         tasks = asyncio.all_tasks()
         await producer.send_and_wait(topic, b"v")
         confluent.produce(topic, b"v")
-        assert confluent.flush(10) == 0
+        assert confluent.flush(PATIENCE_SECONDS) == 0
         broker.kill()
         with pytest.raises(aiokafka.errors.KafkaError):
             await producer.send_and_wait(topic, b"v")
         with pytest.raises(aiokafka.errors.KafkaError):
             await producer.send_and_wait(f"{topic}-unknown", b"v")
-        confluent.produce(topic, b"v")
-        assert await asyncio.to_thread(confluent.flush, 20) == 0
+        hasty.produce(topic, b"v")
+        assert await asyncio.to_thread(hasty.flush, PATIENCE_SECONDS) == 0
         assert asyncio.all_tasks() <= tasks
         await producer.stop()
     failed = [span for span in watched.spans if span.status.status_code is StatusCode.ERROR]
@@ -252,17 +253,17 @@ async def test_a_killed_broker_is_a_failure(watched: Watched, topic: str):
 async def test_a_broker_that_hangs_and_goes_on(watched: Watched, topic: str):
     """While it hangs messages fail; after it goes on, the same producer's succeed."""
     with running(KafkaBroker()) as broker:
-        options = {"bootstrap.servers": broker.address, "message.timeout.ms": 1200, "socket.timeout.ms": 1000, "log_level": 0}
+        options = {"bootstrap.servers": broker.address, "message.timeout.ms": 3000, "socket.timeout.ms": 2500, "log_level": 0}
         producer = instrument_kafka(confluent_kafka.Producer(options)).client
         producer.produce(topic, b"v")
-        producer.flush(10)
+        producer.flush(PATIENCE_SECONDS)
         broker.pause()
         producer.produce(topic, b"v")
-        await asyncio.to_thread(producer.flush, 20)
+        await asyncio.to_thread(producer.flush, PATIENCE_SECONDS)
         broker.resume()
         for _ in range(30):
             producer.produce(topic, b"v")
-            await asyncio.to_thread(producer.flush, 20)
+            await asyncio.to_thread(producer.flush, PATIENCE_SECONDS)
             if (watched.value("kafka_messages_produced_total", topic=topic, status="success") or 0) >= 2:
                 break
     assert watched.value("kafka_messages_produced_total", topic=topic, status="failure") >= 1
@@ -276,7 +277,7 @@ async def test_a_full_queue_is_a_failure(watched: Watched, topic: str):
     producer.produce(topic, b"v")
     with pytest.raises(BufferError):
         producer.produce(topic, b"v")
-    await asyncio.to_thread(producer.flush, 10)
+    await asyncio.to_thread(producer.flush, PATIENCE_SECONDS)
     assert [span.attributes["error.type"] for span in watched.spans] == ["BufferError", "_MSG_TIMED_OUT"]
 
 
@@ -345,7 +346,7 @@ async def test_what_was_put_around_ours_keeps_working(watched: Watched, producer
     watching = instrument_kafka(consumer)
     receive = consumer.getone
     watching.undo()
-    assert (await asyncio.wait_for(receive(), 10)).value == b"v"
+    assert (await asyncio.wait_for(receive(), PATIENCE_SECONDS)).value == b"v"
     await consumer.stop()
     assert watched.spans == []
 
@@ -357,14 +358,14 @@ async def test_headers_are_found_wherever_they_are(watched: Watched, kafka_at: K
     heard: list[Any] = []
     before.produce(topic, b"v", b"k", -1, lambda *told: heard.append(told))
     before.produce(topic, b"v", callback=lambda *told: heard.append(told), headers=[("own", b"1")])
-    before.flush(10)
+    before.flush(PATIENCE_SECONDS)
     assert [error for error, _ in heard] == [None, None]
     serializing = confluent_kafka.SerializingProducer({"bootstrap.servers": kafka_at.address, "log_level": 0})
     instrument_kafka(serializing).client.produce(topic, "key", b"v", -1, lambda *told: heard.append(told))
-    serializing.flush(10)
+    serializing.flush(PATIENCE_SECONDS)
     assert len(heard) == 3
     consumer = await consume(kafka_at, topic, watch=False)
-    messages = [await asyncio.wait_for(consumer.getone(), 10) for _ in range(3)]
+    messages = [await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS) for _ in range(3)]
     await consumer.stop()
     assert all("traceparent" in dict(message.headers) for message in messages)
     with pytest.raises(TypeError):
@@ -389,9 +390,9 @@ async def test_beside_opentelemetrys_instrumentation_a_message_has_one_span(
     both = instrument_kafka(theirs).client
     with operation("order"):
         both.produce(topic, b"v")
-    both.flush(10)
+    both.flush(PATIENCE_SECONDS)
     consumer = await consume(kafka_at, topic, watch=False)
-    messages = [await asyncio.wait_for(consumer.getone(), 10) for _ in range(2)]
+    messages = [await asyncio.wait_for(consumer.getone(), PATIENCE_SECONDS) for _ in range(2)]
     await consumer.stop()
     told = [span for span in watched.spans if span.kind is SpanKind.PRODUCER]
     scopes = sorted(span.instrumentation_scope.name for span in told)

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from psycopg import sql
 from servers import Postgres, running
 from sqlalchemy.ext.asyncio import create_async_engine
-from support import Watched
+from support import PATIENCE_SECONDS, Watched, eventually
 
 from sage_fastapi_obs import instrument_postgres, instrument_redis
 from sage_fastapi_obs.domain.clients import queries
@@ -65,7 +65,7 @@ async def psycopg_async_connection(dsn: str) -> AsyncIterator[tuple[Any, Run]]:
 
 @asynccontextmanager
 async def psycopg_async_pool(dsn: str) -> AsyncIterator[tuple[Any, Run]]:
-    options = {"kwargs": {"autocommit": True}, "min_size": 1, "open": False, "timeout": 5, "check": _check_async}
+    options = {"kwargs": {"autocommit": True}, "min_size": 1, "open": False, "timeout": PATIENCE_SECONDS, "check": _check_async}
     async with psycopg_pool.AsyncConnectionPool(dsn, **options) as pool:
 
         async def run(query: str) -> None:
@@ -81,7 +81,7 @@ async def _check_async(connection: Any) -> None:
 
 @asynccontextmanager
 async def psycopg_sync_pool(dsn: str) -> AsyncIterator[tuple[Any, Run]]:
-    options = {"kwargs": {"autocommit": True}, "min_size": 1, "open": True, "timeout": 5}
+    options = {"kwargs": {"autocommit": True}, "min_size": 1, "open": True, "timeout": PATIENCE_SECONDS}
     with psycopg_pool.ConnectionPool(dsn, check=psycopg_pool.ConnectionPool.check_connection, **options) as pool:
 
         def run(query: str) -> None:
@@ -186,6 +186,25 @@ async def test_twice_counts_once_and_the_way_back_is_whole(client: Any, watched:
     assert counted(watched) == {"select success": 2}
 
 
+async def sleeping(server: Postgres) -> None:
+    """Wait until a query sleeps in the server."""
+    query = "select count(*) from pg_stat_activity where state = 'active' and query like 'select pg_sleep%'"
+
+    def is_sleeping() -> int:
+        with psycopg.connect(server.dsn) as connection:
+            return connection.execute(query).fetchone()[0]
+
+    await eventually(is_sleeping)
+
+
+async def succeeds(query: Any) -> bool:
+    try:
+        await query
+    except Exception:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("client", POOLS, ids=lambda client: client.__name__)
 async def test_a_killed_server_is_a_failure_and_a_started_one_none(client: Any, watched: Watched):
     """Under traffic: the query that runs fails by name, and after a new start the same pool's queries are told again."""
@@ -194,19 +213,15 @@ async def test_a_killed_server_is_a_failure_and_a_started_one_none(client: Any, 
             instrument_postgres(instrumentable)
             await asyncio.gather(*(run("select 1") for _ in range(5)))
             hanging = asyncio.create_task(run("select pg_sleep(60)"))
-            await asyncio.sleep(0.3)
+            await sleeping(server)
             server.kill()
             with pytest.raises(Exception):  # noqa: B017 - each library has its own
-                await asyncio.wait_for(hanging, 20)
+                await asyncio.wait_for(hanging, PATIENCE_SECONDS)
             failed = [span for span in watched.spans if span.status.status_code is StatusCode.ERROR]
             assert [span.attributes["db.query.text"] for span in failed] == ["select pg_sleep(?)"]
             assert failed[0].attributes["error.type"].startswith(("asyncpg.", "psycopg.", "sqlalchemy.", "57P0", "0800"))
             server.start()
-            for _ in range(20):
-                with suppress(Exception):
-                    await run("select 2")
-                    break
-                await asyncio.sleep(0.1)
+            await eventually(lambda: succeeds(run("select 2")))
             watched.exporter.clear()
             await run("update pg_class set relname = 'x' where false")
             (span,) = [span for span in watched.spans if span.name.startswith("update")]
@@ -222,8 +237,11 @@ async def test_a_cancelled_query_is_neither(client: Any, watched: Watched, postg
     """A caller that gives up is no failure of the database, is told, and leaves no span current."""
     async with client(postgres_at.dsn) as (instrumentable, run):
         instrument_postgres(instrumentable)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(run("select pg_sleep(30)"), 0.2)
+        running_query = asyncio.ensure_future(run("select pg_sleep(60)"))
+        await sleeping(postgres_at)
+        running_query.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running_query
         (span,) = watched.spans
         assert span.status.status_code is StatusCode.UNSET
         assert counted(watched) == {}

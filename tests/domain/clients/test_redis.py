@@ -11,11 +11,10 @@ import redis
 import redis.asyncio
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
-from receivers import until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from servers import Server, free_port, redis_server, running
-from support import Watched, client
+from support import Watched, client, until
 
 from sage_fastapi_obs import ObservabilityMiddleware, instrument_redis
 from sage_fastapi_obs.domain.clients.redis import MOST_COMMANDS, _Commands, _name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receivers import until
+from support import PATIENCE_SECONDS, until
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import LoggingSettings
@@ -39,7 +39,7 @@ class Written:
         self.file = self.started()
 
     def started(self) -> File:
-        file = File(self.settings, self.losses, notice, lambda: self.now_ns)
+        file = File(self.settings, self.losses, notice, lambda: self.now_ns, print)
         file.open()
         return file
 
@@ -66,7 +66,7 @@ from sage_fastapi_obs.signals.outputs.losses import Losses
 path, name, lines, hours = sys.argv[1:]
 settings = LoggingSettings(output=path, rotate_bytes=20000, keep_files=1)
 losses = Losses()
-file = File(settings, losses, lambda lost: b"", time.time_ns)
+file = File(settings, losses, lambda lost: b"", time.time_ns, print)
 file.open()
 sys.stdin.readline()
 for number in range(int(lines)):
@@ -86,7 +86,7 @@ def test_four_processes_that_rotate_one_file_lose_and_tear_no_line(tmp_path: Pat
     for writer in writers:
         writer.stdin.write(b"go\n")
         writer.stdin.close()
-    assert [writer.wait(120) for writer in writers] == [0] * 4
+    assert [writer.wait(PATIENCE_SECONDS) for writer in writers] == [0] * 4
     files = [found for found in tmp_path.iterdir() if not found.name.endswith(".lock")]
     rows = [json.loads(row) for found in files for row in found.read_bytes().splitlines()]
     assert Counter((row["writer"], row["number"]) for row in rows) == Counter(
@@ -287,13 +287,13 @@ def test_a_path_that_cannot_be_opened_says_what_to_change(output: str, advice: s
     (tmp_path / "file").write_text("")
     settings = LoggingSettings(output=str(tmp_path / output))
     with pytest.raises(SettingsError, match=rf"logging\.output: {tmp_path}.*{advice}"):
-        File(settings, Losses(), notice, time.time_ns).open()
+        File(settings, Losses(), notice, time.time_ns, print).open()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may become somebody else")
 def test_a_folder_without_permission_says_so(tmp_path: Path) -> None:
     """As does one that is full of links in a circle, in the system's words."""
-    file = File(LoggingSettings(output=str(tmp_path / "lines")), Losses(), notice, time.time_ns)
+    file = File(LoggingSettings(output=str(tmp_path / "lines")), Losses(), notice, time.time_ns, print)
     os.seteuid(65534)
     try:
         with pytest.raises(SettingsError, match="may not write there: change the permissions"):
@@ -302,4 +302,4 @@ def test_a_folder_without_permission_says_so(tmp_path: Path) -> None:
         os.seteuid(0)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SettingsError, match="cannot be opened: Too many levels"):
-        File(LoggingSettings(output=str(tmp_path / "loop")), Losses(), notice, time.time_ns).open()
+        File(LoggingSettings(output=str(tmp_path / "loop")), Losses(), notice, time.time_ns, print).open()

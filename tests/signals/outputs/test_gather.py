@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from receivers import until
+from support import PATIENCE_SECONDS, until
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.settings import LoggingSettings
@@ -36,7 +36,9 @@ class Gathered:
         self.failed: list[Exception] = []
         self.losses = Losses()
         self.gather = Gather(
-            File(LoggingSettings(output=str(path), **settings), self.losses, notice, time.time_ns), seconds, self.failed.append
+            File(LoggingSettings(output=str(path), **settings), self.losses, notice, time.time_ns, self.failed.append),
+            seconds,
+            self.failed.append,
         )
         self.gather.open()
 
@@ -79,7 +81,7 @@ def test_a_close_writes_the_rest(tmp_path):
     thread = gathered.gather._thread
     gathered.gather.close(1)
     assert gathered.written == [*range(10)]
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -147,7 +149,7 @@ def test_threads_lose_nothing(tmp_path):
 def test_losses_are_counted_by_the_line():
     """A full disk loses a whole group at once, and each of its lines is counted."""
     losses, failed = Losses(), []
-    gather = Gather(Stream("/dev/full", losses, notice), NEVER, failed.append)
+    gather = Gather(Stream("/dev/full", losses, notice, failed.append), NEVER, failed.append)
     gather.open()
     for _ in range(7):
         gather.write({}, b"x" * 1_000 + b"\n")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from loguru import logger
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from receivers import Bulk, Handler, LogCollector, serving, until
-from support import drive, http_scope
+from receivers import Bulk, Handler, LogCollector, serving
+from support import LONG_ENOUGH, drive, http_scope, until
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 from sage_fastapi_obs.errors import SettingsError
@@ -127,7 +127,9 @@ def test_spans_and_records_name_one_instance(collector: LogCollector) -> None:
     """What comes from one process can be brought together."""
     endpoint = f"{collector.url}/v1/logs"
     tracing = {"exporter": "console"}
-    obs = Observability(Settings(logging={"output": "/dev/null", "otlp_endpoint": endpoint}, tracing=tracing))
+    obs = Observability(
+        Settings(logging={"output": "/dev/null", "otlp_endpoint": endpoint, "shutdown_seconds": LONG_ENOUGH}, tracing=tracing)
+    )
     obs.start()
     spans_are_of = obs.tracer_provider.resource.attributes["service.instance.id"]
     asyncio.run(obs.close())

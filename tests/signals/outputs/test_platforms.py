@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support import PATIENCE_SECONDS
+
 WITHOUT_UNIX = """
 import asyncio, os, select, sys
 import fastapi, httpx, loguru, multiprocessing, opentelemetry.sdk.trace, prometheus_client
@@ -31,7 +33,7 @@ def test_a_system_without_unix_calls(tmp_path: Path) -> None:
     """Import, standard output as a pipe, and a file; what cannot work is refused while building."""
     path = tmp_path / "lines.jsonl"
     command = [sys.executable, "-W", "error", "-c", WITHOUT_UNIX, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     *lines, refusal = done.stdout.splitlines()
     assert refusal.startswith("logging.rotate_bytes and rotate_hours: ")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from receivers import until
+from support import PATIENCE_SECONDS, no_threads, until
 
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.stream import BACKLOG_BYTES, BACKLOG_LINES, Stream
@@ -44,9 +44,10 @@ class Wire:
         self.reads = reads
         self.file = os.fdopen(writes, "w")
         self.losses = Losses()
+        self.failed: list[Exception] = []
         self.received = b""
         self.sent = 0
-        self.stream = Stream("stdout", self.losses, notice)
+        self.stream = Stream("stdout", self.losses, notice, self.failed.append)
         with contextlib.redirect_stdout(self.file):
             self.stream.open()
 
@@ -70,7 +71,7 @@ class Wire:
 
     def finish(self) -> None:
         """Close the stream with a reader that reads to the end."""
-        closing = threading.Thread(target=self.stream.close, args=(20.0,))
+        closing = threading.Thread(target=self.stream.close, args=(PATIENCE_SECONDS,))
         closing.start()
         while closing.is_alive():
             self.read(1 << 20)
@@ -199,13 +200,13 @@ from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.stream import Stream
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 losses = Losses()
-stream = Stream("stdout", losses, lambda lost: b'{"lost":%d}\\n' % lost)
+stream = Stream("stdout", losses, lambda lost: b'{"lost":%d}\\n' % lost, print)
 stream.open()
 assert not stream._is_ours
 for number in range(3000):
     stream.write({}, b'{"number":%d,"x":"%s"}\\n' % (number, b"x" * 1000))
 print(losses.counts["stdout", "full"], file=sys.stderr, flush=True)
-stream.close(20)
+stream.close(300)
 """
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         dropped = int(process.stderr.readline())
@@ -266,6 +267,26 @@ def test_a_reader_that_is_gone() -> None:
     wired.file.close()
 
 
+def test_without_a_thread_the_next_line_takes_the_backlog_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits, nothing is lost, and a thread is taken as soon as there is one."""
+    monkeypatch.setattr("sage_fastapi_obs.threads.RETRY_SECONDS", 0.0)
+    wired = pipe()
+    with no_threads():
+        for _ in range(1000):
+            wired.write()
+        assert wired.stream._backlog
+        wired.read(1 << 20)
+        wired.write()
+        waiting = len(wired.stream._backlog)
+    assert waiting < 1000 - 65_536 // 130
+    assert wired.failed
+    wired.write()
+    assert until(lambda: wired.read(1 << 20) or not wired.stream._backlog)
+    wired.finish()
+    wired.check()
+    assert wired.losses.of("stdout") == 0
+
+
 def test_closing_takes_no_longer_than_it_may() -> None:
     """What the reader has not taken by then is counted, and the rest is in the pipe."""
     wired = pipe()
@@ -289,7 +310,7 @@ from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.stream import Stream
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 losses = Losses()
-stream = Stream("stdout", losses, lambda lost: b'{"lost":%d}\\n' % lost)
+stream = Stream("stdout", losses, lambda lost: b'{"lost":%d}\\n' % lost, print)
 stream.open()
 failed = 0
 def write(numbers):
@@ -322,7 +343,7 @@ CHILD = """
 import asyncio, os, sys, time
 from loguru import logger
 from sage_fastapi_obs import Observability, Settings
-obs = Observability(Settings(logging={"shutdown_seconds": 20, "gather_seconds": 0}))
+obs = Observability(Settings(logging={"shutdown_seconds": 60, "gather_seconds": 0}))
 obs.start()
 """
 
@@ -408,7 +429,7 @@ assert os.waitpid(pid, 0)[1] == 0
 go.set()
 """
     command = [sys.executable, "-W", "ignore", "-c", source]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
     assert '"child"' in done.stdout
 
 
@@ -440,7 +461,7 @@ def fifo(tmp_path: Path) -> Iterator[Path]:
 def test_a_named_pipe_by_its_path(fifo: Path) -> None:
     """It is opened without waiting for a reader, and written to without waiting for one that does not read."""
     losses = Losses()
-    stream = Stream(str(fifo), losses, notice)
+    stream = Stream(str(fifo), losses, notice, print)
     with pytest.raises(OSError, match="No such device"):
         stream.open()
     reads = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -455,7 +476,7 @@ def test_a_named_pipe_by_its_path(fifo: Path) -> None:
 def test_nothing_happens_before_the_start_and_after_the_end() -> None:
     """Such lines are nobody's: not written, not counted, no failure."""
     losses = Losses()
-    stream = Stream("stdout", losses, notice)
+    stream = Stream("stdout", losses, notice, print)
     stream.write(LAID, line(1))
     stream.close(1.0)
     stream.write(LAID, line(2))
