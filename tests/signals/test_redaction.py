@@ -304,7 +304,7 @@ def test_source_lines_lose_only_literals() -> None:
         f"  File \"/app/auth.py\", line 5, in login\n    raise ValueError('token: {SECRET}')\n",
         f"ValueError: token = {SECRET}\n",
     ]
-    assert redaction().stack(rows).splitlines() == [
+    assert [*"".join(map(redaction().frame, rows[:3])).splitlines(), redaction().text(rows[3].strip())] == [
         '  File "/app/auth.py", line 3, in get_token',
         "    token = await provider.get(password=password)",
         '  File "/app/auth.py", line 4, in login',

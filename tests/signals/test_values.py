@@ -319,7 +319,7 @@ def test_any_value_keeps_the_line(make: Callable[[], Any], place: Callable[[Any]
         (HostileText("x"), "x"),
         (HostileNumber(7), 7),
         (HostileDict(a=1), {"a": 1}),
-        (Point(1, 2), [1, 2]),
+        (Point(1, 2), {"x": 1, "y": 2}),
         (deque([1]), [1]),
         (range(3), [0, 1, 2]),
         ({1: "a", "1": "b", 1.5: "c", "1 (2)": "d"}, {"1": "a", "1 (2)": "b", "1.5": "c", "1 (2) (2)": "d"}),
