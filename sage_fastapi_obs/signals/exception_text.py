@@ -27,7 +27,9 @@ _WITH_DATA = {
 _WITHOUT_DATA = frozenset(get_args(core_schema.ErrorType)) - _WITH_DATA
 _DATA_STATES = ("22", "42601")
 """SQLSTATEs whose messages have data, or a piece of the statement, in quotes; in those of others these are names."""
-_IN_QUOTES = re.compile(r"\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z)")
+_QUOTED_DATA = re.compile(r"[\"'].*[\"']|[\"'].*", re.DOTALL)
+"""From the first quote to the last, as data may have some, too."""
+_LITERAL = re.compile(r"'(?:[^']|'')*+(?:'|\Z)")
 
 
 def exception_text(error: BaseException) -> str:
@@ -39,7 +41,7 @@ def exception_text(error: BaseException) -> str:
 def rewritten(error: BaseException) -> str | None:
     """Return what an exception says where that is not what its `str` says, else None."""
     for _ in range(DEEPEST):
-        kind: type = type(error)
+        kind: Any = type(error)
         read = _reader(kind)
         if read is not None:
             return read(error)
@@ -81,12 +83,7 @@ def _validation(errors: Iterable[Any], subject: str) -> str:
 
 def _sqlalchemy(error: Any) -> str:
     said = str(error.args[0]) if error.orig is None else f"({_full_name(type(error.orig))}) {exception_text(error.orig)}"
-    return f"{said}\n[SQL: {_IN_QUOTES.sub(_without_literal, error.statement)}]" if error.statement else said
-
-
-def _without_literal(found: re.Match[str]) -> str:
-    # In double quotes stand names.
-    return found[0] if found[0].startswith('"') else "?"
+    return f"{said}\n[SQL: {_LITERAL.sub('?', error.statement)}]" if error.statement else said
 
 
 def _postgresql(error: Any) -> str:
@@ -97,8 +94,8 @@ def _postgresql(error: Any) -> str:
         return str(error)
     text = str(primary or str(error).partition("\n")[0])
     if state.startswith(_DATA_STATES):
-        text = _IN_QUOTES.sub(f'"{REDACTED}"', text)
-    return f"{text} [sqlstate={state}]"
+        text = _QUOTED_DATA.sub(f'"{REDACTED}"', text)
+    return f"[sqlstate={state}] {text}"
 
 
 def _jsonschema(error: Any) -> str:

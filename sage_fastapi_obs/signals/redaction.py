@@ -31,7 +31,7 @@ _LOGIN = re.compile(r"""(?<![\w/.%+-])([\w.%+-]++:)[^\s:@/"']++(?=@)""")
 _QUERY = re.compile(r"""\?(?=[^\s"'<>?#=]*+=)([^\s"'<>#]*+)""")
 # Possessive throughout, and started only where a name can start: the time grows with the text, whatever the text.
 _NAMED = re.compile(
-    r"""(?:(?<![\w.%-])|(?<=%[0-9A-Fa-f]{2}))(-{0,2}\w[\w.-]*+(?:\[\])?+)"""
+    r"""(?:(?<![\w.%-])|(?<=%[0-9A-Fa-f]{2}))(?:(?<=[\[;])[0-9]{1,3}m(?=\w))?+(-{0,2}\w[\w.-]*+(?:\[\])?+)"""
     r"""(?:(?:\\*+["']|%22)?+[ \t]*+(?:=>|[=:]|%3[DdAa])[ \t]*+|\\*+["'],[ \t]*+(?=[bru]?\\*+["']))"""
 )
 _QUOTE = r"""(?:\\{0,8}["'])?+"""
@@ -51,6 +51,7 @@ _OPTION = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*+)[ \t]++(?=[^\s-])")
 _ARGUMENT = re.compile(r"""(["'])(?:(?!\1).)*+\1|\S++""")
 _QUOTED = re.compile(r"""[bBrRuUfF]{0,2}(\\*+)(["']{3}|["'])""")
 _CLOSED = {"'": re.compile(r"(?:[^'\\]|\\.)*+", re.DOTALL), '"': re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)}
+_KEY = re.compile(r"""\\{0,8}["'][ \t]{0,8}:""")
 _ROW = re.compile(r"[^\r\n]*+")
 _PARAMETER = r"[\w.-]{1,64}+(?:=|%3[Dd])"
 _BARE = rf"""(?:(?!%26{_PARAMETER})[^\s&"']|&(?!{_PARAMETER})|["'](?=\w))++"""
@@ -212,7 +213,7 @@ class Redaction:
         done = 0
         for found in announced.finditer(text):
             name = found[1]
-            if found.end() < done or not (self.hides(name) or self.hides(name.rpartition(".")[2]) or letters(name) in more):
+            if found.end() < done or not (self._hides_announced(found) or letters(name) in more):
                 continue
             begin, end = extent(text, found)
             if end <= max(begin, done) or _says_nothing(text, begin, end, name):
@@ -221,6 +222,13 @@ class Redaction:
             yield REDACTED
             done = end
         yield text[done:]
+
+    def _hides_announced(self, found: re.Match[str]) -> bool:
+        name = found[1]
+        if self.hides(name) or ("." in name and self.hides(name.rpartition(".")[2])):
+            return True
+        # The first letter may belong to a line break that is written as two characters.
+        return found.string[found.start(1) - 1 : found.start(1)] == "\\" and self.hides(name[1:])
 
 
 Extent = Callable[[str, re.Match[str]], tuple[int, int]]
@@ -231,16 +239,21 @@ def _value(text: str, found: re.Match[str]) -> tuple[int, int]:
     start = found.end()
     quoted = _QUOTED.match(text, start)
     if quoted is not None:
-        escape, quote = quoted.groups()
-        begin = quoted.end()
-        if not escape and quote in _CLOSED:
-            return begin, _end(_CLOSED[quote], text, begin)
-        end = text.find(escape + quote, begin)
-        return begin, len(text) if end < 0 else end
+        begin, end = quoted.end(), _end_of_quoted(text, quoted)
+        is_key = found[0].rstrip().endswith(",") and _KEY.match(text, end)
+        return (start, start) if is_key else (begin, end)
     name = found[1]
     if secret_names.takes_whole_row(name) or text[start : start + 1] in "[({":
         return start, _end(_ROW, text, start)
     return start, _end(_WORDS if secret_names.may_have_spaces(name) and not name.startswith("-") else _WORD, text, start)
+
+
+def _end_of_quoted(text: str, quoted: re.Match[str]) -> int:
+    escape, quote = quoted.groups()
+    if not escape and quote in _CLOSED:
+        return _end(_CLOSED[quote], text, quoted.end())
+    end = text.find(escape + quote, quoted.end())
+    return len(text) if end < 0 else end
 
 
 def _literal(code: str, found: re.Match[str]) -> tuple[int, int]:

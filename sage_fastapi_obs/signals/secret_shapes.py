@@ -39,9 +39,7 @@ KEY_RULES = (
     KeyRule("ghp_ gho_ ghu_ ghs_ ghr_", "[A-Za-z0-9]{30,}+", "gitleaks: github-pat, github-oauth, github-app-token"),
     KeyRule("github_pat_", "[A-Za-z0-9_]{36,}+", "gitleaks: github-fine-grained-pat"),
     KeyRule("glpat- glptt- gldt- glrt- glcbt- gloas- glft- glimt-", "[A-Za-z0-9_.-]{20,}+", "gitleaks: gitlab-pat and others"),
-    KeyRule(
-        "xoxb- xoxp- xoxa- xoxr- xoxs- xoxo- xoxe- xoxe. xapp-", "[A-Za-z0-9_.-]{10,}+", "gitleaks: slack-bot-token and others"
-    ),
+    KeyRule("xoxb- xoxp- xoxa- xoxr- xoxs- xoxo- xoxe- xapp-", "[A-Za-z0-9_.-]{10,}+", "gitleaks: slack-bot-token and others"),
     KeyRule("hooks.slack.com/", "[a-z]{1,16}+/[A-Za-z0-9+/]{20,}+", "gitleaks: slack-webhook-url"),
     KeyRule("/api/webhooks/", "[0-9]{15,20}+/[A-Za-z0-9_-]{40,}+", "discord.com/developers: webhooks"),
     KeyRule("sk_live_ sk_test_ rk_live_ rk_test_", "[A-Za-z0-9]{10,}+", "gitleaks: stripe-access-token"),
@@ -65,9 +63,7 @@ KEY_RULES = (
     KeyRule("sntryu_", "[a-f0-9]{64}", "gitleaks: sentry-user-token"),
     KeyRule("PMAK-", "[a-f0-9]{24}-[a-f0-9]{34}", "gitleaks: postman-api-token"),
     KeyRule("AGE-SECRET-KEY-1", "[A-Z0-9]{58}", "gitleaks: age-secret-key"),
-    KeyRule(
-        "Q~", "(?<=[A-Za-z0-9_~.]{3}[0-9]Q~)[A-Za-z0-9_~.-]{31,}+", "gitleaks: azure-ad-client-secret, but for its beginning"
-    ),
+    KeyRule("Q~", "[A-Za-z0-9_~.-]{31,}+", "gitleaks: azure-ad-client-secret, but for its beginning"),
     KeyRule("/bot", "[0-9]{5,16}+:A[A-Za-z0-9_-]{30,}+", "gitleaks: telegram-bot-api-token"),
 )
 _BEGINNING = ("(?<![A-Za-z0-9]{0})", "(?<=%[0-9A-Fa-f][0-9A-Fa-f]{0})", "(?<=\\\\[nrt]{0})", "(?<=[\\[;0-9][0-9]m{0})")
@@ -98,7 +94,9 @@ QUOTED_RULES = (
     QuotedRule(("input_value=",), _ROW, "pydantic"),
     QuotedRule(("Value error, ", "Assertion failed, "), r"(?:(?! \[type=)[^\r\n])*+", "pydantic: messages of validators"),
     QuotedRule((f"'loc': {_QUOTED_INPUT}", f'"loc": ?{_QUOTED_INPUT}'), _ROW, "fastapi; errors() of pydantic"),
+    QuotedRule(("Input tag '",), _ROW, "pydantic: discriminated unions"),
     QuotedRule((r"\[parameters: ",), _ROW, "sqlalchemy"),
+    QuotedRule((r"\[SQL: [^']{0,1000}+'",), r"(?:(?!\]\r?\n|\]\Z)[\s\S])*+", "sqlalchemy: literals of a statement"),
     QuotedRule(
         tuple(
             rf"\[{note}[^\]\r\n]{{0,80}}\] " for note in ("generated in", "cached since", "no key", "caching dis", "raw sql")
@@ -108,7 +106,7 @@ QUOTED_RULES = (
     ),
     QuotedRule((r"\)=\(", r"Failing row contains \("), _DETAIL, "PostgreSQL: integrity, the first in any language"),
     QuotedRule(("DETAIL:  ", "CONTEXT:  ", "LINE [0-9]{1,9}: "), _DETAIL, "PostgreSQL"),
-    QuotedRule((r"invalid input (?:syntax|value) for [^:\r\n]{1,128}: ", "value out of range: "), _ROW, "PostgreSQL: data"),
+    QuotedRule((r"invalid input (?:syntax|value) for [^:\r\n]{1,128}: ", "value out of range: "), _DETAIL, "PostgreSQL: data"),
     QuotedRule((r"""value "(?=[^"\r\n]*+" is out of range)""",), r"""[^"\r\n]*+""", "PostgreSQL: data"),
     QuotedRule((r"invalid input for query argument \$[0-9]{1,5}[^:\r\n]{0,64}: ",), _ROW, "asyncpg"),
     QuotedRule(("Duplicate entry '", r"ncorrect [\w ]{1,32} value: '"), _ROW, "MySQL"),
