@@ -107,6 +107,7 @@ QUOTED_RULES = (
     QuotedRule((r"\)=\(", r"Failing row contains \("), _DETAIL, "PostgreSQL: integrity, the first in any language"),
     QuotedRule(("DETAIL:  ", "CONTEXT:  ", "LINE [0-9]{1,9}: "), _DETAIL, "PostgreSQL"),
     QuotedRule((r"invalid input (?:syntax|value) for [^:\r\n]{1,128}: ", "value out of range: "), _DETAIL, "PostgreSQL: data"),
+    QuotedRule(("syntax error at or near ",), _DETAIL, "PostgreSQL: a piece of the statement"),
     QuotedRule((r"""value "(?=[^"\r\n]*+" is out of range)""",), r"""[^"\r\n]*+""", "PostgreSQL: data"),
     QuotedRule((r"invalid input for query argument \$[0-9]{1,5}[^:\r\n]{0,64}: ",), _ROW, "asyncpg"),
     QuotedRule(("Duplicate entry '", r"ncorrect [\w ]{1,32} value: '"), _ROW, "MySQL"),
