@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
@@ -10,6 +10,7 @@ from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals import secret_names
 from sage_fastapi_obs.signals.secret_names import letters
 from sage_fastapi_obs.signals.secret_shapes import JWT, KEYS, PRIVATE_KEY, QUOTED
+from sage_fastapi_obs.signals.secret_values import NAMED, WITH_SIGNS, Extent, extent_of_literal, extent_of_value
 
 __all__ = ["BUILT_IN", "REDACTED", "Redaction", "readable"]
 
@@ -29,35 +30,6 @@ _HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?")
 _ENCODED_URL = re.compile(r"""(%3A%2F%2F)[^\s"'&]{1,256}(%40)""", re.IGNORECASE)
 _LOGIN = re.compile(r"""(?<![\w/.%+-])([\w.%+-]++:)[^\s:@/"']++(?=@)""")
 _QUERY = re.compile(r"""\?(?=[^\s"'<>?#=]*+=)([^\s"'<>#]*+)""")
-# Possessive throughout, and started only where a name can start: the time grows with the text, whatever the text.
-_NAMED = re.compile(
-    r"""(?:(?<![\w.%-])|(?<=%[0-9A-Fa-f]{2}))(?:(?<=[\[;])[0-9]{1,3}m(?=\w))?+(-{0,2}\w[\w.-]*+(?:\[\])?+)"""
-    r"""(?:(?:\\*+["']|%22)?+[ \t]*+(?:=>|[=:]|%3[DdAa])[ \t]*+|\\*+["'],[ \t]*+(?=[bru]?\\*+["']))"""
-)
-_QUOTE = r"""(?:\\{0,8}["'])?+"""
-_PAIR = re.compile(
-    rf"""(?<![\w])(?:name|key){_QUOTE}[ \t]{{0,8}}[:=][ \t]{{0,8}}{_QUOTE}([\w.\[\]-]{{1,128}}+){_QUOTE}"""
-    rf"""[\s,;]{{1,32}}{_QUOTE}value{_QUOTE}[ \t]{{0,8}}[:=][ \t]{{0,8}}"""
-)
-"""A name and its value under names of their own, as in lists of headers, of variables and of inputs in a form."""
-_ELEMENT = re.compile(r"(?:<|&lt;)(?:[\w-]{1,64}+:)?+([\w.-]++)(?:\s[^<>]{0,128})?(?<!/)(?:>|&gt;)")
-_CONTENT = re.compile(r"<!\[CDATA\[.*?(?:\]\]>|\Z)|(?:[^<&]|&(?!lt;))*+(?=</|&lt;/)|[^<&\r\n]*+", re.DOTALL)
-_PART = re.compile(r"""form-data;[ \t]{0,8}name=(?:\\{0,8}["'])?([^"'\\;\r\n]{1,128}+)""")
-_NEW_LINE = r"(?:\r?\n|(?:\\{1,8}r)?\\{1,8}n)"
-_BLANK_LINE = re.compile(_NEW_LINE + "{2}")
-_BOUNDARY = re.compile(_NEW_LINE + "--")
-_LONGEST_HEAD = 512
-_OPTION = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*+)[ \t]++(?=[^\s-])")
-_ARGUMENT = re.compile(r"""(["'])(?:(?!\1).)*+\1|\S++""")
-_QUOTED = re.compile(r"""[bBrRuUfF]{0,2}(\\*+)(["']{3}|["'])""")
-_CLOSED = {"'": re.compile(r"(?:[^'\\]|\\.)*+", re.DOTALL), '"': re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)}
-_KEY = re.compile(r"""\\{0,8}["'][ \t]{0,8}:""")
-_ROW = re.compile(r"[^\r\n]*+")
-_PARAMETER = r"[\w.-]{1,64}+(?:=|%3[Dd])"
-_BARE = rf"""(?:(?!%26{_PARAMETER})[^\s&"']|&(?!{_PARAMETER})|["'](?=\w))++"""
-_WORD = re.compile(rf"(?:(?:bearer|basic|digest|token|negotiate)[ \t]++)?{_BARE}", re.IGNORECASE)
-_WORDS = re.compile(rf"""{_BARE}(?:[ \t]++(?!["']?[\w.-]{{1,64}}+["']?[ \t]{{0,4}}[=:]){_BARE})*+""")
-"""Up to the next pair, or to the end of the row."""
 _SCHEME = re.compile(r"\b([Bb]earer|BEARER|[Bb]asic|BASIC)((?:\s|%20|\+|:)+)([\w.~+/=%-]+)")
 _DIGITS = re.compile(
     r"[0-9](?<![A-Fa-f0-9.][0-9])"
@@ -153,6 +125,8 @@ class Redaction:
         return letters(name) in self._listed or (self._builtin and secret_names.is_secret(name))
 
     def _scrubbed(self, text: str, *, code: bool = False, error: bool = False) -> str:
+        if "-----" in text:
+            text = PRIVATE_KEY.sub(REDACTED, text)
         if "://" in text:
             text = _URL.sub(self._shown_url, text)
         if "%" in text:
@@ -161,9 +135,8 @@ class Redaction:
             text = _LOGIN.sub(rf"\1{REDACTED}", text)
         if "?" in text:
             text = _QUERY.sub(lambda found: f"?{self._query(found[1])}", text)
-        text = self._without_named_code(text) if code else self._without_named(text, error=error)
+        text = self._hidden(text, NAMED, extent_of_literal) if code else self._without_named(text, error=error)
         text = JWT.sub(_without_token, _SCHEME.sub(_without_credentials, text))
-        text = PRIVATE_KEY.sub(REDACTED, text)
         return _DIGITS.sub(_without_card, KEYS.sub(REDACTED, text))
 
     def _shown_url(self, found: re.Match[str]) -> str:
@@ -181,7 +154,7 @@ class Redaction:
             return part if self._query_values or not part or _FLAG.fullmatch(part) else REDACTED
         if not value:
             return part
-        name = JWT.sub(_without_token, name)
+        name = KEYS.sub(REDACTED, JWT.sub(_without_token, name))
         if self._query_values:
             meant = unquote_plus(name)
             shown = unquote_plus(value)
@@ -192,24 +165,16 @@ class Redaction:
 
     def _without_named(self, text: str, *, error: bool) -> str:
         """Hide what names announce: in arguments, pairs, XML, forms, and `name=value`, `name: value` and the like."""
-        if "--" in text:
-            text = self._hidden(text, _OPTION, _argument)
-        if "value" in text:
-            text = self._hidden(text, _PAIR, _value)
-        if "</" in text or "&lt;/" in text:
-            text = self._hidden(text, _ELEMENT, _content)
-        if "form-data" in text:
-            text = self._hidden(text, _PART, _part)
+        for sign, announced, extent in WITH_SIGNS:
+            if sign in text:
+                text = self._hidden(text, announced, extent)
         text = QUOTED.sub(_without_data, text)
-        return self._hidden(text, _NAMED, _value, secret_names.QUOTING if error else frozenset())
+        return self._hidden(text, NAMED, extent_of_value, secret_names.QUOTING if error else frozenset())
 
-    def _without_named_code(self, text: str) -> str:
-        return self._hidden(text, _NAMED, _literal)
-
-    def _hidden(self, text: str, announced: re.Pattern[str], extent: "Extent", more: frozenset[str] = frozenset()) -> str:
+    def _hidden(self, text: str, announced: re.Pattern[str], extent: Extent, more: frozenset[str] = frozenset()) -> str:
         return "".join(self._pieces(text, announced, extent, more))
 
-    def _pieces(self, text: str, announced: re.Pattern[str], extent: "Extent", more: frozenset[str]) -> Iterator[str]:
+    def _pieces(self, text: str, announced: re.Pattern[str], extent: Extent, more: frozenset[str]) -> Iterator[str]:
         done = 0
         for found in announced.finditer(text):
             name = found[1]
@@ -231,68 +196,12 @@ class Redaction:
         return found.string[found.start(1) - 1 : found.start(1)] == "\\" and self.hides(name[1:])
 
 
-Extent = Callable[[str, re.Match[str]], tuple[int, int]]
-"""Where what is announced begins and ends, without its quotes; rather too long than too short."""
-
-
-def _value(text: str, found: re.Match[str]) -> tuple[int, int]:
-    start = found.end()
-    quoted = _QUOTED.match(text, start)
-    if quoted is not None:
-        begin, end = quoted.end(), _end_of_quoted(text, quoted)
-        is_key = found[0].rstrip().endswith(",") and _KEY.match(text, end)
-        return (start, start) if is_key else (begin, end)
-    name = found[1]
-    if secret_names.takes_whole_row(name) or text[start : start + 1] in "[({":
-        return start, _end(_ROW, text, start)
-    return start, _end(_WORDS if secret_names.may_have_spaces(name) and not name.startswith("-") else _WORD, text, start)
-
-
-def _end_of_quoted(text: str, quoted: re.Match[str]) -> int:
-    escape, quote = quoted.groups()
-    if not escape and quote in _CLOSED:
-        return _end(_CLOSED[quote], text, quoted.end())
-    end = text.find(escape + quote, quoted.end())
-    return len(text) if end < 0 else end
-
-
-def _literal(code: str, found: re.Match[str]) -> tuple[int, int]:
-    """In source, what is neither a literal nor in one is a name, and no value."""
-    start = found.end()
-    is_inside = any(code.count(quote, 0, found.start()) % 2 for quote in "\"'")
-    if is_inside or code[start : start + 1].isdigit() or _QUOTED.match(code, start):
-        return _value(code, found)
-    return start, start
-
-
-def _argument(text: str, found: re.Match[str]) -> tuple[int, int]:
-    return found.end(), _end(_ARGUMENT, text, found.end())
-
-
-def _content(text: str, found: re.Match[str]) -> tuple[int, int]:
-    return found.end(), _end(_CONTENT, text, found.end())
-
-
-def _part(text: str, found: re.Match[str]) -> tuple[int, int]:
-    """Find the value of a field in a multipart form: behind its blank line, before the next boundary."""
-    blank = _BLANK_LINE.search(text, found.end(), found.end() + _LONGEST_HEAD)
-    if blank is None:
-        return found.end(), found.end()
-    boundary = _BOUNDARY.search(text, blank.end())
-    return blank.end(), len(text) if boundary is None else boundary.start()
-
-
 def _says_nothing(text: str, begin: int, end: int, name: str) -> bool:
     """Tell whether a value is no secret: nothing, or once more its name."""
     if end - begin > _LONGEST_HARMLESS:
         return False
     value = text[begin:end]
     return value.lower().rstrip(",;)]}") in _HARMLESS or letters(value) == letters(name)
-
-
-def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
-    found = pattern.match(text, start)
-    return start if found is None else found.end()
 
 
 def _without_login(url: str) -> str:

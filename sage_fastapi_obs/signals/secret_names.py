@@ -77,7 +77,8 @@ def without_qualifiers(name: str) -> list[str]:
 def is_secret(name: str) -> bool:
     """Tell whether a name is one of a secret."""
     whole = letters(name)
-    if whole in NAMES or any(part in whole for part in PARTS):
+    # As Django calls its cookie; spelt in two words it is an id that may be shown.
+    if whole in NAMES or name == "sessionid" or any(part in whole for part in PARTS):
         return True
     words = without_qualifiers(name)
     meant = "".join(words)
