@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
+from sage_fastapi_obs.signals.exception_text import exception_text
 from sage_fastapi_obs.signals.failure import exception_event
 from sage_fastapi_obs.signals.printable import LONGEST, printable
 from sage_fastapi_obs.signals.redaction import REDACTED, Redaction
@@ -122,6 +123,8 @@ class ChildSpans:
         if isinstance(value, bytes | bytearray | memoryview):
             return f"{len(value)} bytes"
         try:
+            if isinstance(value, BaseException):
+                return self._redaction.readable(exception_text(value))
             return self._redaction.readable(str.__str__(value) if isinstance(value, str) else str(value))
         except Exception:
             return f"<{type(value).__name__}>"

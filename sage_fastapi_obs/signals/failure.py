@@ -1,9 +1,12 @@
 """What is told of an exception: type, message and stack, of bounded size, without secrets and without variables."""
 
+import re
 import traceback
 from collections.abc import Iterator
+from traceback import TracebackException
 
 from sage_fastapi_obs.request.exchange import exception_name
+from sage_fastapi_obs.signals.exception_text import exception_text, rewritten
 from sage_fastapi_obs.signals.redaction import MARGIN, Redaction, cut
 from sage_fastapi_obs.signals.values import unprintable
 
@@ -11,10 +14,17 @@ __all__ = ["Told", "described", "exception_event", "told"]
 
 LONGEST_MESSAGE = 8 * 1024
 LONGEST_STACK = 64 * 1024
+LONGEST_TEXTS = 32 * 1024
+"""Of an exception and all its relatives together, but that each has at least `SHORTEST_TEXT`."""
+SHORTEST_TEXT = 256
 MOST_EXCEPTIONS = 50
 """Causes, contexts and members of groups that are told of as Python tells them; of more, only the first."""
 MOST_FRAMES = 1_000
 FEW_FRAMES = 20
+_FRAME = re.compile(r'[ |+-]*File "')
+_TEXT = "_str"
+"""Python's private name for the text of an exception, in all versions so far."""
+_HAS_TEXT = hasattr(TracebackException.from_exception(Exception()), _TEXT)
 
 
 def described(error: BaseException, redaction: Redaction) -> dict[str, str]:
@@ -43,16 +53,15 @@ def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str
 
 def _message(error: BaseException, redaction: Redaction) -> str:
     try:
-        text = str.__getitem__(str(error), slice(LONGEST_MESSAGE + MARGIN))
-        return _encodable(cut(redaction.text(text), LONGEST_MESSAGE))
+        return _shown(exception_text(error), LONGEST_MESSAGE, redaction)
     except Exception as fault:
         return unprintable(fault)
 
 
 def _stack(error: BaseException, redaction: Redaction) -> str:
     try:
-        rows = traceback.format_exception(error) if _is_ordinary(error) else _first_rows(error)
-        stack = redaction.stack(rows)
+        rows = _python_rows(error, redaction) if _HAS_TEXT and _is_ordinary(error) else _first_rows(error, redaction)
+        stack = "".join(redaction.frame(row) if _FRAME.match(row) else row for row in rows)
     except Exception as fault:
         return unprintable(fault)
     if len(stack) > LONGEST_STACK:
@@ -61,28 +70,54 @@ def _stack(error: BaseException, redaction: Redaction) -> str:
     return _encodable(stack)
 
 
+def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
+    """Put the rows together as Python does, from texts that may be shown; only they could be taken for rows of frames."""
+    told = TracebackException.from_exception(error, compact=True)
+    room = LONGEST_TEXTS
+    pairs = [(told, error)]
+    for one, original in pairs:
+        room -= _show(one, original, min(LONGEST_MESSAGE, max(room, SHORTEST_TEXT)), redaction)
+        parts = [(one.__cause__, original.__cause__), (one.__context__, original.__context__)]
+        members = original.exceptions if isinstance(original, BaseExceptionGroup) else ()
+        parts += zip(one.exceptions or (), members, strict=False)
+        pairs += [(part, its_original) for part, its_original in parts if part is not None and its_original is not None]
+    return list(told.format())
+
+
+def _show(told: TracebackException, error: BaseException, longest: int, redaction: Redaction) -> int:
+    """Replace the texts of one exception by what may be shown of them; return how much that is."""
+    try:
+        text = rewritten(error)
+    except Exception as fault:
+        text = unprintable(fault)
+    if text is not None:
+        setattr(told, _TEXT, text)
+    for name in (_TEXT, "text", "msg"):
+        # The last two are parts of syntax errors.
+        if isinstance(part := getattr(told, name, None), str):
+            setattr(told, name, _shown(part, longest, redaction))
+    notes = getattr(told, "__notes__", None)
+    if notes is not None:
+        rows = map(_said, notes[:MOST_EXCEPTIONS]) if isinstance(notes, list) else [_said(notes)]
+        told.__notes__ = [_shown("\n".join(rows), longest, redaction)]
+    return len(getattr(told, _TEXT))
+
+
+def _shown(text: str, longest: int, redaction: Redaction) -> str:
+    text = str.__getitem__(text, slice(longest + MARGIN))
+    return _encodable(cut(redaction.error_text(text), longest))
+
+
 def _is_ordinary(error: BaseException) -> bool:
-    """Tell whether an exception can be told of whole: not a thousand causes, frames or pages."""
+    """Tell whether an exception can be told of whole: not a thousand causes or frames."""
     frames = 0
     for number, related in enumerate(_related(error)):
         step = related.__traceback__
         while step is not None and frames <= MOST_FRAMES:
             step, frames = step.tb_next, frames + 1
-        if number >= MOST_EXCEPTIONS or frames > MOST_FRAMES or _is_long(related):
+        if number >= MOST_EXCEPTIONS or frames > MOST_FRAMES:
             return False
     return True
-
-
-def _is_long(error: BaseException) -> bool:
-    notes = getattr(error, "__notes__", ())
-    texts = [error, *notes] if isinstance(notes, list) and len(notes) <= MOST_EXCEPTIONS else [error, notes]
-    for text in texts:
-        try:
-            if len(str(text)) > LONGEST_MESSAGE:
-                return True
-        except Exception:  # noqa: S112 - the formatter says so in its place
-            continue
-    return False
 
 
 def _related(error: BaseException) -> Iterator[BaseException]:
@@ -98,7 +133,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
                 found.append(other)
 
 
-def _first_rows(error: BaseException) -> list[str]:
+def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
     """Tell of the exception itself and its nearest relatives, each by its last frames, the outermost exception last."""
     rows: list[str] = []
     for number, related in enumerate(_related(error)):
@@ -106,14 +141,14 @@ def _first_rows(error: BaseException) -> list[str]:
             rows.insert(0, "… and more exceptions before these\n\n")
             break
         frames = traceback.format_tb(related.__traceback__, -FEW_FRAMES)
-        said = f"{exception_name(related)}: {str.__getitem__(_said(related), slice(LONGEST_MESSAGE))}\n"
+        said = f"{exception_name(related)}: {_message(related, redaction)}\n"
         rows[:0] = ["Traceback (most recent call last):\n", *frames, said, *(["\n"] * bool(rows))]
     return rows
 
 
 def _said(error: object) -> str:
     try:
-        return str(error)
+        return exception_text(error) if isinstance(error, BaseException) else str(error)
     except Exception as fault:
         return unprintable(fault)
 

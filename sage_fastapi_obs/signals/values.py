@@ -4,7 +4,7 @@ import math
 import numbers
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
 from enum import Enum
@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
+from sage_fastapi_obs.signals.exception_text import exception_text, validation_message
 from sage_fastapi_obs.signals.redaction import MARGIN, MOST_CHARACTERS, REDACTED, Redaction, cut
 
 __all__ = ["Values", "escaped", "unprintable"]
@@ -27,7 +28,13 @@ MOST_FIELDS = 1_000
 """Of one line that is too large to be shown whole."""
 COST = 32
 """Bytes that each value counts for at least, so that many small ones are bounded too."""
+MOST_LOOKED_THROUGH = 32 * 1024
+"""Characters of the fields of a line, or of its message, that are looked through for secrets, which takes time: of texts that
+may have some. With more of them each text keeps its beginning."""
 LEAST_CARD, LEAST_BIG, MOST_BIG = 10**12, -(2**63), 2**64
+_NAMING = frozenset({"name", "key"})
+"""Fields that say what the field `value` beside them is."""
+_NAMED_BY_OTHERS = frozenset({"value", "input"})
 _AS_THEY_ARE = frozenset({bool, type(None), datetime, date, time, UUID})
 """Types that the JSON encoder writes, and that hold no text."""
 MORE = "…"
@@ -39,9 +46,11 @@ and some that read lines break them there, or obey them. These bytes never begin
 class Values:
     """Makes fields writable, within a number of bytes."""
 
-    def __init__(self, redaction: Redaction, room: int) -> None:
+    def __init__(self, redaction: Redaction, room: int, look: int = MOST_LOOKED_THROUGH) -> None:
+        """`room`: bytes; `look`: characters that may be looked through for secrets, each time."""
         self._redaction = redaction
         self._room = room
+        self._look = look
         self._plain_names: set[str] = set()
         """Some that are known to be: the names of fields come again with every line."""
 
@@ -61,7 +70,8 @@ class Values:
         built: dict[str, Any] = whole.mapping(dict.items(dict(given)), DEEPEST)
         if whole.room > 0:
             return built
-        share = Values(self._redaction, self._room // min(len(given), MOST_FIELDS))
+        parts = min(len(given), MOST_FIELDS)
+        share = Values(self._redaction, self._room // parts, self._look // parts)
         names = self._short()
         built = {}
         for name, value in islice(given.items(), MOST_FIELDS):
@@ -84,10 +94,10 @@ class Values:
         return self._short().value(value, 2)
 
     def _whole(self) -> "_Rebuilding":
-        return _Rebuilding(self._redaction, self._room, self._room, self._room)
+        return _Rebuilding(self._redaction, self._room, self._look, self._room, self._room)
 
     def _short(self) -> "_Rebuilding":
-        return _Rebuilding(self._redaction, self._room, MOST_CHARACTERS, MOST_ITEMS)
+        return _Rebuilding(self._redaction, self._room, self._look, MOST_CHARACTERS, MOST_ITEMS)
 
     def _are_plain(self, top: dict[str, Any]) -> bool:
         """Tell whether nothing has to be hidden, cut or converted; asks exact types, which cannot be hostile."""
@@ -111,8 +121,8 @@ class Values:
         if not all(type(name) is str and is_plain(name) for name in container):
             return False
         if len(known) < MOST_FIELDS:
-            known.update(container)
-        return True
+            known.update(container.keys() - _NAMED_BY_OTHERS)
+        return not _names_each_other(container)
 
     def _room_after(self, values: Iterable[Any], room: int, containers: list[Any]) -> int:
         """Take the length of texts off the room, and note the containers; less than nothing where a value is not plain."""
@@ -136,8 +146,9 @@ class Values:
 class _Rebuilding:
     """One pass over one value; ends early when the room is used up."""
 
-    def __init__(self, redaction: Redaction, room: int, longest: int, most: int) -> None:
+    def __init__(self, redaction: Redaction, room: int, look: int, longest: int, most: int) -> None:
         self.room = room
+        self._look = look
         self._redaction = redaction
         self._longest = longest
         self._most = most
@@ -166,8 +177,7 @@ class _Rebuilding:
         if isinstance(value, Enum):
             return self.value(value.value, depth)
         if isinstance(value, BaseException):
-            said = str.__getitem__(str(value), slice(self._longest + MARGIN))
-            return self._text(f"{type(value).__name__}: {said}")
+            return self._text(f"{type(value).__name__}: {exception_text(value)}", self._redaction.error_text)
         named = _named_items(value)
         if named is not None:
             return self.mapping(named, depth - 1) if depth > 0 else MORE
@@ -175,16 +185,30 @@ class _Rebuilding:
             return self._list(value, depth - 1) if depth > 0 else MORE
         return self._text(str(value))
 
-    def _text(self, text: str) -> str:
+    def _text(self, text: str, shown: Callable[[str], str] | None = None) -> str:
         # The unbound methods, as a subclass may have changed those of its own.
         text = str.__getitem__(text, slice(self._longest + MARGIN))
-        text = cut(self._redaction.text(text), self._longest).encode("utf-8", "replace").decode()
+        if not self._redaction.is_plain_text(text):
+            text = self._looked_through(text, shown or self._redaction.text)
+        text = cut(text, self._longest).encode("utf-8", "replace").decode()
         room = self.room
         self.room -= len(escaped(orjson.dumps(text)))
         if self.room >= 0:
             return text
         # A character takes six bytes at most.
         return f"{text[: max(0, room) // 6]}{MORE}"
+
+    def _looked_through(self, text: str, shown: Callable[[str], str]) -> str:
+        """Hide the secrets of a text; of one that is too long for that, show the beginning, or start again with less."""
+        look, length = self._look, len(text)
+        self._look = max(0, look - length)
+        if length <= look:
+            return shown(text)
+        if self._longest > MOST_CHARACTERS:
+            self.room = -1
+            return MORE
+        # Up to before the cut, which may go through a secret.
+        return cut(shown(text[:look]), max(look - MARGIN, look // 2)) if look else MORE
 
     def _number(self, value: Any) -> Any:
         if isinstance(value, numbers.Integral):
@@ -205,7 +229,7 @@ class _Rebuilding:
                 built[MORE] = MORE
                 break
             self.add(built, key, partial(self.value, value, depth))
-        return built
+        return _without_data(built, self._redaction.hides)
 
     def add(self, built: dict[str, Any], key: Any, value: Callable[[], Any]) -> None:
         """Put a value under its name, if the name lets it be seen."""
@@ -223,13 +247,18 @@ class _Rebuilding:
         if isinstance(items, list | tuple) and _is_pair(items) and self._redaction.hides(_decoded(items[0])):
             # A header, or another field in a list of them.
             return [self.value(items[0], depth), REDACTED]
-        built = []
+        built: list[Any] = []
         for number, item in enumerate(items):
             if number >= self._most or self.room < 0:
                 built.append(MORE)
                 break
-            built.append(self.value(item, depth))
+            hidden = bool(built) and self._is_secret_option(built[-1])
+            built.append(REDACTED if hidden else self.value(item, depth))
         return built
+
+    def _is_secret_option(self, item: Any) -> bool:
+        """Tell whether an item is an argument such as `--password`, whose value comes next."""
+        return type(item) is str and item.startswith("-") and self._redaction.hides(item)
 
 
 def escaped(encoded: bytes) -> bytes:
@@ -249,6 +278,23 @@ def _decoded(name: str | bytes) -> str:
     return name.decode("latin-1") if isinstance(name, bytes) else str.__getitem__(name, slice(None))
 
 
+def _without_data(built: dict[str, Any], hides: Callable[[str], bool]) -> dict[str, Any]:
+    """Hide what is named by another field: the value of a header or a variable, and the input that a validation is about."""
+    if not _names_each_other(built):
+        return built
+    if "value" in built and any(hides(name) for name in map(built.get, _NAMING) if type(name) is str):
+        built["value"] = REDACTED
+    if "input" in built and "loc" in built:
+        for name in built.keys() & {"input", "ctx"}:
+            built[name] = REDACTED
+        built["msg"] = validation_message(built.get("type"), built.get("msg", ""))
+    return built
+
+
+def _names_each_other(fields: Mapping[str, Any]) -> bool:
+    return ("value" in fields and not _NAMING.isdisjoint(fields)) or ("input" in fields and "loc" in fields)
+
+
 def _named_items(value: Any) -> Iterator[tuple[Any, Any]] | None:
     """List what a value holds by name, if it does; not what its author keeps out of its `repr`."""
     kind = type(value)
@@ -260,8 +306,22 @@ def _named_items(value: Any) -> Iterator[tuple[Any, Any]] | None:
         declared = kind.model_fields
         held = {**value.__dict__, **(value.__pydantic_extra__ or {})}
         return ((name, held[name]) for name in held if name not in declared or declared[name].repr)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, type):
+        return None
+    if is_dataclass(value):
         return ((field.name, getattr(value, field.name, None)) for field in fields(value) if field.repr)
+    if attributes := getattr(kind, "__attrs_attrs__", None):
+        return ((field.name, getattr(value, field.name, None)) for field in attributes if field.repr)
+    return _items_of_row(value, kind)
+
+
+def _items_of_row(value: Any, kind: Any) -> Iterator[tuple[Any, Any]] | None:
+    """List the items of what is a sequence and has names: named tuples, and the rows of databases."""
+    if hasattr(kind, "_fields") and isinstance(value, Sequence):
+        return zip(getattr(value, "_fields"), iter(value), strict=False)  # noqa: B009 - known by the line above
+    if hasattr(kind, "keys") and hasattr(kind, "__len__") and hasattr(kind, "__iter__"):
+        # Asked of the class, as clients of servers answer to any name, and to `keys` with all that they have.
+        return ((name, value[name]) for name in kind.keys(value))
     return None
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+import sqlite3
 import threading
 import traceback
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
@@ -19,9 +20,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import attrs
 import httpx
 import loguru
 import pytest
+import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr
@@ -35,7 +38,7 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.failure import LONGEST_MESSAGE, LONGEST_STACK, described
 from sage_fastapi_obs.signals.lines import LONGEST_BYTES, console_format, json_format, layout
 from sage_fastapi_obs.signals.redaction import REDACTED, Redaction
-from sage_fastapi_obs.signals.values import MORE, Values
+from sage_fastapi_obs.signals.values import MORE, MOST_LOOKED_THROUGH, Values
 
 SERVICE = ServiceSettings(name="shop")
 AT = 1_759_914_927.482
@@ -167,6 +170,33 @@ class Model(BaseModel, extra="allow"):
     inner: Any = None
 
 
+@attrs.define
+class Attributes:
+    user: str = "bob"
+    password: str = "hunter2"
+    hint: str = attrs.field(default="hunter2", repr=False)
+
+
+class Access(NamedTuple):
+    user: str = "bob"
+    password: str = "hunter2"
+    more: Any = None
+
+
+def rows() -> tuple[Any, Any]:
+    """Read a row by SQLAlchemy, and one by the standard library."""
+    statement = "SELECT 'bob' AS user, 'hunter2' AS password"
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection:
+        row = connection.execute(sqlalchemy.text(statement)).one()
+    engine.dispose()
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    plain = connection.execute(statement).fetchone()
+    connection.close()
+    return row, plain
+
+
 class Point(NamedTuple):
     x: Any
     y: Any
@@ -253,6 +283,9 @@ HOSTILE: list[Callable[[], Any]] = [
 ]
 
 
+HIDDEN = {"user": "bob", "password": REDACTED}
+
+
 def laid(fields: Mapping[str, Any], message: str = "said", **settings: Any) -> dict[str, Any]:
     return layout(SERVICE, Redaction(LoggingSettings(**settings)))(AT, "info", message, "app", fields, None)
 
@@ -319,7 +352,7 @@ def test_any_value_keeps_the_line(make: Callable[[], Any], place: Callable[[Any]
         (HostileText("x"), "x"),
         (HostileNumber(7), 7),
         (HostileDict(a=1), {"a": 1}),
-        (Point(1, 2), [1, 2]),
+        (Point(1, 2), {"x": 1, "y": 2}),
         (deque([1]), [1]),
         (range(3), [0, 1, 2]),
         ({1: "a", "1": "b", 1.5: "c", "1 (2)": "d"}, {"1": "a", "1 (2)": "b", "1.5": "c", "1 (2) (2)": "d"}),
@@ -331,6 +364,17 @@ def test_any_value_keeps_the_line(make: Callable[[], Any], place: Callable[[Any]
         ("\ud800", "?"),
         ("\u2028\x85", "\u2028\x85"),
         (Login(), {"user": "bob", "password": REDACTED, "extra": None}),
+        (Access(more=Access("x", "y")), {**HIDDEN, "more": {"user": "x", "password": REDACTED, "more": None}}),
+        ([Attributes()], [HIDDEN]),
+        (rows()[0], HIDDEN),
+        (rows()[1], HIDDEN),
+        ({"row": rows()[0], "mapping": rows()[0]._mapping}, {"row": HIDDEN, "mapping": HIDDEN}),
+        ({"name": "DB_PASSWORD", "value": "hunter2"}, {"name": "DB_PASSWORD", "value": REDACTED}),
+        (
+            [{"key": "Authorization", "value": "x"}, {"name": "x", "value": 1}],
+            [{"key": "Authorization", "value": REDACTED}, {"name": "x", "value": 1}],
+        ),
+        (["mysql", "--password", "hunter2", "-v", "shop"], ["mysql", "--password", REDACTED, "-v", "shop"]),
         (Model(a=1), {"user": "bob", "api_key": REDACTED, "secret_text": "**********", "inner": None, "a": 1}),
     ],
     ids=lambda value: type(value).__name__,
@@ -338,6 +382,58 @@ def test_any_value_keeps_the_line(make: Callable[[], Any], place: Callable[[Any]
 def test_what_becomes_of_values(value: Any, expected: Any) -> None:
     """Numbers stay numbers, containers keep their form, and what JSON has no word for is text."""
     assert shown(value) == expected
+
+
+def test_errors_of_a_validation_are_shown_without_its_input() -> None:
+    """What pydantic lists of a failed validation keeps place and kind, and loses the input and what validators say of it."""
+    listed = [
+        {"type": "value_error", "loc": ("a",), "msg": "Value error, hunter2", "input": "hunter2", "ctx": {"error": "hunter2"}},
+        {"type": "missing", "loc": ("b",), "msg": "Field required", "input": {"a": "hunter2"}},
+    ]
+    assert shown(listed) == [
+        {"type": "value_error", "loc": ["a"], "msg": "Value error", "input": REDACTED, "ctx": REDACTED},
+        {"type": "missing", "loc": ["b"], "msg": "Field required", "input": REDACTED},
+    ]
+
+
+def test_a_client_of_a_server_is_not_asked_for_its_keys() -> None:
+    """What has `keys`, and is no row, may be a client of a server that would be asked for all it has."""
+
+    class Client:
+        def keys(self) -> Any:
+            raise AssertionError
+
+        def __getitem__(self, name: str) -> Any:
+            raise AssertionError
+
+        def __str__(self) -> str:
+            return "client"
+
+    assert shown(Client()) == "client"
+
+
+def test_what_is_looked_through_for_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of texts that may have secrets a line takes so much as can be looked through in time; each keeps its beginning."""
+    looked_through = 0
+    scrubbed = Redaction._scrubbed
+
+    def counting(redaction: Redaction, text: str, **how: Any) -> str:
+        nonlocal looked_through
+        looked_through += len(text)
+        return scrubbed(redaction, text, **how)
+
+    monkeypatch.setattr(Redaction, "_scrubbed", counting)
+    for texts in (["password=x " * 20_000], ["password=x " * 200] * 100, ["a: password=x " * 20] * 990, ["a: " * 10_000] * 2):
+        looked_through = 0
+        found = parsed(json_format(laid({f"f{number}": text for number, text in enumerate(texts)}, texts[0])))
+        assert looked_through < 5 * MOST_LOOKED_THROUGH
+        assert found["data"]["f0"].startswith(("password=REDACTED", "a: "))
+        assert "=x" not in str(found)
+    text = "a: " * (MOST_LOOKED_THROUGH // 3)
+    assert shown(text) == text
+    assert parsed(json_format(laid({}, text)))["message"] == text
+    long = shown(["plain" * 20_000, "a: " * 20_000])
+    assert [len(part) for part in long] == [2049, 2049]
 
 
 def test_one_of_several_million_is_not_looked_at() -> None:
