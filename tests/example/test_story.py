@@ -153,8 +153,6 @@ async def test_from_the_handshake_to_the_end(run_example):
         route="/sessions/{session_id}/encrypt", operation="encrypt", status=200, response_bytes=len(answer.content)
     )
     assert encrypted["session_id"] == session.peer_id
-    (late,) = example.lines(status=410)
-    assert (late["data"]["reason"], late["level"]) == ("ExpiredSession", "warn")
 
 
 async def test_both_sides_of_a_handshake_are_one_trace(run_example):
@@ -196,7 +194,10 @@ async def test_a_session_that_is_over_encrypts_nothing(run_example):
         value = await over(example, 1)
         answer = await example.client.post(f"/sessions/{session.peer_id}/encrypt", json={"content": "x"})
     assert answer.status_code == 410
-    assert value("sage_session_lifetime_seconds_sum") >= 0.5
+    # It lives from a moment before it is counted on.
+    assert value("sage_session_lifetime_seconds_sum") >= 0.4
+    (late,) = example.lines(status=410)
+    assert (late["data"]["reason"], late["level"]) == ("ExpiredSession", "warn")
 
 
 async def over(example, sessions):
