@@ -56,6 +56,8 @@ def rewritten(error: BaseException) -> str | None:
 
 def validation_message(kind: object, message: object) -> str:
     """Return of a validation's message what is surely no data; `kind`: its `type`."""
+    if not isinstance(kind, str):
+        return ""
     if kind in _WITHOUT_DATA:
         return str(message)
     return re.split("[,:'`]", str(message), maxsplit=1)[0].strip() if kind in _WITH_DATA else ""

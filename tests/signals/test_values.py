@@ -394,6 +394,8 @@ def test_errors_of_a_validation_are_shown_without_its_input() -> None:
         {"type": "value_error", "loc": ["a"], "msg": "Value error", "input": REDACTED, "ctx": REDACTED},
         {"type": "missing", "loc": ["b"], "msg": "Field required", "input": REDACTED},
     ]
+    fields = {"loc": Raises(), "input": "hunter2", "type": ["x"], "msg": "hunter2", "name": {}, "value": 1}
+    assert "hunter2" not in str(parsed(json_format(laid(fields))))
 
 
 def test_a_client_of_a_server_is_not_asked_for_its_keys() -> None:
