@@ -180,6 +180,10 @@ class LoggingSettings(_Section):
     """Other names for fields of JSON lines, such as `timestamp` -> `@timestamp`."""
     output: str = "stdout"
     """`stdout`, `stderr`, or the path of a file that is appended to."""
+    outputs: tuple[str, ...] = ()
+    """Several of these at once, instead of `output`."""
+    takeover: bool = True
+    """Silence the application's own handlers and sinks that write to the same terminal or file, for what is written there."""
     gather_seconds: float = Field(default=0.02, ge=0.0, le=1.0)
     """Longest time for which JSON lines are gathered to be written together; those of failures, and with 0 all, go at once."""
     rotate_bytes: int | None = Field(default=None, ge=4096)
@@ -221,7 +225,7 @@ class LoggingSettings(_Section):
 
     _pairs = field_validator("field_aliases", mode="before")(_paired)
 
-    _lists = field_validator("redact", "show_only", mode="before")(_listed)
+    _lists = field_validator("redact", "show_only", "outputs", mode="before")(_listed)
 
     @field_validator("redact", "show_only")
     @classmethod
@@ -251,9 +255,22 @@ class LoggingSettings(_Section):
 
     @model_validator(mode="after")
     def _only_files_rotate(self) -> Self:
-        if self.output in ("stdout", "stderr") and (self.rotate_bytes or self.rotate_hours):
+        if set(self.targets) <= {"stdout", "stderr"} and (self.rotate_bytes or self.rotate_hours):
             raise ValueError("rotate_bytes and rotate_hours need a file: name its path as output")
         return self
+
+    @model_validator(mode="after")
+    def _each_output_once(self) -> Self:
+        if "" in self.targets or len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("outputs: name each once: stdout, stderr, or the path of a file")
+        if self.outputs and "output" in self.model_fields_set and self.output not in self.outputs:
+            raise ValueError(f"output: {self.output!r} is not among outputs: leave output out, or add it there")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where lines go: all `outputs`, or the one `output`."""
+        return self.outputs or (self.output,)
 
 
 class TracingSettings(_Section):

@@ -16,6 +16,7 @@ from sage_fastapi_obs.request.recorder import Faults
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.logs import Logs
+from sage_fastapi_obs.signals.messages import text_and_fields
 from sage_fastapi_obs.signals.redaction import Redaction
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
@@ -28,7 +29,8 @@ class ObsLogger:
     """A logger with a name, fields and ids of its own.
 
     It never changes: each `with_…` returns another. Known fields (`operation`, `session_id`, …) go to the top of a line,
-    all others into its `data`. Messages are text, never templates. Nothing it is given makes it raise.
+    all others into its `data`. Messages are text, never templates; one that is a dict is fields. Nothing it is given makes it
+    raise.
     """
 
     __slots__ = ("_exchange", "_fields", "_ids", "_name")
@@ -120,13 +122,14 @@ class ObsLogger:
         # A thread of the application's own has no context, and this logger may have the exchange.
         token = current_exchange.set(self._exchange) if self._exchange is not None else None
         try:
+            text, said = text_and_fields(message)
             log = loguru.logger.opt(depth=2, exception=_exception(exc, fields))
-            if self._fields or fields:
-                log = log.bind(**{**self._fields, **fields})
+            if self._fields or fields or said:
+                log = log.bind(**{**self._fields, **{str(name): value for name, value in said.items()}, **fields})
             if self._name is not None or self._ids:
                 log = log.patch(self._complete)
             # The text is never a template: loguru formats a message only when it is given arguments.
-            log.log(level, _text(message))
+            log.log(level, text)
         except Exception as fault:
             handover.count_fault("ObsLogger", fault)
         finally:
@@ -212,13 +215,6 @@ def _fields_of(fields: Any) -> dict[str, Any]:
     except Exception as fault:
         handover.count_fault("ObsLogger", fault)
         return {"fields": fields}
-
-
-def _text(message: object) -> str:
-    try:
-        return str(message)
-    except Exception as fault:
-        return f"<unprintable: {type(fault).__name__}>"
 
 
 def _exception(exc: object, fields: dict[str, Any]) -> BaseException | None:

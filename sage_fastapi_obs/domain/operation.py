@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 
 from sage_fastapi_obs.domain.functions import Work, around_calls
 from sage_fastapi_obs.domain.run import Measures, Run
-from sage_fastapi_obs.signals.handover import running
+from sage_fastapi_obs.signals.context_fields import running
 from sage_fastapi_obs.signals.printable import printable
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Measures", "Operation", "Run", "operation"]

@@ -62,6 +62,7 @@ class Logs(Recorder):
         self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
         self._recent = recent
         self._settings = settings
+        self.takeover = settings.takeover
         self._faults = faults
         self._wall_clock = wall_clock
         self._layout = layout(service, redaction)
@@ -174,14 +175,11 @@ class Logs(Recorder):
         *,
         always: bool = False,
     ) -> None:
-        """Write a line of our own, if its level allows or `always`; through loguru only when somebody else listens there."""
-        wanted = LEVELS[level] >= self.levels.of(logger)
+        """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
+        if always or LEVELS[level] >= self.levels.of(logger):
+            self.write(at, level, message, logger, fields, error)
         if handover.others_listen():
             handover.tell_loguru(level, message, logger, fields, error)
-            if handover.we_listen() and (wanted or not always):
-                return
-        if wanted or always:
-            self.write(at, level, message, logger, fields, error)
 
     def take(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
@@ -213,6 +211,10 @@ class Logs(Recorder):
                 self._output.flush()
         except Exception as fault:
             self._count_fault(fault)
+
+    def leads_to(self, target: object) -> bool:
+        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        return self._output.leads_to(target)
 
     def flush(self) -> None:
         """Write what has gathered."""

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 
 __all__ = ["CLIENT_LOGGERS", "SERVER_LOGGERS", "ServerLoggers", "is_access"]
 
@@ -9,7 +10,7 @@ SERVER_LOGGERS = (
     *("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error", "gunicorn.access"),
     *("hypercorn.error", "hypercorn.access", "_granian", "granian.access"),
 )
-CLIENT_LOGGERS = ("httpx", "httpcore", "urllib3")
+CLIENT_LOGGERS = ("httpx", "httpcore", "httpx2", "httpcore2", "urllib3")
 """A line per outbound request, with its whole URL: noise, and where tokens are in queries a leak."""
 
 _WEBSOCKET_ACCESS = '%s - "WebSocket %s" '
@@ -23,8 +24,10 @@ class ServerLoggers(logging.Filter):
     handler sees it, all is taken that is there by then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leads_to_us: Callable[[logging.Handler], bool]) -> None:
+        """`leads_to_us` tells of a handler whether it hands on to where our lines come from."""
         super().__init__()
+        self._leads_to_us = leads_to_us
         self._taken: dict[str, tuple[list[logging.Handler], bool]] = {}
         """The handlers that were removed and the propagation that was changed, of each server's logger."""
         self._quieted: list[str] = []
@@ -67,7 +70,7 @@ class ServerLoggers(logging.Filter):
             logger = logging.getLogger(name)
             # The canonical line says what an access line says, and more.
             logger.propagate = _propagates(name)
-            found = [handler for handler in logger.handlers if _is_console(handler)]
+            found = [handler for handler in logger.handlers if _is_console(handler) or self._leads_to_us(handler)]
             if found:
                 # What was removed before has been replaced since.
                 self._taken[name] = (found, propagate)
@@ -77,7 +80,9 @@ class ServerLoggers(logging.Filter):
 
 def is_access(record: logging.LogRecord) -> bool:
     """Tell an access line among the other lines of a server."""
-    return record.name == "uvicorn.error" and isinstance(record.msg, str) and record.msg.startswith(_WEBSOCKET_ACCESS)
+    if record.name == "uvicorn.error":
+        return isinstance(record.msg, str) and record.msg.startswith(_WEBSOCKET_ACCESS)
+    return record.name in SERVER_LOGGERS and not _propagates(record.name)
 
 
 def _propagates(name: str) -> bool:

@@ -23,7 +23,7 @@ from support import Watched, client, eventually
 from sage_fastapi_obs import Observability, Operation, Settings, operation
 from sage_fastapi_obs.domain import home
 from sage_fastapi_obs.domain.operation import OPERATIONS, UNMEASURED, Measures
-from sage_fastapi_obs.signals.handover import running
+from sage_fastapi_obs.signals.context_fields import running
 
 LAWS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 

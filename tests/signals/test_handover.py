@@ -128,20 +128,31 @@ async def test_a_users_sink_sees_where_a_record_was_written(started: Watched) ->
     assert record["line"] == sys._getframe().f_lineno - 5
 
 
-async def test_loguru_handed_to_logging_comes_round_once(started: Watched) -> None:
-    """An application whose loguru sink hands lines on to `logging` has each line once, without a loop."""
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_loguru_handed_to_logging_comes_round_once(started: Watched, is_queued: bool) -> None:
+    """An application whose loguru sink hands lines on to `logging` has each line once, there too, without a loop."""
     got: list[str] = []
+    kept: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
 
     class Propagate(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             got.append(record.getMessage())
             logging.getLogger(record.name).handle(record)
 
-    sink_id = logger.add(Propagate(), format="{message}")
+    handler = Kept()
+    logging.getLogger().addHandler(handler)
+    sink_id = logger.add(Propagate(), format="{message}", enqueue=is_queued)
     logger.bind(x=1).info("said")
     logging.getLogger("library").warning("stdlib", extra={"extra": {"a": 1}})
     logger.remove(sink_id)
-    assert (len(said(started)), len(said(started, "stdlib")), got) == (1, 1, ["said", "stdlib"])
+    logging.getLogger().removeHandler(handler)
+    assert (len(said(started)), len(said(started, "stdlib")), got) == (1, 1, ["said"])
+    # What a sink hands to `logging` without having been told it by `logging`, and what `logging` has anyhow.
+    assert sorted(kept) == ["said", "stdlib"]
     assert said(started, "stdlib")[0]["data"] == {"extra": {"a": 1}}
 
 
@@ -353,7 +364,7 @@ async def test_http_clients_are_quiet(logging_as_it_was: None, started: Watched)
         await http.get("http://other/")
     assert len([line for line in started.lines if "other" in line["message"]]) == 1
     await started.obs.close()
-    assert [logging.getLogger(name).level for name in CLIENT_LOGGERS] == [logging.INFO, logging.NOTSET, logging.NOTSET]
+    assert [logging.getLogger(name).level for name in CLIENT_LOGGERS] == [logging.INFO, *[logging.NOTSET] * 4]
 
 
 async def test_a_level_chosen_before_is_kept(logging_as_it_was: None, watch: Any) -> None:
@@ -364,7 +375,7 @@ async def test_a_level_chosen_before_is_kept(logging_as_it_was: None, watch: Any
     assert logging.getLogger("httpx").level == logging.INFO
     assert logging.getLogger("httpcore").level == logging.WARNING
     await watched.obs.close()
-    assert [logging.getLogger(name).level for name in CLIENT_LOGGERS] == [logging.INFO, logging.NOTSET, logging.NOTSET]
+    assert [logging.getLogger(name).level for name in CLIENT_LOGGERS] == [logging.INFO, *[logging.NOTSET] * 4]
 
 
 def dict_config(path: Path, **more: Any) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.lines import Line, json_format
@@ -15,11 +15,14 @@ from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.otlp import Otlp
 from sage_fastapi_obs.signals.outputs.sender import Destination, Sender, is_sending
+from sage_fastapi_obs.signals.outputs.several import Several
 from sage_fastapi_obs.signals.outputs.stream import Stream
 
 __all__ = ["Losses", "Outputs", "outputs"]
 
 Notice = Callable[[str, Mapping[str, Any]], tuple[Line, bytes]]
+Form: TypeAlias = Callable[[Line], bytes]
+Near: TypeAlias = Stream | Several | Gather
 
 
 def outputs(
@@ -29,9 +32,9 @@ def outputs(
     notice: Notice,
     wall_clock: Callable[[], int],
     failed: Callable[[Exception], None],
-    form: Callable[[Line], bytes] = json_format,
-) -> "Stream | Gather | Outputs":
-    """Build where lines go: a stream or file by itself, or with servers beside it.
+    form: Form = json_format,
+) -> "Near | Outputs":
+    """Build where lines go: a stream or file by itself, or several, and servers beside them.
 
     `notice` makes a line of ours, laid out and encoded, from a message and fields. `failed` is told why lines were lost that
     were written later, and of threads that cannot be started. `form` makes JSON of a line.
@@ -41,29 +44,50 @@ def outputs(
         return notice("log lines were lost here", {"lost": lines})[1]
 
     def tell(message: str, fields: Mapping[str, Any]) -> None:
-        try:
-            near.write(*notice(message, fields))
-        except Exception as error:
-            # What is said about one output does not stop it because another fails.
-            failed(error)
+        laid, encoded = notice(message, fields)
+        for place, its_form in near:
+            try:
+                place.write(laid, encoded if its_form is None else its_form(laid))
+            except Exception as error:
+                # What is said about one output does not stop it because another fails.
+                failed(error)
 
-    is_stream = settings.output in ("stdout", "stderr") or _is_device(settings.output)
-    near: Stream | Gather
-    if is_stream:
-        near = Stream(settings.output, losses, missing, failed)
+    def built(target: str) -> Stream:
+        if _is_stream(target):
+            return Stream(target, losses, missing, failed)
+        return File(settings.model_copy(update={"output": target, "outputs": ()}), losses, missing, wall_clock, failed)
+
+    def gathered(targets: Sequence[str]) -> Near:
+        written = _together([built(target) for target in targets])
+        return Gather(written, settings.gather_seconds, failed) if settings.gather_seconds else written
+
+    targets = settings.targets
+    streams = [target for target in targets if _is_stream(target)]
+    near: list[tuple[Near, Form | None]]
+    if settings.format == "json":
+        near = [(gathered(targets), None)]
+    elif not streams:
+        near = [(_together([built(target) for target in targets]), None)]
     else:
-        near = File(settings, losses, missing, wall_clock, failed)
-    if settings.format == "json" and settings.gather_seconds:
-        near = Gather(near, settings.gather_seconds, failed)
+        # People watch the streams; what is in a file beside them is for machines.
+        near = [(_together([built(target) for target in streams]), None)]
+        files = [target for target in targets if target not in streams]
+        near += [(gathered(files), form)] if files else []
     far = [Sender(place, level, losses, tell, failed) for place, level in _far(settings, service, form)]
-    return Outputs(near, far, form if settings.format == "json" else None) if far else near
+    if far or len(near) > 1:
+        return Outputs(near, far, form if settings.format == "json" else None)
+    return near[0][0]
 
 
 class Outputs:
-    """A stream or file, and servers beside it."""
+    """Streams and files, and servers beside them."""
 
-    def __init__(self, near: "Stream | Gather", far: Sequence[Sender], form: Callable[[Line], bytes] | None) -> None:
-        """`form`: how the lines are encoded that are given here, where that is JSON."""
+    def __init__(self, near: Sequence[tuple[Near, Form | None]], far: Sequence[Sender], form: Form | None) -> None:
+        """Put them together.
+
+        `near`: with how each encodes lines, where not as given. `form`: how the lines are encoded that are given here, where
+        that is JSON.
+        """
         self._near = near
         self._far = far
         self._form = form
@@ -71,27 +95,38 @@ class Outputs:
     @property
     def is_terminal(self) -> bool:
         """Whether a person is watching, who has not asked for no colours."""
-        return self._near.is_terminal
+        return self._near[0][0].is_terminal
+
+    def leads_to(self, target: object) -> bool:
+        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        return any(place.leads_to(target) for place, _ in self._near)
 
     def open(self) -> None:
         """Open everything; raises `SettingsError` when a file cannot be opened."""
-        self._near.open()
+        for place, _ in self._near:
+            place.open()
         for sender in self._far:
             sender.open()
 
     def write(self, laid: Line, encoded: bytes) -> None:
-        """Write a line, given as it was laid out and as it was encoded; raises when the stream or file has lost it."""
+        """Write a line, given as it was laid out and as it was encoded; raises when a stream or file has lost it."""
         if is_sending():
             return
-        try:
-            self._near.write(laid, encoded)
-        finally:
-            for sender in self._far:
-                sender.write(laid, encoded if sender.form is self._form else sender.form(laid))
+        failed: Exception | None = None
+        for place, form in self._near:
+            try:
+                place.write(laid, encoded if form is None else form(laid))
+            except Exception as error:
+                failed = error
+        for sender in self._far:
+            sender.write(laid, encoded if sender.form is self._form else sender.form(laid))
+        if failed is not None:
+            raise failed
 
     def flush(self) -> None:
-        """Write what has gathered to the stream or file."""
-        self._near.flush()
+        """Write what has gathered to streams and files."""
+        for place, _ in self._near:
+            place.flush()
 
     def settle(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds in all, and go on."""
@@ -101,20 +136,34 @@ class Outputs:
         for sender in self._far:
             sender.close()
             sender.reopen()
-        self._near.settle(max(0.0, deadline - time.monotonic()))
+        for place, _ in self._near:
+            place.settle(max(0.0, deadline - time.monotonic()))
 
     def close(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""
         deadline = time.monotonic() + seconds
         with ExitStack() as last:
-            # Each is closed, whatever another one raises; the nearest last, as the others may have something to say.
-            last.callback(lambda: self._near.close(max(0.0, deadline - time.monotonic())))
+            # Each is closed, whatever another one raises; the near ones last, as the others may have something to say.
+            for place, _ in self._near:
+                last.callback(_close_by, deadline, place)
             for sender in self._far:
                 last.callback(sender.close)
                 sender.stop(deadline)
 
 
-def _far(settings: LoggingSettings, service: ServiceSettings, form: Callable[[Line], bytes]) -> list[tuple[Destination, str]]:
+def _close_by(deadline: float, place: Near) -> None:
+    place.close(max(0.0, deadline - time.monotonic()))
+
+
+def _together(built: Sequence[Stream]) -> Stream | Several:
+    return built[0] if len(built) == 1 else Several(built)
+
+
+def _is_stream(target: str) -> bool:
+    return target in ("stdout", "stderr") or _is_device(target)
+
+
+def _far(settings: LoggingSettings, service: ServiceSettings, form: Form) -> list[tuple[Destination, str]]:
     places: list[tuple[Destination, str]] = []
     if settings.elasticsearch_url is not None:
         places.append((Elasticsearch(settings, form), settings.elasticsearch_level))

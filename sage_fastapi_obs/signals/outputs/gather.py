@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, cast
 
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import Line
+from sage_fastapi_obs.signals.outputs.several import Several
 from sage_fastapi_obs.signals.outputs.stream import Stream
 from sage_fastapi_obs.threads import Threads
 
@@ -21,7 +22,7 @@ LONG_BYTES = 4096
 class Gather:
     """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
 
-    def __init__(self, near: Stream, seconds: float, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, near: Stream | Several, seconds: float, failed: Callable[[Exception], None]) -> None:
         """`seconds`: the moment. `failed`: is told why lines could not be written, or not by a thread."""
         self._near = near
         self._seconds = seconds
@@ -36,6 +37,10 @@ class Gather:
     def is_terminal(self) -> bool:
         """Whether a person is watching, who has not asked for no colours."""
         return self._near.is_terminal
+
+    def leads_to(self, target: object) -> bool:
+        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        return self._near.leads_to(target)
 
     def open(self) -> None:
         """Open the stream or file; what came after an earlier end is nobody's."""

@@ -10,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import IO, NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import Line
@@ -103,6 +104,17 @@ class Stream:
                 self._begun = written > 0
                 self._keep(_Waiting(encoded[written:], lines))
                 self._catch_up()
+
+    def leads_to(self, target: Any) -> bool:
+        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        if target is None or self._descriptor is None:
+            return target is not None and target is self._stream
+        try:
+            theirs = Path(target).stat() if isinstance(target, str) else os.fstat(target.fileno())
+            return os.path.samestat(theirs, os.fstat(self._descriptor))
+        except Exception:
+            # There is no such file, or what it is only looks like a stream.
+            return False
 
     def flush(self) -> None:
         """Do nothing: no line is kept back on purpose."""

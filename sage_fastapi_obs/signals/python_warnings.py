@@ -1,0 +1,54 @@
+"""Python's warnings, as lines; whoever records warnings goes on recording them."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TextIO
+
+__all__ = ["Warnings"]
+
+
+class Warnings:
+    """Takes the place of what prints warnings to standard error; an application's own function is still called."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        """`tell` writes a line about one; never raises."""
+        self._tell = tell
+        self._before: Callable[..., Any] = warnings.showwarning
+        self._is_ours = True
+        # Kept, because a bound method is a new one at each look.
+        self._called = self._show
+        # An application that has them logged has lines of them already.
+        if self._before is not getattr(logging, "_showwarning", None):
+            warnings.showwarning = self._called
+
+    def give_back(self) -> None:
+        """Take ours out, or make it do nothing where somebody will put it back: `catch_warnings` may, when it ends."""
+        self._is_ours = False
+        if warnings.showwarning is self._called:
+            warnings.showwarning = self._before
+
+    def _show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        is_told = self._is_ours and file is None
+        if is_told:
+            self._tell(warnings.formatwarning(message, category, filename, lineno, line))
+        if not is_told or not _prints(self._before):
+            self._before(message, category, filename, lineno, file, line)
+
+
+def _prints(show: Callable[..., Any]) -> bool:
+    """Tell whether a function is Python's own, and nobody records; `warnings` has no public word for either."""
+    if show is not getattr(warnings, "_showwarning_orig", None):
+        return False
+    context = getattr(warnings, "_get_context", None)
+    is_recorded = context is not None and context().log is not None
+    return isinstance(getattr(warnings, "_showwarnmsg_impl", None), FunctionType) and not is_recorded

@@ -1,0 +1,77 @@
+"""Our handler of the root logger: it makes lines of the standard library's records, each of which is one line."""
+
+import logging
+from typing import Any
+
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.request.middleware import exchange_behind
+from sage_fastapi_obs.signals.context_fields import add_context
+from sage_fastapi_obs.signals.lines import LEVELS, level_name
+from sage_fastapi_obs.signals.loguru_side import handed_over, loguru_adds, others_listen, tell_loguru, was_written
+from sage_fastapi_obs.signals.messages import read
+from sage_fastapi_obs.signals.same_place import comes_to
+from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, is_access
+from sage_fastapi_obs.signals.writers import WRITERS, attached
+
+__all__ = ["RootHandler"]
+
+
+class RootHandler(logging.Handler):
+    """Writes records, and tells the application's sinks in loguru of them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; what fails is reported as `logging` reports it, and never raised."""
+        try:
+            if not was_written(record):
+                _write(record)
+        except Exception:
+            self.handleError(record)
+
+    def take(self, record: logging.LogRecord) -> None:
+        """Write a record that another handler hands to loguru, unless it comes here by itself."""
+        if not comes_to(self, record.name):
+            _write(record)
+
+
+def _write(record: logging.LogRecord) -> None:
+    """Write a record, unless the canonical line says the same."""
+    known = handed_over(record)
+    error = record.exc_info[1] if record.exc_info and record.name in SERVER_LOGGERS else None
+    ended = None if error is None else exchange_behind(error)
+    if is_access(record) or (ended is not None and error is not None and _is_told(ended, error)):
+        return
+    # A server logs what ended a request when its context is gone.
+    token = None if ended is None else current_exchange.set(ended)
+    try:
+        _write_here(record, known)
+    finally:
+        if token is not None:
+            current_exchange.reset(token)
+
+
+def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None:
+    """Write a record; `known`: its fields in loguru, where loguru has it already."""
+    level = level_name(record.levelno)
+    logs = attached()
+    # First, as it sees which sinks there are by now.
+    is_told = others_listen()
+    is_wanted = logs is not None and LEVELS[level] >= logs.lowest
+    if not is_told and not is_wanted:
+        return
+    message, fields, error = read(record)
+    completed = {**known, **fields} if known is not None else fields
+    try:
+        if known is None and (is_told or loguru_adds()):
+            completed = tell_loguru(level, message, record.name, fields, error, record) or completed
+    finally:
+        if is_wanted and logs is not None:
+            add_context(completed)
+            logs.take(record.created, LEVELS[level], message, record.name, completed, error)
+
+
+def _is_told(exchange: Exchange, error: BaseException) -> bool:
+    """Tell whether the canonical line, or that of the background work, has the exception with its stack."""
+    if not any(logs.observer is exchange.observer for logs in WRITERS):
+        return False
+    ours = exchange.error if exchange.failed and not exchange.excluded else None
+    return error is ours or (exchange.background is not None and error is exchange.background.error)
