@@ -15,7 +15,7 @@ from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.otlp import Otlp
 from sage_fastapi_obs.signals.outputs.sender import Destination, Sender, is_sending
-from sage_fastapi_obs.signals.outputs.several import Several
+from sage_fastapi_obs.signals.outputs.several import Several, open_each
 from sage_fastapi_obs.signals.outputs.stream import Stream
 
 __all__ = ["Losses", "Outputs", "outputs"]
@@ -57,40 +57,52 @@ def outputs(
             return Stream(target, losses, missing, failed)
         return File(settings.model_copy(update={"output": target, "outputs": ()}), losses, missing, wall_clock, failed)
 
-    def gathered(targets: Sequence[str]) -> Near:
-        written = _together([built(target) for target in targets])
-        return Gather(written, settings.gather_seconds, failed) if settings.gather_seconds else written
-
-    targets = settings.targets
-    streams = [target for target in targets if _is_stream(target)]
-    near: list[tuple[Near, Form | None]]
-    if settings.format == "json":
-        near = [(gathered(targets), None)]
-    elif not streams:
-        near = [(_together([built(target) for target in targets]), None)]
-    else:
-        # People watch the streams; what is in a file beside them is for machines.
-        near = [(_together([built(target) for target in streams]), None)]
-        files = [target for target in targets if target not in streams]
-        near += [(gathered(files), form)] if files else []
+    near = _near(settings, built, form, failed)
     far = [Sender(place, level, losses, tell, failed) for place, level in _far(settings, service, form)]
     if far or len(near) > 1:
-        return Outputs(near, far, form if settings.format == "json" else None)
+        return Outputs(near, far, form if settings.format == "json" else None, failed)
     return near[0][0]
+
+
+def _near(
+    settings: LoggingSettings, built: Callable[[str], Stream], form: Form, failed: Callable[[Exception], None]
+) -> list[tuple[Near, Form | None]]:
+    """Build the streams and files, each with how it encodes lines, where not as given."""
+
+    def together(targets: Sequence[str], *, gathers: bool) -> Near:
+        each = [built(target) for target in targets]
+        near = each[0] if len(each) == 1 else Several(each, failed)
+        return Gather(near, settings.gather_seconds, failed) if gathers and settings.gather_seconds else near
+
+    targets = settings.targets
+    if settings.format == "json":
+        return [(together(targets, gathers=True), None)]
+    watched = [target for target in targets if _is_stream(target)] or targets
+    # People watch the streams; what is in a file beside them is for machines.
+    files = [target for target in targets if target not in watched]
+    near: list[tuple[Near, Form | None]] = [(together(watched, gathers=False), None)]
+    return [*near, (together(files, gathers=True), form)] if files else near
 
 
 class Outputs:
     """Streams and files, and servers beside them."""
 
-    def __init__(self, near: Sequence[tuple[Near, Form | None]], far: Sequence[Sender], form: Form | None) -> None:
+    def __init__(
+        self,
+        near: Sequence[tuple[Near, Form | None]],
+        far: Sequence[Sender],
+        form: Form | None,
+        failed: Callable[[Exception], None],
+    ) -> None:
         """Put them together.
 
         `near`: with how each encodes lines, where not as given. `form`: how the lines are encoded that are given here, where
-        that is JSON.
+        that is JSON. `failed`: is told which of several streams and files cannot be opened.
         """
         self._near = near
         self._far = far
         self._form = form
+        self._failed = failed
 
     @property
     def is_terminal(self) -> bool:
@@ -102,9 +114,8 @@ class Outputs:
         return any(place.leads_to(target) for place, _ in self._near)
 
     def open(self) -> None:
-        """Open everything; raises `SettingsError` when a file cannot be opened."""
-        for place, _ in self._near:
-            place.open()
+        """Open everything; raises `SettingsError` when no stream or file can be opened."""
+        open_each([place for place, _ in self._near], self._failed)
         for sender in self._far:
             sender.open()
 
@@ -153,10 +164,6 @@ class Outputs:
 
 def _close_by(deadline: float, place: Near) -> None:
     place.close(max(0.0, deadline - time.monotonic()))
-
-
-def _together(built: Sequence[Stream]) -> Stream | Several:
-    return built[0] if len(built) == 1 else Several(built)
 
 
 def _is_stream(target: str) -> bool:

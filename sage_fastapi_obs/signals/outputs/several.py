@@ -1,20 +1,23 @@
 """Several streams and files that get the same lines."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 from sage_fastapi_obs.signals.lines import Line
 from sage_fastapi_obs.signals.outputs.stream import Stream
 
-__all__ = ["Several"]
+__all__ = ["Several", "open_each"]
 
 
 class Several:
     """Writes to each what it is given; where one has lost lines, the others have them all the same."""
 
-    def __init__(self, each: Sequence[Stream]) -> None:
+    def __init__(self, each: Sequence[Stream], failed: Callable[[Exception], None]) -> None:
+        """`failed`: is told which cannot be opened."""
         self._each = each
+        self._failed = failed
         self.at_once_bytes = min(one.at_once_bytes for one in each)
         """How much may be written together."""
 
@@ -28,9 +31,8 @@ class Several:
         return any(one.leads_to(target) for one in self._each)
 
     def open(self) -> None:
-        """Open all; raises what the first says that cannot be opened."""
-        for one in self._each:
-            one.open()
+        """Open all; raises only when none can be opened."""
+        open_each(self._each, self._failed)
 
     def write(self, laid: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one or more lines; raises when one of them has lost them."""
@@ -59,6 +61,24 @@ class Several:
             # Each is closed, whatever another one raises.
             for one in reversed(self._each):
                 last.callback(_close_by, deadline, one)
+
+
+class _Opens(Protocol):
+    def open(self) -> None: ...
+
+
+def open_each(places: Sequence[_Opens], failed: Callable[[Exception], None]) -> None:
+    """Open all, and tell which cannot be opened; raises when that is all of them."""
+    errors = []
+    for place in places:
+        try:
+            place.open()
+        except Exception as error:
+            errors.append(error)
+    if errors and len(errors) == len(places):
+        raise errors[0]
+    for one in errors:
+        failed(one)
 
 
 def _close_by(deadline: float, one: Stream) -> None:

@@ -84,8 +84,10 @@ class Stream:
         with self._lock:
             if self._target in ("stdout", "stderr"):
                 self._open_standard(getattr(sys, self._target))
-            else:
-                self._use(own_descriptor(self._target), is_ours=True)
+                return
+            # Where others are opened beside it, its lines are lost, and counted.
+            self._put = _closed
+            self._use(own_descriptor(self._target), is_ours=True)
 
     def write(self, _: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one or more lines, or keep them until the reader goes on; raises what the system says when they are lost."""
@@ -302,4 +304,4 @@ def _put_text(stream: IO[str], encoded: bytes) -> int:
 
 
 def _closed(_: bytes) -> int:
-    raise OSError(errno.EBADF, "the standard stream was closed before the start")
+    raise OSError(errno.EBADF, "it was closed before the start, or could not be opened")

@@ -90,6 +90,20 @@ def test_one_that_is_full_costs_the_others_nothing(form: str, tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_one_that_cannot_be_opened_costs_the_others_nothing(form: str, watch: Any, tmp_path: Path, capfd: Any) -> None:
+    """A file in a folder that is not there loses its lines, which are counted; with none that can be opened we do not start."""
+    nowhere = str(tmp_path / "nowhere" / "lines")
+    watched = watch(logging={"outputs": [nowhere, "stdout"], "output": "stdout", "format": form})
+    watched.obs.start()
+    logger.info("unmistakable")
+    watched.obs._logs.close()
+    assert capfd.readouterr().out.count("unmistakable") == 1
+    assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") >= 1
+    with pytest.raises(SettingsError, match="nowhere"):
+        configure_logging(Settings(logging={"outputs": [nowhere, nowhere + "2"]}))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
