@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -18,6 +18,7 @@ from sage_fastapi_obs.domain.declared import metrics_of
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.aliases import Aliases
 from sage_fastapi_obs.endpoints.port import MetricsPort
+from sage_fastapi_obs.endpoints.precedence import give_precedence
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.errors import DeclarationError
@@ -122,6 +123,7 @@ class Observability:
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self.excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
+        self._hidden_paths: set[str] = set()
         self._sigterm = Sigterm(self._drain)
         self.running = False
         """Whether everything has been started, and not closed since."""
@@ -175,10 +177,9 @@ class Observability:
         if not self.enabled or getattr(app.state, "sage_fastapi_obs", None) is not None:
             return
         app.state.sage_fastapi_obs = self
-        if isinstance(app, FastAPI):
-            app.include_router(self.router)
-        else:
-            app.router.routes.extend(self.router.routes)
+        # Plain routes, also in FastAPI's: what `include_router` adds has no path, and middlewares that walk the routes
+        # stumble over it.
+        app.router.routes.extend(self.router.routes)
         if app.middleware_stack is not None:
             app.middleware_stack = ObservabilityMiddleware(app.middleware_stack, observability=self)
             return
@@ -212,7 +213,6 @@ class Observability:
 
     async def close(self) -> None:
         """Stop, flush what is left within the time the settings allow, and give back what is the process's."""
-        self._started_by_request = False
         if self._is_last_end():
             self._drain()
             self._leave()
@@ -239,6 +239,15 @@ class Observability:
             for start in waiting:
                 self._guarded(start, True)
 
+    def place_pages(self, app: ASGIApp) -> None:
+        """Let an app find our pages first, and say once which of its own are hidden by them."""
+        paths = (self.settings.metrics.path, self.settings.monitoring.prefix)
+        hidden = give_precedence(app, self.router, paths) - self._hidden_paths
+        self._hidden_paths |= hidden
+        for path in sorted(hidden):
+            message = f"the app has a route {path}, too, which is not found: change metrics.path or monitoring.prefix"
+            self._say("warn", message, {"path": path}, OWN_LOGGER)
+
     def excludes(self, scope: Scope) -> bool:
         """Tell whether a request is one of those that are not recorded; a proxy's root path does not count."""
         path: str = scope.get("path", "")
@@ -251,9 +260,14 @@ class Observability:
         self.start()
         closed = False
 
+        def place_pages() -> None:
+            self.place_pages(scope.get("app") or app)
+
         async def watched(message: Message) -> None:
             nonlocal closed
             if message["type"] == "lifespan.startup.complete":
+                # Not before: the app's own lifespan may add routes.
+                self._guarded(place_pages, True)
                 self._guarded(handover.retake, self.settings.logging.enabled)
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # The server may be gone as soon as it has read this.
@@ -287,6 +301,7 @@ class Observability:
 
     def _is_last_end(self) -> bool:
         """Count an end; tell whether no start is left without one, and there is something to stop."""
+        self._started_by_request = False
         self._starts = max(0, self._starts - 1)
         if self._starts:
             return False

@@ -38,10 +38,11 @@ class ObservabilityMiddleware:
             return
         app = self.app
         try:
-            if not self._placed:
-                self._move_outermost(scope)
             if not observability.running:
                 observability.ensure_started()
+            if not self._placed:
+                self._move_outermost(scope)
+                observability.place_pages(scope.get("app") or app)
             watched = watch(observability, self._routes, scope, receive, send)
         except Exception as error:
             observability.faults.count("ObservabilityMiddleware", error)

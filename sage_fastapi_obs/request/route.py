@@ -1,39 +1,45 @@
 """The template of the route that served a request, read from what the router left in the scope."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from starlette.routing import Match, Mount, compile_path
+from starlette.routing import Host, Match, Mount, compile_path
 from starlette.types import Scope
 
-__all__ = ["RouteTemplates"]
+__all__ = ["RouteTemplates", "flattened", "routes_of"]
 
-REMEMBERED_PREFIXES = 1024
+REMEMBERED_PREFIXES = REMEMBERED_PATHS = 1024
+LONGEST_REMEMBERED_PATH = 512
 UNKNOWN_MOUNT = "/{mount}"
 """Stands for a mount whose template cannot be found: one value, and never the path."""
-_NOT_ROUTED = frozenset({307, 308, 404, 405})
+ALL_BELOW = "/{path}"
+"""Stands for what an app serves whose routes cannot be seen: files, and apps of other frameworks."""
+_ANYTHING = re.compile("")
+_LEFT_BY_ROUTERS = ("app_root_path", "endpoint", "route")
 
 
 class RouteTemplates:
     """Finds route templates for one app, without matching the route table again.
 
     The routes are walked once, for the templates of parameterised mounts (Starlette keeps only the concrete prefix) and
-    for routers that leave no route in the scope, only its endpoint.
+    for routers that leave no route in the scope, only its endpoint. They are matched again where a middleware has handed
+    on a copy of the scope, so that what the router found cannot be seen.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self._endpoints: dict[int, list[tuple[re.Pattern[str], str]]] | None = None
         self._mounts: dict[str, re.Pattern[str]] = {}
+        self._walked_routes = 0
         self._prefix_template = lru_cache(REMEMBERED_PREFIXES)(self._find_prefix_template)
-        self._rematched = lru_cache(REMEMBERED_PREFIXES)(self._rematch)
+        self._remembered: dict[tuple[Any, ...], str | None] = {}
 
-    def template(self, scope: Scope, status: int) -> str | None:
+    def template(self, scope: Scope) -> str | None:
         """Return the template with all its prefixes, or None when no route matched."""
         if "app_root_path" in scope or "route" not in scope:
-            return self._template_by_search(scope, status)
+            return self._template_by_search(scope)
         # Nearly always: an app's own route, in no mount.
         route = scope["route"]
         # FastAPI >= 0.137 keeps include_router() prefixes here, no longer on the route itself. An outer router's context
@@ -41,30 +47,33 @@ class RouteTemplates:
         context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
         if context is not None and context.original_route is route:
             route = context
-        return getattr(route, "path_format", None) or self._template_by_search(scope, status)
+        return getattr(route, "path_format", None) or self._template_by_search(scope)
 
-    def _template_by_search(self, scope: Scope, status: int) -> str | None:
-        leaf = self._leaf(scope)
+    def _template_by_search(self, scope: Scope) -> str | None:
+        found = self._search(scope)
+        telemetry = scope.get("fastapi.telemetry")
+        return found if telemetry is None else _agreed(found, telemetry, scope)
+
+    def _search(self, scope: Scope) -> str | None:
+        leaf = self._leaf(scope) or _frontend(scope)
         if leaf is not None:
-            return leaf if "app_root_path" not in scope else self._prefix(scope) + leaf
+            return self._prefix(scope) + leaf
         endpoint = scope.get("endpoint")
         if endpoint is None:
-            # Either nothing matched, or a middleware copied the scope and kept the router's answer to itself.
-            if status in _NOT_ROUTED or scope.get("method") == "OPTIONS":
-                return None
-            return self._rematched(scope["type"], scope.get("method", "GET"), scope["path"], scope.get("root_path", ""))
-        if "app_root_path" in scope and not hasattr(endpoint, "routes"):
-            return self._prefix(scope) + "/{path}"
-        return None
+            # A router that has seen this scope has found nothing; one that has not may have had a copy of it.
+            return None if "router" in scope or _is_preflight(scope) else self._rematched(scope)
+        if routes_of(endpoint):
+            # The mounted app has found nothing, or one of its middlewares has copied the scope.
+            return self._rematched(scope)
+        return self._prefix(scope) + ALL_BELOW if "app_root_path" in scope else None
 
     def _leaf(self, scope: Scope) -> str | None:
         route = scope.get("route")
-        if route is None or isinstance(route, Mount):
+        if isinstance(route, (Mount, Host)):
             return self._leaf_by_endpoint(scope)
         context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
-        if context is not None and context.original_route is route:
-            return _path_format(context)
-        return _path_format(route)
+        of_route = _path_format(context if context is not None and context.original_route is route else route)
+        return self._leaf_by_endpoint(scope) if of_route is None else of_route
 
     def _leaf_by_endpoint(self, scope: Scope) -> str | None:
         endpoint = scope.get("endpoint")
@@ -75,17 +84,22 @@ class RouteTemplates:
             return None
         if len(candidates) == 1:
             return candidates[0][1]
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _below_root(scope)
         return next((template for regex, template in candidates if regex.match(path)), None)
 
     def _prefix(self, scope: Scope) -> str:
         """Return the template of the mounts that led here; a proxy's root path is not part of the route."""
+        if "app_root_path" not in scope:
+            return ""
         root_path: str = scope.get("root_path", "")
         return self._prefix_template(root_path.removeprefix(scope["app_root_path"]))
 
     def _find_prefix_template(self, prefix: str) -> str:
         if not prefix:
             return ""
+        if prefix not in self._mounts and self._walked_routes != len(routes_of(self._app)):
+            # Mounted since.
+            self._endpoints = None
         self._walked()
         if prefix in self._mounts:
             return prefix
@@ -94,21 +108,31 @@ class RouteTemplates:
     def _walked(self) -> dict[int, list[tuple[re.Pattern[str], str]]]:
         if self._endpoints is None:
             self._endpoints = {}
-            self._walk(_routes_of(self._app), "")
+            routes = routes_of(self._app)
+            self._walked_routes = len(routes)
+            self._walk(routes, "", ())
         return self._endpoints
 
-    def _walk(self, routes: Iterable[Any], prefix: str) -> None:
-        for route in _flattened(routes):
-            path = getattr(route, "path", "")
-            if hasattr(route, "routes"):
-                inner = prefix + path
+    def _walk(self, routes: Sequence[Any], prefix: str, above: tuple[int, ...]) -> None:
+        """Note endpoints and mounts; `above` are the tables that led here: an app may be mounted in itself."""
+        for route in flattened(routes):
+            if hasattr(route, "endpoint") and hasattr(route, "path_regex"):
+                self._add_endpoint(route.endpoint, route.path_regex, route.path_format)
+            elif hasattr(route, "app"):
+                path = getattr(route, "path", "")
                 if path:
-                    self._add_mount(inner)
-                self._walk(route.routes or (), inner)
-            elif hasattr(route, "endpoint") and hasattr(route, "path_regex"):
-                found = self._endpoints.setdefault(id(route.endpoint), [])  # type: ignore[union-attr]
-                if all(template != route.path_format for _, template in found):
-                    found.append((route.path_regex, route.path_format))
+                    self._add_mount(prefix + path)
+                below = routes_of(route.app)
+                if not below:
+                    self._add_endpoint(route.app, _ANYTHING, ALL_BELOW)
+                elif id(below) not in above:
+                    self._walk(below, prefix + path, (*above, id(routes)))
+
+    def _add_endpoint(self, endpoint: Any, regex: re.Pattern[str], template: str) -> None:
+        assert self._endpoints is not None
+        found = self._endpoints.setdefault(id(endpoint), [])
+        if all(template != other for _, other in found):
+            found.append((regex, template))
 
     def _add_mount(self, path: str) -> None:
         try:
@@ -118,48 +142,122 @@ class RouteTemplates:
             return
         self._mounts.setdefault(template, regex)
 
-    def _rematch(self, kind: str, method: str, path: str, root_path: str) -> str | None:
-        scope: Scope = {"type": kind, "method": method, "path": path, "root_path": root_path, "headers": [], "path_params": {}}
-        routes: Iterable[Any] | None = _routes_of(self._app)
-        while routes is not None:
-            matched = next((found for found in map(_matcher(scope), _flattened(routes)) if found is not None), None)
-            if matched is None:
-                return None
-            route, child_scope = matched
-            scope = {**scope, "route": route, **child_scope}
-            routes = route.routes if hasattr(route, "routes") and route.routes else None
-        return self.template(scope, status=200) if scope.get("endpoint") is not None else None
+    def _rematched(self, scope: Scope) -> str | None:
+        path: str = scope["path"]
+        host = next((value for name, value in scope["headers"] if name == b"host"), None)
+        key = (scope["type"], scope.get("method"), path, scope.get("root_path"), scope.get("app_root_path"), host)
+        if key not in self._remembered:
+            template = self._rematch(scope)
+            if len(path) > LONGEST_REMEMBERED_PATH:
+                return template
+            if len(self._remembered) >= REMEMBERED_PATHS:
+                self._remembered.clear()
+            self._remembered[key] = template
+        return self._remembered[key]
+
+    def _rematch(self, scope: Scope) -> str | None:
+        """Go the way of the routers once more."""
+        asked = {key: value for key, value in scope.items() if key not in _LEFT_BY_ROUTERS}
+        asked.update(root_path=scope.get("app_root_path", scope.get("root_path", "")), path_params={}, fastapi={})
+        app, prefix = routed_by(self._app), ""
+        while app is not None:
+            route = _matching(app, asked)
+            if not isinstance(route, (Mount, Host)):
+                leaf = _frontend(asked) if route is None else _path_format(route)
+                return None if leaf is None else prefix + leaf
+            prefix += getattr(route, "path_format", "").removesuffix(ALL_BELOW)
+            app = routed_by(route.app)
+        return prefix + ALL_BELOW if prefix or "endpoint" in asked else None
 
 
-def _matcher(scope: Scope) -> Any:
-    def match(route: Any) -> tuple[Any, Scope] | None:
-        matched, child_scope = route.matches(scope)
-        return (route, child_scope) if matched is Match.FULL else None
+def routed_by(app: Any) -> Any:
+    """Find the router of an app, through any middlewares that keep what they wrap in `.app`; None for no such app.
 
-    return match
-
-
-def _path_format(route: Any) -> str | None:
-    return getattr(route, "path_format", None) or getattr(route, "path", None)
-
-
-def _routes_of(app: Any) -> Iterable[Any]:
-    """Find the routes of an app, through any middlewares that keep what they wrap in `.app`."""
+    What other frameworks call routes, and whatever else is called so, is none.
+    """
     for _ in range(100):
+        routes = _attribute(app, "routes")
+        if isinstance(routes, Sequence) and any(callable(_attribute(route, "matches")) for route in routes):
+            return app
+        app = _attribute(app, "app")
         if app is None:
             break
-        if hasattr(app, "routes"):
-            routes: Iterable[Any] = app.routes
-            return routes
-        app = getattr(app, "app", None)
-    return ()
+    return None
 
 
-def _flattened(routes: Iterable[Any]) -> Iterator[Any]:
+def routes_of(app: Any) -> Sequence[Any]:
+    """Find the routes of an app, in the same way."""
+    routes: Sequence[Any] = getattr(routed_by(app), "routes", ())
+    return routes
+
+
+def flattened(routes: Iterable[Any]) -> Iterator[Any]:
     """Yield plain routes; FastAPI >= 0.137 keeps included routers as one object with a context per route."""
     for route in routes:
         if hasattr(route, "effective_route_contexts"):
             for context in route.effective_route_contexts():
                 yield getattr(context, "starlette_route", None) or context
-        else:
+        elif callable(_attribute(route, "matches")):
             yield route
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Read an attribute of something that anybody may have written."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None
+
+
+def _matching(app: Any, scope: Scope) -> Any:
+    """Find the route that a router would choose, and bring the scope to where it leads; None for none."""
+    partial: tuple[Any, Scope] | None = None
+    for route in flattened(app.routes):
+        matched, child_scope = route.matches(scope)
+        if matched is Match.FULL:
+            scope.update(child_scope)
+            return route
+        if matched is Match.PARTIAL and partial is None:
+            partial = route, child_scope
+    if partial is None:
+        # What FastAPI asks when no route matches, where it does.
+        frontends = getattr(getattr(app, "router", app), "_match_low_priority", None)
+        partial = None, frontends(scope)[1] if frontends is not None else {}
+    scope.update(partial[1])
+    return partial[0]
+
+
+def _path_format(route: Any) -> str | None:
+    found = getattr(route, "path_format", None) or getattr(route, "path", None)
+    return found if isinstance(found, str) else None
+
+
+def _below_root(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _frontend(scope: Scope) -> str | None:
+    """Return the template of FastAPI's `frontend()`, which leaves only what it has cut off: the path of the file."""
+    below = scope["fastapi"].get("frontend_path") if "fastapi" in scope else None
+    return None if below is None else _below_root(scope).removesuffix(below).rstrip("/") + ALL_BELOW
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Tell whether a browser asks beforehand, which a middleware answers."""
+    return scope.get("method") == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"])
+
+
+def _agreed(found: str | None, telemetry: Any, scope: Scope) -> str | None:
+    """Return the one route for us and for FastAPI's own telemetry, whose span is the request's."""
+    theirs: str | None = getattr(telemetry, "route", None)
+    if theirs is None:
+        return found
+    root_path: str = scope.get("app_root_path", scope.get("root_path", ""))
+    if found is None:
+        return theirs.removeprefix(root_path.rstrip("/"))
+    if found != theirs and theirs.endswith(ALL_BELOW) and hasattr(telemetry.span, "update_name"):
+        # It does not look into apps that are Starlette's and not FastAPI's.
+        telemetry.route = root_path.rstrip("/") + found
+        telemetry.span.update_name(f"{telemetry.span_method} {telemetry.route}")
+    return found

@@ -39,6 +39,9 @@ class Observer(Protocol):
     def ensure_started(self) -> None:
         """Start what has to run."""
 
+    def place_pages(self, app: ASGIApp) -> None:
+        """Let an app find our pages before its own."""
+
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app's lifespan with ours around it."""
 
@@ -123,7 +126,7 @@ class Watch(ABC):
         exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else status
         if not exchange.finished:
             try:
-                exchange.route = self._routes.template(exchange.scope, exchange.status)
+                exchange.route = self._routes.template(exchange.scope)
             except Exception as error:
                 self._fault(error, "RouteTemplates")
         message, has_length = with_headers(message, self._our_headers())
@@ -145,7 +148,7 @@ class Watch(ABC):
         exchange.finished = True
         if exchange.route is None:
             try:
-                exchange.route = self._routes.template(exchange.scope, exchange.status)
+                exchange.route = self._routes.template(exchange.scope)
             except Exception as error:
                 self._fault(error, "RouteTemplates")
         if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:

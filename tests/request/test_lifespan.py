@@ -12,7 +12,7 @@ from scripted import BACKENDS, WAYS, Case, add_middleware, around, call, install
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
-from support import PATIENCE_SECONDS, drive, http_scope, until
+from support import PATIENCE_SECONDS, client, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.signals import handover
@@ -332,3 +332,18 @@ async def scripted_answer(scope, receive, send) -> None:
 def handover_is_over(watched) -> bool:
     """Tell whether the process's logging has been given back."""
     return watched.obs._logs not in handover._handover.logs
+
+
+async def test_abandoned_after_a_request_it_starts_again(watch):
+    """An app without a lifespan is started by a request, however often it was abandoned."""
+    watched = watch()
+    app = FastAPI()
+    app.add_api_route("/", lambda: 1)
+    watched.obs.install(app)
+    async with client(app) as c:
+        for _ in range(3):
+            await c.get("/")
+            assert watched.obs.running
+            watched.obs.abandon()
+            assert not watched.obs.running
+    assert len(watched.server_spans) == len(watched.access) == 3

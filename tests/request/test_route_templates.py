@@ -1,12 +1,14 @@
 """Route templates over every kind of routing; run with several versions of FastAPI."""
 
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Host, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from support import client, drive, http_scope
@@ -19,9 +21,11 @@ async def answer(request) -> PlainTextResponse:
     return PlainTextResponse("x")
 
 
-def build_app(folder: Path) -> FastAPI:
-    """Build an app with every kind of routing."""
-    app = FastAPI()
+def build_app(folder: Path, **options: Any) -> FastAPI:
+    """Build an app with every kind of routing, and endpoints that say 404 and 307 themselves."""
+    app = FastAPI(**options)
+    app.add_api_route("/gone/{item}", lambda item: PlainTextResponse("gone", 404))
+    app.add_api_route("/moved/{item}", lambda item: RedirectResponse("/elsewhere", 307))
     inner = APIRouter(prefix="/inner")
     inner.add_api_route("/{x}", lambda x: x)
     outer = APIRouter(prefix="/outer")
@@ -35,6 +39,7 @@ def build_app(folder: Path) -> FastAPI:
 
     sub = FastAPI()
     sub.add_api_route("/leaf/{n}", lambda n: n)
+    sub.add_api_route("/gone/{n}", lambda n: PlainTextResponse("gone", 404))
     sub.include_router(inner, prefix="/included")
     app.mount("/sub", sub)
     app.mount("/tenants/{tenant}", sub)
@@ -53,6 +58,8 @@ def build_app(folder: Path) -> FastAPI:
 
 
 CASES = [
+    ("GET", "/gone/3", 404, "/gone/{item}"),
+    ("GET", "/moved/3", 307, "/moved/{item}"),
     ("GET", "/outer/inner/1", 200, "/outer/inner/{x}"),
     ("GET", "/again/outer/inner/1", 200, "/again/outer/inner/{x}"),
     ("GET", "/plain/3", 200, "/plain/{item}"),
@@ -67,6 +74,7 @@ CASES = [
     ("GET", "/twin/b/7", 200, "/twin/b/{c}"),
     ("GET", "/sub/leaf/3", 200, "/sub/leaf/{n}"),
     ("GET", "/sub/included/inner/3", 200, "/sub/included/inner/{x}"),
+    ("GET", "/sub/gone/3", 404, "/sub/gone/{n}"),
     ("GET", "/sub/nowhere", 404, None),
     ("POST", "/sub/leaf/3", 405, "/sub/leaf/{n}"),
     ("GET", "/tenants/acme/leaf/3", 200, "/tenants/{tenant}/leaf/{n}"),
@@ -87,6 +95,77 @@ def folder(tmp_path: Path) -> Path:
     """Make a folder with one static file."""
     (tmp_path / "page.txt").write_text("x")
     return tmp_path
+
+
+def told(watched) -> list[tuple]:
+    """Tell what the line and the span of each request have as its route, and what the metrics have."""
+    spans = [span.attributes.get("http.route") for span in watched.server_spans]
+    labels = {dict(key)["route"] for key in watched.series("http_requests_total")}
+    assert labels == {line["route"] or "unmatched" for line in watched.access}
+    return list(zip([line["route"] for line in watched.access], spans, strict=True))
+
+
+@pytest.mark.skipif(version("fastapi") < "0.142", reason="this FastAPI has no telemetry of its own")
+@pytest.mark.parametrize("copied", [False, True])
+async def test_the_span_of_fastapi_says_the_same(watch, folder, copied):
+    """Adopted, its span has the route of the line and of the metrics, and the name that goes with it."""
+    watched = watch()
+    app = build_app(folder, telemetry={"tracer_provider": watched.provider, "operation_spans": False})
+    if copied:
+        copying(app)
+    watched.obs.install(app)
+    async with client(app) as c:
+        for method, path, *_ in CASES:
+            await c.request(method, path)
+    found = told(watched)
+    assert all(ours == theirs for ours, theirs in found), found
+    assert all(ours == route for (ours, _), (*_, route) in zip(found, CASES, strict=True) if route is not None)
+    assert all(span.name.partition(" ")[2] == span.attributes.get("http.route", "") for span in watched.server_spans)
+
+
+FRONTENDS = [
+    ("/api/x", "/api/x"),
+    ("/", "/{path}"),
+    ("/a.js", "/{path}"),
+    ("/a/b/c", "/{path}"),
+    ("//a.js", "/{path}"),
+    ("/ui", "/ui/{path}"),
+    ("/ui/", "/ui/{path}"),
+    ("/ui/a.js", "/ui/{path}"),
+    ("/v1/docs/a.js", "/v1/docs/{path}"),
+    ("/sub/web/a.js", "/sub/web/{path}"),
+    ("/t/tea/web/a.js", "/t/{team}/web/{path}"),
+]
+
+
+@pytest.mark.skipif(not hasattr(FastAPI, "frontend"), reason="this FastAPI has no frontends")
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("telemetry", [False, True])
+@pytest.mark.parametrize("root_path", ["", "/proxied"])
+async def test_frontends_are_routes(watch, folder, copied, telemetry, root_path):
+    """The pages of `frontend()` have its path as their route, whether there is a file or none."""
+    watched = watch()
+    (folder / "a.js").write_text("x")
+    app = FastAPI(telemetry={"tracer_provider": watched.provider, "operation_spans": False} if telemetry else None)
+    app.add_api_route("/api/x", lambda: 1)
+    app.frontend("/", directory=folder)
+    app.frontend("/ui", directory=folder)
+    router, sub = APIRouter(prefix="/v1"), FastAPI()
+    router.frontend("/docs", directory=folder)
+    app.include_router(router)
+    sub.frontend("/web", directory=folder)
+    app.mount("/sub", sub)
+    app.mount("/t/{team}", sub)
+    if copied:
+        copying(app)
+    watched.obs.install(app)
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as c:
+        for path, _ in FRONTENDS:
+            await c.get(root_path + path)
+    found = told(watched)
+    assert [ours for ours, _ in found] == [route for _, route in FRONTENDS]
+    assert [theirs for _, theirs in found] == [(root_path if telemetry else "") + route for _, route in FRONTENDS]
 
 
 @pytest.mark.parametrize("root_path", ["", "/proxied"])
@@ -148,26 +227,72 @@ class CopiesScope:
         await self.app(dict(scope), receive, send)
 
 
-@pytest.mark.parametrize(
-    ("path", "route"),
-    [
-        ("/plain/3", "/plain/{item}"),
-        ("/outer/inner/3", "/outer/inner/{x}"),
-        ("/starlette/deep/5/c/6", "/starlette/deep/{d}/c/{e}"),
-        ("/tenants/acme/leaf/3", "/tenants/{tenant}/leaf/{n}"),
-        ("/nowhere", None),
-    ],
-)
-async def test_a_copied_scope_is_matched_anew_and_remembered(watch, folder, path, route):
-    """Where a middleware hides the router's answer, the route is found once more, and never the path."""
+def copying(app, *, sub_apps_too: bool = True):
+    """Add such a middleware to an app, and to those mounted in it."""
+    app.add_middleware(CopiesScope)
+    mounted = {id(route.app): route.app for route in app.routes if isinstance(route, Mount)}
+    for sub_app in mounted.values():
+        if sub_apps_too and isinstance(sub_app, FastAPI):
+            sub_app.add_middleware(CopiesScope)
+    return app
+
+
+@pytest.mark.parametrize("sub_apps_too", [False, True])
+async def test_a_copied_scope_has_the_same_routes(watch, folder, sub_apps_too):
+    """Where a middleware hides what the router found, the route is found once more: also that of a 404, a 405 and a 307."""
     watched = watch()
-    app = build_app(folder)
+    app = copying(build_app(folder), sub_apps_too=sub_apps_too)
+    watched.obs.install(app)
+    async with client(app) as c:
+        for _ in range(2):
+            assert [(await c.request(method, path)).status_code for method, path, *_ in CASES] == [one[2] for one in CASES]
+    assert [line["route"] for line in watched.access] == [route for *_, route in CASES] * 2
+
+
+async def test_copies_below_a_mount(watch):
+    """The middleware of a mount, and one around a mounted app, hide nothing either."""
+    watched = watch()
+    inner = Router(routes=[Route("/leaf/{n}", answer)])
+    app = FastAPI()
+    app.mount("/around/{a}", CopiesScope(CopiesScope(inner)))
+    app.router.routes.append(Mount("/own/{a}", app=CopiesScope(inner)))
+    app.mount("/files", CopiesScope(PlainTextResponse("x")))
+    watched.obs.install(app)
+    async with client(app) as c:
+        for path in ("/around/1/leaf/2", "/own/1/leaf/2", "/own/1/nowhere", "/files/a"):
+            await c.get(path)
+    assert [line["route"] for line in watched.access] == ["/around/{a}/leaf/{n}", "/own/{a}/leaf/{n}", None, "/files/{path}"]
+
+
+class Endless(Route):
+    """A route that counts who asks it, and with what."""
+
+    asked: ClassVar[list[str]] = []
+
+    def matches(self, scope):
+        self.asked.append(scope["path"])
+        return super().matches(scope)
+
+
+async def test_what_is_matched_anew_is_remembered_within_bounds(watch):
+    """A copied scope costs one more look per path; paths that nobody asks twice do not fill the memory."""
+    watched = watch()
+    app = FastAPI()
+    app.router.routes.append(Endless("/r/{x}", answer))
     app.add_middleware(CopiesScope)
     watched.obs.install(app)
     async with client(app) as c:
-        await c.get(path)
-        await c.get(path)
-    assert [line["route"] for line in watched.access] == [route, route]
+        Endless.asked.clear()
+        for _ in range(5):
+            await c.get("/r/1")
+        assert Endless.asked == ["/r/1"] * 6
+        for number in range(1100):
+            await c.get(f"/r/{number}")
+        await c.get("/r/" + "x" * 10_000)
+    remembered = app.middleware_stack._routes._remembered
+    assert len(remembered) <= 1024
+    assert all(len(path) < 1000 for _, _, path, *_ in remembered)
+    assert {line["route"] for line in watched.access} == {"/r/{x}"}
 
 
 class Counting(Route):
@@ -201,7 +326,7 @@ def test_a_mount_nobody_knows_is_never_its_path():
     async def leaf(scope, receive, send) -> None: ...
 
     found = RouteTemplates(leaf).template(
-        {"type": "http", "path": "/secret/a", "root_path": "/secret", "app_root_path": "", "endpoint": leaf}, 200
+        {"type": "http", "path": "/secret/a", "root_path": "/secret", "app_root_path": "", "endpoint": leaf}
     )
     assert found == f"{UNKNOWN_MOUNT}/{{path}}"
 
