@@ -17,6 +17,7 @@ from sage_fastapi_obs.domain.operation import UNMEASURED, Operation
 from sage_fastapi_obs.domain.record import observe
 from sage_fastapi_obs.domain.results import Failure, Result, Success, go_on, within
 from sage_fastapi_obs.request.correlation import current_correlation_id
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.failure import told
 from sage_fastapi_obs.signals.lines import LEVELS, Timestamps
@@ -38,8 +39,9 @@ R = TypeVar("R")
 LONGEST_CONTEXT_BYTES = 4 * 1024
 """Of the arguments of one call."""
 _timestamp = Timestamps()
-_current_operation: ContextVar[str | None] = ContextVar("sage_fastapi_obs.operation", default=None)
-"""The operation that lines of steps belong to, where a chain has no name of its own."""
+_NO_OPERATION: tuple[str | None, Exchange | None] = (None, None)
+_current_operation = ContextVar("sage_fastapi_obs.operation", default=_NO_OPERATION)
+"""The operation that lines of steps belong to, where a chain has no name of its own; and the exchange it is of."""
 
 
 class LogLevel(Enum):
@@ -69,6 +71,12 @@ def use(chosen: ResultLogging | None) -> None:
     """Choose for the whole process; None goes back to what the settings say."""
     global _chosen  # noqa: PLW0603 - functions are decorated before there is any Observability
     _chosen = chosen
+
+
+def _operation_around() -> str | None:
+    """Return the operation that this code is part of; one around the exchange, or of another, is not the exchange's."""
+    name, exchange = _current_operation.get()
+    return name if exchange is current_exchange.get() else None
 
 
 def _rules() -> ResultLogging:
@@ -140,11 +148,11 @@ class _Call:
         self._result: object = None
         correlation = {"sage.correlation_id": current_correlation_id()}
         self._span = Operation(name, measures=UNMEASURED, attributes=correlation) if span else None
-        self._outer: str | None = None
+        self._outer = _NO_OPERATION
 
     def __enter__(self) -> Self:
         self._outer = _current_operation.get()
-        _current_operation.set(self._name)
+        _current_operation.set((self._name, current_exchange.get()))
         if self._span is not None:
             self._run = self._span.__enter__()
         _tell(self._logger, LogLevel.INFO, "Operation started", self._fields)
@@ -234,7 +242,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
 
     async def to_result(self) -> Result[T_co, E_co]:
         """Run the chain."""
-        run = _Run(self._logger, self._name or _current_operation.get())
+        run = _Run(self._logger, self._name or _operation_around())
         result: Result[Any, Any] = Success(None)
         for stage in (*self._stages, *self._unnamed()):
             result = await stage(run, result)

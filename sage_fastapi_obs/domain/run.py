@@ -9,10 +9,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.domain.home import Home, count_fault, current_home
+from sage_fastapi_obs.request.current import SPAN, attach, get_current
 from sage_fastapi_obs.request.exchange import exception_name
 from sage_fastapi_obs.signals.catalog import OVERFLOW
 from sage_fastapi_obs.signals.context_fields import RUNNING
-from sage_fastapi_obs.signals.current import SPAN, attach, get_current
 from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.printable import printable
 

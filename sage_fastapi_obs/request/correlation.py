@@ -33,7 +33,8 @@ def current_correlation_id() -> str | None:
 
 def choose(owner: object, correlation_id: str) -> None:
     """Begin a block with an id of its own."""
-    _chosen.set(_Choice(owner, current_exchange.get(), correlation_id, _chosen.get()))
+    exchange = current_exchange.get()
+    _chosen.set(_Choice(owner, exchange, correlation_id, _around(exchange, _chosen.get())))
 
 
 def unchoose(owner: object) -> None:
@@ -42,6 +43,13 @@ def unchoose(owner: object) -> None:
     A token would have to be given back in the context it came from, and generators are resumed in others.
     """
     _chosen.set(_without(_chosen.get(), owner))
+
+
+def _around(exchange: Exchange | None, choice: _Choice | None) -> _Choice | None:
+    """Return a choice if it was made in an exchange, or around it; a server may have kept one that another exchange made."""
+    while choice is not None and exchange is not None and choice.exchange is not exchange:
+        exchange = exchange.outer
+    return choice if choice is None or choice.exchange is exchange else None
 
 
 def _without(choice: _Choice | None, owner: object) -> _Choice | None:

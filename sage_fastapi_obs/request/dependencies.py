@@ -6,6 +6,7 @@ from fastapi import Depends
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.requests import HTTPConnection
 
+from sage_fastapi_obs.request.current import span_inside
 from sage_fastapi_obs.request.exchange import current_exchange, exchange_of
 
 __all__ = ["CorrelationId", "CurrentSpan", "RequestId", "bind"]
@@ -30,7 +31,7 @@ async def _correlation_id(connection: HTTPConnection) -> str:
 
 async def _span(connection: HTTPConnection) -> Span:
     exchange = exchange_of(connection.scope)
-    return exchange.span if exchange is not None else INVALID_SPAN
+    return INVALID_SPAN if exchange is None else span_inside(exchange) or exchange.span
 
 
 RequestId = Annotated[str, Depends(_request_id)]
@@ -38,4 +39,4 @@ RequestId = Annotated[str, Depends(_request_id)]
 CorrelationId = Annotated[str, Depends(_correlation_id)]
 """The id shared by all hops; empty where the middleware is not installed."""
 CurrentSpan = Annotated[Span, Depends(_span)]
-"""The request's server span, ours or an adopted one; a no-op span without tracing."""
+"""The request's server span, ours or that of somebody else; a no-op span without tracing."""

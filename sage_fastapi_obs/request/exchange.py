@@ -73,6 +73,7 @@ class Exchange:
         "correlation_id",
         "duration_us",
         "error",
+        "error_told",
         "error_type",
         "excluded",
         "finished",
@@ -83,6 +84,7 @@ class Exchange:
         "method",
         "observer",
         "outer",
+        "outside",
         "path",
         "received_bytes",
         "refusal",
@@ -110,7 +112,7 @@ class Exchange:
         self.method: str = scope.get("method", "GET")
         self.path: str = scope.get("path", "")
         self.headers: dict[bytes, bytes] = dict(scope.get("headers") or ())
-        """Request headers by lower-case name; of a repeated one, the last."""
+        """Request headers by lower-case name; of a repeated one, the last. None once the app has returned."""
         self.started_ns = started_ns
         """Monotonic clock at the start."""
         self.wall_ns = wall_ns
@@ -118,11 +120,13 @@ class Exchange:
         self.observer = observer
         """Whose exchange this is: two apps in one process do not meet."""
         self.outer = outer
-        """The exchange inside which this one runs: a service that calls itself in process."""
+        """The exchange inside which this one runs, until the app has returned: a service that calls itself in process."""
         self.request_id = self.correlation_id = ""
         self.span: Span = INVALID_SPAN
         self.span_attached: Any = None
         """What undoes making our own span current; None when the span is adopted."""
+        self.outside: Any = None
+        """OpenTelemetry's context around our own span; None when the span is adopted."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
         self.bound: dict[str, Any] | None = None
@@ -143,6 +147,8 @@ class Exchange:
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
+        self.error_told = False
+        """Whether what has left the app is in a line of ours; known once the app has returned."""
         self.held: Any = None
         """Lines that wait for the outcome; None when there are none."""
 
@@ -173,6 +179,18 @@ class Exchange:
         """Whether the service is to blame: a 5xx, an exception, half a response; not a client that left."""
         return self.error_type not in _NOT_OURS
 
+    def __deepcopy__(self, _: Any) -> "Exchange":
+        """Return itself: who copies a scope, as middlewares do, has the same request."""
+        return self
+
+    def __copy__(self) -> "Exchange":
+        """Return itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become None in a pickled scope: in another process there is nothing to watch."""
+        return type(None), ()
+
     def judge(self, *, complete: bool, valid: bool = True) -> None:
         """Decide once, for all signals, what this exchange amounted to."""
         error = self.error
@@ -190,6 +208,13 @@ class Exchange:
             self.error_type = CLIENT_DISCONNECT
         if not self.status:
             self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST
+
+    def release_error(self) -> None:
+        """Let go the exception that has left the app, and with it the frames that it came through."""
+        background = self.background
+        told = (self.error if self.failed else None) if background is None else background.error
+        self.error_told = told is not None and not self.excluded
+        self.error = self.background = None
 
     def is_failure(self, error: BaseException | None) -> bool:
         """Tell whether an exception is the service's own, and not a client that left or a cancellation."""

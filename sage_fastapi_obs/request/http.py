@@ -4,12 +4,14 @@ from collections.abc import Awaitable
 
 from starlette.types import Message
 
-from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST
+from sage_fastapi_obs.request.current import attach
+from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
-from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of, status_of
+from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of, status_of, step_back
 
 __all__ = ["AnswerWatch", "HttpWatch"]
 
+_set_current = current_exchange.set
 AWAITED, STARTED, FLOWING, COMPLETE = range(4)
 """How far a response has come; it flows when its body has begun and more is to come."""
 OTHER_ENDS = frozenset({"http.response.trailers", "http.response.pathsend", "http.response.zerocopysend"})
@@ -19,6 +21,10 @@ class HttpWatch(Watch):
     """Watches a request and its response.
 
     What every request passes through is written out rather than called: small functions would cost each a tenth more.
+
+    While the server reads on and ends the answer, its code is outside of the exchange. What it starts then inherits the
+    context: the next request of the connection, which is nobody's child, and the reading of the transport, which lives longer
+    than any exchange.
     """
 
     __slots__ = ("_state", "_trailers")
@@ -31,7 +37,14 @@ class HttpWatch(Watch):
     async def receive(self) -> Message:
         """Hand on what the client sent."""
         inner_receive = self._inner_receive
-        message = await inner_receive()
+        exchange = self.exchange
+        token, outside = _set_current(exchange.outer), exchange.outside
+        if outside is not None:
+            outside = attach(outside)
+        try:
+            message = await inner_receive()
+        finally:
+            step_back(token, outside)
         try:
             kind = message["type"]
             if kind == "http.request":
@@ -95,9 +108,15 @@ class HttpWatch(Watch):
 
     async def _send_last(self, message: Message) -> None:
         inner_send = self._inner_send
-        await inner_send(message)
+        exchange = self.exchange
+        token, outside = _set_current(exchange.outer), exchange.outside
+        if outside is not None:
+            outside = attach(outside)
         try:
-            exchange = self.exchange
+            await inner_send(message)
+        finally:
+            step_back(token, outside)
+        try:
             if self._state == STARTED:
                 # Whole in one piece: nothing was streamed, whatever the headers left open.
                 exchange.streamed = False

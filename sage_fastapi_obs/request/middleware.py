@@ -33,7 +33,7 @@ class ObservabilityMiddleware:
         """Hand the request to the app, unchanged, and watch."""
         observability = self.observability
         watch = self._watches.get(scope["type"])
-        if watch is None or (SCOPE_KEY in scope and not scope[SCOPE_KEY].finished):
+        if watch is None or ((watching := scope.get(SCOPE_KEY)) is not None and not watching.finished):
             await self._pass_on(scope, receive, send)
             return
         app = self.app

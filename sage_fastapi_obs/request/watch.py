@@ -6,16 +6,18 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_fastapi_obs.request.current import detach
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
 from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
 from sage_fastapi_obs.request.route import RouteTemplates
 
-__all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of"]
+__all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back"]
 
 TIDYING_UP_NS = 10_000_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
 _NO_SCOPE: Scope = {}
+_NO_HEADERS: dict[bytes, bytes] = {}
 _get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
 
 
@@ -75,6 +77,9 @@ class Watch(ABC):
                 tell(exchange)
             except Exception as error:
                 moments.failed(tell, error)
+        if exchange.outer is not None and exchange.outer.over:
+            # Whoever has started knows by now.
+            exchange.outer = None
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -100,19 +105,23 @@ class Watch(ABC):
                 self._end_background(error)
         except Exception as fault:
             self._fault(fault)
+        returned = self._moments.returned
         try:
             _reset_current(self._token)
         except ValueError:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
-            return
-        for tell in self._moments.returned:
+            returned = ()
+        for tell in returned:
             try:
                 tell(exchange)
             except Exception as fault:
                 self._moments.failed(tell, fault)
         # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
-        # the garbage collector to find.
-        exchange.scope = _NO_SCOPE
+        # the garbage collector to find. Tasks, pools of connections and transports keep the context of the request that
+        # started them, and so the exchange, for as long as they live.
+        exchange.scope, exchange.headers, exchange.outer, exchange.outside = _NO_SCOPE, _NO_HEADERS, None, None
+        if error is not None:
+            exchange.release_error()
 
     @abstractmethod
     def _end(self, error: BaseException | None) -> None:
@@ -172,6 +181,17 @@ class Watch(ABC):
 
     def _fault(self, error: Exception, part: str = "ObservabilityMiddleware") -> None:
         self._observer.faults.count(part, error)
+
+
+def step_back(token: Any, outside: Any) -> None:
+    """Go back into an exchange, and into its context where that was left, too."""
+    try:
+        _reset_current(token)
+        if outside is not None:
+            detach(outside)
+    except ValueError:
+        # Closed by the garbage collector, in a context that never saw this request.
+        return
 
 
 def elapsed_us(exchange: Exchange) -> int:

@@ -38,7 +38,7 @@ def _write(record: logging.LogRecord) -> None:
     known = handed_over(record)
     error = record.exc_info[1] if record.exc_info and record.name in SERVER_LOGGERS else None
     ended = None if error is None else exchange_behind(error)
-    if is_access(record) or (ended is not None and error is not None and _is_told(ended, error)):
+    if is_access(record) or (ended is not None and _is_told(ended)):
         return
     # A server logs what ended a request when its context is gone.
     token = None if ended is None else current_exchange.set(ended)
@@ -69,9 +69,6 @@ def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None
             logs.take(record.created, LEVELS[level], message, record.name, completed, error)
 
 
-def _is_told(exchange: Exchange, error: BaseException) -> bool:
+def _is_told(exchange: Exchange) -> bool:
     """Tell whether the canonical line, or that of the background work, has the exception with its stack."""
-    if not any(logs.observer is exchange.observer for logs in WRITERS):
-        return False
-    ours = exchange.error if exchange.failed and not exchange.excluded else None
-    return error is ours or (exchange.background is not None and error is exchange.background.error)
+    return exchange.error_told and any(logs.observer is exchange.observer for logs in WRITERS)

@@ -25,6 +25,7 @@ from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
+    NoOpTracerProvider,
     Span,
     SpanContext,
     SpanKind,
@@ -32,10 +33,11 @@ from opentelemetry.trace import (
     Tracer,
     get_current_span,
 )
+from opentelemetry.trace import TracerProvider as ApiProvider
 
 from sage_fastapi_obs.signals.ready import Ready
 
-__all__ = ["LeanSpan", "LeanSpans", "OwnRandomIds", "Processors", "Unsampled"]
+__all__ = ["NO_READERS", "LeanSpan", "LeanSpans", "OwnRandomIds", "Processors", "Unsampled", "readers_of"]
 
 _OF_THE_TRACER = frozenset(
     {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
@@ -331,6 +333,23 @@ class Processors(SynchronousMultiSpanProcessor):
             self.starting = _acting(one.on_start for one in told)
             self.ending = _acting(one._on_ending for one in told)  # noqa: SLF001 - as the SDK's own does
             self.ended = tuple(one.on_end for one in told)
+
+
+NO_READERS: Any = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+"""Stands for a provider whose spans go nowhere."""
+_UNKNOWN_READERS: Any = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+_UNKNOWN_READERS.add_span_processor(SpanProcessor())
+
+
+def readers_of(provider: ApiProvider) -> Any:
+    """Find what has the processors of a provider, in `_span_processors`: none while its spans go nowhere.
+
+    A provider that is not the SDK's is taken to have some, unless it is the API's, which makes no spans.
+    """
+    if isinstance(provider, NoOpTracerProvider):
+        return NO_READERS
+    processor = getattr(provider, "_active_span_processor", None)
+    return processor if isinstance(getattr(processor, "_span_processors", None), tuple) else _UNKNOWN_READERS
 
 
 def _acting(methods: Iterable[Callable[..., None]]) -> tuple[Callable[..., None], ...]:

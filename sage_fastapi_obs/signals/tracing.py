@@ -18,16 +18,16 @@ from starlette.types import Scope
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.processes import AtEnd
+from sage_fastapi_obs.request.current import SPAN, attach, detach, get_current, native_span, span_inside
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
-from sage_fastapi_obs.signals.current import SPAN, attach, detach, get_current
 from sage_fastapi_obs.signals.printable import printable
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
-from sage_fastapi_obs.signals.span import LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled
+from sage_fastapi_obs.signals.span import NO_READERS, LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled, readers_of
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 __all__ = ["Tracing"]
@@ -39,6 +39,7 @@ HIGHEST_PORT = 65535
 SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, Unsampled})
 """Spans that nobody reads."""
+_NOTHING = Context()
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -69,6 +70,8 @@ class Tracing(Recorder):
         self._fields: frozenset[bytes] = frozenset()
         """Headers by which a caller passes its trace on."""
         self._tracer: trace.Tracer = trace.NoOpTracer()
+        self._readers: Any = NO_READERS
+        """What has the processors of the provider in use, which may be added at any time."""
         self._lean: LeanSpans | None = None
         self._roots: LeanSpans | None = None
         """What opens the spans of requests that begin a trace, when the sampler is our own."""
@@ -102,6 +105,7 @@ class Tracing(Recorder):
         provider = self.provider
         assert provider is not None
         self._tracer = tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
+        self._readers = readers_of(provider)
         # Our own sampler's decisions are known; another has to be asked.
         ours = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._lean = LeanSpans.of(tracer, root_bound=ours)
@@ -113,6 +117,7 @@ class Tracing(Recorder):
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
         self._tracer, self._lean, self._roots, self.children = trace.NoOpTracer(), None, None, None
+        self._readers = NO_READERS
         own, self._own = self._own, None
         if own is None:
             return
@@ -130,12 +135,13 @@ class Tracing(Recorder):
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
         current = get_current()
+        if current and exchange.outer is not None and _is_left_over(current, exchange.outer):
+            current = _NOTHING
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is not None:
-            if span.is_recording():
-                span.set_attributes(_ids(exchange))
-            self._tell(exchange, span, span.get_span_context())
+            exchange.span = span
+            _follow(exchange, span)
             return
         links: Sequence[Link] = ()
         parent = current
@@ -144,28 +150,24 @@ class Tracing(Recorder):
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         if parent or links or (roots := self._roots) is None:
             span, context = self._open(name, exchange, parent, links)
-            self._tell(exchange, span, context)
+            _show(exchange, context)
         else:
             span, exchange.trace_id, exchange.span_id, exchange.sampled = roots.start_root(
                 name, exchange.wall_ns, self._attributes, exchange
             )
-            exchange.span = span
-        exchange.span_attached = attach(Context({**parent, SPAN: span}))
-        # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for a
-        # request that has been taken care of.
-        scope.setdefault("fastapi.telemetry", None)
-        scope.setdefault("starlette.opentelemetry", True)
-
-    def _tell(self, exchange: Exchange, span: Span, context: SpanContext) -> None:
         exchange.span = span
-        trace_id, span_id, _, flags, _, is_valid = context
-        if is_valid:
-            exchange.trace_id = f"{trace_id:032x}"
-            exchange.span_id = f"{span_id:016x}"
-            exchange.sampled = flags & SAMPLED != 0
+        exchange.outside = current
+        exchange.span_attached = attach(Context({**parent, SPAN: span}))
+        if self._readers._span_processors:  # noqa: SLF001 - see `readers_of`
+            # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
+            # a request that has been taken care of. Where nobody reads ours, theirs may be what somebody reads.
+            scope.setdefault("fastapi.telemetry", None)
+            scope.setdefault("starlette.opentelemetry", True)
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Tell the client its trace; a websocket's span ends here, with the handshake."""
+        if not self._readers._span_processors and exchange.span_attached is not None:  # noqa: SLF001 - see `readers_of`
+            _follow(exchange, span_inside(exchange))
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
             headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
@@ -205,7 +207,7 @@ class Tracing(Recorder):
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
-        extracted = propagate.extract(exchange.scope, getter=_HEADERS)
+        extracted = propagate.extract(exchange.scope, _NOTHING, _HEADERS)
         if self._settings.incoming == "continue":
             return extracted, ()
         remote = trace.get_current_span(extracted).get_span_context()
@@ -315,27 +317,43 @@ def _global_provider() -> trace.TracerProvider | None:
     return None if isinstance(provider, trace.ProxyTracerProvider) else provider
 
 
+def _is_left_over(context: Context, outer: Exchange) -> bool:
+    """Tell whether a context is that of an exchange that is over: nobody's parent, unless a span in it goes on."""
+    return outer.over and not trace.get_current_span(context).is_recording()
+
+
 def _existing_span(exchange: Exchange) -> Span | None:
     """Find the server span that somebody outside of us has opened for this very request."""
-    native = exchange.scope.get("fastapi.telemetry")
-    span: Span | None = getattr(native, "span", None)
-    if span is not None:
-        return span
+    native = native_span(exchange.scope)
+    if native is not None:
+        return native
     current = trace.get_current_span()
     context = current.get_span_context()
     if not context.is_valid or context.is_remote:
         return None
-    kind = getattr(current, "kind", None)
-    outer = exchange.outer
-    if outer is not None and (outer.span is current or (kind is None and outer.trace_id == f"{context.trace_id:032x}")):
-        # A service that calls itself in process: that span is the caller's, or, unsampled, may be one below the caller's.
+    if exchange.outer is not None and "starlette.opentelemetry" not in exchange.scope:
+        # A service that calls itself in process: that span is the caller's, or one below the caller's.
         return None
+    kind = getattr(current, "kind", None)
     # An unsampled span has no kind; a recording one of another kind is our parent, not our equal.
     return current if kind is None or kind is SpanKind.SERVER else None
 
 
-def _ids(exchange: Exchange) -> dict[str, str]:
-    return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
+def _follow(exchange: Exchange, span: Span | None) -> None:
+    """Show the ids of a span that somebody else has opened for a request, and in that span those of the request."""
+    if span is None:
+        return
+    if span.is_recording():
+        span.set_attributes({"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id})
+    _show(exchange, span.get_span_context())
+
+
+def _show(exchange: Exchange, context: SpanContext) -> None:
+    trace_id, span_id, _, flags, _, is_valid = context
+    if is_valid:
+        exchange.trace_id = f"{trace_id:032x}"
+        exchange.span_id = f"{span_id:016x}"
+        exchange.sampled = flags & SAMPLED != 0
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,9 @@
 """Whoever opens the server span, there is one per request, and its ids are in the line, the headers and the exemplar."""
 
+import asyncio
 import subprocess
 import sys
+from typing import Any
 
 import httpx
 import pytest
@@ -9,14 +11,18 @@ from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import NoOpTracerProvider, SpanKind
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as Starlettes
-from support import Watched, client
+from starlette.responses import PlainTextResponse
+from support import Watched, client, drive, http_scope
 
-from sage_fastapi_obs import ObservabilityMiddleware
+from sage_fastapi_obs import CurrentSpan, Observability, ObservabilityMiddleware, Settings
 
 PATHS = ["/items/4", "/nowhere", "/boom"]
 
@@ -151,6 +157,99 @@ async def test_one_server_span_and_its_ids_everywhere(watch, opener, sampler):
     }
     assert exemplars <= set(spans)
     assert exemplars
+
+
+def starlettes_inside(provider: TracerProvider, obs: Observability):
+    """Add Starlette's own middleware, below ours."""
+    app = routed(FastAPI(telemetry={"tracing": False}))
+    app.add_middleware(Starlettes, tracer_provider=provider)
+    obs.install(app)
+    return app, app
+
+
+def fastapis_inside(provider: TracerProvider, obs: Observability):
+    """Wrap an app whose telemetry has a provider of its own."""
+    app = routed(FastAPI(telemetry={"tracer_provider": provider}))
+    return app, ObservabilityMiddleware(app, observability=obs)
+
+
+def fastapis_mounted(provider: TracerProvider, obs: Observability):
+    """Mount such an app."""
+    app = routed(FastAPI(telemetry={"tracer_provider": provider}))
+    around = Starlette()
+    around.mount("/", app)
+    obs.install(around)
+    return app, around
+
+
+@pytest.mark.parametrize("ours", ["none", "no processor", "not yet", "no-op", "rate 0"])
+@pytest.mark.parametrize("inside", [starlettes_inside, fastapis_inside, fastapis_mounted])
+async def test_theirs_is_the_one_where_ours_goes_nowhere(watch, inside, ours):
+    """Spans of others inside of us are all there, and theirs are the ids; ours are, as soon as they are sent somewhere."""
+    theirs, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    theirs.add_span_processor(SimpleSpanProcessor(exporter))
+    provider = {"no processor": TracerProvider(shutdown_on_exit=False), "no-op": NoOpTracerProvider()}.get(ours)
+    settings = Settings(logging={"output": str(watch().path)}, tracing={"sample_rate": 0.0 if ours == "rate 0" else 1.0})
+    obs = Observability(settings, tracer_provider=provider)
+    app, entry = inside(theirs, obs)
+
+    @app.get("/calls")
+    async def calls_itself(span: CurrentSpan) -> str:
+        span.set_attribute("of.the.handler", 1)
+        async with client(entry) as inner:
+            return (await inner.get("/items/4")).headers["traceresponse"]
+
+    paths = ["/items/4", "/nowhere", "/boom", "/calls"]
+    incoming = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    async with obs, client(entry) as c:
+        answers = [await c.get(path, headers=headers) for headers in ({}, incoming) for path in paths]
+        told = [answer.headers["traceresponse"] for answer in answers]
+        told += [answer.json() for answer in answers if answer.url.path == "/calls"]
+        servers = {traceresponse(span): span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER}
+        assert sorted(told) == sorted(servers)
+        assert len(servers) == 10
+        assert answers[0].json() == told[0][3:35]
+        assert all("sage.request_id" in span.attributes for span in servers.values() if span.name != "GET /boom")
+        assert [span.name for span in servers.values() if "of.the.handler" in span.attributes] == ["GET /calls"] * 2
+
+        if ours == "not yet":
+            read = InMemorySpanExporter()
+            obs.tracer_provider.add_span_processor(SimpleSpanProcessor(read))
+            exporter.clear()
+            answer = await c.get("/items/4")
+            assert [traceresponse(span) for span in read.get_finished_spans()] == [answer.headers["traceresponse"]]
+            assert exporter.get_finished_spans() == ()
+
+
+async def test_an_answer_may_be_sent_from_somewhere_else():
+    """The span of whoever hands an answer on is not taken for that of the request."""
+    waiting: asyncio.Queue[Any] = asyncio.Queue()
+    sending: list[asyncio.Task[None]] = []
+
+    async def hand_on() -> None:
+        while True:
+            send, done = await waiting.get()
+            await PlainTextResponse("x")({"type": "http"}, None, send)
+            done.set()
+
+    async def app(scope, receive, send):
+        if not sending:
+            sending.append(asyncio.create_task(hand_on()))
+        done = asyncio.Event()
+        waiting.put_nowait((send, done))
+        await done.wait()
+
+    obs = Observability(Settings(logging={"enabled": False}))
+    async with obs:
+        entry = ObservabilityMiddleware(app, observability=obs)
+        told = [(await drive(entry, http_scope())).headers[b"traceresponse"] for _ in range(3)]
+        sending[0].cancel()
+    assert len(set(told)) == 3
+
+
+def traceresponse(span: ReadableSpan) -> str:
+    """Write the header that names a span."""
+    return f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01"
 
 
 async def test_a_service_that_calls_itself_in_process(watch):
