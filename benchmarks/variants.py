@@ -115,7 +115,7 @@ VARIANTS: dict[str, Variant] = {
     "ours-0": _variant("ours, all four, 0 %", ours(tracing={"sample_rate": 0.0}), ID, LINE, METRICS),
     "ours-otlp": _variant(
         *("ours, all four, 100 %, sent by OTLP", ours_otlp, ID, LINE, METRICS, "collected"),
-        needs=("opentelemetry.exporter.otlp.proto.http",),
+        needs=("opentelemetry.exporter.otlp.proto.common",),
     ),
     "ours-adopting": _variant("ours on FastAPI's own span, 100 %", ours_adopting, *ALL, needs=NATIVE),
     "ours-id": _variant("ours, id", ours(tracing=OFF, metrics=OFF, logging=OFF), ID),

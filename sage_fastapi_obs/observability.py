@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -26,13 +26,14 @@ from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
-from sage_fastapi_obs.signals.catalog import PACKS, register
+from sage_fastapi_obs.signals.catalog import PACKS, Counts, register
 from sage_fastapi_obs.signals.children import ChildSpans
 from sage_fastapi_obs.signals.flight import FlightCounts
 from sage_fastapi_obs.signals.identity import Identity, new_request_id
 from sage_fastapi_obs.signals.instruments import Instruments
 from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
 from sage_fastapi_obs.signals.metrics import Metrics
+from sage_fastapi_obs.signals.propagated import DroppedHeaders
 from sage_fastapi_obs.signals.readings import Readings
 from sage_fastapi_obs.signals.recent import LogEntry, Recent
 from sage_fastapi_obs.signals.redaction import Redaction
@@ -94,15 +95,20 @@ class Observability:
         self._port = MetricsPort(self._scrape, settings.metrics)
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
-        self._tracing = Tracing(settings.tracing, settings.service, settings.http, redaction, tracer_provider)
+        self._tracing = Tracing(
+            *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
+            tell=self._complain,
+            failed=partial(self.faults.count, "Tracing"),
+        )
         self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say_of_packs)
         self.collected = Collected(self.instruments, self.faults)
         """What the application collects by name."""
         self.status.show_active = self._show_active
         metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        if settings.metrics.enabled and settings.logging.enabled:
-            self.registry.register(self._logs.losses)
+        if settings.metrics.enabled:
+            for losses in self._losses():
+                self.registry.register(losses)
         if settings.metrics.enabled and settings.metrics.alias_groups:
             register(Aliases(self.registry, settings.metrics.alias_groups), self.registry)
         if settings.metrics.enabled:
@@ -132,6 +138,17 @@ class Observability:
         self._waiting: list[Callable[[], Any]] = []
         """Starts that have found no thread, and are asked for again from a time of `time.monotonic` on."""
         self._ask_at = 0.0
+
+    def _losses(self) -> Iterator[Counts]:
+        if self.settings.logging.enabled:
+            yield self._logs.losses
+        if self.settings.tracing.enabled:
+            yield from (self._tracing.losses, self._tracing.dropped_headers)
+
+    @property
+    def dropped_headers(self) -> DroppedHeaders:
+        """Headers by which callers pass on their trace, as far as they were not used."""
+        return self._tracing.dropped_headers
 
     @property
     def tracer_provider(self) -> TracerProvider | None:
@@ -348,11 +365,23 @@ class Observability:
         if instrument is not None:
             instrument.of(rule).set(active)
 
+    def _complain(self, message: str, fields: Mapping[str, Any]) -> None:
+        if self.settings.logging.enabled:
+            self._logs.complain(message, fields)
+
     def _announce(self) -> None:
-        """Say once what is in use; the answer to most first questions."""
+        """Say once what is in use, the answer to most first questions, and what is odd about it."""
         at = self.wall_clock() / 1_000_000_000
+        self._logs.emit(at, "info", "observability started", OWN_LOGGER, self._in_use())
+        for remark in dict.fromkeys(self._remarks()):
+            self._logs.emit(at, "warn", remark, OWN_LOGGER, {})
+
+    def _in_use(self) -> dict[str, Any]:
         settings = self.settings
-        fields: dict[str, Any] = {"metrics": settings.metrics.path, "readers": Access(settings.monitoring).description}
+        fields: dict[str, Any] = {} if settings.preset is None else {"preset": settings.preset}
+        # Once more, as lines for people do not show it.
+        fields["environment"] = settings.service.environment
+        fields |= {"metrics": settings.metrics.path, "readers": Access(settings.monitoring).description}
         if settings.tracing.enabled:
             fields["spans"] = self._tracing.source
             fields["sample_rate"] = settings.tracing.sample_rate
@@ -360,10 +389,18 @@ class Observability:
             fields["held_lines"] = "lines below the level are written when their request fails or is slow"
         if self._port.port is not None:
             fields["metrics_port"] = self._port.port
-        self._logs.emit(at, "info", "observability started", OWN_LOGGER, fields)
+        return fields
+
+    def _remarks(self) -> Iterator[str]:
+        yield from (*self.settings.remarks, *self._tracing.remarks, *self._logs.remarks)
+        if self._port.failure:
+            yield (
+                f"nothing listens on metrics.port {self.settings.metrics.port} for this process ({self._port.failure}): "
+                "workers of a service cannot share it, so run one in each container, set metrics.port to 0 for a free one "
+                "each, or set monitoring.access to 'token'"
+            )
         if multiprocessing.parent_process() is not None:
-            message = "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
-            self._logs.emit(at, "warn", message, OWN_LOGGER, {})
+            yield "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
 
 
 def _recent(settings: Settings) -> Recent | None:

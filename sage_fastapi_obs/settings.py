@@ -5,12 +5,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -19,6 +20,7 @@ from pydantic_settings import (
 )
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.variables import is_http_url, is_service_link, standard_sections
 
 __all__ = [
     "AlertRuleSettings",
@@ -44,6 +46,7 @@ Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
 ENV_PREFIX = "SAGE_OBS_"
+GRPC_PORT = 4317
 _SECRETS = (
     *(["monitoring"], ["monitoring", "token"]),
     *(["logging"], ["logging", "debug_token"], ["logging", "elasticsearch_api_key"]),
@@ -72,28 +75,14 @@ def _paired(value: object) -> object:
     return {name.strip(): other.strip() for name, _, other in pairs}
 
 
-def _without_jaeger(tracing: Any) -> Any:
-    """Replace a section's `jaeger_endpoint` by the `otlp_endpoint` that it means today, unless there is one already."""
-    if not isinstance(tracing, dict) or "jaeger_endpoint" not in tracing:
-        return tracing
-    endpoint = tracing["jaeger_endpoint"]
-    if not _is_http_url(endpoint):
+def _with_otlp(tracing: Any) -> Any:
+    """Add to a section's `jaeger_endpoint` the `otlp_endpoint` that it means today, unless there is one already."""
+    endpoint = tracing.get("jaeger_endpoint") if isinstance(tracing, dict) else None
+    if not isinstance(endpoint, str) or not is_http_url(endpoint):
         return tracing
     url = urlsplit(endpoint)
     host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    kept = {key: value for key, value in tracing.items() if key != "jaeger_endpoint"}
-    return {"otlp_endpoint": urlunsplit((url.scheme, f"{host}:4318", "/v1/traces", "", "")), **kept}
-
-
-def _is_http_url(endpoint: object) -> bool:
-    if not isinstance(endpoint, str):
-        return False
-    try:
-        url = urlsplit(endpoint)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        # Brackets without an address in them, or a port that is none.
-        return False
+    return {"otlp_endpoint": urlunsplit((url.scheme, f"{host}:4318", "/v1/traces", "", "")), **tracing}
 
 
 def usual_level(level: object) -> object:
@@ -240,7 +229,7 @@ class LoggingSettings(_Section):
     @field_validator("elasticsearch_url", "otlp_endpoint")
     @classmethod
     def _http_url(cls, url: str | None) -> str | None:
-        if url is not None and not _is_http_url(url):
+        if url is not None and not is_http_url(url):
             raise ValueError("must be an http(s) URL, such as http://localhost:9200 or http://localhost:4318/v1/logs")
         return url
 
@@ -282,36 +271,46 @@ class TracingSettings(_Section):
     """Share of new traces that are recorded, 0 to 1; a sampled parent's decision is followed."""
     incoming: Literal["continue", "link", "ignore"] = "continue"
     """What a W3C `traceparent` means: the parent; a link on a new root (public edges); nothing."""
-    exporter: Literal["none", "console", "otlp"] = "none"
+    exporter: Literal["none", "console", "otlp", "console,otlp"] = "none"
     """Where ended spans go; naming `otlp_endpoint` implies `otlp`."""
     otlp_endpoint: str | None = None
     """Full URL for OTLP over HTTP, such as `http://localhost:4318/v1/traces`."""
+    jaeger_endpoint: str | None = None
+    """Retired: stands for `otlp_endpoint` on port 4318 of the same host."""
     query_values: bool = False
     """Show the values of query parameters in `url.query`; those of sensitive names stay hidden."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the last spans at shutdown."""
 
+    @property
+    def exporters(self) -> frozenset[str]:
+        """Where ended spans go, one by one."""
+        return frozenset(self.exporter.split(",")) - {"none"}
+
+    @field_validator("exporter", mode="before")
+    @classmethod
+    def _in_order(cls, value: object) -> object:
+        """Read several as a list, or as people write them."""
+        named = _listed(value)
+        return ",".join(sorted(map(str, named))) if isinstance(named, list | tuple) else value
+
     @model_validator(mode="before")
     @classmethod
     def _jaeger_endpoint_is_otlp_now(cls, data: Any) -> Any:
         """Jaeger's Thrift collector (port 14268) is retired; the same host takes OTLP on 4318."""
-        if not isinstance(data, dict):
-            return data
-        data = _without_jaeger(data)
-        if "jaeger_endpoint" in data:
-            raise ValueError("jaeger_endpoint must be an http(s) URL; better name otlp_endpoint, on port 4318 of the same host")
-        return {"exporter": "otlp", **data} if data.get("otlp_endpoint") else data
+        data = _with_otlp(data)
+        return {"exporter": "otlp", **data} if isinstance(data, dict) and data.get("otlp_endpoint") else data
 
-    @field_validator("otlp_endpoint")
+    @field_validator("otlp_endpoint", "jaeger_endpoint")
     @classmethod
     def _http_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not _is_http_url(endpoint):
-            raise ValueError("must be an http(s) URL, such as http://localhost:4318/v1/traces")
+        if endpoint is not None and not is_http_url(endpoint):
+            raise ValueError("must be an http(s) URL, such as http://localhost:4318/v1/traces for otlp_endpoint")
         return endpoint
 
     @model_validator(mode="after")
     def _otlp_needs_an_endpoint(self) -> Self:
-        if self.exporter == "otlp" and self.otlp_endpoint is None:
+        if "otlp" in self.exporters and self.otlp_endpoint is None:
             raise ValueError("exporter 'otlp' needs otlp_endpoint, such as http://localhost:4318/v1/traces")
         return self
 
@@ -514,14 +513,14 @@ class NotifySettings(_Section):
     @field_validator("slack_webhook_url", "webhook_url")
     @classmethod
     def _secret_http_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _is_http_url(url.get_secret_value()):
+        if url is not None and not is_http_url(url.get_secret_value()):
             raise ValueError("must be an http(s) URL")
         return url
 
     @field_validator("pagerduty_url")
     @classmethod
     def _http_url(cls, url: str) -> str:
-        if not _is_http_url(url):
+        if not is_http_url(url):
             raise ValueError("must be an http(s) URL")
         return url
 
@@ -614,6 +613,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 _DEVELOPMENT = {"", "dev", "development", "local", "test", "testing"}
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where values came from, which is no part of what they are: settings with the same values are equal."""
+
+    preset: str | None = field(default=None, compare=False)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+
+
 class Settings(BaseSettings):
     """Everything that can be set.
 
@@ -636,6 +643,7 @@ class Settings(BaseSettings):
     sla: SlaSettings = SlaSettings()
     result: ResultSettings = ResultSettings()
     export: ExportSettings = ExportSettings()
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     def __init__(self, **sections: Any) -> None:
         try:
@@ -658,12 +666,12 @@ class Settings(BaseSettings):
     @classmethod
     def dev(cls, **sections: Any) -> Self:
         """Build the development preset: console lines, debug level, every trace, pages for this machine."""
-        return cls(**_merge(PRESETS["dev"], sections))
+        return cls._begun("dev", sections)
 
     @classmethod
     def production(cls, **sections: Any) -> Self:
         """Build the production preset: JSON lines, info level, one trace in ten, pages behind a token."""
-        return cls(**_merge(PRESETS["production"], sections))
+        return cls._begun("production", sections)
 
     @classmethod
     def from_env(
@@ -678,28 +686,65 @@ class Settings(BaseSettings):
 
         `sections`, then `SAGE_OBS_<SECTION>__<KEY>`, then `SERVICE_NAME`, `APP_ENV`, `NODE_ENV`, `APP_VERSION` and `OTEL_*`,
         then the YAML file (`path` or `SAGE_OBS_FILE`), then, in production, `ELASTICSEARCH_URL`, then the preset (`preset`,
-        `SAGE_OBS_PRESET`, or by environment name: anything that is not a name for development is production).
+        `SAGE_OBS_PRESET`, or by environment name: anything that is not a name for development is production). A variable
+        that is empty, or that Kubernetes sets for a service, is as good as none.
         """
         env = os.environ if env is None else env
-        prefixed = {key: value for key, value in env.items() if key.startswith(ENV_PREFIX)}
+        prefixed = {name: value for name, value in env.items() if name.startswith(ENV_PREFIX) and value.strip()}
         file, named = prefixed.pop(f"{ENV_PREFIX}FILE", None), prefixed.pop(f"{ENV_PREFIX}PRESET", None)
-        path, chosen = path or file, preset or named
-        layers = (_yaml(path) if path else {}, _standard_variables(env), _prefixed_variables(cls, prefixed), sections)
+        path = path or file
+        remarks: list[str] = []
+        standard = standard_sections(env, remarks.append)
+        layers = (_yaml(path) if path else {}, standard, _prefixed_variables(cls, prefixed), sections)
         # The retired name is translated per source: that of a stronger source beats the new name in a weaker one.
-        given = _merge(*({key: _without_jaeger(section) for key, section in layer.items()} for layer in layers))
-        chosen = chosen or _preset_for(given.get("service"))
-        if chosen not in PRESETS:
-            raise SettingsError(f"SAGE_OBS_PRESET={chosen!r} is not a preset: use {' or '.join(PRESETS)}")
-        weakest: dict[str, Any] = {}
-        if chosen == "production" and (url := env.get("ELASTICSEARCH_URL")):
+        given = _merge(*({key: _with_otlp(section) for key, section in layer.items()} for layer in layers))
+        chosen = preset or named or _preset_for(given.get("service"), path, remarks)
+        if chosen == "production" and (url := env.get("ELASTICSEARCH_URL", "").strip()):
             # An application under development may mean another use of it.
-            weakest["logging"] = {"elasticsearch_url": url}
-        return cls(**_merge(PRESETS[chosen], weakest, given))
+            given = _merge({"logging": {"elasticsearch_url": url}}, given)
+        return cls._begun(chosen, given, remarks)
+
+    @classmethod
+    def _begun(cls, preset: str, given: Mapping[str, Any], remarks: Sequence[str] = ()) -> Self:
+        """Lay sections over a preset."""
+        if preset not in PRESETS:
+            raise SettingsError(f"SAGE_OBS_PRESET={preset!r} is not a preset: use {' or '.join(PRESETS)}")
+        settings = cls(**_merge(PRESETS[preset], given))
+        settings._origin = _Origin(preset, tuple(remarks))
+        return settings
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that the values began with; None for `Settings(...)`."""
+        return self._origin.preset
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the values and where they came from, with what to change: told at the start."""
+        return (*self._origin.remarks, *self._odd())
+
+    def _odd(self) -> Iterator[str]:
+        if "port" in self.metrics.model_fields_set and self.monitoring.access != "port":
+            yield (
+                f"metrics.port is set and not used: nothing listens on {self.metrics.port}, and metrics are at "
+                f"{self.metrics.path} of the application; set monitoring.access to 'port', or leave metrics.port out"
+            )
+        if self.tracing.jaeger_endpoint is not None:
+            yield "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318 of the same host"
+        for section, endpoint in (("tracing", self.tracing.otlp_endpoint), ("logging", self.logging.otlp_endpoint)):
+            if endpoint is not None and urlsplit(endpoint).port == GRPC_PORT:
+                yield f"{section}.otlp_endpoint has port {GRPC_PORT}, which is that of gRPC: OTLP over HTTP is on 4318"
 
 
-def _preset_for(service: object) -> str:
-    environment = service.get("environment", "") if isinstance(service, dict) else ""
-    return "dev" if str(environment).lower() in _DEVELOPMENT else "production"
+def _preset_for(service: object, path: str | Path | None, remarks: list[str]) -> str:
+    """Choose by the environment's name; a file that names none is perhaps not meant for development, and that is remarked."""
+    environment = str(service.get("environment", "")) if isinstance(service, dict) else ""
+    if path and not environment:
+        remarks.append(
+            f"{path} names no environment, so the preset 'dev' holds: name it as service.environment there or in APP_ENV, "
+            "or a preset in SAGE_OBS_PRESET"
+        )
+    return "dev" if environment.lower() in _DEVELOPMENT else "production"
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -733,74 +778,15 @@ def _prefixed_variables(cls: type[Settings], prefixed: Mapping[str, str]) -> dic
         f"{ENV_PREFIX}{section}__{key}".upper()
         for section, field in cls.model_fields.items()
         for key in getattr(field.annotation, "model_fields", ())
-    } | {f"{ENV_PREFIX}ENABLED", f"{ENV_PREFIX}TRACING__JAEGER_ENDPOINT"}
-    for name in prefixed:
+    } | {f"{ENV_PREFIX}ENABLED"}
+    ours = {name: value for name, value in prefixed.items() if name.upper() in known or not is_service_link(name, value)}
+    for name in ours:
         if name.upper() not in known:
             raise SettingsError(f"{name} is no setting{_suggest(name.upper(), known)}")
     try:
-        return _MappingSource(cls, prefixed)()
+        return _MappingSource(cls, ours)()
     except (ValueError, ValidationError) as error:
         raise SettingsError(f"cannot read the {ENV_PREFIX}* variables: {error}") from None
-
-
-def _standard_variables(env: Mapping[str, str]) -> dict[str, Any]:
-    """Read the variables that are not ours but mean the same."""
-    pairs = (pair.partition("=") for pair in env.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-    resource = {name.strip(): unquote(value.strip()) for name, _, value in pairs}
-    environment = resource.get("deployment.environment.name") or resource.get("deployment.environment")
-    service = {
-        "name": env.get("SERVICE_NAME") or env.get("OTEL_SERVICE_NAME") or resource.get("service.name"),
-        "version": env.get("APP_VERSION") or resource.get("service.version"),
-        "environment": env.get("APP_ENV") or env.get("NODE_ENV") or environment,
-    }
-    endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if not endpoint and (base := env.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
-        endpoint = f"{base.rstrip('/')}/v1/traces"
-    exporter = env.get("OTEL_TRACES_EXPORTER")
-    tracing: dict[str, Any] = {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sampler(env)}
-    if exporter == "otlp" and not endpoint:
-        tracing["otlp_endpoint"] = "http://localhost:4318/v1/traces"
-    if env.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        tracing["enabled"] = False
-    logging = {"otlp_endpoint": _logs_endpoint(env)}
-    found = {"service": service, "logging": logging, "tracing": tracing}
-    return {
-        section: kept
-        for section, values in found.items()
-        if (kept := {key: value for key, value in values.items() if value not in (None, "")})
-    }
-
-
-def _logs_endpoint(env: Mapping[str, str]) -> str | None:
-    """Find where log records go: where an endpoint of their own is named, or `OTEL_LOGS_EXPORTER` asks for it."""
-    exporter = env.get("OTEL_LOGS_EXPORTER", "")
-    if exporter not in ("", "otlp", "none", "console"):
-        raise SettingsError(f"OTEL_LOGS_EXPORTER={exporter!r}: use otlp or none; lines are on the console anyhow")
-    endpoint = env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
-    if exporter in ("none", "console") or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return None
-    if exporter == "otlp" and not endpoint:
-        base = env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
-        return f"{base.rstrip('/')}/v1/logs"
-    return endpoint
-
-
-def _sampler(env: Mapping[str, str]) -> str | float | None:
-    """Turn `OTEL_TRACES_SAMPLER` and its argument into a sample rate."""
-    sampler = env.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
-    match sampler:
-        case "":
-            return None
-        case "always_on":
-            return 1.0
-        case "always_off":
-            return 0.0
-        case "traceidratio":
-            return env.get("OTEL_TRACES_SAMPLER_ARG", 1.0)
-    raise SettingsError(
-        f"OTEL_TRACES_SAMPLER={env['OTEL_TRACES_SAMPLER']!r}: use always_on, always_off or traceidratio, "
-        "with or without parentbased_, or pass a tracer_provider with your own sampler"
-    )
 
 
 def _yaml(path: str | Path) -> dict[str, Any]:

@@ -1,15 +1,26 @@
 """Real servers that receive lines: the bulk API of Elasticsearch as far as log shippers use it, and OTLP over HTTP."""
 
 import base64
+import contextlib
 import gzip
 import json
 import socket
+import socketserver
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -23,8 +34,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
+        unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+        body = unpack.get(self.headers.get("content-encoding"), bytes)(body)
         self.server.take(self, body)
 
     def do_GET(self) -> None:
@@ -61,7 +72,8 @@ class Receiver(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def take(self, handler: Handler, body: bytes) -> None:
-        self.headers.append({name.lower(): value for name, value in handler.headers.items()} | {"path": handler.path})
+        sent = {name.lower(): value for name, value in handler.headers.items()}
+        self.headers.append(sent | {"path": handler.path, "connection": str(handler.client_address[1])})
         if self.faults:
             self.faults.pop(0)(handler, self, body)
         else:
@@ -162,6 +174,19 @@ class SpanCollector(Receiver):
         ]
 
 
+def certificate(folder: Path) -> Path:
+    """Make a certificate of this machine that nobody has signed; return the file of it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM) + secret)
+    return path
+
+
 @contextmanager
 def serving(receiver: Any) -> Iterator[Any]:
     """Serve until the end of the block."""
@@ -182,3 +207,37 @@ def hanging() -> Iterator[str]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(50)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+class Hostile(socketserver.ThreadingTCPServer):
+    """Answers whatever is sent with pieces that may have no end, until the other side has had enough."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, pieces: Callable[[], Iterator[bytes]], pause_seconds: float = 0.0) -> None:
+        self.pieces = pieces
+        self.pause_seconds = pause_seconds
+        self.left = threading.Event()
+        """Whether somebody has hung up."""
+        super().__init__(("127.0.0.1", 0), _Hostility)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: object) -> None: ...
+
+
+class _Hostility(socketserver.BaseRequestHandler):
+    server: Hostile
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.recv(65_536)
+            for piece in self.server.pieces():
+                self.request.sendall(piece)
+                time.sleep(self.server.pause_seconds)
+            while self.request.recv(65_536):
+                pass
+        self.server.left.set()

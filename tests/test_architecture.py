@@ -9,7 +9,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "settings", "threads", "processes"},
+    {"errors", "settings", "threads", "processes", "variables"},
     {"request"},
     {"signals"},
     {"domain", "status"},
@@ -22,6 +22,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 ALLOWED_BESIDE = {
     ("__init__", "monitoring"),
     ("settings", "errors"),
+    ("settings", "variables"),
     ("domain", "status"),
     ("__main__", "cli"),
     ("monitoring", "testing"),

@@ -1,5 +1,6 @@
 """Metrics on a port of their own: a small server in a thread, for networks where the port is the fence."""
 
+import os
 import socket
 import threading
 import time
@@ -32,6 +33,8 @@ class MetricsPort:
         self._thread: threading.Thread | None = None
         self.port: int | None = None
         """The port that is listened on; None until started."""
+        self.failure = ""
+        """Why it is not listened on, where that could not be done."""
 
     def start(self) -> None:
         """Listen; raises OSError when the port is taken, and `NoThreadError`, listening to nobody."""
@@ -40,8 +43,7 @@ class MetricsPort:
             return await self._scrape.response(request, self._paths[request.url.path])
 
         app = Starlette(routes=[Route(path, metrics) for path in self._paths])
-        # Bound here: uvicorn would end the process when the port is taken.
-        listening = socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
+        listening = self._listening()
         port = listening.getsockname()[1]
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
@@ -55,6 +57,14 @@ class MetricsPort:
         deadline = time.monotonic() + START_SECONDS
         while not server.started and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
+
+    def _listening(self) -> socket.socket:
+        """Bind here: uvicorn would end the process when the port is taken."""
+        try:
+            return socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
+        except OSError as error:
+            self.failure = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise
 
     def close(self) -> None:
         """Stop listening."""

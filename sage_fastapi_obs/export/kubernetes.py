@@ -132,7 +132,7 @@ def _environment(service: Settings) -> dict[str, str]:
         "APP_ENV": service.service.environment,
         "APP_VERSION": service.service.version,
         "SAGE_OBS_METRICS__PACKS": ",".join(service.metrics.packs),
-        "SAGE_OBS_METRICS__PORT": str(service.metrics.port),
+        **({"SAGE_OBS_METRICS__PORT": str(service.metrics.port)} if service.monitoring.access == "port" else {}),
         "SAGE_OBS_MONITORING__ACCESS": service.monitoring.access,
     }
 

@@ -25,7 +25,7 @@ from sage_fastapi_obs.signals.lines import (
     layout,
     level_name,
 )
-from sage_fastapi_obs.signals.outputs import Losses, outputs
+from sage_fastapi_obs.signals.outputs import Losses, Outputs, outputs
 from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.recent import LogEntry, Recent, entry
 from sage_fastapi_obs.signals.redaction import Redaction
@@ -71,6 +71,8 @@ class Logs(Recorder):
         """What the outputs have lost."""
         self._format: Callable[[Line], bytes] = aliased(settings.field_aliases)
         self._output = outputs(settings, service, self.losses, self._notice, wall_clock, self._count_fault, self._format)
+        self.remarks = self._output.remarks if isinstance(self._output, Outputs) else ()
+        """What is odd about where lines go, told at the start."""
         self._canonical = Canonical(self._completed, self._format, redaction.readable, recent)
         # Lines that are kept as well are kept by their own names.
         has_own_names = recent is not None and self._format is not json_format
@@ -232,6 +234,15 @@ class Logs(Recorder):
         # Some of them may not have been laid out yet.
         self.flush()
         return self._recent.find(wanted, limit)
+
+    def complain(self, message: str, fields: Mapping[str, Any]) -> None:
+        """Write a warning about what is sent to servers: to the stream or file alone, so that it causes no sending."""
+        try:
+            output = self._output
+            write = output.write_near if isinstance(output, Outputs) else output.write
+            write(*self._notice(message, fields))
+        except Exception as fault:
+            self._count_fault(fault)
 
     def _count_fault(self, fault: Exception) -> None:
         self._faults.count(type(self).__name__, fault)

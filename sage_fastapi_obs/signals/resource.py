@@ -10,25 +10,31 @@ from sage_fastapi_obs.settings import ServiceSettings
 
 __all__ = ["in_this_process", "resource_of"]
 
+_NAMES = {"name": "service.name", "version": "service.version", "environment": "deployment.environment.name"}
+_INSTANCE = "service.instance.id"
+
 
 def resource_of(service: ServiceSettings) -> Resource:
-    """Describe a service as run by this process, `OTEL_RESOURCE_ATTRIBUTES` included."""
-    ours = {
-        "service.name": service.name,
-        "service.version": service.version,
-        "service.instance.id": _instance_id(os.getpid()),
-        "deployment.environment.name": service.environment,
-    }
+    """Describe a service as run by this process.
+
+    By what the settings say, then by `OTEL_SERVICE_NAME`, then by `OTEL_RESOURCE_ATTRIBUTES`, then by our defaults.
+    """
+    found = {name: value for name, value in OTELResourceDetector().detect().attributes.items() if value != ""}
+    default = {name: getattr(service, key) for key, name in _NAMES.items()}
+    said = {_NAMES[key]: getattr(service, key) for key in service.model_fields_set}
+    older = {_NAMES["environment"]: found["deployment.environment"]} if "deployment.environment" in found else {}
+    described = {**default, _INSTANCE: _instance_id(os.getpid()), **older, **found, **said}
     try:
-        return Resource.create(ours)
+        return Resource.create(described)
     except RuntimeError:
-        # It asks all detectors in threads, of which there are none: the one for the variable answers at once.
-        return OTELResourceDetector().detect().merge(Resource(ours))
+        # It asks all detectors in threads, of which there are none: the one for the variables has answered already.
+        return Resource(described)
 
 
 def in_this_process(resource: Resource) -> Resource:
     """Describe the same service as run by this process, which may be a forked child of the one that was described."""
-    return resource.merge(Resource({"service.instance.id": _instance_id(os.getpid())}))
+    given = OTELResourceDetector().detect().attributes.get(_INSTANCE)
+    return resource.merge(Resource({_INSTANCE: given or _instance_id(os.getpid())}))
 
 
 @functools.cache

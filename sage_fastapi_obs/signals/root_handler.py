@@ -9,11 +9,21 @@ from sage_fastapi_obs.signals.context_fields import add_context
 from sage_fastapi_obs.signals.lines import LEVELS, level_name
 from sage_fastapi_obs.signals.loguru_side import handed_over, loguru_adds, others_listen, tell_loguru, was_written
 from sage_fastapi_obs.signals.messages import read
+from sage_fastapi_obs.signals.outputs.sender import is_sending
 from sage_fastapi_obs.signals.same_place import comes_to
 from sage_fastapi_obs.signals.servers import SERVER_LOGGERS, is_access
-from sage_fastapi_obs.signals.writers import WRITERS, attached
+from sage_fastapi_obs.signals.writers import WRITERS, attached, count_header
 
 __all__ = ["RootHandler"]
+
+_HTTP_CLIENT = frozenset({"httpx", "httpcore"})
+_TOLD_OF_HEADERS = {
+    "opentelemetry.baggage": "baggage",
+    "opentelemetry.baggage.propagation": "baggage",
+    "opentelemetry.trace.propagation.tracecontext": "traceparent",
+    "opentelemetry.trace.span": "tracestate",
+}
+"""Loggers of OpenTelemetry's propagators, and of what header they tell."""
 
 
 class RootHandler(logging.Handler):
@@ -34,7 +44,14 @@ class RootHandler(logging.Handler):
 
 
 def _write(record: logging.LogRecord) -> None:
-    """Write a record, unless the canonical line says the same."""
+    """Write a record, unless the canonical line says the same, or it is none of the service."""
+    if (header := _TOLD_OF_HEADERS.get(record.name)) is not None:
+        # A line for each of the hundred members that anybody may send: those who read headers outside of us write them.
+        count_header(header)
+        return
+    if is_sending() and record.name.partition(".")[0] in _HTTP_CLIENT:
+        # About the sending of lines or spans, and so about itself.
+        return
     known = handed_over(record)
     error = record.exc_info[1] if record.exc_info and record.name in SERVER_LOGGERS else None
     ended = None if error is None else exchange_behind(error)

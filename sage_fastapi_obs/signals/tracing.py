@@ -2,21 +2,17 @@
 
 import re
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
-from starlette.types import Scope
 
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current import SPAN, attach, detach, get_current, native_span, span_inside
 from sage_fastapi_obs.request.exchange import Exchange
@@ -24,11 +20,12 @@ from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.signals.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.signals.children import ChildSpans, mark_failed
+from sage_fastapi_obs.signals.outputs.spans import SpanLosses, SpanOutput
 from sage_fastapi_obs.signals.printable import printable
+from sage_fastapi_obs.signals.propagated import DroppedHeaders, PropagatedHeaders
 from sage_fastapi_obs.signals.redaction import Redaction, readable
 from sage_fastapi_obs.signals.resource import resource_of
 from sage_fastapi_obs.signals.span import NO_READERS, LeanSpan, LeanSpans, OwnRandomIds, Processors, Unsampled, readers_of
-from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 __all__ = ["Tracing"]
 
@@ -40,6 +37,8 @@ SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, Unsampled})
 """Spans that nobody reads."""
 _NOTHING = Context()
+Tell: TypeAlias = Callable[[str, Mapping[str, Any]], None]
+Failed: TypeAlias = Callable[[Exception], None]
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -53,20 +52,24 @@ class Tracing(Recorder):
         service: ServiceSettings,
         http: HttpSettings,
         redaction: Redaction,
-        provider: trace.TracerProvider | None = None,
+        provider: trace.TracerProvider | None,
+        tell: Tell,
+        failed: Failed,
     ) -> None:
+        """`tell`: writes a line about spans that do not arrive. `failed`: is told of a missing thread."""
         self._settings = settings
         self._redaction = redaction
         self._service = service
         self._sends_trace_response = http.trace_response_header
         self._given = provider
         self._own: TracerProvider | None = None
-        self._closing = threading.Event()
-        self._closer: threading.Thread | None = None
-        self._exports = False
-        # The SDK's own way of ending with the interpreter waits far longer.
         self._at_end = AtEnd(self.close, self.close)
-        self._exporter = _exporter(settings)
+        self.losses = SpanLosses()
+        """Spans that were lost."""
+        self.dropped_headers = DroppedHeaders()
+        """What callers sent of a trace and was not used."""
+        self._output = _output(settings, self.losses, tell, failed)
+        self._headers = PropagatedHeaders(self.dropped_headers)
         self._fields: frozenset[bytes] = frozenset()
         """Headers by which a caller passes its trace on."""
         self._tracer: trace.Tracer = trace.NoOpTracer()
@@ -86,6 +89,11 @@ class Tracing(Recorder):
         return self._own or _global_provider()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is wrong with the variables that say how spans are exported."""
+        return () if self._output is None else self._output.remarks
+
+    @property
     def source(self) -> str:
         """Whose provider is in use, in words."""
         if self._given is not None:
@@ -93,14 +101,10 @@ class Tracing(Recorder):
         return "its own tracer provider" if self._own else "the global tracer provider"
 
     def start(self) -> None:
-        """Build the provider, in the process that serves: exporter threads do not survive a fork.
-
-        Raises `NoThreadError` when spans cannot be exported yet; called again, it tries that again.
-        """
-        if self._given is None and self._own is None and _global_provider() is None:
+        """Build the provider, in the process that serves, which its resource names."""
+        if self._given is None and _global_provider() is None:
             self._own = self._build_provider()
             self._at_end.watch()
-            self._closing, self._closer, self._exports = threading.Event(), None, False
         self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
@@ -111,8 +115,6 @@ class Tracing(Recorder):
         self._lean = LeanSpans.of(tracer, root_bound=ours)
         self._roots = None if ours is None else self._lean
         self.children = ChildSpans(tracer, self._redaction, root_bound=ours)
-        if self._own is not None and self._exporter is not None and not self._exports:
-            self._export(self._own, self._exporter)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -122,15 +124,7 @@ class Tracing(Recorder):
         if own is None:
             return
         self._at_end.leave()
-        closer, self._closer = self._closer, None
-        if closer is not None and not closer.is_alive():
-            # Left behind by a fork.
-            closer = self._waiting_to_close(own, self._closing)
-        self._closing.set()
-        if closer is None:
-            own.shutdown()
-        else:
-            closer.join(self._settings.shutdown_seconds)
+        own.shutdown()
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
@@ -207,7 +201,9 @@ class Tracing(Recorder):
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
-        extracted = propagate.extract(exchange.scope, _NOTHING, _HEADERS)
+        extracted = propagate.extract(exchange.scope, _NOTHING, self._headers)
+        if SPAN not in extracted and b"traceparent" in exchange.headers and b"traceparent" in self._fields:
+            self.dropped_headers.count("traceparent")
         if self._settings.incoming == "continue":
             return extracted, ()
         remote = trace.get_current_span(extracted).get_span_context()
@@ -259,32 +255,6 @@ class Tracing(Recorder):
             span.set_attributes(attributes)
             span.end(ended_ns)
 
-    def _waiting_to_close(self, own: TracerProvider, closing: threading.Event) -> threading.Thread | None:
-        """Start the thread that shuts a provider down, which may wait for a collector far beyond its own limits.
-
-        It is started early, because an interpreter that is about to exit starts no threads.
-        None where there is no thread to be had: then whoever closes has to wait as long.
-        """
-
-        def shut_down() -> None:
-            closing.wait()
-            own.shutdown()
-
-        try:
-            return start_thread("sage-obs-tracing-shutdown", shut_down)
-        except NoThreadError:
-            return None
-
-    def _export(self, own: TracerProvider, build_exporter: Callable[[str | None], SpanExporter]) -> None:
-        exporter = build_exporter(self._settings.otlp_endpoint)
-        try:
-            processor = BatchSpanProcessor(exporter)
-        except RuntimeError as error:
-            raise NoThreadError(str(error)) from error
-        own.add_span_processor(processor)
-        self._closer = self._waiting_to_close(own, self._closing)
-        self._exports = True
-
     def _build_provider(self) -> TracerProvider:
         sampler = ParentBased(TraceIdRatioBased(self._settings.sample_rate))
         resource = resource_of(self._service)
@@ -295,21 +265,19 @@ class Tracing(Recorder):
             active_span_processor=Processors(),
             id_generator=OwnRandomIds(),
         )
-        if self._settings.exporter == "console":
+        if "console" in self._settings.exporters:
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
+        if self._output is not None:
+            self._output.open()
+            provider.add_span_processor(self._output)
         return provider
 
 
-def _exporter(settings: TracingSettings) -> Any:
-    """Find the OTLP exporter's class now, so that a missing extra is said while building."""
-    if settings.exporter != "otlp":
+def _output(settings: TracingSettings, losses: SpanLosses, tell: Tell, failed: Failed) -> SpanOutput | None:
+    """Build what exports spans now, so that a missing extra is said while building."""
+    if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise SettingsError("tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs[otlp]'") from None
-    exporter: type[SpanExporter] = OTLPSpanExporter
-    return exporter
+    return SpanOutput(settings.otlp_endpoint, losses, tell, failed, settings.shutdown_seconds)
 
 
 def _global_provider() -> trace.TracerProvider | None:
@@ -393,19 +361,3 @@ def _address_of(server: Sequence[Any] | None) -> dict[str, Any]:
     if not server:
         return {}
     return {"server.address": server[0], **({"server.port": server[1]} if len(server) > 1 and server[1] is not None else {})}
-
-
-class _Headers(Getter[Scope]):
-    """Reads headers of an ASGI scope as latin-1, which any byte is."""
-
-    def get(self, carrier: Scope, key: str) -> list[str] | None:
-        name = key.lower().encode()
-        values = [value.decode("latin-1") for header, value in carrier["headers"] if header == name]
-        # Baggage may come in several headers, and the propagator reads only the first.
-        return [",".join(values)] if values and key == "baggage" else values or None
-
-    def keys(self, carrier: Scope) -> list[str]:
-        return [name.decode("latin-1") for name, _ in carrier["headers"]]
-
-
-_HEADERS = _Headers()

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.signals.levels import Levels
 
-__all__ = ["WRITERS", "Writer", "attached", "count_fault", "is_written"]
+__all__ = ["WRITERS", "Writer", "attached", "count_fault", "count_header", "is_written"]
 
 
 class Writer(Protocol):
@@ -53,3 +53,10 @@ def count_fault(component: str, error: Exception) -> None:
     faults = getattr(getattr(attached(), "observer", None), "faults", None)
     if faults is not None:
         faults.count(component, error)
+
+
+def count_header(header: str) -> None:
+    """Count a header of a caller's that was not used."""
+    dropped = getattr(getattr(attached(), "observer", None), "dropped_headers", None)
+    if dropped is not None:
+        dropped.count(header)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
+import anyio
 import anyio.to_thread
 import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -160,10 +161,15 @@ class Notifiers:
     async def _post(self, whom: str, url: str, body: dict[str, Any]) -> None:
         # Not followed where it is redirected: the answer of one server must not make us ask another.
         try:
-            with suppress_instrumentation():
-                async with httpx.AsyncClient(timeout=SECONDS, follow_redirects=False) as client:
-                    status = (await client.post(url, json=body)).status_code
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            with suppress_instrumentation(), anyio.fail_after(SECONDS):
+                async with (
+                    httpx.AsyncClient(timeout=SECONDS, follow_redirects=False) as client,
+                    client.stream("POST", url, json=body) as response,
+                ):
+                    # Nobody reads what else it says, however much that is.
+                    status = response.status_code
+        except Exception as error:
+            # Also where a variable names a proxy or a certificate that cannot be used.
             raise NotDeliveredError(f"{whom} could not be reached: {type(error).__name__}") from None
         if not 200 <= status < 300:
             raise NotDeliveredError(f"{whom} answered {status}")

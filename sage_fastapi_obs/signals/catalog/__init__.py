@@ -21,6 +21,7 @@ from sage_fastapi_obs.signals.catalog.own import (
     OPERATION_METRICS,
     SCRAPE_METRICS,
     SELF_METRICS,
+    SPAN_METRICS,
 )
 from sage_fastapi_obs.signals.catalog.result import RESULT_METRICS
 from sage_fastapi_obs.signals.catalog.runtime import CLIENT_METRICS, RUNTIME_METRICS
@@ -45,6 +46,7 @@ __all__ = [
     "RUNTIME_METRICS",
     "SCRAPE_METRICS",
     "SELF_METRICS",
+    "SPAN_METRICS",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
     "Alias",
@@ -71,7 +73,7 @@ PACKS: dict[str, tuple[Metric, ...]] = {
     "business": BUSINESS_METRICS,
 }
 """Metrics that are switched on together, by the name that `metrics.packs` knows; `sage-core` is the first part of `sage`."""
-ALWAYS = (*SELF_METRICS, *LOG_METRICS, *ALERT_METRICS, *OPERATION_METRICS)
+ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *ALERT_METRICS, *OPERATION_METRICS)
 """Metrics that need no pack."""
 CATALOG = (*(metric for pack, metrics in PACKS.items() if pack != "sage-core" for metric in metrics), *ALWAYS)
 """All of them."""

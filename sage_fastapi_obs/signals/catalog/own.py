@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.signals.catalog.metric import RESULT_BUCKETS, Metric
 
-__all__ = ["ALERT_METRICS", "HELD_LINES", "LOG_METRICS", "OPERATION_METRICS", "SCRAPE_METRICS", "SELF_METRICS"]
+__all__ = ["ALERT_METRICS", "HELD_LINES", "LOG_METRICS", "OPERATION_METRICS", "SCRAPE_METRICS", "SELF_METRICS", "SPAN_METRICS"]
 
 SCRAPE_METRICS = (
     Metric(
@@ -44,6 +44,20 @@ LOG_METRICS = (
             "output": ("stdout", "stderr", "file", "elasticsearch", "otlp"),
             "cause": ("full", "failed", "refused", "shutdown"),
         },
+    ),
+)
+SPAN_METRICS = (
+    Metric(
+        "observability_spans_dropped_total",
+        "counter",
+        "Spans lost on their way to the collector: the queue was full, the collector refused them, or the shutdown came.",
+        {"cause": ("full", "refused", "shutdown")},
+    ),
+    Metric(
+        "observability_propagation_headers_dropped_total",
+        "counter",
+        "Headers by which callers pass on their trace, dropped whole or in part because they are malformed or too long.",
+        {"header": ("traceparent", "tracestate", "baggage")},
     ),
 )
 ALERT_METRICS = (

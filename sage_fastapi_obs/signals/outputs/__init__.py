@@ -14,7 +14,7 @@ from sage_fastapi_obs.signals.outputs.file import File
 from sage_fastapi_obs.signals.outputs.gather import Gather
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.signals.outputs.otlp import Otlp
-from sage_fastapi_obs.signals.outputs.sender import Destination, Sender, is_sending
+from sage_fastapi_obs.signals.outputs.sender import LineDestination, LineSender, is_sending
 from sage_fastapi_obs.signals.outputs.several import Several, open_each
 from sage_fastapi_obs.signals.outputs.stream import Stream
 
@@ -58,7 +58,7 @@ def outputs(
         return File(settings.model_copy(update={"output": target, "outputs": ()}), losses, missing, wall_clock, failed)
 
     near = _near(settings, built, form, failed)
-    far = [Sender(place, level, losses, tell, failed) for place, level in _far(settings, service, form)]
+    far = [LineSender(place, level, losses, tell, failed) for place, level in _far(settings, service, form)]
     if far or len(near) > 1:
         return Outputs(near, far, form if settings.format == "json" else None, failed)
     return near[0][0]
@@ -90,7 +90,7 @@ class Outputs:
     def __init__(
         self,
         near: Sequence[tuple[Near, Form | None]],
-        far: Sequence[Sender],
+        far: Sequence[LineSender],
         form: Form | None,
         failed: Callable[[Exception], None],
     ) -> None:
@@ -101,6 +101,8 @@ class Outputs:
         """
         self._near = near
         self._far = far
+        self.remarks = tuple(remark for sender in far for remark in sender.remarks)
+        """What is odd about the servers, told at the start."""
         self._form = form
         self._failed = failed
 
@@ -123,14 +125,20 @@ class Outputs:
         """Write a line, given as it was laid out and as it was encoded; raises when a stream or file has lost it."""
         if is_sending():
             return
+        try:
+            self.write_near(laid, encoded)
+        finally:
+            for sender in self._far:
+                sender.write(laid, encoded if sender.form is self._form else sender.form(laid))
+
+    def write_near(self, laid: Line, encoded: bytes) -> None:
+        """Write a line to streams and files alone; raises when one has lost it."""
         failed: Exception | None = None
         for place, form in self._near:
             try:
                 place.write(laid, encoded if form is None else form(laid))
             except Exception as error:
                 failed = error
-        for sender in self._far:
-            sender.write(laid, encoded if sender.form is self._form else sender.form(laid))
         if failed is not None:
             raise failed
 
@@ -170,8 +178,8 @@ def _is_stream(target: str) -> bool:
     return target in ("stdout", "stderr") or _is_device(target)
 
 
-def _far(settings: LoggingSettings, service: ServiceSettings, form: Form) -> list[tuple[Destination, str]]:
-    places: list[tuple[Destination, str]] = []
+def _far(settings: LoggingSettings, service: ServiceSettings, form: Form) -> list[tuple[LineDestination, str]]:
+    places: list[tuple[LineDestination, str]] = []
     if settings.elasticsearch_url is not None:
         places.append((Elasticsearch(settings, form), settings.elasticsearch_level))
     if settings.otlp_endpoint is not None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -10,17 +11,22 @@ import orjson
 
 from sage_fastapi_obs.settings import LoggingSettings
 from sage_fastapi_obs.signals.lines import Line
-from sage_fastapi_obs.signals.outputs.sender import Entry, Unavailable, post
+from sage_fastapi_obs.signals.outputs.http import Poster, Unavailable
+from sage_fastapi_obs.signals.outputs.sender import Entry
 
 __all__ = ["Elasticsearch"]
 
 CREATED_BEFORE = 409
+ANSWER_BYTES = 4096
+DOCUMENT_BYTES = 512
+"""Of an answer, for each document: a status is asked for, and some tell all that there is to say."""
 
 
 class Elasticsearch:
     """Creates a document per line: the line as it is, with its time as `@timestamp` too, where Kibana looks for it."""
 
     name = "elasticsearch"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, settings: LoggingSettings, form: Callable[[Line], bytes]) -> None:
         assert settings.elasticsearch_url is not None
@@ -30,13 +36,13 @@ class Elasticsearch:
         self._has_time = "@timestamp" in names.values()
         url = urlsplit(settings.elasticsearch_url)
         # Out of the URL, because HTTP clients log URLs.
-        self._auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
+        auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
         path = f"{url.path.rstrip('/')}/{settings.elasticsearch_index}/_bulk"
-        self._url = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "filter_path=errors,items.*.status", ""))
+        address = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "filter_path=errors,items.*.status", ""))
+        self._poster = Poster(address, partial(httpx.Client, auth=auth))
         self._headers = {"content-type": "application/x-ndjson"}
         if settings.elasticsearch_api_key is not None:
             self._headers["authorization"] = f"ApiKey {settings.elasticsearch_api_key.get_secret_value()}"
-        self._client = httpx.Client()
         self._prefix = ""
 
     def prepare(self) -> None:
@@ -44,27 +50,27 @@ class Elasticsearch:
 
     def open(self) -> None:
         """Prepare in the process that sends, whose documents have ids of their own."""
-        self._client.close()
-        self._client = httpx.Client(auth=self._auth, follow_redirects=False)
+        self._poster.close()
         self._prefix = uuid.uuid4().hex
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Create the documents of a batch; return the entries to try again, and how many were refused."""
         body = b"".join(self._action(entry) for entry in batch)
-        answer = post(self._client, self._url, body, self._headers, seconds)
+        answer = self._poster.post(body, self._headers, seconds, ANSWER_BYTES + DOCUMENT_BYTES * len(batch))
         return _outcome(batch, _statuses(answer, len(batch)))
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._poster.close()
 
     def _action(self, entry: Entry) -> bytes:
         # An id makes trying again safe: what an unheard answer has confirmed is not created twice.
         action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
-        if self._has_time or not entry.encoded.startswith(self._time_first):
-            return action + entry.encoded
-        time, _, _ = entry.encoded[len(self._time_first) :].partition(b",")
-        return b'%s{"@timestamp":%s,%s' % (action, time, entry.encoded[1:])
+        line: bytes = entry.content
+        if self._has_time or not line.startswith(self._time_first):
+            return action + line
+        time, _, _ = line[len(self._time_first) :].partition(b",")
+        return b'%s{"@timestamp":%s,%s' % (action, time, line[1:])
 
 
 def _statuses(body: bytes, expected: int) -> list[int]:

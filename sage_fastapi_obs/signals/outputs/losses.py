@@ -31,6 +31,6 @@ class Losses(Counts):
         """Return what an output has lost so far, for whatever cause."""
         return sum(count for (name, _), count in self.counts.copy().items() if name == output)
 
-    def counted(self) -> list[tuple[tuple[str, Cause], int]]:
+    def counted(self) -> list[tuple[tuple[str, ...], int]]:
         """Return all counts."""
         return sorted(self.counts.copy().items())

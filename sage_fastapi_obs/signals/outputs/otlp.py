@@ -4,20 +4,18 @@ Not through the SDK's batch processor and exporter: those drop the oldest record
 through `logging` and so into the same queue, keep from the caller what the collector refused, and wait 30 seconds at the end.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import httpx
 import orjson
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.util.re import parse_env_headers
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals.lines import Line, json_format
-from sage_fastapi_obs.signals.outputs.sender import Entry, post
+from sage_fastapi_obs.signals.outputs.collector import Collector
+from sage_fastapi_obs.signals.outputs.sender import Entry
 from sage_fastapi_obs.signals.resource import in_this_process, resource_of
 
 __all__ = ["Otlp"]
@@ -38,11 +36,10 @@ class Otlp:
         assert settings.otlp_endpoint is not None
         # By the names that a record is made from, whatever they are elsewhere.
         self.form: Callable[[Line], bytes] = json_format
-        self._url = settings.otlp_endpoint
         self._service = service
         self._protocol = _Protocol()
-        self._headers: dict[str, str] = {}
-        self._client = httpx.Client()
+        self._collector = Collector(settings.otlp_endpoint, "logs", self._protocol.response)
+        self.remarks = self._collector.remarks
         self._service_resource = Resource.get_empty()
         self._resource: Any = None
 
@@ -52,25 +49,21 @@ class Otlp:
 
     def open(self) -> None:
         """Prepare in the process that sends, which its resource names."""
-        given = os.environ.get("OTEL_EXPORTER_OTLP_LOGS_HEADERS") or os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
-        self._headers = {**parse_env_headers(given, liberal=True), "content-type": "application/x-protobuf"}
-        self._client.close()
-        self._client = httpx.Client(follow_redirects=False)
+        self._collector.close()
         attributes = dict(in_this_process(self._service_resource).attributes)
         self._resource = self._protocol.resource(attributes=self._attributes(attributes))
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Export the records of a batch; return how many of them were refused, which OTLP says not to try again."""
-        scope = self._protocol.scope(log_records=[self._record(orjson.loads(entry.encoded)) for entry in batch])
+        scope = self._protocol.scope(log_records=[self._record(orjson.loads(entry.content)) for entry in batch])
         request = self._protocol.request(
             resource_logs=[self._protocol.resource_logs(resource=self._resource, scope_logs=[scope])]
         )
-        body = post(self._client, self._url, request.SerializeToString(), self._headers, seconds)
-        return (), min(len(batch), self._protocol.refused(body))
+        return (), min(len(batch), self._collector.send(request, seconds))
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._collector.close()
 
     def _record(self, line: dict[str, Any]) -> Any:
         at_ns = int(datetime.fromisoformat(line["timestamp"]).timestamp() * 1_000) * 1_000_000
@@ -139,16 +132,7 @@ class _Protocol:
             from opentelemetry.proto.resource.v1 import resource_pb2 as resource  # noqa: PLC0415
         except ImportError:
             raise SettingsError("logging.otlp_endpoint needs: pip install 'sage_fastapi_obs[otlp]'") from None
-        self.request, self._response = service.ExportLogsServiceRequest, service.ExportLogsServiceResponse
+        self.request, self.response = service.ExportLogsServiceRequest, service.ExportLogsServiceResponse
         self.resource_logs, self.scope, self.record = logs.ResourceLogs, logs.ScopeLogs, logs.LogRecord
         self.resource, self.value = resource.Resource, common.AnyValue
         self.key_value, self.key_values, self.array = common.KeyValue, common.KeyValueList, common.ArrayValue
-
-    def refused(self, body: bytes) -> int:
-        """Read how many records a collector that took a batch has refused."""
-        try:
-            rejected: int = self._response.FromString(body).partial_success.rejected_log_records
-        except Exception:
-            # Taken all the same, says the protocol: the status decides.
-            return 0
-        return max(0, rejected)

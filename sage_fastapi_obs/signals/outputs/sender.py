@@ -1,5 +1,6 @@
-"""Lines to a server: kept in a bounded queue, sent in batches by one thread, tried again, and counted when lost."""
+"""Lines and spans to a server: kept in a bounded queue, sent in batches by one thread, tried again, and counted when lost."""
 
+import math
 import random
 import threading
 import time
@@ -7,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.signals.lines import LEVELS, Line
+from sage_fastapi_obs.signals.outputs.http import Refused, TooLarge, Unavailable
 from sage_fastapi_obs.signals.outputs.losses import Losses
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["Destination", "Entry", "Refused", "Sender", "TooLarge", "Unavailable", "is_sending", "post"]
+__all__ = ["Destination", "Entry", "Limits", "LineDestination", "LineSender", "Sender", "is_sending"]
 
 QUEUE_LINES = 20_000
 QUEUE_BYTES = 16 * 1024 * 1024
@@ -23,12 +24,10 @@ BATCH_LINES = 500
 BATCH_BYTES = 1024 * 1024
 BATCH_SECONDS = 1.0
 """How long a line waits for others to be sent with."""
+FLUSH_SECONDS = 0.01
+"""How often a flush looks whether all is sent."""
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 30.0
-REQUEST_SECONDS = 10.0
-LEAST_SECONDS = 0.001
-"""Of a request, as none at all would be for ever."""
-LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
 NOTICE_SECONDS = 60.0
 
 
@@ -45,34 +44,28 @@ def is_sending() -> bool:
 
 
 class Entry(NamedTuple):
-    """A line as JSON, with a number that no other line of its sender has."""
+    """A line as JSON, or a span, with a number that no other of its sender has."""
 
     number: int
-    encoded: bytes
+    content: Any
+    size_bytes: int = 0
+    """0 for what is not encoded yet."""
 
 
-class Unavailable(Exception):  # noqa: N818 - says what the server is
-    """The server cannot take lines now."""
+class Limits(NamedTuple):
+    """How many wait, how many go at a time, and how long one waits for others to go with."""
 
-    def __init__(self, reason: str, after_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after_seconds = after_seconds
-
-
-class Refused(Exception):  # noqa: N818 - says what the lines are
-    """The server will never take these lines."""
-
-
-class TooLarge(Exception):  # noqa: N818 - says what the batch is
-    """The server takes smaller batches."""
+    queue: int
+    batch: int
+    seconds: float
 
 
 class Destination(Protocol):
     """Where a sender's batches go."""
 
     name: str
-    form: Callable[[Line], bytes]
-    """How it wants a line as JSON."""
+    remarks: tuple[str, ...]
+    """What is odd about how it was set up, told at the start."""
 
     def prepare(self) -> None:
         """Find out, at the start, what an interpreter that is about to end could not."""
@@ -81,38 +74,49 @@ class Destination(Protocol):
         """Prepare in the process that sends."""
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
-        """Send lines; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`.
+        """Send a batch; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`.
 
-        `seconds`: how long each wait for the server may take.
+        `seconds`: how long that may take, where it is less than usual.
         """
 
     def close(self) -> None:
         """Let go of connections."""
 
 
+class LineDestination(Destination, Protocol):
+    """Where lines go."""
+
+    form: Callable[[Line], bytes]
+    """How it wants a line as JSON."""
+
+
 class Sender:
-    """Sends lines from a level on, in the background."""
+    """Sends what it is given in the background."""
+
+    what = "log lines"
+    """What is sent, in words."""
+    thread_name = "sage-obs-log"
 
     def __init__(
         self,
         destination: Destination,
-        level: str,
         losses: Losses,
         tell: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
+        limits: Limits | None = None,
     ) -> None:
         """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
         self.name = destination.name
-        self.form = destination.form
+        self.remarks = destination.remarks
         self._destination = destination
-        self._threshold = LEVELS[level]
+        self._limits = limits or Limits(QUEUE_LINES, BATCH_LINES, BATCH_SECONDS)
         self._losses = losses
         self._tell = tell
         losses.watch(self.name, ("full", "refused", "shutdown"))
         self._is_open = False
         self._thread: threading.Thread | None = None
         self._sending: Sequence[Entry] = ()
-        self._threads = Threads(f"sage-obs-log-{self.name}", failed)
+        self._threads = Threads(f"{self.thread_name}-{self.name}", failed)
         self.restart()
         at_fork(in_child=self.restart)
 
@@ -122,22 +126,31 @@ class Sender:
         self.restart()
         self._is_open = True
 
-    def write(self, laid: Line, encoded: bytes) -> None:
-        """Queue one line, or count it as lost when the queue is full."""
-        if LEVELS[laid["level"]] < self._threshold or not self._is_open:
+    def put(self, content: object, size_bytes: int = 0) -> None:
+        """Queue one, or count it as lost when the queue is full."""
+        if not self._is_open:
             return
         with self._lock:
-            if len(self._queue) >= QUEUE_LINES or self._queued_bytes + len(encoded) > QUEUE_BYTES:
+            waiting = len(self._queue)
+            if waiting >= self._limits.queue or self._queued_bytes + size_bytes > QUEUE_BYTES:
                 self._losses.count(self.name, "full")
                 return
             self._number += 1
-            self._queue.append(Entry(self._number, encoded))
-            self._queued_bytes += len(encoded)
+            self._queue.append(Entry(self._number, content, size_bytes))
+            self._queued_bytes += size_bytes
             if self._thread is None:
                 # Without one, what is queued waits: for a thread, or for the close.
                 self._thread = self._threads.start(self._run)
-            if len(self._queue) >= BATCH_LINES:
+            if waiting + 1 >= self._limits.batch:
                 self._wake.set()
+
+    def flush(self, seconds: float) -> bool:
+        """Send all that is queued, and wait for that no longer than some seconds; tell whether it was done."""
+        deadline = time.monotonic() + seconds
+        while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(FLUSH_SECONDS)
+        return not (self._queue or self._sending)
 
     def stop(self, deadline: float) -> None:
         """Send what is queued until a time of `time.monotonic`; does not wait."""
@@ -190,7 +203,7 @@ class Sender:
         try:
             with suppress_instrumentation():
                 while not stopping.is_set():
-                    wake.wait(BATCH_SECONDS)
+                    wake.wait(self._limits.seconds)
                     wake.clear()
                     self._send_all()
                 self._send_all()
@@ -214,9 +227,9 @@ class Sender:
                 return False
             batch: list[Entry] = []
             size = 0
-            while self._queue and len(batch) < BATCH_LINES and size < BATCH_BYTES:
+            while self._queue and len(batch) < self._limits.batch and size < BATCH_BYTES:
                 batch.append(self._queue.popleft())
-                size += len(batch[-1].encoded)
+                size += batch[-1].size_bytes
             self._sending = batch
             return bool(batch)
 
@@ -254,7 +267,7 @@ class Sender:
 
     def _seconds_left(self) -> float:
         """For one request: as long as the end allows, once that has come."""
-        return min(REQUEST_SECONDS, self._deadline - time.monotonic()) if self._stopping.is_set() else REQUEST_SECONDS
+        return self._deadline - time.monotonic() if self._stopping.is_set() else math.inf
 
     def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
         """Put the second half back, so that the first goes alone; a single line that is too large is refused."""
@@ -289,13 +302,13 @@ class Sender:
 
     def _say_trouble(self, reason: str) -> None:
         if self._trouble is None:
-            self._tell(f"log lines do not reach {self.name}", {"output": self.name, "reason": reason})
+            self._tell(f"{self.what} do not reach {self.name}", {"output": self.name, "reason": reason})
         self._trouble = reason
 
     def _say_recovered(self) -> None:
         if self._trouble is not None:
             lost = self._losses.of(self.name) - self._told_lost
-            self._tell(f"log lines reach {self.name} again", {"output": self.name, "lost": lost})
+            self._tell(f"{self.what} reach {self.name} again", {"output": self.name, "lost": lost})
             self._told_lost += lost
         self._trouble = None
 
@@ -303,42 +316,29 @@ class Sender:
         now = time.monotonic()
         if now - self._told_refused_at >= NOTICE_SECONDS:
             self._told_refused_at = now
-            self._tell(f"log lines are refused by {self.name}", {"output": self.name, "reason": reason})
+            self._tell(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
+
+
+class LineSender(Sender):
+    """Sends lines from a level on."""
+
+    def __init__(
+        self,
+        destination: LineDestination,
+        level: str,
+        losses: Losses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        super().__init__(destination, losses, tell, failed)
+        self.form = destination.form
+        self._threshold = LEVELS[level]
+
+    def write(self, laid: Line, encoded: bytes) -> None:
+        """Queue one line, or count it as lost when the queue is full."""
+        if LEVELS[laid["level"]] >= self._threshold:
+            self.put(encoded, len(encoded))
 
 
 def _size(batch: Sequence[Entry]) -> int:
-    return sum(len(entry.encoded) for entry in batch)
-
-
-def post(client: httpx.Client, url: str, content: bytes, headers: Mapping[str, str], seconds: float) -> bytes:
-    """Post a batch and return the answer's body; raise by what its status means for trying again."""
-    try:
-        asked = {"accept-encoding": "identity", **headers}
-        with client.stream("POST", url, content=content, headers=asked, timeout=max(seconds, LEAST_SECONDS)) as response:
-            body = _read(response)
-    except httpx.HTTPError as error:
-        raise Unavailable(type(error).__name__) from None
-    status = response.status_code
-    if response.is_success:
-        return body
-    if status in (408, 429) or status >= 500:
-        raise Unavailable(f"HTTP {status}", _seconds(response.headers.get("retry-after", "")))
-    if status == 413:
-        raise TooLarge
-    raise Refused(f"HTTP {status}")
-
-
-def _read(response: httpx.Response) -> bytes:
-    """Read a body that ends; the client's own time limit is one per chunk."""
-    body = bytearray()
-    deadline = time.monotonic() + REQUEST_SECONDS
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > LONGEST_ANSWER_BYTES or time.monotonic() > deadline:
-            raise Unavailable("an endless answer")
-    return bytes(body)
-
-
-def _seconds(retry_after: str) -> float:
-    """Read the form in seconds; a server that names a date is asked again when it suits us."""
-    return float(retry_after) if retry_after.isdecimal() else 0.0
+    return sum(entry.size_bytes for entry in batch)

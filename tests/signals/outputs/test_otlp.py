@@ -197,3 +197,8 @@ def test_a_missing_extra_is_said_while_building(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.logs.v1", None)
     with pytest.raises(SettingsError, match=r"pip install 'sage_fastapi_obs\[otlp\]'"):
         Observability(Settings(logging={"otlp_endpoint": "http://localhost:4318/v1/logs"}))
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common.trace_encoder", None)
+    tracing = {"otlp_endpoint": "http://localhost:4318/v1/traces"}
+    with pytest.raises(SettingsError, match=r"tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs\[otlp\]'"):
+        Observability(Settings(tracing=tracing))
+    Observability(Settings(tracing={**tracing, "enabled": False}))

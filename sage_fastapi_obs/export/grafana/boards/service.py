@@ -263,6 +263,19 @@ def _itself(ask: Queries) -> tuple[Panel, ...]:
             limits=limits(None, 0.1),
         ),
         Panel(
+            "Spans dropped",
+            numbers((ask.rate("observability_spans_dropped_total", "cause"), "{{cause}}")),
+            "full: the collector is away or too slow; refused: it took them not; shutdown: time was up.",
+            unit="cps",
+            limits=limits(None, 0.1),
+        ),
+        Panel(
+            "Trace headers dropped",
+            numbers((ask.rate("observability_propagation_headers_dropped_total", "header"), "{{header}}")),
+            "Malformed or too long: a client with a defect, or somebody who tries what happens.",
+            unit="cps",
+        ),
+        Panel(
             "Labels with too many values",
             numbers((ask.increase("observability_label_overflow_total", "label"), "{{label}}")),
             "Counted as other. A label that is an id in disguise, or metrics.max_label_values is too small.",

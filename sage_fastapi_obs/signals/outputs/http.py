@@ -1,0 +1,194 @@
+"""Posting to a receiver over HTTP: opened late, over within a time limit, and reading no more of an answer than is of use."""
+
+import math
+import os
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import httpcore
+import httpx
+
+__all__ = ["REQUEST_SECONDS", "Poster", "Refused", "TooLarge", "Unavailable"]
+
+REQUEST_SECONDS = 10.0
+LEAST_SECONDS = 0.001
+"""Of a request, as none at all would be for ever."""
+LONGEST_ANSWER_BYTES = 16 * 1024
+PIECE_BYTES = 64 * 1024
+_CLIENT_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_ASKED = {"accept-encoding": "identity"}
+
+
+class Unavailable(Exception):  # noqa: N818 - says what the server is
+    """The server cannot take anything now."""
+
+    def __init__(self, reason: str, after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_seconds = after_seconds
+
+
+class Refused(Exception):  # noqa: N818 - says what was sent
+    """The server will never take this."""
+
+
+class TooLarge(Exception):  # noqa: N818 - says what the batch is
+    """The server takes smaller batches."""
+
+
+class Poster:
+    """Posts to one address, over connections of its own."""
+
+    def __init__(self, url: str, client: Callable[..., httpx.Client] = httpx.Client, seconds: float | None = None) -> None:
+        """Open nothing yet.
+
+        `client`: makes the HTTP client, with the options that it is called with; it may raise whatever it wants, each time
+        that it is asked. `seconds`: from the first byte to the last one of the answer; by default `REQUEST_SECONDS`.
+        """
+        self._url = url
+        self._make = client
+        self._seconds = seconds
+        self._client: httpx.Client | None = None
+        self._network = _Network()
+
+    def post(
+        self, content: bytes, headers: Mapping[str, str], seconds: float = math.inf, most_bytes: int | None = None
+    ) -> bytes:
+        """Post a batch, and return what came of the answer's body, cut where it is too long or too late.
+
+        Raises `Unavailable`, `Refused` or `TooLarge` by what the status means for trying again. `seconds`: for all of it, where
+        that is less than usual. `most_bytes`: of the answer; by default `LONGEST_ANSWER_BYTES`.
+        """
+        client = self._opened()
+        limit = max(LEAST_SECONDS, min(self._seconds or REQUEST_SECONDS, seconds))
+        self._network.until = time.monotonic() + limit
+        asked = {**_ASKED, **headers}
+        try:
+            with client.stream("POST", self._url, content=content, headers=asked, timeout=limit) as response:
+                # Of any other answer the status says it all, and leaving the rest unread closes the connection.
+                body = _beginning(response, most_bytes or LONGEST_ANSWER_BYTES) if response.is_success else b""
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable(type(error).__name__) from None
+        _judge(response)
+        return body
+
+    def close(self) -> None:
+        """Let go of connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _opened(self) -> httpx.Client:
+        if self._client is None:
+            try:
+                client = self._make(follow_redirects=False)
+            except Exception as error:
+                raise Unavailable(f"cannot set up a client: {type(error).__name__}: {error}{_suspects()}") from None
+            self._network.carry(client)
+            self._client = client
+        return self._client
+
+
+def _suspects() -> str:
+    """Name the variables that name a proxy or a certificate, as one of them cannot be used."""
+    given = [name for name in _CLIENT_VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; look at {', '.join(given)}" if given else ""
+
+
+def _judge(response: httpx.Response) -> None:
+    status = response.status_code
+    if response.is_success:
+        return
+    if status in (408, 429) or status >= 500:
+        raise Unavailable(f"HTTP {status}", _seconds(response.headers.get("retry-after", "")))
+    if status == 413:
+        raise TooLarge
+    raise Refused(f"HTTP {status}")
+
+
+def _beginning(response: httpx.Response, most_bytes: int) -> bytes:
+    """Read the beginning of a body, as it is sent and as it is when it is unpacked."""
+    read = bytearray()
+    try:
+        for chunk in response.iter_raw():
+            read += chunk
+            if len(read) > most_bytes:
+                break
+    except httpx.HTTPError:
+        # The server has said by its status that it took everything.
+        pass
+    packed = response.headers.get("content-encoding", "identity").lower()
+    if packed == "identity":
+        return bytes(read[:most_bytes])
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(read, most_bytes)
+    except zlib.error:
+        return b""
+
+
+def _seconds(retry_after: str) -> float:
+    """Read the form in seconds; a server that names a date is asked again when it suits us."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+class _Network(httpcore.NetworkBackend):
+    """Connects as httpcore does, and holds all that is written and read to one point in time.
+
+    The client's own limits are for each piece that comes, so that a server may take for ever, a byte at a time.
+    """
+
+    def __init__(self) -> None:
+        self.until = math.inf
+        self._inner = httpcore.SyncBackend()
+
+    def carry(self, client: httpx.Client) -> None:
+        """Have a client connect this way, where this version of it can be told to."""
+        for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - there is no public way
+            pool: Any = getattr(transport, "_pool", None)
+            if hasattr(pool, "_network_backend"):
+                pool._network_backend = self  # noqa: SLF001 - as above
+
+    def left(self, timeout: float | None) -> float:
+        """Return how long the next step may take; raises when the time is over."""
+        seconds = self.until - time.monotonic()
+        if seconds <= 0:
+            raise httpcore.ReadTimeout("the whole took too long")
+        return seconds if timeout is None else min(seconds, timeout)
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect."""
+        return _Stream(self._inner.connect_tcp(host, port, self.left(timeout), local_address, socket_options), self)
+
+
+class _Stream(httpcore.NetworkStream):
+    """One connection of a `_Network`."""
+
+    def __init__(self, inner: httpcore.NetworkStream, network: _Network) -> None:
+        self._inner = inner
+        self._network = network
+        self.close = inner.close  # type: ignore[method-assign]
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what there is."""
+        return self._inner.read(max_bytes, self._network.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all, in pieces small enough for the time to be looked at."""
+        for begin in range(0, len(buffer), PIECE_BYTES):
+            self._inner.write(buffer[begin : begin + PIECE_BYTES], self._network.left(timeout))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Go on encrypted."""
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._network.left(timeout)), self._network)
