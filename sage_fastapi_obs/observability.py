@@ -75,8 +75,7 @@ class Observability:
         """
         self.settings = settings = Settings() if settings is None else settings
         self.enabled = settings.enabled
-        self.clock = clock
-        self.wall_clock = wall_clock
+        self.clock, self.wall_clock = clock, wall_clock
         self.faults = Faults()
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
