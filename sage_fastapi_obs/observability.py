@@ -24,6 +24,7 @@ from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
+from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.catalog import PACKS, Counts, register
@@ -38,7 +39,7 @@ from sage_fastapi_obs.signals.readings import Readings
 from sage_fastapi_obs.signals.recent import LogEntry, Recent
 from sage_fastapi_obs.signals.redaction import Redaction
 from sage_fastapi_obs.signals.tracing import Tracing
-from sage_fastapi_obs.status.draining import Sigterm
+from sage_fastapi_obs.status.draining import StopSignals
 from sage_fastapi_obs.status.health import Health
 from sage_fastapi_obs.status.service import ServiceStatus
 from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread
@@ -75,8 +76,7 @@ class Observability:
         """
         self.settings = settings = Settings() if settings is None else settings
         self.enabled = settings.enabled
-        self.clock = clock
-        self.wall_clock = wall_clock
+        self.clock, self.wall_clock = clock, wall_clock
         self.faults = Faults()
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
@@ -130,7 +130,9 @@ class Observability:
         self.excluded = excluded
         self._excluded_below = tuple(f"{path}/" for path in excluded)
         self._hidden_paths: set[str] = set()
-        self._sigterm = Sigterm(self._drain)
+        self._signals = StopSignals(self._drain)
+        self.in_progress: set[Watch] = set()
+        """Of the exchanges whose app has not returned."""
         self.running = False
         """Whether everything has been started, and not closed since."""
         self._starts = 0
@@ -186,6 +188,11 @@ class Observability:
         """
         return self._logs.recent(correlation_id, limit)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the service is about to end."""
+        return self.health.draining
+
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
 
@@ -219,7 +226,7 @@ class Observability:
         if self._starts > 1 or not self.enabled:
             return
         self.health.draining = False
-        self._guarded(self._sigterm.watch, True)
+        self._guarded(self._signals.watch, True)
         self._guarded(self._logs.start, self.settings.logging.enabled)
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
         home.enter(self)
@@ -326,9 +333,11 @@ class Observability:
         return self.enabled
 
     def _leave(self) -> None:
-        """Give back what belongs to the thread that serves."""
+        """Tell what is not over yet, and give back what belongs to the thread that serves."""
+        for watch in [*self.in_progress]:
+            watch.cut()
         home.leave(self)
-        self._guarded(self._sigterm.leave, True)
+        self._guarded(self._signals.leave, True)
         self._guarded(self.instruments.runtime.stop, True)
 
     def _stop(self, stop_status: Callable[[], None]) -> None:

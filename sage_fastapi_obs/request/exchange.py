@@ -34,6 +34,10 @@ ABNORMAL_CLOSURE = 1006
 """WebSocket code of a connection that ended without a close frame."""
 CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
 """WebSocket codes of a client that said goodbye: normal, going away, and a close frame without a code."""
+SERVICE_RESTART = 1012
+"""WebSocket code by which a server that stops ends its connections."""
+_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: CLIENT_DISCONNECT, SERVICE_RESTART: CANCELLED}
+"""What is noted of WebSocket codes that come without an exception."""
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)
 """The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
@@ -52,8 +56,10 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """Work after the last byte."""
+    """What the app did after the last byte."""
 
+    started_us: int
+    """Since the start of the exchange."""
     duration_us: int
     error: BaseException | None
     """What made it fail; None also for a cancellation and for a client that left."""
@@ -191,21 +197,25 @@ class Exchange:
         """Become None in a pickled scope: in another process there is nothing to watch."""
         return type(None), ()
 
-    def judge(self, *, complete: bool, valid: bool = True) -> None:
-        """Decide once, for all signals, what this exchange amounted to."""
+    def judge(self, *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
+        """Decide once, for all signals, what this exchange amounted to.
+
+        `stopping`: whether the service is about to end, which is why an app leaves an answer where it is.
+        """
         error = self.error
         if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
             self.error_type = CLIENT_DISCONNECT
-        elif error is not None and (not complete or self.status >= 500):
+        elif error is not None and (not complete or (self.status >= 500 and self.is_failure(error))):
             self.error_type = self._blame(error)
         elif not complete:
-            self.error_type = CLIENT_DISCONNECT if self.client_gone else INCOMPLETE
+            self.error_type = CLIENT_DISCONNECT if self.client_gone else CANCELLED if stopping and self.status else INCOMPLETE
         elif not valid:
             self.error_type = INVALID
         elif self.status >= 500:
             self.error_type = str(self.status)
-        elif self.client_gone and (self.socket is None or self.socket.close_code == ABNORMAL_CLOSURE):
-            self.error_type = CLIENT_DISCONNECT
+        elif self.client_gone:
+            code = ABNORMAL_CLOSURE if self.socket is None else self.socket.close_code
+            self.error_type = _UNCLEAN_CLOSURES.get(code)
         if not self.status:
             self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST
 
@@ -227,7 +237,7 @@ class Exchange:
         if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
             return CLIENT_DISCONNECT if self.client_gone else CANCELLED
         if isinstance(error, WebSocketDisconnect):
-            return None if error.code in CLEAN_CLOSURES else CLIENT_DISCONNECT
+            return None if error.code in CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, CLIENT_DISCONNECT)
         if isinstance(error, ClientDisconnect) or (self.client_gone and isinstance(error, OSError)):
             return CLIENT_DISCONNECT
         return exception_name(error)

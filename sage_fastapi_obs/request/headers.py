@@ -9,7 +9,7 @@ from starlette.types import Message
 
 from sage_fastapi_obs.request.recorder import Headers
 
-__all__ = ["with_headers"]
+__all__ = ["content_length", "with_headers"]
 
 
 def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
@@ -27,6 +27,16 @@ def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
     if not names.isdisjoint(dict(ours)):
         headers = _without(headers, ours)
     return ({**message, "headers": [*headers, *ours]} if ours else message), b"content-length" in names
+
+
+def content_length(headers: Any) -> int | None:
+    """Return the length of a body by the headers of its response; None where they do not tell it, or can be read only once."""
+    if not isinstance(headers, list | tuple):
+        return None
+    try:
+        return next((max(0, int(header[1])) for header in headers if _name(header) == b"content-length"), None)
+    except (IndexError, TypeError, ValueError):
+        return None
 
 
 def _with_others(message: Message, headers: Any, ours: Headers) -> tuple[Message, bool]:

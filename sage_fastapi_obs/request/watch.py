@@ -1,6 +1,8 @@
 """What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
 
+import sys
 from abc import ABC, abstractmethod
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -16,6 +18,8 @@ __all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back
 
 TIDYING_UP_NS = 10_000_000
 """Work after the last byte shorter than this is the framework tidying up, not a background task."""
+CUT = sys.maxsize
+"""Stands for a time that never comes, of what was told before it was over."""
 _NO_SCOPE: Scope = {}
 _NO_HEADERS: dict[bytes, bytes] = {}
 _get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
@@ -32,8 +36,14 @@ class Observer(Protocol):
     """How the paths of requests begin that are not recorded, and of few others."""
     running: bool
     """Whether what has to run does."""
+    in_progress: "set[Watch]"
+    """Of the exchanges whose app has not returned."""
     clock: Callable[[], int]
     wall_clock: Callable[[], int]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the service is about to end."""
 
     def excludes(self, scope: Scope) -> bool:
         """Tell whether a request is one of those that are not recorded."""
@@ -51,7 +61,20 @@ class Observer(Protocol):
 class Watch(ABC):
     """One exchange being watched: the receive and send that the app gets, and the end."""
 
-    __slots__ = ("_inner_receive", "_inner_send", "_moments", "_observer", "_routes", "_token", "_valid", "exchange")
+    __slots__ = (
+        "_inner_receive",
+        "_inner_send",
+        "_moments",
+        "_observer",
+        "_routes",
+        "_token",
+        "_told_ns",
+        "_valid",
+        "exchange",
+    )
+
+    _told_ns: int
+    """When everybody had been told of the whole response, where that was before the app returned."""
 
     def __init__(self, observer: Observer, routes: RouteTemplates, scope: Scope, receive: Receive, send: Send) -> None:
         if type(scope.get("headers")) is not list:
@@ -77,6 +100,7 @@ class Watch(ABC):
                 tell(exchange)
             except Exception as error:
                 moments.failed(tell, error)
+        observer.in_progress.add(self)
         if exchange.outer is not None and exchange.outer.over:
             # Whoever has started knows by now.
             exchange.outer = None
@@ -96,12 +120,11 @@ class Watch(ABC):
     def close(self, error: BaseException | None) -> None:
         """End the watch: the app has returned, failed or was cancelled."""
         exchange = self.exchange
+        self._observer.in_progress.discard(self)
         try:
             if not exchange.finished:
                 self._end(error)
-            elif self._moments.background and (
-                error is not None or self._observer.clock() - exchange.started_ns > exchange.duration_us * 1_000 + TIDYING_UP_NS
-            ):
+            elif self._moments.background and (error is not None or self._observer.clock() - self._told_ns > TIDYING_UP_NS):
                 self._end_background(error)
         except Exception as fault:
             self._fault(fault)
@@ -122,6 +145,15 @@ class Watch(ABC):
         exchange.scope, exchange.headers, exchange.outer, exchange.outside = _NO_SCOPE, _NO_HEADERS, None, None
         if error is not None:
             exchange.release_error()
+
+    def cut(self) -> None:
+        """Tell an exchange that is not over although the service is: whoever runs the app may not let it come to its end."""
+        try:
+            if not self.exchange.finished:
+                self._told_ns = CUT
+                self._end(CancelledError())
+        except Exception as fault:
+            self._fault(fault)
 
     @abstractmethod
     def _end(self, error: BaseException | None) -> None:
@@ -161,7 +193,7 @@ class Watch(ABC):
             except Exception as error:
                 self._fault(error, "RouteTemplates")
         if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:
-            exchange.judge(complete=complete, valid=self._valid)
+            exchange.judge(complete=complete, valid=self._valid, stopping=self._observer.stopping)
         for tell in self._moments.finished:
             try:
                 tell(exchange)
@@ -169,10 +201,15 @@ class Watch(ABC):
                 self._moments.failed(tell, error)
 
     def _end_background(self, error: BaseException | None) -> None:
-        """Tell the work after the last byte."""
+        """Tell what the app did after the last byte, without what we did."""
         exchange = self.exchange
-        duration_us = max(0, elapsed_us(exchange) - exchange.duration_us)
-        exchange.background = Background(duration_us, error if exchange.is_failure(error) else None)
+        if self._told_ns == CUT and not exchange.is_failure(error):
+            # What an app does at its end is no work of its own.
+            return
+        told_ns = 0 if self._told_ns == CUT else self._told_ns
+        started_us = max(exchange.duration_us, (told_ns - exchange.started_ns + 500) // 1_000)
+        duration_us = max(0, elapsed_us(exchange) - started_us)
+        exchange.background = Background(started_us, duration_us, error if exchange.is_failure(error) else None)
         for tell in self._moments.background:
             try:
                 tell(exchange)

@@ -1,7 +1,6 @@
 """A WebSocket being watched: its handshake, and what follows it."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from starlette.types import Message
 
@@ -10,19 +9,16 @@ from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of, status_of
 
 __all__ = ["WebSocketWatch"]
 
-Then = Callable[[Any, Message], None]
-"""What to note after a message has gone out."""
-
 
 class WebSocketWatch(Watch):
     """Watches a handshake and what follows it."""
 
-    __slots__ = ("_answered_already", "_complete", "_denied", "_socket")
+    __slots__ = ("_answered_already", "_denied", "_over", "_socket")
 
     def _prepare(self) -> None:
         self.exchange.socket = self._socket = Socket()
-        self._answered_already = self._denied = self._complete = False
-        """Whether the handshake was answered; with a response; and whether that is complete."""
+        self._answered_already = self._denied = self._over = False
+        """Whether the handshake was answered; with a response; and whether the app's last word is with the server."""
 
     async def receive(self) -> Message:
         """Hand on what the client sent."""
@@ -33,24 +29,22 @@ class WebSocketWatch(Watch):
             self._fault(error)
         return message
 
-    def send(self, message: Message) -> Awaitable[None]:
-        """Note a message, and hand it on."""
+    async def send(self, message: Message) -> None:
+        """Note a message, hand it on, and count what the server has taken."""
+        closing = False
         try:
-            kind = message["type"]
-            if kind in ("websocket.accept", "websocket.http.response.start"):
-                message = self._sending_start(message)
-            elif kind in self._AFTER:
-                return self._send_then(message, self._AFTER[kind])
+            closing = message["type"] == "websocket.close" and self._close(message)
+            message = self._sending(message)
         except Exception as error:
             self._fault(error)
         inner_send = self._inner_send
-        return inner_send(message)
-
-    async def _send_then(self, message: Message, then: Then) -> None:
-        inner_send = self._inner_send
-        await inner_send(message)
         try:
-            then(self, message)
+            await inner_send(message)
+        except OSError:
+            self._client_left_before(closing=closing)
+            raise
+        try:
+            self._taken(message)
         except Exception as error:
             self._fault(error)
 
@@ -59,10 +53,19 @@ class WebSocketWatch(Watch):
         if kind == "websocket.receive":
             self._socket.received_messages += 1
             self.exchange.received_bytes += _payload_size(message)
-        elif kind == "websocket.disconnect":
+        elif kind == "websocket.disconnect" and not self._over:
             self.exchange.client_gone = True
             if self._socket.close_code is None:
-                self._socket.close_code = message.get("code", 1005)
+                code = message.get("code")
+                self._socket.close_code = 1005 if code is None else code
+
+    def _sending(self, message: Message) -> Message:
+        kind = message["type"]
+        if kind in ("websocket.accept", "websocket.http.response.start"):
+            return self._sending_start(message)
+        if kind == "websocket.http.response.body" and self._denied:
+            self._over = not message.get("more_body", False)
+        return message
 
     def _sending_start(self, message: Message) -> Message:
         if self._answered_already:
@@ -81,20 +84,31 @@ class WebSocketWatch(Watch):
         exchange.judge(complete=True)
         return self._answered(message, exchange.status, may_stream=self._denied)
 
-    def _message_sent(self, message: Message) -> None:
-        self._socket.sent_messages += 1
-        self.exchange.sent_bytes += _payload_size(message)
-
-    def _denial_sent(self, message: Message) -> None:
-        self.exchange.sent_bytes += size_of(message.get("body") or b"")
-        self._complete = not message.get("more_body", False)
-
-    def _closed(self, message: Message) -> None:
-        if self._socket.close_code is None:
+    def _close(self, message: Message) -> bool:
+        """Note the app's close before the server answers it; tell whether the connection was open until then."""
+        self._over = True
+        opened = self._socket.close_code is None
+        if opened:
             self._socket.close_code = message.get("code", 1000)
         if not self._answered_already:
             # Closing before accepting is a refusal: the server answers the handshake with 403.
             self._answer({}, 403)
+        return opened
+
+    def _taken(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.send":
+            self._socket.sent_messages += 1
+            self.exchange.sent_bytes += _payload_size(message)
+        elif kind == "websocket.http.response.body":
+            self.exchange.sent_bytes += size_of(message.get("body") or b"")
+
+    def _client_left_before(self, *, closing: bool) -> None:
+        """Note that the server has not taken a message, because the client had gone."""
+        self._over = False
+        self.exchange.client_gone = True
+        if closing or self._socket.close_code is None:
+            self._socket.close_code = ABNORMAL_CLOSURE
 
     def _end(self, error: BaseException | None) -> None:
         exchange = self.exchange
@@ -102,13 +116,11 @@ class WebSocketWatch(Watch):
         exchange.error = error
         if exchange.status == SWITCHING_PROTOCOLS and error is not None and self._socket.close_code is None:
             self._socket.close_code = ABNORMAL_CLOSURE
-        self._finish(complete=self._complete if self._denied else self._answered_already and error is None)
-
-    _AFTER: ClassVar[dict[str, Then]] = {
-        "websocket.send": _message_sent,
-        "websocket.close": _closed,
-        "websocket.http.response.body": _denial_sent,
-    }
+        if self._over:
+            complete = not exchange.is_failure(error)
+        else:
+            complete = self._answered_already and not self._denied and error is None
+        self._finish(complete=complete)
 
 
 def _payload_size(message: Message) -> int:

@@ -180,7 +180,7 @@ class Tracing(Recorder):
         background = exchange.background
         if background is None or exchange.span_attached is None or not exchange.sampled:
             return
-        started = exchange.wall_ns + exchange.duration_us * 1_000
+        started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
         if background.error is not None:
             mark_failed(span, background.error, self._redaction)

@@ -1,6 +1,7 @@
 """The lifespan passes unchanged, ours runs around it, and neither start nor stop of ours can harm the app's."""
 
 import asyncio
+import json
 import threading
 from contextlib import asynccontextmanager
 from typing import Any
@@ -306,6 +307,50 @@ async def test_a_lifespan_after_the_first_request_still_closes(watch):
     async with watched.obs:
         await drive(app, http_scope("/late"))
     assert handover_is_over(watched)
+
+
+@pytest.mark.parametrize("gather_seconds", [0, 1])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_that_outlives_the_lifespan_has_its_line(watch, gather_seconds, backend):
+    """What is cut at the end and takes its time over it is told before the outputs close, once, and has no later work."""
+    watched = watch(logging={"gather_seconds": gather_seconds})
+    life_is_over, streams = anyio.Event(), 3
+    flowing: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await raw_app(COMPLETE, STOPPED)(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        flowing.append("part")
+        await life_is_over.wait()
+
+    entry = around(app, watched.obs)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            life = Life()
+
+            async def stream() -> None:
+                for _ in range(streams):
+                    group.start_soon(call, entry, Case(app))
+                while len(flowing) < streams:
+                    await anyio.lowlevel.checkpoint()
+
+            life.between = stream
+            await life.run(entry)
+            life_is_over.set()
+        await Life().run(entry)
+
+    anyio.run(main, backend=backend)
+    rows = watched.path.read_text().splitlines()
+    told = [line for line in map(json.loads, rows) if line.get("path") == "/"]
+    assert [(one["status"], one["error_type"], one["response_bytes"]) for one in told] == [(200, "cancelled", 4)] * streams
+    assert total(watched, "http_requests_total") == streams
+    assert total(watched, "http_background_duration_seconds_count") == 0
+    assert watched.obs.faults.counts == {}
+    assert not watched.obs.in_progress
 
 
 async def test_a_close_that_is_cancelled_is_finished(watch):

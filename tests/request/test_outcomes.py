@@ -1,6 +1,8 @@
 """What exchanges are judged to be, in all signals alike: status, error type, counts, and nothing left in flight."""
 
 import asyncio
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import anyio
@@ -12,7 +14,9 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import StatusCode
 from scripted import (
     BACKENDS,
+    GONE,
     OURS,
+    REQUEST,
     SETUP_IDS,
     SETUPS,
     WAYS,
@@ -30,7 +34,7 @@ from scripted import (
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from support import Ticking, Watched, client, http_scope
 
@@ -41,6 +45,7 @@ from sage_fastapi_obs.request.recorder import Moments, Recorder
 OK = {"type": "http.response.start", "status": 200, "headers": []}
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
+FOUR, EIGHT = ({**OK, "headers": [(b"Content-Length", length)]} for length in (b"4", b"8"))
 
 
 def script(*steps: Any) -> Any:
@@ -91,6 +96,9 @@ OUTCOMES: dict[str, tuple[Any, int, str | None, bool]] = {
     "nothing_sent": (script(), 500, "incomplete_response", True),
     "only_start": (script(OK), 200, "incomplete_response", True),
     "half": (script(OK, PART), 200, "incomplete_response", True),
+    "all_announced": (script(FOUR, PART), 200, None, False),
+    "all_announced_raises": (script(FOUR, PART, ValueError), 200, "ValueError", True),
+    "half_announced": (script(EIGHT, PART), 200, "incomplete_response", True),
     "start_twice": (script(OK, {**OK, "status": 201}, END), 200, "invalid_response", True),
     "body_first": (script(END, OK, END), 200, "invalid_response", True),
     "part_first": (script(PART, OK, END), 200, "invalid_response", True),
@@ -138,6 +146,11 @@ OUTCOMES: dict[str, tuple[Any, int, str | None, bool]] = {
     "disconnect_streaming": (script(OK, PART, "receive", "receive"), 200, "client_disconnect", False),
     "disconnect_streaming_on": (script(OK, PART, "receive", "receive", PART, END), 200, "client_disconnect", False),
     "disconnect_streaming_oserror": (script(OK, PART, "receive", "receive", BrokenPipeError), 200, "client_disconnect", False),
+    "disconnect_announced": (script("receive", FOUR, PART, "receive", "cancel"), 200, None, False),
+    "disconnect_half_announced": (script("receive", EIGHT, PART, "receive", "cancel"), 200, "client_disconnect", False),
+    "disconnect_announced_500": (script("receive", {**FOUR, "status": 503}, PART, "receive", "cancel"), 503, "503", True),
+    "disconnect_bodiless": (script("receive", {**OK, "status": 204}, "receive", "cancel"), 204, None, False),
+    "cancelled_after_503": (script({**OK, "status": 503}, END, "cancel"), 503, "503", True),
     "oserror": (script(OK, PART, OSError), 200, "OSError", True),
     "disconnect_after_end": (script(OK, END, "receive", "receive"), 200, None, False),
 }
@@ -153,13 +166,42 @@ def test_outcome(watch, name, backend):
     assert_outcome(watched, status, error_type, failed=failed)
 
 
+@pytest.mark.parametrize(("fails_at", "status"), [(0, 499), (1, 200), (2, 200)])
+async def test_a_server_that_cannot_send(watch, fails_at, status):
+    """An `OSError` where a message is sent is a client that left, whichever message it is, and whatever its app makes of it."""
+    for app in (script(OK, PART, END), quiet(script(OK, PART, END))):
+        watched = watch()
+        await call(around(app, watched.obs), Case(app, send_fails_at=fails_at))
+        assert_outcome(watched, status, "client_disconnect", failed=False)
+        assert watched.access[0]["response_bytes"] == (4 if fails_at == 2 else 0)
+
+
+def quiet(app: Any) -> Any:
+    """Catch what an app raises."""
+
+    async def caught(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(OSError):
+            await app(scope, receive, send)
+
+    return caught
+
+
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
-async def test_what_the_server_did_not_take(watch, fails_at):
+async def test_a_server_that_refuses(watch, fails_at):
     """A message counts as sent only once the server has taken it: a response whose end was refused is half a response."""
     watched = watch()
     app = script(OK, PART, END)
-    await call(around(app, watched.obs), Case(app, send_fails_at=fails_at))
-    assert_outcome(watched, 200, "OSError", failed=True)
+    messages = 0
+
+    async def refuse(message: Any) -> None:
+        nonlocal messages
+        messages += 1
+        if messages > fails_at:
+            raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError):
+        await around(app, watched.obs)(http_scope(), None, refuse)
+    assert_outcome(watched, 200 if fails_at else 500, "RuntimeError", failed=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -244,6 +286,131 @@ def test_client_leaves_during_upload(watch, name, way, backend):
     assert_outcome(watched, 499, "client_disconnect", failed=False)
 
 
+class HangsUp:
+    """A server that says `http.disconnect` while it takes one of the messages, as hypercorn does with the last, or after it."""
+
+    def __init__(self, at: int, *, after: bool) -> None:
+        self._moment = at, after
+        self._sent = 0
+        self._asked = False
+        self._gone = anyio.Event()
+
+    async def receive(self) -> Any:
+        if not self._asked:
+            self._asked = True
+            return dict(REQUEST)
+        await self._gone.wait()
+        return dict(GONE["http"])
+
+    async def send(self, _: Any) -> None:
+        await self._come_to(after=False)
+        await self._come_to(after=True)
+        self._sent += 1
+
+    async def _come_to(self, *, after: bool) -> None:
+        if (self._sent, after) == self._moment:
+            self._gone.set()
+        # Long enough for an app that listens to cancel what it sends.
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+
+
+async def parts(*more: Any) -> Any:
+    """Make a body of two parts, or of one that never ends."""
+    yield b"part"
+    if more:
+        await anyio.sleep_forever()
+    yield b"part"
+
+
+ANNOUNCED = {"headers": {"content-length": "4"}}
+LISTENING: dict[str, tuple[Any, int, int, tuple[int, bool]]] = {
+    "stream": (lambda _: StreamingResponse(parts()), 8, 3, (3, False)),
+    "events": (lambda _: StreamingResponse(parts(), media_type="text/event-stream"), 8, 3, (3, False)),
+    "file": (FileResponse, 2 * FileResponse.chunk_size, 3, (2, False)),
+    "announced": (lambda _: StreamingResponse(parts("more"), **ANNOUNCED), 4, 1, (1, False)),
+}
+"""Responses that listen for a disconnect, their size, and the numbers of their last message and of the moment from which on a
+client has everything."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", LISTENING)
+def test_client_that_has_everything_may_leave(watch, tmp_path, name, backend):
+    """Once the last message is handed over, or all announced bytes are taken, a disconnect is nobody's; before it is one."""
+    make, size, last, whole = LISTENING[name]
+    (tmp_path / "file").write_bytes(b"x" * 2 * FileResponse.chunk_size)
+    for moment in product(range(1, last + 1), (False, True)):
+        watched, server = watch(), HangsUp(moment[0], after=moment[1])
+        app = around(make(tmp_path / "file"), watched.obs)
+        anyio.run(app, http_scope(asgi={"spec_version": "2.3"}), server.receive, server.send, backend=backend)
+        assert_outcome(watched, 200, None if moment >= whole else "client_disconnect", failed=False)
+        if moment >= whole:
+            assert watched.access[0]["response_bytes"] == size
+
+
+PATH, FD = ({"type": f"http.response.{kind}send", "path": "/x", "file": 3} for kind in ("path", "zerocopy"))
+SIZES: dict[str, tuple[list[Any], int]] = {
+    "path": ([EIGHT, PATH], 8),
+    "path_unannounced": ([OK, PATH], 0),
+    "path_odd_length": ([{**OK, "headers": [(b"content-length", b"some"), None]}, PATH], 0),
+    "path_header_lists": ([{**OK, "headers": [["content-length", "8"]]}, PATH], 8),
+    "path_after_bytes": ([EIGHT, PART, PATH], 8),
+    "path_not_modified": ([{**EIGHT, "status": 304}, PATH], 0),
+    "path_trailers": ([{**EIGHT, "trailers": True}, PATH, {"type": "http.response.trailers"}], 8),
+    "descriptor": ([EIGHT, FD], 8),
+    "descriptor_counts": ([OK, {**FD, "count": 5, "more_body": True}, {**FD, "count": 3}], 8),
+    "descriptor_count_and_rest": ([EIGHT, {**FD, "count": 5, "more_body": True}, FD], 8),
+    "descriptor_and_bytes": ([EIGHT, {**FD, "more_body": True}, PART, END], 8),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+async def test_what_the_server_reads_itself_has_a_size(watch, name):
+    """Of a body that is sent by its path or descriptor, what is not counted is what was announced and not counted."""
+    messages, size = SIZES[name]
+    watched = watch()
+    app = script(*messages)
+    await call(around(app, watched.obs), Case(app))
+    assert_outcome(watched, messages[0]["status"], None, failed=False)
+    assert watched.access[0]["response_bytes"] == size
+
+
+async def test_headers_that_can_be_read_once_announce_nothing(watch):
+    """Headers in an iterator are the server's to read, and what they announce is not known."""
+    watched = watch()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**OK, "headers": iter([(b"content-length", b"8")])})
+        await send(PATH)
+
+    seen = await call(around(app, watched.obs), Case(app))
+    assert (b"content-length", b"8") in seen.headers
+    assert_outcome(watched, 200, None, failed=False)
+
+
+STOPPED = {
+    "stream": (script(OK, PART), 200, "cancelled", False),
+    "started": (script(OK), 200, "cancelled", False),
+    "raises": (script(OK, PART, ValueError), 200, "ValueError", True),
+    "invalid": (script(OK, {**OK, "status": 201}, END), 200, "invalid_response", True),
+    "nothing": (script(), 500, "incomplete_response", True),
+    "whole": (script(OK, PART, END), 200, None, False),
+    "server_error": (script({**OK, "status": 503}, END), 503, "503", True),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+async def test_cut_because_the_service_stops(watch, name):
+    """An answer that is left where it is while the service stops was cancelled; what fails then has failed all the same."""
+    app, status, error_type, failed = STOPPED[name]
+    watched = watch()
+    async with watched.obs:
+        watched.obs.health.draining = True
+        await call(around(app, watched.obs), Case(app))
+    assert_outcome(watched, status, error_type, failed=failed)
+
+
 class Endless:
     """A body without an end; not a generator, for nobody closes one of those when its client has gone."""
 
@@ -321,6 +488,41 @@ async def test_background_task_is_timed_on_its_own(watch):
     (line,) = [line for line in watched.lines if line["message"] == "background work finished"]
     assert line["background_ms"] == 500.0
     assert line["request_id"] == watched.access[0]["request_id"]
+
+
+class SlowProcessor(SpanProcessor):
+    """Takes its time over the end of each span, as exporters do that send at once."""
+
+    def __init__(self, clock: Ticking) -> None:
+        self._clock = clock
+
+    def on_end(self, span: Any) -> None:
+        self._clock.now_ns += 40_000_000
+
+
+@pytest.mark.parametrize("work_ns", [0, 9_000_000, 30_000_000])
+async def test_our_own_work_is_no_background_work(watch, work_ns):
+    """What we do after the last byte is not the application's; what it does itself is timed without it."""
+    clock = Ticking(step_ns=0)
+    watched = watch(clock=clock)
+    watched.provider.add_span_processor(SlowProcessor(clock))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (OK, END):
+            await send(dict(message))
+        clock.now_ns += work_ns
+
+    await call(around(app, watched.obs), Case(app))
+    assert_counted_once(watched)
+    background = [span for span in watched.spans if span.name == "background"]
+    if work_ns < 10_000_000:
+        assert not background
+        assert total(watched, "http_background_duration_seconds_count") == 0
+        return
+    ((span,), (server,)) = background, watched.server_spans
+    assert (span.start_time - server.end_time, span.end_time - span.start_time) == (40_000_000, work_ns)
+    assert total(watched, "http_background_duration_seconds_sum") == work_ns / 1e9
+    assert [line["background_ms"] for line in watched.lines if "background_ms" in line] == [work_ns / 1e6]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

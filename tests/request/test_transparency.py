@@ -884,7 +884,7 @@ def random_app(steps: Any, errors: list[BaseException]) -> Any:
     return app
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     steps=st.lists(_step, max_size=7),
     incoming=st.lists(_incoming, max_size=4),

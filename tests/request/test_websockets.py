@@ -21,6 +21,7 @@ from scripted import (
     raw,
     run,
     total,
+    websocket_scope,
 )
 from starlette.applications import Starlette
 from starlette.exceptions import WebSocketException
@@ -36,7 +37,7 @@ CLOSE = {"type": "websocket.close", "code": 1000}
 SOCKET = {"type": "websocket"}
 
 
-def left(code: int = 1006, reason: str = "") -> dict[str, Any]:
+def left(code: int | None = 1006, reason: str = "") -> dict[str, Any]:
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
 
@@ -95,6 +96,28 @@ OUTCOMES: dict[str, tuple[Any, list[Any], int, int | None, str | None, bool]] = 
     "client_goes_away": (echo, [CONNECT, left(1001)], 101, 1001, None, False),
     "client_closes_without_code": (echo, [CONNECT, {"type": "websocket.disconnect"}], 101, 1005, None, False),
     "client_closes_with_own_code": (echo, [CONNECT, left(4002, "bye")], 101, 4002, None, False),
+    "client_closes_with_no_code_at_all": (echo, [CONNECT, left(None)], 101, 1005, None, False),
+    "server_restarts": (echo, [CONNECT, left(1012)], 101, 1012, "cancelled", False),
+    "server_restart_raised": (
+        script("receive", ACCEPT, "receive", lambda: WebSocketDisconnect(1012)),
+        [CONNECT, left(1012)],
+        101,
+        1012,
+        "cancelled",
+        False,
+    ),
+    "app_says_restart": (script("receive", ACCEPT, {**CLOSE, "code": 1012}), [CONNECT], 101, 1012, None, False),
+    "leaves_after_close": (script("receive", ACCEPT, CLOSE, "receive"), [CONNECT, left(1006)], 101, 1000, None, False),
+    "cancelled_after_close": (script("receive", ACCEPT, CLOSE, "cancel"), [CONNECT], 101, 1000, None, False),
+    "leaves_after_denial": (script("receive", *denial(), "receive"), [CONNECT, left(1006)], 403, None, None, False),
+    "leaves_before_denial_ends": (
+        script("receive", denial()[0], "receive", denial()[1]),
+        [CONNECT, left(1006)],
+        403,
+        1006,
+        "client_disconnect",
+        False,
+    ),
     "close_4001": (script("receive", ACCEPT, {**CLOSE, "code": 4001, "reason": "no"}), [CONNECT], 101, 4001, None, False),
     "close_without_code": (script("receive", ACCEPT, {"type": "websocket.close"}), [CONNECT], 101, 1000, None, False),
     "abnormal": (echo, [CONNECT, left(1006)], 101, 1006, "client_disconnect", False),
@@ -193,7 +216,7 @@ def test_outcome(watch, name):
     span = watched.server_spans[0]
     assert span.attributes["http.response.status_code"] == status
     answered = "handshake_ms" in line
-    if status != 101 and name != "denied_half":
+    if status != 101 and name not in ("denied_half", "leaves_before_denial_ends"):
         # The handshake is the span's business, and so is how it failed; what comes later is the line's and the metrics'.
         assert span.attributes.get("error.type") == error_type
         assert (span.status.status_code is StatusCode.ERROR) == failed
@@ -369,6 +392,63 @@ def test_server_that_finds_the_client_gone(watch):
     assert watched.access[0]["error_type"] == "client_disconnect"
     assert watched.access[0]["close_code"] == 1006
     assert not watched.series("request_errors_total")
+
+
+@pytest.mark.parametrize("last", [{**CLOSE, "code": 4001}, denial()[1]], ids=["close", "denial"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_disconnect_while_the_last_message_is_taken(watch, last, backend):
+    """What the server says while it takes the app's last word changes nothing about it, also if the app then gives up."""
+    gone = anyio.Event()
+    first = ACCEPT if last["type"] == "websocket.close" else denial()[0]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def speak() -> None:
+            await send(dict(first))
+            await send(dict(last))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(speak)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return left(1006)
+
+    async def send(message: Any) -> None:
+        if message == last:
+            gone.set()
+            await anyio.sleep_forever()
+
+    watched = watch()
+    anyio.run(around(app, watched.obs), websocket_scope(), receive, send, backend=backend)
+    assert_counted_once(watched, "websocket")
+    line = watched.access[0]
+    assert (line["status"], line.get("error_type")) == ((101, None) if first is ACCEPT else (403, None))
+    assert line.get("close_code") == last.get("code")
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+async def test_a_server_that_cannot_send(watch, fails_at):
+    """An `OSError` where a message is sent is a client that left, whichever message it is, and whatever the app makes of it."""
+    for error in (OSError, None):
+        watched = watch()
+
+        async def app(scope: Any, receive: Any, send: Any, error: Any = error) -> None:
+            try:
+                for message in (ACCEPT, {"type": "websocket.send", "text": "x"}, {**CLOSE, "code": 4001}):
+                    await send(dict(message))
+            except OSError:
+                if error is not None:
+                    raise
+
+        await call(around(app, watched.obs), Case(app, [CONNECT], SOCKET, send_fails_at=fails_at))
+        assert_counted_once(watched, "websocket")
+        line = watched.access[0]
+        assert (line["status"], line["error_type"], line["close_code"]) == (101, "client_disconnect", 1006)
+        assert line["messages_sent"] == max(0, fails_at - 1)
+        assert not watched.series("request_errors_total")
 
 
 def test_refused_ids_close_the_handshake(watch):

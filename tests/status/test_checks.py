@@ -1,6 +1,5 @@
 """Ready-made checks against the real thing, and a shutdown that is noticed without being taken over."""
 
-import signal
 import socket
 import sqlite3
 import threading
@@ -18,7 +17,6 @@ from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.status import checks
-from sage_fastapi_obs.status.draining import Sigterm
 from sage_fastapi_obs.status.health import Health
 
 
@@ -106,40 +104,3 @@ def test_checks_that_raise_what_ends_a_process(error: type[BaseException], backe
         return [await found("async", raises)]
 
     assert anyio.run(both, backend=backend) == ["fail"]
-
-
-def test_sigterm_is_passed_on():
-    """Whoever handled the signal still does, after us, and has it back afterwards."""
-    calls: list[str] = []
-    before = signal.signal(signal.SIGTERM, theirs := (lambda *_: calls.append("theirs")))
-    try:
-        watch = Sigterm(lambda: calls.append("ours"))
-        watch.watch()
-        watch.watch()
-        signal.raise_signal(signal.SIGTERM)
-        assert calls == ["ours", "theirs"]
-        watch.leave()
-        watch.leave()
-        assert signal.getsignal(signal.SIGTERM) is theirs
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_sigterm_is_left_alone_where_nobody_handles_it():
-    """Without a handler the signal ends the process, as it would without us; other threads may not change that."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        watch = Sigterm(lambda: None)
-        watch.watch()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        signal.signal(signal.SIGTERM, theirs := (lambda *_: None))
-        thread = threading.Thread(target=watch.watch)
-        thread.start()
-        thread.join()
-        assert signal.getsignal(signal.SIGTERM) is theirs
-        watch.watch()
-        signal.signal(signal.SIGTERM, newer := (lambda *_: None))
-        watch.leave()
-        assert signal.getsignal(signal.SIGTERM) is newer
-    finally:
-        signal.signal(signal.SIGTERM, before)

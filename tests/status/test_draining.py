@@ -4,6 +4,8 @@ import json
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from typing import Any
 
@@ -12,6 +14,9 @@ from receivers import SpanCollector, serving
 from servers import Server, running
 from support import PATIENCE_SECONDS, until
 
+from sage_fastapi_obs.status.draining import StopSignals
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 READY = "/monitoring/health/ready"
 APP = """
 import asyncio
@@ -145,3 +150,72 @@ def test_uvicorn_finishes_what_it_has_begun_and_answers_nothing_new(parser: str)
     assert told == [("nearly done", None), ("request completed", 200)]
     assert {"GET /slow", "GET /held"} <= {span.name for span in collector.spans()}
     assert not [line for line in lines if line["level"] == "error"]
+
+
+class Handles:
+    """A server that handles signals with a method, by which libraries find it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def handle(self, number: int, _: Any) -> None:
+        self.calls.append(f"theirs {signal.Signals(number).name}")
+
+
+@pytest.fixture
+def server() -> Iterator[Handles]:
+    """Have a server handle the signals."""
+    handles = Handles()
+    before = {number: signal.signal(number, handles.handle) for number in SIGNALS}
+    yield handles
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_passed_on(server: Handles) -> None:
+    """Whoever handled a signal still does, after us, is found by its handler, and has it back afterwards; life after life."""
+    watch = StopSignals(lambda: server.calls.append("ours"))
+    for _ in range(2):
+        watch.watch()
+        watch.watch()
+        for number in SIGNALS:
+            assert signal.getsignal(number) != server.handle
+            assert signal.getsignal(number).__self__ is server
+            signal.raise_signal(number)
+        assert server.calls == ["ours", "theirs SIGTERM", "ours", "theirs SIGINT"]
+        server.calls.clear()
+        watch.leave()
+        watch.leave()
+        assert [signal.getsignal(number) for number in SIGNALS] == [server.handle] * 2
+
+
+def test_a_handler_that_came_later_stays(server: Handles) -> None:
+    """Nobody who has stepped in front of us is removed, and the next life steps in front of them."""
+    watch = StopSignals(lambda: server.calls.append("ours"))
+    watch.watch()
+    signal.signal(signal.SIGTERM, newer := (lambda *_: server.calls.append("newer")))
+    watch.leave()
+    assert signal.getsignal(signal.SIGTERM) is newer
+    watch.watch()
+    signal.raise_signal(signal.SIGTERM)
+    assert server.calls == ["ours", "newer"]
+    watch.leave()
+    assert signal.getsignal(signal.SIGTERM) is newer
+
+
+@pytest.mark.parametrize("nobody", [signal.SIG_DFL, signal.SIG_IGN])
+def test_signals_are_left_alone_where_nobody_handles_sigterm(server: Handles, nobody: Any) -> None:
+    """Without a handler the signal ends the process as without us, SIGINT is the event loop's, and other threads do nothing."""
+    watch = StopSignals(lambda: None)
+    thread = threading.Thread(target=watch.watch)
+    thread.start()
+    thread.join()
+    assert [signal.getsignal(number) for number in SIGNALS] == [server.handle] * 2
+    signal.signal(signal.SIGTERM, nobody)
+    watch.watch()
+    assert [signal.getsignal(number) for number in SIGNALS] == [nobody, server.handle]
+    signal.signal(signal.SIGTERM, server.handle)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    watch.watch()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    watch.leave()
