@@ -208,8 +208,7 @@ class Sender:
                     self._send_all()
                 self._send_all()
         finally:
-            _this_thread.is_sending = self._is_connected = False
-            self._destination.close()
+            self._disconnect()
 
     def _send_all(self) -> None:
         while self._seconds_left() > 0 and self._take():
@@ -264,6 +263,13 @@ class Sender:
         except Exception as fault:
             raise Unavailable(type(fault).__name__) from fault
         self._is_connected = True
+
+    def _disconnect(self) -> None:
+        try:
+            # What the client says of this is about sending, too.
+            self._destination.close()
+        finally:
+            _this_thread.is_sending = self._is_connected = False
 
     def _seconds_left(self) -> float:
         """For one request: as long as the end allows, once that has come."""

@@ -194,13 +194,18 @@ def test_variables_that_nobody_can_use(
     for name in ("NO_PROXY", "no_proxy", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     path = tmp_path / "lines.jsonl"
     section, key, place = SENT[what]
     with serving(RECEIVERS[what]()) as receiver:
         sections = {"logging": {"output": str(path), "shutdown_seconds": 0.2}, "tracing": {"shutdown_seconds": 0.2}}
         sections[section][key] = f"{receiver.url}{place}"
         obs = Observability(Settings(**sections, alerts={"defaults": False}))
-        asyncio.run(work(obs))
+        obs.start()
+        logger.info("said")
+        obs.tracer_provider.get_tracer("test").start_span("done").end()
+        assert until(lambda: "do not reach" in path.read_text())
+        asyncio.run(obs.close())
         told = [line for line in path.read_text().splitlines() if "do not reach" in line]
         assert len(told) == 1
         assert said in told[0]
