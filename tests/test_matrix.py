@@ -107,7 +107,8 @@ class Suite:
             *("-o", f"cache_dir={self._cache}", *left_out, *tests),
             allowed=(0, 1),
             cwd=self._folder,
-            env=os.environ | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT / 'tests'}", "PYTEST_ADDOPTS": ""},
+            env=os.environ
+            | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT / 'tests'}", "PYTEST_ADDOPTS": "", "PYTEST_TIMEOUT": "0"},
         )
         return set(json.loads(failed.read_text())) if failed.exists() else set()
 
