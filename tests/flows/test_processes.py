@@ -140,7 +140,7 @@ for _ in range(2):
         names = [thread.name for thread in threading.enumerate()]
         value = obs.registry.get_sample_value
         counted = value("http_requests_total", {{"method": "GET", "route": "unmatched", "status": "200"}})
-        os.write(1, f"{{made}} {{sum('Batch' in name for name in names)}} {{int(counted)}}\\n".encode())
+        os.write(1, f"{{made}} {{names.count('sage-obs-spans-otlp')}} {{int(counted)}}\\n".encode())
         os._exit(0)
     children.append(pid)
 assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)

@@ -33,11 +33,15 @@ from sage_fastapi_obs.signals.catalog import PACKS
 ALL_PACKS = tuple(pack for pack in PACKS if pack != "sage-core")
 PAUSE_SECONDS = 0.05
 LOGGING = {"output": os.devnull, "flight_recorder": True}
+TRACING = {"otlp_endpoint": "http://127.0.0.1:9/v1/traces"}
+"""Nobody listens there: spans are dropped, and counted."""
 
 
 def create_app() -> FastAPI:
     """Build it; it talks to itself from its start on."""
-    obs = Observability(Settings(service={"name": "everything"}, metrics={"packs": ALL_PACKS}, logging=LOGGING))
+    obs = Observability(
+        Settings(service={"name": "everything"}, metrics={"packs": ALL_PACKS}, logging=LOGGING, tracing=TRACING)
+    )
     app = FastAPI(lifespan=_busy)
     obs.install(app)
 

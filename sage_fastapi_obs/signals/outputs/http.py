@@ -191,4 +191,10 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Go on encrypted."""
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._network.left(timeout)), self._network)
+        try:
+            seconds = self._network.left(timeout)
+        except httpcore.ReadTimeout:
+            # Whoever connects closes only what has been connected, and this has not come so far.
+            self.close()
+            raise
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, seconds), self._network)
