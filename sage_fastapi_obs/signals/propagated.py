@@ -6,11 +6,12 @@ get what they like, and the rest is counted.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeAlias
 
 from opentelemetry.propagators.textmap import Getter
-from starlette.types import Scope
 
+from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.signals.catalog import SPAN_METRICS, Counts
 
 __all__ = ["DroppedHeaders", "PropagatedHeaders"]
@@ -54,18 +55,19 @@ class DroppedHeaders(Counts):
         return [((header,), count) for header, count in self.counts.items()]
 
 
-class PropagatedHeaders(Getter[Scope]):
-    """Reads headers of an ASGI scope as latin-1, which any byte is."""
+class PropagatedHeaders(Getter[Exchange]):
+    """Reads headers of a request as latin-1, which any byte is."""
 
     def __init__(self, dropped: DroppedHeaders) -> None:
         self._dropped = dropped
 
-    def get(self, carrier: Scope, key: str) -> list[str] | None:
+    def get(self, carrier: Exchange, key: str) -> list[str] | None:
         """Return the values of a header; None where there is none, or none that can be read."""
-        name = key.lower().encode()
-        values = [value.decode("latin-1") for header, value in carrier["headers"] if header == name]
-        if not values:
+        name = _header_name(key)
+        if name not in carrier.headers:
+            # As nearly always: one look is cheaper than one at each header.
             return None
+        values = [value.decode("latin-1") for header, value in carrier.scope["headers"] if header == name]
         check = _CHECKS.get(key)
         if check is None:
             return values
@@ -74,9 +76,14 @@ class PropagatedHeaders(Getter[Scope]):
             self._dropped.count(key)
         return kept
 
-    def keys(self, carrier: Scope) -> list[str]:
+    def keys(self, carrier: Exchange) -> list[str]:
         """Return the names of all headers."""
-        return [name.decode("latin-1") for name, _ in carrier["headers"]]
+        return [name.decode("latin-1") for name, _ in carrier.scope["headers"]]
+
+
+@lru_cache(maxsize=64)
+def _header_name(key: str) -> bytes:
+    return key.lower().encode()
 
 
 def _traceparent(values: list[str]) -> _Checked:

@@ -201,7 +201,7 @@ class Tracing(Recorder):
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
         """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
-        extracted = propagate.extract(exchange.scope, _NOTHING, self._headers)
+        extracted = propagate.extract(exchange, _NOTHING, self._headers)
         if SPAN not in extracted and b"traceparent" in exchange.headers and b"traceparent" in self._fields:
             self.dropped_headers.count("traceparent")
         if self._settings.incoming == "continue":

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from support import drive, http_scope, samples
 
 from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.signals.propagated import DroppedHeaders, PropagatedHeaders
 
 DROPPED = "observability_propagation_headers_dropped_total"
@@ -105,7 +106,7 @@ TEXT = st.lists(PARTS, max_size=12).map("".join)
 @given(headers=st.lists(st.tuples(st.sampled_from(["baggage", "tracestate", "traceparent"]), TEXT), max_size=4))
 def test_headers_are_read_as_opentelemetry_reads_them(headers: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
     """With the same outcome for each member, and without a warning; what it would have warned of is counted."""
-    scope = {"headers": [(name.encode(), value.encode("latin-1")) for name, value in headers]}
+    request = Exchange(http_scope(headers=[(name.encode(), value.encode("latin-1")) for name, value in headers]), 0, 0)
     plain: dict[str, list[str]] = {}
     for name, value in headers:
         plain.setdefault(name, []).append(value)
@@ -113,7 +114,7 @@ def test_headers_are_read_as_opentelemetry_reads_them(headers: list[tuple[str, s
         plain["baggage"] = [",".join(plain["baggage"])]
     caplog.clear()
     dropped = DroppedHeaders()
-    ours = propagate.extract(scope, getter=PropagatedHeaders(dropped))
+    ours = propagate.extract(request, getter=PropagatedHeaders(dropped))
     assert caplog.records == []
     theirs = propagate.extract(plain)
     told = {
