@@ -23,7 +23,7 @@ export: $(READY) ## Write the files under prometheus/, deploy/ and grafana/ anew
 	@$(BIN)/sage-obs export all --out . $(foreach service,$(SERVICES),--settings deploy/services/$(service).yaml)
 
 test: $(READY) servers ## Set everything up and pass the tests
-	@echo "== tests (about ten minutes on two cores: they include other versions of FastAPI and real servers)"
+	@echo "== tests (about eighteen minutes on two cores: they include other versions of FastAPI, the suites of Starlette and FastAPI, and real servers)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal -q
 
 coverage: $(READY) servers ## Pass the tests, and hold what they cover to the limit; half as long again
