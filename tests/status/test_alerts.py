@@ -297,7 +297,7 @@ def test_a_callback_that_hangs_is_left_behind():
     def hangs(_: dict[str, Any]) -> None:
         release.wait(PATIENCE_SECONDS)
 
-    dispatching(world, hangs, told.append, timeout_seconds=2.0)
+    dispatching(world, hangs, told.append, timeout_seconds=5.0)
     states = [play(world, [load])[0] for load in [0.9, 0.1] * 6]
     assert states == ["firing", "resolved"] * 6
     assert len(told) == 6
@@ -380,7 +380,7 @@ async def test_async_callbacks_run_on_the_loop_of_the_application():
             cancelled.append(1)
             raise
 
-    dispatching(world, tells, functools.partial(hangs), timeout_seconds=2.0)
+    dispatching(world, tells, functools.partial(hangs), timeout_seconds=20.0)
     world.tick()
     world.load.set(0.9)
     world.status.evaluate()

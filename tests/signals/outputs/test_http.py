@@ -4,16 +4,19 @@ import asyncio
 import gzip
 import itertools
 import os
+import socket
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpcore
 import pytest
 from fastapi import FastAPI
 from loguru import logger
 from receivers import Bulk, Hostile, LogCollector, SpanCollector, serving
-from support import client, samples, until
+from support import PATIENCE_SECONDS, client, samples, until
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.settings import NotifySettings
@@ -253,3 +256,14 @@ def test_it_goes_on_when_a_variable_can_be_used_again(monkeypatch: pytest.Monkey
 
         asyncio.run(main())
     assert not any(samples(obs.registry, "observability_spans_dropped_total").values())
+
+
+def test_a_connection_that_is_late_before_it_is_encrypted_is_closed() -> None:
+    """Whoever connects lets go of it then, without closing it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        network = http._Network()
+        stream = network.connect_tcp(*listening.getsockname(), timeout=PATIENCE_SECONDS)
+        network.until = 0.0
+        with pytest.raises(httpcore.ReadTimeout):
+            stream.start_tls(ssl.create_default_context())
+        assert stream.get_extra_info("socket").fileno() == -1
