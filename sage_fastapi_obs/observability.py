@@ -23,7 +23,7 @@ from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
-from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder
+from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder, component_of
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.signals import handover
@@ -353,7 +353,7 @@ class Observability:
         try:
             do()
         except Exception as error:
-            self.faults.count(type(getattr(do, "__self__", self)).__name__, error)
+            self.faults.count(component_of(getattr(do, "__self__", self)), error)
             if isinstance(error, NoThreadError):
                 self._waiting.append(do)
                 self._ask_at = time.monotonic() + RETRY_SECONDS

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from sage_fastapi_obs.endpoints.encoder import Encode, Encoder, NotByLineError
-from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.request.recorder import Faults, component_of
 from sage_fastapi_obs.signals.client_instruments import collectors, stamped
 from sage_fastapi_obs.signals.stamped import StampedChild
 
@@ -128,7 +128,7 @@ class Exposition:
         except Exception as error:
             fault = error
         if fault is not None and not isinstance(fault, NotByLineError):
-            self._faults.count(type(collector).__name__, fault)
+            self._faults.count(component_of(collector), fault)
         return texts
 
     def _family(self, family: Metric, pause: Pause) -> list[bytes]:

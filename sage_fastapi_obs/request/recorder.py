@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["Faults", "Headers", "Moments", "Recorder"]
+__all__ = ["Faults", "Headers", "Moments", "Recorder", "component_of"]
 
 Headers = list[tuple[bytes, bytes]]
 NOTICE_INTERVAL_SECONDS = 60.0
@@ -65,6 +65,13 @@ class Faults:
             pass
 
 
+def component_of(part: object) -> str:
+    """Name the part that failed, as `observability_internal_errors_total` knows it: what it says, or its class."""
+    kind = type(part)
+    component: str = vars(kind).get("component", kind.__name__)
+    return component
+
+
 class Moments:
     """The moments of a sequence of recorders, bound once.
 
@@ -84,7 +91,7 @@ class Moments:
 
     def failed(self, tell: Callable[..., None], error: Exception) -> None:
         """Count the failure of a recorder."""
-        self._faults.count(type(getattr(tell, "__self__", tell)).__name__, error)
+        self._faults.count(component_of(getattr(tell, "__self__", tell)), error)
 
 
 def _overrides(recorder: Recorder, moment: str) -> bool:

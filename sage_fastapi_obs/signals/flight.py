@@ -35,6 +35,8 @@ class _Held:
 class Flight(Recorder):
     """Holds lines of requests that are under way; bounded for each of them, and for all together."""
 
+    component = "Flight"
+
     def __init__(self, settings: LoggingSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = {"released": 0, "discarded": 0, "dropped": 0}
         """Lines by what became of them; `dropped` ones found no room."""
@@ -115,6 +117,8 @@ class Flight(Recorder):
 
 class FlightCounts(Counts):
     """Shows what became of held lines."""
+
+    component = "FlightCounts"
 
     metric = HELD_LINES
 

@@ -9,7 +9,7 @@ import orjson
 
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.recorder import Faults, Recorder
+from sage_fastapi_obs.request.recorder import Faults, Recorder, component_of
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.signals import handover
 from sage_fastapi_obs.signals.canonical import Canonical
@@ -44,6 +44,8 @@ HELD_FROM = LEVELS["debug"]
 
 class Logs(Recorder):
     """Writes the lines of one `Observability`."""
+
+    component = "Logs"
 
     def __init__(
         self,
@@ -245,7 +247,7 @@ class Logs(Recorder):
             self._count_fault(fault)
 
     def _count_fault(self, fault: Exception) -> None:
-        self._faults.count(type(self).__name__, fault)
+        self._faults.count(component_of(self), fault)
 
     def _put(self, laid: Line) -> None:
         form = self._format

@@ -25,6 +25,8 @@ __all__ = ["Metrics"]
 class Metrics(Recorder):
     """Counts and times every exchange; series are resolved once per method, route and status."""
 
+    component = "Metrics"
+
     def __init__(self, settings: MetricsSettings, shared: Instruments) -> None:
         total, duration, in_flight, received, sent = REQUEST_METRICS
         self._requests = requests = Requests(total, duration.with_buckets(settings.duration_buckets), in_flight, received, sent)

@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from sage_fastapi_obs.request.recorder import Faults
+from sage_fastapi_obs.request.recorder import Faults, component_of
 from sage_fastapi_obs.signals.client_instruments import Instrument, collectors, instrument
 
 __all__ = ["Child", "Kind", "ReadCollector", "Reading", "Readings"]
@@ -72,7 +72,7 @@ class Readings:
             try:
                 yield from self._way(collector)()
             except Exception as error:
-                self._faults.count(type(collector).__name__, error)
+                self._faults.count(component_of(collector), error)
 
     def _collectors(self) -> list[Collector]:
         if type(self._registry) is not CollectorRegistry:

@@ -99,6 +99,8 @@ class RequestSeries:
 class Requests(Collector):
     """All request series, and the requests in flight."""
 
+    component = "Requests"
+
     def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
         self.lock = RLock()

@@ -46,6 +46,8 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9
 class Tracing(Recorder):
     """Gives every exchange a span, and the ids that log line, exemplar and headers show."""
 
+    component = "Tracing"
+
     def __init__(
         self,
         settings: TracingSettings,

@@ -103,6 +103,8 @@ class Metric:
 class Counts(Collector):
     """Shows as one counter what is counted elsewhere, where nothing of a registry may be needed."""
 
+    component = "Counts"
+
     metric: ClassVar[Metric]
 
     @abstractmethod

@@ -13,6 +13,8 @@ Cause = Literal["full", "failed", "refused", "shutdown"]
 class Losses(Counts):
     """How many lines each output has lost; shows itself in a registry, and works without one."""
 
+    component = "Losses"
+
     metric = LOG_METRICS[0]
 
     def __init__(self) -> None:
