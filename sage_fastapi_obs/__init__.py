@@ -1,16 +1,14 @@
 """Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree."""
 
-from sage_fastapi_obs.domain.business import order_processed, set_business_active_users, transaction_completed
-from sage_fastapi_obs.domain.clients.grpc import GrpcMetricsInterceptor
-from sage_fastapi_obs.domain.clients.httpx import instrument_httpx
-from sage_fastapi_obs.domain.clients.instrumented import Instrumented
-from sage_fastapi_obs.domain.clients.kafka import instrument_kafka, process_message
-from sage_fastapi_obs.domain.clients.postgres import instrument_postgres
-from sage_fastapi_obs.domain.clients.redis import instrument_redis
-from sage_fastapi_obs.domain.clients.track import track_dependency
-from sage_fastapi_obs.domain.correlation import CorrelationContext, correlation_hook, get_correlation_id, with_correlation_id
-from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram, enable_pack
-from sage_fastapi_obs.domain.fields import (
+from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
+from sage_fastapi_obs.clients.httpx import instrument_httpx
+from sage_fastapi_obs.clients.kafka.messages import instrument_kafka, process_message
+from sage_fastapi_obs.clients.patching import Instrumented
+from sage_fastapi_obs.clients.postgres.instrument import instrument_postgres
+from sage_fastapi_obs.clients.redis import instrument_redis
+from sage_fastapi_obs.clients.track import track_dependency
+from sage_fastapi_obs.errors import DeclarationError, DuplicateInstrumentError, ObservabilityError, SettingsError, UnwrapError
+from sage_fastapi_obs.logs.field_names import (
     FIELD_CLIENT_DID,
     FIELD_CORRELATION_ID,
     FIELD_EVENT_ID,
@@ -22,39 +20,8 @@ from sage_fastapi_obs.domain.fields import (
     FIELD_SPAN_ID,
     FIELD_TRACE_ID,
 )
-from sage_fastapi_obs.domain.logger import BoundLogger, ObsLogger, RequestLogger, configure_logging, create_logger
-from sage_fastapi_obs.domain.operation import Operation, operation
-from sage_fastapi_obs.domain.record import add_span_event
-from sage_fastapi_obs.domain.sage import (
-    observe_crypto,
-    observe_did_resolution,
-    observe_handshake,
-    observe_message,
-    observe_session_operation,
-    record_blockchain_transaction,
-    record_did_registration,
-    record_nonce,
-    record_replay_attack,
-    session_closed,
-    sessions_expired,
-    span_encryption,
-    span_handshake,
-    span_signature,
-    trace_decryption,
-    trace_did_resolution,
-    trace_encryption,
-    trace_handshake,
-    trace_handshake_verification,
-    trace_key_derivation,
-    trace_key_generation,
-    trace_request,
-    trace_session_create,
-    trace_signature,
-    trace_signature_verification,
-)
-from sage_fastapi_obs.domain.security import login_failed, rate_limit_exceeded, security_event
-from sage_fastapi_obs.domain.textbook import ai_tokens_used, learning_session, set_active_users, textbook_created
-from sage_fastapi_obs.errors import DeclarationError, DuplicateInstrumentError, ObservabilityError, SettingsError, UnwrapError
+from sage_fastapi_obs.logs.loggers import BoundLogger, ObsLogger, RequestLogger, configure_logging, create_logger
+from sage_fastapi_obs.logs.recent_lines import LogEntry, LogError
 from sage_fastapi_obs.monitoring import (
     SLA_TARGETS,
     Alert,
@@ -95,10 +62,48 @@ from sage_fastapi_obs.monitoring import (
     stop_monitoring,
 )
 from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.operations.correlation_context import (
+    CorrelationContext,
+    correlation_hook,
+    get_correlation_id,
+    with_correlation_id,
+)
+from sage_fastapi_obs.operations.count import add_span_event
+from sage_fastapi_obs.operations.operation import Operation, operation
+from sage_fastapi_obs.operations.own_metrics import declare_counter, declare_gauge, declare_histogram, enable_pack
+from sage_fastapi_obs.packs.business.api import order_processed, set_business_active_users, transaction_completed
+from sage_fastapi_obs.packs.sage.api import (
+    observe_crypto,
+    observe_did_resolution,
+    observe_handshake,
+    observe_message,
+    observe_session_operation,
+    record_blockchain_transaction,
+    record_did_registration,
+    record_nonce,
+    record_replay_attack,
+    session_closed,
+    sessions_expired,
+    span_encryption,
+    span_handshake,
+    span_signature,
+    trace_decryption,
+    trace_did_resolution,
+    trace_encryption,
+    trace_handshake,
+    trace_handshake_verification,
+    trace_key_derivation,
+    trace_key_generation,
+    trace_request,
+    trace_session_create,
+    trace_signature,
+    trace_signature_verification,
+)
+from sage_fastapi_obs.packs.security.api import login_failed, rate_limit_exceeded, security_event
+from sage_fastapi_obs.packs.textbook.api import ai_tokens_used, learning_session, set_active_users, textbook_created
 from sage_fastapi_obs.request.dependencies import CorrelationId, CurrentSpan, RequestId, bind
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.signals.recent import LogEntry, LogError
 
 __all__ = [
     "FIELD_CLIENT_DID",

@@ -12,37 +12,37 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_fastapi_obs.domain import home
-from sage_fastapi_obs.domain.collected import Collected
-from sage_fastapi_obs.domain.declared import metrics_of
+from sage_fastapi_obs import active
+from sage_fastapi_obs.alerting.service_status import ServiceStatus
+from sage_fastapi_obs.catalog import PACKS, CountCollector, register
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.aliases import Aliases
-from sage_fastapi_obs.endpoints.port import MetricsPort
-from sage_fastapi_obs.endpoints.precedence import give_precedence
+from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
+from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
+from sage_fastapi_obs.endpoints.route_precedence import give_precedence
 from sage_fastapi_obs.endpoints.router import monitoring_router
-from sage_fastapi_obs.endpoints.scrape import Scrape
 from sage_fastapi_obs.errors import DeclarationError
+from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.sigterm import StopSignals
+from sage_fastapi_obs.legacy.aliases import Aliases
+from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs.held_lines import HeldLineCounts
+from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines
+from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
+from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
+from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.metrics.registry_reader import RegistryReader
+from sage_fastapi_obs.operations.own_metrics import metrics_of
+from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
+from sage_fastapi_obs.privacy.redaction import Redaction
+from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
-from sage_fastapi_obs.request.recorder import Faults, Moments, Recorder, component_of
+from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
+from sage_fastapi_obs.request.recorder import InternalErrors, Recorder, RecorderCallbacks, component_of
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.signals import handover
-from sage_fastapi_obs.signals.catalog import PACKS, Counts, register
-from sage_fastapi_obs.signals.children import ChildSpans
-from sage_fastapi_obs.signals.flight import FlightCounts
-from sage_fastapi_obs.signals.identity import Identity, new_request_id
-from sage_fastapi_obs.signals.instruments import Instruments
-from sage_fastapi_obs.signals.logs import OWN_LOGGER, Logs
-from sage_fastapi_obs.signals.metrics import Metrics
-from sage_fastapi_obs.signals.propagated import DroppedHeaders
-from sage_fastapi_obs.signals.readings import Readings
-from sage_fastapi_obs.signals.recent import LogEntry, Recent
-from sage_fastapi_obs.signals.redaction import Redaction
-from sage_fastapi_obs.signals.tracing import Tracing
-from sage_fastapi_obs.status.draining import StopSignals
-from sage_fastapi_obs.status.health import Health
-from sage_fastapi_obs.status.service import ServiceStatus
 from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread
+from sage_fastapi_obs.tracing.child_spans import ChildSpans
+from sage_fastapi_obs.tracing.server_span import ServerSpans
 
 __all__ = ["Observability"]
 
@@ -77,12 +77,12 @@ class Observability:
         self.settings = settings = Settings() if settings is None else settings
         self.enabled = settings.enabled
         self.clock, self.wall_clock = clock, wall_clock
-        self.faults = Faults()
+        self.faults = InternalErrors()
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         self.health = Health()
         self.status = ServiceStatus(
             settings,
-            Readings(self.registry, self.faults),
+            RegistryReader(self.registry, self.faults),
             self.health,
             self.faults,
             self._say,
@@ -91,21 +91,21 @@ class Observability:
             wall_clock=lambda: wall_clock() / 1_000_000_000,
         )
         """Windows, alerts and service levels."""
-        self._scrape = Scrape(self.registry, self.faults, measured=settings.metrics.enabled)
+        self._scrape = MetricsPage(self.registry, self.faults, measured=settings.metrics.enabled)
         self._port = MetricsPort(self._scrape, settings.metrics)
         identity = Identity(settings.http, new_id)
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
-        self._tracing = Tracing(
+        self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             tell=self._complain,
-            failed=partial(self.faults.count, "Tracing"),
+            failed=partial(self.faults.count, "ServerSpans"),
         )
-        self._logs = Logs(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
+        self._logs = LogWriter(settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent(settings))
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._say_of_packs)
-        self.collected = Collected(self.instruments, self.faults)
+        self.collected = NamedMetrics(self.instruments, self.faults)
         """What the application collects by name."""
         self.status.show_active = self._show_active
-        metrics = Metrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         if settings.metrics.enabled:
             for losses in self._losses():
                 self.registry.register(losses)
@@ -119,12 +119,12 @@ class Observability:
         logs = self._logs if settings.logging.enabled else None
         flight = self._logs.flight if settings.logging.enabled else None
         if settings.metrics.enabled and flight is not None:
-            self.registry.register(FlightCounts(flight))
+            self.registry.register(HeldLineCounts(flight))
         # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
         recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs, flight)
-        self.moments = Moments([recorder for recorder in recorders if recorder is not None], self.faults)
-        self.excluded_moments = Moments([identity, *([logs] if logs is not None else [])], self.faults)
+        self.moments = RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
+        self.excluded_moments = RecorderCallbacks([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self.excluded = excluded
@@ -141,7 +141,7 @@ class Observability:
         """Starts that have found no thread, and are asked for again from a time of `time.monotonic` on."""
         self._ask_at = 0.0
 
-    def _losses(self) -> Iterator[Counts]:
+    def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:
             yield self._logs.losses
         if self.settings.tracing.enabled:
@@ -229,7 +229,7 @@ class Observability:
         self._guarded(self._signals.watch, True)
         self._guarded(self._logs.start, self.settings.logging.enabled)
         self._guarded(self._tracing.start, self.settings.tracing.enabled)
-        home.enter(self)
+        active.register(self)
         self._guarded(self._port.start, self.settings.metrics.enabled and self.settings.monitoring.access == "port")
         self._guarded(self.status.start, self.settings.metrics.enabled)
         self._guarded(self.instruments.runtime.start, "runtime" in self.instruments.packs)
@@ -292,7 +292,7 @@ class Observability:
             if message["type"] == "lifespan.startup.complete":
                 # Not before: the app's own lifespan may add routes.
                 self._guarded(place_pages, True)
-                self._guarded(handover.retake, self.settings.logging.enabled)
+                self._guarded(takeover.reattach_root, self.settings.logging.enabled)
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # The server may be gone as soon as it has read this.
                 closed = True
@@ -336,7 +336,7 @@ class Observability:
         """Tell what is not over yet, and give back what belongs to the thread that serves."""
         for watch in [*self.in_progress]:
             watch.cut()
-        home.leave(self)
+        active.unregister(self)
         self._guarded(self._signals.leave, True)
         self._guarded(self.instruments.runtime.stop, True)
 
@@ -412,10 +412,10 @@ class Observability:
             yield "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
 
 
-def _recent(settings: Settings) -> Recent | None:
+def _recent(settings: Settings) -> RecentLines | None:
     """Build the store of recent lines, where any are kept."""
     monitoring = settings.monitoring
     most_lines = monitoring.log_buffer_size
     if most_lines is None:
         most_lines = LOG_BUFFER_SIZE if monitoring.expose_logs else 0
-    return Recent(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None
+    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sage_fastapi_obs import Settings
-from sage_fastapi_obs.export.alert import Alert
+from sage_fastapi_obs.alerting.expressions import duration
+from sage_fastapi_obs.export.exported_rule import ExportedRule
 from sage_fastapi_obs.export.rules import GROUPS, alerts, recordings
-from sage_fastapi_obs.status.expressions import duration
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "alerts.md"
@@ -50,7 +50,7 @@ def tables() -> Iterator[str]:
     yield from (f"| `{one['record']}` | {code(one['expr'])} |" for one in recordings(services))
 
 
-def row(alert: Alert) -> str:
+def row(alert: ExportedRule) -> str:
     """Write an alert on one line."""
     elsewhere = f"`{alert.seed}`" if alert.seed else ""
     return f"| `{alert.name}` | {code(alert.expr)} | {duration(alert.for_seconds)} | {alert.severity} | {elsewhere} |"

@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
+from sage_fastapi_obs.catalog import ALWAYS, CATALOG, PACKS
 from sage_fastapi_obs.export.tables import bounds_table, metrics_table
-from sage_fastapi_obs.signals.catalog import ALWAYS, CATALOG, PACKS
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENING = """# Metrics
 
-All of them are declared in `sage_fastapi_obs/signals/catalog/`; `scripts/document_metrics.py` writes this page from there.
+All of them are declared in `sage_fastapi_obs/catalog/`; `scripts/document_metrics.py` writes this page from there.
 
 `metrics.packs` says which packs are switched on: `http`, `runtime` and `result` by default. `sage-core` is the first part of
 `sage`: handshakes, their time, and open sessions. How an application counts into packs, and declares metrics of its own, is in

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support import Watched
 
-from sage_fastapi_obs.domain import home
-from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs import active
+from sage_fastapi_obs.logs import takeover
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
@@ -44,7 +44,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
     yield build
     for watched in made:
-        home.leave(watched.obs)
+        active.unregister(watched.obs)
         watched.obs.status.abandon()
         watched.obs._logs.close()
         watched.provider.shutdown()
@@ -53,9 +53,9 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 @pytest.fixture(autouse=True)
 def logging_is_given_back() -> Iterator[None]:
     """See that a test leaves the process's logging as it was: others would find their lines elsewhere."""
-    before = handover.writers()
+    before = takeover.writers()
     yield
-    left = [logs for logs in handover.writers() if logs not in before]
+    left = [logs for logs in takeover.writers() if logs not in before]
     for logs in left:
         logs.close()
     assert not left, "an Observability was started and not closed"

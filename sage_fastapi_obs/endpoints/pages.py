@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sage_fastapi_obs.endpoints.turns import Turns
+from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 
 __all__ = ["MOST_QUERY_BYTES", "UNCACHED", "Answer", "Guard", "Page", "Problem", "Query", "Shared", "openapi_of", "problem"]
 
@@ -130,7 +130,7 @@ class Shared:
         """`clock`: monotonic seconds."""
         self._clock = clock
         self._kept: OrderedDict[object, tuple[float, bytes]] = OrderedDict()
-        self._turns = Turns()
+        self._turns = OneAtATime()
 
     async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
         """Answer with a model; `key` says what was asked for."""

@@ -7,24 +7,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.lines import RecentLines
-from sage_fastapi_obs.endpoints.loggers import Loggers
+from sage_fastapi_obs.endpoints.log_levels_page import Loggers
+from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
 from sage_fastapi_obs.endpoints.pages import UNCACHED, openapi_of
-from sage_fastapi_obs.endpoints.scrape import Scrape, parts
-from sage_fastapi_obs.endpoints.standing import Standing
+from sage_fastapi_obs.endpoints.recent_lines_page import RecentLines
+from sage_fastapi_obs.endpoints.status_pages import StatusPages
+from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.signals.logs import Logs
-from sage_fastapi_obs.status.service import ServiceStatus
 
 __all__ = ["monitoring_router"]
 
 
-def monitoring_router(settings: Settings, scrape: Scrape, status: ServiceStatus, logs: Logs) -> APIRouter:
+def monitoring_router(settings: Settings, scrape: MetricsPage, status: ServiceStatus, logs: LogWriter) -> APIRouter:
     """Build the router with everything operators open."""
     access = Access(settings.monitoring)
     prefix = settings.monitoring.prefix
-    pages = Standing(prefix, access, status, judged=settings.metrics.enabled).pages()
+    pages = StatusPages(prefix, access, status, judged=settings.metrics.enabled).pages()
     document = openapi_of(pages, f"{settings.service.name}: monitoring")
 
     def metrics(start: str = "") -> Callable[[Request], Awaitable[Response]]:

@@ -6,7 +6,7 @@ from typing import Any
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
 from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.alert import Alert
+from sage_fastapi_obs.export.exported_rule import ExportedRule
 from sage_fastapi_obs.export.rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.services import METRICS_PORT_NAME, Services
 from sage_fastapi_obs.export.yaml import dumped
@@ -209,7 +209,7 @@ def _short(namespace: str) -> str:
 def _rules(services: Services) -> list[dict[str, Any]]:
     """Put the rules into the namespace of the services they are about; the operator reads those of all."""
     recorded = recordings(services)
-    places: dict[str, list[Alert]] = {MONITORING: []} if recorded else {}
+    places: dict[str, list[ExportedRule]] = {MONITORING: []} if recorded else {}
     for alert in alerts(services):
         spaces = {one.export.namespace for one in concerned(alert, services)}
         places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING, []).append(alert)

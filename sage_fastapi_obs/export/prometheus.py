@@ -5,15 +5,15 @@ from itertools import accumulate, chain
 from math import ceil
 from typing import Any
 
+from sage_fastapi_obs.alerting.expressions import duration
 from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.alert import Alert, Story
+from sage_fastapi_obs.export.exported_rule import ExportedRule, RuleTest
 from sage_fastapi_obs.export.grafana import boards
+from sage_fastapi_obs.export.rule_test_series import SeriesShape, TestSeries, series
 from sage_fastapi_obs.export.rules import alerts, recordings
-from sage_fastapi_obs.export.scenes import Course, Scene, series
 from sage_fastapi_obs.export.services import Services
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.status.expressions import duration
 
 __all__ = ["configuration", "files", "grouped", "links", "rule_groups"]
 
@@ -44,7 +44,7 @@ def rule_groups(services: Services) -> list[dict[str, Any]]:
     return grouped(alerts(services), recordings(services), services)
 
 
-def grouped(some: Iterable[Alert], recorded: list[dict[str, str]], services: Services) -> list[dict[str, Any]]:
+def grouped(some: Iterable[ExportedRule], recorded: list[dict[str, str]], services: Services) -> list[dict[str, Any]]:
     """Return the groups of some alerts and recording rules."""
     found: dict[str, list[dict[str, Any]]] = {}
     dashboards = {board.name for board in boards(services)}
@@ -55,7 +55,7 @@ def grouped(some: Iterable[Alert], recorded: list[dict[str, str]], services: Ser
     return [_group(name, rules) for name, rules in found.items()]
 
 
-def links(alert: Alert, services: Services, dashboards: Collection[str]) -> dict[str, str]:
+def links(alert: ExportedRule, services: Services, dashboards: Collection[str]) -> dict[str, str]:
     """Return the links that an alert carries: what to do, and where to look, as far as that is among the dashboards."""
     settings = next((one for one in services if of.name(one) == alert.labels.get("service")), services[0]).export
     shown = next((name for name in (alert.dashboard, ANY_SERVICE) if name in dashboards), None)
@@ -102,7 +102,7 @@ def _file(group: str) -> str:
 
 def _unit_tests(services: Services) -> dict[str, str]:
     """Return the unit tests: a file for each group, and one more for what takes long and is not to be judged each minute."""
-    found: dict[str, tuple[str, int, list[Alert]]] = {}
+    found: dict[str, tuple[str, int, list[ExportedRule]]] = {}
     for alert in alerts(services):
         name, every = (
             (_file(alert.group), MINUTE) if _settled(alert) < 6 * HOUR else (f"{_file(alert.group)}-long", 10 * MINUTE)
@@ -111,11 +111,11 @@ def _unit_tests(services: Services) -> dict[str, str]:
     return {path: _tests(*about) for path, about in found.items()}
 
 
-def _settled(alert: Alert) -> float:
+def _settled(alert: ExportedRule) -> float:
     return alert.story.settled_seconds if alert.story else 0.0
 
 
-def _tests(rules: str, every: int, some: Sequence[Alert]) -> str:
+def _tests(rules: str, every: int, some: Sequence[ExportedRule]) -> str:
     told = [test for alert in some if alert.story is not None for test in _stories(alert, alert.story, every)]
     untold = [alert.name for alert in some if alert.story is None]
     comment = f"No series could be made up for {', '.join(untold)}." if untold else ""
@@ -124,14 +124,16 @@ def _tests(rules: str, every: int, some: Sequence[Alert]) -> str:
     )
 
 
-def _stories(alert: Alert, story: Story, every: int) -> Iterable[dict[str, Any]]:
+def _stories(alert: ExportedRule, story: RuleTest, every: int) -> Iterable[dict[str, Any]]:
     ended = story.quiet if story.after is None else story.after
     yield _test(alert, alert.name, every, (story.quiet, story.loud, ended), story.labels)
     if story.gone is not None:
         yield _test(alert, f"{alert.name}: nothing there", every, (story.quiet, story.gone, story.quiet), story.gone_labels)
 
 
-def _test(alert: Alert, name: str, every: int, scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, Any]:
+def _test(
+    alert: ExportedRule, name: str, every: int, scenes: Sequence[TestSeries], labels: Mapping[str, str]
+) -> dict[str, Any]:
     """Hold a rule against a quiet scene, a loud one, and what ends it; each is judged when it is all that the rule sees."""
     settled = _settled(alert)
     assert alert.story is not None
@@ -148,7 +150,7 @@ def _test(alert: Alert, name: str, every: int, scenes: Sequence[Scene], labels: 
         "name": name,
         "interval": duration(step),
         "input_series": [
-            {"series": one, "values": _values([scene.get(one, Course()) for scene in scenes], steps, step)}
+            {"series": one, "values": _values([scene.get(one, SeriesShape()) for scene in scenes], steps, step)}
             for one in dict.fromkeys(chain.from_iterable(scenes))
         ],
         "promql_expr_test": [
@@ -158,7 +160,7 @@ def _test(alert: Alert, name: str, every: int, scenes: Sequence[Scene], labels: 
     }
 
 
-def _values(courses: Sequence[Course], lengths: Sequence[int], step: int) -> str:
+def _values(courses: Sequence[SeriesShape], lengths: Sequence[int], step: int) -> str:
     """Write samples in promtool's notation: `0+1x4` is 0 1 2 3 4."""
     written, total = [], None
     for course, samples in zip(courses, lengths, strict=True):

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
+from sage_fastapi_obs.alerting.expressions import escaped
+from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.signals.catalog import PACKS
-from sage_fastapi_obs.status.expressions import escaped
 
 __all__ = [
     "APP_PORT",

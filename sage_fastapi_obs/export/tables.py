@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from sage_fastapi_obs.signals.catalog import Alias, Metric
+from sage_fastapi_obs.catalog import Alias, Metric
 
 __all__ = ["bounds_table", "metrics_table"]
 

@@ -8,29 +8,29 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
-from sage_fastapi_obs.domain import journal
-from sage_fastapi_obs.domain.collected import (
+from sage_fastapi_obs.alerting.alerts import Alert
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
+from sage_fastapi_obs.alerting.sla import RESULTS
+from sage_fastapi_obs.alerting.summary import shown_alert, shown_rule, slow_operations
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.metrics.legacy_names import MEBIBYTE
+from sage_fastapi_obs.metrics.memory import resident_bytes
+from sage_fastapi_obs.monitoring import notifiers, process
+from sage_fastapi_obs.monitoring.rfs_summary import documented, watched
+from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.operations.count import set_gauge
+from sage_fastapi_obs.operations.operation import operation
+from sage_fastapi_obs.operations.operation_run import OperationRun
+from sage_fastapi_obs.packs.result import logging as journal
+from sage_fastapi_obs.packs.result.named_metrics import (
     MetricType,
     collect_flux_result_metric,
     collect_metric,
     collect_result_metric,
 )
-from sage_fastapi_obs.domain.memory import resident_bytes
-from sage_fastapi_obs.domain.operation import operation
-from sage_fastapi_obs.domain.record import put
-from sage_fastapi_obs.domain.results import Failure, FluxResult, MonoResult, Result, Success
-from sage_fastapi_obs.domain.run import Run
-from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.monitoring import notifiers, process
-from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
 from sage_fastapi_obs.request.correlation import chosen_header
 from sage_fastapi_obs.settings import Settings, Severity
-from sage_fastapi_obs.signals.names import MEBIBYTE
-from sage_fastapi_obs.status.alerts import Alert
-from sage_fastapi_obs.status.documented import documented, watched
-from sage_fastapi_obs.status.rules import AlertCondition, AlertRule, Callback
-from sage_fastapi_obs.status.sla import RESULTS
-from sage_fastapi_obs.status.summary import shown_alert, shown_rule, slow_operations
 
 __all__ = [
     "SLA_TARGETS",
@@ -92,7 +92,7 @@ def reset_monitoring() -> None:
     an application's `Observability` has recorded stays: give each test its own.
     """
     process.reset()
-    journal.use(None)
+    journal.override_options(None)
     chosen_header.choose(None)
 
 
@@ -138,12 +138,12 @@ def remove_alert_rule(name: str) -> bool:
 
 def setup_default_alerts() -> None:
     """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
-    process.with_each("the default alerts", lambda found: found.status.add_default_alerts())
+    process.on_each_start("the default alerts", lambda found: found.status.add_default_alerts())
 
 
 def evaluate_alerts() -> list[Alert]:
     """Judge all rules now; return the alerts that have changed state."""
-    found = process.acting()
+    found = process.active_or_none()
     return [] if found is None else found.status.evaluate()
 
 
@@ -154,7 +154,7 @@ def get_metrics_summary(time_range_minutes: float = 60) -> dict[str, Any]:
     and `p99`, in milliseconds and mebibytes. `operations`: `success`, `failure`, `failure_rate` (0 to 1), and `mean`, `p95`,
     `max` in milliseconds with `count`. Label sets are added up. The metrics of results are always there.
     """
-    found = process.acting()
+    found = process.active_or_none()
     # Without one, what one would say that has seen nothing.
     observability = Observability(Settings()) if found is None else found
     observability.status.refresh()
@@ -163,7 +163,7 @@ def get_metrics_summary(time_range_minutes: float = 60) -> dict[str, Any]:
 
 def get_dashboard_data() -> dict[str, Any]:
     """Return what a dashboard shows: `metrics_summary`, `active_alerts`, `alert_rules` and `system_status`."""
-    found = process.acting()
+    found = process.active_or_none()
     summary = get_metrics_summary()
     firing = [] if found is None else found.status.alerts.alerts("firing")
     rules = [] if found is None else found.status.alerts.rules
@@ -180,14 +180,14 @@ def get_dashboard_data() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def performance_tracker(operation_name: str) -> AsyncGenerator[Run]:
+async def performance_tracker(operation_name: str) -> AsyncGenerator[OperationRun]:
     """Measure a block, also one that raises: its duration, as `operation`, and what the memory of the process changes by."""
     before = resident_bytes()
     try:
         with operation(operation_name) as run:
             yield run
     finally:
-        put("operation_memory_delta_bytes", resident_bytes() - before, operation_name)
+        set_gauge("operation_memory_delta_bytes", resident_bytes() - before, operation_name)
 
 
 def get_memory_usage() -> float:
@@ -203,7 +203,7 @@ async def check_sla_compliance(
     `targets`: as `SLA_TARGETS`. Gives `sla_compliant`, `violations` in words, `targets` and `actual`. Violations are told to
     `send_sla_violation_alert`; what it raises is counted. A Failure where there is no `Observability`.
     """
-    found = process.acting()
+    found = process.active_or_none()
     if found is None:
         return Failure("there is no Observability: call start_monitoring() first")
     wanted = None if targets is None else {_TARGETS.get(name, name): target for name, target in targets.items()}
@@ -240,7 +240,7 @@ async def circuit_breaker_monitoring(name: str = "user_service", threshold: floa
 
 async def activate_circuit_breaker(name: str) -> None:
     """Show a circuit breaker as open, and let the incident team know while any is."""
-    put("circuit_breaker_status", OPEN, name)
+    set_gauge("circuit_breaker_status", OPEN, name)
     create_alert_rule(
         "circuit_breaker_activated",
         "circuit_breaker_status",
@@ -253,12 +253,12 @@ async def activate_circuit_breaker(name: str) -> None:
 
 async def reset_circuit_breaker(name: str) -> None:
     """Show a circuit breaker as closed."""
-    put("circuit_breaker_status", CLOSED, name)
+    set_gauge("circuit_breaker_status", CLOSED, name)
 
 
 def find_slow_operations(threshold_ms: float = 5000.0, time_range_minutes: float = 60) -> list[dict[str, Any]]:
     """List the operations whose 95th percentile is above a threshold, slowest first: `operation`, `p95`, `max`, `count`."""
-    found = process.acting()
+    found = process.active_or_none()
     if found is None:
         return []
     found.status.refresh()

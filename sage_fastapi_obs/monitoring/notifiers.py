@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sage_fastapi_obs.domain.logger import create_logger
+from sage_fastapi_obs.alerting.notify import Notice, Notifiers
+from sage_fastapi_obs.logs.loggers import create_logger
 from sage_fastapi_obs.monitoring import process
 from sage_fastapi_obs.settings import NotifySettings
-from sage_fastapi_obs.status.notify import Notice, Notifiers
 
 __all__ = [
     "create_incident_ticket",
@@ -58,7 +58,7 @@ async def send_sla_violation_alert(violations: Told) -> None:
 
 
 def _notifiers() -> Notifiers:
-    found = process.acting()
+    found = process.active_or_none()
     return Notifiers(NotifySettings(), "unknown_service", _say) if found is None else found.status.notifiers
 
 

@@ -9,12 +9,12 @@ from functools import partial
 from typing import cast
 from weakref import WeakKeyDictionary
 
-from sage_fastapi_obs.domain import home
+from sage_fastapi_obs import active
+from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.status.rules import AlertRule
 
-__all__ = ["acting", "forget_rule", "keep_rule", "reset", "start", "stop", "with_each"]
+__all__ = ["active_or_none", "forget_rule", "keep_rule", "on_each_start", "reset", "start", "stop"]
 
 
 class _Process:
@@ -32,17 +32,17 @@ class _Process:
 _process = _Process()
 
 
-def acting() -> Observability | None:
+def active_or_none() -> Observability | None:
     """Return the `Observability` of the code that calls; None where there is none."""
-    return cast("Observability | None", home.current_home())
+    return cast("Observability | None", active.active_observability())
 
 
 def start(interval_seconds: float) -> None:
     """Judge rules from now on; where there is no `Observability`, make and start one from the environment."""
-    found = acting()
+    found = active_or_none()
     if found is None:
         found = _process.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
-        home.welcome(_arrived)
+        active.on_start(_arrived)
         found.start()
     elif found.settings.metrics.enabled:
         found.status.start()
@@ -50,7 +50,7 @@ def start(interval_seconds: float) -> None:
 
 def stop() -> None:
     """Judge no more rules; close what was made here. Waits for notifications that are on their way."""
-    found, own = acting(), _process.own
+    found, own = active_or_none(), _process.own
     if found is not None and found is not own:
         found.status.close()
     if own is not None:
@@ -60,26 +60,26 @@ def stop() -> None:
         own.abandon()
 
 
-def with_each(about: str, do: Callable[[Observability], None]) -> None:
+def on_each_start(about: str, do: Callable[[Observability], None]) -> None:
     """Do something with the `Observability` of the code that calls; where there is none, with each that starts from now on."""
-    found = acting()
+    found = active_or_none()
     if found is not None:
         do(found)
         return
     _process.waiting[about] = do
-    home.welcome(_arrived)
+    active.on_start(_arrived)
 
 
 def keep_rule(rule: AlertRule) -> AlertRule:
     """Add a rule to the `Observability` of the code that calls, or to each that starts from now on."""
-    with_each(rule.name, partial(_give, rule))
+    on_each_start(rule.name, partial(_give, rule))
     return rule
 
 
 def forget_rule(name: str) -> bool:
     """Remove a rule; tell whether there was one."""
     waited = _process.waiting.pop(name, None) is not None
-    found = acting()
+    found = active_or_none()
     return (found is not None and _take_back(found, name)) or waited
 
 
@@ -107,7 +107,7 @@ def _take_back(observability: Observability, name: str) -> bool:
     return removed
 
 
-def _arrived(started: home.Home) -> None:
+def _arrived(started: active.ActiveObservability) -> None:
     observability, own = cast("Observability", started), _process.own
     for do in [*_process.waiting.values()]:
         do(observability)

@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
-__all__ = ["Follower", "choose", "chosen_header", "current_correlation_id", "unchoose"]
+__all__ = ["HeaderListener", "chosen_header", "current_correlation_id", "pop_correlation_id", "push_correlation_id"]
 
 
 class _Choice(NamedTuple):
@@ -31,13 +31,13 @@ def current_correlation_id() -> str | None:
     return None if exchange is None else exchange.correlation_id
 
 
-def choose(owner: object, correlation_id: str) -> None:
+def push_correlation_id(owner: object, correlation_id: str) -> None:
     """Begin a block with an id of its own."""
     exchange = current_exchange.get()
     _chosen.set(_Choice(owner, exchange, correlation_id, _around(exchange, _chosen.get())))
 
 
-def unchoose(owner: object) -> None:
+def pop_correlation_id(owner: object) -> None:
     """End a block, in whatever order blocks end; where this context has not seen it begin, there is nothing to end.
 
     A token would have to be given back in the context it came from, and generators are resumed in others.
@@ -59,7 +59,7 @@ def _without(choice: _Choice | None, owner: object) -> _Choice | None:
     return choice if outer is choice.outer else choice._replace(outer=outer)
 
 
-class Follower(Protocol):
+class HeaderListener(Protocol):
     """What goes by the header that was chosen."""
 
     def follow_header(self, chosen: str | None) -> None:
@@ -72,7 +72,7 @@ class _ChosenHeader:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._followers: WeakSet[Follower] = WeakSet()
+        self._followers: WeakSet[HeaderListener] = WeakSet()
 
     def choose(self, name: str | None) -> None:
         """Choose a header; None goes back to what the settings say."""
@@ -80,7 +80,7 @@ class _ChosenHeader:
         for follower in [*self._followers]:
             follower.follow_header(name)
 
-    def tell(self, follower: Follower) -> None:
+    def tell(self, follower: HeaderListener) -> None:
         """Tell somebody what was chosen, and what will be."""
         self._followers.add(follower)
         follower.follow_header(self.name)

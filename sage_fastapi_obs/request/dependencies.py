@@ -6,7 +6,7 @@ from fastapi import Depends
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.requests import HTTPConnection
 
-from sage_fastapi_obs.request.current import span_inside
+from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import current_exchange, exchange_of
 
 __all__ = ["CorrelationId", "CurrentSpan", "RequestId", "bind"]

@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from starlette.websockets import WebSocketDisconnect
 
+from sage_fastapi_obs.privacy.exception_name import exception_name
+
 __all__ = [
     "CLIENT_DISCONNECT",
     "SCOPE_KEY",
@@ -17,7 +19,6 @@ __all__ = [
     "Exchange",
     "Socket",
     "current_exchange",
-    "exception_name",
     "exchange_of",
 ]
 
@@ -247,12 +248,6 @@ def _is_trio_cancellation(error: BaseException) -> bool:
     """Trio has a cancellation of its own, and importing trio to name it would be a dependency."""
     kind = type(error)
     return kind.__name__ == "Cancelled" and kind.__module__.partition(".")[0] == "trio"
-
-
-def exception_name(error: BaseException) -> str:
-    """Name an exception as OpenTelemetry's `error.type` does: qualified, builtins bare."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def exchange_of(scope: Scope) -> Exchange | None:

@@ -4,10 +4,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
-from sage_fastapi_obs.request.http import AnswerWatch, HttpWatch
+from sage_fastapi_obs.request.http_watch import HttpWatch, IdsOnlyWatch
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import Observer, Watch
-from sage_fastapi_obs.request.websocket import WebSocketWatch
+from sage_fastapi_obs.request.websocket_watch import WebSocketWatch
 
 __all__ = ["ObservabilityMiddleware", "exchange_behind"]
 
@@ -25,7 +25,7 @@ class ObservabilityMiddleware:
         self._routes = RouteTemplates(app)
         self._placed = False
         """Whether this layer has been where it belongs since it saw its first scope."""
-        http = HttpWatch if observability.moments.finished else AnswerWatch
+        http = HttpWatch if observability.moments.finished else IdsOnlyWatch
         watches: dict[str, type[Watch]] = {"http": http, "websocket": WebSocketWatch}
         self._watches = watches if observability.enabled else {}
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["Faults", "Headers", "Moments", "Recorder", "component_of"]
+__all__ = ["Headers", "InternalErrors", "Recorder", "RecorderCallbacks", "component_of"]
 
 Headers = list[tuple[bytes, bytes]]
 NOTICE_INTERVAL_SECONDS = 60.0
@@ -41,7 +41,7 @@ class Recorder:
         """Undo what `request_started` attached to the context."""
 
 
-class Faults:
+class InternalErrors:
     """Failures of our own parts: counted by component, said on stderr at most once a minute each."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,7 +72,7 @@ def component_of(part: object) -> str:
     return component
 
 
-class Moments:
+class RecorderCallbacks:
     """The moments of a sequence of recorders, bound once.
 
     `started` and `answered` go from first to last, `finished` in reverse. Whoever tells a moment does so in a loop of its own,
@@ -81,7 +81,7 @@ class Moments:
 
     __slots__ = ("_faults", "answered", "background", "finished", "returned", "started")
 
-    def __init__(self, recorders: Sequence[Recorder], faults: Faults) -> None:
+    def __init__(self, recorders: Sequence[Recorder], faults: InternalErrors) -> None:
         self._faults = faults
         self.started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
         self.answered = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))

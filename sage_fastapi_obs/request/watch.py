@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_fastapi_obs.request.current import detach
+from sage_fastapi_obs.request.current_span import detach
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
-from sage_fastapi_obs.request.recorder import Faults, Headers, Moments
+from sage_fastapi_obs.request.recorder import Headers, InternalErrors, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
 __all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back"]
@@ -29,9 +29,9 @@ class Observer(Protocol):
     """What the middleware needs of an `Observability`."""
 
     enabled: bool
-    faults: Faults
-    moments: Moments
-    excluded_moments: Moments
+    faults: InternalErrors
+    moments: RecorderCallbacks
+    excluded_moments: RecorderCallbacks
     excluded: tuple[str, ...]
     """How the paths of requests begin that are not recorded, and of few others."""
     running: bool

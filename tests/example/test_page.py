@@ -15,8 +15,8 @@ from support import PATIENCE_SECONDS
 from example_app.app import create_app
 from example_app.traffic import SCENARIOS
 from sage_fastapi_obs import Settings
+from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.settings import PRESETS
-from sage_fastapi_obs.signals.catalog import CATALOG
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "example.md").read_text()

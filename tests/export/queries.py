@@ -7,7 +7,7 @@ from typing import Any
 
 import promql_parser
 
-from sage_fastapi_obs.signals.catalog import CATALOG, Metric
+from sage_fastapi_obs.catalog import CATALOG, Metric
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"$__rate_interval": "5m", "$__range": "1h", "$__tags": 'service="any"'}

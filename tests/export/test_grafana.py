@@ -13,11 +13,11 @@ from demo import ROOT, SERVICES
 
 from queries import asked, named
 from sage_fastapi_obs import Settings, SettingsError, declare_counter, declare_gauge, declare_histogram
+from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.export import grafana
 from sage_fastapi_obs.export.grafana.promql import Queries
 from sage_fastapi_obs.settings import Pack
-from sage_fastapi_obs.signals.catalog import CATALOG, PACKS
 
 FILES = grafana.files(SERVICES)
 BOARDS = {Path(path).stem: json.loads(text) for path, text in FILES.items() if path.startswith("grafana/dashboards/")}

@@ -7,11 +7,11 @@ import pytest
 from demo import SERVICES, service
 
 from sage_fastapi_obs import Observability
+from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import grafana, prometheus
-from sage_fastapi_obs.export.alert import Alert
+from sage_fastapi_obs.export.exported_rule import ExportedRule
 from sage_fastapi_obs.export.rules import GROUPS, alerts, recordings
-from sage_fastapi_obs.signals.catalog import CATALOG, PACKS
 
 DOCUMENTED = {
     "ReplayAttacksDetected": ("sage_critical", "1m", "critical"),
@@ -96,7 +96,7 @@ RULES = [*alerts(SERVICES)]
 DASHBOARDS = {board.name for board in grafana.boards(SERVICES)}
 
 
-def named(name: str) -> Alert:
+def named(name: str) -> ExportedRule:
     return next(alert for alert in RULES if alert.name == name)
 
 
@@ -141,7 +141,7 @@ def test_rules_know_only_what_the_catalog_knows(rule: tuple[str, str]):
 
 
 @pytest.mark.parametrize("alert", RULES, ids=lambda alert: alert.name)
-def test_every_alert_says_what_to_do(alert: Alert):
+def test_every_alert_says_what_to_do(alert: ExportedRule):
     """Each has its labels, two different texts, a runbook of its own name and a dashboard."""
     entry = alert.entry(prometheus.links(alert, SERVICES, DASHBOARDS))
     assert {"severity", "system", "seed_alert"} <= set(entry["labels"])

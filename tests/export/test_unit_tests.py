@@ -7,10 +7,10 @@ import pytest
 import yaml
 from demo import SERVICES, promtool, run, service, write
 
+from sage_fastapi_obs.alerting.rules import AlertCondition
 from sage_fastapi_obs.export import prometheus
+from sage_fastapi_obs.export.rule_test_series import values_around
 from sage_fastapi_obs.export.rules import alerts
-from sage_fastapi_obs.export.scenes import either_side
-from sage_fastapi_obs.status.rules import AlertCondition
 
 pytestmark = pytest.mark.stack
 
@@ -229,7 +229,7 @@ def test_a_rule_that_no_series_can_be_made_up_for_is_exported_all_the_same(tmp_p
 @pytest.mark.parametrize("threshold", [-3.0, 0.0, 0.05, 5.0, 1e9])
 def test_scenes_are_on_either_side_of_a_threshold(condition: AlertCondition, threshold: float):
     """The first value does not meet the condition, the second does, and both are close."""
-    quiet, loud = either_side(condition, threshold)
+    quiet, loud = values_around(condition, threshold)
     assert not condition.holds(quiet, threshold)
     assert condition.holds(loud, threshold)
     assert abs(quiet - threshold) <= max(1, abs(threshold) * 0.02)

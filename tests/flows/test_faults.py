@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from support import Driven, Watched, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
-from sage_fastapi_obs.request.recorder import Faults, Moments
-from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.request.recorder import InternalErrors, RecorderCallbacks
 
 METRIC = "observability_internal_errors_total"
 OURS = {b"x-request-id", b"x-correlation-id", b"traceresponse"}
@@ -176,7 +176,7 @@ def breaking_recorder(kind: str, moment: str) -> Break:
         recorder = _recorder(watched, kind)
         monkeypatch.setattr(type(recorder), moment, fail)
         recorders = [_recorder(watched, name) for name in ("Identity", "Tracing", "Metrics", "Logs")]
-        monkeypatch.setattr(watched.obs, "moments", Moments(recorders, watched.obs.faults))
+        monkeypatch.setattr(watched.obs, "moments", RecorderCallbacks(recorders, watched.obs.faults))
 
     return do
 
@@ -193,7 +193,7 @@ def breaking_flight(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
 def breaking_handover(name: str) -> Break:
     def do(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
         watched.obs.start()
-        monkeypatch.setattr(handover, name, fail)
+        monkeypatch.setattr(takeover, name, fail)
 
     return do
 
@@ -334,7 +334,7 @@ async def test_a_part_that_cannot_start_or_stop_is_counted(
 def test_a_failure_is_said_once_a_minute_per_component(capsys: pytest.CaptureFixture[str]) -> None:
     """However often a part fails, stderr has one notice per minute and part; the count goes on."""
     now = [1_000.0]
-    faults = Faults(lambda: now[0])
+    faults = InternalErrors(lambda: now[0])
     for second in range(0, 125, 5):
         now[0] = 1_000.0 + second
         faults.count("Logs", Injected("x"))
@@ -358,7 +358,7 @@ def test_counting_never_fails(stderr: str, monkeypatch: pytest.MonkeyPatch) -> N
     if stderr == "closed":
         streams["closed"].close()
     monkeypatch.setattr(sys, "stderr", streams[stderr])
-    faults = Faults()
+    faults = InternalErrors()
     faults.count("Logs", Injected("x"))
     faults.count("Tracing", UnprintableError())
     monkeypatch.undo()

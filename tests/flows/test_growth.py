@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from support import drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
-from sage_fastapi_obs.signals.catalog import OVERFLOW
+from sage_fastapi_obs.catalog import OVERFLOW
 
 HOSTILE = 10_000
 WARM_UP = 20_000

@@ -32,8 +32,10 @@ from sage_fastapi_obs import (
     operation,
     track_dependency,
 )
-from sage_fastapi_obs.domain import business, sage, textbook
-from sage_fastapi_obs.signals.printable import LONGEST, printable
+from sage_fastapi_obs.packs.business import api as business
+from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs.textbook import api as textbook
+from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 HOSTILE = {
     "surrogate": "\ud800",

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from support import PATIENCE_SECONDS, client
 
-from sage_fastapi_obs.domain import home
+from sage_fastapi_obs import active
 from sage_fastapi_obs.monitoring.metrics import (
     AlertCondition,
     FluxResult,
@@ -55,7 +55,7 @@ USERS = {"123": {"name": "Ann", "locked": False}, "7": {"name": "Bob", "locked":
 @pytest.fixture
 def service(watch, monkeypatch):
     """Run a service that is watched, and forget afterwards what was configured for the process."""
-    monkeypatch.setattr(home, "_started", [])
+    monkeypatch.setattr(active, "_started", [])
     watched = watch(monitoring={"log_buffer_size": 1_000, "access": "open"}, alerts={"defaults": False})
     watched.obs.start()
     yield watched

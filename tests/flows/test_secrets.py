@@ -20,8 +20,8 @@ from receivers import Bulk, LogCollector, serving
 from support import Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CurrentSpan, ObservabilityMiddleware, RequestLogger, bind
-from sage_fastapi_obs.signals.redaction import REDACTED
-from sage_fastapi_obs.signals.span import LeanSpan
+from sage_fastapi_obs.privacy.redaction import REDACTED
+from sage_fastapi_obs.tracing.fast_span import FastSpan
 
 
 def jwt(claim: str) -> str:
@@ -276,7 +276,7 @@ async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: 
                 ids = {line["request_id"] for line in watched.lines if "request_id" in line}
                 stories = [(await http.get(f"/monitoring/logs/{request_id}")).text for request_id in ids]
             kept = [entry[-1].decode() for entry in watched.obs._logs._recent._entries]
-    assert not any(isinstance(span, LeanSpan) for span in watched.spans)
+    assert not any(isinstance(span, FastSpan) for span in watched.spans)
     places = {
         "flight recorder": [line.decode() for line in held],
         "lines": watched.path.read_text().splitlines(),

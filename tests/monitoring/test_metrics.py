@@ -10,8 +10,8 @@ import pytest
 from receivers import Handler, Receiver, serving
 from support import PATIENCE_SECONDS
 
-from sage_fastapi_obs import Observability, Settings, SettingsError
-from sage_fastapi_obs.domain import home, memory
+from sage_fastapi_obs import Observability, Settings, SettingsError, active
+from sage_fastapi_obs.metrics import memory
 from sage_fastapi_obs.monitoring import notifiers, process
 from sage_fastapi_obs.monitoring.metrics import (
     SLA_TARGETS,
@@ -57,8 +57,8 @@ class Clock:
 @pytest.fixture
 def alone(monkeypatch):
     """Be a process without any `Observability`."""
-    monkeypatch.setattr(home, "_started", [])
-    monkeypatch.setattr(home, "_welcomes", [])
+    monkeypatch.setattr(active, "_started", [])
+    monkeypatch.setattr(active, "_welcomes", [])
     monkeypatch.setenv("SAGE_OBS_LOGGING__ENABLED", "false")
     yield
     reset_monitoring()
@@ -68,14 +68,14 @@ def alone(monkeypatch):
 def watched(watch, alone):
     """Watch without default rules; time is moved by the test."""
     watched = watch(alerts={"defaults": False}, status_clock=Clock())
-    home.enter(watched.obs)
+    active.register(watched.obs)
     yield watched
     watched.obs.status.dispatch.settle(PATIENCE_SECONDS)
 
 
 def told(callback):
     """Let what is on its way to callbacks arrive."""
-    found = process.acting()
+    found = process.active_or_none()
     assert found is not None
     assert found.status.dispatch.settle(PATIENCE_SECONDS)
     return callback
@@ -141,7 +141,7 @@ def test_a_fresh_process_has_a_summary(alone, start):
 
 def test_what_snippets_read_is_there_without_the_pack(watch, alone):
     """A service that has switched the metrics of results off has a summary all the same."""
-    home.enter(watch(metrics={"packs": ("http",)}).obs)
+    active.register(watch(metrics={"packs": ("http",)}).obs)
     summary = get_metrics_summary()
     assert summary["counters"]["result_failure_total"] == 0
     assert summary["histograms"]["result_duration_ms"]["p95"] == 0
@@ -300,7 +300,7 @@ def test_default_rules_wait_for_the_app(alone, watch):
     """They are added to one that was told to have none."""
     setup_default_alerts()
     watched = watch(alerts={"defaults": False})
-    home.enter(watched.obs)
+    active.register(watched.obs)
     assert "high_error_rate" in rule_names()
 
 
@@ -308,16 +308,16 @@ def test_a_script_has_a_monitoring_of_its_own(alone):
     """Without an app, starting makes one; starting again changes nothing; after stopping nothing runs and nothing is kept."""
     others = set(threading.enumerate())
     start_monitoring(interval_seconds=60)
-    own = process.acting()
+    own = process.active_or_none()
     start_monitoring()
-    assert process.acting() is own
+    assert process.active_or_none() is own
     assert own.status.interval_seconds == 60
     collect_result_metric("work", Success(1), 5)
     assert get_metrics_summary()["counters"]["result_success_total"] == 1
     assert get_dashboard_data()["system_status"]["total_metrics"] > 0
     stop_monitoring()
     stop_monitoring()
-    assert process.acting() is None
+    assert process.active_or_none() is None
     assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("sage-obs")]
     with pytest.raises(SettingsError):
         start_monitoring(interval_seconds=0)
@@ -339,16 +339,16 @@ def test_a_script_has_its_signal_back(alone):
 async def test_an_app_takes_over_from_the_script(alone):
     """What was started before the app steps back, and its rules go on in the app's."""
     start_monitoring()
-    own = process.acting()
+    own = process.active_or_none()
     create_alert_rule("early", "a", AlertCondition.GREATER_THAN, 1)
     obs = Observability(Settings.from_env())
     async with obs:
-        assert process.acting() is obs
+        assert process.active_or_none() is obs
         assert not own.status.is_active
         assert "early" in rule_names()
         collect_metric("a", 5, MetricType.GAUGE)
         assert obs.registry.get_sample_value("a") == 5
-    assert process.acting() is None
+    assert process.active_or_none() is None
 
 
 def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
@@ -492,7 +492,7 @@ class Hook(Receiver):
 async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
     """One that is no alert has a name and its metric there."""
     with serving(Hook()) as hook:
-        home.enter(watch(notify={"webhook_url": hook.url}).obs)
+        active.register(watch(notify={"webhook_url": hook.url}).obs)
         await notifiers.create_incident_ticket({"metric": "result_failure_total", "current_value": 101})
         await notifiers.create_incident_ticket(["one", "two"])
     first, second = (told["alerts"][0] for told in hook.told)
@@ -509,4 +509,4 @@ def test_stopping_inside_a_loop_does_not_hang(alone):
 
     for backend in ("asyncio", "trio"):
         anyio.run(run, backend=backend)
-        assert process.acting() is None
+        assert process.active_or_none() is None

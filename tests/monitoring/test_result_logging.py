@@ -10,8 +10,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from support import client
 
 import sage_fastapi_obs
-from sage_fastapi_obs import SettingsError, monitoring
-from sage_fastapi_obs.domain import home
+from sage_fastapi_obs import SettingsError, active, monitoring
 from sage_fastapi_obs.monitoring import metrics, notifiers, result_logging
 from sage_fastapi_obs.monitoring.metrics import reset_monitoring
 from sage_fastapi_obs.monitoring.result_logging import (
@@ -134,7 +133,7 @@ async def refuse() -> Result[int, str]:
 
 def test_without_an_observability_there_are_no_lines(monkeypatch):
     """Asking is no error."""
-    monkeypatch.setattr(home, "_started", [])
+    monkeypatch.setattr(active, "_started", [])
     assert query_logs_by_correlation_id("req_12345") == []
 
 

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from support import Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CorrelationContext, ObservabilityMiddleware, get_correlation_id
-from sage_fastapi_obs.domain.journal import create_logging_mono, log_result_operation
-from sage_fastapi_obs.domain.results import Result, Success
+from sage_fastapi_obs.packs.result.logging import create_logging_mono, log_result_operation
+from sage_fastapi_obs.packs.result.results import Result, Success
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
 
 TRACE = "a" * 32

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from support import PATIENCE_SECONDS, client, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
-from sage_fastapi_obs.signals import handover
+from sage_fastapi_obs.logs import takeover
 
 STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
@@ -376,7 +376,7 @@ async def scripted_answer(scope, receive, send) -> None:
 
 def handover_is_over(watched) -> bool:
     """Tell whether the process's logging has been given back."""
-    return watched.obs._logs not in handover.writers()
+    return watched.obs._logs not in takeover.writers()
 
 
 async def test_abandoned_after_a_request_it_starts_again(watch):

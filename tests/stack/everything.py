@@ -25,10 +25,11 @@ from sage_fastapi_obs import (
     set_active_users,
     textbook_created,
 )
-from sage_fastapi_obs.domain import business, sage
-from sage_fastapi_obs.domain.home import count_fault, current_home
-from sage_fastapi_obs.domain.record import count, observe, put
-from sage_fastapi_obs.signals.catalog import PACKS
+from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.catalog import PACKS
+from sage_fastapi_obs.operations.count import count, observe, set_gauge
+from sage_fastapi_obs.packs.business import api as business
+from sage_fastapi_obs.packs.sage import api as sage
 
 ALL_PACKS = tuple(pack for pack in PACKS if pack != "sage-core")
 PAUSE_SECONDS = 0.05
@@ -167,16 +168,16 @@ def _others(turn: int) -> None:
     business.transaction_completed()
     business.set_business_active_users(5)
     for name, value in (("active_connections", 3), ("app_requests_per_second", 20), ("app_error_ratio", 0.01)):
-        put(name, value)
+        set_gauge(name, value)
     for name in ("system_cpu_usage_ratio", "system_memory_usage_ratio"):
-        put(name, 0.4)
+        set_gauge(name, 0.4)
     count("api_requests_total", "/orders", "POST")
     observe("response_time_seconds", 0.02, "/orders")
     _results(turn)
     _dependencies(turn)
     # What only happens when something is broken: a word that a label does not know, and a fault of ours.
     login_failed("nonsense")
-    home = current_home()
+    home = active_observability()
     assert home is not None
     count_fault(home, "demo", ValueError("made up"))
 
@@ -188,11 +189,11 @@ def _results(turn: int) -> None:
     count("result_error_by_type_total", "pay", "DeclinedError", by=turn % 10 == 0)
     for status, items in (("success", 9), ("failure", 1)):
         count("flux_result_items_total", "import", status, by=items)
-    put("flux_result_success_ratio", 0.9, "import")
+    set_gauge("flux_result_success_ratio", 0.9, "import")
     observe("flux_result_duration_seconds", 0.4, "import")
-    put("circuit_breaker_status", turn % 3, "bank")
-    put("operation_memory_delta_bytes", 4096, "pay")
-    put("monitoring_alert_active", turn % 2, "high_error_rate")
+    set_gauge("circuit_breaker_status", turn % 3, "bank")
+    set_gauge("operation_memory_delta_bytes", 4096, "pay")
+    set_gauge("monitoring_alert_active", turn % 2, "high_error_rate")
 
 
 def _dependencies(turn: int) -> None:

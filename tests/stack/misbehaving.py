@@ -8,7 +8,9 @@ import httpx
 from fastapi import FastAPI, HTTPException
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.domain import record, sage, textbook
+from sage_fastapi_obs.operations import count as record
+from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs.textbook import api as textbook
 
 TICK_SECONDS = 0.05
 
@@ -91,8 +93,8 @@ async def verification(badly: bool) -> None:
 def count(badly: bool) -> None:
     """Count what takes no time."""
     sage.record_blockchain_transaction("solana", "register", "failure" if badly else "success")
-    record.put("sage_sessions_active", 20_000 if badly else 3)
-    record.put("circuit_breaker_status", 1 if badly else 0, "prices")
+    record.set_gauge("sage_sessions_active", 20_000 if badly else 3)
+    record.set_gauge("circuit_breaker_status", 1 if badly else 0, "prices")
     textbook.ai_tokens_used("tutor", "claude-3", 100_000 if badly else 10)
     record.count("result_success_total", "pay", "")
     record.observe("result_duration_seconds", 8.0 if badly else 0.1, "pay", "success")

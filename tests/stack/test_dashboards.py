@@ -9,10 +9,10 @@ import httpx
 import pytest
 from running import DEMO, ROOT, query
 
-from sage_fastapi_obs.domain.declared import declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.export.grafana import boards
 from sage_fastapi_obs.export.grafana.layout import Board, Panel, Variable
 from sage_fastapi_obs.export.grafana.promql import Queries
+from sage_fastapi_obs.operations.own_metrics import declare_counter, declare_gauge, declare_histogram
 
 pytestmark = pytest.mark.stack
 

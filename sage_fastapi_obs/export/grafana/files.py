@@ -4,20 +4,20 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 
-from sage_fastapi_obs.domain.declared import metrics_of
+from sage_fastapi_obs.catalog import PACKS, Metric
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.grafana.boards.customer import CUSTOMER_BOARD, customer_board
-from sage_fastapi_obs.export.grafana.boards.result import result_board
-from sage_fastapi_obs.export.grafana.boards.sage import debugging_board, detailed_board, overview_board
-from sage_fastapi_obs.export.grafana.boards.security import security_board
 from sage_fastapi_obs.export.grafana.boards.service import service_board, unified_board
-from sage_fastapi_obs.export.grafana.boards.textbook import business_board, system_board
 from sage_fastapi_obs.export.grafana.layout import Board
 from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
 from sage_fastapi_obs.export.rules.http import CUSTOMER_ID
 from sage_fastapi_obs.export.services import Services, job, with_pack
+from sage_fastapi_obs.operations.own_metrics import metrics_of
+from sage_fastapi_obs.packs.result.dashboard import result_board
+from sage_fastapi_obs.packs.sage.dashboard import debugging_board, detailed_board, overview_board
+from sage_fastapi_obs.packs.security.dashboard import security_board
+from sage_fastapi_obs.packs.textbook.dashboard import business_board, system_board
 from sage_fastapi_obs.settings import SlaSettings
-from sage_fastapi_obs.signals.catalog import PACKS, Metric
 
 __all__ = ["boards", "files"]
 

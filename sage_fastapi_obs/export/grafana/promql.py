@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
+from sage_fastapi_obs.alerting.expressions import escaped
+from sage_fastapi_obs.alerting.windows import operator_of
+from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.errors import DeclarationError
-from sage_fastapi_obs.signals.catalog import CATALOG, Metric
-from sage_fastapi_obs.status.expressions import escaped
-from sage_fastapi_obs.status.windows import operator_of
 
 __all__ = ["RANGE", "WINDOW", "Queries"]
 

@@ -2,11 +2,11 @@
 
 from functools import partial
 
+from sage_fastapi_obs.alerting.rules import Ratio, Stat
 from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.alert import Alert, Story, exceeded
-from sage_fastapi_obs.export.scenes import Course, series
+from sage_fastapi_obs.export.exported_rule import ExportedRule, RuleTest, threshold_alert
+from sage_fastapi_obs.export.rule_test_series import SeriesShape, series
 from sage_fastapi_obs.export.services import Services
-from sage_fastapi_obs.status.rules import Ratio, Stat
 
 __all__ = ["CUSTOMER_ID", "ERRORS", "alerts"]
 
@@ -16,7 +16,7 @@ ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),)
 """Share of requests that are answered 5xx."""
 PROCESSORS = "node_cpu_seconds_total"
 
-_http = partial(exceeded, system="http")
+_http = partial(threshold_alert, system="http")
 _OF_REQUESTS = (
     _http(
         "HighErrorRate",
@@ -41,7 +41,7 @@ _OF_REQUESTS = (
 )
 
 
-def alerts(services: Services) -> list[Alert]:
+def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of all services, as far as their packs have the numbers."""
     customer = [one for one in services if of.name(one) == CUSTOMER_ID]
     told = [*of.with_pack(services, "sage"), *of.with_pack(services, "sage-core"), *customer]
@@ -55,11 +55,11 @@ def alerts(services: Services) -> list[Alert]:
     ]
 
 
-def _down(services: Services) -> Alert:
+def _down(services: Services) -> ExportedRule:
     name = of.name(services[0])
     labels = {"job": name, "service": name, "instance": "one:8000"}
     target = series("up", labels)
-    return Alert(
+    return ExportedRule(
         name="ServiceDown",
         group="availability",
         system="http",
@@ -68,13 +68,13 @@ def _down(services: Services) -> Alert:
         severity="critical",
         summary="{{ $labels.job }} is down",
         description="Prometheus has not been able to scrape {{ $labels.instance }} of {{ $labels.job }} for two minutes.",
-        story=Story({target: Course(level=1)}, {target: Course(level=0)}, labels=labels),
+        story=RuleTest({target: SeriesShape(level=1)}, {target: SeriesShape(level=0)}, labels=labels),
     )
 
 
-def _busy() -> Alert:
+def _busy() -> ExportedRule:
     idle = series(PROCESSORS, {"instance": "one:9100", "mode": "idle"})
-    return Alert(
+    return ExportedRule(
         name="HighCPUUsage",
         group="performance",
         system="http",
@@ -83,14 +83,14 @@ def _busy() -> Alert:
         severity="warning",
         summary="{{ $labels.instance }} is busy",
         description="{{ $value | humanize }} % of its processors are in use, more than 80 %.",
-        story=Story({idle: Course(0.21)}, {idle: Course(0.19)}, 300, {"instance": "one:9100"}),
+        story=RuleTest({idle: SeriesShape(0.21)}, {idle: SeriesShape(0.19)}, 300, {"instance": "one:9100"}),
     )
 
 
-_customer = partial(Alert, group="customer-id-alerts", system=CUSTOMER_ID, for_seconds=60, severity="critical")
+_customer = partial(ExportedRule, group="customer-id-alerts", system=CUSTOMER_ID, for_seconds=60, severity="critical")
 
 
-def _customer_down() -> Alert:
+def _customer_down() -> ExportedRule:
     up = series("up", {"service": CUSTOMER_ID})
     labels = {"job": CUSTOMER_ID, "service": CUSTOMER_ID, "instance": "one:3000"}
     target = series("up", labels)
@@ -100,18 +100,18 @@ def _customer_down() -> Alert:
         seed="ServiceDown",
         summary="customer-id is down",
         description="Prometheus cannot scrape {{ $labels.instance }}, or knows no target of customer-id any more.",
-        story=Story(
-            {target: Course(level=1)},
-            {target: Course(level=0)},
+        story=RuleTest(
+            {target: SeriesShape(level=1)},
+            {target: SeriesShape(level=0)},
             labels=labels,
-            gone={target: Course(is_missing=True)},
+            gone={target: SeriesShape(is_missing=True)},
             gone_labels={"service": CUSTOMER_ID},
         ),
     )
 
 
-def _customer_latency() -> Alert:
-    return exceeded(
+def _customer_latency() -> ExportedRule:
+    return threshold_alert(
         "HighLatency",
         Stat("http_request_duration_seconds", "mean", where={"service": CUSTOMER_ID}),
         1,

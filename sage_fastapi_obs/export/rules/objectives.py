@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sage_fastapi_obs.alerting.default_rules import SlaViolations
+from sage_fastapi_obs.alerting.expressions import duration, number
+from sage_fastapi_obs.alerting.rules import Ratio, Stat
+from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.alert import Alert, Story
+from sage_fastapi_obs.export.exported_rule import ExportedRule, RuleTest
+from sage_fastapi_obs.export.rule_test_series import SeriesShape, TestSeries, scene, series
 from sage_fastapi_obs.export.rules.http import ERRORS
-from sage_fastapi_obs.export.scenes import Course, Scene, scene, series
 from sage_fastapi_obs.export.services import Services
 from sage_fastapi_obs.settings import Settings, Severity
-from sage_fastapi_obs.status.defaults import SlaViolations
-from sage_fastapi_obs.status.expressions import duration, number
-from sage_fastapi_obs.status.rules import Ratio, Stat
-from sage_fastapi_obs.status.sla import ServiceLevels
 
 __all__ = ["RECORDED", "alerts", "recordings"]
 
@@ -59,10 +59,10 @@ def recordings(services: Services) -> list[dict[str, str]]:
     ]
 
 
-def alerts(services: Services) -> list[Alert]:
+def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that promise something."""
     served, returning = of.with_pack(services, "http"), of.with_pack(services, "result")
-    found: list[Alert] = []
+    found: list[ExportedRule] = []
     for promised, some in of.by_promise(served, lambda one: one.sla.availability):
         # A promise of 100 % has no budget that could be used up.
         found += [_burning(burn, 1 - promised / 100, some, served) for burn in _BURNS if 0 < promised < 100]
@@ -79,13 +79,13 @@ def _targets(service: Settings) -> tuple[Any, ...] | None:
     return promised if any(one is not None for one in promised) else None
 
 
-def _burning(burn: _Burn, budget: float, services: Services, served: Services) -> Alert:
+def _burning(burn: _Burn, budget: float, services: Services, served: Services) -> ExportedRule:
     labels = {"service": of.name(services[0])}
     chosen = "" if len(services) == len(served) else series("", labels)
     threshold = burn.rate * budget
     quiet, loud, well = (scene(ERRORS, min(threshold * times, 1.0), labels).series for times in (0.98, 1.02, 0))
     over = (duration(burn.long_seconds), duration(burn.short_seconds))
-    return Alert(
+    return ExportedRule(
         name=burn.alert,
         group="slo",
         system="http",
@@ -95,15 +95,15 @@ def _burning(burn: _Burn, budget: float, services: Services, served: Services) -
         description=f"{{{{ $value | humanizePercentage }}}} of its requests failed in {over[0]}, "
         f"{number(burn.rate)} times what is allowed in the long run.",
         labels={**_one(services, served), "window": over[0]},
-        story=Story(quiet, loud, burn.long_seconds, labels, well, burn.short_seconds),
+        story=RuleTest(quiet, loud, burn.long_seconds, labels, well, burn.short_seconds),
     )
 
 
-def _results(allowed: float, services: Services, returning: Services) -> Alert:
+def _results(allowed: float, services: Services, returning: Services) -> ExportedRule:
     labels = {"service": of.name(services[0])}
     written = f"{_RESULTS.promql(_BY)[0]} > {number(allowed)}"
     quiet, loud = (scene(_RESULTS, share, labels).series for share in (allowed * 0.98, min(allowed * 1.02 or 0.01, 1.0)))
-    return Alert(
+    return ExportedRule(
         name="SlaErrorRateViolation",
         group="result",
         system="result",
@@ -114,14 +114,14 @@ def _results(allowed: float, services: Services, returning: Services) -> Alert:
         description="{{ $value | humanizePercentage }} of operations failed in the last hour, where "
         f"{number(round(allowed * 100, 9))}% are allowed.",
         labels=_one(services, returning),
-        story=_with_up(Story(quiet, loud, _HOUR, labels), labels["service"]),
+        story=_with_up(RuleTest(quiet, loud, _HOUR, labels), labels["service"]),
     )
 
 
-def _violated(services: Services, served: Services) -> Alert:
+def _violated(services: Services, served: Services) -> ExportedRule:
     levels = ServiceLevels(services[0].sla, _no_window)
     labels = {"service": of.name(services[0])}
-    return Alert(
+    return ExportedRule(
         name="SlaViolation",
         group="slo",
         system="http",
@@ -135,17 +135,17 @@ def _violated(services: Services, served: Services) -> Alert:
     )
 
 
-def _sla_story(targets: Mapping[str, float], labels: Mapping[str, str]) -> Story:
+def _sla_story(targets: Mapping[str, float], labels: Mapping[str, str]) -> RuleTest:
     allowed = [100 - targets["availability"]] if "availability" in targets else []
     allowed += [targets["error_rate"]] if "error_rate" in targets else []
     limits = [targets[name] / 1000 for name in ("response_time_p95_ms", "response_time_mean_ms") if name in targets]
     share, seconds = min(allowed, default=1.0) / 100, min(limits, default=1.0)
     quiet = _served(share * 0.98 if allowed else 0.0, seconds * 0.5, labels)
     loud = _served(min(share * 1.02 or 0.01, 1.0), seconds * 0.5, labels) if allowed else _served(0.0, seconds * 4, labels)
-    return Story(quiet, loud, _HOUR, labels)
+    return RuleTest(quiet, loud, _HOUR, labels)
 
 
-def _served(failed: float, seconds: float, labels: Mapping[str, str]) -> Scene:
+def _served(failed: float, seconds: float, labels: Mapping[str, str]) -> TestSeries:
     """Serve requests of which a share fails, and which take so long."""
     timed = (scene(Stat("http_request_duration_seconds", one), seconds, labels).series for one in ("p95", "mean"))
     return scene(ERRORS, failed, labels).series | next(timed) | next(timed)
@@ -163,8 +163,8 @@ def _one(services: Services, all_of_them: Services) -> dict[str, str]:
     return {} if len(services) == len(all_of_them) else {"service": of.name(services[0])}
 
 
-def _with_up(story: Story, service: str) -> Story:
-    up = {series("up", {"job": service, "service": service, "instance": "one:8000"}): Course(level=1)}
+def _with_up(story: RuleTest, service: str) -> RuleTest:
+    up = {series("up", {"job": service, "service": service, "instance": "one:8000"}): SeriesShape(level=1)}
     return replace(story, quiet={**story.quiet, **up}, loud={**story.loud, **up})
 
 

@@ -1,8 +1,8 @@
 """Any pack: panels made from what its metrics say about themselves."""
 
+from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.export.grafana.layout import Panel, Row, numbers
 from sage_fastapi_obs.export.grafana.promql import Queries
-from sage_fastapi_obs.signals.catalog import Metric
 
 __all__ = ["pack_row"]
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
+from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.export.grafana.boards import shared
 from sage_fastapi_obs.export.grafana.boards.pack import pack_row
 from sage_fastapi_obs.export.grafana.layout import BAD, FINE, WARN, Board, Limit, Panel, Row, limits, numbers
 from sage_fastapi_obs.export.grafana.promql import RANGE, Queries
 from sage_fastapi_obs.settings import SlaSettings
-from sage_fastapi_obs.signals.catalog import Metric
 
 __all__ = ["red", "service_board", "unified_board"]
 

@@ -1,0 +1,1 @@
+"""Windows over the metrics, rules, alerts, service levels and notifications."""

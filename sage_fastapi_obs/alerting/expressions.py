@@ -1,0 +1,258 @@
+"""What alert rules watch: figures, ratios and burn rates, computed over windows and written as PromQL."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
+
+from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Numbers, quantile_of
+from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Where, Window, matcher, operator_of
+from sage_fastapi_obs.catalog import CATALOG
+from sage_fastapi_obs.errors import SettingsError
+
+__all__ = ["BurnRate", "Expression", "Ratio", "Stat", "Values", "View", "duration", "escaped", "number", "selector"]
+
+View: TypeAlias = Callable[[float], Window]
+"""Returns the window of so many seconds."""
+Values: TypeAlias = dict[Group, tuple[float, ...]]
+"""By group, the values that all have to meet a rule's condition; the first is the one that is shown."""
+_PROMQL = {
+    "increase": "sum{by} (increase({name}{chosen}{over}))",
+    "rate": "sum{by} (rate({name}{suffix}{chosen}{over}))",
+    "count": "sum{by} (increase({name}_count{chosen}{over}))",
+    "sum": "sum{by} (increase({name}_sum{chosen}{over}))",
+    "mean": "sum{by} (rate({name}_sum{chosen}{over})) / sum{by} (rate({name}_count{chosen}{over}))",
+    "last": "max{by} ({name}{chosen})",
+    "total": "sum{by} ({name}{chosen})",
+    "lowest": "max{by} (min_over_time({name}{chosen}{over}))",
+    "average": "max{by} (avg_over_time({name}{chosen}{over}))",
+    "highest": "max{by} (max_over_time({name}{chosen}{over}))",
+}
+_KINDS = {metric.name: metric.type for metric in CATALOG}
+_USUAL = {"counter": "increase", "histogram": "p95", "gauge": "last"}
+
+
+class Expression(Protocol):
+    """What a rule watches."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that it is about."""
+        ...
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """Labels that it tells values apart by."""
+        ...
+
+    def windows(self) -> tuple[float, ...]:
+        """Lengths of the windows that it needs, in seconds."""
+        ...
+
+    def values(self, view: View, /) -> Values:
+        """Compute its values; groups without one are left out."""
+        ...
+
+    def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
+        """Write its values in PromQL, told apart by labels of the scrape as well."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One figure of one metric over a window."""
+
+    metric: str
+    """Counters with `_total`, histograms without a suffix."""
+    statistic: str | None = None
+    """Counter: `increase`, `rate`. Histogram: `count`, `rate`, `sum`, `mean`, or a quantile such as `p95`. Gauge: `last` (the
+    highest of several series), `total`, `lowest`, `average`, `highest`. None: `increase`, `p95` or `last`."""
+    window_seconds: float = 300.0
+    where: Where = field(default_factory=dict)
+    """What labels must be, such as `{"status": "=~5.."}`."""
+    by: tuple[str, ...] = ()
+    """Labels of which each combination of values has a figure of its own."""
+    absent: float | None = None
+    """The figure where there is none; not with `by`."""
+    scale: float = 1.0
+    """Multiplies the figure: 1000 shows seconds as milliseconds."""
+
+    def __post_init__(self) -> None:
+        if self.statistic is not None and self.statistic not in _PROMQL and quantile_of(self.statistic) is None:
+            raise SettingsError(f"{self.statistic!r} is no statistic: use {', '.join(_PROMQL)} or a quantile such as p95")
+        if not 0 < self.window_seconds <= LONGEST_SECONDS:
+            raise SettingsError(f"window_seconds is above 0 and at most {LONGEST_SECONDS:.0f}, not {self.window_seconds:g}")
+        if self.absent is not None and self.by:
+            raise SettingsError("absent says what one figure is when there is none, so it does not go with by")
+        for wanted in self.where.values():
+            matcher(wanted)
+
+    def windows(self) -> tuple[float, ...]:
+        """Return the length of its window."""
+        return (self.window_seconds,)
+
+    def figures(self, view: View) -> dict[Group, float]:
+        """Compute its figures."""
+        numbers = view(self.window_seconds).numbers(self.metric, self.where, self.by)
+        found = {group: figure * self.scale for group, one in numbers.items() if (figure := self._of(one)) is not None}
+        return {(): self.absent} if not found and self.absent is not None else found
+
+    def values(self, view: View) -> Values:
+        """Compute its figures."""
+        return {group: (figure,) for group, figure in self.figures(view).items()}
+
+    def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
+        """Write it in PromQL."""
+        written = self._promql((*also_by, *self.by))
+        if self.scale != 1.0:
+            written = f"{number(self.scale)} * ({written})"
+        return (f"({written} or vector({number(self.absent)}))" if self.absent is not None else written,)
+
+    def _of(self, numbers: Numbers) -> float | None:
+        usual = "increase" if isinstance(numbers, CounterStats) else "p95" if isinstance(numbers, HistogramStats) else "last"
+        return numbers.statistic(self.statistic or usual)
+
+    def _promql(self, by: Sequence[str]) -> str:
+        statistic = self.meant()
+        over, chosen = f"[{duration(self.window_seconds)}]", selector(self.where)
+        if (q := quantile_of(statistic)) is not None:
+            inner = f"sum by ({', '.join((*by, 'le'))}) (rate({self.metric}_bucket{chosen}{over}))"
+            return f"histogram_quantile({number(q)}, {inner})"
+        suffix = "" if self.metric.endswith("_total") else "_count"
+        grouped = f" by ({', '.join(by)})" if by else ""
+        return _PROMQL[statistic].format(name=self.metric, chosen=chosen, over=over, by=grouped, suffix=suffix)
+
+    def meant(self) -> str:
+        """Name its statistic, also where that is the usual one of its metric; `SettingsError` where nobody knows which."""
+        if self.statistic is not None:
+            return self.statistic
+        kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
+        if kind is None:
+            raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")
+        return _USUAL[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A sum of figures over another; nothing while the latter is 0."""
+
+    part: tuple[Stat, ...]
+    whole: tuple[Stat, ...]
+
+    @property
+    def metric(self) -> str:
+        """The metric of the first part."""
+        return self.part[0].metric
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The labels of the first part; those of all figures have to be the same."""
+        return self.part[0].by
+
+    def __post_init__(self) -> None:
+        if not self.part or not self.whole:
+            raise SettingsError("a ratio needs figures above and below the line")
+        if len({stat.by for stat in (*self.part, *self.whole)}) > 1:
+            raise SettingsError("all figures of a ratio are told apart by the same labels")
+
+    def windows(self) -> tuple[float, ...]:
+        """Return the lengths of all windows."""
+        return tuple({stat.window_seconds for stat in (*self.part, *self.whole)})
+
+    def over(self, seconds: float) -> "Ratio":
+        """Return the same over another window."""
+        part, whole = (tuple(replace(stat, window_seconds=seconds) for stat in stats) for stats in (self.part, self.whole))
+        return Ratio(part, whole)
+
+    def values(self, view: View) -> Values:
+        """Divide, group by group; a group that one of the figures does not have is left out, as in PromQL."""
+        part, whole = _added(self.part, view), _added(self.whole, view)
+        return {group: (part[group] / total,) for group, total in whole.items() if group in part and total}
+
+    def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
+        """Write it in PromQL."""
+        part, whole = (" + ".join(stat.promql(also_by)[0] for stat in stats) for stats in (self.part, self.whole))
+        return (f"{_enclosed(part, self.part)} / {_enclosed(whole, self.whole)}",)
+
+
+@dataclass(frozen=True, slots=True)
+class BurnRate:
+    """How many times faster than allowed an error budget is used up, over a long and a short window at once.
+
+    The long window shows that it matters, the short one that it still goes on. A rate of 1 uses the budget up exactly at the
+    end of the objective's period.
+    """
+
+    errors: Ratio
+    """The share of what fails; its own windows do not matter."""
+    objective: float
+    """The share that has to go well, such as 0.999."""
+    long_seconds: float = 3600.0
+    short_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.objective < 1:
+            raise SettingsError(f"an objective is a share between 0 and 1, such as 0.999, not {self.objective:g}")
+        if self.short_seconds >= self.long_seconds:
+            raise SettingsError("the short window of a burn rate is shorter than the long one")
+
+    @property
+    def metric(self) -> str:
+        """The metric of the errors."""
+        return self.errors.metric
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The labels of the errors."""
+        return self.errors.by
+
+    def windows(self) -> tuple[float, ...]:
+        """Return the lengths of both windows."""
+        return (self.long_seconds, self.short_seconds)
+
+    def values(self, view: View) -> Values:
+        """Compute the rates over the long and the short window."""
+        long, short = (self.errors.over(seconds).values(view) for seconds in self.windows())
+        budget = 1 - self.objective
+        return {group: (long[group][0] / budget, short[group][0] / budget) for group in long if group in short}
+
+    def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
+        """Write both in PromQL."""
+        budget = number(round(1 - self.objective, 12))
+        return tuple(f"({self.errors.over(seconds).promql(also_by)[0]}) / {budget}" for seconds in self.windows())
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as Prometheus does: `5m`, `90s`, `1h`, `7d`."""
+    if seconds != int(seconds):
+        return f"{round(seconds * 1000)}ms"
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{int(seconds) // length}{unit}"
+    return f"{int(seconds)}s"
+
+
+def selector(where: Where) -> str:
+    """Write what labels must be as a selector of PromQL."""
+    pairs = ((label, *operator_of(wanted)) for label, wanted in where.items())
+    chosen = ", ".join(f'{label}{operator}"{escaped(text)}"' for label, operator, text in pairs)
+    return f"{{{chosen}}}" if chosen else ""
+
+
+def number(value: float) -> str:
+    """Write a number as briefly as it can be read back."""
+    return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def escaped(text: str) -> str:
+    """Write a text for between quotation marks."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _added(stats: Sequence[Stat], view: View) -> dict[Group, float]:
+    first, *others = (stat.figures(view) for stat in stats)
+    groups = [group for group in first if all(group in other for other in others)]
+    return {group: first[group] + sum(other[group] for other in others) for group in groups}
+
+
+def _enclosed(written: str, stats: Sequence[Stat]) -> str:
+    return f"({written})" if len(stats) > 1 or stats[0].statistic == "mean" else written

@@ -1,0 +1,145 @@
+"""Alert rules: what to watch, when to say so, and whom to tell; also as an entry of a Prometheus rule file."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat, duration, escaped, number
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.settings import AlertRuleSettings, Severity
+
+__all__ = ["AlertCondition", "AlertRule", "BurnRate", "Callback", "Expression", "Ratio", "Severity", "Stat", "declared"]
+
+Callback: TypeAlias = Callable[[dict[str, Any]], object]
+"""Told of an alert as a dictionary; sync or async."""
+
+
+class AlertCondition(Enum):
+    """How a value compares to a threshold."""
+
+    GREATER_THAN = ">"
+    GREATER_OR_EQUAL = ">="
+    LESS_THAN = "<"
+    LESS_OR_EQUAL = "<="
+    EQUAL = "=="
+    NOT_EQUAL = "!="
+
+    def holds(self, value: float, threshold: float) -> bool:
+        """Compare; a value that is not a number meets no condition."""
+        if math.isnan(value):
+            return False
+        return {
+            ">": value > threshold,
+            ">=": value >= threshold,
+            "<": value < threshold,
+            "<=": value <= threshold,
+            "==": value == threshold,
+            "!=": value != threshold,
+        }[self.value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRule:
+    """What to watch, when to say so, and whom to tell."""
+
+    name: str
+    expression: Expression
+    condition: AlertCondition
+    threshold: float
+    for_seconds: float = 0.0
+    """How long the condition has to hold without a break."""
+    keep_firing_seconds: float = 0.0
+    """How long it has to have ended for the alert to be over."""
+    resolve_threshold: float | None = None
+    """Once firing, the condition is held against this instead: a value that wavers around the threshold is one alert."""
+    cooldown_seconds: float = 300.0
+    """Shortest time between two notifications of one alert."""
+    severity: Severity = "warning"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Texts, in which `{{ $value }}` and `{{ $labels.route }}` are filled in as Prometheus does."""
+    callbacks: tuple[Callback, ...] = ()
+    """Told when the alert begins to fire."""
+    resolved_callbacks: tuple[Callback, ...] = ()
+    """Told when an alert that others were told of is over."""
+    metric_name: str = ""
+    """What the metric is called in notifications; by default its own name."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SettingsError("an alert rule needs a name")
+        if min(self.for_seconds, self.keep_firing_seconds, self.cooldown_seconds) < 0:
+            raise SettingsError(f"rule {self.name!r}: times are not below 0")
+        if math.isnan(self.threshold):
+            raise SettingsError(f"rule {self.name!r}: the threshold is a number")
+
+    @property
+    def shown_metric(self) -> str:
+        """What the metric is called in notifications."""
+        return self.metric_name or self.expression.metric
+
+    def holds(self, values: Sequence[float], *, firing: bool) -> bool:
+        """Tell whether all values meet the condition."""
+        wants_more = firing and self.resolve_threshold is not None
+        threshold = self.resolve_threshold if wants_more and self.resolve_threshold is not None else self.threshold
+        return all(self.condition.holds(value, threshold) for value in values)
+
+    def promql(self, also_by: Sequence[str] = ()) -> str:
+        """Write the condition in PromQL; `also_by` names labels of the scrape to tell alerts apart by, such as `service`."""
+        begun = self._promql(self.threshold, also_by)
+        if self.resolve_threshold is None:
+            return begun
+        on = ", ".join((*also_by, *self.expression.by))
+        firing = f'ALERTS{{alertname="{escaped(self.name)}", alertstate="firing"}}'
+        return f"({begun}) or (({self._promql(self.resolve_threshold, also_by)}) and on ({on}) {firing})"
+
+    def prometheus(self, also_by: Sequence[str] = ()) -> dict[str, Any]:
+        """Write the rule as an entry of a Prometheus rule file."""
+        rule: dict[str, Any] = {"alert": self.name, "expr": self.promql(also_by), "for": duration(self.for_seconds)}
+        if self.keep_firing_seconds:
+            rule["keep_firing_for"] = duration(self.keep_firing_seconds)
+        return {**rule, "labels": {"severity": self.severity, **self.labels}, "annotations": dict(self.annotations)}
+
+    def _promql(self, threshold: float, also_by: Sequence[str]) -> str:
+        compared = f"{self.condition.value} {number(threshold)}"
+        written = [f"{value} {compared}" for value in self.expression.promql(also_by)]
+        return written[0] if len(written) == 1 else " and ".join(f"({one})" for one in written)
+
+
+def declared(settings: AlertRuleSettings, notifiers: Mapping[str, Callback]) -> AlertRule:
+    """Build a rule from the settings; raises `SettingsError` for a notifier that there is not."""
+    if unknown := set(settings.notify) - set(notifiers):
+        raise SettingsError(f"rule {settings.name!r}: {min(unknown)!r} is no notifier: use {', '.join(notifiers)}")
+    told = tuple(notifiers[name] for name in settings.notify)
+    return AlertRule(
+        name=settings.name,
+        expression=_expression(settings),
+        condition=AlertCondition(settings.condition),
+        threshold=settings.threshold,
+        for_seconds=settings.for_seconds,
+        keep_firing_seconds=settings.keep_firing_seconds,
+        resolve_threshold=settings.resolve_threshold,
+        cooldown_seconds=settings.cooldown_seconds,
+        severity=settings.severity,
+        labels=settings.labels,
+        annotations=settings.annotations,
+        callbacks=told,
+        resolved_callbacks=told,
+    )
+
+
+def _expression(settings: AlertRuleSettings) -> Expression:
+    window, by = settings.window_seconds, settings.by
+    figure = Stat(settings.metric, settings.statistic, window, settings.where, by, settings.absent)
+    if not settings.divided_by:
+        return figure
+    ratio = Ratio((figure,), _whole(settings, window, by))
+    if settings.objective is None:
+        return ratio
+    return BurnRate(ratio, settings.objective, window, settings.short_window_seconds)
+
+
+def _whole(settings: AlertRuleSettings, window: float, by: tuple[str, ...]) -> tuple[Stat, ...]:
+    return tuple(Stat(one.metric, one.statistic, window, one.where, by) for one in settings.divided_by)

@@ -1,0 +1,136 @@
+"""What the registry told at past ticks: totals that never fall, further apart the older they are, and compressed."""
+
+import math
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import add, lt
+
+from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+
+__all__ = ["MetricHistory", "Tick", "compress", "merge_tick", "thin", "unpacked"]
+
+FINENESS = 16
+"""Ticks of some age lie at most this part of it apart: those of an hour ago less than four minutes."""
+_NO_LOWEST, _NO_HIGHEST = math.inf, -math.inf
+
+
+def compress(numbers: "array[float]") -> bytes:
+    """Compress numbers; the level that is fastest, as most of them are alike."""
+    return zlib.compress(numbers.tobytes(), 1)
+
+
+def unpacked(blob: bytes | None) -> "array[float]":
+    """Undo `compress`; nothing is no numbers."""
+    numbers = array("d")
+    if blob is not None:
+        numbers.frombytes(zlib.decompress(blob))
+    return numbers
+
+
+@dataclass(slots=True)
+class Tick:
+    """One look at the registry."""
+
+    at: float
+    """Monotonic seconds."""
+    wall: float
+    """Unix time, to be shown."""
+    watched: float
+    """Seconds watched so far, those of a suspended process left out."""
+    after_pause: bool = False
+    """Whether the process was suspended before."""
+    totals: dict[str, bytes] = field(default_factory=dict)
+    """By metric, packed."""
+    extremes: dict[str, bytes] = field(default_factory=dict)
+    """By metric, lowest and highest of each series since the tick before, packed."""
+
+
+class MetricHistory:
+    """All series of one metric: its totals now, in the order in which the series appeared."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.name = reading.name
+        self.kind: Kind = reading.kind
+        self.labels = reading.labels
+        self.bounds = reading.bounds
+        self.width = len(reading.bounds) + 2 if reading.kind == "histogram" else 1
+        self.rows: dict[tuple[str, ...], int] = {}
+        """The row of each series; rows are never given to another."""
+        self.now = array("d")
+        """Row by row; replaced when it changes, so that whoever reads it goes on undisturbed."""
+        self.packed = compress(self.now)
+        self._begun_anew: dict[int, list[float]] = {}
+        """What is added to series that have fallen since they were first seen."""
+
+    def fits(self, reading: Reading) -> bool:
+        """Tell whether a reading is of the same metric, and not of another by the same name."""
+        return (self.kind, self.labels, self.bounds) == (reading.kind, reading.labels, reading.bounds)
+
+    def take(self, reading: Reading, most_new: int) -> int:
+        """Note a reading with room for some new series; return how many were left out."""
+        # A gauge that has gone has no value; a counter that has gone has risen all the same.
+        numbers = array("d", [math.nan]) * len(self.now) if self.kind == "gauge" else self.now[:]
+        most, left_out = len(self.rows) + most_new, 0
+        for labels, values in reading.children:
+            row = self.rows.get(labels)
+            if row is None:
+                if len(self.rows) >= most:
+                    left_out += 1
+                    continue
+                row = self.rows[labels] = len(self.rows)
+                numbers.extend([0.0] * self.width)
+            start = row * self.width
+            numbers[start : start + self.width] = self._risen(row, numbers[start : start + self.width], values)
+        if memoryview(numbers).cast("B") != memoryview(self.now).cast("B"):
+            self.now = numbers
+            self.packed = compress(numbers)
+        return left_out
+
+    def _risen(self, row: int, before: "array[float]", values: Sequence[float]) -> "array[float]":
+        if self.kind == "gauge":
+            return array("d", values)
+        base = self._begun_anew.get(row) if self._begun_anew else None
+        after = array("d", values if base is None else map(add, values, base))
+        # A histogram's sum may fall, when what it observes is negative; its counts may not.
+        first = 1 if self.kind == "histogram" else 0
+        if any(map(lt, after[first:], before[first:])):
+            self._begun_anew[row] = [*before]
+            after = array("d", map(add, values, before))
+        return after
+
+    def extremes(self, reading: Reading) -> "array[float]":
+        """Lay the extremes of a reading out row by row."""
+        found = array("d", [_NO_LOWEST, _NO_HIGHEST]) * len(self.rows)
+        for labels, lowest, highest in reading.extremes:
+            if (row := self.rows.get(labels)) is not None:
+                found[2 * row], found[2 * row + 1] = lowest, highest
+        return found if reading.extremes else found[:0]
+
+
+def merge_tick(earlier: Tick, later: Tick) -> None:
+    """Let the later tick speak for the earlier, which goes: totals include it anyhow, extremes do not."""
+    for name, blob in earlier.extremes.items():
+        first, second = unpacked(blob), unpacked(later.extremes.get(name))
+        second.extend([_NO_LOWEST, _NO_HIGHEST] * ((len(first) - len(second)) // 2))
+        for row in range(0, len(first), 2):
+            second[row] = min(second[row], first[row])
+            second[row + 1] = max(second[row + 1], first[row + 1])
+        later.extremes[name] = compress(second)
+    later.after_pause = later.after_pause or earlier.after_pause
+
+
+def thin(ticks: Sequence[Tick], longest_seconds: float) -> list[Tick]:
+    """Return the ticks that are kept: those within the longest window and one before, fewer the older."""
+    now = ticks[-1].at
+    outgrown = sum(tick.at <= now - longest_seconds for tick in ticks) - 1
+    first, *rest = ticks[max(0, outgrown) :]
+    kept = [first]
+    for tick, following in pairwise(rest):
+        if following.at - kept[-1].at <= (now - following.at) / FINENESS:
+            merge_tick(tick, following)
+        else:
+            kept.append(tick)
+    return [*kept, *rest[-1:]]

@@ -1,0 +1,119 @@
+"""Requests to other services through httpx; they carry the ids of what has sent them."""
+
+from functools import wraps
+from typing import Any, TypeVar
+
+import httpx
+from opentelemetry import trace
+
+from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
+from sage_fastapi_obs.clients.client_call import CALLS, Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
+
+__all__ = ["instrument_httpx"]
+
+Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+LOWEST_FAILURE = 400
+"""For who asks, an answer of 4xx is a failure, too."""
+HTTPX = ClientSystem("httpx", CALLS)
+
+
+def instrument_httpx(client: Client) -> Instrumented[Client]:
+    """Watch an `httpx.Client` or `httpx.AsyncClient`.
+
+    Each request, each of those that a redirect leads to, is a span until the head of its response, and counts in
+    `dependency_calls_total` and `dependency_call_duration_seconds` as an operation of the system `http`, such as
+    `GET api.example.com`. Headers carry trace context, correlation id and request id, as those of `correlation_hook`: watch
+    clients that call services of yours.
+    """
+    if not isinstance(client, httpx.Client | httpx.AsyncClient):
+        raise TypeError(f"instrument_httpx takes an httpx.Client or httpx.AsyncClient, not {client!r:.80}")
+    return instrument_once(client, _watch)
+
+
+def _watch(instrumented: Instrumented[Any]) -> None:
+    client = instrumented.client
+    # All ways out; there is no public name for them, and no other place where each request of a redirect is seen.
+    for transport in [client._transport, *client._mounts.values()]:  # noqa: SLF001
+        if transport is not None:
+            instrumented.on_undo(instrument_once(transport, _watch_transport).undo)
+
+
+def _watch_transport(instrumented: Instrumented[Any]) -> None:
+    if isinstance(instrumented.client, httpx.AsyncBaseTransport):
+        instrumented.replace("handle_async_request", lambda original: _around_async(instrumented, original))
+    if isinstance(instrumented.client, httpx.BaseTransport):
+        instrumented.replace("handle_request", lambda original: _around(instrumented, original))
+
+
+def _around(instrumented: Instrumented[Any], original: Any) -> Any:
+    theirs = is_instrumented_by_otel(original)
+
+    @wraps(original)
+    def handle_request(request: httpx.Request) -> httpx.Response:
+        with instrumented.call(_describe, request, theirs) as call:
+            if call is not None:
+                count_errors_of(lambda: _send_on(call, request, traced=not theirs))
+            response: httpx.Response = original(request)
+            if call is not None:
+                count_errors_of(lambda: _tell_response(call, response))
+            return response
+
+    return handle_request
+
+
+def _around_async(instrumented: Instrumented[Any], original: Any) -> Any:
+    theirs = is_instrumented_by_otel(original)
+
+    @wraps(original)
+    async def handle_async_request(request: httpx.Request) -> httpx.Response:
+        with instrumented.call(_describe, request, theirs) as call:
+            if call is not None:
+                count_errors_of(lambda: _send_on(call, request, traced=not theirs))
+            response: httpx.Response = await original(request)
+            if call is not None:
+                count_errors_of(lambda: _tell_response(call, response))
+            return response
+
+    return handle_async_request
+
+
+def _describe(request: httpx.Request, theirs: bool) -> Call:
+    url = request.url
+    method = request.method if request.method in KNOWN_METHODS else OTHER_METHOD
+    port = url.port or DEFAULT_PORTS.get(url.scheme)
+    attributes = {
+        "http.request.method": method,
+        "server.address": url.host,
+        "server.port": port,
+        "url.full": str(url),
+    }
+    if method == OTHER_METHOD:
+        attributes["http.request.method_original"] = request.method
+    server = url.host if url.port is None else f"{url.host}:{url.port}"
+    labels = {"system": "http", "operation": f"{method} {server}"}
+    return Call(HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, theirs=theirs)
+
+
+def _send_on(call: Call, request: httpx.Request, *, traced: bool) -> None:
+    """Add the ids; a trace context that the request has already stays, but for one of this very trace."""
+    headers = request.headers
+    span = call.own_span
+    here = (trace.get_current_span() if span is None else span).get_span_context()
+    given = headers.get(TRACE_HEADER)
+    of_this_trace = given is None or f"-{here.trace_id:032x}-" in given
+    for name, value in outgoing_headers(span, traced=traced and of_this_trace).items():
+        if name == TRACE_HEADER or name not in headers:
+            headers[name] = value
+
+
+def _tell_response(call: Call, response: httpx.Response) -> None:
+    attributes: dict[str, Any] = {"http.response.status_code": response.status_code}
+    version = response.extensions.get("http_version")
+    if isinstance(version, bytes):
+        attributes["network.protocol.version"] = version.decode("latin-1").removeprefix("HTTP/")
+    call.tell(attributes)
+    if response.status_code >= LOWEST_FAILURE:
+        call.fail(str(response.status_code))

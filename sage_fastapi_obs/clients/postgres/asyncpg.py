@@ -1,0 +1,156 @@
+"""Queries through connections and pools of asyncpg.
+
+They take no other methods, but another class that has them. What asyncpg offers instead, query loggers, hears neither of
+prepared statements nor of queries whose connection was lost.
+"""
+
+from functools import partial, wraps
+from typing import Any
+from weakref import WeakSet
+
+import asyncpg
+
+from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of
+from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, target
+
+__all__ = ["watch"]
+
+ASYNCPG = target("asyncpg")
+_WITH_SETS = frozenset({"executemany", "fetchmany"})
+_OF_CONNECTION = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", *_WITH_SETS)
+_OF_STATEMENT = ("fetch", "fetchrow", "fetchval", *_WITH_SETS)
+_COPIES = {"copy_from_table": "COPY {} TO", "copy_to_table": "COPY {} FROM", "copy_records_to_table": "COPY {} FROM"}
+
+
+def watch(client: Any) -> Instrumented[Any]:
+    """Watch a pool or a connection."""
+    watching = _Asyncpg(Instrumented(client))
+    if isinstance(client, asyncpg.Pool):
+        watching.watch_pool(client)
+    elif isinstance(client, asyncpg.Connection):
+        watching.watch(client)
+    else:
+        raise TypeError(f"instrument_postgres takes a pool or a connection of asyncpg, not {client!r:.80}")
+    return watching.instrumented
+
+
+class _Watched:
+    """Marks the classes that are put in the place of others."""
+
+    __slots__ = ()
+
+
+class _Asyncpg:
+    """Gives connections of asyncpg another class, and their own one back."""
+
+    def __init__(self, instrumented: Instrumented[Any]) -> None:
+        self.instrumented = instrumented
+        self._classes: dict[tuple[type, Any, Any], type] = {}
+        self._connections: WeakSet[Any] = WeakSet()
+        instrumented.on_undo(self._give_all_back)
+
+    def _give_all_back(self) -> None:
+        for connection in self._connections:
+            _give_back(connection)
+
+    def watch_pool(self, pool: Any) -> None:
+        """Watch the connections of a pool, those it will open included."""
+        if isinstance(pool, _Watched):
+            return
+
+        async def _get_new_connection(pool: Any) -> Any:
+            connection = await base._get_new_connection(pool)  # noqa: SLF001 - the one place where connections come from
+            count_errors_of(partial(self.watch, connection))
+            return connection
+
+        base = type(pool)
+        pool.__class__ = _subclass(base, {"_get_new_connection": _get_new_connection})
+        self.instrumented.on_undo(partial(_give_back, pool))
+        for holder in pool._holders:  # noqa: SLF001 - the connections that are open already
+            if holder._con is not None:  # noqa: SLF001
+                self.watch(holder._con)  # noqa: SLF001
+
+    def watch(self, connection: Any) -> None:
+        """Watch a connection."""
+        if isinstance(connection, _Watched):
+            return
+        address, database = getattr(connection, "_addr", None), getattr(getattr(connection, "_params", None), "database", None)
+        key = type(connection), address, database
+        if key not in self._classes:
+            host, port = address if isinstance(address, tuple) else (address, None)
+            self._classes[key] = self._watched_class(type(connection), SqlCalls(ASYNCPG, server(host, port, database)))
+        connection.__class__ = self._classes[key]
+        self._connections.add(connection)
+
+    def _watched_class(self, base: type, queries: SqlCalls) -> type:
+        theirs = is_instrumented_by_otel(getattr(base, "execute", None))
+        methods = {name: self._with_query(getattr(base, name), queries, theirs, name in _WITH_SETS) for name in _OF_CONNECTION}
+        methods |= {name: self._with_table(getattr(base, name), queries, text, theirs) for name, text in _COPIES.items()}
+        return _subclass(base, {**methods, "prepare": self._prepare(getattr(base, "prepare"), queries)})  # noqa: B009
+
+    def _with_query(self, original: Any, queries: SqlCalls, theirs: bool, has_sets: bool) -> Any:
+        def describe(connection: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+            query = given_query(args, kwargs)
+            if query is getattr(connection, "_reset_query", None):
+                # What a pool does when it takes a connection back is not the application's.
+                return None
+            return queries.query(query, many=size(args[1:]) if has_sets else None, theirs=theirs)
+
+        @wraps(original)
+        async def watched(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            with self.instrumented.call(describe, connection, args, kwargs):
+                return await original(connection, *args, **kwargs)
+
+        return watched
+
+    def _with_table(self, original: Any, queries: SqlCalls, text: str, theirs: bool) -> Any:
+        @wraps(original)
+        async def watched(connection: Any, table_name: str, **kwargs: Any) -> Any:
+            with self.instrumented.call(lambda: queries.query(text.format(f'"{table_name}"'), theirs=theirs)):
+                return await original(connection, table_name, **kwargs)
+
+        return watched
+
+    def _prepare(self, original: Any, queries: SqlCalls) -> Any:
+        # Of all statements alike: a class for each would cost more than all that is told of it.
+        classes: dict[type, type] = {}
+
+        def watch(prepared: Any) -> None:
+            base = type(prepared)
+            if base not in classes:
+                classes[base] = self._watched_statement(base, queries)
+            prepared.__class__ = classes[base]
+
+        @wraps(original)
+        async def prepare(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            prepared = await original(connection, *args, **kwargs)
+            count_errors_of(partial(watch, prepared))
+            return prepared
+
+        return prepare
+
+    def _watched_statement(self, base: type, queries: SqlCalls) -> type:
+        def describe(prepared: Any, args: tuple[Any, ...], has_sets: bool) -> Call:
+            # Not by its method, which refuses to tell once the connection is released.
+            query = prepared._query  # noqa: SLF001
+            return queries.query(query, many=size(args) if has_sets else None)
+
+        def around_method(original: Any, has_sets: bool) -> Any:
+            @wraps(original)
+            async def watched(prepared: Any, *args: Any, **kwargs: Any) -> Any:
+                with self.instrumented.call(describe, prepared, args, has_sets):
+                    return await original(prepared, *args, **kwargs)
+
+            return watched
+
+        return _subclass(base, {name: around_method(getattr(base, name), name in _WITH_SETS) for name in _OF_STATEMENT})
+
+
+def _subclass(base: type, methods: dict[str, Any]) -> type:
+    return type(base)(base.__name__, (_Watched, base), {"__slots__": (), "__module__": base.__module__, **methods})
+
+
+def _give_back(watched: Any) -> None:
+    if isinstance(watched, _Watched):
+        watched.__class__ = type(watched).__mro__[2]

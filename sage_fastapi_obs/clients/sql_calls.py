@@ -1,0 +1,75 @@
+"""What is told of a query to a database, whichever client sends it."""
+
+from collections.abc import Mapping, Sized
+from functools import lru_cache
+from typing import Any
+
+from sage_fastapi_obs.clients.client_call import Call, ClientSystem
+from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
+from sage_fastapi_obs.operations.operation_run import RunMetrics
+from sage_fastapi_obs.tracing.child_spans import CachedAttributes
+
+__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "target"]
+
+POSTGRES_PORT = 5432
+MOST_KNOWN = 128
+"""Queries of one client of which the description is kept."""
+_NAMES = ("query", "command", "statement")
+QUERIES = RunMetrics(duration="pg_query_duration_seconds", total="pg_queries_total")
+
+
+def target(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
+    """Build what is told of queries by a client; failures are named by the SQLSTATE of the server's answer."""
+    return ClientSystem(client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
+
+
+def _sqlstate(error: Exception) -> str | None:
+    code = getattr(error, "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+class SqlCalls:
+    """Describes the queries of one connection, pool or engine."""
+
+    def __init__(self, target: ClientSystem, attributes: dict[str, Any]) -> None:
+        self._target = target
+        self._attributes = attributes
+        self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
+        self._described_once = lru_cache(MOST_KNOWN)(self._described)
+
+    def query(self, text: str, *, many: int | None = None, theirs: bool = False) -> Call:
+        """Describe a query; `many`: how many sets of arguments it is run with."""
+        described = self._described_once if len(text) <= LONGEST_REMEMBERED else self._described
+        return Call(self._target, *described(text, many), theirs=theirs)
+
+    def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
+        told = statement(text, mysql=self._mysql)
+        summary = f"BATCH {told.summary}" if many not in (None, 1) else told.summary
+        attributes = {**self._attributes, "db.query.text": told.text, "db.query.summary": summary}
+        if many not in (None, 1):
+            attributes["db.operation.batch.size"] = many
+        labels = {"operation": told.operation, "system": self._attributes["db.system.name"]}
+        return summary or labels["system"], labels, CachedAttributes(attributes)
+
+
+def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
+    """Describe where queries go."""
+    attributes: dict[str, Any] = {"db.system.name": system}
+    if host:
+        attributes["server.address"] = str(host)
+    if host and port and int(port) != POSTGRES_PORT:
+        attributes["server.port"] = int(port)
+    if database:
+        attributes["db.namespace"] = str(database)
+    return attributes
+
+
+def given_query(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Find the query among the arguments of a method, which comes first, and has another name in some."""
+    return args[0] if args else next((kwargs[name] for name in _NAMES if name in kwargs), "")
+
+
+def size(args: tuple[Any, ...]) -> int | None:
+    """Count the sets of arguments, which come first, where that can be done without using them up."""
+    sets = args[0] if args else None
+    return len(sets) if isinstance(sets, Sized) else None

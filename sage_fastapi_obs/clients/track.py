@@ -1,0 +1,51 @@
+"""Calls of whatever else an application depends on, told by hand."""
+
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+
+from sage_fastapi_obs.clients.client_call import CALLS, enable
+from sage_fastapi_obs.clients.kafka.messages import PRODUCED
+from sage_fastapi_obs.clients.redis import COMMANDS
+from sage_fastapi_obs.clients.sql_calls import QUERIES
+from sage_fastapi_obs.operations.operation import Operation
+from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
+
+__all__ = ["track_dependency"]
+
+_OWN: dict[str, tuple[RunMetrics, str, str]] = {
+    "redis": (COMMANDS, "command", "db.system.name"),
+    "postgresql": (QUERIES, "operation", "db.system.name"),
+    "kafka": (PRODUCED, "topic", "messaging.system"),
+}
+"""Systems with metrics of their own: those, the label that has the operation, and the attribute that has the system."""
+_ALSO = {"postgres": "postgresql", "pg": "postgresql"}
+
+
+class _Tracked(Operation):
+    """An operation that switches the metrics of dependencies on."""
+
+    __slots__ = ()
+
+    def _run(self) -> OperationRun:
+        enable("dependencies")
+        return super()._run()
+
+
+def track_dependency(system: str, operation: str, /, **attributes: Any) -> Operation:
+    """Tell of a call of something outside the process: as `with`, `async with` or a decorator, like `operation`.
+
+    `with track_dependency("payments", "charge"):` is a CLIENT span, and counts in `dependency_calls_total` and
+    `dependency_call_duration_seconds`. For `redis`, `postgresql` and `kafka`, where the operation is a command, one of
+    `select`, `insert`, `update`, `delete` and `other`, or a topic, it counts in theirs. Both words are labels: few, without
+    ids in them.
+    """
+    system = _ALSO.get(system.lower(), system.lower() if system.lower() in _OWN else system)
+    measures, label, attribute = _OWN.get(system, (CALLS, "operation", "peer.service"))
+    return _Tracked(
+        f"{system} {operation}",
+        kind=SpanKind.PRODUCER if system == "kafka" else SpanKind.CLIENT,
+        measures=measures,
+        labels={"system": system, label: operation},
+        attributes={attribute: system, **attributes},
+    )

@@ -1,0 +1,1 @@
+"""Sending to servers: bounded queues, retries, deadlines, and a count of what is lost."""

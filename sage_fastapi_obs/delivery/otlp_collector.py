@@ -1,0 +1,73 @@
+"""A collector of OpenTelemetry's, over OTLP/HTTP, as its standard variables say."""
+
+import gzip
+import os
+import ssl
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from sage_fastapi_obs.delivery.http_sender import Poster
+from sage_fastapi_obs.settings.standard_variables import OtlpVariables, Signal
+
+__all__ = ["Collector"]
+
+_PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+class Collector:
+    """Takes one signal."""
+
+    def __init__(self, url: str, signal: Signal, answer: Any) -> None:
+        """Read the variables; nothing is opened yet.
+
+        `answer`: the message in which the collector says what it has taken.
+        """
+        self._variables = variables = OtlpVariables.of(signal, os.environ)
+        self.remarks = variables.remarks
+        """What is wrong with the variables."""
+        self._answer = answer
+        self._headers = {**variables.headers, "content-type": "application/x-protobuf"}
+        self._pack = _PACKED.get(variables.compression)
+        if self._pack is not None:
+            self._headers["content-encoding"] = variables.compression
+        self._poster = Poster(url, self._client, variables.timeout_seconds)
+
+    def send(self, request: Any, seconds: float) -> int:
+        """Send a message, and return how many parts of it the collector has refused, which OTLP says not to send again.
+
+        `seconds`: how long that may take, where it is less than usual.
+        """
+        content: bytes = request.SerializeToString()
+        body = self._poster.post(content if self._pack is None else self._pack(content), self._headers, seconds)
+        try:
+            # Rejected spans or records: whatever they are, their number comes first.
+            refused = self._answer.FromString(body).partial_success.ListFields()
+        except Exception:
+            # Taken all the same, says the protocol: the status decides.
+            return 0
+        return next((max(0, value) for described, value in refused if described.number == 1), 0)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._poster.close()
+
+    def _client(self, **options: Any) -> httpx.Client:
+        variables = self._variables
+        if variables.certificate is None and variables.client_certificate is None:
+            return httpx.Client(**options)
+        trusted = _readable(variables.certificate)
+        context = httpx.create_ssl_context() if trusted is None else ssl.create_default_context(cafile=trusted)
+        if variables.client_certificate is not None:
+            context.load_cert_chain(_readable(variables.client_certificate) or "", _readable(variables.client_key))
+        return httpx.Client(verify=context, **options)
+
+
+def _readable(path: str | None) -> str | None:
+    """Open a file once, as `ssl` does not say which one is missing."""
+    if path is not None:
+        with open(path, "rb"):  # noqa: PTH123 - the path is handed on as it was given
+            pass
+    return path

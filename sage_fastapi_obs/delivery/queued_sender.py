@@ -1,0 +1,350 @@
+"""Lines and spans to a server: kept in a bounded queue, sent in batches by one thread, tried again, and counted when lost."""
+
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from sage_fastapi_obs.delivery.http_sender import Refused, TooLarge, Unavailable
+from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.logs.line_format import LEVELS, Line
+from sage_fastapi_obs.processes import at_fork
+from sage_fastapi_obs.threads import Threads
+
+__all__ = ["Destination", "Entry", "Limits", "LineDestination", "LineSender", "Sender", "is_sending"]
+
+QUEUE_LINES = 20_000
+QUEUE_BYTES = 16 * 1024 * 1024
+BATCH_LINES = 500
+BATCH_BYTES = 1024 * 1024
+BATCH_SECONDS = 1.0
+"""How long a line waits for others to be sent with."""
+FLUSH_SECONDS = 0.01
+"""How often a flush looks whether all is sent."""
+FIRST_RETRY_SECONDS = 0.25
+LAST_RETRY_SECONDS = 30.0
+NOTICE_SECONDS = 60.0
+
+
+class _ThisThread(threading.local):
+    is_sending = False
+
+
+_this_thread = _ThisThread()
+
+
+def is_sending() -> bool:
+    """Tell whether this thread sends lines: what it logs, through the HTTP client, is about that."""
+    return _this_thread.is_sending
+
+
+class Entry(NamedTuple):
+    """A line as JSON, or a span, with a number that no other of its sender has."""
+
+    number: int
+    content: Any
+    size_bytes: int = 0
+    """0 for what is not encoded yet."""
+
+
+class Limits(NamedTuple):
+    """How many wait, how many go at a time, and how long one waits for others to go with."""
+
+    queue: int
+    batch: int
+    seconds: float
+
+
+class Destination(Protocol):
+    """Where a sender's batches go."""
+
+    name: str
+    remarks: tuple[str, ...]
+    """What is odd about how it was set up, told at the start."""
+
+    def prepare(self) -> None:
+        """Find out, at the start, what an interpreter that is about to end could not."""
+
+    def open(self) -> None:
+        """Prepare in the process that sends."""
+
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
+        """Send a batch; return those to try again, and how many were refused. Raises `Unavailable`, `Refused`, `TooLarge`.
+
+        `seconds`: how long that may take, where it is less than usual.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class LineDestination(Destination, Protocol):
+    """Where lines go."""
+
+    form: Callable[[Line], bytes]
+    """How it wants a line as JSON."""
+
+
+class Sender:
+    """Sends what it is given in the background."""
+
+    what = "log lines"
+    """What is sent, in words."""
+    thread_name = "sage-obs-log"
+
+    def __init__(
+        self,
+        destination: Destination,
+        losses: Losses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
+        limits: Limits | None = None,
+    ) -> None:
+        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        self.name = destination.name
+        self.remarks = destination.remarks
+        self._destination = destination
+        self._limits = limits or Limits(QUEUE_LINES, BATCH_LINES, BATCH_SECONDS)
+        self._losses = losses
+        self._tell = tell
+        losses.watch(self.name, ("full", "refused", "shutdown"))
+        self._is_open = False
+        self._thread: threading.Thread | None = None
+        self._sending: Sequence[Entry] = ()
+        self._threads = Threads(f"{self.thread_name}-{self.name}", failed)
+        self.restart()
+        at_fork(in_child=self.restart)
+
+    def open(self) -> None:
+        """Take lines from now on; the thread comes with the first, in the process that writes it."""
+        self._destination.prepare()
+        self.restart()
+        self._is_open = True
+
+    def put(self, content: object, size_bytes: int = 0) -> None:
+        """Queue one, or count it as lost when the queue is full."""
+        if not self._is_open:
+            return
+        with self._lock:
+            waiting = len(self._queue)
+            if waiting >= self._limits.queue or self._queued_bytes + size_bytes > QUEUE_BYTES:
+                self._losses.count(self.name, "full")
+                return
+            self._number += 1
+            self._queue.append(Entry(self._number, content, size_bytes))
+            self._queued_bytes += size_bytes
+            if self._thread is None:
+                # Without one, what is queued waits: for a thread, or for the close.
+                self._thread = self._threads.start(self._run)
+            if waiting + 1 >= self._limits.batch:
+                self._wake.set()
+
+    def flush(self, seconds: float) -> bool:
+        """Send all that is queued, and wait for that no longer than some seconds; tell whether it was done."""
+        deadline = time.monotonic() + seconds
+        while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(FLUSH_SECONDS)
+        return not (self._queue or self._sending)
+
+    def stop(self, deadline: float) -> None:
+        """Send what is queued until a time of `time.monotonic`; does not wait."""
+        self._deadline = deadline
+        self._stopping.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Wait for the last lines until the time that `stop` was given; what is left then is lost."""
+        with self._lock:
+            thread = self._thread
+            if is_alone := thread is None and bool(self._queue):
+                self._thread = threading.current_thread()
+        if is_alone:
+            self._run()
+        elif thread is not None:
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+        with self._lock:
+            # From here on the thread, should it come back from a server that hangs, counts nothing.
+            self._thread = None
+            self._is_open = False
+            self._losses.count(self.name, "shutdown", len(self._queue) + len(self._sending))
+            self._queue.clear()
+            self._queued_bytes, self._sending = 0, ()
+
+    def reopen(self) -> None:
+        """Go on after a close."""
+        with self._lock:
+            self._wake, self._stopping = threading.Event(), threading.Event()
+            self._is_open = True
+
+    def restart(self) -> None:
+        """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
+        self._lock = threading.RLock()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._queue: deque[Entry] = deque()
+        self._queued_bytes = 0
+        self._sending = ()
+        self._is_connected = False
+        self._number = 0
+        self._deadline = 0.0
+        self._thread = None
+        self._trouble: str | None = None
+        self._told_lost = self._losses.of(self.name)
+        self._told_refused_at = -NOTICE_SECONDS
+
+    def _run(self) -> None:
+        wake, stopping = self._wake, self._stopping
+        _this_thread.is_sending = True
+        try:
+            with suppress_instrumentation():
+                while not stopping.is_set():
+                    wake.wait(self._limits.seconds)
+                    wake.clear()
+                    self._send_all()
+                self._send_all()
+        finally:
+            self._disconnect()
+
+    def _send_all(self) -> None:
+        while self._seconds_left() > 0 and self._take():
+            failures = 0
+            while self._sending:
+                after_seconds = self._try()
+                failures += 1
+                if self._sending and not self._pause(failures, after_seconds):
+                    return
+
+    def _take(self) -> bool:
+        """Take the next batch out of the queue, which is then smaller by it only when it has been dealt with."""
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
+            batch: list[Entry] = []
+            size = 0
+            while self._queue and len(batch) < self._limits.batch and size < BATCH_BYTES:
+                batch.append(self._queue.popleft())
+                size += batch[-1].size_bytes
+            self._sending = batch
+            return bool(batch)
+
+    def _try(self) -> float:
+        """Send the batch once, and keep of it what is to be tried again; return how long the server wants to be left alone."""
+        batch = self._sending
+        try:
+            self._connect()
+            again, refused = self._destination.deliver(batch, self._seconds_left())
+        except Unavailable as unavailable:
+            self._say_trouble(str(unavailable))
+            return unavailable.after_seconds
+        except Refused as refusal:
+            again, refused = (), len(batch)
+            self._say_refused(str(refusal))
+        except TooLarge:
+            again, refused = self._deliver_halves(batch)
+        except Exception as fault:
+            # A defect of ours costs this batch, and no other.
+            again, refused = (), len(batch)
+            self._say_refused(type(fault).__name__)
+        self._settle(again, refused)
+        if not again:
+            self._say_recovered()
+        return 0.0
+
+    def _connect(self) -> None:
+        if self._is_connected:
+            return
+        try:
+            self._destination.open()
+        except Exception as fault:
+            raise Unavailable(type(fault).__name__) from fault
+        self._is_connected = True
+
+    def _disconnect(self) -> None:
+        try:
+            # What the client says of this is about sending, too.
+            self._destination.close()
+        finally:
+            _this_thread.is_sending = self._is_connected = False
+
+    def _seconds_left(self) -> float:
+        """For one request: as long as the end allows, once that has come."""
+        return self._deadline - time.monotonic() if self._stopping.is_set() else math.inf
+
+    def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
+        """Put the second half back, so that the first goes alone; a single line that is too large is refused."""
+        if len(batch) == 1:
+            self._say_refused("too large")
+            return (), 1
+        middle = len(batch) // 2
+        with self._lock:
+            self._queue.extendleft(reversed(batch[middle:]))
+            self._sending = batch[:middle]
+        return self._sending, 0
+
+    def _settle(self, again: Sequence[Entry], refused: int) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return
+            self._queued_bytes -= _size(self._sending) - _size(again)
+            self._sending = again
+            if refused:
+                self._losses.count(self.name, "refused", refused)
+
+    def _pause(self, failures: int, after_seconds: float) -> bool:
+        """Wait before the next try, longer each time; tell whether there is to be one."""
+        seconds = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        seconds = max(seconds, min(after_seconds, LAST_RETRY_SECONDS))
+        if not self._stopping.wait(seconds):
+            return True
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            time.sleep(min(FIRST_RETRY_SECONDS, left))
+        return left > 0 and self._thread is threading.current_thread()
+
+    def _say_trouble(self, reason: str) -> None:
+        if self._trouble is None:
+            self._tell(f"{self.what} do not reach {self.name}", {"output": self.name, "reason": reason})
+        self._trouble = reason
+
+    def _say_recovered(self) -> None:
+        if self._trouble is not None:
+            lost = self._losses.of(self.name) - self._told_lost
+            self._tell(f"{self.what} reach {self.name} again", {"output": self.name, "lost": lost})
+            self._told_lost += lost
+        self._trouble = None
+
+    def _say_refused(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._told_refused_at >= NOTICE_SECONDS:
+            self._told_refused_at = now
+            self._tell(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
+
+
+class LineSender(Sender):
+    """Sends lines from a level on."""
+
+    def __init__(
+        self,
+        destination: LineDestination,
+        level: str,
+        losses: Losses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        super().__init__(destination, losses, tell, failed)
+        self.form = destination.form
+        self._threshold = LEVELS[level]
+
+    def write(self, laid: Line, encoded: bytes) -> None:
+        """Queue one line, or count it as lost when the queue is full."""
+        if LEVELS[laid["level"]] >= self._threshold:
+            self.put(encoded, len(encoded))
+
+
+def _size(batch: Sequence[Entry]) -> int:
+    return sum(entry.size_bytes for entry in batch)

@@ -1,1 +1,0 @@
-"""What the application's author calls."""

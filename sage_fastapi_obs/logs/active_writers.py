@@ -1,0 +1,62 @@
+"""Who writes the lines of this process: several observabilities may be started, each for the requests of its own app."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sage_fastapi_obs.logs.levels import Levels
+from sage_fastapi_obs.request.exchange import current_exchange
+
+__all__ = ["WRITERS", "Writer", "attached", "count_fault", "count_header", "is_written"]
+
+
+class Writer(Protocol):
+    """What writes the lines of one observability."""
+
+    observer: object
+    lowest: int
+    """Severity below which no line is of interest."""
+    levels: Levels
+    takeover: bool
+    """Whether what else writes to the same place is silenced."""
+
+    def take(
+        self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
+    ) -> None:
+        """Take one line; never raises."""
+
+    def leads_to(self, target: object) -> bool:
+        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+
+
+WRITERS: list[Writer] = []
+"""All who are attached, the first first."""
+
+
+def attached() -> Writer | None:
+    """Return who writes the lines of this moment: the observability of the request, or the first; None without any."""
+    exchange = current_exchange.get()
+    if exchange is not None:
+        for logs in WRITERS:
+            if logs.observer is exchange.observer:
+                return logs
+    return next(iter(WRITERS), None)
+
+
+def is_written(by: tuple[Writer, ...], logger: str | None, severity: int) -> bool:
+    """Tell whether a line of this moment is written by one of some writers."""
+    logs = attached()
+    return logs in by and logs is not None and severity >= logs.levels.of(logger)
+
+
+def count_fault(component: str, error: Exception) -> None:
+    """Count a failure of ours where the lines of this moment are written; never raises."""
+    faults = getattr(getattr(attached(), "observer", None), "faults", None)
+    if faults is not None:
+        faults.count(component, error)
+
+
+def count_header(header: str) -> None:
+    """Count a header of a caller's that was not used."""
+    dropped = getattr(getattr(attached(), "observer", None), "dropped_headers", None)
+    if dropped is not None:
+        dropped.count(header)

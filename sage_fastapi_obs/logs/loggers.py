@@ -1,0 +1,228 @@
+"""The loggers that application code holds: by name, or of its request."""
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
+
+import loguru
+from fastapi import Depends
+from opentelemetry import trace
+from starlette.requests import HTTPConnection
+
+from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs.message_fields import text_and_fields
+from sage_fastapi_obs.logs.writer import LogWriter
+from sage_fastapi_obs.privacy.redaction import Redaction
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
+from sage_fastapi_obs.request.recorder import InternalErrors
+from sage_fastapi_obs.settings import Settings
+
+__all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
+
+_LEVELS = {name.lower(): name for name in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
+_LEVELS.update(warn="WARNING", fatal="CRITICAL")
+
+
+class ObsLogger:
+    """A logger with a name, fields and ids of its own.
+
+    It never changes: each `with_…` returns another. Known fields (`operation`, `session_id`, …) go to the top of a line,
+    all others into its `data`. Messages are text, never templates; one that is a dict is fields. Nothing it is given makes it
+    raise.
+    """
+
+    __slots__ = ("_exchange", "_fields", "_ids", "_name")
+
+    _name: str | None
+    _exchange: Exchange | None
+    _fields: dict[str, Any]
+    """On every line; the ids of a request are stronger."""
+    _ids: dict[str, Any]
+    """On every line; stronger than all else."""
+
+    def __init__(self, name: str | None = None) -> None:
+        """`name`: what lines have as `logger`; None: the name of the calling module."""
+        self._name, self._exchange, self._fields, self._ids = name, None, {}, {}
+
+    def with_context(self, /, request: HTTPConnection | None = None, **ids: Any) -> Self:
+        """Return a logger that writes for a request wherever it is called, and with these ids instead of the current ones.
+
+        `request`: a `Request` or `WebSocket`. `ids`: `correlation_id`, `session_id` and the like; those that are None are
+        left out.
+        """
+        exchange = None if request is None else _exchange_of(request)
+        return self._derived(exchange=exchange, ids={name: value for name, value in ids.items() if value is not None})
+
+    def with_fields(self, /, fields: Mapping[str, Any] | None = None, **more: Any) -> Self:
+        """Return a logger that writes these fields with every line, besides those it has."""
+        return self._derived(fields={**_fields_of(fields), **more})
+
+    def with_trace(self) -> Self:
+        """Return a logger that keeps to the trace and span of this moment; the same logger where there is no span.
+
+        Every line names the span it is written in by itself: this is for code that goes on elsewhere.
+        """
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return self
+        flags = f"{context.trace_flags & 1:02x}"
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}", "trace_flags": flags}
+        return self._derived(ids=ids)
+
+    def debug(self, message: str, /, **fields: Any) -> None:
+        """Write a line of level debug."""
+        self._write("DEBUG", message, fields)
+
+    def info(self, message: str, /, **fields: Any) -> None:
+        """Write a line of level info."""
+        self._write("INFO", message, fields)
+
+    def warning(self, message: str, /, **fields: Any) -> None:
+        """Write a line of level warn."""
+        self._write("WARNING", message, fields)
+
+    warn = warning
+
+    def error(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
+        """Write a line of level error, with the exception's type, message and stack if given."""
+        self._write("ERROR", message, fields, exc)
+
+    def critical(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
+        """Write a line of level critical, with the exception's type, message and stack if given."""
+        self._write("CRITICAL", message, fields, exc)
+
+    def exception(self, message: str, /, **fields: Any) -> None:
+        """Write a line of level error with the exception that is being handled."""
+        self._write("ERROR", message, fields, sys.exception())
+
+    def event(self, message: str, /, *, event_id: str | None = None, level: str = "info", **data: Any) -> None:
+        """Write a line about something that happened in the domain, by an id of its own: `evt-` and a UUID by default.
+
+        `level`: a name of a level, in any case; another one is noted as a field, and the line is of level info.
+        """
+        data["event_id"] = f"evt-{uuid.uuid4()}" if event_id is None else event_id
+        known = _LEVELS.get(level.lower()) if isinstance(level, str) else None
+        if known is None:
+            data["level"] = level
+        self._write(known or "INFO", message, data)
+
+    def _derived(
+        self, *, exchange: Exchange | None = None, fields: Mapping[str, Any] | None = None, ids: Mapping[str, Any] | None = None
+    ) -> Self:
+        derived = object.__new__(type(self))
+        derived._name = self._name
+        derived._exchange = self._exchange if exchange is None else exchange
+        derived._fields = {**self._fields, **fields} if fields else self._fields
+        derived._ids = {**self._ids, **ids} if ids else self._ids
+        return derived
+
+    def _write(self, level: str, message: object, fields: dict[str, Any], exc: object = None) -> None:
+        # A thread of the application's own has no context, and this logger may have the exchange.
+        token = current_exchange.set(self._exchange) if self._exchange is not None else None
+        try:
+            text, said = text_and_fields(message)
+            log = loguru.logger.opt(depth=2, exception=_exception(exc, fields))
+            if self._fields or fields or said:
+                log = log.bind(**{**self._fields, **{str(name): value for name, value in said.items()}, **fields})
+            if self._name is not None or self._ids:
+                log = log.patch(self._complete)
+            # The text is never a template: loguru formats a message only when it is given arguments.
+            log.log(level, text)
+        except Exception as fault:
+            takeover.count_fault("ObsLogger", fault)
+        finally:
+            if token is not None:
+                current_exchange.reset(token)
+
+    def _complete(self, record: "loguru.Record") -> None:
+        """Say what is known better here than where the line is written."""
+        if self._name is not None:
+            record["name"] = self._name
+        record["extra"].update(self._ids)
+
+
+class BoundLogger(ObsLogger):
+    """A logger that knows its request.
+
+    Every line carries the request's ids. `bind` adds fields to all later lines of the request, whoever writes them, and to
+    its canonical line; fields of a single call stay on that line, and those of `with_fields` on the lines of that logger.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, exchange: Exchange | None) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    def bind(self, /, **fields: Any) -> Self:
+        """Add fields to the request; visible at once everywhere, also when called in a sync dependency."""
+        if self._exchange is not None:
+            self._exchange.fields.update(fields)
+        return self
+
+
+def create_logger(name: str) -> ObsLogger:
+    """Return a logger for a component; its lines have the name as `logger`, and the ids of whatever request they are of."""
+    return ObsLogger(name)
+
+
+async def _logger(connection: HTTPConnection) -> BoundLogger:
+    return BoundLogger(exchange_of(connection.scope))
+
+
+RequestLogger = Annotated[BoundLogger, Depends(_logger)]
+"""A `BoundLogger` for the request."""
+
+
+class _Process:
+    """Whose lines those of a process without an app are."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.faults = InternalErrors()
+
+
+def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
+    """Take over the logging of a process that has no app, such as a script or a job; return what gives it back.
+
+    Called again, it replaces what it set up before. An `Observability` does this by itself. Raises `OSError` when the
+    output cannot be opened.
+    """
+    process = _Process(Settings() if settings is None else settings)
+    for logs in takeover.writers():
+        if isinstance(logs, LogWriter) and isinstance(logs.observer, _Process):
+            logs.close()
+    redaction = Redaction(process.settings.logging, query_values=process.settings.tracing.query_values)
+    logs = LogWriter(process.settings.logging, process.settings.service, process.faults, time.time_ns, process, redaction)
+    if process.settings.enabled and process.settings.logging.enabled:
+        logs.start()
+    return logs.close
+
+
+def _exchange_of(request: Any) -> Exchange | None:
+    try:
+        return exchange_of(request.scope)
+    except Exception as fault:
+        takeover.count_fault("ObsLogger", fault)
+        return None
+
+
+def _fields_of(fields: Any) -> dict[str, Any]:
+    try:
+        return {} if fields is None else {str(name): value for name, value in fields.items()}
+    except Exception as fault:
+        takeover.count_fault("ObsLogger", fault)
+        return {"fields": fields}
+
+
+def _exception(exc: object, fields: dict[str, Any]) -> BaseException | None:
+    """Read what was given as the exception; what is none becomes a field, so that nothing is lost."""
+    if exc is None or isinstance(exc, BaseException):
+        return exc
+    if exc is True:
+        return sys.exception()
+    if exc is not False:
+        fields["exc"] = exc
+    return None

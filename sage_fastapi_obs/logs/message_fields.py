@@ -1,0 +1,76 @@
+"""What a call of a logger says: a text, or the fields of a dict; and what a record of the standard library holds."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sage_fastapi_obs.privacy.json_values import unprintable
+
+__all__ = ["read", "text_and_fields"]
+
+_TEXTS = ("event", "message", "msg")
+"""Where a dict has the text of its line: structlog's name for it first."""
+_STRUCTLOG = frozenset({"_logger", "_name", "_record", "_from_structlog"})
+"""What structlog passes along for its own formatter."""
+_ON_EVERY_LINE = ("level", "logger", "timestamp")
+"""What structlog's processors add, and every line has anyhow."""
+_NOT_FIELDS = frozenset(
+    (
+        *vars(logging.LogRecord("", 0, "", 0, "", (), None)),
+        *("message", "asctime", "taskName", "color_message"),
+        *("otelTraceID", "otelSpanID", "otelTraceSampled", "otelServiceName"),
+        *_STRUCTLOG,
+    )
+)
+"""What every record has, and what uvicorn, OpenTelemetry and structlog add for formatters; all else was passed as `extra`."""
+
+
+def text_and_fields(message: object) -> tuple[str, dict[Any, Any]]:
+    """Take a message apart: a mapping has fields, and perhaps a text among them; all else is a text. Never raises."""
+    if type(message) is str:
+        return message, {}
+    try:
+        if not isinstance(message, Mapping):
+            return str(message), {}
+        fields = dict(message)
+        name = next((name for name in _TEXTS if isinstance(fields.get(name), str)), None)
+        return (fields.pop(name) if name is not None else ""), fields
+    except Exception as fault:
+        return unprintable(fault), {}
+
+
+def read(record: logging.LogRecord) -> tuple[str, dict[Any, Any], BaseException | None]:
+    """Return the text, the fields and the exception of a record; never raises, whatever it was given."""
+    extra = {name: value for name, value in record.__dict__.items() if name not in _NOT_FIELDS}
+    if record.stack_info:
+        extra["stack_info"] = record.stack_info
+    error = _exception(record.exc_info)
+    if type(record.msg) is str or record.args or not isinstance(record.msg, Mapping):
+        return *_formatted(record, extra), error
+    text, fields = text_and_fields(record.msg)
+    if not record.__dict__.keys().isdisjoint(_STRUCTLOG):
+        for name in _ON_EVERY_LINE:
+            fields.pop(name, None)
+    if (given := _exception(fields.get("exc_info"))) is not None:
+        del fields["exc_info"]
+        error = given if error is None else error
+    return text, {**fields, **extra}, error
+
+
+def _formatted(record: logging.LogRecord, extra: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
+    """Format a message as `logging` does; where its arguments do not fit, say so, and show both."""
+    try:
+        return record.getMessage(), extra
+    except Exception as fault:
+        text, fields = text_and_fields(record.msg)
+        said = f"{type(fault).__name__}: {text_and_fields(fault)[0]}"
+        return text, {**fields, **extra, "args": record.args, "format_error": said}
+
+
+def _exception(given: object) -> BaseException | None:
+    """Find the exception in what `exc_info` may be."""
+    if given is True:
+        return sys.exception()
+    found = given[1] if isinstance(given, tuple) and len(given) == 3 else given
+    return found if isinstance(found, BaseException) else None

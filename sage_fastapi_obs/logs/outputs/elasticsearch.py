@@ -1,0 +1,93 @@
+"""Lines as documents of an Elasticsearch or OpenSearch index, through the bulk API."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import httpx
+import orjson
+
+from sage_fastapi_obs.delivery.http_sender import Poster, Unavailable
+from sage_fastapi_obs.delivery.queued_sender import Entry
+from sage_fastapi_obs.logs.line_format import Line
+from sage_fastapi_obs.settings import LoggingSettings
+
+__all__ = ["Elasticsearch"]
+
+CREATED_BEFORE = 409
+ANSWER_BYTES = 4096
+DOCUMENT_BYTES = 512
+"""Of an answer, for each document: a status is asked for, and some tell all that there is to say."""
+
+
+class Elasticsearch:
+    """Creates a document per line: the line as it is, with its time as `@timestamp` too, where Kibana looks for it."""
+
+    name = "elasticsearch"
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, settings: LoggingSettings, form: Callable[[Line], bytes]) -> None:
+        assert settings.elasticsearch_url is not None
+        self.form = form
+        names = settings.field_aliases
+        self._time_first = b"{%s:" % orjson.dumps(names.get("timestamp", "timestamp"))
+        self._has_time = "@timestamp" in names.values()
+        url = urlsplit(settings.elasticsearch_url)
+        # Out of the URL, because HTTP clients log URLs.
+        auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
+        path = f"{url.path.rstrip('/')}/{settings.elasticsearch_index}/_bulk"
+        address = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "filter_path=errors,items.*.status", ""))
+        self._poster = Poster(address, partial(httpx.Client, auth=auth))
+        self._headers = {"content-type": "application/x-ndjson"}
+        if settings.elasticsearch_api_key is not None:
+            self._headers["authorization"] = f"ApiKey {settings.elasticsearch_api_key.get_secret_value()}"
+        self._prefix = ""
+
+    def prepare(self) -> None:
+        """Nothing has to be found out."""
+
+    def open(self) -> None:
+        """Prepare in the process that sends, whose documents have ids of their own."""
+        self._poster.close()
+        self._prefix = uuid.uuid4().hex
+
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
+        """Create the documents of a batch; return the entries to try again, and how many were refused."""
+        body = b"".join(self._action(entry) for entry in batch)
+        answer = self._poster.post(body, self._headers, seconds, ANSWER_BYTES + DOCUMENT_BYTES * len(batch))
+        return _outcome(batch, _statuses(answer, len(batch)))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._poster.close()
+
+    def _action(self, entry: Entry) -> bytes:
+        # An id makes trying again safe: what an unheard answer has confirmed is not created twice.
+        action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
+        line: bytes = entry.content
+        if self._has_time or not line.startswith(self._time_first):
+            return action + line
+        time, _, _ = line[len(self._time_first) :].partition(b",")
+        return b'%s{"@timestamp":%s,%s' % (action, time, line[1:])
+
+
+def _statuses(body: bytes, expected: int) -> list[int]:
+    """Read the status of each document out of an answer."""
+    try:
+        answer: Any = orjson.loads(body)
+        if answer["errors"] is False:
+            return [201] * expected
+        statuses = [int(result["status"]) for item in answer["items"] for result in item.values()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Unavailable("an answer that is none of the bulk API") from None
+    if len(statuses) != expected:
+        raise Unavailable("an answer about other documents")
+    return statuses
+
+
+def _outcome(batch: Sequence[Entry], statuses: Sequence[int]) -> tuple[Sequence[Entry], int]:
+    again = [entry for entry, status in zip(batch, statuses, strict=True) if status == 429 or status >= 500]
+    created = sum(200 <= status < 300 or status == CREATED_BEFORE for status in statuses)
+    return again, len(batch) - len(again) - created

@@ -1,0 +1,89 @@
+"""The embedded store of recent lines, so that an id leads to its story without any server."""
+
+import threading
+from collections import deque
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from sage_fastapi_obs.logs.line_format import Line
+
+__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry"]
+
+OVERHEAD_BYTES = 400
+"""What keeping a line takes beside its text: its ids and the objects around it."""
+
+
+class LogError(BaseModel):
+    """The exception of a line."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    message: str = ""
+    stack_trace: str = ""
+
+
+class LogEntry(BaseModel):
+    """A line that was written; the fields beside these are attributes too, as they were on the line."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    timestamp: str
+    """UTC, ISO 8601."""
+    level: str
+    operation: str | None = None
+    message: str
+    error: LogError | None = None
+
+
+Entry = tuple[str | None, str | None, str | None, bytes]
+"""A line as it is kept: its correlation, request and trace id, and its JSON."""
+
+
+def entry(laid: Line, encoded: bytes) -> Entry:
+    """Make of a line what is kept of it; `encoded` is its JSON with its newline."""
+    # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
+    return laid.get("correlation_id"), laid.get("request_id"), laid.get("trace_id"), encoded[:-1]
+
+
+class RecentLines:
+    """Keeps the newest lines of this process, bounded in number and in bytes.
+
+    There is no index: lines come thousands of times as often as questions, and a question reads ten thousand lines' ids in
+    a millisecond.
+    """
+
+    def __init__(self, most_lines: int, most_bytes: int) -> None:
+        self._most_lines = most_lines
+        self._most_bytes = most_bytes
+        self._entries: deque[Entry] = deque()
+        self.size = 0
+        """Bytes kept now, those around the lines included."""
+        # Reentrant, because a finalizer or a signal handler may log at any point.
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keep(self, entry: Entry) -> None:
+        """Keep a line, and let the oldest go for which there is no room."""
+        entries = self._entries
+        with self._lock:
+            entries.append(entry)
+            self.size += len(entry[3]) + OVERHEAD_BYTES
+            while self.size > self._most_bytes or len(entries) > self._most_lines:
+                oldest = entries.popleft()
+                self.size -= len(oldest[3]) + OVERHEAD_BYTES
+
+    def find(self, wanted: str, limit: int) -> list[LogEntry]:
+        """Return the newest lines of a correlation, request or trace id, in the order of their timestamps."""
+        with self._lock:
+            entries = list(self._entries)
+        found = [
+            encoded
+            for correlation_id, request_id, trace_id, encoded in entries
+            if wanted in (correlation_id, request_id, trace_id)
+        ]
+        lines = [LogEntry.model_validate(orjson.loads(encoded)) for encoded in found[max(0, len(found) - limit) :]]
+        # A line that had to wait for the end of its request was written after younger ones.
+        return sorted(lines, key=lambda line: line.timestamp)

@@ -1,0 +1,1 @@
+"""Metrics of HTTP, of the process and of applications, on the registry of one `Observability`."""

@@ -1,0 +1,308 @@
+"""The numbers of HTTP requests: kept together per method, route and status, and shown to Prometheus as metric families.
+
+Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or when
+somebody asks, which costs a fraction of what as many separate instruments do. No scrape sees a request that is counted but
+not timed.
+"""
+
+import sys
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, starmap
+from operator import attrgetter
+from threading import RLock
+from typing import TypeAlias
+
+from prometheus_client.core import Exemplar
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+from sage_fastapi_obs.catalog import METHODS, Metric, known_method
+from sage_fastapi_obs.metrics.exposition.incremental import StampedChild, StampedFamily
+from sage_fastapi_obs.metrics.registry_reader import Child, Reading
+from sage_fastapi_obs.request.exchange import Exchange
+
+__all__ = ["BATCH", "HttpRequestSeries", "RequestSeries"]
+
+ExemplarSource: TypeAlias = tuple[str, str, int]
+"""Of a sampled request: trace id, span id, and the Unix time of its start in nanoseconds."""
+Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None]
+"""Of one request: duration in microseconds, bytes received, bytes sent; no duration for a stream, which is timed elsewhere."""
+Exemplified: TypeAlias = tuple[ExemplarSource, float]
+BATCH = 128
+"""Requests that are added up together."""
+_NOTHING = (sys.maxsize, -1)
+"""Shortest and longest duration where there is none."""
+_RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_bytes", "sent")
+
+
+class Totals:
+    """The numbers of requests up to some moment.
+
+    Never changed once others can see them, so that a page of one moment needs no copies: those of thousands of series would
+    have the garbage collector walk through the whole heap during every scrape.
+    """
+
+    __slots__ = (
+        "duration_us",
+        "durations",
+        "exemplars",
+        "received",
+        "received_bytes",
+        "requests",
+        "sent",
+        "sent_bytes",
+        "timed",
+    )
+
+    def __init__(self, duration_buckets: int, size_buckets: int) -> None:
+        self.requests = 0
+        self.timed = 0
+        """Requests of which the duration is here; streams are timed elsewhere."""
+        self.duration_us = 0
+        self.durations = [0] * duration_buckets
+        self.exemplars: list[Exemplified | None] = [None] * duration_buckets
+        self.received_bytes = self.sent_bytes = 0
+        self.received = [0] * size_buckets
+        self.sent = [0] * size_buckets
+
+    def copy(self) -> "Totals":
+        """Return the same numbers, to be added to."""
+        copied = Totals(0, 0)
+        copied.requests, copied.timed, copied.duration_us = self.requests, self.timed, self.duration_us
+        copied.durations, copied.exemplars = self.durations[:], self.exemplars[:]
+        copied.received_bytes, copied.sent_bytes = self.received_bytes, self.sent_bytes
+        copied.received, copied.sent = self.received[:], self.sent[:]
+        return copied
+
+
+class RequestSeries:
+    """Requests of one method, route and status."""
+
+    __slots__ = ("longest_us", "pending", "read", "shortest_us", "totals")
+
+    def __init__(self, duration_buckets: int, size_buckets: int) -> None:
+        self.pending: list[Numbers] = []
+        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
+        self.totals = Totals(duration_buckets, size_buckets)
+        """Of the requests that have been added up."""
+        self.read = -1
+        """Requests that there were at the last reading for the windows."""
+        self.shortest_us, self.longest_us = _NOTHING
+        """The extremes since they were last read by the windows."""
+
+
+class HttpRequestSeries(Collector):
+    """All request series, and the requests in flight."""
+
+    component = "Requests"
+
+    def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
+        # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
+        self.lock = RLock()
+        """Held while numbers are added up, and while they are read."""
+        self._adding = False
+        self.in_flight: set[Exchange] = set()
+        self._duration_bounds = duration.buckets
+        self._size_bounds = received.buckets
+        self._total, self._duration, self._in_flight, self._received, self._sent = total, duration, in_flight, received, sent
+        self._series: dict[tuple[str, str, str], RequestSeries] = {}
+
+    def of(self, method: str, route: str, status: str) -> RequestSeries:
+        """Return the series of some labels, made when first asked for."""
+        with self.lock:
+            series = self._series.get((method, route, status))
+            if series is None:
+                series = RequestSeries(len(self._duration_bounds) + 1, len(self._size_bounds) + 1)
+                self._series[method, route, status] = series
+            return series
+
+    def collect(self) -> Iterator[Family]:
+        """Yield all families with all samples."""
+        for family, children in self.stamped():
+            family.samples = [sample for _, _, samples in children for sample in samples()]
+            yield family
+
+    def describe(self) -> Iterator[Family]:
+        """Yield all families without samples."""
+        return map(_family, (self._total, self._duration, self._in_flight, self._received, self._sent))
+
+    def stamped(self) -> Iterator[StampedFamily]:
+        """Yield all families, each with what a scrape may remember of it."""
+        with self.lock:
+            labels, kept = [*self._series], [*self._series.values()]
+        totals: list[Totals] = []
+        counted = self._each_counted(labels, kept, totals)
+        yield _family(self._total), counted
+        # Whoever did not look at those wants the others all the same.
+        deque(counted, maxlen=0)
+        sizes = _by_route(zip(labels, totals, strict=True))
+        timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
+        yield _family(self._duration), starmap(self._timed, timed)
+        yield _family(self._in_flight), self._flying()
+        yield _family(self._received), starmap(self._received_by, sizes.items())
+        yield _family(self._sent), starmap(self._sent_by, sizes.items())
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield what has changed since the reading before; the extremes begin anew with each, so there is one reader."""
+        with self.lock:
+            kept = [*self._series.items()]
+        changed = [(labels, series) for labels, series in kept if series.pending or series.totals.requests != series.read]
+        extremes = [(labels, *longest) for labels, series in changed if (longest := self._read(series)) is not None]
+        totals = [(labels, series.totals) for labels, series in changed]
+        yield _reading(self._total, [(labels, (float(total.requests),)) for labels, total in totals])
+        timed = [(labels, (total.duration_us / 1_000_000, *total.durations)) for labels, total in totals if total.timed]
+        yield _reading(self._duration, timed, extremes)
+        yield _reading(self._in_flight, [((method,), (float(count),)) for method, count in self._in_flight_by_method()])
+        routes = {labels[:2] for labels, _ in changed}
+        sizes = _by_route((labels, series.totals) for labels, series in kept if labels[:2] in routes)
+        yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes.items()])
+        yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes.items()])
+
+    def _read(self, series: RequestSeries) -> tuple[float, float] | None:
+        """Add up what is pending; return the shortest and the longest duration since this was last done."""
+        with self.lock:
+            self.add_up(series)
+            series.read = series.totals.requests
+            shortest, longest = series.shortest_us, series.longest_us
+            series.shortest_us, series.longest_us = _NOTHING
+        return None if longest < shortest else (shortest / 1_000_000, longest / 1_000_000)
+
+    def _added_up(self, series: RequestSeries) -> Totals:
+        if series.pending:
+            self.add_up(series)
+        return series.totals
+
+    def add_up(self, series: RequestSeries) -> None:
+        """Add up what is pending."""
+        with self.lock:
+            if self._adding:
+                # By this very thread: the garbage collector has ended a request meanwhile. It is added up the next time.
+                return
+            self._adding = True
+            try:
+                # As many as there are now; more may be appended meanwhile.
+                batch = series.pending[:]
+                del series.pending[: len(batch)]
+                series.totals = self._with(series, batch)
+            finally:
+                self._adding = False
+
+    def _with(self, series: RequestSeries, batch: Iterable[Numbers]) -> Totals:
+        totals = series.totals.copy()
+        for duration_us, received, sent, seen in batch:
+            if duration_us is not None:
+                self._add_duration(totals, duration_us, seen)
+                series.longest_us = max(series.longest_us, duration_us)
+                series.shortest_us = min(series.shortest_us, duration_us)
+            totals.requests += 1
+            totals.received_bytes += received
+            totals.received[bisect_left(self._size_bounds, received)] += 1
+            totals.sent_bytes += sent
+            totals.sent[bisect_left(self._size_bounds, sent)] += 1
+        return totals
+
+    def _add_duration(self, totals: Totals, duration_us: int, seen: ExemplarSource | None) -> None:
+        seconds = duration_us / 1_000_000
+        bucket = bisect_left(self._duration_bounds, seconds)
+        totals.timed += 1
+        totals.duration_us += duration_us
+        totals.durations[bucket] += 1
+        if seen is not None:
+            totals.exemplars[bucket] = (seen, seconds)
+
+    def _each_counted(
+        self, labels: Sequence[tuple[str, str, str]], series: Sequence[RequestSeries], totals: list[Totals]
+    ) -> Iterator[StampedChild]:
+        """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
+        for own, each in zip(labels, series, strict=True):
+            totals.append(self._added_up(each))
+            yield self._counted(own, totals[-1])
+
+    def _counted(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+        count = totals.requests
+        return labels, count, lambda: [Sample(self._total.name, _named(self._total, labels), float(count))]
+
+    def _timed(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+        def samples() -> list[Sample]:
+            seconds = totals.duration_us / 1_000_000
+            return _histogram(self._duration, labels, totals.durations, seconds, totals.exemplars)
+
+        return labels, totals.timed, samples
+
+    def _flying(self) -> Iterator[StampedChild]:
+        for method, count in self._in_flight_by_method():
+            sample = Sample(self._in_flight.name, {"method": method}, float(count))
+            yield method, sample.value, partial(list, [sample])
+
+    def _in_flight_by_method(self) -> list[tuple[str, int]]:
+        counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
+        return [(method, counts[method]) for method in METHODS]
+
+    def _received_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
+        def samples() -> list[Sample]:
+            buckets = [sum(counts) for counts in zip(*(one.received for one in totals), strict=True)]
+            return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in totals))
+
+        return labels, sum(one.requests for one in totals), samples
+
+    def _sent_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
+        def samples() -> list[Sample]:
+            buckets = [sum(counts) for counts in zip(*(one.sent for one in totals), strict=True)]
+            return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in totals))
+
+        return labels, sum(one.requests for one in totals), samples
+
+
+def _by_route(totals: Iterable[tuple[tuple[str, str, str], Totals]]) -> dict[tuple[str, str], list[Totals]]:
+    """Put all statuses of a method and route together."""
+    found: dict[tuple[str, str], list[Totals]] = {}
+    for (method, route, _), each in totals:
+        found.setdefault((method, route), []).append(each)
+    return found
+
+
+def _reading(
+    metric: Metric, children: Iterable[Child], extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
+) -> Reading:
+    return Reading(metric.name, metric.type, tuple(metric.labels), metric.buckets, children, extremes)
+
+
+def _sizes(labels: tuple[str, ...], totals: list[Totals], of: Callable[[Totals], tuple[int, list[int]]]) -> Child:
+    sums, counts = zip(*map(of, totals), strict=True)
+    return labels, (sum(sums), *map(sum, zip(*counts, strict=True)))
+
+
+def _family(metric: Metric) -> Family:
+    # As prometheus_client's own counters do, the family goes without the suffix that its samples have.
+    return Family(metric.name.removesuffix("_total"), metric.help, metric.type, metric.unit)
+
+
+def _named(metric: Metric, values: Sequence[str]) -> dict[str, str]:
+    return dict(zip(metric.labels, values, strict=True))
+
+
+def _exemplar(exemplified: Exemplified) -> Exemplar:
+    (trace_id, span_id, wall_ns), seconds = exemplified
+    return Exemplar({"trace_id": trace_id, "span_id": span_id}, seconds, wall_ns / 1_000_000_000 + seconds)
+
+
+def _histogram(
+    metric: Metric, key: Sequence[str], buckets: Sequence[int], total: float, exemplified: Sequence[Exemplified | None] = ()
+) -> list[Sample]:
+    labels = _named(metric, key)
+    bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
+    counts = [*accumulate(buckets)]
+    exemplars = [one and _exemplar(one) for one in exemplified or [None] * len(buckets)]
+    return [
+        *(
+            Sample(f"{metric.name}_bucket", {**labels, "le": bound}, float(count), None, exemplar)
+            for bound, count, exemplar in zip(bounds, counts, exemplars, strict=True)
+        ),
+        Sample(f"{metric.name}_count", labels, float(counts[-1])),
+        Sample(f"{metric.name}_sum", labels, float(total)),
+    ]

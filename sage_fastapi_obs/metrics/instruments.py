@@ -1,0 +1,249 @@
+"""The instruments of one `Observability`: made when their pack is switched on, with labels that cannot grow without end."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
+
+from sage_fastapi_obs.catalog import (
+    CATALOG,
+    OPERATION_METRICS,
+    OVERFLOW,
+    PACKS,
+    SELF_METRICS,
+    CountCollector,
+    Metric,
+    build,
+    register,
+)
+from sage_fastapi_obs.errors import DuplicateInstrumentError
+from sage_fastapi_obs.metrics.process import Runtime
+from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.recorder import InternalErrors
+from sage_fastapi_obs.settings import MetricsSettings
+
+__all__ = ["Instruments", "LabelGuard", "LabelledMetric"]
+
+_BUILT_ELSEWHERE = frozenset({"http", "runtime"})
+"""Packs of which the instruments are more than what `build` makes."""
+_PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in _BUILT_ELSEWHERE}
+
+
+class LabelGuard:
+    """Lets the first N values of a label through, each printable and short, and folds the rest into one."""
+
+    def __init__(self, most: int, overflow: Counter) -> None:
+        self._most = most
+        self._overflow = overflow
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """Return the value as it is shown, or what stands for all that are too many."""
+        if value in self._seen:
+            return value
+        value = printable(value)
+        if value not in self._seen:
+            if len(self._seen) >= self._most:
+                self._overflow.inc()
+                return OVERFLOW
+            self._seen.add(value)
+        return value
+
+    def release(self, value: str) -> None:
+        """Make room: nothing has this value any more."""
+        self._seen.discard(value)
+
+
+class LabelledMetric:
+    """One metric's series, by label values in the order of its labels; values that are not allowed become `other`."""
+
+    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric")
+
+    def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]]) -> None:
+        self.metric = metric
+        self._parent = parent
+        self._guards = tuple(guards)
+        self._names = tuple(metric.labels)
+        self._lock = Lock()
+        self._children: dict[tuple[str, ...], Any] = {} if metric.labels else {(): parent}
+        self._folded: dict[tuple[str, ...], Any] = {}
+        """Those that stand for values which overflowed."""
+
+    def of(self, *values: str) -> Any:
+        """Return the counter, gauge or histogram of some label values."""
+        return self._children.get(values) or self._resolve(values)
+
+    def labelled(self, labels: Mapping[str, str]) -> Any:
+        """Return the counter, gauge or histogram of the values that labels have by their names; of those missing, empty."""
+        values = tuple([labels.get(name, "") for name in self._names])
+        return self._children.get(values) or self._resolve(values)
+
+    def rise(self, *values: str, by: float = 1.0) -> None:
+        """Raise a gauge that `fall` lowers."""
+        with self._lock:
+            child = self._children.get(values) or self._made(values)
+            child.inc(by)
+
+    def fall(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
+        """Lower a gauge that `rise` has raised, never below 0; `forget`: at 0 its series goes, and leaves room for another."""
+        with self._lock:
+            values = tuple(map(printable, values))
+            child = self._children.get(values)
+            if child is None:
+                # Raised while there was no room for it, or never.
+                values = tuple([OVERFLOW] * len(values))
+                child = self._folded.get(values)
+            if child is None:
+                return
+            left = max(0.0, child._value.get() - by)  # noqa: SLF001 - a gauge can be read in no other way
+            child.set(left)
+            if forget and not left:
+                self._forget(values)
+
+    def _resolve(self, values: tuple[str, ...]) -> Any:
+        with self._lock:
+            return self._made(values)
+
+    def _made(self, values: tuple[str, ...]) -> Any:
+        values = tuple(map(printable, values))
+        guarded = tuple([guard(value) for guard, value in zip(self._guards, values, strict=True)])
+        child = self._parent.labels(*guarded)
+        if guarded == values:
+            self._children[values] = child
+        else:
+            # Not by the values themselves: remembering those would be the growth that the guards prevent.
+            self._folded[guarded] = child
+        return child
+
+    def _forget(self, values: tuple[str, ...]) -> None:
+        if not values:
+            return
+        self._parent.remove(*values)
+        self._children.pop(values, None)
+        self._folded.pop(values, None)
+        for guard, value in zip(self._guards, values, strict=True):
+            if isinstance(guard, LabelGuard):
+                guard.release(value)
+
+
+class Instruments:
+    """The instruments of one registry, besides those that recorders and collectors keep for themselves."""
+
+    def __init__(
+        self,
+        settings: MetricsSettings,
+        registry: CollectorRegistry,
+        faults: InternalErrors,
+        say: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
+    ) -> None:
+        """Build those of `metrics.packs`, and those that are always there; none at all where metrics are switched off.
+
+        `say`: writes a line.
+        """
+        self.registry = registry
+        self._say = say
+        self._missed: set[str] = set()
+        self.packs: set[str] = set()
+        """The packs that are switched on."""
+        self.runtime = Runtime(faults)
+        """Watches the process while it is started, for the pack of that name."""
+        self.exemplars = settings.exemplars
+        """Whether durations name the trace they are from."""
+        self._most = settings.max_label_values
+        self._known: dict[str, LabelledMetric] = {}
+        self._lock = Lock()
+        self._enabled = settings.enabled
+        if not settings.enabled:
+            return
+        self._overflow: Any = build(SELF_METRICS[1:2], registry)[SELF_METRICS[1].name]
+        register(_FaultCounts(faults), registry)
+        self.add(OPERATION_METRICS)
+        for pack in settings.packs:
+            self.enable(pack)
+
+    def enable(self, pack: str) -> None:
+        """Switch a pack on; once is enough."""
+        if pack in self.packs or not self._enabled:
+            return
+        if pack == "runtime":
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self.registry)
+            register(self.runtime, self.registry)
+        if pack not in _BUILT_ELSEWHERE:
+            self.add(PACKS[pack])
+        self.packs.add(pack)
+
+    def add(self, metrics: Iterable[Metric]) -> None:
+        """Make the instruments of metrics; raises `DuplicateInstrumentError` where a name means another metric already."""
+        if not self._enabled:
+            return
+        with self._lock:
+            for metric in metrics:
+                self._add(metric)
+
+    def share(self, instrument: LabelledMetric) -> None:
+        """Let others count with an instrument that somebody keeps for himself."""
+        self._known[instrument.metric.name] = instrument
+
+    def get(self, name: str) -> LabelledMetric | None:
+        """Return an instrument by name; None when its pack is switched off."""
+        return self._known.get(name)
+
+    def wanted(self, name: str | None) -> LabelledMetric | None:
+        """Return the same for somebody who has a number for it; where its pack is switched off, that is said once."""
+        if name is None:
+            return None
+        found = self._known.get(name)
+        if found is None:
+            self._miss(name)
+        return found
+
+    def declared(self, metric: Metric) -> LabelledMetric | None:
+        """Return the instrument of a metric that may have been declared after the start; None where metrics are off."""
+        found = self._known.get(metric.name)
+        if found is None or found.metric is not metric:
+            self.add((metric,))
+            found = self._known.get(metric.name)
+        return found
+
+    def guard(self, label: str, most: int | None = None) -> LabelGuard:
+        """Make a guard for one open label of one metric."""
+        return LabelGuard(self._most if most is None else most, self._overflow.labels(label))
+
+    def _miss(self, name: str) -> None:
+        pack = _PACK_OF.get(name, "")
+        if pack in self._missed or not self._enabled or (pack == "sage" and "sage-core" in self.packs):
+            return
+        self._missed.add(pack)
+        if pack:
+            self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
+
+    def _add(self, metric: Metric) -> None:
+        known = self._known.get(metric.name)
+        if known is None:
+            parent = build((metric,), self.registry)[metric.name]
+            self._known[metric.name] = LabelledMetric(metric, parent, [*self._guards_of(metric)])
+        elif known.metric != metric:
+            raise DuplicateInstrumentError(f"{metric.name} is declared already, with another type, help, labels or buckets")
+
+    def _guards_of(self, metric: Metric) -> Iterator[Callable[[str], str]]:
+        for label, allowed in metric.labels.items():
+            yield self._among(label, allowed) if allowed else self.guard(label, metric.max_label_values)
+
+    def _among(self, label: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
+        """Let the values through that a label knows; a guard without room counts the others."""
+        known, none_of_them = frozenset(allowed), self.guard(label, 0)
+        return lambda value: value if value in known else none_of_them(value)
+
+
+class _FaultCounts(CountCollector):
+    """Shows the failures that were counted where nothing may be assumed to work, not even this registry."""
+
+    metric = SELF_METRICS[0]
+
+    def __init__(self, faults: InternalErrors) -> None:
+        self._faults = faults
+
+    def counted(self) -> Iterator[tuple[tuple[str], int]]:
+        return (((printable(component),), count) for component, count in sorted(self._faults.counts.items()))

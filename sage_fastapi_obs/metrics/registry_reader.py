@@ -1,0 +1,165 @@
+"""The numbers of a registry, read without writing a page: what rolling windows are made of."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument
+from sage_fastapi_obs.request.recorder import InternalErrors, component_of
+
+__all__ = ["Child", "Kind", "ReadCollector", "Reading", "RegistryReader"]
+
+Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
+Child: TypeAlias = tuple[tuple[str, ...], Sequence[float]]
+"""Values of the labels, and numbers: of a counter or gauge its value; of a histogram its sum and the count of each bucket
+alone, that above the last bound included."""
+
+_CHEAP = ("prometheus_client", "sage_fastapi_obs")
+"""Packages of which collectors are asked for samples at each reading."""
+_KINDS: dict[str, Kind] = {
+    "counter": "counter",
+    "gauge": "gauge",
+    "unknown": "gauge",
+    "histogram": "histogram",
+    "summary": "histogram",
+}
+
+
+class Reading(NamedTuple):
+    """One metric as it is now."""
+
+    name: str
+    """As its samples have it: counters with `_total`, histograms without a suffix."""
+    kind: Kind
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...]
+    """Finite upper bounds of a histogram's buckets; none for a summary, which is a histogram of one bucket here."""
+    children: Iterable[Child]
+    """Of a counter or histogram, those that have not changed since the reading before may be left out."""
+    extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
+    """Values of the labels, with the lowest and the highest value observed since the reading before, where that is known."""
+
+
+@runtime_checkable
+class ReadCollector(Protocol):
+    """A collector that tells its numbers without making samples."""
+
+    def readings(self) -> Iterable[Reading]:
+        """Yield every metric."""
+        ...
+
+
+class RegistryReader:
+    """Reads a registry; how each collector is read is found out once.
+
+    Left out are collectors of others that do not tell their numbers: making samples may cost them a query each time, which is
+    meant for scrapes.
+    """
+
+    def __init__(self, registry: CollectorRegistry, faults: InternalErrors) -> None:
+        self._registry = registry
+        self._faults = faults
+        self._ways: dict[Collector, Callable[[], Iterable[Reading]]] = {}
+
+    def __call__(self) -> Iterator[Reading]:
+        """Yield every metric; a collector that raises is counted, and the others are read."""
+        for collector in self._collectors():
+            try:
+                yield from self._way(collector)()
+            except Exception as error:
+                self._faults.count(component_of(collector), error)
+
+    def _collectors(self) -> list[Collector]:
+        if type(self._registry) is not CollectorRegistry:
+            return [self._registry]
+        found = [*collectors(self._registry)]
+        self._ways = {collector: way for collector, way in self._ways.items() if collector in found}
+        return found
+
+    def _way(self, collector: Collector) -> Callable[[], Iterable[Reading]]:
+        way = self._ways.get(collector)
+        if way is None:
+            way = self._ways[collector] = _way(collector)
+        return way
+
+
+def _way(collector: Collector) -> Callable[[], Iterable[Reading]]:
+    if isinstance(collector, ReadCollector):
+        return collector.readings
+    own = instrument(collector)
+    if own is not None:
+        return lambda: _from_instrument(own, collector)
+    is_cheap = isinstance(collector, MetricWrapperBase) or type(collector).__module__.partition(".")[0] in _CHEAP
+    return (lambda: _from_samples(collector)) if is_cheap else tuple
+
+
+def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Reading]:
+    kind = _KINDS.get(own.family.type)
+    if kind is None:
+        return ()
+    children = [*own.numbers()]
+    if any(numbers is None for _, numbers in children):
+        return _from_samples(collector)
+    # The library's summaries count before they sum.
+    ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
+    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered),)
+
+
+def _from_samples(collector: Collector) -> Iterator[Reading]:
+    for family in collector.collect():
+        kind = _KINDS.get(family.type)
+        if kind == "histogram":
+            yield from _histograms(family)
+        elif kind is not None:
+            yield from _values(family, kind)
+
+
+def _name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _values(family: Metric, kind: Kind) -> Iterator[Reading]:
+    name = _name(family)
+    samples = [sample for sample in family.samples if sample.name == name]
+    labels = _label_names(samples)
+    yield Reading(name, kind, labels, (), [(_label_values(sample, labels), (float(sample.value),)) for sample in samples])
+
+
+def _histograms(family: Metric) -> Iterator[Reading]:
+    labels = _label_names(family.samples, leaving="le")
+    sums: dict[tuple[str, ...], float] = {}
+    counts: dict[tuple[str, ...], float] = {}
+    buckets: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for sample in family.samples:
+        key = _label_values(sample, labels)
+        match sample.name.removeprefix(family.name):
+            case "_sum":
+                sums[key] = float(sample.value)
+            case "_count":
+                counts[key] = float(sample.value)
+            case "_bucket":
+                buckets.setdefault(key, []).append((float(sample.labels["le"]), float(sample.value)))
+    bounds = tuple(bound for bound, _ in sorted(next(iter(buckets.values()), [])))[:-1]
+    children = [
+        (key, (sums.get(key, 0.0), *_alone([count for _, count in sorted(buckets.get(key, []))] or [count])))
+        for key, count in counts.items()
+    ]
+    yield Reading(family.name, "histogram", labels, bounds, [child for child in children if len(child[1]) == len(bounds) + 2])
+
+
+def _alone(cumulative: Sequence[float]) -> list[float]:
+    return [count - below for below, count in zip([0.0, *cumulative], cumulative, strict=False)]
+
+
+def _label_names(samples: Iterable[Sample], leaving: str = "") -> tuple[str, ...]:
+    names = {name for sample in samples for name in sample.labels}
+    return tuple(sorted(names - {leaving, "quantile"}))
+
+
+def _label_values(sample: Sample, labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sample.labels.get(label, "") for label in labels)

@@ -1,0 +1,1 @@
+"""Named pieces of work, and metrics of the application's own."""

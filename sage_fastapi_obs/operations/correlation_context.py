@@ -1,0 +1,151 @@
+"""Correlation ids outside requests, over blocks of a request, and on to other services."""
+
+from collections.abc import Awaitable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import httpx
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
+from sage_fastapi_obs.request.correlation import chosen_header, current_correlation_id, pop_correlation_id, push_correlation_id
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.ids import SAFE_ID, new_request_id
+from sage_fastapi_obs.settings import HttpSettings
+
+__all__ = [
+    "CorrelationContext",
+    "correlation_header",
+    "correlation_hook",
+    "get_correlation_id",
+    "ids_to_send",
+    "is_safe_id",
+    "with_correlation_id",
+]
+
+
+class CorrelationContext:
+    """Gives all lines of a block one correlation id; as `with`, `async with` or a decorator.
+
+    Blocks nest, also inside a request, whose id is back at the end. Tasks and threads started in the block keep its id where
+    they get its context. As a decorator it is for functions of every kind: each call is a block; that of a generator is
+    open only while its body runs, so that whoever iterates over it does not get the id.
+    """
+
+    def __init__(self, correlation_id: str | None = None) -> None:
+        """`correlation_id`: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`, or None for a new one in each block.
+
+        Raises `ValueError` for anything else.
+        """
+        if correlation_id is not None and not is_safe_id(correlation_id):
+            shown = f"{correlation_id!r:.80}"
+            raise ValueError(f"a correlation id is a text of 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, not {shown}")
+        self._correlation_id = correlation_id
+
+    def __enter__(self) -> str:
+        """Begin a block; return its id."""
+        correlation_id = self._correlation_id or new_request_id()
+        push_correlation_id(self, correlation_id)
+        return correlation_id
+
+    def __exit__(self, *_: object) -> None:
+        """End the block."""
+        pop_correlation_id(self)
+
+    async def __aenter__(self) -> str:
+        """Begin a block; return its id."""
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the block."""
+        pop_correlation_id(self)
+
+    def __call__(self, work: Work) -> Work:
+        """Return the function, of the same kind, with each call as a block."""
+        return around_calls(work, lambda: _Fixed(self._correlation_id or new_request_id()), "with_correlation_id")
+
+
+class _Fixed:
+    """One call of a decorated function, whose id stays the same however often its body is resumed."""
+
+    def __init__(self, correlation_id: str) -> None:
+        self._block = CorrelationContext(correlation_id)
+
+    def call(self) -> CorrelationContext:
+        return self._block
+
+    def iteration(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def stretch(self) -> CorrelationContext:
+        return self._block
+
+
+def with_correlation_id(correlation_id: str | None = None) -> CorrelationContext:
+    """Decorate a function, coroutine function or generator function with a correlation id; also for `with`."""
+    return CorrelationContext(correlation_id)
+
+
+def get_correlation_id() -> str | None:
+    """Return the correlation id of the code that calls: of its block, else of its request; None outside both."""
+    return current_correlation_id()
+
+
+class _Done:
+    """What an async client may await, and a sync one may ignore."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+_DEFAULTS = HttpSettings()
+_traceparent = TraceContextTextMapPropagator()
+
+
+def correlation_hook(request: httpx.Request) -> Awaitable[None]:
+    """Send the ids and the trace context on to the service that is called; what the request has already stays.
+
+    `httpx.AsyncClient(event_hooks={"request": [correlation_hook]})`, and the same for `httpx.Client`. The headers are those
+    of the settings. For services of yours: others need not know your ids.
+    """
+    try:
+        _send_on(request.headers)
+    except Exception as fault:
+        takeover.count_fault("correlation_hook", fault)
+    return _DONE
+
+
+def _send_on(headers: httpx.Headers) -> None:
+    for name, value in ids_to_send().items():
+        headers.setdefault(name, value)
+    if "traceparent" not in headers:
+        _traceparent.inject(headers)
+
+
+def ids_to_send() -> dict[str, str]:
+    """Return the ids that a call of another service takes along, by the names of their headers."""
+    exchange = current_exchange.get()
+    correlation_id = current_correlation_id()
+    ids = {} if correlation_id is None else {correlation_header(): correlation_id}
+    if exchange is not None and exchange.request_id:
+        ids[_http_settings().request_id_header] = exchange.request_id
+    return ids
+
+
+def correlation_header() -> str:
+    """Return the name of the header by which correlation ids travel, in and out."""
+    return chosen_header.name or _http_settings().correlation_header
+
+
+def _http_settings() -> HttpSettings:
+    """Find the settings of the request's observability, or of the first; the defaults where there is none."""
+    exchange = current_exchange.get()
+    observer = exchange.observer if exchange is not None else getattr(takeover.attached(), "observer", None)
+    return getattr(getattr(observer, "settings", None), "http", _DEFAULTS)
+
+
+def is_safe_id(correlation_id: object) -> bool:
+    """Tell whether something may be an id: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`."""
+    return isinstance(correlation_id, str) and SAFE_ID.fullmatch(correlation_id.encode("utf-8", "replace")) is not None

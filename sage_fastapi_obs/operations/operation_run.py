@@ -1,0 +1,265 @@
+"""One run of an operation, from its begin to its end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind
+
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_fault
+from sage_fastapi_obs.catalog import OVERFLOW
+from sage_fastapi_obs.logs.context_fields import RUNNING
+from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.current_span import SPAN, attach, get_current
+
+__all__ = ["OperationRun", "Outcome", "RunMetrics"]
+
+Outcome = Literal["success", "failure", "cancelled"]
+COMPONENT = "operation"
+"""By which name failures of ours are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """The metrics that runs of one kind change, by their names in the catalog; where a pack is off, its metrics stay away.
+
+    Labels are filled from those of the run. `status` is how it ended, unless the run has a status of its own; `error_type` is
+    why it failed.
+    """
+
+    started: str | None = None
+    """A counter of runs that began."""
+    duration: str | None = None
+    """A histogram of seconds, however they ended."""
+    total: str | None = None
+    """A counter of runs that ended; of cancelled ones only where its `status` knows them, or where it has none."""
+    errors: str | None = None
+    """A counter of runs that failed."""
+    error_type: Callable[[BaseException], str] = exception_name
+    """How an exception is called in labels."""
+
+
+class OperationRun:
+    """A run of a piece of work: what `with operation(…) as run` gives."""
+
+    __slots__ = (
+        "_attributes",
+        "_context",
+        "_home",
+        "_kind",
+        "_measures",
+        "_name",
+        "_parent",
+        "_span",
+        "_started_ns",
+        "_wall_ns",
+        "duration_us",
+        "error_type",
+        "fields",
+        "labels",
+        "outcome",
+    )
+
+    def __init__(
+        self,
+        name: str | None,
+        kind: SpanKind,
+        measures: RunMetrics,
+        labels: Mapping[str, str],
+        attributes: Mapping[str, Any],
+        fields: Mapping[str, Any],
+    ) -> None:
+        self._name = name
+        self._kind = kind
+        self._measures = measures
+        self._attributes = attributes
+        self.labels = {**labels}
+        """Values for the labels of its metrics; may be changed until the end."""
+        self.fields = {**fields}
+        """On every line that is written in it; those of inner runs are stronger."""
+        self.outcome: Outcome | None = None
+        """How it ended; None while it runs."""
+        self.error_type: str | None = None
+        """Why it failed, in few distinct words; None when it did not."""
+        self.duration_us = 0
+        """How long it took; 0 while it runs."""
+        self._home: ActiveObservability | None = None
+        self._span: Span | None = None
+        self._parent: Context | None = None
+        self._context: Context | None = None
+        self._started_ns = self._wall_ns = 0
+
+    @property
+    def span(self) -> Span:
+        """Its span; where it has none (an unsampled request, no tracing), the current one."""
+        return trace.get_current_span() if self._span is None else self._span
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long it took; 0 while it runs."""
+        return self.duration_us / 1_000_000
+
+    def set(self, **attributes: Any) -> Self:
+        """Add attributes to the span, and fields of the same names to the lines that follow."""
+        self.fields.update(attributes)
+        if self._span is not None:
+            self._show(self._span.set_attributes, attributes=attributes)
+        return self
+
+    def event(self, name: str, /, **attributes: Any) -> Self:
+        """Add an event to the span."""
+        if self._span is not None:
+            self._show(self._span.add_event, printable(name), attributes=attributes)
+        return self
+
+    def fail(self, error: BaseException | str) -> Self:
+        """Say that it has failed although no exception will leave it; a text is the type of the error."""
+        self.outcome = "failure"
+        self.error_type = printable(error) if isinstance(error, str) else exception_name(error)
+        return self
+
+    def begin(self) -> None:
+        """Open the span, and start the clock."""
+        home = self._home = active_observability()
+        if home is None:
+            return
+        try:
+            if self._measures.started is not None:
+                self._count_start(home.instruments)
+            if self._name is not None:
+                self._open(home, self._name)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+        try:
+            # Last, so that what we do is not part of the work.
+            self._started_ns = home.clock()
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+
+    def end(self, error: BaseException | None) -> None:
+        """Decide how it went, and tell all signals; `error` is what left it."""
+        home = self._home
+        if home is None:
+            return
+        try:
+            self._judge(home, error)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+        try:
+            self.measure(home.instruments)
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+        if self._span is not None:
+            try:
+                self._close(home, self._span, error)
+            except Exception as fault:
+                count_fault(home, COMPONENT, fault)
+        self._home = self._span = None
+
+    def attach(self) -> None:
+        """Become the innermost run of the context that we are in."""
+        if self._home is None or self._name is None:
+            return
+        parent = self._parent = get_current()
+        outer = parent.get(RUNNING)
+        if outer is not None:
+            self.fields = {**outer.fields, **self.fields}
+        own = {RUNNING: self} if self._span is None else {RUNNING: self, SPAN: self._span}
+        self._context = Context({**parent, **own})
+        attach(self._context)
+
+    def detach(self) -> None:
+        """Leave the context as it was before, in whatever order runs end.
+
+        Without a token: it would have to be given back in the context it came from, and generators are resumed in others.
+        """
+        context, self._context = self._context, None
+        if context is None or get_current() is not context:
+            return
+        parent: Any = self._parent
+        while (outer := parent.get(RUNNING)) is not None and not outer.attached:
+            # It has left before us, who run in it.
+            parent = outer.outside
+        attach(parent)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a context has it as its innermost run, or as one outside of that."""
+        return self._context is not None
+
+    @property
+    def outside(self) -> Context:
+        """The context in which it was attached."""
+        return Context() if self._parent is None else self._parent
+
+    def measure(self, instruments: Instruments) -> None:
+        """Change its metrics, at the end; a pack's own kind of run has more to change."""
+        measures, labels, wanted = self._measures, self.labels, instruments.wanted
+        status = labels.setdefault("status", self.outcome or "success")
+        duration, total = wanted(measures.duration), wanted(measures.total)
+        if duration is not None:
+            exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
+            duration.labelled(labels).observe(self.duration_us / 1_000_000, exemplar)
+        if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
+            total.labelled(labels).inc()
+        if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:
+            labels.setdefault("error_type", self.error_type or OVERFLOW)
+            errors.labelled(labels).inc()
+
+    def _count_start(self, instruments: Instruments) -> None:
+        instrument = instruments.wanted(self._measures.started)
+        if instrument is not None:
+            instrument.labelled(self.labels).inc()
+
+    def _open(self, home: ActiveObservability, name: str) -> None:
+        children = home.children
+        if children is not None:
+            parent = get_current()
+            self._wall_ns = home.wall_clock()
+            self._span = children.open(name, self._kind, self._attributes, parent, parent.get(SPAN), self._wall_ns)
+
+    def _judge(self, home: ActiveObservability, error: BaseException | None) -> None:
+        if self.outcome is None:
+            self.outcome = _outcome_of(error)
+        self.duration_us = max(0, (home.clock() - self._started_ns + 500) // 1_000)
+        if self.outcome == "failure" and error is not None and self.error_type is None:
+            self.error_type = OVERFLOW
+            self.error_type = self._measures.error_type(error)
+
+    def _exemplar(self) -> dict[str, str] | None:
+        context = self.span.get_span_context()
+        if not context.trace_flags.sampled:
+            return None
+        return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+    def _close(self, home: ActiveObservability, span: Span, error: BaseException | None) -> None:
+        ended_ns = self._wall_ns + self.duration_us * 1_000
+        children = home.children
+        if children is None:
+            # Closed meanwhile, and nobody is left to read it.
+            span.end(ended_ns)
+        elif self.outcome == "failure":
+            children.end(span, error, self.error_type if error is None else exception_name(error), ended_ns)
+        else:
+            children.end(span, None, None, ended_ns)
+
+    def _show(self, tell: Callable[..., None], *words: Any, attributes: Mapping[str, Any]) -> None:
+        home = self._home
+        if home is None or home.children is None:
+            return
+        try:
+            tell(*words, home.children.shown(attributes))
+        except Exception as fault:
+            count_fault(home, COMPONENT, fault)
+
+
+def _outcome_of(error: BaseException | None) -> Outcome:
+    if error is None or isinstance(error, GeneratorExit):
+        return "success"
+    if isinstance(error, BaseExceptionGroup):
+        return "cancelled" if error.subgroup(Exception) is None else "failure"
+    return "failure" if isinstance(error, Exception) else "cancelled"

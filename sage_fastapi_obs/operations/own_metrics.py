@@ -1,0 +1,211 @@
+"""Metrics that an application declares itself, and packs of them.
+
+A declaration is a description, and may stand at the top of a module: it belongs to no `Observability`. Its instrument is made
+in the one whose code uses it, when it is first used, or from the start where `Observability.enable_pack` is given the class it
+stands in.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.catalog import CATALOG, Metric
+from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
+from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
+from sage_fastapi_obs.metrics.instruments import LabelledMetric
+from sage_fastapi_obs.privacy.printable import LONGEST, printable
+
+__all__ = [
+    "DeclaredCounter",
+    "DeclaredGauge",
+    "DeclaredHistogram",
+    "declare_counter",
+    "declare_gauge",
+    "declare_histogram",
+    "enable_pack",
+    "metrics_of",
+]
+
+Labels = Sequence[str] | Mapping[str, Sequence[str]]
+"""Names of labels; or for each name the values it may have, none for an open one."""
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_OF_THE_SCRAPER = frozenset({"service", "job", "instance"})
+_OF_OTHER_SERIES = ("_bucket", "_count", "_sum", "_created", "_info", "_total")
+_TAKEN = {metric.name: metric for metric in CATALOG} | {alias.name: metric for metric in CATALOG for alias in metric.aliases}
+
+
+class _Declared:
+    __slots__ = ("metric",)
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        """What it is, as data."""
+
+    def _tell(self, method: str, number: float, labels: Mapping[str, Any]) -> None:
+        """Tell the series of some labels a number; wrong labels are a fault that is counted, not raised."""
+        home = active_observability()
+        if home is None:
+            return
+        try:
+            instrument = home.instruments.declared(self.metric)
+            if instrument is not None:
+                getattr(instrument.of(*_ordered(instrument, labels)), method)(number)
+        except Exception as fault:
+            count_fault(home, self.metric.name, fault)
+
+
+class DeclaredCounter(_Declared):
+    """A count that only rises."""
+
+    __slots__ = ()
+
+    def inc(self, amount: float = 1, /, **labels: Any) -> None:
+        """Raise it."""
+        self._tell("inc", amount, labels)
+
+
+class DeclaredGauge(_Declared):
+    """A number that rises and falls."""
+
+    __slots__ = ()
+
+    def set(self, number: float, /, **labels: Any) -> None:
+        """Set it."""
+        self._tell("set", number, labels)
+
+    def inc(self, amount: float = 1, /, **labels: Any) -> None:
+        """Raise it."""
+        self._tell("inc", amount, labels)
+
+    def dec(self, amount: float = 1, /, **labels: Any) -> None:
+        """Lower it."""
+        self._tell("dec", amount, labels)
+
+
+class DeclaredHistogram(_Declared):
+    """A distribution of numbers."""
+
+    __slots__ = ()
+
+    def observe(self, number: float, /, **labels: Any) -> None:
+        """Add a number."""
+        self._tell("observe", number, labels)
+
+
+def declare_counter(
+    name: str,
+    help: str,  # noqa: A002 - as Prometheus calls it
+    labels: Labels = (),
+    *,
+    deprecated: bool = False,
+    max_label_values: int | None = None,
+) -> DeclaredCounter:
+    """Declare a counter; its name ends in `_total`. Raises `DeclarationError`.
+
+    `labels`: names, or a mapping of names to the values they may have. `deprecated`: the help text says so. An open label has
+    at most `max_label_values` values, by default `metrics.max_label_values`; the rest is `other`.
+    """
+    return DeclaredCounter(_metric("counter", name, help, labels, deprecated=deprecated, most=max_label_values))
+
+
+def declare_gauge(
+    name: str,
+    help: str,  # noqa: A002
+    labels: Labels = (),
+    *,
+    deprecated: bool = False,
+    max_label_values: int | None = None,
+) -> DeclaredGauge:
+    """Declare a gauge; parameters and errors are those of `declare_counter`."""
+    return DeclaredGauge(_metric("gauge", name, help, labels, deprecated=deprecated, most=max_label_values))
+
+
+def declare_histogram(
+    name: str,
+    help: str,  # noqa: A002
+    labels: Labels = (),
+    *,
+    buckets: Sequence[float] = DEFAULT_BUCKETS,
+    deprecated: bool = False,
+    max_label_values: int | None = None,
+) -> DeclaredHistogram:
+    """Declare a histogram; `buckets` are ascending upper bounds, and the rest is as for `declare_counter`."""
+    bounds = tuple(float(bound) for bound in buckets)
+    if not bounds or list(bounds) != sorted(set(bounds)) or not all(map(math.isfinite, bounds)):
+        raise DeclarationError(f"{name}: bounds must be finite, distinct and ascending, not {buckets!r:.80}")
+    return DeclaredHistogram(_metric("histogram", name, help, labels, bounds, deprecated=deprecated, most=max_label_values))
+
+
+def metrics_of(pack: object) -> tuple[Metric, ...]:
+    """List the metrics that are declared in a class, in its instance or in a module."""
+    found = [value.metric for name in dir(pack) if isinstance(value := getattr(pack, name, None), _Declared)]
+    if not found:
+        raise DeclarationError(f"{pack!r:.80} is no pack: nothing is declared in it by declare_counter and the like")
+    return tuple(found)
+
+
+def enable_pack(pack: object) -> None:
+    """Switch a pack on, by its name or as the class it is declared in, for the running `Observability`.
+
+    Where none is running, there is nothing to switch it on in: raises `ObservabilityError`.
+    """
+    home = active_observability()
+    if home is None:
+        raise ObservabilityError("no Observability is running: call enable_pack of the one you build, or set metrics.packs")
+    home.enable_pack(pack)
+
+
+def _metric(
+    kind: Literal["counter", "gauge", "histogram"],
+    name: str,
+    help: str,  # noqa: A002
+    labels: Labels,
+    buckets: tuple[float, ...] = (),
+    *,
+    deprecated: bool,
+    most: int | None,
+) -> Metric:
+    allowed: dict[str, tuple[str, ...]] = dict.fromkeys(labels, ())
+    if isinstance(labels, Mapping):
+        allowed = {label: tuple(values) for label, values in labels.items()}
+    for fault in (*_faults_of_name(kind, name), *_faults_of_help(help), *_faults_of_labels(allowed)):
+        raise DeclarationError(f"{name}: {fault}")
+    return Metric(name, kind, help, allowed, "", buckets, deprecated=deprecated, max_label_values=most)
+
+
+def _faults_of_name(kind: str, name: str) -> Iterator[str]:
+    if not _NAME.fullmatch(name):
+        yield "a name has letters, digits and underscores, and does not begin with a digit"
+    if kind == "counter" and not name.endswith("_total"):
+        yield f"a counter's name ends in _total: {name}_total"
+    if kind != "counter" and name.endswith(_OF_OTHER_SERIES):
+        yield f"the name of a {kind} does not end in {', '.join(_OF_OTHER_SERIES)}"
+    if name in _TAKEN:
+        yield f"that is a name of the pack {_TAKEN[name].pack or 'that is always there'!r}; switch it on, or take another name"
+
+
+def _faults_of_help(help: str) -> Iterator[str]:  # noqa: A002
+    if help != help.encode("utf-8", "ignore").decode():
+        yield "the help text cannot be written as UTF-8"
+
+
+def _faults_of_labels(labels: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for label, values in labels.items():
+        if not _NAME.fullmatch(label) or label.startswith("__") or label in ("le", "quantile"):
+            yield f"{label!r} cannot be a label"
+        if label in _OF_THE_SCRAPER:
+            yield f"the label {label!r} is the scraper's; call it component, for instance"
+        if any(value != printable(value) for value in values):
+            yield f"the values of the label {label!r} are texts of at most {LONGEST} characters that can be printed"
+
+
+def _ordered(instrument: LabelledMetric, labels: Mapping[str, Any]) -> list[str]:
+    wanted = instrument.metric.labels
+    if labels.keys() != wanted.keys():
+        raise DeclarationError(
+            f"{instrument.metric.name} has the labels {', '.join(wanted) or 'none'}, not {', '.join(labels)}"
+        )
+    return [str(labels[label]) for label in wanted]

@@ -1,0 +1,1 @@
+"""The business pack: customers and their activity."""

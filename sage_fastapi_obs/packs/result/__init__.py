@@ -1,0 +1,1 @@
+"""Outcomes as values (`Result`, `MonoResult`, `FluxResult`), with their log lines and metrics."""

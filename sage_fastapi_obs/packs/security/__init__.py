@@ -1,0 +1,1 @@
+"""The security pack: authentication, threats and audits."""

@@ -1,0 +1,1 @@
+"""The textbook pack: learning, rewards and blockchain transactions."""

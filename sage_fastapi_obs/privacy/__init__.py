@@ -1,0 +1,1 @@
+"""What may be shown: redaction, JSON-safe values, and the text of exceptions."""

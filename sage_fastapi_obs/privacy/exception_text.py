@@ -1,0 +1,157 @@
+"""What is told of an exception: type, message and stack, of bounded size, without secrets and without variables."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from traceback import TracebackException
+
+from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.privacy.json_values import unprintable
+from sage_fastapi_obs.privacy.quoted_data import exception_text, rewritten
+from sage_fastapi_obs.privacy.redaction import MARGIN, Redaction, cut
+
+__all__ = ["ErrorText", "error_fields", "exception_event", "exception_fields"]
+
+LONGEST_MESSAGE = 8 * 1024
+LONGEST_STACK = 64 * 1024
+LONGEST_TEXTS = 32 * 1024
+"""Of an exception and all its relatives together, but that each has at least `SHORTEST_TEXT`."""
+SHORTEST_TEXT = 256
+MOST_EXCEPTIONS = 50
+"""Causes, contexts and members of groups that are told of as Python tells them; of more, only the first."""
+MOST_FRAMES = 1_000
+FEW_FRAMES = 20
+_FRAME = re.compile(r'[ |+-]*File "')
+_TEXT = "_str"
+"""Python's private name for the text of an exception, in all versions so far."""
+_HAS_TEXT = hasattr(TracebackException.from_exception(Exception()), _TEXT)
+
+
+def exception_fields(error: BaseException, redaction: Redaction) -> dict[str, str]:
+    """Describe an exception for a line."""
+    return {"type": type(error).__qualname__, "message": _message(error, redaction), "stack_trace": _stack(error, redaction)}
+
+
+class ErrorText(dict[str, str]):
+    """What a line has as `error` where there is no exception, or its stack is not wanted."""
+
+
+def error_fields(error: object) -> ErrorText:
+    """Describe whatever stands for a failure by its type and its text."""
+    return ErrorText(type=type(error).__qualname__, message=_said(error))
+
+
+def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str]:
+    """Describe an exception for a span, by the attributes of the OpenTelemetry conventions."""
+    return {
+        "exception.type": exception_name(error),
+        "exception.message": _message(error, redaction),
+        "exception.stacktrace": _stack(error, redaction),
+        "exception.escaped": "False",
+    }
+
+
+def _message(error: BaseException, redaction: Redaction) -> str:
+    try:
+        return _shown(exception_text(error), LONGEST_MESSAGE, redaction)
+    except Exception as fault:
+        return unprintable(fault)
+
+
+def _stack(error: BaseException, redaction: Redaction) -> str:
+    try:
+        rows = _python_rows(error, redaction) if _HAS_TEXT and _is_ordinary(error) else _first_rows(error, redaction)
+        stack = "".join(redaction.frame(row) if _FRAME.match(row) else row for row in rows)
+    except Exception as fault:
+        return unprintable(fault)
+    if len(stack) > LONGEST_STACK:
+        # The end says what happened, and where.
+        stack = f"{stack[: LONGEST_STACK // 4]}\n…\n{stack[-LONGEST_STACK // 4 * 3 :]}"
+    return _encodable(stack)
+
+
+def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
+    """Put the rows together as Python does, from texts that may be shown; only they could be taken for rows of frames."""
+    error_fields = TracebackException.from_exception(error, compact=True)
+    room = LONGEST_TEXTS
+    pairs = [(error_fields, error)]
+    for one, original in pairs:
+        room -= _show(one, original, min(LONGEST_MESSAGE, max(room, SHORTEST_TEXT)), redaction)
+        parts = [(one.__cause__, original.__cause__), (one.__context__, original.__context__)]
+        members = original.exceptions if isinstance(original, BaseExceptionGroup) else ()
+        parts += zip(one.exceptions or (), members, strict=False)
+        pairs += [(part, its_original) for part, its_original in parts if part is not None and its_original is not None]
+    return list(error_fields.format())
+
+
+def _show(error_fields: TracebackException, error: BaseException, longest: int, redaction: Redaction) -> int:
+    """Replace the texts of one exception by what may be shown of them; return how much that is."""
+    try:
+        text = rewritten(error)
+    except Exception as fault:
+        text = unprintable(fault)
+    if text is not None:
+        setattr(error_fields, _TEXT, text)
+    for name in (_TEXT, "text", "msg"):
+        # The last two are parts of syntax errors.
+        if isinstance(part := getattr(error_fields, name, None), str):
+            setattr(error_fields, name, _shown(part, longest, redaction))
+    notes = getattr(error_fields, "__notes__", None)
+    if notes is not None:
+        rows = map(_said, notes[:MOST_EXCEPTIONS]) if isinstance(notes, list) else [_said(notes)]
+        error_fields.__notes__ = [_shown("\n".join(rows), longest, redaction)]
+    return len(getattr(error_fields, _TEXT))
+
+
+def _shown(text: str, longest: int, redaction: Redaction) -> str:
+    text = str.__getitem__(text, slice(longest + MARGIN))
+    return _encodable(cut(redaction.error_text(text), longest))
+
+
+def _is_ordinary(error: BaseException) -> bool:
+    """Tell whether an exception can be told of whole: not a thousand causes or frames."""
+    frames = 0
+    for number, related in enumerate(_related(error)):
+        step = related.__traceback__
+        while step is not None and frames <= MOST_FRAMES:
+            step, frames = step.tb_next, frames + 1
+        if number >= MOST_EXCEPTIONS or frames > MOST_FRAMES:
+            return False
+    return True
+
+
+def _related(error: BaseException) -> Iterator[BaseException]:
+    """Walk over an exception and those that a traceback shows with it, each once, the nearest first."""
+    found: list[BaseException] = [error]
+    seen = {id(error)}
+    for one in found:
+        yield one
+        members = one.exceptions[:MOST_EXCEPTIONS] if isinstance(one, BaseExceptionGroup) else ()
+        for other in (one.__cause__, one.__context__, *members):
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                found.append(other)
+
+
+def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
+    """Tell of the exception itself and its nearest relatives, each by its last frames, the outermost exception last."""
+    rows: list[str] = []
+    for number, related in enumerate(_related(error)):
+        if number > 3:
+            rows.insert(0, "… and more exceptions before these\n\n")
+            break
+        frames = traceback.format_tb(related.__traceback__, -FEW_FRAMES)
+        said = f"{exception_name(related)}: {_message(related, redaction)}\n"
+        rows[:0] = ["Traceback (most recent call last):\n", *frames, said, *(["\n"] * bool(rows))]
+    return rows
+
+
+def _said(error: object) -> str:
+    try:
+        return exception_text(error) if isinstance(error, BaseException) else str(error)
+    except Exception as fault:
+        return unprintable(fault)
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,126 @@
+"""The text of an exception without the data that it is about, which some libraries quote in theirs.
+
+Known ones are told from what the exception says in parts. For all others there is a rule: their text is shown, and looked
+through like any text, and what it announces as input or the like is hidden: see `Redaction.error_text`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, get_args
+
+from pydantic_core import core_schema
+
+from sage_fastapi_obs.privacy.redaction import REDACTED
+
+__all__ = ["exception_text", "rewritten", "validation_message"]
+
+MOST_ERRORS = 20
+"""Of one validation that are told of."""
+DEEPEST = 8
+"""Exceptions that have no text but that of their only argument, one in another."""
+_WITH_DATA = {
+    *("value_error", "assertion_error", "get_attribute_error", "iteration_error", "mapping_type"),
+    *("union_tag_invalid", "uuid_parsing", "bytes_invalid_encoding"),
+}
+"""Messages of pydantic with a text that comes from the input, or from the application's own validators."""
+_WITHOUT_DATA = frozenset(get_args(core_schema.ErrorType)) - _WITH_DATA
+_DATA_STATES = ("22", "42601")
+"""SQLSTATEs whose messages have data, or a piece of the statement, in quotes; in those of others these are names."""
+_QUOTED_DATA = re.compile(r"[\"'].*[\"']|[\"'].*", re.DOTALL)
+"""From the first quote to the last, as data may have some, too."""
+_LITERAL = re.compile(r"'(?:[^']|'')*+(?:'|\Z)")
+
+
+def exception_text(error: BaseException) -> str:
+    """Return what an exception says; raises what its `str` raises."""
+    text = rewritten(error)
+    return str(error) if text is None else text
+
+
+def rewritten(error: BaseException) -> str | None:
+    """Return what an exception says where that is not what its `str` says, else None."""
+    for _ in range(DEEPEST):
+        kind: Any = type(error)
+        read = _reader(kind)
+        if read is not None:
+            return read(error)
+        if kind.__str__ is not BaseException.__str__ or len(error.args) != 1:
+            return None
+        inner = error.args[0]
+        if not isinstance(inner, BaseException):
+            return None
+        error = inner
+    return type(error).__qualname__
+
+
+def validation_message(kind: object, message: object) -> str:
+    """Return of a validation's message what is surely no data; `kind`: its `type`."""
+    if not isinstance(kind, str):
+        return ""
+    if kind in _WITHOUT_DATA:
+        return str(message)
+    return re.split("[,:'`]", str(message), maxsplit=1)[0].strip() if kind in _WITH_DATA else ""
+
+
+def _pydantic(error: Any) -> str:
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return _validation(errors, f" for {error.title}")
+
+
+def _fastapi(error: Any) -> str:
+    return _validation(error.errors(), "")
+
+
+def _validation(errors: Iterable[Any], subject: str) -> str:
+    errors = list(errors)
+    rows = [f"{len(errors)} validation error{'s' * (len(errors) != 1)}{subject}"]
+    for one in errors[:MOST_ERRORS]:
+        told: Mapping[str, Any] = one if isinstance(one, Mapping) else {}
+        kind = told.get("type")
+        where = ".".join(map(str, told.get("loc") or ()))
+        rows.append(f"{where}\n  {validation_message(kind, told.get('msg', ''))} [type={kind}]")
+    return "\n".join([*rows, *["…"] * (len(errors) > MOST_ERRORS)])
+
+
+def _sqlalchemy(error: Any) -> str:
+    said = str(error.args[0]) if error.orig is None else f"({_full_name(type(error.orig))}) {exception_text(error.orig)}"
+    return f"{said}\n[SQL: {_LITERAL.sub('?', error.statement)}]" if error.statement else said
+
+
+def _postgresql(error: Any) -> str:
+    """Tell the message and the state; detail, context and the statement's line have data."""
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return str(error)
+    text = str(primary or str(error).partition("\n")[0])
+    if state.startswith(_DATA_STATES):
+        text = _QUOTED_DATA.sub(f'"{REDACTED}"', text)
+    return f"[sqlstate={state}] {text}"
+
+
+def _jsonschema(error: Any) -> str:
+    return f"{error.json_path} does not fit {error.validator!r} of its schema"
+
+
+_READERS: dict[str, Callable[[Any], str]] = {
+    "pydantic_core._pydantic_core.ValidationError": _pydantic,
+    "fastapi.exceptions.ValidationException": _fastapi,
+    "sqlalchemy.exc.StatementError": _sqlalchemy,
+    "sqlalchemy.dialects.postgresql.asyncpg.AsyncAdapt_asyncpg_dbapi.Error": _postgresql,
+    "asyncpg.exceptions._base.PostgresError": _postgresql,
+    "psycopg.Error": _postgresql,
+    "psycopg2.Error": _postgresql,
+    "jsonschema.exceptions._Error": _jsonschema,
+}
+"""By the full names of classes, so that nothing has to be installed, or imported."""
+
+
+@lru_cache(maxsize=1024)
+def _reader(kind: type) -> Callable[[Any], str] | None:
+    return next((_READERS[name] for name in map(_full_name, kind.__mro__) if name in _READERS), None)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,102 @@
+"""The two ids of a request: its own on this hop, and the one shared by all hops."""
+
+import re
+import time
+from collections.abc import Callable
+
+from sage_fastapi_obs.privacy.redaction import BUILT_IN
+from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.random_ids import RandomPool
+from sage_fastapi_obs.request.recorder import Headers, Recorder
+from sage_fastapi_obs.settings import HttpSettings
+
+__all__ = ["Identity", "new_request_id"]
+
+SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
+"""What proxies and tracers send as ids; anything else could forge lines or headers."""
+_variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+_tails = RandomPool(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
+"""Random parts of ids."""
+_head = (0, "")
+"""A millisecond, and how the ids made in it begin; one value, because threads read and replace it."""
+
+
+def new_request_id() -> str:
+    """Mint a UUIDv7: sortable by time, and without a system call for randomness."""
+    global _head  # noqa: PLW0603 - a cache of one
+    now_ms = time.time_ns() // 1_000_000
+    made_ms, head = _head
+    if made_ms != now_ms:
+        head = f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}-7"
+        _head = (now_ms, head)
+    try:
+        return head + _tails.pop()
+    except IndexError:
+        return head + _tails.more()
+
+
+class Identity(Recorder):
+    """Adopts or mints the ids, and sends them back on every response."""
+
+    def __init__(self, settings: HttpSettings, new_id: Callable[[], str] = new_request_id) -> None:
+        self._new_id = new_id if new_id is new_request_id else _checked(new_id)
+        self._adopts = settings.incoming_ids != "replace"
+        self._refuses = settings.incoming_ids == "reject"
+        self._request_header = settings.request_id_header.lower().encode()
+        self._configured_header = settings.correlation_header
+        chosen_header.tell(self)
+
+    def follow_header(self, chosen: str | None) -> None:
+        """Go by a header that was chosen beside the settings, or by that of the settings."""
+        self._correlation_header = (chosen or self._configured_header).lower().encode()
+        self._names = frozenset({self._request_header, self._correlation_header})
+
+    def request_started(self, exchange: Exchange) -> None:
+        """Give the exchange its ids."""
+        if not self._names.isdisjoint(exchange.headers):
+            exchange.correlation_id = self._incoming(exchange, self._correlation_header) or ""
+            exchange.request_id = self._incoming(exchange, self._request_header) or ""
+        if not exchange.request_id:
+            new_id = self._new_id
+            try:
+                exchange.request_id = new_id()
+            except Exception:
+                # The factory's failure is counted by whoever called; the request still gets its ids.
+                exchange.request_id = new_request_id()
+                exchange.correlation_id = exchange.correlation_id or exchange.request_id
+                raise
+        if not exchange.correlation_id:
+            exchange.correlation_id = exchange.request_id
+
+    def response_started(self, exchange: Exchange, headers: Headers) -> None:
+        """Send the ids back."""
+        request_id, correlation_id = exchange.request_id, exchange.correlation_id
+        encoded = request_id.encode()
+        headers += (
+            (self._request_header, encoded),
+            (self._correlation_header, encoded if correlation_id is request_id else correlation_id.encode()),
+        )
+
+    def _incoming(self, exchange: Exchange, header: bytes) -> str | None:
+        value = exchange.headers.get(header)
+        if value is None or not self._adopts:
+            return None
+        # What looks like a secret would be hidden in lines, and could join nothing.
+        if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
+            return text
+        if self._refuses:
+            exchange.refusal = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
+        return None
+
+
+def _checked(new_id: Callable[[], str]) -> Callable[[], str]:
+    """Hold the ids of an application's factory to what is asked of everybody's."""
+
+    def checked() -> str:
+        made = new_id()
+        if not SAFE_ID.fullmatch(made.encode("utf-8", "replace")):
+            raise ValueError("new_id must return 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -")
+        return made
+
+    return checked

@@ -1,1 +1,0 @@
-"""What is recorded: a recorder per signal, and the state it owns."""

@@ -1,0 +1,1 @@
+"""Spans: the server span of a request, and the spans below it."""

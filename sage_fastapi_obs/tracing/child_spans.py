@@ -1,0 +1,150 @@
+"""Spans below the current one: for what happens in a request, and for work outside of any."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import ReferenceType, ref
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+
+from sage_fastapi_obs.privacy.exception_text import exception_event
+from sage_fastapi_obs.privacy.printable import LONGEST, printable
+from sage_fastapi_obs.privacy.quoted_data import exception_text
+from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
+from sage_fastapi_obs.tracing.fast_span import MOST_ATTRIBUTES, FastSpan, FastSpanFactory
+
+__all__ = ["CachedAttributes", "ChildSpans", "mark_failed"]
+
+MOST_ITEMS = 64
+"""Items of a list that is an attribute."""
+INTEGERS = range(-(1 << 63), 1 << 63)
+"""What exporters can write as a number."""
+
+
+class CachedAttributes(dict[str, Any]):
+    """Attributes that many spans have, which nobody changes: what may be shown of them is looked at once."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__(attributes)
+        # Weak, because these are often kept longer than what serves now.
+        self._shown: tuple[ReferenceType[ChildSpans], dict[str, Any]] | None = None
+
+    def shown_by(self, spans: "ChildSpans") -> dict[str, Any]:
+        """Return what may be shown, as the settings behind `spans` have it."""
+        known = self._shown
+        if known is None or known[0]() is not spans:
+            known = self._shown = ref(spans), spans.shown(self)
+        return known[1]
+
+
+class ChildSpans:
+    """Opens and ends spans of one tracer, and shows of attributes what may be shown."""
+
+    def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, root_bound: int | None) -> None:
+        """`root_bound`: as for `FastSpanFactory.of`."""
+        self._tracer = tracer
+        self._redaction = redaction
+        self._lean = {kind: FastSpanFactory.of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
+        self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
+        # Names are few and come again with every span.
+        self._short_name = lru_cache(maxsize=4096)(self._shown_name)
+
+    def open(
+        self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: Context, current: Span | None, started_ns: int
+    ) -> Span | None:
+        """Open a span below the one of a context; None where nobody is to read it.
+
+        `current`: the span of `parent`, or None. `started_ns`: Unix time.
+        """
+        if current is not None and self._follows_parent and not current.is_recording():
+            context = current.get_span_context()
+            if context.is_valid and not context.trace_flags.sampled:
+                return None
+        name = printable(name)
+        shown = attributes.shown_by(self) if type(attributes) is CachedAttributes else self.shown(attributes)
+        lean = self._lean[kind]
+        if lean is None or len(shown) >= MOST_ATTRIBUTES:
+            return self._tracer.start_span(name, parent, kind, shown, start_time=started_ns)
+        span, _ = lean.start(name, parent, (), started_ns, dict, shown)
+        return span
+
+    def end(self, span: Span, error: BaseException | None, error_type: str | None, ended_ns: int) -> None:
+        """End a span; `error_type`: why it failed, None if it did not."""
+        attributes: dict[str, Any] = {}
+        if error_type is not None:
+            attributes["error.type"] = printable(error_type)
+            mark_failed(span, error, self._redaction)
+        if isinstance(span, FastSpan):
+            span.finish(span.name, span.name, attributes, ended_ns)
+            return
+        span.set_attributes(attributes)
+        span.end(ended_ns)
+
+    def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Make attributes of any values: without secrets, of bounded length, of types that exporters know; not those None."""
+        return {
+            self._short_name(name) if len(name) <= LONGEST else self._shown_name(name): self._value(name, value)
+            for name, value in attributes.items()
+            if value is not None
+        }
+
+    def _shown_name(self, name: str) -> str:
+        return printable(name if self._redaction.is_plain_name(name) else self._redaction.readable(name))
+
+    def _value(self, name: str, value: Any) -> Any:
+        hides = self._redaction.hides
+        if hides(name) or ("." in name and hides(name.rpartition(".")[2])):
+            return REDACTED
+        kind = type(value)
+        if kind is str:
+            return self._redaction.readable(value)
+        if kind is bool or kind is float:
+            return value
+        return self._number(value) if kind is int else self._other(value)
+
+    def _number(self, value: int) -> int | str:
+        # Python does not write numbers of more than some thousand digits.
+        return self._redaction.number(value) if value in INTEGERS else self._text(value)[:MOST_ITEMS]
+
+    def _other(self, value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
+            items = list(value[:MOST_ITEMS])
+            # OpenTelemetry has lists of one type only.
+            alike = len({*map(type, items)}) == 1 and type(items[0]) in (str, bool, int, float)
+            return tuple([self._value("", item if alike else self._text(item)) for item in items])
+        return self._text(value)
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return f"{len(value)} bytes"
+        try:
+            if isinstance(value, BaseException):
+                return self._redaction.readable(exception_text(value))
+            return self._redaction.readable(str.__str__(value) if isinstance(value, str) else str(value))
+        except Exception:
+            return f"<{type(value).__name__}>"
+
+
+def mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
+    """Set the status of a failed span, and tell of the exception if there is one."""
+    status = getattr(span, "status", None)
+    if status is None or status.status_code is not StatusCode.ERROR:
+        # One that the application has set keeps its description.
+        span.set_status(StatusCode.ERROR)
+    if error is not None:
+        # Not `record_exception`, which would tell all that the message and the stack tell.
+        span.add_event("exception", exception_event(error, redaction))
+
+
+def _follows_parent(sampler: Sampler | None) -> bool:
+    """Tell whether a span below an unsampled one is unsampled, too, without asking each time."""
+    if not isinstance(sampler, ParentBased):
+        return False
+    unsampled = NonRecordingSpan(SpanContext(1, 1, is_remote=False))
+    decision = sampler.should_sample(trace.set_span_in_context(unsampled, Context()), 1, "").decision
+    return not decision.is_recording()  # type: ignore[no-untyped-call]

@@ -1,0 +1,132 @@
+"""Ended spans to a collector, over OTLP/HTTP.
+
+Encoded by the SDK, and sent by what sends lines. Its own batch processor and exporter lose spans without a number, say so in a
+line per batch, wait for half a minute at the end, and read whatever a collector answers.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import TraceFlags
+
+from sage_fastapi_obs.catalog import SPAN_METRICS
+from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.otlp_collector import Collector
+from sage_fastapi_obs.delivery.queued_sender import Entry, Limits, Sender
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.settings.standard_variables import number
+
+__all__ = ["SpanLosses", "SpanOutput"]
+
+SAMPLED = TraceFlags.SAMPLED
+
+
+class SpanLosses(Losses):
+    """How many spans were lost."""
+
+    metric = SPAN_METRICS[0]
+
+    def counted(self) -> list[tuple[tuple[str, ...], int]]:
+        """Return all counts; spans have one output."""
+        return [((cause,), count) for (_, cause), count in super().counted()]
+
+
+class SpanOutput(SpanProcessor):
+    """Hands ended spans on, and waits for the last of them for no longer than it may."""
+
+    def __init__(
+        self,
+        url: str,
+        losses: SpanLosses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
+        shutdown_seconds: float,
+    ) -> None:
+        """`tell` writes a line. `failed`: is told of a missing thread. Raises `SettingsError` where the extra is missing."""
+        remarks: list[str] = []
+        self._sender = _SpanSender(_Spans(url), losses, tell, failed, _limits(remarks))
+        self._shutdown_seconds = shutdown_seconds
+        self.remarks = (*self._sender.remarks, *remarks)
+        """What is wrong with OpenTelemetry's variables about this."""
+
+    def open(self) -> None:
+        """Take spans from now on."""
+        self._sender.open()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span, unless it was recorded for others only."""
+        context = span.context
+        if context is not None and context.trace_flags & SAMPLED:
+            self._sender.put(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send all that has ended; tell whether that was done in time."""
+        return self._sender.flush(timeout_millis / 1_000)
+
+    def shutdown(self) -> None:
+        """Send the rest, and count what is left then as lost."""
+        self._sender.stop(time.monotonic() + self._shutdown_seconds)
+        self._sender.close()
+
+
+class _SpanSender(Sender):
+    what = "spans"
+    thread_name = "sage-obs-spans"
+
+
+class _Spans:
+    """Where batches of spans go."""
+
+    name = "otlp"
+
+    def __init__(self, url: str) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans  # noqa: PLC0415 - an extra
+            from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service  # noqa: PLC0415
+        except ImportError:
+            raise SettingsError("tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs[otlp]'") from None
+        self._encode: Callable[[Sequence[ReadableSpan]], Any] = encode_spans
+        self._collector = Collector(url, "traces", service.ExportTraceServiceResponse)
+        self.remarks = self._collector.remarks
+
+    def prepare(self) -> None:
+        """Nothing has to be found out: each span knows its resource."""
+
+    def open(self) -> None:
+        """Begin in the process that sends: a connection of the one that it was forked from is not its own."""
+        self._collector.close()
+
+    def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
+        """Export a batch; return how many were refused, or could not be written as the protocol wants them."""
+        spans: list[ReadableSpan] = [entry.content for entry in batch]
+        try:
+            request = self._encode(spans)
+        except Exception:
+            # One that is broken costs no other.
+            spans = [span for span in spans if self._is_encodable(span)]
+            request = self._encode(spans)
+        refused = self._collector.send(request, seconds) if spans else 0
+        return (), min(len(batch), len(batch) - len(spans) + refused)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._collector.close()
+
+    def _is_encodable(self, span: ReadableSpan) -> bool:
+        try:
+            self._encode([span])
+        except Exception:
+            return False
+        return True
+
+
+def _limits(remarks: list[str]) -> Limits:
+    """Read the variables of the SDK's batch processor, which are set to have more spans wait, or less."""
+    env, say = os.environ, remarks.append
+    queue = int(number(env, "OTEL_BSP_MAX_QUEUE_SIZE", 2048, say, least=1))
+    batch = int(number(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, say, least=1))
+    seconds = number(env, "OTEL_BSP_SCHEDULE_DELAY", 5_000, say, least=1) / 1_000
+    return Limits(queue, min(batch, queue), seconds)

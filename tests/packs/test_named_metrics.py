@@ -1,0 +1,227 @@
+"""Metrics that applications collect by name: where they go, in which units, and what is refused."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from support import Watched, client
+
+from sage_fastapi_obs import Failure, FluxResult, MetricType, Success, active, collect_metric
+from sage_fastapi_obs import collect_flux_result_metric as collect_flux
+from sage_fastapi_obs import collect_result_metric as collect_result
+from sage_fastapi_obs.packs.result import named_metrics
+
+COUNTER, GAUGE, HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
+CONVERSIONS = [
+    ("api_requests_total", COUNTER, {"endpoint": "/users", "method": "GET"}, "api_requests_total", 1.0),
+    ("response_time_ms", HISTOGRAM, {"endpoint": "/users"}, "response_time_seconds", 0.001),
+    ("active_connections", GAUGE, {}, "active_connections", 1.0),
+    ("orders_by_category", COUNTER, {"category": "tea"}, "orders_by_category_total", 1.0),
+    ("orders_processed_total", COUNTER, {}, "orders_processed_total", 1.0),
+    ("order_value", HISTOGRAM, {}, "order_value", 1.0),
+    ("revenue_total", COUNTER, {}, "revenue_total", 1.0),
+    ("system.cpu_usage", GAUGE, {}, "system_cpu_usage_ratio", 0.01),
+    ("system.memory_usage", GAUGE, {}, "system_memory_usage_ratio", 0.01),
+    ("app.requests_per_second", GAUGE, {}, "app_requests_per_second", 1.0),
+    ("app.error_rate", GAUGE, {}, "app_error_ratio", 0.01),
+    ("business.active_users", GAUGE, {}, "business_active_users", 1.0),
+    ("business.transactions_total", COUNTER, {}, "business_transactions_total", 1.0),
+    ("result_duration_ms", HISTOGRAM, {"operation": "a", "status": "success"}, "result_duration_seconds", 0.001),
+    ("heap_mb", GAUGE, {}, "heap_bytes", 1_048_576.0),
+    ("sent_mb_total", COUNTER, {}, "sent_bytes_total", 1_048_576.0),
+    ("disk.full_percent", GAUGE, {}, "disk_full_ratio", 0.01),
+    ("disk_free_percentage", HISTOGRAM, {}, "disk_free_ratio", 0.01),
+    ("waited_ms", COUNTER, {}, "waited_seconds_total", 0.001),
+    ("queue/length now", GAUGE, {"queue": "mail"}, "queue_length_now", 1.0),
+    ("5xx", COUNTER, {}, "_5xx_total", 1.0),
+]
+"""Name and type as collected; name, and value of one unit, as Prometheus gets them: written down, not computed."""
+
+
+@pytest.fixture
+def watched(watch) -> Watched:
+    """Watch, and be what application code acts on."""
+    watched = watch(metrics={"packs": ("http", "result")})
+    watched.obs.start()
+    return watched
+
+
+async def scraped(watched: Watched) -> dict[str, dict[tuple, float]]:
+    """Read all samples of `/metrics`, by name and labels."""
+    app = Starlette()
+    watched.obs.install(app)
+    async with client(app) as opened:
+        text = (await opened.get("/metrics", headers={"accept": "text/plain"})).text
+    found: dict[str, dict[tuple, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+VALUES = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=5)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(VALUES, min_size=len(CONVERSIONS), max_size=len(CONVERSIONS)))
+async def test_what_is_collected_is_scraped_in_base_units(watch, values):
+    """Each name and unit is read back from `/metrics` as the table says: sums of counters, last gauges, sums and counts."""
+    watched = watch()
+    async with watched.obs:
+        for (name, kind, labels, _, _), collected_values in zip(CONVERSIONS, values, strict=True):
+            for value in collected_values:
+                collect_metric(name, value, kind, labels=labels)
+        found = await scraped(watched)
+    for (_, kind, labels, metric, unit), collected_values in zip(CONVERSIONS, values, strict=True):
+        key = tuple(sorted(labels.items()))
+        if kind is HISTOGRAM:
+            assert found[f"{metric}_count"][key] == len(collected_values)
+            assert found[f"{metric}_sum"][key] == pytest.approx(math.fsum(collected_values) * unit)
+        else:
+            expected = math.fsum(collected_values) if kind is COUNTER else collected_values[-1]
+            assert found[metric][key] == pytest.approx(expected * unit)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, Decimal(3), Fraction(3)])
+def test_numbers_of_all_kinds_are_collected(watched, value):
+    """Money is often a decimal."""
+    collect_metric("revenue_total", value, COUNTER)
+    assert watched.value("revenue_total") == 3
+
+
+def test_operations_are_a_label_and_not_a_name(watched):
+    """`<operation>.duration_ms` and `.memory_usage_mb` go to the metrics of operations, whatever they are collected as."""
+    collect_metric("heavy.job.duration_ms", 250, HISTOGRAM)
+    collect_metric("heavy.job.memory_usage_mb", -2, HISTOGRAM)
+    assert watched.value("operation_duration_seconds_sum", operation="heavy.job") == 0.25
+    assert watched.value("operation_memory_delta_bytes", operation="heavy.job") == -2 * 1_048_576
+
+
+@pytest.mark.parametrize("value", [-1, -0.001])
+def test_counters_only_rise(watched, value):
+    """An amount below 0 is refused, and nothing is recorded."""
+    with pytest.raises(ValueError, match="only rises"):
+        collect_metric("refunds", value, COUNTER)
+    assert watched.series("refunds_total") == {}
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), "5", None, True, 10**400, Decimal("sNaN"), Decimal("-1e999"), 1j]
+)
+def test_what_is_no_number_is_refused(watched, value):
+    """One bad observation would spoil a sum for good."""
+    with pytest.raises(ValueError, match="finite number"):
+        collect_metric("length", value, GAUGE)
+    with pytest.raises(ValueError, match="finite number"):
+        collect_result("length", Success(1), value)
+
+
+@pytest.mark.parametrize(("first", "second"), [(COUNTER, GAUGE), (GAUGE, HISTOGRAM), (HISTOGRAM, COUNTER), (GAUGE, COUNTER)])
+def test_a_metric_keeps_its_type(watched, first, second):
+    """Another type for the same name is refused; the first goes on."""
+    collect_metric("things", 1, first)
+    with pytest.raises(ValueError, match="already"):
+        collect_metric("things", 1, second)
+    collect_metric("things", 1, first)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("result_success_total", GAUGE), ("order_value", COUNTER), ("active_connections", HISTOGRAM)]
+)
+def test_metrics_of_the_catalog_have_their_type(watched, name, kind):
+    """A name that is in the catalog cannot be collected as something else."""
+    with pytest.raises(ValueError, match="cannot be collected as"):
+        collect_metric(name, 1, kind)
+
+
+def test_a_name_that_is_taken_is_dropped_and_counted(watched):
+    """What the HTTP recorder, or the application, has registered stays what it is."""
+    collect_metric("http_requests_total", 1, COUNTER)
+    collect_metric("http_requests_total", 1, COUNTER)
+    assert watched.series("http_requests_total") == {}
+    assert watched.obs.faults.counts == {"collect_metric": 1}
+
+
+def test_labels_are_those_of_the_first_value(watched):
+    """A missing one is empty, one too many is left out and counted; `service` is `component`, and none is the scraper's."""
+    collect_metric("calls", 1, COUNTER, labels={"service": "users", "instance": "a", "le": "b", "not-valid": "c", "9": "d"})
+    collect_metric("calls", 1, COUNTER)
+    collect_metric("calls", 1, COUNTER, labels={"component": "users", "extra": "x"})
+    named = {"label_instance": "", "label_le": "", "not_valid": "", "label_9": ""}
+    assert watched.value("calls_total", component="users", label_instance="a", label_le="b", not_valid="c", label_9="d") == 1
+    assert watched.value("calls_total", component="", **named) == 1
+    assert watched.value("calls_total", component="users", **named) == 1
+    assert watched.obs.faults.counts == {"collect_metric": 1}
+
+
+def test_names_and_values_cannot_grow_without_end(watch, monkeypatch):
+    """Ids in names or in labels meet a limit; what is beyond is counted."""
+    monkeypatch.setattr(named_metrics, "MOST_METRICS", 3)
+    watched = watch(metrics={"max_label_values": 2})
+    watched.obs.start()
+    for number in range(10):
+        collect_metric(f"user_{number}", 1, GAUGE)
+        collect_metric("seen", 1, COUNTER, labels={"user": f"{number}"})
+    assert sum(len(watched.series(f"user_{number}")) for number in range(10)) == 2
+    assert watched.series("seen_total") == {(("user", "0"),): 1, (("user", "1"),): 1, (("user", "other"),): 8}
+    assert watched.obs.faults.counts["collect_metric"] == 8
+    assert len(watched.obs.collected._targets) == 3
+
+
+@pytest.mark.parametrize("metrics", [{"enabled": False}, {"packs": ()}])
+def test_what_is_switched_off_stays_off(watch, metrics):
+    """Without metrics, or the pack of results, nothing is recorded and nothing fails."""
+    watched = watch(metrics=metrics)
+    watched.obs.start()
+    collect_metric("things", 1, GAUGE)
+    collect_result("work", Failure("no"), 1)
+    collect_flux("batch", FluxResult((Success(1),)), 1)
+    assert watched.series("result_failure_total") == {}
+    assert (watched.value("things") is None) == ("enabled" in metrics)
+    assert watched.obs.faults.counts == {}
+
+
+def test_without_an_observability_nothing_is_recorded(monkeypatch):
+    """Nothing is raised but for what would be refused anyway."""
+    monkeypatch.setattr(active, "_started", [])
+    collect_metric("things", 1, GAUGE)
+    collect_result("work", Success(1), 1)
+    collect_flux("batch", FluxResult(()), 1)
+    with pytest.raises(ValueError, match="only rises"):
+        collect_metric("things", -1, COUNTER)
+
+
+def test_results_are_counted_timed_and_told_apart(watched):
+    """A success, and failures by the type of their error; milliseconds become seconds."""
+    collect_result("user.get", Success(1), 12.5, labels={"service": "users"})
+    assert watched.value("result_failure_total", operation="user.get", component="users") == 0
+    collect_result("user.get", Failure("gone"), 7.5, labels={"component": "users"})
+    collect_result("user.get", Failure(KeyError("id")), -1, labels={"component": "users", "region": "eu"})
+    assert watched.value("result_success_total", operation="user.get", component="users") == 1
+    assert watched.value("result_failure_total", operation="user.get", component="users") == 2
+    assert watched.value("result_duration_seconds_sum", operation="user.get", status="success") == 0.0125
+    assert watched.value("result_duration_seconds_sum", operation="user.get", status="failure") == 0.0075
+    errors = {
+        error: watched.value("result_error_by_type_total", operation="user.get", error_type=error)
+        for error in ("str", "KeyError")
+    }
+    assert errors == {"str": 1, "KeyError": 1}
+    assert watched.obs.faults.counts == {"collect_metric": 1}
+
+
+def test_batches_are_counted_by_item(watched):
+    """Items add up over batches; the ratio is that of the last."""
+    collect_flux("import", FluxResult((Success(1), Failure("no"), Success(2))), 1_500)
+    collect_flux("import", FluxResult((Success(1),)), 500, labels={})
+    items = {
+        status: watched.value("flux_result_items_total", operation="import", status=status) for status in ("success", "failure")
+    }
+    assert items == {"success": 3, "failure": 1}
+    assert watched.value("flux_result_success_ratio", operation="import") == 1
+    assert watched.value("flux_result_duration_seconds_sum", operation="import") == 2
+    assert watched.value("flux_result_duration_seconds_count", operation="import") == 2
