@@ -27,7 +27,6 @@ _PROMQL = {
     "average": "max{by} (avg_over_time({name}{chosen}{over}))",
     "highest": "max{by} (max_over_time({name}{chosen}{over}))",
 }
-_KINDS = {metric.name: metric.type for metric in CATALOG}
 _USUAL = {"counter": "increase", "histogram": "p95", "gauge": "last"}
 
 
@@ -125,7 +124,8 @@ class Stat:
         """Name its statistic, also where that is the usual one of its metric; `SettingsError` where nobody knows which."""
         if self.statistic is not None:
             return self.statistic
-        kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
+        metric = CATALOG.get(self.metric)
+        kind = "counter" if self.metric.endswith("_total") else metric.type if metric else None
         if kind is None:
             raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")
         return _USUAL[kind]

@@ -1,18 +1,15 @@
 """Calls to Redis, PostgreSQL and Kafka."""
 
-from functools import partial
-
 from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, Metric
 
-__all__ = ["DEPENDENCY_METRICS", "PG_OPERATIONS"]
+__all__ = ["METRICS", "PG_OPERATIONS"]
 
 PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
 
-_dependency = partial(Metric, pack="dependencies")
 
-DEPENDENCY_METRICS = (
-    _dependency("redis_commands_total", "counter", "Commands sent to Redis.", {"command": (), "status": STATUS}),
-    _dependency(
+METRICS = (
+    Metric("redis_commands_total", "counter", "Commands sent to Redis.", {"command": (), "status": STATUS}),
+    Metric(
         "redis_latency_seconds",
         "histogram",
         "Time until Redis had answered a command.",
@@ -20,8 +17,8 @@ DEPENDENCY_METRICS = (
         "seconds",
         DEPENDENCY_BUCKETS,
     ),
-    _dependency("pg_queries_total", "counter", "Queries sent to PostgreSQL.", {"operation": PG_OPERATIONS, "status": STATUS}),
-    _dependency(
+    Metric("pg_queries_total", "counter", "Queries sent to PostgreSQL.", {"operation": PG_OPERATIONS, "status": STATUS}),
+    Metric(
         "pg_query_duration_seconds",
         "histogram",
         "Time until PostgreSQL had answered a query.",
@@ -29,8 +26,8 @@ DEPENDENCY_METRICS = (
         "seconds",
         DEPENDENCY_BUCKETS,
     ),
-    _dependency("kafka_messages_produced_total", "counter", "Messages sent to Kafka.", {"topic": (), "status": STATUS}),
-    _dependency(
+    Metric("kafka_messages_produced_total", "counter", "Messages sent to Kafka.", {"topic": (), "status": STATUS}),
+    Metric(
         "kafka_produce_latency_seconds",
         "histogram",
         "Time until Kafka had acknowledged a message.",
@@ -38,14 +35,14 @@ DEPENDENCY_METRICS = (
         "seconds",
         DEPENDENCY_BUCKETS,
     ),
-    _dependency("kafka_messages_consumed_total", "counter", "Messages received from Kafka.", {"topic": ()}),
-    _dependency(
+    Metric("kafka_messages_consumed_total", "counter", "Messages received from Kafka.", {"topic": ()}),
+    Metric(
         "kafka_messages_processed_total",
         "counter",
         "Messages that the application has worked on.",
         {"topic": (), "status": STATUS},
     ),
-    _dependency(
+    Metric(
         "kafka_process_duration_seconds",
         "histogram",
         "Time that the application worked on a message.",
@@ -53,13 +50,13 @@ DEPENDENCY_METRICS = (
         "seconds",
         LATENCY_BUCKETS,
     ),
-    _dependency(
+    Metric(
         "dependency_calls_total",
         "counter",
         "Calls of dependencies that have no metrics of their own: other services over HTTP, and whatever is tracked by hand.",
         {"system": (), "operation": (), "status": STATUS},
     ),
-    _dependency(
+    Metric(
         "dependency_call_duration_seconds",
         "histogram",
         "Time until such a dependency had answered.",

@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from typing import Any
 
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export import services as of
 from sage_fastapi_obs.export.rules import alerts
-from sage_fastapi_obs.export.services import Services
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
@@ -14,13 +15,6 @@ __all__ = ["SECRETS", "configuration", "files"]
 
 SECRETS = "/etc/alertmanager/secrets"
 """Where the files with secrets are, unless the settings name others."""
-SILENCES = {
-    "HighHandshakeErrorRate": "SageHighErrorRate",
-    "EncryptionSlowdown": "HighEncryptionLatency",
-    "ResultCriticalSystemFailure": "ResultHighErrorRate",
-    "ErrorBudgetBurnFast": "ErrorBudgetBurnSlow",
-}
-"""Alerts that say the same and more."""
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
 _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
 _SUMMARIES = (
@@ -55,7 +49,7 @@ def configuration(services: Services, *, is_demo: bool = False, secrets: str = S
             "routes": [*map(_mail_route, mailed), _route("critical"), _route("warning")],
         },
         "receivers": [{"name": name, **channels} for name, channels in told.items()],
-        "inhibit_rules": _inhibitions({alert.name for alert in alerts(services)}),
+        "inhibit_rules": _inhibitions(alerts(services)),
     }
 
 
@@ -73,11 +67,12 @@ def _mail_name(service: Settings) -> str:
     return f"email-{of.name(service)}"
 
 
-def _inhibitions(exported: Collection[str]) -> list[dict[str, Any]]:
+def _inhibitions(exported: Collection[ExportedRule]) -> list[dict[str, Any]]:
+    names = {alert.name for alert in exported}
+    inhibitions = {alert.name: alert.inhibits for alert in exported if alert.inhibits in names}
     found = [
-        {"source_matchers": [f'alertname="{loud}"'], "target_matchers": [f'alertname="{quiet}"'], "equal": ["service"]}
-        for loud, quiet in SILENCES.items()
-        if {loud, quiet} <= set(exported)
+        {"source_matchers": [f'alertname="{alert}"'], "target_matchers": [f'alertname="{less}"'], "equal": ["service"]}
+        for alert, less in inhibitions.items()
     ]
     down = {"source_matchers": ['alertname=~".+Down"'], "target_matchers": ['severity="warning"'], "equal": ["service"]}
     return [*found, down]

@@ -27,7 +27,6 @@ __all__ = ["Instruments", "LabelGuard", "LabelledMetric"]
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
 """Packs of which the instruments are more than what `build` makes."""
-_PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in _BUILT_ELSEWHERE}
 
 
 class LabelGuard:
@@ -212,11 +211,12 @@ class Instruments:
         return LabelGuard(self._most if most is None else most, self._overflow.labels(label))
 
     def _miss(self, name: str) -> None:
-        pack = _PACK_OF.get(name, "")
+        metric = CATALOG.get(name)
+        pack = "" if metric is None else metric.pack
         if pack in self._missed or not self._enabled or (pack == "sage" and "sage-core" in self.packs):
             return
         self._missed.add(pack)
-        if pack:
+        if pack not in {"", *_BUILT_ELSEWHERE}:
             self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:

@@ -8,10 +8,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,6 +30,7 @@ from pydantic_settings import (
 )
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.pack_registry import pack_names
 from sage_fastapi_obs.settings.standard_variables import is_http_url, is_service_link, standard_sections
 
 __all__ = [
@@ -42,7 +53,15 @@ __all__ = [
 ]
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
-Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
+
+
+def _existing_pack(name: str) -> str:
+    if name not in (packs := pack_names()):
+        raise ValueError(f"must be a pack: {', '.join(packs)}")
+    return name
+
+
+Pack: TypeAlias = Annotated[str, AfterValidator(_existing_pack)]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
 ENV_PREFIX = "SAGE_OBS_"

@@ -12,9 +12,9 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from sage_fastapi_obs.export.grafana.layout import Board, Limit, Panel, Query, Row, Variable
+from sage_fastapi_obs.dashboards.layout import Dashboard, Limit, Panel, Query, Row, Variable
 
-__all__ = ["TAG", "board_json"]
+__all__ = ["TAG", "dashboard_json"]
 
 TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
@@ -37,7 +37,7 @@ _USED_BY = {"prometheus": "datasource", "loki": "logs", "jaeger": "traces"}
 FIRING = 'ALERTS{alertstate="firing"}'
 
 
-def board_json(board: Board) -> str:
+def dashboard_json(board: Dashboard) -> str:
     """Write one dashboard as a file for Grafana's provisioning."""
     built = (
         dashboards.Dashboard(board.title)
@@ -178,7 +178,7 @@ def _thresholds(steps: tuple[Limit, ...]) -> Any:
     return dashboards.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(shown)
 
 
-def _sources(board: Board) -> list[Any]:
+def _sources(board: Dashboard) -> list[Any]:
     """Ask for the stores that the board's panels use."""
     used = {"datasource", *(_USED_BY[query.store] for panel in board.panels for query in panel.queries)}
     return [

@@ -2,20 +2,24 @@
 
 from functools import partial
 
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
-from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.exported_rule import ExportedRule, alert_from_rule, threshold_alert
-from sage_fastapi_obs.export.services import Services
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule, threshold_alert
+from sage_fastapi_obs.alert_rules.objectives import BY, HOUR, only_for, rule_test_of_share, service_label, shares_around
+from sage_fastapi_obs.alert_rules.rule_test_series import series_giving
+from sage_fastapi_obs.alerting.expressions import number
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Ratio, Stat
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 
 __all__ = ["alerts"]
 
+RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
 _FAILURES = Stat("result_failure_total", "increase")
+_FAILED, _SUCCEEDED = (Stat(f"result_{one}_total", "increase", HOUR) for one in ("failure", "success"))
+_FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
 _failing = partial(
     threshold_alert,
     expression=_FAILURES,
-    group="result",
-    system="result",
-    minutes=0,
+    group=RESULT,
     description="{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes.",
 )
 _BREAKER = AlertRule(
@@ -38,6 +42,7 @@ _OF_ALL = (
         "ResultCriticalSystemFailure",
         threshold=100,
         severity="critical",
+        inhibits="ResultHighErrorRate",
         summary="Many operations of {{ $labels.service }} fail",
         seed="critical_system_failure",
     ),
@@ -45,20 +50,35 @@ _OF_ALL = (
         "ResultSlowResponse",
         Stat("result_duration_seconds", "p95", by=("operation",)),
         5,
-        group="result",
-        system="result",
+        group=RESULT,
         severity="warning",
-        minutes=0,
         summary="{{ $labels.operation }} of {{ $labels.service }} is slow",
         description="One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
         seed="slow_api_response",
     ),
-    alert_from_rule(
-        _BREAKER, "result", "result", "Calls behind it are refused until it closes.", seed="circuit_breaker_activated"
-    ),
+    alert_from_rule(_BREAKER, RESULT, "Calls behind it are refused until it closes.", seed="circuit_breaker_activated"),
 )
 
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `result`."""
-    return [*_OF_ALL] if of.with_pack(services, "result") else []
+    returning = of.with_pack(services, "result")
+    promises = of.by_promise(returning, lambda one: one.sla.error_rate)
+    return [*(_OF_ALL if returning else ()), *(_promised(percent / 100, some, returning) for percent, some in promises)]
+
+
+def _promised(allowed: float, services: Services, returning: Services) -> ExportedRule:
+    name = of.name(services[0])
+    below, above = (series_giving(_FAILED_SHARE, share, {"service": name}).series for share in shares_around(allowed))
+    return ExportedRule(
+        name="SlaErrorRateViolation",
+        group=RESULT,
+        expr=only_for(f"{_FAILED_SHARE.promql(BY)[0]} > {number(allowed)}", services, returning),
+        severity="warning",
+        seed="sla_violation",
+        summary="More operations of {{ $labels.service }} fail than was promised",
+        description="{{ $value | humanizePercentage }} of operations failed in the last hour, where "
+        f"{number(round(allowed * 100, 9))}% are allowed.",
+        labels=service_label(services, returning),
+        test=rule_test_of_share(below, above, name),
+    )

@@ -26,7 +26,6 @@ __all__ = ["MetricType", "NamedMetrics", "collect_flux_result_metric", "collect_
 
 MOST_METRICS = 1_000
 """Names of metrics in one registry; more of them mean that ids are part of the names."""
-_CATALOG = {metric.name: metric for metric in CATALOG}
 _BUCKETS = {"_seconds": RESULT_BUCKETS, "_bytes": SIZE_BUCKETS}
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
 _UNITS = ("seconds", "bytes", "ratio")
@@ -99,7 +98,7 @@ class NamedMetrics:
 
     def _known(self, metric: str) -> Metric | None:
         instrument = self._instruments.get(metric)
-        return _CATALOG.get(metric) if instrument is None else instrument.metric
+        return CATALOG.get(metric) if instrument is None else instrument.metric
 
     def _instrument(
         self, name: str, meaning: ResolvedName, kind: MetricType, labels: Mapping[str, str]

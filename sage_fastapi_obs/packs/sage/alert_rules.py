@@ -2,11 +2,12 @@
 
 from functools import partial
 
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
+from sage_fastapi_obs.alert_rules.http import down_test
+from sage_fastapi_obs.alert_rules.rule_test_series import series
 from sage_fastapi_obs.alerting.rules import Ratio, Stat
-from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.exported_rule import ExportedRule, RuleTest, threshold_alert
-from sage_fastapi_obs.export.rule_test_series import SeriesShape, series
-from sage_fastapi_obs.export.services import Services
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["alerts"]
@@ -16,8 +17,10 @@ _SHARE = "{{ $value | humanizePercentage }}"
 _FAILURE = {"status": "failure"}
 _ENCRYPT = Stat("sage_session_duration_seconds", "p95", where={"operation": "encrypt"})
 
-_critical = partial(threshold_alert, group="sage_critical", system="sage", severity="critical")
-_warning = partial(threshold_alert, group="sage_warning", system="sage", severity="warning")
+CRITICAL = RuleGroup("sage_critical", "SAGE, critical: pack `sage`", "sage", "sage-overview", "30s", 10)
+WARNING = RuleGroup("sage_warning", "SAGE, warnings: pack `sage`", "sage", "sage-overview", "30s", 11)
+_critical = partial(threshold_alert, group=CRITICAL, severity="critical")
+_warning = partial(threshold_alert, group=WARNING, severity="warning")
 
 
 def _failing(metric: str, by: tuple[str, ...] = ()) -> Ratio:
@@ -48,6 +51,7 @@ _OF_ALL = (
         _HANDSHAKES,
         0.1,
         minutes=5,
+        inhibits="SageHighErrorRate",
         summary="Handshakes of {{ $labels.service }} fail, perhaps by an attack",
         description=f"{_SHARE} of handshakes fail, more than 10 %.",
     ),
@@ -105,6 +109,7 @@ _OF_ALL = (
         _ENCRYPT,
         0.1,
         minutes=5,
+        inhibits="HighEncryptionLatency",
         summary="{{ $labels.service }} encrypts very slowly",
         description=f"One encryption in twenty takes longer than {_SECONDS}; the limit is 100 ms.",
     ),
@@ -140,31 +145,24 @@ _OF_ALL = (
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `sage`, or its first part."""
     found = [one for one in services if of.with_pack([one], "sage") or of.with_pack([one], "sage-core")]
-    told = [alert for alert in _OF_ALL if of.telling(found, alert.metric)]
-    return [*told, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
+    known = [alert for alert in _OF_ALL if of.with_metric(found, alert.metric)]
+    return [*known, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
 
 
 def _down(service: Settings) -> ExportedRule:
     name = of.name(service)
-    up = series("up", {"job": name})
-    target = series("up", {"job": name, "service": name, "instance": "one:9090"})
+    target = series("up", {"job": name})
     return ExportedRule(
         name="SAGEBackendDown",
-        group="sage_critical",
-        system="sage",
-        expr=f"{up} == 0 or absent({up})",
+        group=CRITICAL,
+        expr=f"{target} == 0 or absent({target})",
         for_seconds=60,
         severity="critical",
         summary=f"{name} is down",
         description="Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}, or knows no target of it any more.",
         labels={"service": name},
-        story=RuleTest(
-            {target: SeriesShape(level=1)},
-            {target: SeriesShape(level=0)},
-            labels={"job": name, "instance": "one:9090"},
-            gone={target: SeriesShape(is_missing=True)},
-            gone_labels={"job": name},
-        ),
+        # The rule gives the label `service` itself.
+        test=down_test(name, "one:9090", {"job": name}, labels={"job": name, "instance": "one:9090"}),
     )
 
 
@@ -181,4 +179,4 @@ def _memory(service: Settings) -> ExportedRule:
         target={"job": name, "service": name, "instance": "one:9090"},
     )
     # Rules of several services would otherwise be one rule twice.
-    return alert.labelled(service=name)
+    return alert.with_labels(service=name)

@@ -4,7 +4,7 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, STATUS, Alias, Metric
 
-__all__ = ["ALGORITHMS", "CHAINS", "CRYPTO_OPERATIONS", "HANDSHAKE_ERRORS", "KEY_TYPES", "SAGE_METRICS", "STAGES"]
+__all__ = ["ALGORITHMS", "CHAINS", "CRYPTO_OPERATIONS", "HANDSHAKE_ERRORS", "KEY_TYPES", "METRICS", "STAGES"]
 
 SESSION_BUCKETS = tuple(0.0001 * 2**k for k in range(15))
 HANDSHAKE_BUCKETS = tuple(0.001 * 2**k for k in range(13))
@@ -20,15 +20,14 @@ HANDSHAKE_ERRORS = ("timeout", "invalid", "network")
 STAGES = ("init", "process", "finalize")
 _CIPHER = ("encrypt", "decrypt")
 
-_sage = partial(Metric, pack="sage")
 _alias = partial(Alias, group="sage")
 
 _SESSION_METRICS = (
-    _sage("sage_sessions_created_total", "counter", "Sessions whose creation was tried.", {"status": STATUS}),
-    _sage("sage_sessions_expired_total", "counter", "Sessions that ran out of time."),
-    _sage("sage_sessions_closed_total", "counter", "Sessions that were closed by one of their sides."),
-    _sage("sage_sessions_active", "gauge", "Sessions that are open now."),
-    _sage(
+    Metric("sage_sessions_created_total", "counter", "Sessions whose creation was tried.", {"status": STATUS}),
+    Metric("sage_sessions_expired_total", "counter", "Sessions that ran out of time."),
+    Metric("sage_sessions_closed_total", "counter", "Sessions that were closed by one of their sides."),
+    Metric("sage_sessions_active", "gauge", "Sessions that are open now."),
+    Metric(
         "sage_session_duration_seconds",
         "histogram",
         "Time that work on sessions took.",
@@ -40,7 +39,7 @@ _SESSION_METRICS = (
             _alias("sage_encryption_duration_seconds", only={"operation": _CIPHER}),
         ),
     ),
-    _sage(
+    Metric(
         "sage_session_message_size_bytes",
         "histogram",
         "Size of messages in sessions, as plain text.",
@@ -49,7 +48,7 @@ _SESSION_METRICS = (
         MESSAGE_BUCKETS,
         aliases=(_alias("sage_sessions_message_size_bytes"),),
     ),
-    _sage(
+    Metric(
         "sage_session_lifetime_seconds",
         "histogram",
         "Life of sessions that were closed or expired.",
@@ -58,19 +57,19 @@ _SESSION_METRICS = (
     ),
 )
 _HANDSHAKE_METRICS = (
-    _sage("sage_handshakes_initiated_total", "counter", "Handshakes that began.", {"role": ("client", "server")}),
-    _sage(
+    Metric("sage_handshakes_initiated_total", "counter", "Handshakes that began.", {"role": ("client", "server")}),
+    Metric(
         "sage_handshakes_completed_total",
         "counter",
         "Handshakes that ended, well or not.",
         {"status": STATUS, "key_type": KEY_TYPES},
         aliases=(_alias("sage_handshakes_total", values={"status": {"failure": "error"}}),),
     ),
-    _sage("sage_handshakes_failed_total", "counter", "Handshakes that failed.", {"error_type": HANDSHAKE_ERRORS}),
-    _sage(
+    Metric("sage_handshakes_failed_total", "counter", "Handshakes that failed.", {"error_type": HANDSHAKE_ERRORS}),
+    Metric(
         "sage_handshake_duration_seconds", "histogram", "Time of whole handshakes.", unit="seconds", buckets=HANDSHAKE_BUCKETS
     ),
-    _sage(
+    Metric(
         "sage_handshake_stage_duration_seconds",
         "histogram",
         "Time of the stages of handshakes.",
@@ -81,20 +80,20 @@ _HANDSHAKE_METRICS = (
     ),
 )
 _CRYPTO_METRICS = (
-    _sage(
+    Metric(
         "sage_crypto_operations_total",
         "counter",
         "Cryptographic operations.",
         {"operation": CRYPTO_OPERATIONS, "algorithm": ALGORITHMS},
     ),
-    _sage(
+    Metric(
         "sage_crypto_errors_total",
         "counter",
         "Cryptographic operations that failed.",
         {"operation": CRYPTO_OPERATIONS, "error_type": ()},
         aliases=(_alias("sage_encryption_errors_total", only={"operation": _CIPHER}),),
     ),
-    _sage(
+    Metric(
         "sage_crypto_operation_duration_seconds",
         "histogram",
         "Time of cryptographic operations.",
@@ -108,15 +107,15 @@ _CRYPTO_METRICS = (
 )
 _CHAIN: dict[str, tuple[str, ...]] = {"chain": CHAINS}
 _DID_METRICS = (
-    _sage("sage_did_resolutions_total", "counter", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
-    _sage("sage_did_registrations_total", "counter", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
-    _sage(
+    Metric("sage_did_resolutions_total", "counter", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
+    Metric("sage_did_registrations_total", "counter", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
+    Metric(
         "sage_did_resolution_errors_total",
         "counter",
         "Resolutions of identities that failed.",
         {**_CHAIN, "error_type": ()},
     ),
-    _sage(
+    Metric(
         "sage_did_resolution_duration_seconds",
         "histogram",
         "Time of resolutions of identities.",
@@ -124,29 +123,29 @@ _DID_METRICS = (
         "seconds",
         DEFAULT_BUCKETS,
     ),
-    _sage(
+    Metric(
         "sage_blockchain_transactions_total",
         "counter",
         "Transactions sent to a chain.",
         {**_CHAIN, "operation": ("register", "update", "revoke"), "status": STATUS},
     ),
 )
-_MESSAGE_METRICS = (
-    _sage("sage_messages_processed_total", "counter", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
-    _sage(
+_MESMETRICS = (
+    Metric("sage_messages_processed_total", "counter", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
+    Metric(
         "sage_message_processing_duration_seconds",
         "histogram",
         "Time of processing messages.",
         unit="seconds",
         buckets=SESSION_BUCKETS,
     ),
-    _sage("sage_message_size_bytes", "histogram", "Size of messages.", unit="bytes", buckets=SIZE_BUCKETS),
-    _sage(
+    Metric("sage_message_size_bytes", "histogram", "Size of messages.", unit="bytes", buckets=SIZE_BUCKETS),
+    Metric(
         "sage_replay_attacks_detected_total",
         "counter",
         "Messages that had been seen before.",
         aliases=(_alias("sage_replay_attempts_total"),),
     ),
-    _sage("sage_nonce_validations_total", "counter", "Nonces checked.", {"status": ("valid", "invalid", "expired")}),
+    Metric("sage_nonce_validations_total", "counter", "Nonces checked.", {"status": ("valid", "invalid", "expired")}),
 )
-SAGE_METRICS = (*_SESSION_METRICS, *_HANDSHAKE_METRICS, *_CRYPTO_METRICS, *_DID_METRICS, *_MESSAGE_METRICS)
+METRICS = (*_SESSION_METRICS, *_HANDSHAKE_METRICS, *_CRYPTO_METRICS, *_DID_METRICS, *_MESMETRICS)

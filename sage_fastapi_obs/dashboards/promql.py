@@ -13,7 +13,6 @@ WINDOW = "$__rate_interval"
 """Grafana's name for the shortest window that still has enough samples."""
 RANGE = "$__range"
 """Grafana's name for all of the time that is shown."""
-KNOWN = {metric.name: metric for metric in CATALOG}
 _OF_HISTOGRAMS = ("_bucket", "_sum", "_count")
 
 
@@ -26,7 +25,7 @@ class Queries:
 
     def __init__(self, scope: str, own: Iterable[Metric] = ()) -> None:
         self._scope = scope
-        self._known = KNOWN | {metric.name: metric for metric in own}
+        self._own = {metric.name: metric for metric in own}
 
     def value(self, name: str, *by: str, how: str = "sum", **where: str) -> str:
         """Write what a gauge says."""
@@ -62,15 +61,18 @@ class Queries:
         return f"{series}{{{', '.join(matchers)}}}" if matchers else series
 
     def _check(self, series: str, labels: set[str]) -> None:
-        metric = self._known.get(series) or self._histogram(series)
+        metric = self._metric(series) or self._histogram(series)
         if metric is None:
             raise DeclarationError(f"no metric {series} in the catalog")
         if unknown := labels - metric.labels.keys() - {"service", "job", "instance"}:
             raise DeclarationError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
 
+    def _metric(self, name: str) -> Metric | None:
+        return self._own.get(name) or CATALOG.get(name)
+
     def _histogram(self, series: str) -> Metric | None:
         name = next((series.removesuffix(suffix) for suffix in _OF_HISTOGRAMS if series.endswith(suffix)), "")
-        metric = self._known.get(name)
+        metric = self._metric(name)
         return metric if metric is not None and metric.type == "histogram" else None
 
 

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
-from sage_fastapi_obs.alerting.expressions import escaped
 from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
 
 __all__ = [
     "APP_PORT",
+    "CUSTOMER_ID",
     "METRICS_PORT_NAME",
     "Services",
     "by_promise",
@@ -19,8 +19,7 @@ __all__ = [
     "metrics_port",
     "name",
     "targets",
-    "telling",
-    "up",
+    "with_metric",
     "with_pack",
 ]
 
@@ -29,6 +28,8 @@ Promise = TypeVar("Promise")
 APP_PORT = 8000
 """Port on which services serve."""
 METRICS_PORT_NAME = "metrics"
+CUSTOMER_ID = "customer-id"
+"""A service with rules and a dashboard of its own."""
 
 
 def name(service: Settings) -> str:
@@ -52,22 +53,15 @@ def targets(service: Settings) -> list[str]:
     return [*service.export.targets] or [f"{name(service)}:{metrics_port(service)}"]
 
 
-def telling(services: Services, metric: str) -> list[Settings]:
+def with_metric(services: Services, metric: str) -> list[Settings]:
     """Return those that have a metric of a pack."""
-    return [
-        one for one in with_pack(services) if any(metric == known.name for pack in one.metrics.packs for known in PACKS[pack])
-    ]
+    packs = [pack for pack, metrics in PACKS.items() if any(metric == known.name for known in metrics)]
+    return [one for one in with_pack(services) if not set(packs).isdisjoint(one.metrics.packs)]
 
 
 def with_pack(services: Services, *packs: str) -> list[Settings]:
     """Return those that have all of these packs switched on."""
     return [one for one in services if one.metrics.enabled and set(packs) <= set(one.metrics.packs)]
-
-
-def up(services: Services) -> str:
-    """Write the selector for whether their targets answer."""
-    jobs = "|".join(dict.fromkeys(map(job, services)))
-    return f'up{{job=~"{escaped(jobs)}"}}'
 
 
 def distinct(services: Services) -> Services:

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule
 from sage_fastapi_obs.alerting.expressions import Expression
 from sage_fastapi_obs.alerting.notify import Notifiers
 from sage_fastapi_obs.alerting.rules import AlertRule, BurnRate, Ratio, Stat, declared
-from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.exported_rule import ExportedRule, alert_from_rule
-from sage_fastapi_obs.export.services import Services
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["alerts"]
+
+OWN = RuleGroup("own", "Rules of the settings", weight=90)
 
 
 def alerts(services: Services) -> list[ExportedRule]:
@@ -30,7 +32,7 @@ def _alert(rule: AlertRule, service: Settings) -> ExportedRule:
         rule.annotations.get("description")
         or f"{rule.shown_metric} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
     )
-    return alert_from_rule(own, "own", "", described, also_by=(), target={"service": name})
+    return alert_from_rule(own, OWN, described, also_by=(), target={"service": name})
 
 
 def _of(expression: Expression, service: str) -> Expression:

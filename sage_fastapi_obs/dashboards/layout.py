@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["BAD", "FINE", "WARN", "Board", "Limit", "Panel", "Query", "Row", "Variable", "limits", "logs", "numbers"]
+__all__ = ["BAD", "FINE", "WARN", "Dashboard", "Limit", "Panel", "Query", "Row", "Variable", "limits", "logs", "numbers"]
 
 FINE, WARN, BAD = "green", "orange", "red"
 Kind = Literal["timeseries", "stat", "states", "table", "logs", "traces"]
@@ -72,7 +72,7 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One dashboard."""
 
     name: str

@@ -1,4 +1,4 @@
-"""Series that give an expression a wanted value: what unit tests of rules are made of, the user's own rules included."""
+"""Makes up series that give an expression a wanted value, for unit tests of rules, the user's own included."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,27 +9,27 @@ from sage_fastapi_obs.alerting.rules import AlertCondition
 from sage_fastapi_obs.alerting.window_stats import quantile_of
 from sage_fastapi_obs.alerting.windows import matcher, operator_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
+from sage_fastapi_obs.catalog.services import Services, job
 
-__all__ = ["NoSceneError", "SeriesShape", "Shown", "TestSeries", "scene", "series", "values_around"]
+__all__ = ["GeneratedSeries", "NoSeriesError", "SeriesShape", "TestSeries", "series", "series_giving", "up", "values_around"]
 
 MARGIN = 0.02
-"""How far beside a threshold a scene is, as a share of it."""
+"""Distance of a test's value from the threshold, as a share of it."""
 PER_SECOND = 100.0
 """Events per second where only shares and quantiles matter."""
 USUAL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_KNOWN = {metric.name: metric for metric in CATALOG}
 _GUESSES = {"status": ("200", "500", "404", "success", "failure"), "method": ("GET", "POST"), "route": ("/items", "/orders")}
 """Values of labels where the catalog lists none."""
 _WORDS = ("one", "two", "error", "")
 
 
-class NoSceneError(Exception):
+class NoSeriesError(Exception):
     """No series could be made up that give the wanted value."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesShape:
-    """What a series does during a scene: it rises steadily, stays where it is, or is not there."""
+    """How a series behaves for a while: it rises steadily, stays at a level, or is missing."""
 
     per_second: float = 0.0
     level: float | None = None
@@ -41,8 +41,8 @@ TestSeries: TypeAlias = Mapping[str, SeriesShape]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A scene, and the labels that its value has."""
+class GeneratedSeries:
+    """Series that give an expression a value, and the labels of that value."""
 
     series: dict[str, SeriesShape]
     labels: dict[str, str] = field(default_factory=dict)
@@ -67,15 +67,15 @@ def values_around(condition: AlertCondition, threshold: float) -> tuple[float, f
             return threshold, threshold + 1
 
 
-def scene(expression: Expression, value: float, labels: Mapping[str, str]) -> Shown:
-    """Make series up, with labels of the scrape, that give an expression a value; raises `NoSceneError` where it cannot."""
+def series_giving(expression: Expression, value: float, labels: Mapping[str, str]) -> GeneratedSeries:
+    """Make series up, with labels of the scrape, that give an expression a value; raises `NoSeriesError` where it cannot."""
     if isinstance(expression, Stat):
         return _of_stat(expression, value, labels)
     if isinstance(expression, Ratio):
         return _of_ratio(expression, value, labels)
     if isinstance(expression, BurnRate):
         return _of_ratio(expression.errors, value * (1 - expression.objective), labels)
-    raise NoSceneError(f"{type(expression).__name__} tells nothing about its series")
+    raise NoSeriesError(f"{type(expression).__name__} tells nothing about its series")
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:
@@ -84,13 +84,18 @@ def series(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{pairs}}}"
 
 
-def _of_stat(stat: Stat, value: float, labels: Mapping[str, str]) -> Shown:
+def up(services: Services) -> str:
+    """Write the selector for whether the targets of services answer."""
+    jobs = "|".join(dict.fromkeys(map(job, services)))
+    return f'up{{job=~"{escaped(jobs)}"}}'
+
+
+def _of_stat(stat: Stat, value: float, labels: Mapping[str, str]) -> GeneratedSeries:
     chosen = _chosen(stat, labels)
-    shown = {label: chosen[label] for label in stat.by}
-    return Shown(_courses(stat, value / stat.scale, chosen), shown)
+    return GeneratedSeries(_shapes(stat, value / stat.scale, chosen), {label: chosen[label] for label in stat.by})
 
 
-def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
+def _shapes(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
     statistic = stat.meant()
     if (q := quantile_of(statistic)) is not None:
         return _histogram(stat.metric, q, value, chosen)
@@ -98,7 +103,7 @@ def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, S
     counted = name if name.endswith("_total") else f"{name}_count"
     match statistic:
         case "increase" | "count" | "rate" | "sum" if value < 0:
-            raise NoSceneError(f"what {name} counts does not fall")
+            raise NoSeriesError(f"what {name} counts does not fall")
         case "increase" | "count":
             return {series(counted, chosen): SeriesShape(value / window)}
         case "rate":
@@ -115,13 +120,13 @@ def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, S
 
 
 def _histogram(name: str, q: float, value: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
-    """Let a quantile fall on a value: the right share of observations is below the bucket that has it."""
-    metric = _KNOWN.get(name)
+    """Put the right share of observations below a value for it to be the quantile."""
+    metric = CATALOG.get(name)
     bounds = (metric.buckets if metric else ()) or USUAL_BUCKETS
     below = max((bound for bound in bounds if bound < value), default=0.0)
     above = min((bound for bound in bounds if bound >= value), default=None)
     if above is None or value <= 0:
-        raise NoSceneError(f"{value:g} is beyond the bounds of {name}")
+        raise NoSeriesError(f"{value:g} is beyond the bounds of {name}")
     place = (value - below) / (above - below)
     # Linear within the bucket, as Prometheus has it: q = low + place * (high - low).
     low, high = ((q - place) / (1 - place), 1.0) if place < q else (0.0, q / place)
@@ -130,18 +135,18 @@ def _histogram(name: str, q: float, value: float, chosen: Mapping[str, str]) -> 
     return {series(f"{name}_bucket", {**chosen, "le": le}): SeriesShape(share * PER_SECOND) for le, share in written.items()}
 
 
-def _of_ratio(ratio: Ratio, value: float, labels: Mapping[str, str]) -> Shown:
-    """Let a share of what is counted in the whole be what is counted in the part."""
+def _of_ratio(ratio: Ratio, value: float, labels: Mapping[str, str]) -> GeneratedSeries:
+    """Count in the part the wanted share of what is counted in the whole."""
     if value < 0:
-        raise NoSceneError("a share is not below 0")
+        raise NoSeriesError("a share is not below 0")
     first = ratio.part[0]
     chosen = _chosen(first, labels)
     inside = sum(_matches(stat, first.metric, chosen) for stat in ratio.whole)
     rest = 1 - inside * value
     if rest < 0:
-        raise NoSceneError(f"a share of {value:g} is more than all")
+        raise NoSeriesError(f"a share of {value:g} is more than all")
     part = _plain(first, value, chosen)
-    return Shown({**part, **_rest(ratio, rest, chosen, labels)}, {label: chosen[label] for label in first.by})
+    return GeneratedSeries({**part, **_rest(ratio, rest, chosen, labels)}, {label: chosen[label] for label in first.by})
 
 
 def _rest(ratio: Ratio, amount: float, chosen: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, SeriesShape]:
@@ -151,12 +156,12 @@ def _rest(ratio: Ratio, amount: float, chosen: Mapping[str, str], labels: Mappin
             others = (*ratio.part, *(one for one in ratio.whole if one is not stat))
             if not any(_matches(one, stat.metric, found) for one in others):
                 return _plain(stat, amount, found)
-    raise NoSceneError("nothing is in the whole that is not in the part")
+    raise NoSeriesError("nothing is in the whole that is not in the part")
 
 
 def _plain(stat: Stat, amount: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
     """Count an amount, whatever is made of the counts."""
-    return _courses(replace(stat, absent=None), amount * PER_SECOND, chosen)
+    return _shapes(replace(stat, absent=None), amount * PER_SECOND, chosen)
 
 
 def _matches(stat: Stat, name: str, chosen: Mapping[str, str]) -> bool:
@@ -164,16 +169,14 @@ def _matches(stat: Stat, name: str, chosen: Mapping[str, str]) -> bool:
 
 
 def _chosen(stat: Stat, labels: Mapping[str, str]) -> dict[str, str]:
-    return next(iter(_choices(stat, labels)), None) or _refused(stat)
-
-
-def _refused(stat: Stat) -> dict[str, str]:
-    raise NoSceneError(f"no labels of {stat.metric} could be made up")
+    for choice in _choices(stat, labels):
+        return choice
+    raise NoSeriesError(f"no labels of {stat.metric} could be made up")
 
 
 def _choices(stat: Stat, labels: Mapping[str, str]) -> Iterable[dict[str, str]]:
     """Yield labels that a figure looks at, with several values for each that the catalog knows it by."""
-    metric = _KNOWN.get(stat.metric)
+    metric = CATALOG.get(stat.metric)
     wanted = dict(stat.where)
     names = [*dict.fromkeys((*wanted, *stat.by, *(metric.labels if metric else ())))]
     fixed: dict[str, str] = {}
