@@ -61,7 +61,13 @@ def _existing_pack(name: str) -> str:
     return name
 
 
-Pack: TypeAlias = Annotated[str, AfterValidator(_existing_pack)]
+class _PackSchema:
+    @staticmethod
+    def __get_pydantic_json_schema__(_schema: Any, _handler: Any) -> dict[str, Any]:
+        return {"enum": [*pack_names()], "type": "string"}
+
+
+Pack: TypeAlias = Annotated[str, AfterValidator(_existing_pack), _PackSchema()]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
 ENV_PREFIX = "SAGE_OBS_"

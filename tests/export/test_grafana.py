@@ -117,7 +117,7 @@ def test_a_service_without_metrics_has_no_dashboards():
     """Where metrics are switched off there is nothing to show, and the others' dashboards are as they were."""
     silent = Settings(metrics={"enabled": False, "packs": ["http", "sage"]})
     assert grafana.dashboards([silent]) == ()
-    assert grafana.dashboards([silent, *SERVICES]) == grafana.boards(SERVICES)
+    assert grafana.dashboards([silent, *SERVICES]) == grafana.dashboards(SERVICES)
 
 
 def test_a_pack_of_ones_own_is_a_row():
