@@ -1,4 +1,7 @@
-"""Write the tables of `docs/alerts.md` from the rules of the demo services; with `--check` only say whether they are right."""
+"""Write the tables of `docs/alerts.md` and `docs/runbooks/` from the rules of the demo services.
+
+With `--check` only say whether they are right.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -46,8 +49,15 @@ def code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
+def pages() -> dict[Path, str]:
+    """Return all pages as they should be. A runbook is written beside its rule, and copied to where alerts link to."""
+    runbooks = (ROOT / "sage_fastapi_obs").rglob("runbooks/*.md")
+    return {PAGE: page(), **{ROOT / "docs" / "runbooks" / runbook.name: runbook.read_text() for runbook in runbooks}}
+
+
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
-        sys.exit(f"{PAGE} is not what the rules say: run python scripts/document_alerts.py")
+    for path, text in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            sys.exit(f"{path} is not what the rules say: run python scripts/document_alerts.py")
