@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, Metric
+from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, counter, gauge, histogram
 
 __all__ = [
     "HTTP_METRICS",
@@ -71,61 +71,36 @@ _RED = _labels(REQUEST_LABELS)
 _ROUTE = _labels((METHOD, ROUTE))
 
 REQUEST_METRICS = (
-    Metric("http_requests_total", "counter", "HTTP requests answered.", _RED),
-    Metric(
+    counter("http_requests_total", "HTTP requests answered.", _RED),
+    histogram(
         "http_request_duration_seconds",
-        "histogram",
         "Time from the first sight of a request to the last byte of its response; streams are in http_stream_duration_seconds.",
-        _RED,
-        "seconds",
         LATENCY_BUCKETS,
+        _RED,
     ),
-    Metric("http_requests_in_flight", "gauge", "HTTP requests being handled now.", _labels([METHOD])),
-    Metric("http_request_size_bytes", "histogram", "Bytes of request bodies as received.", _ROUTE, "bytes", SIZE_BUCKETS),
-    Metric("http_response_size_bytes", "histogram", "Bytes of response bodies as sent.", _ROUTE, "bytes", SIZE_BUCKETS),
+    gauge("http_requests_in_flight", "HTTP requests being handled now.", _labels([METHOD])),
+    histogram("http_request_size_bytes", "Bytes of request bodies as received.", SIZE_BUCKETS, _ROUTE),
+    histogram("http_response_size_bytes", "Bytes of response bodies as sent.", SIZE_BUCKETS, _ROUTE),
 )
 """Those that every request changes, all at once."""
 HTTP_METRICS = (
-    Metric(
+    counter(
         "request_errors_total",
-        "counter",
         "Requests that failed: a 5xx, an exception, half a response, or an exception in a background task.",
         {"protocol": ("http", "grpc", "websocket"), **_labels([METHOD, ROUTE]), "error_type": ()},
     ),
-    Metric("http_stream_duration_seconds", "histogram", "Whole duration of streamed responses.", _RED, "seconds", LONG_BUCKETS),
-    Metric(
-        "http_stream_first_byte_seconds",
-        "histogram",
-        "Time to the first byte of streamed responses.",
-        _ROUTE,
-        "seconds",
-        LATENCY_BUCKETS,
-    ),
-    Metric(
-        "http_background_duration_seconds",
-        "histogram",
-        "Work after the last byte: background tasks.",
-        _ROUTE,
-        "seconds",
-        LONG_BUCKETS,
-    ),
+    histogram("http_stream_duration_seconds", "Whole duration of streamed responses.", LONG_BUCKETS, _RED),
+    histogram("http_stream_first_byte_seconds", "Time to the first byte of streamed responses.", LATENCY_BUCKETS, _ROUTE),
+    histogram("http_background_duration_seconds", "Work after the last byte: background tasks.", LONG_BUCKETS, _ROUTE),
 )
 WEBSOCKET_METRICS = (
-    Metric("websocket_connections_open", "gauge", "WebSocket connections open now."),
-    Metric(
+    gauge("websocket_connections_open", "WebSocket connections open now."),
+    counter(
         "websocket_connections_total",
-        "counter",
         "WebSocket connections that ended, by status of the handshake and close code.",
         {"route": (), "status": (), "close_code": ()},
     ),
-    Metric(
-        "websocket_connection_duration_seconds",
-        "histogram",
-        "Life of WebSocket connections.",
-        {"route": ()},
-        "seconds",
-        LONG_BUCKETS,
-    ),
-    Metric("websocket_messages_total", "counter", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
+    histogram("websocket_connection_duration_seconds", "Life of WebSocket connections.", LONG_BUCKETS, {"route": ()}),
+    counter("websocket_messages_total", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
 )
 METRICS = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS)

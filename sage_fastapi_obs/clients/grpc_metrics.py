@@ -1,6 +1,6 @@
 """Calls answered by a gRPC server."""
 
-from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, Metric
+from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, counter, histogram
 
 __all__ = ["GRPC_CODES", "METRICS"]
 
@@ -13,6 +13,6 @@ GRPC_CODES = (
 _METHOD: dict[str, tuple[str, ...]] = {"method": (), "status": GRPC_CODES}
 
 METRICS = (
-    Metric("grpc_request_total", "counter", "gRPC calls answered.", _METHOD),
-    Metric("grpc_request_duration_seconds", "histogram", "Time of gRPC calls.", _METHOD, "seconds", LATENCY_BUCKETS),
+    counter("grpc_request_total", "gRPC calls answered.", _METHOD),
+    histogram("grpc_request_duration_seconds", "Time of gRPC calls.", LATENCY_BUCKETS, _METHOD),
 )

@@ -41,11 +41,7 @@ REQUESTS = (
         limits=limits(0.2, 1),
     ),
     panel.p95(
-        "Request latency gRPC (p95)",
-        "Calls that this service answers.",
-        "grpc_request_duration_seconds",
-        ["method"],
-        width=12,
+        "Request latency gRPC (p95)", "Calls that this service answers.", "grpc_request_duration_seconds", ["method"], width=12
     ),
     Panel(
         "Error ratio",

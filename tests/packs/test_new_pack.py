@@ -7,8 +7,8 @@ from pathlib import Path
 PARCELS = {
     "__init__.py": '"""Parcels."""',
     "metrics.py": '''"""What happens to parcels."""
-from sage_fastapi_obs.catalog.metric import Metric
-METRICS = (Metric("parcels_lost_total", "counter", "Parcels that nobody can find.", {"kind": ("bag", "box")}),)
+from sage_fastapi_obs.catalog.metric import counter
+METRICS = (counter("parcels_lost_total", "Parcels that nobody can find.", {"kind": ("bag", "box")}),)
 ''',
     "api.py": '''"""Parcels."""
 from sage_fastapi_obs.operations.count import count

@@ -135,11 +135,7 @@ CRYPTO_ERRORS = panel.rate(
 )
 CRYPTO = (
     panel.rate(
-        "Crypto operations",
-        "Operations per second.",
-        "sage_crypto_operations_total",
-        ["operation", "algorithm"],
-        stacked=True,
+        "Crypto operations", "Operations per second.", "sage_crypto_operations_total", ["operation", "algorithm"], stacked=True
     ),
     CRYPTO_ERRORS,
     panel.p95(

@@ -1,6 +1,6 @@
 """What may be an attack."""
 
-from sage_fastapi_obs.catalog.metric import Metric
+from sage_fastapi_obs.catalog.metric import counter
 
 __all__ = ["LOGIN_FAILURES", "METRICS", "SECURITY_EVENTS"]
 
@@ -10,13 +10,12 @@ MOST_NETWORKS = 100
 
 
 METRICS = (
-    Metric("auth_login_failed_total", "counter", "Logins that failed.", {"reason": LOGIN_FAILURES}),
-    Metric(
+    counter("auth_login_failed_total", "Logins that failed.", {"reason": LOGIN_FAILURES}),
+    counter(
         "rate_limit_exceeded_total",
-        "counter",
         "Requests beyond a rate limit, by the client's network (/24 of IPv4, /48 of IPv6).",
         {"client_ip": ()},
         max_label_values=MOST_NETWORKS,
     ),
-    Metric("security_events_total", "counter", "Events that may be an attack.", {"event_type": SECURITY_EVENTS}),
+    counter("security_events_total", "Events that may be an attack.", {"event_type": SECURITY_EVENTS}),
 )
