@@ -121,11 +121,11 @@ class Observability:
         flight = self._logs.flight if settings.logging.enabled else None
         if settings.metrics.enabled and flight is not None:
             self.registry.register(HeldLineCounts(flight))
-        # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
+        # The order of recorders, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
         recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs, flight)
-        self.moments = RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
-        self.excluded_moments = RecorderCallbacks([identity, *([logs] if logs is not None else [])], self.faults)
+        self.callbacks = RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
+        self.excluded_callbacks = RecorderCallbacks([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self.excluded = excluded
