@@ -41,7 +41,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show everything but the credentials that a URL may carry."""
+        """Show everything but the credentials in URLs."""
         for name, value in super().__repr_args__():
             yield name, without_credentials(value) if isinstance(value, str) else value
 
@@ -398,7 +398,7 @@ class Settings(BaseSettings):
     """Everything that can be set.
 
     `Settings(...)` takes sections as dictionaries and reads nothing else. `Settings.from_env()` also reads a preset,
-    a YAML file and the environment. Unknown keys and impossible values raise `SettingsError`.
+    a YAML file, the environment and files of secrets. Unknown keys and impossible values raise `SettingsError`.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -427,13 +427,12 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the name is pydantic-settings'
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        *_: Any,
+        **_others: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed counts: reading the environment is `from_env`'s explicit job."""
+        """Take only what is passed; `from_env` reads the other sources."""
         return (init_settings,)
 
     @classmethod
@@ -460,8 +459,8 @@ class Settings(BaseSettings):
         `sections`, then `SAGE_OBS_<SECTION>__<KEY>`, then files of such names in the folder `SAGE_OBS_SECRETS_DIR`, then
         `SERVICE_NAME`, `APP_ENV`, `NODE_ENV`, `APP_VERSION` and `OTEL_*`, then the YAML file (`path` or `SAGE_OBS_FILE`),
         then, in production, `ELASTICSEARCH_URL`, then the preset (`preset`, `SAGE_OBS_PRESET`, or by environment name:
-        anything that is not a name for development is production). A variable that is empty, or that Kubernetes sets for a
-        service, is as good as none.
+        any name but those for development is production). A variable that is empty, or that Kubernetes sets for a service,
+        counts as not set.
         """
         given, origin = read_all(cls, os.environ if env is None else env, preset, path, sections)
         return cls._of(given, origin)
@@ -479,5 +478,5 @@ class Settings(BaseSettings):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is odd about the values and where they came from, with what to change: told at the start."""
+        """Values that are allowed and probably not meant, with what to change; logged at the start."""
         return (*self._origin.remarks, *remarks_on(self))

@@ -108,7 +108,7 @@ def test_several_exporters() -> None:
         ({"output": "x", "keep_files": 0}, "logging.keep_files"),
         ({"elasticsearch_url": "es:9200"}, "must be an http(s) URL"),
         ({"otlp_endpoint": "grpc://c:4317"}, "must be an http(s) URL"),
-        ({"elasticsearch_index": "Logs/x"}, "an index name has small letters"),
+        ({"elasticsearch_index": "Logs/x"}, "an index name has lower-case letters"),
         ({"elasticsearch_level": "loud"}, "logging.elasticsearch_level"),
         ({"elasticsearch_api_key": ["s3cret"]}, "logging.elasticsearch_api_key"),
     ],
@@ -146,7 +146,7 @@ def test_names_to_hide_and_to_show_are_lists() -> None:
 @pytest.mark.parametrize("key", ["redact", "show_only"])
 def test_a_name_without_letters_is_refused(key: str) -> None:
     """It could not match anything, or would match everything."""
-    with pytest.raises(SettingsError, match=rf"logging\.{key}\.0: is no name of a field: it has no letters, not \"--\""):
+    with pytest.raises(SettingsError, match=rf"logging\.{key}\.0: a field name needs a letter or a digit, not \"--\""):
         Settings(logging={key: ["--"]})
 
 
