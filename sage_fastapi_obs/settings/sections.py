@@ -30,7 +30,7 @@ from sage_fastapi_obs.settings.field_types import (
     Token,
     with_otlp_endpoint,
 )
-from sage_fastapi_obs.settings.sources import Origin, over_preset, read_all
+from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
@@ -401,7 +401,15 @@ class Settings(BaseSettings):
     a YAML file, the environment and files of secrets. Unknown keys and impossible values raise `SettingsError`.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        # The types of the fields read lists, and say by name what is wrong with them.
+        enable_decoding=False,
+    )
 
     enabled: bool = True
     """false: the middleware passes every request straight through."""

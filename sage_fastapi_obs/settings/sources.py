@@ -13,7 +13,7 @@ from sage_fastapi_obs.settings.explain import unknown_key
 from sage_fastapi_obs.settings.field_types import with_otlp_endpoint
 from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_sections
 
-__all__ = ["PRESETS", "Origin", "over_preset", "read_all"]
+__all__ = ["ENV_PREFIX", "PRESETS", "Origin", "over_preset", "read_all"]
 
 ENV_PREFIX = "SAGE_OBS_"
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -94,21 +94,6 @@ def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class _Variables(EnvSettingsSource):
-    """Reads `SAGE_OBS_<SECTION>__<KEY>` from any mapping; pydantic-settings itself knows the process's environment alone."""
-
-    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str]) -> None:
-        self._variables = {name.lower(): value for name, value in variables.items()}
-        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._variables
-
-    def decode_complex_value(self, _name: str, _field: Any, value: Any) -> Any:
-        """Leave lists to the sections, which say by name what is wrong with them."""
-        return value
-
-
 def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
     known = _variable_names(cls)
     ours = {name: value for name, value in given.items() if name.upper() in known or not is_service_link(name, value)}
@@ -116,8 +101,11 @@ def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, A
         if name.upper() not in known:
             dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise SettingsError(unknown_key(name, dotted, name.upper(), known))
+    source = EnvSettingsSource(cls)
+    # It knows the process's environment alone.
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
-        return _Variables(cls, ours)()
+        return source()
     except ValueError as error:
         raise SettingsError(f"cannot read the {ENV_PREFIX}* variables: {error}") from None
 
