@@ -42,7 +42,11 @@ class Origin:
 
 
 def read_all(
-    cls: type[BaseSettings], env: Mapping[str, str], preset: str | None, path: str | Path | None, sections: Mapping[str, Any]
+    settings_cls: type[BaseSettings],
+    env: Mapping[str, str],
+    preset: str | None,
+    path: str | Path | None,
+    sections: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Origin]:
     """Read all sources, the weakest first; return the sections to build settings from, and where they came from."""
     own = {name: value for name, value in env.items() if name.startswith(ENV_PREFIX) and value.strip()}
@@ -52,8 +56,8 @@ def read_all(
     layers = (
         _yaml_file(path) if path else {},
         standard_sections(env, remarks.append),
-        _variables(cls, _secret_files(folder)) if folder else {},
-        _variables(cls, own),
+        _variables(settings_cls, _secret_files(folder)) if folder else {},
+        _variables(settings_cls, own),
         sections,
     )
     # The older name is translated per source: that of a stronger source beats the new name in a weaker one.
@@ -94,14 +98,14 @@ def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
-    known = _variable_names(cls)
+def _variables(settings_cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
+    known = _variable_names(settings_cls)
     ours = {name: value for name, value in given.items() if name.upper() in known or not is_service_link(name, value)}
     for name in ours:
         if name.upper() not in known:
             dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise SettingsError(unknown_key(name, dotted, name.upper(), known))
-    source = EnvSettingsSource(cls)
+    source = EnvSettingsSource(settings_cls)
     # It knows the process's environment alone.
     source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
@@ -110,9 +114,9 @@ def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, A
         raise SettingsError(f"cannot read the {ENV_PREFIX}* variables: {error}") from None
 
 
-def _variable_names(cls: type[BaseSettings]) -> set[str]:
+def _variable_names(settings_cls: type[BaseSettings]) -> set[str]:
     names = set()
-    for name, section in cls.model_fields.items():
+    for name, section in settings_cls.model_fields.items():
         keys = getattr(section.annotation, "model_fields", ())
         names |= {f"{ENV_PREFIX}{name}__{key}".upper() for key in keys} or {f"{ENV_PREFIX}{name}".upper()}
     return names
