@@ -23,6 +23,7 @@ from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.health.health import Health
 from sage_fastapi_obs.health.sigterm import StopSignals
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
@@ -37,7 +38,7 @@ from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
-from sage_fastapi_obs.request.recorder import InternalErrors, Recorder, RecorderCallbacks, component_of
+from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread

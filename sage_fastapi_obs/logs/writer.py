@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.access_line import FastAccessLine
 from sage_fastapi_obs.logs.held_lines import HeldLines
@@ -27,7 +28,7 @@ from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines, entry
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.recorder import InternalErrors, Recorder, component_of
+from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 __all__ = ["LogWriter"]

@@ -10,16 +10,14 @@ When each moment is called:
 - `app_returned`: at the very end, in the context of `request_started`; undo there what was attached.
 """
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["Headers", "InternalErrors", "Recorder", "RecorderCallbacks", "component_of"]
+__all__ = ["Headers", "Recorder", "RecorderCallbacks"]
 
 Headers = list[tuple[bytes, bytes]]
-NOTICE_INTERVAL_SECONDS = 60.0
 
 
 class Recorder:
@@ -39,37 +37,6 @@ class Recorder:
 
     def app_returned(self, exchange: Exchange) -> None:
         """Undo what `request_started` attached to the context."""
-
-
-class InternalErrors:
-    """Failures of our own parts: counted by component, said on stderr at most once a minute each."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.counts: dict[str, int] = {}
-        self._clock = clock
-        self._said: dict[str, float] = {}
-
-    def count(self, component: str, error: BaseException) -> None:
-        """Count one failure; never raises."""
-        self.counts[component] = self.counts.get(component, 0) + 1
-        now = self._clock()
-        if now - self._said.get(component, -NOTICE_INTERVAL_SECONDS) < NOTICE_INTERVAL_SECONDS:
-            return
-        self._said[component] = now
-        try:
-            sys.stderr.write(
-                f"sage_fastapi_obs: {component} failed ({type(error).__name__}: {error}); requests are not affected, "
-                f"failures are counted in observability_internal_errors_total\n"
-            )
-        except Exception:  # noqa: S110 - a closed stderr must not reach the request, and there is nowhere left to say it
-            pass
-
-
-def component_of(part: object) -> str:
-    """Name the part that failed, as `observability_internal_errors_total` knows it: what it says, or its class."""
-    kind = type(part)
-    component: str = vars(kind).get("component", kind.__name__)
-    return component
 
 
 class RecorderCallbacks:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.current_span import detach
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
-from sage_fastapi_obs.request.recorder import Headers, InternalErrors, RecorderCallbacks
+from sage_fastapi_obs.request.recorder import Headers, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
 __all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back"]

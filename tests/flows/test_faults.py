@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from support import Driven, Watched, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs import takeover
-from sage_fastapi_obs.request.recorder import InternalErrors, RecorderCallbacks
+from sage_fastapi_obs.request.recorder import RecorderCallbacks
 
 METRIC = "observability_internal_errors_total"
 OURS = {b"x-request-id", b"x-correlation-id", b"traceresponse"}
@@ -200,7 +201,7 @@ def breaking_handover(name: str) -> Break:
 
 def _recorder(watched: Watched, kind: str) -> Any:
     bound = [tell for moment in ("started", "finished") for tell in getattr(watched.obs.moments, moment)]
-    return next(tell.__self__ for tell in bound if type(tell.__self__).__name__ == kind)
+    return next(tell.__self__ for tell in bound if component_of(tell.__self__) == kind)
 
 
 FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
