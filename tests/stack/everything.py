@@ -25,7 +25,7 @@ from sage_fastapi_obs import (
     set_active_users,
     textbook_created,
 )
-from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.business import api as business
@@ -177,9 +177,7 @@ def _others(turn: int) -> None:
     _dependencies(turn)
     # What only happens when something is broken: a word that a label does not know, and a fault of ours.
     login_failed("nonsense")
-    home = active_observability()
-    assert home is not None
-    count_fault(home, "demo", ValueError("made up"))
+    count_internal_error("demo", ValueError("made up"))
 
 
 def _results(turn: int) -> None:
