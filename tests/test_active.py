@@ -1,14 +1,17 @@
 """Loggers, operations, metrics, packs, clients and the RFS functions all act on one and the same `Observability`."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from support import Watched, client
+from support import PATIENCE_SECONDS, Watched, client
 
 from sage_fastapi_obs import create_logger, declare_counter, enable_pack, get_correlation_id, operation
-from sage_fastapi_obs.active import active_observability, count_internal_error
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.clients.track import track_dependency
 from sage_fastapi_obs.monitoring import AlertCondition, MetricType, collect_metric, create_alert_rule, remove_alert_rule
 from sage_fastapi_obs.operations.correlation_context import correlation_header
@@ -115,10 +118,16 @@ async def test_settings_are_those_of_the_same_one(watch: Callable[..., Watched])
         assert correlation_header() == "X-Other"
 
 
+SCRIPT = """
+from test_active import WAYS
+for way, (act, _) in WAYS.items():
+    if way != "a pack switched on":
+        act()
+"""
+
+
 def test_without_any_nothing_is_recorded_and_nothing_raised() -> None:
-    """In a script that starts none, all this code runs, but for the switch of a pack, which has to say that it does nothing."""
-    assert active_observability() is None
-    for way, (act, _) in WAYS.items():
-        if way != "a pack switched on":
-            act()
-    remove_alert_rule(RULE)
+    """In a process that starts none, all this code runs; only the switch of a pack raises, as it would do nothing."""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT], check=True, timeout=PATIENCE_SECONDS, cwd=Path(__file__).parent
+    )

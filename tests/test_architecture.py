@@ -21,6 +21,7 @@ LAYERS = (
     {"alerting"},
     {"clients", "packs"},
     {"endpoints", "export", "legacy"},
+    {"lifecycle", "install", "startup_message"},
     {"observability"},
     {"monitoring", "cli", "testing"},
     {"__main__", "__init__"},
