@@ -120,8 +120,8 @@ class Observability(Lifecycle):
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = self._logs if settings.logging.enabled else None
         held_lines = self._logs.flight if settings.logging.enabled else None
-        self.moments = self._callbacks(identity, tracing, metrics, logs, held_lines)
-        self.excluded_moments = self._callbacks(identity, logs)
+        self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
+        self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
             self._register_collectors()
 

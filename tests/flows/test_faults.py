@@ -177,7 +177,7 @@ def breaking_recorder(kind: str, moment: str) -> Break:
         recorder = _recorder(watched, kind)
         monkeypatch.setattr(type(recorder), moment, fail)
         recorders = [_recorder(watched, name) for name in ("Identity", "Tracing", "Metrics", "Logs")]
-        monkeypatch.setattr(watched.obs, "moments", RecorderCallbacks(recorders, watched.obs.faults))
+        monkeypatch.setattr(watched.obs, "callbacks", RecorderCallbacks(recorders, watched.obs.faults))
 
     return do
 
@@ -200,7 +200,7 @@ def breaking_handover(name: str) -> Break:
 
 
 def _recorder(watched: Watched, kind: str) -> Any:
-    bound = [tell for moment in ("started", "finished") for tell in getattr(watched.obs.moments, moment)]
+    bound = [tell for moment in ("request_started", "request_finished") for tell in getattr(watched.obs.callbacks, moment)]
     return next(tell.__self__ for tell in bound if component_of(tell.__self__) == kind)
 
 
