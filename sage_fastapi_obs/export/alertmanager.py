@@ -6,7 +6,6 @@ from typing import Any
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.rules import alerts
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
@@ -14,13 +13,13 @@ from sage_fastapi_obs.settings import Settings
 __all__ = ["SECRETS", "configuration", "files"]
 
 SECRETS = "/etc/alertmanager/secrets"
-"""Where the files with secrets are, unless the settings name others."""
+"""Where Alertmanager finds the files with secrets."""
+DEMO_SINK = "http://alert-sink:9094"
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
 _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
 _SUMMARIES = (
     "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
 )
-_SECRET = ("slack_webhook_url", "pagerduty_routing_key", "smtp_password")
 
 
 def files(services: Services) -> dict[str, str]:
@@ -32,12 +31,9 @@ def files(services: Services) -> dict[str, str]:
 
 
 def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
-    """Return the configuration; `secrets`: the folder with files of secrets.
-
-    Raises `SettingsError` for a secret that is in the settings.
-    """
+    """Return the configuration; `secrets`: the folder with files of secrets. Those of the settings are not written."""
     mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
-    told = _sinks(services, mailed) if is_demo else _people(services, mailed, secrets)
+    told = _sinks(mailed) if is_demo else _people(services, mailed, secrets)
     return {
         "global": {"resolve_timeout": "5m"},
         "route": {
@@ -78,17 +74,12 @@ def _inhibitions(exported: Collection[ExportedRule]) -> list[dict[str, Any]]:
     return [*found, down]
 
 
-def _sinks(services: Services, mailed: Services) -> dict[str, dict[str, Any]]:
-    url = services[0].export.sink_url.rstrip("/")
+def _sinks(mailed: Services) -> dict[str, dict[str, Any]]:
     names = ("default", "critical", "warning", *map(_mail_name, mailed))
-    return {name: {"webhook_configs": [{"url": f"{url}/{name}", "send_resolved": True}]} for name in names}
+    return {name: {"webhook_configs": [{"url": f"{DEMO_SINK}/{name}", "send_resolved": True}]} for name in names}
 
 
 def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
-    for service in services:
-        _check_secrets(service)
-    slack = _first(services, "slack_webhook_url_file") or f"{secrets}/slack_webhook_url"
-    pager = _first(services, "pagerduty_routing_key_file") or f"{secrets}/pagerduty_routing_key"
     channel = services[0].export.slack_channel
     name = "{{ .CommonLabels.alertname }}"
     called = {
@@ -100,7 +91,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
         receiver: {
             "slack_configs": [
                 {
-                    "api_url_file": slack,
+                    "api_url_file": f"{secrets}/slack_webhook_url",
                     "channel": f"{channel}{suffix}",
                     "title": title,
                     "text": _SUMMARIES,
@@ -111,7 +102,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
         for receiver, (suffix, title) in called.items()
     }
     told["critical"]["pagerduty_configs"] = [
-        {"routing_key_file": pager, "description": f"{name} {{{{ .CommonLabels.service }}}}"}
+        {"routing_key_file": f"{secrets}/pagerduty_routing_key", "description": f"{name} {{{{ .CommonLabels.service }}}}"}
     ]
     return told | {_mail_name(one): _mail(one, secrets) for one in mailed}
 
@@ -119,7 +110,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
 def _mail(service: Settings, secrets: str) -> dict[str, Any]:
     given = service.notify
     user = {"auth_username": given.smtp_user} if given.smtp_user else {}
-    password = {"auth_password_file": given.smtp_password_file or f"{secrets}/smtp_password"} if given.smtp_user else {}
+    password = {"auth_password_file": f"{secrets}/smtp_password"} if given.smtp_user else {}
     sender = {
         "from": given.email_from,
         "smarthost": f"{given.smtp_host}:{given.smtp_port}",
@@ -129,15 +120,3 @@ def _mail(service: Settings, secrets: str) -> dict[str, Any]:
         "send_resolved": True,
     }
     return {"email_configs": [{"to": ", ".join(given.email_to), **sender}]}
-
-
-def _first(services: Services, key: str) -> str | None:
-    return next((found for one in services if (found := getattr(one.notify, key))), None)
-
-
-def _check_secrets(service: Settings) -> None:
-    for key in _SECRET:
-        if getattr(service.notify, key) is not None:
-            raise SettingsError(
-                f"notify.{key} of {of.name(service)!r} would be written to a file: set notify.{key}_file instead"
-            )

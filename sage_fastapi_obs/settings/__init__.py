@@ -1,7 +1,11 @@
-"""What can be set, where it is read from, and what is wrong with it."""
+"""Settings: `sections.py` says what can be set, `sources.py` where values are read from.
 
+To add a setting, add a field to its section: it can be set from every source then. `standard_variables.py` reads the variables
+that others define.
+"""
+
+from sage_fastapi_obs.settings.field_types import usual_level
 from sage_fastapi_obs.settings.sections import (
-    PRESETS,
     AlertRuleSettings,
     AlertSettings,
     AliasGroup,
@@ -12,15 +16,14 @@ from sage_fastapi_obs.settings.sections import (
     MetricsSettings,
     MonitoringSettings,
     NotifySettings,
-    Pack,
     ResultSettings,
     ServiceSettings,
     Settings,
     Severity,
     SlaSettings,
     TracingSettings,
-    usual_level,
 )
+from sage_fastapi_obs.settings.sources import PRESETS
 
 __all__ = [
     "PRESETS",
@@ -34,7 +37,6 @@ __all__ = [
     "MetricsSettings",
     "MonitoringSettings",
     "NotifySettings",
-    "Pack",
     "ResultSettings",
     "ServiceSettings",
     "Settings",
