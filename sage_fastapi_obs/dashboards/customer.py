@@ -16,16 +16,15 @@ ERRORS = ask.share("http_requests_total", status="=~5..")
 WRONG = (
     panels.firing(),
     panels.up(SCOPE),
-    panels.stat("Mean response time", ask.mean(HTTP), "HighLatency fires from 1 s.", "s", limits(0.2, 1)),
-    panels.stat("Error share", ERRORS, "Share of requests answered 5xx.", "percentunit", limits(0.01, 0.05)),
+    panels.stat("Mean response time", ask.mean(HTTP), "s", limits(0.2, 1)).about("HighLatency fires from 1 s."),
+    panels.stat("Error share", ERRORS, "percentunit", limits(0.01, 0.05)).about("Share of requests answered 5xx."),
     Panel(
         "Service state",
         numbers((f"up{{{SCOPE}}}", "{{instance}}")),
-        "CustomerIdServiceDown fires after a minute.",
-        "states",
+        kind="states",
         height=4,
         words={"0": ("down", BAD), "1": ("up", FINE)},
-    ),
+    ).about("CustomerIdServiceDown fires after a minute."),
 )
 REQUESTS = (
     Panel(
@@ -35,36 +34,21 @@ REQUESTS = (
             (ask.quantile(0.95, HTTP, "route"), "{{route}} p95"),
             (ask.mean(HTTP, "route"), "{{route}} mean"),
         ),
-        "Mean above 1 s: HighLatency.",
         unit="s",
         width=12,
         limits=limits(0.2, 1),
+    ).about("Mean above 1 s: HighLatency."),
+    panel.p95("Request latency gRPC (p95)", "grpc_request_duration_seconds", ["method"], width=12).about(
+        "Calls that this service answers."
     ),
-    panel.p95(
-        "Request latency gRPC (p95)", "Calls that this service answers.", "grpc_request_duration_seconds", ["method"], width=12
+    Panel("Error ratio", numbers((ERRORS, "HTTP 5xx")), unit="percentunit", limits=limits(0.01, 0.05)).about(
+        "Share of HTTP requests answered 5xx."
     ),
-    Panel(
-        "Error ratio",
-        numbers((ERRORS, "HTTP 5xx")),
-        "Share of HTTP requests answered 5xx.",
-        unit="percentunit",
-        limits=limits(0.01, 0.05),
+    panel.rate("gRPC calls by status", "grpc_request_total", ["method", "status"], unit="reqps", stacked=True).about(
+        "Calls per second. UNAVAILABLE and DEADLINE_EXCEEDED are load; INTERNAL and UNKNOWN are defects."
     ),
-    panel.rate(
-        "gRPC calls by status",
-        "Calls per second. UNAVAILABLE and DEADLINE_EXCEEDED are load; INTERNAL and UNKNOWN are defects.",
-        "grpc_request_total",
-        ["method", "status"],
-        unit="reqps",
-        stacked=True,
-    ),
-    panel.rate(
-        "Errors by kind",
-        "Requests that failed, over both protocols.",
-        "request_errors_total",
-        ["protocol", "error_type"],
-        unit="reqps",
-        stacked=True,
+    panel.rate("Errors by kind", "request_errors_total", ["protocol", "error_type"], unit="reqps", stacked=True).about(
+        "Requests that failed, over both protocols."
     ),
 )
 
@@ -97,14 +81,9 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
 def _dependency(name: str, calls: str, duration: str, label: str) -> tuple[Panel, ...]:
     times = numbers((ask.quantile(0.95, duration), "all"), (ask.quantile(0.95, duration, label), f"{{{{{label}}}}}"))
     return (
-        panel.rate(f"{name}: calls", "Calls per second, by outcome.", calls, [label, "status"]),
-        Panel(f"{name}: p95", times, "Slow here and slow above at the same time: this is why.", unit="s"),
-        panel.share(
-            f"{name}: share that fails",
-            "Calls that ended with an error.",
-            calls,
-            [label],
-            where={"status": "failure"},
-            limits=limits(0.01, 0.05),
+        panel.rate(f"{name}: calls", calls, [label, "status"]).about("Calls per second, by outcome."),
+        Panel(f"{name}: p95", times, unit="s").about("Slow here and slow above at the same time: this is why."),
+        panel.share(f"{name}: share that fails", calls, [label], where={"status": "failure"}, limits=limits(0.01, 0.05)).about(
+            "Calls that ended with an error."
         ),
     )

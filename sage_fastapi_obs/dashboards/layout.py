@@ -33,7 +33,7 @@ class Panel:
 
     title: str
     queries: tuple[Query, ...]
-    about: str
+    description: str = ""
     """What it means, and what to make of it."""
     kind: Kind = "timeseries"
     unit: str = "short"
@@ -45,6 +45,10 @@ class Panel:
     stacked: bool = False
     most: float | None = None
     """The end of its scale."""
+
+    def about(self, description: str) -> "Panel":
+        """Return this panel with a description."""
+        return replace(self, description=description)
 
     def sized(self, width: int, height: int) -> "Panel":
         """Return this panel in another size."""

@@ -22,9 +22,11 @@ def _panel(panel: PanelBuilder, metric: Metric) -> Panel:
     legend = legend_of(by) or name
     unit = UNITS.get(metric.unit or name.rpartition("_")[2], "short")
     if metric.type == "counter":
-        return panel.rate(name, metric.help, name, by, legend=legend, unit="cps")
+        return panel.rate(name, name, by, legend=legend, unit="cps").about(metric.help)
     if metric.type == "gauge":
         # Shares are not added up.
-        return panel.gauge(name, metric.help, name, by, legend=legend, how="avg" if unit == "percentunit" else "sum", unit=unit)
+        return panel.gauge(name, name, by, legend=legend, how="avg" if unit == "percentunit" else "sum", unit=unit).about(
+            metric.help
+        )
     asked = [(panel.ask.quantile(q, name, *by), f"{legend} p{q * 100:g}") for q in (0.5, 0.95)]
-    return Panel(name, numbers(*asked), metric.help, unit=unit)
+    return Panel(name, numbers(*asked), unit=unit).about(metric.help)

@@ -18,127 +18,69 @@ DURATION = "http_request_duration_seconds"
 FAILED = "=~5.."
 
 WORK = (
-    panel.rate(
-        "Operations by outcome",
-        "Named pieces of work; a cancelled one neither succeeded nor failed.",
-        "operations_total",
-        ["operation", "status"],
+    panel.rate("Operations by outcome", "operations_total", ["operation", "status"]).about(
+        "Named pieces of work; a cancelled one neither succeeded nor failed."
     ),
-    panel.p95("Operations: p95", "Which part of a request takes the time.", "operation_duration_seconds", ["operation"]),
-    panel.p95(
-        "Background tasks: p95",
-        "Work after the last byte. It occupies the worker, though no client waits.",
-        "http_background_duration_seconds",
-        ["route"],
+    panel.p95("Operations: p95", "operation_duration_seconds", ["operation"]).about("Which part of a request takes the time."),
+    panel.p95("Background tasks: p95", "http_background_duration_seconds", ["route"]).about(
+        "Work after the last byte. It occupies the worker, though no client waits."
     ),
 )
 CONNECTIONS = (
-    panel.p95(
-        "Streams: first byte, p95",
-        "What a client waits for before anything arrives.",
-        "http_stream_first_byte_seconds",
-        ["route"],
+    panel.p95("Streams: first byte, p95", "http_stream_first_byte_seconds", ["route"]).about(
+        "What a client waits for before anything arrives."
     ),
-    panel.p95("Streams: whole duration, p95", "Long is normal here.", "http_stream_duration_seconds", ["route"]),
-    panel.gauge("WebSockets open", "Connections that are open now.", "websocket_connections_open", ["instance"]),
-    panel.rate(
-        "WebSockets ended, by close code",
-        "1000 and 1001 are normal; 1006 is a lost connection, 1011 an error of ours.",
-        "websocket_connections_total",
-        ["route", "close_code"],
-        unit="cps",
+    panel.p95("Streams: whole duration, p95", "http_stream_duration_seconds", ["route"]).about("Long is normal here."),
+    panel.gauge("WebSockets open", "websocket_connections_open", ["instance"]).about("Connections that are open now."),
+    panel.rate("WebSockets ended, by close code", "websocket_connections_total", ["route", "close_code"], unit="cps").about(
+        "1000 and 1001 are normal; 1006 is a lost connection, 1011 an error of ours."
     ),
-    panel.rate("WebSocket messages", "Messages per second.", "websocket_messages_total", ["route", "direction"], unit="mps"),
-    panel.p95(
-        "Life of WebSockets: p50",
-        "Suddenly short: something between here and the client cuts them.",
-        "websocket_connection_duration_seconds",
-        ["route"],
-        q=0.5,
+    panel.rate("WebSocket messages", "websocket_messages_total", ["route", "direction"], unit="mps").about(
+        "Messages per second."
+    ),
+    panel.p95("Life of WebSockets: p50", "websocket_connection_duration_seconds", ["route"], q=0.5).about(
+        "Suddenly short: something between here and the client cuts them."
     ),
 )
 OBSERVABILITY = (
-    panel.increase(
-        "Internal errors",
-        "Failures of the observability, which requests never see. Anything here is a defect to report.",
-        "observability_internal_errors_total",
-        ["component"],
-        limits=limits(None, 1),
+    panel.increase("Internal errors", "observability_internal_errors_total", ["component"], limits=limits(None, 1)).about(
+        "Failures of the observability, which requests never see. Anything here is a defect to report."
     ),
     panel.rate(
-        "Log lines dropped",
-        "full: more lines than the output takes; failed and refused: its server; shutdown: time was up.",
-        "observability_log_lines_dropped_total",
-        ["output", "cause"],
-        unit="cps",
-        limits=limits(None, 0.1),
+        "Log lines dropped", "observability_log_lines_dropped_total", ["output", "cause"], unit="cps", limits=limits(None, 0.1)
+    ).about("full: more lines than the output takes; failed and refused: its server; shutdown: time was up."),
+    panel.rate("Spans dropped", "observability_spans_dropped_total", ["cause"], unit="cps", limits=limits(None, 0.1)).about(
+        "full: the collector is away or too slow; refused: it took them not; shutdown: time was up."
     ),
-    panel.rate(
-        "Spans dropped",
-        "full: the collector is away or too slow; refused: it took them not; shutdown: time was up.",
-        "observability_spans_dropped_total",
-        ["cause"],
-        unit="cps",
-        limits=limits(None, 0.1),
+    panel.rate("Trace headers dropped", "observability_propagation_headers_dropped_total", ["header"], unit="cps").about(
+        "Malformed or too long: a client with a defect, or somebody who tries what happens."
     ),
-    panel.rate(
-        "Trace headers dropped",
-        "Malformed or too long: a client with a defect, or somebody who tries what happens.",
-        "observability_propagation_headers_dropped_total",
-        ["header"],
-        unit="cps",
+    panel.increase("Labels with too many values", "observability_label_overflow_total", ["label"]).about(
+        "Counted as other. A label that is an id in disguise, or metrics.max_label_values is too small."
     ),
-    panel.increase(
-        "Labels with too many values",
-        "Counted as other. A label that is an id in disguise, or metrics.max_label_values is too small.",
-        "observability_label_overflow_total",
-        ["label"],
+    panel.gauge("Time of the last scrape", "observability_scrape_duration_seconds", ["instance"], how="max", unit="s").about(
+        "Writing /metrics, in a thread."
     ),
-    panel.gauge(
-        "Time of the last scrape",
-        "Writing /metrics, in a thread.",
-        "observability_scrape_duration_seconds",
-        ["instance"],
-        how="max",
-        unit="s",
+    panel.gauge("Size of the last scrape", "observability_scrape_size_bytes", ["instance"], how="max", unit="bytes").about(
+        "Before compression. It grows with the number of label values."
     ),
-    panel.gauge(
-        "Size of the last scrape",
-        "Before compression. It grows with the number of label values.",
-        "observability_scrape_size_bytes",
-        ["instance"],
-        how="max",
-        unit="bytes",
+    panel.gauge("Alerts of the process itself", "observability_alerts_firing", ["severity"], how="max").about(
+        "Rules that the service judges without Prometheus."
     ),
-    panel.gauge(
-        "Alerts of the process itself",
-        "Rules that the service judges without Prometheus.",
-        "observability_alerts_firing",
-        ["severity"],
-        how="max",
+    panel.increase("Notifications of the process itself", "observability_alert_notifications_total", ["outcome"]).about(
+        "Anything but sent and suppressed: somebody was not told."
     ),
-    panel.increase(
-        "Notifications of the process itself",
-        "Anything but sent and suppressed: somebody was not told.",
-        "observability_alert_notifications_total",
-        ["outcome"],
-    ),
-    panel.rate(
-        "Held log lines",
-        "Lines below the level that requests held: released as the request went wrong, discarded, or dropped for room.",
-        "observability_held_lines_total",
-        ["outcome"],
-        unit="cps",
+    panel.rate("Held log lines", "observability_held_lines_total", ["outcome"], unit="cps").about(
+        "Lines below the level that requests held: released as the request went wrong, discarded, or dropped for room."
     ),
 )
 STATES = Panel(
     "Services",
     numbers((f"max by (service, instance) (up{{{panels.SCOPE}}})", "{{service}} {{instance}}")),
-    "Which instance answered scrapes, and when not.",
-    "states",
+    kind="states",
     width=12,
     words={"0": ("down", BAD), "1": ("up", FINE)},
-)
+).about("Which instance answered scrapes, and when not.")
 
 
 def service_dashboard(sla: SlaSettings, packs: Mapping[str, Iterable[Metric]]) -> Dashboard:
@@ -186,28 +128,20 @@ def red(panel: PanelBuilder, sla: SlaSettings, by: str) -> tuple[Panel, ...]:
     """Show rate, errors and duration by a label."""
     p95, mean = panel.ask.quantile(0.95, DURATION, by), panel.ask.mean(DURATION, by)
     return (
-        panel.rate(
-            "Request rate",
-            "Requests answered per second. A sudden fall is as bad as errors: clients do not get here any more.",
-            "http_requests_total",
-            [by],
-            unit="reqps",
+        panel.rate("Request rate", "http_requests_total", [by], unit="reqps").about(
+            "Requests answered per second. A sudden fall is as bad as errors: clients do not get here any more."
         ),
         panel.share(
-            "Error share",
-            "Share of requests answered 5xx. The line is what the service promises at most.",
-            "http_requests_total",
-            [by],
-            where={"status": FAILED},
-            limits=_promised(sla.error_rate),
-        ),
+            "Error share", "http_requests_total", [by], where={"status": FAILED}, limits=_promised(sla.error_rate)
+        ).about("Share of requests answered 5xx. The line is what the service promises at most."),
         Panel(
             "Response time p95 and mean",
             numbers((p95, f"{{{{{by}}}}} p95"), (mean, f"{{{{{by}}}}} mean")),
-            "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each "
-            "is one request, and leads to its trace.",
             unit="s",
             limits=_promised_times(sla),
+        ).about(
+            "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each "
+            "is one request, and leads to its trace."
         ),
     )
 
@@ -217,12 +151,16 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
     return (
         panels.firing(),
         panels.up(),
-        panels.stat("Requests per second", ask.rate("http_requests_total"), "All routes together.", "reqps"),
-        panels.stat("Error share now", share, "Share of requests answered 5xx.", "percentunit", _promised(sla.error_rate)),
-        panels.stat(
-            "p95 now", ask.quantile(0.95, DURATION), "19 of 20 requests are faster than this.", "s", _promised_times(sla)
+        panels.stat("Requests per second", ask.rate("http_requests_total"), "reqps").about("All routes together."),
+        panels.stat("Error share now", share, "percentunit", _promised(sla.error_rate)).about(
+            "Share of requests answered 5xx."
         ),
-        panels.stat("In flight", ask.value("http_requests_in_flight"), "Requests being handled now. Only rising: they hang."),
+        panels.stat("p95 now", ask.quantile(0.95, DURATION), "s", _promised_times(sla)).about(
+            "19 of 20 requests are faster than this."
+        ),
+        panels.stat("In flight", ask.value("http_requests_in_flight")).about(
+            "Requests being handled now. Only rising: they hang."
+        ),
     )
 
 
@@ -233,27 +171,20 @@ def _promises(sla: SlaSettings) -> tuple[Row, ...]:
     budget = round(1 - sla.availability / 100, 10)
     over = ask.share("http_requests_total", window=RANGE, status=FAILED)
     burn = [(ask.share("http_requests_total", window=window, status=FAILED), window) for window in ("5m", "1h", "6h")]
-    availability = panels.stat(
-        "Availability",
-        f"1 - ({over})",
-        f"Share of requests over the time shown that were not answered 5xx; promised: {sla.availability:g} %.",
-        "percentunit",
-        (Limit(BAD), Limit(FINE, 1 - budget)),
+    availability = panels.stat("Availability", f"1 - ({over})", "percentunit", (Limit(BAD), Limit(FINE, 1 - budget))).about(
+        f"Share of requests over the time shown that were not answered 5xx; promised: {sla.availability:g} %."
     )
     left = panels.stat(
-        "Error budget left",
-        f"1 - ({over}) / {budget:g}",
-        "Of the errors that the promise allows over the time shown. Choose 30 days for the month.",
-        "percentunit",
-        (Limit(BAD), Limit(WARN, 0.1), Limit(FINE, 0.5)),
-    )
+        "Error budget left", f"1 - ({over}) / {budget:g}", "percentunit", (Limit(BAD), Limit(WARN, 0.1), Limit(FINE, 0.5))
+    ).about("Of the errors that the promise allows over the time shown. Choose 30 days for the month.")
     rate = Panel(
         "Burn rate of the error budget",
         numbers(*((f"({share}) / {budget:g}", window) for share, window in burn)),
-        "1: the budget of 30 days lasts 30 days. 14.4 for an hour: 2 % of it are gone in that hour, and "
-        "ErrorBudgetBurnFast fires.",
         width=16,
         limits=limits(1, 14.4),
+    ).about(
+        "1: the budget of 30 days lasts 30 days. 14.4 for an hour: 2 % of it are gone in that hour, and "
+        "ErrorBudgetBurnFast fires."
     )
     return (Row("What was promised", (availability.sized(4, 8), left.sized(4, 8), rate)),)
 
@@ -262,37 +193,28 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
     return (
         panel.rate(
             "Errors by route and kind",
-            "Requests that failed: 5xx, exceptions, half a response, and exceptions in background tasks.",
             "request_errors_total",
             ["method", "route", "error_type"],
             unit="reqps",
             width=12,
             stacked=True,
-        ),
-        panel.rate(
-            "Answers by status",
-            "A wave of 4xx is often a client's release, or somebody who tries doors.",
-            "http_requests_total",
-            ["status"],
-            unit="reqps",
-            width=12,
-            stacked=True,
+        ).about("Requests that failed: 5xx, exceptions, half a response, and exceptions in background tasks."),
+        panel.rate("Answers by status", "http_requests_total", ["status"], unit="reqps", width=12, stacked=True).about(
+            "A wave of 4xx is often a client's release, or somebody who tries doors."
         ),
         Panel(
             "Busiest routes",
             numbers((f"topk(10, {ask.rate('http_requests_total', 'method', 'route')})", "{{method}} {{route}}")),
-            "Requests per second by route.",
             unit="reqps",
             width=12,
-        ),
+        ).about("Requests per second by route."),
         Panel(
             "Slowest routes: p95",
             numbers((f"topk(10, {ask.quantile(0.95, DURATION, 'method', 'route')})", "{{method}} {{route}}")),
-            "The line is the p95 that is promised. Points are exemplars.",
             unit="s",
             width=12,
             limits=limits(None, panels.seconds(sla.response_time_p95_ms)),
-        ),
+        ).about("The line is the p95 that is promised. Points are exemplars."),
         panels.slowest(ask),
         Panel(
             "Size of bodies: p95",
@@ -300,10 +222,9 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
                 (ask.quantile(0.95, "http_request_size_bytes", "route"), "{{route}} in"),
                 (ask.quantile(0.95, "http_response_size_bytes", "route"), "{{route}} out"),
             ),
-            "Slow and big go together: serialization blocks the event loop.",
             unit="bytes",
             width=12,
-        ),
+        ).about("Slow and big go together: serialization blocks the event loop."),
     )
 
 

@@ -35,7 +35,7 @@ from sage_fastapi_obs.dashboards.panels import PanelBuilder, choices
 panel = PanelBuilder()
 def dashboards(services):
     """Return the dashboard."""
-    lost = panel.rate("Parcels lost", "Parcels per second.", "parcels_lost_total", ["kind"])
+    lost = panel.rate("Parcels lost", "parcels_lost_total", ["kind"]).about("Parcels per second.")
     return (Dashboard("parcels", "Parcels", "What is lost.", (Row("Now", (lost,)),), choices("parcels_lost_total"), ()),)
 ''',
 }

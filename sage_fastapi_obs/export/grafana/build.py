@@ -86,7 +86,7 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
 
 
 def _panel(panel: Panel) -> Any:
-    built = KINDS[panel.kind]().title(panel.title).description(panel.about)
+    built = KINDS[panel.kind]().title(panel.title).description(panel.description)
     built.datasource(STORES[panel.queries[0].store])
     for number, query in enumerate(panel.queries):
         built.with_target(_target(panel, query, chr(ord("A") + number)))

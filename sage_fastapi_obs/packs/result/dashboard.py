@@ -19,76 +19,55 @@ OPERATIONS = (
             (ask.rate("result_success_total", "operation"), "{{operation}} success"),
             (ask.rate("result_failure_total", "operation"), "{{operation}} failure"),
         ),
-        "Operations per second.",
         unit="ops",
+    ).about("Operations per second."),
+    panel.quantiles("Duration by operation (p50, p95, p99)", DURATION, ["operation"], limits=limits(None, 5)).about(
+        "ResultSlowResponse fires from a p95 of 5 s."
     ),
-    panel.quantiles(
-        "Duration by operation (p50, p95, p99)",
-        "ResultSlowResponse fires from a p95 of 5 s.",
-        DURATION,
-        ["operation"],
-        limits=limits(None, 5),
-    ),
-    panel.p95(
-        "Duration by operation, longest",
-        "The upper bound of the bucket with the slowest run: not slower than this, up to the last bound of 60 s.",
-        DURATION,
-        ["operation"],
-        q=1,
+    panel.p95("Duration by operation, longest", DURATION, ["operation"], q=1).about(
+        "The upper bound of the bucket with the slowest run: not slower than this, up to the last bound of 60 s."
     ),
 )
 CAUSES = (
-    panel.rate(
-        "Errors by type",
-        "Failures per second; str is a failure that was only a text.",
-        "result_error_by_type_total",
-        ["operation", "error_type"],
-        stacked=True,
+    panel.rate("Errors by type", "result_error_by_type_total", ["operation", "error_type"], stacked=True).about(
+        "Failures per second; str is a failure that was only a text."
     ),
     panel.gauge(
         "Circuit breakers",
-        "CircuitBreakerOpen fires while one is open.",
         "circuit_breaker_status",
         ["name"],
         how="max",
         kind="states",
         words={"0": ("closed", FINE), "1": ("open", BAD), "2": ("half open", WARN)},
-    ),
+    ).about("CircuitBreakerOpen fires while one is open."),
     panel.gauge(
         "Rules that are active in the process",
-        "Rules that the service judges itself, with its own callbacks; they need no Prometheus.",
         "monitoring_alert_active",
         ["name"],
         how="max",
         kind="states",
         words={"0": ("quiet", FINE), "1": ("active", BAD)},
-    ),
-    panel.gauge(
-        "Memory by operation",
-        "Change of the process's memory during the last run; runs beside each other are counted for each other.",
-        "operation_memory_delta_bytes",
-        ["operation"],
-        how="max",
-        unit="bytes",
+    ).about("Rules that the service judges itself, with its own callbacks; they need no Prometheus."),
+    panel.gauge("Memory by operation", "operation_memory_delta_bytes", ["operation"], how="max", unit="bytes").about(
+        "Change of the process's memory during the last run; runs beside each other are counted for each other."
     ),
 )
 BATCHES = (
-    panel.rate("Batch items", "Items per second.", "flux_result_items_total", ["operation", "status"], stacked=True),
+    panel.rate("Batch items", "flux_result_items_total", ["operation", "status"], stacked=True).about("Items per second."),
     panel.gauge(
         "Success ratio of the last batch",
-        "Share of the items that succeeded.",
         "flux_result_success_ratio",
         ["operation"],
         how="min",
         unit="percentunit",
         limits=(Limit(BAD), Limit(WARN, 0.9), Limit(FINE, 0.99)),
         most=1,
-    ),
-    panel.p95("Batch duration: p95", "Whole batches.", "flux_result_duration_seconds", ["operation"]),
+    ).about("Share of the items that succeeded."),
+    panel.p95("Batch duration: p95", "flux_result_duration_seconds", ["operation"]).about("Whole batches."),
 )
 BUSINESS = (
-    panel.increase(
-        "Orders by category", "Orders in an hour.", "orders_by_category_total", ["category"], window="1h", stacked=True
+    panel.increase("Orders by category", "orders_by_category_total", ["category"], window="1h", stacked=True).about(
+        "Orders in an hour."
     ),
     Panel(
         "Orders and revenue",
@@ -96,17 +75,15 @@ BUSINESS = (
             (ask.increase("orders_processed_total", window="1h"), "orders in an hour"),
             (ask.increase("revenue_total", window="1h"), "revenue in an hour"),
         ),
-        "Revenue in units of the currency.",
-    ),
-    panel.quantiles("Order value", "In units of the currency.", "order_value", unit="short"),
+    ).about("Revenue in units of the currency."),
+    panel.quantiles("Order value", "order_value", unit="short").about("In units of the currency."),
     Panel(
         "Users and transactions",
         numbers(
             (ask.value("business_active_users"), "active users"),
             (ask.rate("business_transactions_total", window="5m"), "transactions per second"),
         ),
-        "As the application tells it.",
-    ),
+    ).about("As the application tells it."),
 )
 
 
@@ -133,34 +110,27 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
         panels.stat(
             "SLA: availability, 1 h",
             f"{succeeded} / {whole}",
-            "Share of operations that succeeded in an hour.",
             "percentunit",
             () if sla.availability is None else (Limit(BAD), Limit(FINE, sla.availability / 100)),
-        ),
+        ).about("Share of operations that succeeded in an hour."),
         panels.stat(
             "SLA: error share, 1 h",
             f"{failed} / {whole}",
-            "Share of operations that failed in an hour; SlaErrorRateViolation fires from the limit.",
             "percentunit",
             limits(None, None if sla.error_rate is None else sla.error_rate / 100),
-        ),
+        ).about("Share of operations that failed in an hour; SlaErrorRateViolation fires from the limit."),
         panels.stat(
             "SLA: p95, 1 h",
             ask.quantile(0.95, DURATION, window="1h"),
-            "Of all operations in an hour.",
             "s",
             limits(None, panels.seconds(sla.response_time_p95_ms)),
-        ),
+        ).about("Of all operations in an hour."),
         panels.stat(
-            "Failures in 5 minutes",
-            f"{ask.increase('result_failure_total', window='5m')} or vector(0)",
-            "ResultHighErrorRate fires from 50, ResultCriticalSystemFailure from 100.",
-            steps=limits(50, 100),
-        ),
+            "Failures in 5 minutes", f"{ask.increase('result_failure_total', window='5m')} or vector(0)", steps=limits(50, 100)
+        ).about("ResultHighErrorRate fires from 50, ResultCriticalSystemFailure from 100."),
         panels.stat(
             "Breakers open",
             f"sum({ask.value('circuit_breaker_status', 'name', how='max')} == bool 1) or vector(0)",
-            "Circuit breakers that let nothing through now.",
             steps=limits(None, 1),
-        ),
+        ).about("Circuit breakers that let nothing through now."),
     )

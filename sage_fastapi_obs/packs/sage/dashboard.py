@@ -16,102 +16,72 @@ WRONG = (
     panels.firing(),
     panels.up(),
     panels.stat(
-        "Handshakes that fail",
-        ask.share("sage_handshakes_completed_total", status="failure"),
-        "SageHighErrorRate fires from 5 %, HighHandshakeErrorRate from 10 %.",
-        "percentunit",
-        limits(0.05, 0.1),
-    ),
+        "Handshakes that fail", ask.share("sage_handshakes_completed_total", status="failure"), "percentunit", limits(0.05, 0.1)
+    ).about("SageHighErrorRate fires from 5 %, HighHandshakeErrorRate from 10 %."),
     panels.stat(
-        "Sessions that fail",
-        ask.share("sage_sessions_created_total", status="failure"),
-        "Share of sessions that could not be created; HighSessionFailureRate fires from 10 %.",
-        "percentunit",
-        limits(0.05, 0.1),
-    ),
+        "Sessions that fail", ask.share("sage_sessions_created_total", status="failure"), "percentunit", limits(0.05, 0.1)
+    ).about("Share of sessions that could not be created; HighSessionFailureRate fires from 10 %."),
     panels.stat(
         "Replays in 5 minutes",
         ask.increase("sage_replay_attacks_detected_total", window="5m"),
-        "Messages that had been seen before: an attack, or a client that repeats.",
         steps=(Limit(FINE), Limit(BAD, 0.5)),
-    ),
+    ).about("Messages that had been seen before: an attack, or a client that repeats."),
     panels.stat(
-        "Signatures refused",
-        f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)",
-        "Per second; SignatureVerificationFailureHigh fires from 1.",
-        "cps",
-        limits(0.5, 1),
-    ),
+        "Signatures refused", f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)", "cps", limits(0.5, 1)
+    ).about("Per second; SignatureVerificationFailureHigh fires from 1."),
 )
-ACTIVE = panel.gauge(
-    "Active Sessions",
-    "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000).",
-    "sage_sessions_active",
-    ["instance"],
-    limits=limits(None, 10_000),
+ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], limits=limits(None, 10_000)).about(
+    "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
 )
-CREATED = panel.rate(
-    "Session Creation Rate", "Sessions per second whose creation was tried.", "sage_sessions_created_total", ["status"]
+CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
+    "Sessions per second whose creation was tried."
 )
 HANDSHAKES = panel.share(
     "Handshake Success Rate",
-    "Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.",
     "sage_handshakes_completed_total",
     legend="succeeded",
     where=SUCCEEDED,
     limits=(Limit(BAD), Limit(WARN, 0.9), Limit(FINE, 0.95)),
     most=1,
-)
+).about("Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.")
 ENCRYPTION = panel.quantiles(
     "Encryption Latency (p50, p95, p99)",
-    "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
-    "quantile is an estimate.",
     "sage_session_duration_seconds",
     where={"operation": "encrypt"},
     limits=limits(0.010, 0.100),
+).about(
+    "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
+    "quantile is an estimate."
 )
 SESSIONS = (
     ACTIVE,
     CREATED,
     panel.share(
-        "Session failure ratio",
-        "Share of sessions that could not be created.",
-        "sage_sessions_created_total",
-        legend="failed",
-        where=FAILED,
-        limits=limits(0.05, 0.1),
-    ),
+        "Session failure ratio", "sage_sessions_created_total", legend="failed", where=FAILED, limits=limits(0.05, 0.1)
+    ).about("Share of sessions that could not be created."),
     Panel(
         "Sessions expired and closed",
         numbers((ask.rate("sage_sessions_expired_total"), "expired"), (ask.rate("sage_sessions_closed_total"), "closed")),
-        "Many that expire: clients go without goodbye, or the time is too short (SessionExpirationHigh from 10 per second).",
         unit="ops",
         limits=limits(None, 10),
+    ).about(
+        "Many that expire: clients go without goodbye, or the time is too short (SessionExpirationHigh from 10 per second)."
     ),
-    panel.quantiles("Session lifetime", "Life of sessions that were closed or expired.", "sage_session_lifetime_seconds"),
-    panel.p95("Work on sessions: p95", "Creating, encrypting and decrypting.", "sage_session_duration_seconds", ["operation"]),
+    panel.quantiles("Session lifetime", "sage_session_lifetime_seconds").about("Life of sessions that were closed or expired."),
+    panel.p95("Work on sessions: p95", "sage_session_duration_seconds", ["operation"]).about(
+        "Creating, encrypting and decrypting."
+    ),
 )
 HANDSHAKE_ERRORS = panel.rate(
-    "Handshakes that failed, by error",
-    "timeout and network: the other side or the way to it; invalid: what it sent.",
-    "sage_handshakes_failed_total",
-    ["error_type"],
-    unit="cps",
-    stacked=True,
-)
+    "Handshakes that failed, by error", "sage_handshakes_failed_total", ["error_type"], unit="cps", stacked=True
+).about("timeout and network: the other side or the way to it; invalid: what it sent.")
 ALL_HANDSHAKES = (
     HANDSHAKES,
-    panel.quantiles(
-        "Handshake duration",
-        "Whole handshakes; SlowHandshakes fires from a p95 of 1 s.",
-        "sage_handshake_duration_seconds",
-        limits=limits(0.5, 1),
+    panel.quantiles("Handshake duration", "sage_handshake_duration_seconds", limits=limits(0.5, 1)).about(
+        "Whole handshakes; SlowHandshakes fires from a p95 of 1 s."
     ),
-    panel.p95(
-        "Handshake stages: p95",
-        "Which stage takes the time: process resolves the other side's identity.",
-        "sage_handshake_stage_duration_seconds",
-        ["stage"],
+    panel.p95("Handshake stages: p95", "sage_handshake_stage_duration_seconds", ["stage"]).about(
+        "Which stage takes the time: process resolves the other side's identity."
     ),
     HANDSHAKE_ERRORS,
     Panel(
@@ -120,44 +90,34 @@ ALL_HANDSHAKES = (
             (ask.rate("sage_handshakes_initiated_total", "role"), "begun as {{role}}"),
             (ask.rate("sage_handshakes_completed_total", "key_type"), "ended with {{key_type}}"),
         ),
-        "More begun than ended: they hang.",
         unit="ops",
         width=16,
-    ),
+    ).about("More begun than ended: they hang."),
 )
 CRYPTO_ERRORS = panel.rate(
-    "Crypto errors",
-    "verify: forged or damaged signatures; decrypt: keys that do not fit, or damaged frames.",
-    "sage_crypto_errors_total",
-    ["operation", "error_type"],
-    unit="cps",
-    stacked=True,
-)
+    "Crypto errors", "sage_crypto_errors_total", ["operation", "error_type"], unit="cps", stacked=True
+).about("verify: forged or damaged signatures; decrypt: keys that do not fit, or damaged frames.")
 CRYPTO = (
-    panel.rate(
-        "Crypto operations", "Operations per second.", "sage_crypto_operations_total", ["operation", "algorithm"], stacked=True
+    panel.rate("Crypto operations", "sage_crypto_operations_total", ["operation", "algorithm"], stacked=True).about(
+        "Operations per second."
     ),
     CRYPTO_ERRORS,
-    panel.p95(
-        "Crypto operations: p95",
-        "All slow at once: the processor is busy. One slow: its algorithm or its key.",
-        "sage_crypto_operation_duration_seconds",
-        ["operation"],
+    panel.p95("Crypto operations: p95", "sage_crypto_operation_duration_seconds", ["operation"]).about(
+        "All slow at once: the processor is busy. One slow: its algorithm or its key."
     ),
 )
 RESOLUTION_ERRORS = panel.rate(
     "DID resolutions that failed",
-    "DIDResolutionFailure fires from 0.5 per second of a chain.",
     "sage_did_resolution_errors_total",
     ["chain", "error_type"],
     unit="cps",
     width=12,
     stacked=True,
     limits=limits(None, 0.5),
-)
+).about("DIDResolutionFailure fires from 0.5 per second of a chain.")
 IDENTITIES = (
-    panel.p95(
-        "DID resolution: p95", "Time of asking the chain's node.", "sage_did_resolution_duration_seconds", ["chain"], width=12
+    panel.p95("DID resolution: p95", "sage_did_resolution_duration_seconds", ["chain"], width=12).about(
+        "Time of asking the chain's node."
     ),
     RESOLUTION_ERRORS,
     Panel(
@@ -166,44 +126,37 @@ IDENTITIES = (
             (ask.rate("sage_did_resolutions_total", "chain", "status"), "resolved {{chain}} {{status}}"),
             (ask.rate("sage_did_registrations_total", "chain", "status"), "registered {{chain}} {{status}}"),
         ),
-        "Identities per second.",
         unit="ops",
         width=12,
-    ),
+    ).about("Identities per second."),
     panel.rate(
         "Blockchain transactions",
-        "Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail.",
         "sage_blockchain_transactions_total",
         ["chain", "operation", "status"],
         width=12,
         stacked=True,
-    ),
+    ).about("Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail."),
 )
 REPLAYS = panel.increase(
-    "Replay attacks",
-    "One is enough for ReplayAttacksDetected.",
-    "sage_replay_attacks_detected_total",
-    window="5m",
-    legend="in 5 minutes",
-    limits=limits(None, 1),
-)
+    "Replay attacks", "sage_replay_attacks_detected_total", window="5m", legend="in 5 minutes", limits=limits(None, 1)
+).about("One is enough for ReplayAttacksDetected.")
 _REFUSED_NONCES = ask.rate("sage_nonce_validations_total", "status", status="!=valid")
 NONCES = Panel(
     "Nonce failures",
     numbers((f"{_REFUSED_NONCES} / on () group_left () {ask.rate('sage_nonce_validations_total')}", "{{status}}")),
-    "Share of nonces: invalid ones were used before or are no nonces, expired ones came late: look at clocks.",
     unit="percentunit",
-)
+).about("Share of nonces: invalid ones were used before or are no nonces, expired ones came late: look at clocks.")
 MESSAGES = (
-    panel.rate("Message throughput", "Messages per second.", "sage_messages_processed_total", ["type", "status"], unit="mps"),
+    panel.rate("Message throughput", "sage_messages_processed_total", ["type", "status"], unit="mps").about(
+        "Messages per second."
+    ),
     Panel(
         "Average message size",
         numbers((ask.mean("sage_session_message_size_bytes", "direction"), "{{direction}}")),
-        "As plain text, in sessions.",
         unit="bytes",
-    ),
-    panel.quantiles("Message processing", "Time of processing one message.", "sage_message_processing_duration_seconds"),
-    panel.quantiles("Message size", "Of all messages.", "sage_message_size_bytes", unit="bytes"),
+    ).about("As plain text, in sessions."),
+    panel.quantiles("Message processing", "sage_message_processing_duration_seconds").about("Time of processing one message."),
+    panel.quantiles("Message size", "sage_message_size_bytes", unit="bytes").about("Of all messages."),
 )
 
 

@@ -14,62 +14,43 @@ REFUSED = '{service=~"$service"} | json | status = 401 or status = 403 or status
 WRONG = (
     panels.firing(6),
     panels.stat(
-        "Failed logins in 5 minutes",
-        ask.increase("auth_login_failed_total", window="5m"),
-        "All reasons together.",
-        steps=limits(50, 200),
-        width=6,
-    ),
+        "Failed logins in 5 minutes", ask.increase("auth_login_failed_total", window="5m"), steps=limits(50, 200), width=6
+    ).about("All reasons together."),
     panels.stat(
-        "Suspicious events in 5 minutes",
-        ask.increase("security_events_total", window="5m"),
-        "All kinds together.",
-        steps=limits(1, 20),
-        width=6,
-    ),
-    panels.stat(
-        "Requests refused: 401 and 403", ask.rate("http_requests_total", status="=~401|403"), "Per second.", "reqps", width=6
+        "Suspicious events in 5 minutes", ask.increase("security_events_total", window="5m"), steps=limits(1, 20), width=6
+    ).about("All kinds together."),
+    panels.stat("Requests refused: 401 and 403", ask.rate("http_requests_total", status="=~401|403"), "reqps", width=6).about(
+        "Per second."
     ),
 )
 WHERE = (
-    panel.rate(
-        "Failed Login Attempts",
-        "unknown_user in numbers: somebody tries a list. bad_password: somebody tries one account.",
-        "auth_login_failed_total",
-        ["reason"],
-        unit="cps",
-        stacked=True,
+    panel.rate("Failed Login Attempts", "auth_login_failed_total", ["reason"], unit="cps", stacked=True).about(
+        "unknown_user in numbers: somebody tries a list. bad_password: somebody tries one account."
     ),
     Panel(
         "API Rate Limit Violations",
         numbers((f"topk(20, {ask.rate('rate_limit_exceeded_total', 'client_ip')})", "{{client_ip}}")),
-        "By the client's network, the 20 with the most. Addresses are personal, and are not recorded.",
         unit="reqps",
-    ),
-    panel.increase(
-        "Suspicious Activities", "Events in 5 minutes.", "security_events_total", ["event_type"], window="5m", stacked=True
+    ).about("By the client's network, the 20 with the most. Addresses are personal, and are not recorded."),
+    panel.increase("Suspicious Activities", "security_events_total", ["event_type"], window="5m", stacked=True).about(
+        "Events in 5 minutes."
     ),
     panel.rate(
         "Requests refused, by route",
-        "401: not known, 403: not allowed, 429: too often.",
         "http_requests_total",
         ["route", "status"],
         where={"status": "=~401|403|429"},
         unit="reqps",
         width=12,
         stacked=True,
-    ),
+    ).about("401: not known, 403: not allowed, 429: too often."),
     panel.rate(
-        "Requests that match no route",
-        "Scanners ask for pages that are not there.",
-        "http_requests_total",
-        ["service"],
-        where={"route": "unmatched"},
-        unit="reqps",
-        width=12,
-    ),
+        "Requests that match no route", "http_requests_total", ["service"], where={"route": "unmatched"}, unit="reqps", width=12
+    ).about("Scanners ask for pages that are not there."),
 )
-LINES = Panel("Requests refused", logs(REFUSED), "The raw path and the client are in the line.", "logs", width=24, height=10)
+LINES = Panel("Requests refused", logs(REFUSED), kind="logs", width=24, height=10).about(
+    "The raw path and the client are in the line."
+)
 
 
 def dashboards(_services: Services) -> tuple[Dashboard, ...]:

@@ -15,62 +15,42 @@ IDLE = 'rate(node_cpu_seconds_total{mode="idle"}[$__rate_interval])'
 
 HEALTH = (
     panels.firing(6),
-    panels.stat("Service Health", f"sum(up{{{SCOPE}}})", "Instances that answered the last scrape.", width=6),
+    panels.stat("Service Health", f"sum(up{{{SCOPE}}})", width=6).about("Instances that answered the last scrape."),
     panels.up(SCOPE, 6),
-    panels.stat("Active users", ask.value("active_users"), "As the application tells it.", width=6),
+    panels.stat("Active users", ask.value("active_users"), width=6).about("As the application tells it."),
 )
 HOSTS = Panel(
     "CPU of hosts",
     numbers((f"1 - avg by (instance) ({IDLE})", "{{instance}}")),
-    "From node-exporter. HighCPUUsage fires from 80 % for ten minutes.",
     unit="percentunit",
     width=12,
     limits=limits(0.7, 0.8),
     most=1,
-)
+).about("From node-exporter. HighCPUUsage fires from 80 % for ten minutes.")
 NOW = (
-    panels.stat("Active Users", ask.value("active_users"), "As the application tells it.", width=6),
-    panels.stat(
-        "Textbooks Created Today",
-        ask.increase("textbooks_created_total", window="1d"),
-        "In the last 24 hours. NoTextbooksCreated fires after about three hours without.",
-        width=6,
+    panels.stat("Active Users", ask.value("active_users"), width=6).about("As the application tells it."),
+    panels.stat("Textbooks Created Today", ask.increase("textbooks_created_total", window="1d"), width=6).about(
+        "In the last 24 hours. NoTextbooksCreated fires after about three hours without."
     ),
     panels.stat(
-        "Tokens in an hour",
-        ask.increase("ai_tokens_used_total", window="1h"),
-        "HighAITokenUsage fires from a million.",
-        steps=limits(800_000, 1_000_000),
-        width=6,
-    ),
+        "Tokens in an hour", ask.increase("ai_tokens_used_total", window="1h"), steps=limits(800_000, 1_000_000), width=6
+    ).about("HighAITokenUsage fires from a million."),
     panels.firing(6),
 )
 OVER_TIME = (
     Panel(
         "Learning Sessions",
         numbers((f"topk(20, {ask.value('active_learning_sessions', 'textbook_id')})", "{{textbook_id}}")),
-        "Open sessions by textbook, the 20 with the most.",
         width=12,
         stacked=True,
-    ),
-    panel.rate("AI Token Usage", "Tokens per second by model.", "ai_tokens_used_total", ["model"], unit="cps", width=12),
-    panel.rate(
-        "Tokens by component",
-        "Which part of the application uses them.",
-        "ai_tokens_used_total",
-        ["component"],
-        unit="cps",
-        width=12,
+    ).about("Open sessions by textbook, the 20 with the most."),
+    panel.rate("AI Token Usage", "ai_tokens_used_total", ["model"], unit="cps", width=12).about("Tokens per second by model."),
+    panel.rate("Tokens by component", "ai_tokens_used_total", ["component"], unit="cps", width=12).about(
+        "Which part of the application uses them."
     ),
     panel.increase(
-        "Textbooks created",
-        "In an hour, by grade and subject.",
-        "textbooks_created_total",
-        ["grade_level", "subject"],
-        window="1h",
-        width=12,
-        stacked=True,
-    ),
+        "Textbooks created", "textbooks_created_total", ["grade_level", "subject"], window="1h", width=12, stacked=True
+    ).about("In an hour, by grade and subject."),
 )
 
 
