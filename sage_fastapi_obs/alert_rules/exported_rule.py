@@ -72,8 +72,8 @@ class ExportedRule:
     """Its name elsewhere, when that differs."""
     inhibits: str = ""
     """An alert that need not be sent while this one fires, as this one says the same and more."""
-    summary: str
-    description: str
+    summary: str = ""
+    description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     test: RuleTest | None
@@ -93,6 +93,10 @@ class ExportedRule:
         system = {"system": self.group.system} if self.group.system else {}
         return {"severity": self.severity, **system, "seed_alert": self.seed or self.name, **self.labels}
 
+    def about(self, summary: str, description: str) -> "ExportedRule":
+        """Return it with texts for people."""
+        return replace(self, summary=summary, description=description)
+
     def with_labels(self, **labels: str) -> "ExportedRule":
         """Return it with more labels; empty ones are left out."""
         return replace(self, labels={**self.labels, **{name: text for name, text in labels.items() if text}})
@@ -105,8 +109,6 @@ def threshold_alert(
     *,
     group: RuleGroup,
     severity: Severity,
-    summary: str,
-    description: str,
     minutes: float = 0,
     seed: str = "",
     inhibits: str = "",
@@ -121,16 +123,15 @@ def threshold_alert(
         threshold=threshold,
         for_seconds=minutes * 60,
         severity=severity,
-        annotations={"summary": summary},
     )
-    exported = alert_from_rule(rule, group, description, seed=seed, also_by=also_by, target=target)
+    exported = alert_from_rule(rule, group, seed=seed, also_by=also_by, target=target)
     return replace(exported, inhibits=inhibits)
 
 
 def alert_from_rule(
     rule: AlertRule,
     group: RuleGroup,
-    description: str,
+    description: str = "",
     *,
     seed: str = "",
     also_by: Sequence[str] = ("service",),

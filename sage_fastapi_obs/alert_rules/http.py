@@ -25,25 +25,14 @@ ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),)
 PROCESSORS = "node_cpu_seconds_total"
 
 _OF_REQUESTS = (
-    threshold_alert(
-        "HighErrorRate",
-        ERRORS,
-        0.05,
-        group=AVAILABILITY,
-        severity="critical",
-        minutes=5,
-        summary="{{ $labels.service }} fails",
-        description="{{ $value | humanizePercentage }} of all requests are answered 5xx, more than 5 %.",
+    threshold_alert("HighErrorRate", ERRORS, 0.05, group=AVAILABILITY, severity="critical", minutes=5).about(
+        "{{ $labels.service }} fails", "{{ $value | humanizePercentage }} of all requests are answered 5xx, more than 5 %."
     ),
     threshold_alert(
-        "HighResponseTime",
-        Stat("http_request_duration_seconds", "p95"),
-        1,
-        group=PERFORMANCE,
-        severity="warning",
-        minutes=10,
-        summary="{{ $labels.service }} is slow",
-        description="One request in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 1 s.",
+        "HighResponseTime", Stat("http_request_duration_seconds", "p95"), 1, group=PERFORMANCE, severity="warning", minutes=10
+    ).about(
+        "{{ $labels.service }} is slow",
+        "One request in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 1 s.",
     ),
 )
 
@@ -127,7 +116,5 @@ def _customer_latency() -> ExportedRule:
         group=CUSTOMER,
         severity="critical",
         minutes=1,
-        summary="customer-id is slow",
-        description="Requests take {{ $value | humanizeDuration }} on average; the limit is 1 s.",
         target={"service": CUSTOMER_ID},
-    )
+    ).about("customer-id is slow", "Requests take {{ $value | humanizeDuration }} on average; the limit is 1 s.")

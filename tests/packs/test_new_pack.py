@@ -23,11 +23,8 @@ from sage_fastapi_obs.catalog.services import with_pack
 PARCELS = RuleGroup("parcels", "Parcels", "parcels", "parcels")
 def alerts(services):
     """Return the alerts."""
-    lost = threshold_alert(
-        "ParcelsLost", Stat("parcels_lost_total", "increase"), 3,
-        group=PARCELS, severity="warning", summary="Parcels are lost", description="More than three in 5 minutes.",
-    )
-    return [lost] if with_pack(services, "parcels") else []
+    lost = threshold_alert("ParcelsLost", Stat("parcels_lost_total", "increase"), 3, group=PARCELS, severity="warning")
+    return [lost.about("Parcels are lost", "More than three in 5 minutes.")] if with_pack(services, "parcels") else []
 ''',
     "dashboard.py": '''"""Parcels."""
 from sage_fastapi_obs.dashboards.layout import Dashboard, Row

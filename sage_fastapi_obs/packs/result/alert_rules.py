@@ -14,49 +14,38 @@ __all__ = ["alerts"]
 
 RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
 _FAILURES = Stat("result_failure_total", "increase")
+_P95 = Stat("result_duration_seconds", "p95", by=("operation",))
 _FAILED, _SUCCEEDED = (Stat(f"result_{one}_total", "increase", HOUR) for one in ("failure", "success"))
 _FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
-_failing = partial(
-    threshold_alert,
-    expression=_FAILURES,
-    group=RESULT,
-    description="{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes.",
-)
+_threshold = partial(threshold_alert, group=RESULT)
+_FAILED_RUNS = "{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes."
 _BREAKER = AlertRule(
     name="CircuitBreakerOpen",
     expression=Stat("circuit_breaker_status", "last", by=("name",)),
     condition=AlertCondition.EQUAL,
     threshold=1,
     severity="critical",
-    annotations={"summary": "The circuit breaker {{ $labels.name }} of {{ $labels.service }} is open"},
 )
 _OF_ALL = (
-    _failing(
-        "ResultHighErrorRate",
-        threshold=50,
-        severity="warning",
-        summary="Operations of {{ $labels.service }} fail",
-        seed="high_error_rate",
+    _threshold("ResultHighErrorRate", _FAILURES, 50, severity="warning", seed="high_error_rate").about(
+        "Operations of {{ $labels.service }} fail", _FAILED_RUNS
     ),
-    _failing(
+    _threshold(
         "ResultCriticalSystemFailure",
-        threshold=100,
+        _FAILURES,
+        100,
         severity="critical",
         inhibits="ResultHighErrorRate",
-        summary="Many operations of {{ $labels.service }} fail",
         seed="critical_system_failure",
+    ).about("Many operations of {{ $labels.service }} fail", _FAILED_RUNS),
+    _threshold("ResultSlowResponse", _P95, 5, severity="warning", seed="slow_api_response").about(
+        "{{ $labels.operation }} of {{ $labels.service }} is slow",
+        "One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
     ),
-    threshold_alert(
-        "ResultSlowResponse",
-        Stat("result_duration_seconds", "p95", by=("operation",)),
-        5,
-        group=RESULT,
-        severity="warning",
-        summary="{{ $labels.operation }} of {{ $labels.service }} is slow",
-        description="One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
-        seed="slow_api_response",
+    alert_from_rule(_BREAKER, RESULT, seed="circuit_breaker_activated").about(
+        "The circuit breaker {{ $labels.name }} of {{ $labels.service }} is open",
+        "Calls behind it are refused until it closes.",
     ),
-    alert_from_rule(_BREAKER, RESULT, "Calls behind it are refused until it closes.", seed="circuit_breaker_activated"),
 )
 
 

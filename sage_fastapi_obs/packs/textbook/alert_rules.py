@@ -42,7 +42,5 @@ def _costly() -> ExportedRule:
         1_000_000,
         group=BUSINESS,
         severity="warning",
-        summary="Language models are used a lot",
-        description="{{ $value | humanize }} tokens were used in the last hour, more than a million.",
         also_by=(),
-    )
+    ).about("Language models are used a lot", "{{ $value | humanize }} tokens were used in the last hour, more than a million.")
