@@ -213,7 +213,9 @@ class Instruments:
     def _miss(self, name: str) -> None:
         metric = CATALOG.get(name)
         pack = "" if metric is None else metric.pack
-        if pack in self._missed or not self._enabled or (pack == "sage" and "sage-core" in self.packs):
+        # Where only a part of the pack is on, such as `sage-core`, the rest is off on purpose.
+        is_partly_on = any(known.pack == pack for on in self.packs for known in PACKS[on])
+        if pack in self._missed or not self._enabled or is_partly_on:
             return
         self._missed.add(pack)
         if pack not in {"", *_BUILT_ELSEWHERE}:
