@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, name
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import BAD, FINE, Dashboard, Panel, Row, Variable, limits, numbers
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
 __all__ = ["dashboards"]
@@ -16,14 +16,14 @@ ERRORS = ask.share("http_requests_total", status="=~5..")
 WRONG = (
     panels.firing(),
     panels.up(SCOPE),
-    panels.stat("Mean response time", ask.mean(HTTP), "s", limits(0.2, 1)).about("HighLatency fires from 1 s."),
-    panels.stat("Error share", ERRORS, "percentunit", limits(0.01, 0.05)).about("Share of requests answered 5xx."),
+    panels.stat("Mean response time", ask.mean(HTTP), "s", warn=0.2, bad=1).about("HighLatency fires from 1 s."),
+    panels.stat("Error share", ERRORS, "percentunit", warn=0.01, bad=0.05).about("Share of requests answered 5xx."),
     Panel(
         "Service state",
         numbers((f"up{{{SCOPE}}}", "{{instance}}")),
         kind="states",
         height=4,
-        words={"0": ("down", BAD), "1": ("up", FINE)},
+        mappings={"0": ("down", BAD), "1": ("up", FINE)},
     ).about("CustomerIdServiceDown fires after a minute."),
 )
 REQUESTS = (
@@ -36,12 +36,13 @@ REQUESTS = (
         ),
         unit="s",
         width=12,
-        limits=limits(0.2, 1),
+        warn=0.2,
+        bad=1,
     ).about("Mean above 1 s: HighLatency."),
     panel.p95("Request latency gRPC (p95)", "grpc_request_duration_seconds", ["method"], width=12).about(
         "Calls that this service answers."
     ),
-    Panel("Error ratio", numbers((ERRORS, "HTTP 5xx")), unit="percentunit", limits=limits(0.01, 0.05)).about(
+    Panel("Error ratio", numbers((ERRORS, "HTTP 5xx")), unit="percentunit", warn=0.01, bad=0.05).about(
         "Share of HTTP requests answered 5xx."
     ),
     panel.rate("gRPC calls by status", "grpc_request_total", ["method", "status"], unit="reqps", stacked=True).about(
@@ -83,7 +84,7 @@ def _dependency(name: str, calls: str, duration: str, label: str) -> tuple[Panel
     return (
         panel.rate(f"{name}: calls", calls, [label, "status"]).about("Calls per second, by outcome."),
         Panel(f"{name}: p95", times, unit="s").about("Slow here and slow above at the same time: this is why."),
-        panel.share(f"{name}: share that fails", calls, [label], where={"status": "failure"}, limits=limits(0.01, 0.05)).about(
+        panel.share(f"{name}: share that fails", calls, [label], where={"status": "failure"}, warn=0.01, bad=0.05).about(
             "Calls that ended with an error."
         ),
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["BAD", "FINE", "WARN", "Dashboard", "Limit", "Panel", "Query", "Row", "Variable", "limits", "logs", "numbers"]
+__all__ = ["BAD", "FINE", "WARN", "Dashboard", "Panel", "Query", "Row", "Threshold", "Variable", "logs", "numbers"]
 
 FINE, WARN, BAD = "green", "orange", "red"
 Kind = Literal["timeseries", "stat", "states", "table", "logs", "traces"]
@@ -20,7 +20,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class Threshold:
     """From which value on a colour is meant; the first of several has none."""
 
     color: str
@@ -39,12 +39,23 @@ class Panel:
     unit: str = "short"
     width: int = 8
     height: int = 8
-    limits: tuple[Limit, ...] = ()
-    words: dict[str, tuple[str, str]] = field(default_factory=dict)
+    warn: float | None = None
+    """From which value on it is orange."""
+    bad: float | None = None
+    """From which value on it is red."""
+    thresholds: tuple[Threshold, ...] = ()
+    """Colours where more is not worse, or there are others."""
+    mappings: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Words and colours in place of values."""
     stacked: bool = False
-    most: float | None = None
+    max: float | None = None
     """The end of its scale."""
+
+    @property
+    def colors(self) -> tuple[Threshold, ...]:
+        """Its thresholds, from the lowest; none where its values are neither good nor bad."""
+        above = [Threshold(color, value) for color, value in ((WARN, self.warn), (BAD, self.bad)) if value is not None]
+        return self.thresholds or ((Threshold(FINE), *above) if above else ())
 
     def about(self, description: str) -> "Panel":
         """Return this panel with a description."""
@@ -57,11 +68,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels that answer one question; a folded row is asked only when it is opened."""
+    """Panels that answer one question; a collapsed row asks nothing until it is opened."""
 
     title: str
     panels: tuple[Panel, ...]
-    folded: bool = False
+    collapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Variable:
     label: str
     series: str
     regex: str = ""
-    every: str = ".*"
+    all_value: str = ".*"
     """What 'All' stands for; an empty label is among it."""
 
 
@@ -101,9 +112,3 @@ def numbers(*pairs: tuple[str, str]) -> tuple[Query, ...]:
 def logs(expression: str) -> tuple[Query, ...]:
     """Ask Loki for lines."""
     return (Query(expression, store="loki"),)
-
-
-def limits(warn: float | None = None, bad: float | None = None) -> tuple[Limit, ...]:
-    """Draw lines: more is worse."""
-    steps = [(WARN, warn), (BAD, bad)]
-    return (Limit(FINE), *(Limit(color, value) for color, value in steps if value is not None))

@@ -14,7 +14,7 @@ UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
 def pack_row(title: str, metrics: tuple[Metric, ...]) -> Row:
     """Show each metric of a pack: counters as rates, gauges as they are, histograms as quantiles."""
     panel = PanelBuilder(own=metrics)
-    return Row(title, tuple(_panel(panel, metric) for metric in metrics), folded=True)
+    return Row(title, tuple(_panel(panel, metric) for metric in metrics), collapsed=True)
 
 
 def _panel(panel: PanelBuilder, metric: Metric) -> Panel:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from sage_fastapi_obs.catalog import Metric
-from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Limit, Panel, Query, Row, Variable, limits, logs, numbers
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Panel, Query, Row, Threshold, Variable, logs, numbers
 from sage_fastapi_obs.dashboards.promql import RANGE, WINDOW, Queries
 
 __all__ = [
@@ -87,9 +87,9 @@ def choices(series: str) -> tuple[Variable, ...]:
     )
 
 
-def stat(title: str, expression: str, unit: str = "short", steps: tuple[Limit, ...] = (), width: int = 4) -> Panel:
+def stat(title: str, expression: str, unit: str = "short", *, width: int = 4, **look: Any) -> Panel:
     """Show one number."""
-    return Panel(title, numbers((expression, title)), kind="stat", unit=unit, width=width, height=4, limits=steps)
+    return Panel(title, numbers((expression, title)), kind="stat", unit=unit, width=width, height=4, **look)
 
 
 def firing(width: int = 4) -> Panel:
@@ -97,7 +97,7 @@ def firing(width: int = 4) -> Panel:
     return stat(
         "Alerts firing",
         'count(ALERTS{alertstate="firing"}) or vector(0)',
-        steps=(Limit(FINE), Limit(WARN, 1), Limit(BAD, 3)),
+        thresholds=(Threshold(FINE), Threshold(WARN, 1), Threshold(BAD, 3)),
         width=width,
     ).about(
         "Alerts that fire now, of all services; they are marked in the graphs below. Each has a runbook: see its annotation."
@@ -110,8 +110,8 @@ def up(scope: str = SCOPE, width: int = 4) -> Panel:
         "Instances up",
         f"sum(up{{{scope}}}) / count(up{{{scope}}})",
         "percentunit",
-        (Limit(BAD), Limit(WARN, 0.5), Limit(FINE, 1)),
-        width,
+        thresholds=(Threshold(BAD), Threshold(WARN, 0.5), Threshold(FINE, 1)),
+        width=width,
     ).about(
         "Share of instances that answered the last scrape. Below 100 %: an instance is down, or Prometheus cannot reach it."
     )
@@ -132,25 +132,19 @@ def slowest(ask: Queries) -> Panel:
     ).about("Mean and p95 in seconds and the number of requests, over the time shown. Streams are not among them.")
 
 
-def runtime_row(panel: PanelBuilder, *, folded: bool = True) -> Row:
+def runtime_row(panel: PanelBuilder, *, collapsed: bool = True) -> Row:
     """Show what the processes use."""
     ask = panel.ask
     files = f"{ask.value('process_open_fds', 'instance')} / {ask.value('process_max_fds', 'instance')}"
     panels = (
-        panel.p95(
-            "Lateness of the event loop: p95", "python_event_loop_lag_seconds", ["instance"], limits=limits(0.05, 0.2)
-        ).about(
+        panel.p95("Lateness of the event loop: p95", "python_event_loop_lag_seconds", ["instance"], warn=0.05, bad=0.2).about(
             "By how much a timer came late: something computes or waits without giving way, and all requests wait with it."
         ),
         panel.gauge(
-            "CPU", "process_cpu_usage_ratio", ["service", "instance"], how="max", unit="percentunit", limits=limits(0.8, 0.95)
+            "CPU", "process_cpu_usage_ratio", ["service", "instance"], how="max", unit="percentunit", warn=0.8, bad=0.95
         ).about("Share of the cores that a process may use."),
         panel.rate(
-            "CPU seconds per second",
-            "process_cpu_seconds_total",
-            ["service", "instance"],
-            unit="short",
-            limits=limits(0.7, 0.95),
+            "CPU seconds per second", "process_cpu_seconds_total", ["service", "instance"], unit="short", warn=0.7, bad=0.95
         ).about("1 is a whole core: what a process with one event loop can use at most, whatever the machine has."),
         Panel(
             "Memory",
@@ -160,7 +154,7 @@ def runtime_row(panel: PanelBuilder, *, folded: bool = True) -> Row:
             ),
             unit="bytes",
         ).about("Anonymous memory that only ever rises is a leak; resident alone may be files in the cache."),
-        Panel("Open files", numbers((files, "{{instance}}")), unit="percentunit", limits=limits(0.7, 0.9)).about(
+        Panel("Open files", numbers((files, "{{instance}}")), unit="percentunit", warn=0.7, bad=0.9).about(
             "Share of the file descriptors a process may have: sockets are among them. At 100 % nothing more is accepted."
         ),
         panel.gauge("Tasks of the event loop", "python_asyncio_tasks", ["instance"]).about(
@@ -185,7 +179,8 @@ def runtime_row(panel: PanelBuilder, *, folded: bool = True) -> Row:
             "python_gc_pause_seconds",
             ["generation"],
             legend="generation {{generation}}",
-            limits=limits(0.05, 0.2),
+            warn=0.05,
+            bad=0.2,
         ).about("Nothing else runs meanwhile. Long ones of generation 2: very many objects are alive."),
         panel.rate(
             "Garbage collections", "python_gc_collections_total", ["generation"], legend="generation {{generation}}"
@@ -196,7 +191,7 @@ def runtime_row(panel: PanelBuilder, *, folded: bool = True) -> Row:
             unit="s",
         ).about("Falls to 0 when a process starts again: a row of teeth is a crash loop."),
     )
-    return Row("Why: process and interpreter", panels, folded)
+    return Row("Why: process and interpreter", panels, collapsed)
 
 
 def error_lines() -> Panel:

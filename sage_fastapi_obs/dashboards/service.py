@@ -1,10 +1,11 @@
 """Any service, and all services beside each other: rate, errors and duration, what was promised, and what may be behind it."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Limit, Panel, Row, limits, numbers
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel, Row, Threshold, numbers
 from sage_fastapi_obs.dashboards.pack_row import pack_row
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.promql import RANGE
@@ -43,13 +44,13 @@ CONNECTIONS = (
     ),
 )
 OBSERVABILITY = (
-    panel.increase("Internal errors", "observability_internal_errors_total", ["component"], limits=limits(None, 1)).about(
+    panel.increase("Internal errors", "observability_internal_errors_total", ["component"], bad=1).about(
         "Failures of the observability, which requests never see. Anything here is a defect to report."
     ),
-    panel.rate(
-        "Log lines dropped", "observability_log_lines_dropped_total", ["output", "cause"], unit="cps", limits=limits(None, 0.1)
-    ).about("full: more lines than the output takes; failed and refused: its server; shutdown: time was up."),
-    panel.rate("Spans dropped", "observability_spans_dropped_total", ["cause"], unit="cps", limits=limits(None, 0.1)).about(
+    panel.rate("Log lines dropped", "observability_log_lines_dropped_total", ["output", "cause"], unit="cps", bad=0.1).about(
+        "full: more lines than the output takes; failed and refused: its server; shutdown: time was up."
+    ),
+    panel.rate("Spans dropped", "observability_spans_dropped_total", ["cause"], unit="cps", bad=0.1).about(
         "full: the collector is away or too slow; refused: it took them not; shutdown: time was up."
     ),
     panel.rate("Trace headers dropped", "observability_propagation_headers_dropped_total", ["header"], unit="cps").about(
@@ -79,7 +80,7 @@ STATES = Panel(
     numbers((f"max by (service, instance) (up{{{panels.SCOPE}}})", "{{service}} {{instance}}")),
     kind="states",
     width=12,
-    words={"0": ("down", BAD), "1": ("up", FINE)},
+    mappings={"0": ("down", BAD), "1": ("up", FINE)},
 ).about("Which instance answered scrapes, and when not.")
 
 
@@ -95,10 +96,10 @@ def service_dashboard(sla: SlaSettings, packs: Mapping[str, Iterable[Metric]]) -
             *_promises(sla),
             Row("Where", _where(sla)),
             panels.logs_row(),
-            Row("Why: operations and background work", WORK, folded=True),
-            Row("Why: streams and WebSockets", CONNECTIONS, folded=True),
+            Row("Why: operations and background work", WORK, collapsed=True),
+            Row("Why: streams and WebSockets", CONNECTIONS, collapsed=True),
             panels.runtime_row(panel),
-            Row("The observability itself", OBSERVABILITY, folded=True),
+            Row("The observability itself", OBSERVABILITY, collapsed=True),
             *(pack_row(f"Why: {title}", tuple(metrics)) for title, metrics in packs.items()),
         ),
         panels.choices("http_requests_total"),
@@ -116,7 +117,7 @@ def unified_dashboard(sla: SlaSettings) -> Dashboard:
         (
             Row("What is wrong", (*_wrong(sla), *red(panel, sla, "service"))),
             Row("Where: state of the services", (STATES, panels.slowest(ask))),
-            panels.runtime_row(panel, folded=False),
+            panels.runtime_row(panel, collapsed=False),
             panels.logs_row(),
         ),
         panels.choices("http_requests_total"),
@@ -131,14 +132,14 @@ def red(panel: PanelBuilder, sla: SlaSettings, by: str) -> tuple[Panel, ...]:
         panel.rate("Request rate", "http_requests_total", [by], unit="reqps").about(
             "Requests answered per second. A sudden fall is as bad as errors: clients do not get here any more."
         ),
-        panel.share(
-            "Error share", "http_requests_total", [by], where={"status": FAILED}, limits=_promised(sla.error_rate)
-        ).about("Share of requests answered 5xx. The line is what the service promises at most."),
+        panel.share("Error share", "http_requests_total", [by], where={"status": FAILED}, **_promised(sla.error_rate)).about(
+            "Share of requests answered 5xx. The line is what the service promises at most."
+        ),
         Panel(
             "Response time p95 and mean",
             numbers((p95, f"{{{{{by}}}}} p95"), (mean, f"{{{{{by}}}}} mean")),
             unit="s",
-            limits=_promised_times(sla),
+            **_promised_times(sla),
         ).about(
             "Up to the last byte, without streams. Lines: the mean and the p95 that are promised. Points are exemplars: each "
             "is one request, and leads to its trace."
@@ -152,10 +153,10 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
         panels.firing(),
         panels.up(),
         panels.stat("Requests per second", ask.rate("http_requests_total"), "reqps").about("All routes together."),
-        panels.stat("Error share now", share, "percentunit", _promised(sla.error_rate)).about(
+        panels.stat("Error share now", share, "percentunit", **_promised(sla.error_rate)).about(
             "Share of requests answered 5xx."
         ),
-        panels.stat("p95 now", ask.quantile(0.95, DURATION), "s", _promised_times(sla)).about(
+        panels.stat("p95 now", ask.quantile(0.95, DURATION), "s", **_promised_times(sla)).about(
             "19 of 20 requests are faster than this."
         ),
         panels.stat("In flight", ask.value("http_requests_in_flight")).about(
@@ -171,17 +172,21 @@ def _promises(sla: SlaSettings) -> tuple[Row, ...]:
     budget = round(1 - sla.availability / 100, 10)
     over = ask.share("http_requests_total", window=RANGE, status=FAILED)
     burn = [(ask.share("http_requests_total", window=window, status=FAILED), window) for window in ("5m", "1h", "6h")]
-    availability = panels.stat("Availability", f"1 - ({over})", "percentunit", (Limit(BAD), Limit(FINE, 1 - budget))).about(
-        f"Share of requests over the time shown that were not answered 5xx; promised: {sla.availability:g} %."
-    )
+    availability = panels.stat(
+        "Availability", f"1 - ({over})", "percentunit", thresholds=(Threshold(BAD), Threshold(FINE, 1 - budget))
+    ).about(f"Share of requests over the time shown that were not answered 5xx; promised: {sla.availability:g} %.")
     left = panels.stat(
-        "Error budget left", f"1 - ({over}) / {budget:g}", "percentunit", (Limit(BAD), Limit(WARN, 0.1), Limit(FINE, 0.5))
+        "Error budget left",
+        f"1 - ({over}) / {budget:g}",
+        "percentunit",
+        thresholds=(Threshold(BAD), Threshold(WARN, 0.1), Threshold(FINE, 0.5)),
     ).about("Of the errors that the promise allows over the time shown. Choose 30 days for the month.")
     rate = Panel(
         "Burn rate of the error budget",
         numbers(*((f"({share}) / {budget:g}", window) for share, window in burn)),
         width=16,
-        limits=limits(1, 14.4),
+        warn=1,
+        bad=14.4,
     ).about(
         "1: the budget of 30 days lasts 30 days. 14.4 for an hour: 2 % of it are gone in that hour, and "
         "ErrorBudgetBurnFast fires."
@@ -213,7 +218,7 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
             numbers((f"topk(10, {ask.quantile(0.95, DURATION, 'method', 'route')})", "{{method}} {{route}}")),
             unit="s",
             width=12,
-            limits=limits(None, panels.seconds(sla.response_time_p95_ms)),
+            bad=panels.seconds(sla.response_time_p95_ms),
         ).about("The line is the p95 that is promised. Points are exemplars."),
         panels.slowest(ask),
         Panel(
@@ -228,10 +233,10 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
     )
 
 
-def _promised(percent: float | None) -> tuple[Limit, ...]:
+def _promised(percent: float | None) -> dict[str, Any]:
     """Draw a promise as a line; with a warning at half of it."""
-    return () if percent is None else limits(percent / 100 / 2, percent / 100)
+    return {} if percent is None else {"warn": percent / 100 / 2, "bad": percent / 100}
 
 
-def _promised_times(sla: SlaSettings) -> tuple[Limit, ...]:
-    return limits(panels.seconds(sla.response_time_mean_ms), panels.seconds(sla.response_time_p95_ms))
+def _promised_times(sla: SlaSettings) -> dict[str, Any]:
+    return {"warn": panels.seconds(sla.response_time_mean_ms), "bad": panels.seconds(sla.response_time_p95_ms)}

@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.catalog.services import Services, with_pack
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Limit, Panel, Row, limits, numbers
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel, Row, Threshold, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.settings import SlaSettings
 
@@ -21,7 +21,7 @@ OPERATIONS = (
         ),
         unit="ops",
     ).about("Operations per second."),
-    panel.quantiles("Duration by operation (p50, p95, p99)", DURATION, ["operation"], limits=limits(None, 5)).about(
+    panel.quantiles("Duration by operation (p50, p95, p99)", DURATION, ["operation"], bad=5).about(
         "ResultSlowResponse fires from a p95 of 5 s."
     ),
     panel.p95("Duration by operation, longest", DURATION, ["operation"], q=1).about(
@@ -38,7 +38,7 @@ CAUSES = (
         ["name"],
         how="max",
         kind="states",
-        words={"0": ("closed", FINE), "1": ("open", BAD), "2": ("half open", WARN)},
+        mappings={"0": ("closed", FINE), "1": ("open", BAD), "2": ("half open", WARN)},
     ).about("CircuitBreakerOpen fires while one is open."),
     panel.gauge(
         "Rules that are active in the process",
@@ -46,7 +46,7 @@ CAUSES = (
         ["name"],
         how="max",
         kind="states",
-        words={"0": ("quiet", FINE), "1": ("active", BAD)},
+        mappings={"0": ("quiet", FINE), "1": ("active", BAD)},
     ).about("Rules that the service judges itself, with its own callbacks; they need no Prometheus."),
     panel.gauge("Memory by operation", "operation_memory_delta_bytes", ["operation"], how="max", unit="bytes").about(
         "Change of the process's memory during the last run; runs beside each other are counted for each other."
@@ -60,8 +60,8 @@ BATCHES = (
         ["operation"],
         how="min",
         unit="percentunit",
-        limits=(Limit(BAD), Limit(WARN, 0.9), Limit(FINE, 0.99)),
-        most=1,
+        thresholds=(Threshold(BAD), Threshold(WARN, 0.9), Threshold(FINE, 0.99)),
+        max=1,
     ).about("Share of the items that succeeded."),
     panel.p95("Batch duration: p95", "flux_result_duration_seconds", ["operation"]).about("Whole batches."),
 )
@@ -111,26 +111,21 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
             "SLA: availability, 1 h",
             f"{succeeded} / {whole}",
             "percentunit",
-            () if sla.availability is None else (Limit(BAD), Limit(FINE, sla.availability / 100)),
+            thresholds=() if sla.availability is None else (Threshold(BAD), Threshold(FINE, sla.availability / 100)),
         ).about("Share of operations that succeeded in an hour."),
         panels.stat(
             "SLA: error share, 1 h",
             f"{failed} / {whole}",
             "percentunit",
-            limits(None, None if sla.error_rate is None else sla.error_rate / 100),
+            bad=None if sla.error_rate is None else sla.error_rate / 100,
         ).about("Share of operations that failed in an hour; SlaErrorRateViolation fires from the limit."),
         panels.stat(
-            "SLA: p95, 1 h",
-            ask.quantile(0.95, DURATION, window="1h"),
-            "s",
-            limits(None, panels.seconds(sla.response_time_p95_ms)),
+            "SLA: p95, 1 h", ask.quantile(0.95, DURATION, window="1h"), "s", bad=panels.seconds(sla.response_time_p95_ms)
         ).about("Of all operations in an hour."),
         panels.stat(
-            "Failures in 5 minutes", f"{ask.increase('result_failure_total', window='5m')} or vector(0)", steps=limits(50, 100)
+            "Failures in 5 minutes", f"{ask.increase('result_failure_total', window='5m')} or vector(0)", warn=50, bad=100
         ).about("ResultHighErrorRate fires from 50, ResultCriticalSystemFailure from 100."),
         panels.stat(
-            "Breakers open",
-            f"sum({ask.value('circuit_breaker_status', 'name', how='max')} == bool 1) or vector(0)",
-            steps=limits(None, 1),
+            "Breakers open", f"sum({ask.value('circuit_breaker_status', 'name', how='max')} == bool 1) or vector(0)", bad=1
         ).about("Circuit breakers that let nothing through now."),
     )

@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.catalog.services import Services, with_pack
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Limit, Panel, Row, limits, numbers
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel, Row, Threshold, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.service import red
 
@@ -16,21 +16,25 @@ WRONG = (
     panels.firing(),
     panels.up(),
     panels.stat(
-        "Handshakes that fail", ask.share("sage_handshakes_completed_total", status="failure"), "percentunit", limits(0.05, 0.1)
+        "Handshakes that fail",
+        ask.share("sage_handshakes_completed_total", status="failure"),
+        "percentunit",
+        warn=0.05,
+        bad=0.1,
     ).about("SageHighErrorRate fires from 5 %, HighHandshakeErrorRate from 10 %."),
     panels.stat(
-        "Sessions that fail", ask.share("sage_sessions_created_total", status="failure"), "percentunit", limits(0.05, 0.1)
+        "Sessions that fail", ask.share("sage_sessions_created_total", status="failure"), "percentunit", warn=0.05, bad=0.1
     ).about("Share of sessions that could not be created; HighSessionFailureRate fires from 10 %."),
     panels.stat(
         "Replays in 5 minutes",
         ask.increase("sage_replay_attacks_detected_total", window="5m"),
-        steps=(Limit(FINE), Limit(BAD, 0.5)),
+        thresholds=(Threshold(FINE), Threshold(BAD, 0.5)),
     ).about("Messages that had been seen before: an attack, or a client that repeats."),
     panels.stat(
-        "Signatures refused", f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)", "cps", limits(0.5, 1)
+        "Signatures refused", f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)", "cps", warn=0.5, bad=1
     ).about("Per second; SignatureVerificationFailureHigh fires from 1."),
 )
-ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], limits=limits(None, 10_000)).about(
+ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
     "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
 )
 CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
@@ -41,14 +45,11 @@ HANDSHAKES = panel.share(
     "sage_handshakes_completed_total",
     legend="succeeded",
     where=SUCCEEDED,
-    limits=(Limit(BAD), Limit(WARN, 0.9), Limit(FINE, 0.95)),
-    most=1,
+    thresholds=(Threshold(BAD), Threshold(WARN, 0.9), Threshold(FINE, 0.95)),
+    max=1,
 ).about("Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.")
 ENCRYPTION = panel.quantiles(
-    "Encryption Latency (p50, p95, p99)",
-    "sage_session_duration_seconds",
-    where={"operation": "encrypt"},
-    limits=limits(0.010, 0.100),
+    "Encryption Latency (p50, p95, p99)", "sage_session_duration_seconds", where={"operation": "encrypt"}, warn=0.010, bad=0.100
 ).about(
     "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
     "quantile is an estimate."
@@ -57,13 +58,13 @@ SESSIONS = (
     ACTIVE,
     CREATED,
     panel.share(
-        "Session failure ratio", "sage_sessions_created_total", legend="failed", where=FAILED, limits=limits(0.05, 0.1)
+        "Session failure ratio", "sage_sessions_created_total", legend="failed", where=FAILED, warn=0.05, bad=0.1
     ).about("Share of sessions that could not be created."),
     Panel(
         "Sessions expired and closed",
         numbers((ask.rate("sage_sessions_expired_total"), "expired"), (ask.rate("sage_sessions_closed_total"), "closed")),
         unit="ops",
-        limits=limits(None, 10),
+        bad=10,
     ).about(
         "Many that expire: clients go without goodbye, or the time is too short (SessionExpirationHigh from 10 per second)."
     ),
@@ -77,7 +78,7 @@ HANDSHAKE_ERRORS = panel.rate(
 ).about("timeout and network: the other side or the way to it; invalid: what it sent.")
 ALL_HANDSHAKES = (
     HANDSHAKES,
-    panel.quantiles("Handshake duration", "sage_handshake_duration_seconds", limits=limits(0.5, 1)).about(
+    panel.quantiles("Handshake duration", "sage_handshake_duration_seconds", warn=0.5, bad=1).about(
         "Whole handshakes; SlowHandshakes fires from a p95 of 1 s."
     ),
     panel.p95("Handshake stages: p95", "sage_handshake_stage_duration_seconds", ["stage"]).about(
@@ -113,7 +114,7 @@ RESOLUTION_ERRORS = panel.rate(
     unit="cps",
     width=12,
     stacked=True,
-    limits=limits(None, 0.5),
+    bad=0.5,
 ).about("DIDResolutionFailure fires from 0.5 per second of a chain.")
 IDENTITIES = (
     panel.p95("DID resolution: p95", "sage_did_resolution_duration_seconds", ["chain"], width=12).about(
@@ -138,7 +139,7 @@ IDENTITIES = (
     ).about("Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail."),
 )
 REPLAYS = panel.increase(
-    "Replay attacks", "sage_replay_attacks_detected_total", window="5m", legend="in 5 minutes", limits=limits(None, 1)
+    "Replay attacks", "sage_replay_attacks_detected_total", window="5m", legend="in 5 minutes", bad=1
 ).about("One is enough for ReplayAttacksDetected.")
 _REFUSED_NONCES = ask.rate("sage_nonce_validations_total", "status", status="!=valid")
 NONCES = Panel(

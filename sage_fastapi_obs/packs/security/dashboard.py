@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, limits, logs, numbers
+from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, logs, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
 __all__ = ["dashboards"]
@@ -14,10 +14,10 @@ REFUSED = '{service=~"$service"} | json | status = 401 or status = 403 or status
 WRONG = (
     panels.firing(6),
     panels.stat(
-        "Failed logins in 5 minutes", ask.increase("auth_login_failed_total", window="5m"), steps=limits(50, 200), width=6
+        "Failed logins in 5 minutes", ask.increase("auth_login_failed_total", window="5m"), warn=50, bad=200, width=6
     ).about("All reasons together."),
     panels.stat(
-        "Suspicious events in 5 minutes", ask.increase("security_events_total", window="5m"), steps=limits(1, 20), width=6
+        "Suspicious events in 5 minutes", ask.increase("security_events_total", window="5m"), warn=1, bad=20, width=6
     ).about("All kinds together."),
     panels.stat("Requests refused: 401 and 403", ask.rate("http_requests_total", status="=~401|403"), "reqps", width=6).about(
         "Per second."

@@ -2,7 +2,7 @@
 
 from sage_fastapi_obs.catalog.services import Services, job, with_pack
 from sage_fastapi_obs.dashboards import panels
-from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, Variable, limits, numbers
+from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.service import red
 
@@ -24,8 +24,9 @@ HOSTS = Panel(
     numbers((f"1 - avg by (instance) ({IDLE})", "{{instance}}")),
     unit="percentunit",
     width=12,
-    limits=limits(0.7, 0.8),
-    most=1,
+    warn=0.7,
+    bad=0.8,
+    max=1,
 ).about("From node-exporter. HighCPUUsage fires from 80 % for ten minutes.")
 NOW = (
     panels.stat("Active Users", ask.value("active_users"), width=6).about("As the application tells it."),
@@ -33,7 +34,7 @@ NOW = (
         "In the last 24 hours. NoTextbooksCreated fires after about three hours without."
     ),
     panels.stat(
-        "Tokens in an hour", ask.increase("ai_tokens_used_total", window="1h"), steps=limits(800_000, 1_000_000), width=6
+        "Tokens in an hour", ask.increase("ai_tokens_used_total", window="1h"), warn=800_000, bad=1_000_000, width=6
     ).about("HighAITokenUsage fires from a million."),
     panels.firing(6),
 )
