@@ -43,7 +43,7 @@ _BURNS = (
     _Burn("ErrorBudgetBurnSlow", "warning", 3.0, 24 * HOUR, 2 * HOUR),
     _Burn("ErrorBudgetBurnSlow", "warning", 1.0, 72 * HOUR, 6 * HOUR),
 )
-"""Those of Google's workbook on site reliability."""
+"""The rates of Google's workbook on site reliability."""
 
 
 def recordings(services: Services) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What the process and its interpreter use; told by collectors of the Prometheus client and our own."""
+"""What the process and its interpreter use, read by collectors of the Prometheus client and our own."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ CLIENT_METRICS = (
     counter("python_gc_objects_uncollectable_total", "Uncollectable objects found during GC", _GENERATION),
     counter("python_gc_collections_total", "Number of times this generation was collected", _GENERATION),
 )
-"""Those of the Prometheus client; the process's only on Linux."""
+"""Metrics of the Prometheus client; those of the process only on Linux."""
 RUNTIME_METRICS = (
     gauge(
         "process_cpu_usage_ratio",
@@ -54,5 +54,5 @@ RUNTIME_METRICS = (
     gauge("python_threadpool_threads_max", "Most threads that they may run in."),
     gauge("python_threadpool_tasks_waiting", "Synchronous routes and dependencies that wait for a thread."),
 )
-"""Ours."""
+"""Metrics of our own."""
 METRICS = (*CLIENT_METRICS, *RUNTIME_METRICS)

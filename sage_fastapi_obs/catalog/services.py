@@ -65,7 +65,7 @@ def with_pack(services: Services, *packs: str) -> list[Settings]:
 
 
 def distinct(services: Services) -> Services:
-    """Check that the services can be told apart; raises `SettingsError`."""
+    """Check that the services have different names; raises `SettingsError`."""
     names = [name(one) for one in services]
     if twice := {one for one in names if names.count(one) > 1}:
         raise SettingsError(f"two services are called {min(twice)!r}: service.name has to differ")

@@ -21,7 +21,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """From which value on a colour is meant; the first of several has none."""
+    """The value from which on a colour is used; the first of several has none."""
 
     color: str
     value: float | None = None

@@ -51,7 +51,7 @@ class Queries:
         return f"{quantile} >= 0" if by else quantile
 
     def mean(self, name: str, *by: str, window: str = WINDOW, **where: str) -> str:
-        """Write the mean of what a histogram has been told."""
+        """Write the mean of a histogram."""
         count = self.rate(f"{name}_count", *by, window=window, **where)
         return f"{self.rate(f'{name}_sum', *by, window=window, **where)} / {_some(count, by)}"
 
