@@ -166,5 +166,5 @@ def test_notes_older_than_the_longest_window_go(days: int):
         world.tick(3600)
         world.request()
         world.status.evaluate()
-    ticks = world.status.windows._ticks
+    ticks = world.status.windows.ticks
     assert ticks[0].at <= world.now - 7 * 86_400 < ticks[1].at

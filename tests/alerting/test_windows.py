@@ -14,7 +14,7 @@ from worlds import World
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.alerting import windows as windows_module
-from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Measured, histogram_quantile, quantile_of
+from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, histogram_quantile, quantile_of
 from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Windows
 from sage_fastapi_obs.metrics.registry_reader import Reading, RegistryReader
 from sage_fastapi_obs.request.recorder import InternalErrors
@@ -105,7 +105,7 @@ def test_figures_of_each_kind():
     assert window.counted("jobs_total", {"kind": "=none"}) == {}
     assert window.counted("jobs_total", {"nothing": ""}, by=["nothing"])[("",)].increase == 25.0
     assert window.counted("jobs_total", by=["kind"])[("a",)].statistic("p95") is None
-    assert window.numbers("jobs_total", by=["kind"], only=[("b",), ("x",)]) == {("b",): CounterStats(30, 20.0)}
+    assert window.stats("jobs_total", by=["kind"], only=[("b",), ("x",)]) == {("b",): CounterStats(30, 20.0)}
     observed = window.observed("time_seconds")[()]
     assert observed == HistogramStats(30, (1.0, 2.0), 2.5, (1.0, 1.0, 0.0))
     assert (observed.count, observed.mean, observed.min, observed.max) == (2, 1.25, None, 2.0)
@@ -113,11 +113,11 @@ def test_figures_of_each_kind():
     assert [observed.statistic(name) for name in ("sum", "rate", "mean", "last")] == [2.5, 2 / 30, 1.25, None]
     assert window.observed("size")[()] == HistogramStats(30, (), 8.0, (2.0,))
     assert (window.observed("size")[()].max, window.observed("size")[()].statistic("p95")) == (None, None)
-    assert window.measured("load")[()] == Measured(30, 3.0, 0.0, 2.0, 2.5, 3.0)
-    assert window.measured("load", by=["cpu"])[("1",)] == Measured(30, -3.0, -3.0, -3.0, -2.5, -2.0)
+    assert window.measured("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0)
+    assert window.measured("load", by=["cpu"])[("1",)] == GaugeStats(30, -3.0, -3.0, -3.0, -2.5, -2.0)
     assert window.measured("load", by=["cpu"])[("1",)].statistic("mean") is None
     assert window.measured("asked")[()].last == 7.0
-    assert window.observed("jobs_total") == window.counted("load") == window.measured("size") == window.numbers("unknown") == {}
+    assert window.observed("jobs_total") == window.counted("load") == window.measured("size") == window.stats("unknown") == {}
     assert not {"build_info", "mode", "build"} & windows.metrics().keys()
 
 
@@ -391,7 +391,7 @@ def test_looking_often_takes_no_memory_and_loses_nothing():
             world.tick(0.001)
             world.request(seconds=0.7 if look == 25 else 0.03)
             world.status.windows.sample()
-    assert len(world.status.windows._ticks) < 50
+    assert len(world.status.windows.ticks) < 50
     found = world.status.view(3600).observed("http_request_duration_seconds")[()]
     assert (found.count, found.max) == (1000, 0.7)
 
@@ -400,7 +400,7 @@ def test_a_week_in_bounded_memory():
     """Seven days leave a few hundred notes, and all windows tell what happened within their resolution."""
     world = World()
     world.status.evaluate()
-    begun = len(world.status.windows._ticks)
+    begun = len(world.status.windows.ticks)
     for tick in range(int(7.2 * DAY / 60)):
         world.tick(60)
         world.request(times=6)
@@ -408,7 +408,7 @@ def test_a_week_in_bounded_memory():
             world.request(status="500")
         world.status.windows.sample()
     assert begun == 1
-    assert len(world.status.windows._ticks) < 400
+    assert len(world.status.windows.ticks) < 400
     for seconds in (300, 3600, 6 * 3600, DAY, 7 * DAY):
         assert world.status.view(seconds).counted("http_requests_total", {"status": "200"})[()].increase == pytest.approx(
             seconds / 10, rel=0.02
@@ -435,7 +435,7 @@ def test_ten_thousand_label_sets():
     found = windows.view(60).observed("time_seconds", by=["status"])
     assert sum(one.count for one in found.values()) == 8_000
     assert len(found) == 3
-    assert max(len(tick.totals["time_seconds"]) for tick in windows._ticks) < 400_000
+    assert max(len(tick.totals["time_seconds"]) for tick in windows.ticks) < 400_000
 
 
 def test_label_sets_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch):
@@ -462,4 +462,4 @@ def test_remembered_choices_are_bounded():
     windows.sample()
     for number in range(600):
         windows.view(60).counted("jobs_total", {"kind": f"!=x{number}"})
-    assert len(windows._choices) <= windows_module.REMEMBERED_CHOICES
+    assert windows.selections <= windows_module.MOST_SELECTIONS
