@@ -9,7 +9,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "threads", "processes"},
+    {"errors", "internal_errors", "threads", "processes"},
     {"settings"},
     {"privacy"},
     {"catalog"},

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import anyio
@@ -54,7 +53,7 @@ class Notifiers:
     async def send_slack_alert(self, notice: Notice) -> None:
         """Post an alert to the Slack channel."""
         message = _Message(self._service, notice)
-        if (url := await self._secret_or_log("slack_webhook_url", "slack", message)) is not None:
+        if (url := self._secret(self._settings.slack_webhook_url, "slack", message)) is not None:
             await _post("Slack", url, {"text": f"{message.title}\n{message.body}".rstrip()})
 
     async def send_slack_notification(self, notice: Notice) -> None:
@@ -71,13 +70,12 @@ class Notifiers:
         mail["From"], mail["To"] = settings.email_from, ", ".join(settings.email_to)
         mail["Subject"] = " ".join(message.title.split())
         mail.set_content(message.body or message.title)
-        password = await self._secret("smtp_password")
-        await anyio.to_thread.run_sync(_send_mail, settings, settings.smtp_host, password, mail)
+        await anyio.to_thread.run_sync(_send_mail, settings, settings.smtp_host, mail)
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""
         message = _Message(self._service, notice)
-        if (key := await self._secret_or_log("pagerduty_routing_key", "pagerduty", message)) is None:
+        if (key := self._secret(self._settings.pagerduty_routing_key, "pagerduty", message)) is None:
             return
         severity = message.alert.get("severity")
         event = {
@@ -98,7 +96,7 @@ class Notifiers:
         """Post an alert to the webhook, in the format of Alertmanager's webhooks (version 4)."""
         message = _Message(self._service, notice)
         alert = message.alert or {"name": "notification", "annotations": {"summary": notice}}
-        if (url := await self._secret_or_log("webhook_url", "webhook", message)) is None:
+        if (url := self._secret(self._settings.webhook_url, "webhook", message)) is None:
             return
         status = "resolved" if message.is_resolved else "firing"
         entry = {
@@ -122,27 +120,16 @@ class Notifiers:
         """Notify the Slack channel and send a mail."""
         await _both(self.send_slack_alert(notice), self.send_email_alert(notice))
 
-    async def _secret_or_log(self, name: str, channel: str, message: "_Message") -> str | None:
-        """Return the secret of a channel; without it, log that nobody is notified there."""
-        secret = await self._secret(name)
+    def _secret(self, secret: SecretStr | None, channel: str, message: "_Message") -> str | None:
+        """Return the secret of a channel; where there is none, log that nobody is notified there."""
         if secret is None:
             self._log_unconfigured(channel, message)
-        return secret
+            return None
+        return secret.get_secret_value()
 
     def _log_unconfigured(self, channel: str, message: "_Message") -> None:
         text = f"{message.title}: {channel} is not configured, so nobody is told there"
         self._log("info", text, {"channel": channel})
-
-    async def _secret(self, name: str) -> str | None:
-        """Return a secret; one in a file is read each time, so that it may change while the service runs."""
-        value: SecretStr | None = getattr(self._settings, name)
-        path: str | None = getattr(self._settings, f"{name}_file")
-        if path is None:
-            return None if value is None else value.get_secret_value()
-        try:
-            return (await anyio.to_thread.run_sync(Path(path).read_text)).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotDeliveredError(f"cannot read notify.{name}_file: {type(error).__name__}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +193,8 @@ async def _post(receiver: str, url: str, body: dict[str, Any]) -> None:
         raise NotDeliveredError(f"{receiver} answered {status}")
 
 
-def _send_mail(settings: NotifySettings, host: str, password: str | None, mail: EmailMessage) -> None:
+def _send_mail(settings: NotifySettings, host: str, mail: EmailMessage) -> None:
+    password = "" if settings.smtp_password is None else settings.smtp_password.get_secret_value()
     # Without a context, smtplib accepts any certificate.
     context = ssl.create_default_context()
     over_tls = partial(smtplib.SMTP_SSL, context=context)
@@ -216,7 +204,7 @@ def _send_mail(settings: NotifySettings, host: str, password: str | None, mail: 
             if settings.smtp_security == "starttls":
                 server.starttls(context=context)
             if settings.smtp_user is not None:
-                server.login(settings.smtp_user, password or "")
+                server.login(settings.smtp_user, password)
             server.send_message(mail)
     except (smtplib.SMTPException, OSError) as error:
         raise NotDeliveredError(f"the mail server did not take it: {type(error).__name__}") from None

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.access_line import FastAccessLine
 from sage_fastapi_obs.logs.held_lines import HeldLines
@@ -27,7 +28,7 @@ from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines, entry
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.recorder import InternalErrors, Recorder, component_of
+from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 __all__ = ["LogWriter"]
@@ -110,8 +111,8 @@ class LogWriter(Recorder):
         if (
             write_later is not None
             and exchange.error_type is None
-            and exchange.bound is None
-            and exchange.held is None
+            and exchange.bound_fields is None
+            and exchange.held_lines is None
             and exchange.socket is None
             and not exchange.streamed
             and not exchange.excluded
@@ -141,7 +142,7 @@ class LogWriter(Recorder):
     def _write_canonical(self, exchange: Exchange) -> None:
         """Write the canonical line now, whatever it says."""
         level = _level(exchange)
-        missing = None if exchange.held is None else self._settle(exchange, wanted=None)
+        missing = None if exchange.held_lines is None else self._settle(exchange, wanted=None)
         if LEVELS[level] < self.threshold and missing is None and not takeover.others_listen():
             return
         at = (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
@@ -149,7 +150,7 @@ class LogWriter(Recorder):
         if exchange.kind == "websocket":
             message = "websocket failed" if exchange.failed else "websocket closed"
         error = exchange.error if exchange.failed else None
-        fields = _describe(exchange, (exchange.bound or {}).copy(), self._readable)
+        fields = _describe(exchange, (exchange.bound_fields or {}).copy(), self._readable)
         if missing is not None:
             fields.update(missing)
         self.emit(at, level, message, ACCESS_LOGGER, fields, error, always=missing is not None)
@@ -163,7 +164,7 @@ class LogWriter(Recorder):
         level, message = ("debug", "background work finished") if error is None else ("error", "background work failed")
         fields: dict[str, Any] = {"method": exchange.method, "path": self._readable(exchange.path), "route": exchange.route}
         fields["background_ms"] = background.duration_us / 1_000
-        if exchange.held is not None and (missing := self._settle(exchange, wanted=error is not None)) is not None:
+        if exchange.held_lines is not None and (missing := self._settle(exchange, wanted=error is not None)) is not None:
             fields.update(missing)
         fields = _describe_ids(exchange, {}) | fields
         self.emit(self._wall_clock() / 1_000_000_000, level, message, ACCESS_LOGGER, fields, error)
@@ -197,7 +198,7 @@ class LogWriter(Recorder):
             return
         if self._is_asked_for(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
-        elif self.flight is not None and not exchange.excluded and not exchange.over:
+        elif self.flight is not None and not exchange.excluded and not exchange.has_returned:
             try:
                 laid = self._layout(at, level_name(severity), message, logger, fields, error)
                 # Encoded now: after this nothing can change it any more.
