@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
@@ -178,22 +178,19 @@ class AlertMetrics(Collector):
         self._notifications = notifications
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the values of now."""
-        firing, notifications = self.describe()
-        severities = Counter(alert.rule.severity for alert in self._alerts.alerts("firing"))
-        for severity in ALERT_METRICS[0].labels["severity"]:
-            firing.add_sample(firing.name, {"severity": severity}, severities[severity])  # type: ignore[index]
+        """Return the metrics with their values of now."""
+        firing, outcomes = ALERT_METRICS
+        severities = Counter[str](alert.rule.severity for alert in self._alerts.alerts("firing"))
+        gauge = GaugeMetricFamily(firing.name, firing.help, labels=[*firing.labels])
+        for severity in firing.labels["severity"]:
+            gauge.add_metric([severity], severities[severity])
+        counter = CounterMetricFamily(outcomes.name, outcomes.help, labels=[*outcomes.labels])
         for outcome, count in self._notifications.counts.copy().items():
-            notifications.add_sample(f"{notifications.name}_total", {"outcome": outcome}, count)
-        return (firing, notifications)
+            counter.add_metric([outcome], count)
+        return (gauge, counter)
 
-    def describe(self) -> tuple[Metric, Metric]:
-        """Return the metrics without values."""
-        firing, notifications = ALERT_METRICS
-        return (
-            Metric(firing.name, firing.help, firing.type),
-            Metric(notifications.name.removesuffix("_total"), notifications.help, notifications.type),
-        )
+    describe = collect
+    """Called at registration, for the names."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
