@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from sage_fastapi_obs.alerting.label_matchers import Where, matcher, operator_of
-from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, WindowStats, quantile_of
+from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, WindowStats, quantile_of
 from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Window
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.errors import SettingsError
@@ -29,7 +29,7 @@ _PROMQL = {
     "highest": "max{by} (max_over_time({name}{chosen}{over}))",
 }
 _KINDS = {metric.name: metric.type for metric in CATALOG}
-_DEFAULT_STATISTICS = {"counter": "increase", "histogram": "p95", "gauge": "last"}
+_STATS: dict[str, type[WindowStats]] = {"counter": CounterStats, "histogram": HistogramStats, "gauge": GaugeStats}
 
 
 class Expression(Protocol):
@@ -94,8 +94,9 @@ class Stat:
     def by_group(self, view: View) -> dict[Group, float]:
         """Compute its value in each group."""
         stats = view(self.window_seconds).stats(self.metric, self.where, self.by)
-        values = {group: value * self.scale for group, one in stats.items() if (value := self._value(one)) is not None}
-        return {(): self.absent} if not values and self.absent is not None else values
+        values = ((group, one.statistic(self.statistic)) for group, one in stats.items())
+        scaled = {group: value * self.scale for group, value in values if value is not None}
+        return {(): self.absent} if not scaled and self.absent is not None else scaled
 
     def values(self, view: View) -> Values:
         """Compute its value in each group."""
@@ -107,10 +108,6 @@ class Stat:
         if self.scale != 1.0:
             written = f"{number(self.scale)} * ({written})"
         return (f"({written} or vector({number(self.absent)}))" if self.absent is not None else written,)
-
-    def _value(self, stats: WindowStats) -> float | None:
-        kind = "counter" if isinstance(stats, CounterStats) else "histogram" if isinstance(stats, HistogramStats) else "gauge"
-        return stats.statistic(self.statistic or _DEFAULT_STATISTICS[kind])
 
     def _promql(self, by: Sequence[str]) -> str:
         statistic = self.effective_statistic()
@@ -129,7 +126,7 @@ class Stat:
         kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
         if kind is None:
             raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")
-        return _DEFAULT_STATISTICS[kind]
+        return _STATS[kind].default_statistic
 
 
 @dataclass(frozen=True, slots=True)

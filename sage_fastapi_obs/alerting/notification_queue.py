@@ -34,13 +34,11 @@ class NotificationQueue:
     attempts in all; one that hangs is left behind. An async callback runs on the application's event loop, where there is one.
     """
 
-    def __init__(
-        self, faults: InternalErrors, *, timeout_seconds: float = TIMEOUT_SECONDS, retry_seconds: float = RETRY_SECONDS
-    ) -> None:
-        """`retry_seconds`: wait before the second attempt; before the third it is twice that."""
+    def __init__(self, faults: InternalErrors) -> None:
         self._faults = faults
-        self.timeout_seconds = timeout_seconds
-        self.retry_seconds = retry_seconds
+        self.timeout_seconds = TIMEOUT_SECONDS
+        self.retry_seconds = RETRY_SECONDS
+        """Wait before the second attempt; before the third it is twice that."""
         self.counts: dict[Outcome, int] = dict.fromkeys(("sent", "failed", "timeout", "dropped", "suppressed"), 0)
         """Notifications by outcome; `suppressed` are those that a cool-down held back."""
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -152,11 +150,12 @@ class _CallbackQueue:
             self._owner.count("dropped")
             return
         owner = self._owner
-        call = _CallbackCall(self._callback, dict(notice), owner)
-        for attempt in range(1, ATTEMPTS):
-            if call.outcome != "failed" or owner.closing.wait(owner.retry_seconds * attempt):
+        for attempt in range(ATTEMPTS):
+            if attempt and owner.closing.wait(owner.retry_seconds * attempt):
                 break
             call = _CallbackCall(self._callback, dict(notice), owner)
+            if call.outcome != "failed":
+                break
         if call.outcome == "timeout":
             self._stuck.append(call.thread)
         owner.count(call.outcome, call.error)

@@ -78,9 +78,9 @@ class ServiceLevels:
         window = self._view(minutes * 60)
 
         def increase(counters: tuple[tuple[str, Where], ...]) -> float:
-            return sum(one.increase for name, where in counters for one in window.counted(name, where).values())
+            return sum(one.increase for name, where in counters for one in window.counter(name, where).values())
 
-        return Traffic(increase(source.total), increase(source.failed), window.observed(source.duration).get(()))
+        return Traffic(increase(source.total), increase(source.failed), window.histogram(source.duration).get(()))
 
     def compliance(
         self, minutes: float = 60, source: TrafficSource = HTTP, targets: Mapping[str, float] | None = None

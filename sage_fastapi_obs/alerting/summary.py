@@ -155,9 +155,9 @@ def summary_of(window: Window) -> Summary:
         time_range_minutes=window.seconds / 60,
         covered_seconds=window.covered_seconds,
         timestamp=timestamp(window.ended_at),
-        counters={name: one.increase for name in names("counter") for one in window.counted(name).values()},
-        gauges={name: one.total for name in names("gauge") for one in window.measured(name).values()},
-        histograms={name: _figures(one) for name in names("histogram") for one in window.observed(name).values()},
+        counters={name: one.increase for name in names("counter") for one in window.counter(name).values()},
+        gauges={name: one.total for name in names("gauge") for one in window.gauge(name).values()},
+        histograms={name: _figures(one) for name in names("histogram") for one in window.histogram(name).values()},
         operations=_operations(window),
         http=RequestFigures(**_Requests(window).figures([()])[0]),
         routes=routes,
@@ -212,7 +212,7 @@ class _Requests:
 
     def figures(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """Return the fields of `RequestFigures` for each group."""
-        durations = self._window.observed(DURATION, by=self._by, only=groups)
+        durations = self._window.histogram(DURATION, by=self._by, only=groups)
         return [self._figures_of(group, durations.get(group)) for group in groups]
 
     def _figures_of(self, group: Group, durations: HistogramStats | None) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _routes(window: Window) -> tuple[int, list[RouteFigures]]:
 
 
 def _increases(window: Window, name: str, by: tuple[str, ...], where: Where | None = None) -> dict[Group, float]:
-    return {group: one.increase for group, one in window.counted(name, where, by).items()}
+    return {group: one.increase for group, one in window.counter(name, where, by).items()}
 
 
 def _operations(window: Window) -> dict[str, OperationFigures]:
@@ -247,8 +247,8 @@ def _operations(window: Window) -> dict[str, OperationFigures]:
     success, failure = (_increases(window, f"result_{outcome}_total", by) for outcome in ("success", "failure"))
     durations = {
         # Of an operation that is timed twice, the figures of its results win.
-        **window.observed("operation_duration_seconds", by=by),
-        **window.observed("result_duration_seconds", by=by),
+        **window.histogram("operation_duration_seconds", by=by),
+        **window.histogram("result_duration_seconds", by=by),
     }
     return {
         group[0]: _operation(success.get(group, 0.0), failure.get(group, 0.0), durations.get(group))

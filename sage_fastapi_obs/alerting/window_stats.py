@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypeAlias
+from typing import ClassVar
 
 __all__ = ["CounterStats", "GaugeStats", "HistogramStats", "WindowStats", "histogram_quantile", "quantile_of"]
 
@@ -41,11 +41,28 @@ def quantile_of(statistic: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class CounterStats:
-    """A counter over a window. Statistics: `increase`, `rate`."""
+class WindowStats:
+    """Statistics of a metric over a window."""
+
+    statistics: ClassVar[tuple[str, ...]]
+    default_statistic: ClassVar[str]
 
     seconds: float
     """Length of the window that was asked for."""
+
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic by its name, the default one without a name; None if there is none of this name."""
+        name = name or self.default_statistic
+        return getattr(self, name) if name in self.statistics else None
+
+
+@dataclass(frozen=True, slots=True)
+class CounterStats(WindowStats):
+    """A counter over a window."""
+
+    statistics = ("increase", "rate")
+    default_statistic = "increase"
+
     increase: float
     """How much it has risen; after a reset it counts from 0."""
 
@@ -54,19 +71,17 @@ class CounterStats:
         """Increase per second of the whole window, as Prometheus' `rate` has it."""
         return self.increase / self.seconds
 
-    def statistic(self, name: str) -> float | None:
-        """Return a statistic by its name; None if there is none of this name."""
-        return getattr(self, name) if name in ("increase", "rate") else None
-
 
 @dataclass(frozen=True, slots=True)
-class HistogramStats:
-    """A histogram over a window. Statistics: `count`, `rate`, `sum`, `mean`, `min`, `max`, and quantiles such as `p95`.
+class HistogramStats(WindowStats):
+    """A histogram over a window; quantiles such as `p95` are statistics, too.
 
-    Without observations they are None, but for `count`, `rate` and `sum`.
+    Without observations all are None, but for `count`, `rate` and `sum`.
     """
 
-    seconds: float
+    statistics = ("count", "rate", "sum", "mean", "min", "max")
+    default_statistic = "p95"
+
     bounds: tuple[float, ...]
     """Finite upper bounds of the buckets; none for a summary."""
     sum: float
@@ -111,21 +126,22 @@ class HistogramStats:
         """Estimate a quantile, `q` from 0 to 1."""
         return histogram_quantile(q, self.bounds, self.counts)
 
-    def statistic(self, name: str) -> float | None:
-        """Return a statistic by its name; None if there is none of this name."""
-        if (q := quantile_of(name)) is not None:
-            return self.quantile(q)
-        return getattr(self, name) if name in ("count", "rate", "sum", "mean", "min", "max") else None
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic or quantile by its name, p95 without a name; None if there is none of this name."""
+        q = quantile_of(name or self.default_statistic)
+        return WindowStats.statistic(self, name) if q is None else self.quantile(q)
 
     def _buckets_in_use(self) -> list[int]:
         return [bucket for bucket, count in enumerate(self.counts) if count]
 
 
 @dataclass(frozen=True, slots=True)
-class GaugeStats:
+class GaugeStats(WindowStats):
     """A gauge over a window, sampled at its ticks. Of several series, each statistic but `total` is the highest."""
 
-    seconds: float
+    statistics = ("last", "total", "lowest", "average", "highest")
+    default_statistic = "last"
+
     last: float
     """The newest value."""
     total: float
@@ -133,10 +149,3 @@ class GaugeStats:
     lowest: float
     average: float
     highest: float
-
-    def statistic(self, name: str) -> float | None:
-        """Return a statistic by its name; None if there is none of this name."""
-        return getattr(self, name) if name in ("last", "total", "lowest", "average", "highest") else None
-
-
-WindowStats: TypeAlias = CounterStats | HistogramStats | GaugeStats

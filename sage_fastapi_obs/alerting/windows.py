@@ -224,17 +224,17 @@ class Window:
             for group, values in increases.items()
         }
 
-    def counted(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, CounterStats]:
+    def counter(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, CounterStats]:
         """Return the statistics of a counter; nothing if the metric is none."""
         return _of_kind(CounterStats, self.stats(name, where, by))
 
-    def observed(
+    def histogram(
         self, name: str, where: Where | None = None, by: Sequence[str] = (), only: Iterable[Group] | None = None
     ) -> dict[Group, HistogramStats]:
         """Return the statistics of a histogram; nothing if the metric is none."""
         return _of_kind(HistogramStats, self.stats(name, where, by, only))
 
-    def measured(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, GaugeStats]:
+    def gauge(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, GaugeStats]:
         """Return the statistics of a gauge; nothing if the metric is none."""
         return _of_kind(GaugeStats, self.stats(name, where, by))
 

@@ -34,8 +34,6 @@ _PROBLEMS = {
     404: "Served on a port of its own.",
     503: "Too many are waiting.",
 }
-_NOT_NOW = {503: "Not now."}
-_DEGRADED = {503: "Degraded."}
 
 
 class StrictQuery(PageQuery):
@@ -170,18 +168,15 @@ class StatusPages:
 
     def pages(self) -> list[JsonPage]:
         """List the pages; probes are open to everyone."""
+        probe = partial(JsonPage, other_statuses={503: "Not now."})
         guarded = partial(JsonPage, guard=self._access.refusal, problems=_PROBLEMS)
+        health = partial(guarded, other_statuses={503: "Degraded."})
         summary, cached = self._cached(self._summary), self._cached
         return [
             JsonPage("/health/live", "live", "Whether the process answers", self._live, LiveResponse),
-            JsonPage("/health/ready", "ready", "Whether to send traffic", self._ready, ReadyResponse, other_statuses=_NOT_NOW),
-            JsonPage(
-                *("/health/startup", "startup", "Whether it has been ready", self._startup, StartupResponse),
-                other_statuses=_NOT_NOW,
-            ),
-            guarded(
-                "/health", "health", "Whether all is well", self._health, HealthResponse, StrictQuery, other_statuses=_DEGRADED
-            ),
+            probe("/health/ready", "ready", "Whether to send traffic", self._ready, ReadyResponse),
+            probe("/health/startup", "startup", "Whether it has been ready", self._startup, StartupResponse),
+            health("/health", "health", "Whether all is well", self._health, HealthResponse, StrictQuery),
             guarded("/summary", "summary", "What happened in the last minutes", summary, Summary, MinutesQuery),
             guarded("/metrics", "metrics_summary", "What happened in the last hours", summary, Summary, HoursQuery),
             guarded("/dashboard", "dashboard", "All that a dashboard shows", cached(self._dashboard), DashboardResponse),

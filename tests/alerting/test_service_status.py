@@ -152,10 +152,10 @@ def test_refreshing_is_looking_at_most_once_in_a_while():
     world.request(times=3)
     world.tick(0.5)
     world.status.refresh(most_seconds=1.0)
-    assert world.status.view(60).counted("http_requests_total") == {}
+    assert world.status.view(60).counter("http_requests_total") == {}
     world.tick(0.6)
     world.status.refresh(most_seconds=1.0)
-    assert world.status.view(60).counted("http_requests_total")[()].increase == 3
+    assert world.status.view(60).counter("http_requests_total")[()].increase == 3
 
 
 @pytest.mark.parametrize("days", [8])

@@ -75,16 +75,15 @@ async def test_a_change_ends_on_time(watch: Any) -> None:
     assert "too late" not in [line["message"] for line in watched.lines]
 
 
-@pytest.mark.parametrize("access", ["open", "local", "token", "port"])
 @pytest.mark.parametrize(
-    ("token", "given", "status"),
+    ("access", "token", "given", "status"),
     [
-        (None, None, 403),
-        (None, TOKEN, 403),
-        (TOKEN, None, 401),
-        (TOKEN, f"{TOKEN}x", 401),
-        (TOKEN, "", 401),
-        (TOKEN, TOKEN, 200),
+        ("open", None, None, 403),
+        ("local", None, TOKEN, 403),
+        ("token", TOKEN, None, 401),
+        ("port", TOKEN, f"{TOKEN}x", 401),
+        ("open", TOKEN, "", 401),
+        *((access, TOKEN, TOKEN, 200) for access in ("open", "local", "token", "port")),
     ],
 )
 async def test_a_change_needs_the_token(access: str, token: Any, given: Any, status: int, watch: Any) -> None:
