@@ -244,7 +244,7 @@ async def test_startup_and_draining():
     assert await statuses() == [200, 503, 200]
 
 
-@pytest.mark.parametrize(("path", "access"), zip(PATHS, cycle(["local", "token", "port"]), strict=False))
+@pytest.mark.parametrize(("path", "access"), [*zip(PATHS, cycle(["local", "token", "port"]), strict=False)])
 async def test_only_probes_are_open(path: str, access: str):
     """Everything else needs what the settings say, and probes tell no details."""
     shop = Shop(monitoring={"access": access}, metrics={"port": 0})
