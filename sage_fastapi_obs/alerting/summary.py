@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from sage_fastapi_obs.alerting.alerts import Alert, State, timestamp
+from sage_fastapi_obs.alerting.alerts import State, timestamp
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.rules import AlertRule, Severity
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
@@ -20,7 +20,6 @@ __all__ = [
     "RuleSummary",
     "SlowOperation",
     "Summary",
-    "alert_summary",
     "rule_summary",
     "slow_operations",
     "summary_of",
@@ -116,7 +115,7 @@ class Summary(_Model):
 
 
 class AlertSummary(_Model):
-    """An alert that is not inactive."""
+    """An alert, as `Alert.summary` describes it."""
 
     name: str
     metric_name: str
@@ -173,11 +172,6 @@ def slow_operations(window: Window, threshold_ms: float) -> list[SlowOperation]:
         if one.p95 is not None and one.p95 * 1000 > threshold_ms
     ]
     return sorted(slow, key=lambda one: -one.p95)
-
-
-def alert_summary(alert: Alert) -> AlertSummary:
-    """Describe an alert."""
-    return AlertSummary(**alert.summary())
 
 
 def rule_summary(rule: AlertRule) -> RuleSummary:

@@ -16,7 +16,6 @@ from sage_fastapi_obs.alerting.summary import (
     RuleSummary,
     SlowOperation,
     Summary,
-    alert_summary,
     rule_summary,
     slow_operations,
     summary_of,
@@ -260,7 +259,7 @@ class StatusPages:
         return SlowResponse(operations=slow_operations(self._status.view(query.minutes * 60), query.threshold_ms))
 
     def _alerts_that_are(self, state: State) -> list[AlertSummary]:
-        return [alert_summary(alert) for alert in self._status.alerts.alerts(state)]
+        return [AlertSummary(**alert.summary()) for alert in self._status.alerts.alerts(state)]
 
     def _rules(self) -> list[RuleSummary]:
         return [rule_summary(rule) for rule in self._status.alerts.rules]
