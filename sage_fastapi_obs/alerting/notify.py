@@ -1,6 +1,5 @@
 """Telling people: Slack, mail, PagerDuty and webhooks; what is not configured is written to the log instead."""
 
-import smtplib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import EmailMessage
@@ -9,7 +8,6 @@ from typing import Any, TypeAlias, get_args
 
 import anyio
 import anyio.to_thread
-import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
@@ -147,6 +145,8 @@ class Notifiers:
         return {"version": "4", "status": status, "receiver": "sage_fastapi_obs", "alerts": [one]}
 
     async def _post(self, whom: str, url: str, body: dict[str, Any]) -> None:
+        import httpx  # noqa: PLC0415 - takes long, and few services post alerts
+
         # Not followed where it is redirected: the answer of one server must not make us ask another.
         try:
             with suppress_instrumentation(), anyio.fail_after(SECONDS):
@@ -163,6 +163,8 @@ class Notifiers:
             raise NotDeliveredError(f"{whom} answered {status}")
 
     def _mail(self, message: EmailMessage, password: str | None) -> None:
+        import smtplib  # noqa: PLC0415 - few services send mails
+
         settings = self._settings
         assert settings.smtp_host is not None
         # The library itself would take any certificate.
