@@ -1,4 +1,4 @@
-"""One call of something outside the process: an operation that is told once, by us or by OpenTelemetry's instrumentation."""
+"""`Call`: one call of something outside the process, with one span, ours or that of OpenTelemetry's instrumentation."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,9 +14,9 @@ from sage_fastapi_obs.request.exchange import current_exchange
 __all__ = ["CALLS", "OTEL_SCOPE_PREFIX", "Call", "ClientSystem", "enable", "is_instrumented_by_otel"]
 
 OTEL_SCOPE_PREFIX = "opentelemetry.instrumentation."
-"""Where OpenTelemetry's instrumentations of clients live, and what the scopes of their spans are called."""
+"""How the modules of OpenTelemetry's instrumentations begin, and the scopes of their spans."""
 CALLS = RunMetrics(duration="dependency_call_duration_seconds", total="dependency_calls_total")
-"""Those of dependencies that have none of their own."""
+"""The metrics of dependencies that have none of their own."""
 
 
 def _no_code(_: Exception) -> None:
@@ -24,9 +24,9 @@ def _no_code(_: Exception) -> None:
 
 
 class ClientSystem:
-    """What is called, and what is told of it."""
+    """The kind of system that is called, and its metrics."""
 
-    __slots__ = ("code_attribute", "code_of", "kind", "measures", "pack", "theirs")
+    __slots__ = ("code_attribute", "code_of", "kind", "measures", "otel_scope", "pack")
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class ClientSystem:
     ) -> None:
         """Describe it.
 
-        `client`: as OpenTelemetry's instrumentation of it is called. `code_of`: finds what the other side has answered in an
-        exception, which is told as `code_attribute`, and as the error's type; else the exception's class is.
+        `client`: the name of OpenTelemetry's instrumentation for it. `code_of`: finds the system's own code in an exception,
+        which becomes `code_attribute` and the error's type; otherwise the type is the exception's class.
         """
-        self.theirs = OTEL_SCOPE_PREFIX + client
+        self.otel_scope = OTEL_SCOPE_PREFIX + client
         self.measures = measures
         self.kind = kind
         self.code_of = code_of
@@ -54,8 +54,8 @@ class ClientSystem:
 class Call(OperationRun):
     """One call, in a `with` block around it.
 
-    It has no span where there is one already: by OpenTelemetry's instrumentation of the same client. Of an exception only the
-    type is told, because the messages of databases and brokers quote what was sent to them.
+    It has no span if OpenTelemetry's instrumentation of the same client opens one. Of an exception only the type is recorded,
+    because the messages of databases and brokers quote what was sent to them.
     """
 
     __slots__ = ("_target",)
@@ -67,11 +67,11 @@ class Call(OperationRun):
         labels: Mapping[str, str],
         attributes: Mapping[str, Any],
         *,
-        theirs: bool = False,
+        otel_traced: bool = False,
     ) -> None:
-        """Describe a call; `theirs`: whether somebody else's span will tell of it."""
-        told = theirs or _is_told(target)
-        super().__init__(None if told else name, target.kind, target.measures, labels, attributes, {})
+        """Describe a call; `otel_traced`: whether OpenTelemetry's instrumentation opens a span inside of ours."""
+        has_span = otel_traced or _has_span(target)
+        super().__init__(None if has_span else name, target.kind, target.measures, labels, attributes, {})
         self._target = target
         enable(target.pack)
 
@@ -82,38 +82,38 @@ class Call(OperationRun):
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """End; never keeps an exception."""
-        self.over(error)
+        self.finish(error)
 
     @property
     def own_span(self) -> Span | None:
-        """Its span; None where somebody else tells of it, or nobody."""
+        """Its span; None if it has none, or OpenTelemetry's instrumentation has it."""
         return self._span
 
-    def tell(self, attributes: Mapping[str, Any]) -> None:
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes to its span."""
         if self._span is not None:
             self._span.set_attributes(attributes)
 
-    def over(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         """End the call, with what it has raised."""
         if isinstance(error, Exception):
             code = self._target.code_of(error)
             self.fail(code or error)
             if code and self._target.code_attribute:
-                self.tell({self._target.code_attribute: code})
+                self.set_attributes({self._target.code_attribute: code})
             error = None
         self.end(error)
 
 
 def enable(pack: str) -> None:
-    """Switch a pack on: who watches a client wants its numbers, and need not say so twice."""
+    """Switch a pack on: a watched client needs no setting for its metrics."""
     observability = active_observability()
     if observability is not None and pack not in observability.instruments.packs:
         observability.instruments.enable(pack)
 
 
 def is_instrumented_by_otel(function: Any) -> bool:
-    """Tell whether OpenTelemetry's instrumentation is around a function."""
+    """Return whether OpenTelemetry's instrumentation is around a function."""
     while function is not None:
         wrapper = getattr(function, "_self_wrapper", None)
         while isinstance(wrapper, partial):
@@ -124,10 +124,10 @@ def is_instrumented_by_otel(function: Any) -> bool:
     return False
 
 
-def _is_told(target: ClientSystem) -> bool:
+def _has_span(target: ClientSystem) -> bool:
     exchange = current_exchange.get()
     if exchange is not None and exchange.excluded:
-        # What is asked for the monitoring's sake, such as by health checks, has no trace to be part of.
+        # Requests for our own pages, such as health checks, have no trace.
         return True
     scope = getattr(trace.get_current_span(), "instrumentation_scope", None)
-    return scope is not None and scope.name.startswith(target.theirs)
+    return scope is not None and scope.name.startswith(target.otel_scope)

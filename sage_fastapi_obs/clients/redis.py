@@ -1,4 +1,8 @@
-"""Commands and pipelines of Redis clients, sync and async, single and cluster."""
+"""Commands and pipelines of Redis clients, sync and async, single and cluster.
+
+This is the pattern for a client: a `ClientSystem` names its metrics, `instrument_…` checks what it is given, `_watch` replaces
+methods, and a class describes a call by its arguments, without keys and values.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sage_fastapi_obs.clients.client_call import Call, ClientSystem, is_instrumented_by_otel
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
@@ -50,8 +54,8 @@ def instrument_redis(client: Client) -> Instrumented[Client]:
     are not told. Pub/sub and clients made by `client.client()` are not watched.
     """
     if not callable(getattr(client, "execute_command", None)) or not callable(getattr(client, "pipeline", None)):
-        known = "a client of redis or redis.asyncio (pip install 'sage_fastapi_obs[redis]')"
-        raise TypeError(f"instrument_redis takes {known}, not {client!r:.80}")
+        takes = "a client of redis or redis.asyncio (pip install 'sage_fastapi_obs[redis]')"
+        raise wrong_client("instrument_redis", takes, client)
     return instrument_once(client, _watch)
 
 
@@ -59,15 +63,10 @@ def _watch(instrumented: Instrumented[Any]) -> None:
     commands = _Commands(instrumented.client)
     instrumented.watch("execute_command", commands.command)
 
-    def watched_pipelines(original: Any) -> Any:
-        def pipeline(*args: Any, **kwargs: Any) -> Any:
-            made = original(*args, **kwargs)
-            count_errors_of(partial(instrument_once, made, partial(_watch_pipeline, commands)))
-            return made
+    def watch_pipeline(_: None, pipeline: Any) -> None:
+        instrument_once(pipeline, partial(_watch_pipeline, commands))
 
-        return pipeline
-
-    instrumented.replace("pipeline", watched_pipelines)
+    instrumented.replace("pipeline", lambda original: wrapped(original, with_result=watch_pipeline))
 
 
 def _watch_pipeline(commands: "_Commands", instrumented: Instrumented[Any]) -> None:
@@ -82,15 +81,15 @@ class _Commands:
 
     def __init__(self, client: Any) -> None:
         self._attributes = _server(client)
-        self._theirs = is_instrumented_by_otel(client.execute_command)
+        self._otel_traced = is_instrumented_by_otel(client.execute_command)
         self._known: dict[Any, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {}
 
     def command(self, *args: Any, **_: Any) -> Call:
         """Describe a command by its first argument; the others are keys and values."""
         given = args[0] if args else ""
-        return Call(REDIS, *(self._known.get(given) or self._learn(given)), theirs=self._theirs)
+        return Call(REDIS, *(self._known.get(given) or self._learn(given)), otel_traced=self._otel_traced)
 
-    def pipeline(self, pipeline: Any, theirs: bool, *_: Any, **__: Any) -> Call:
+    def pipeline(self, pipeline: Any, otel_traced: bool, *_: Any, **__: Any) -> Call:
         """Describe a pipeline by the commands in it."""
         names = [_name(_first(command)) for command in _queue(pipeline)]
         name = "MULTI" if _is_transaction(pipeline) else "PIPELINE"
@@ -98,7 +97,7 @@ class _Commands:
         attributes = {**self._attributes, "db.operation.name": of_one}
         if len(names) != 1:
             attributes["db.operation.batch.size"] = len(names)
-        return Call(REDIS, of_one, {"command": name}, attributes, theirs=theirs)
+        return Call(REDIS, of_one, {"command": name}, attributes, otel_traced=otel_traced)
 
     def _learn(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
         name = _name(given)

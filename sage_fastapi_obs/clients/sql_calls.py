@@ -35,12 +35,12 @@ class SqlCalls:
         self._target = target
         self._attributes = attributes
         self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
-        self._described_once = lru_cache(MOST_KNOWN)(self._described)
+        self._cached = lru_cache(MOST_KNOWN)(self._described)
 
-    def query(self, text: str, *, many: int | None = None, theirs: bool = False) -> Call:
+    def query(self, text: str, *, many: int | None = None, otel_traced: bool = False) -> Call:
         """Describe a query; `many`: how many sets of arguments it is run with."""
-        described = self._described_once if len(text) <= LONGEST_REMEMBERED else self._described
-        return Call(self._target, *described(text, many), theirs=theirs)
+        described = self._cached if len(text) <= LONGEST_REMEMBERED else self._described
+        return Call(self._target, *described(text, many), otel_traced=otel_traced)
 
     def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
         told = statement(text, mysql=self._mysql)

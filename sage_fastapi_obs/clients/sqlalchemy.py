@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
 from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, target
 
 __all__ = ["watch"]
@@ -20,7 +20,7 @@ def watch(client: Any) -> Instrumented[Any]:
     """Watch an engine, sync or async."""
     engine = getattr(client, "sync_engine", client)
     if not isinstance(engine, Engine):
-        raise TypeError(f"instrument_postgres takes an engine of SQLAlchemy, not {client!r:.80}")
+        raise wrong_client("instrument_postgres", "an engine of SQLAlchemy", client)
     inner = instrument_once(engine, _watch_engine)
     if engine is client:
         return inner
@@ -37,8 +37,8 @@ def _watch_engine(instrumented: Instrumented[Any]) -> None:
     queries = SqlCalls(target("sqlalchemy", measures), server(engine.url.host, engine.url.port, engine.url.database, system))
 
     def before(_: Any, __: Any, text: str, parameters: Any, context: Any, executemany: bool) -> None:
-        theirs = any(_module(listener).startswith(OTEL_SCOPE_PREFIX) for listener in engine.dispatch.before_cursor_execute)
-        call = queries.query(text, many=size((parameters,)) if executemany else None, theirs=theirs)
+        otel_traced = any(_module(listener).startswith(OTEL_SCOPE_PREFIX) for listener in engine.dispatch.before_cursor_execute)
+        call = queries.query(text, many=size((parameters,)) if executemany else None, otel_traced=otel_traced)
         call.begin()
         context.sage_fastapi_obs_call = call
 
@@ -69,4 +69,4 @@ def _end(context: Any, error: BaseException | None) -> None:
     call = getattr(context, "sage_fastapi_obs_call", None)
     if call is not None:
         context.sage_fastapi_obs_call = None
-        call.over(error)
+        call.finish(error)

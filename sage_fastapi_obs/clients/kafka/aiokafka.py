@@ -8,7 +8,7 @@ import aiokafka
 
 from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.kafka.messages import Message, Messages, place
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
 
 __all__ = ["watch"]
 
@@ -19,11 +19,11 @@ def watch(client: Any) -> Instrumented[Any]:
         return instrument_once(client, _watch_producer)
     if isinstance(client, aiokafka.AIOKafkaConsumer):
         return instrument_once(client, _watch_consumer)
-    raise TypeError(f"instrument_kafka takes a producer or a consumer of aiokafka, not {client!r:.80}")
+    raise wrong_client("instrument_kafka", "a producer or a consumer of aiokafka", client)
 
 
 def _watch_producer(instrumented: Instrumented[Any]) -> None:
-    messages = Messages("aiokafka", theirs=is_instrumented_by_otel(instrumented.client.send))
+    messages = Messages("aiokafka", otel_traced=is_instrumented_by_otel(instrumented.client.send))
 
     def put(original: Any) -> Any:
         @wraps(original)
@@ -35,7 +35,7 @@ def _watch_producer(instrumented: Instrumented[Any]) -> None:
                 args, kwargs = messages.with_headers(call, args, kwargs, place=HEADERS_PLACE)
                 future = await original(topic, *args, **kwargs)
             except BaseException as error:
-                call.over(error)
+                call.finish(error)
                 raise
             future.add_done_callback(partial(_acknowledged, call))
             return future
@@ -51,22 +51,22 @@ HEADERS_PLACE = 4
 
 def _acknowledged(call: Call, future: "asyncio.Future[Any]") -> None:
     if future.cancelled():
-        call.over(asyncio.CancelledError())
+        call.finish(asyncio.CancelledError())
         return
     # Not `exception()`: asyncio says so when nobody has asked for it, and we are nobody.
     error = getattr(future, "_exception", None)
     if error is None:
-        count_errors_of(lambda: _tell_place(call, future.result()))
-    call.over(error)
+        count_errors_of(lambda: _add_place(call, future.result()))
+    call.finish(error)
 
 
-def _tell_place(call: Call, placed: Any) -> None:
-    call.tell(place(placed.partition, placed.offset))
+def _add_place(call: Call, placed: Any) -> None:
+    call.set_attributes(place(placed.partition, placed.offset))
 
 
 def _watch_consumer(instrumented: Instrumented[Any]) -> None:
     group = instrumented.client._group_id  # noqa: SLF001 - it has no public name
-    messages = Messages("aiokafka", theirs=is_instrumented_by_otel(instrumented.client.getone), group=group)
+    messages = Messages("aiokafka", otel_traced=is_instrumented_by_otel(instrumented.client.getone), group=group)
 
     def put(original: Any) -> Any:
         batch = original.__name__ == "getmany"
@@ -78,7 +78,7 @@ def _watch_consumer(instrumented: Instrumented[Any]) -> None:
                 received = await original(*args, **kwargs)
             except Exception as error:
                 if call is not None:
-                    call.over(error)
+                    call.finish(error)
                 raise
             if call is not None:
                 found = [message for many in received.values() for message in many] if batch else [received]

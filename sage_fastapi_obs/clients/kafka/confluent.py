@@ -7,7 +7,7 @@ import confluent_kafka
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.kafka.messages import Message, Messages, place
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrong_client
 
 __all__ = ["watch"]
 
@@ -26,7 +26,7 @@ def watch(client: Any) -> Instrumented[Any]:
         return _before(_Producer, client)
     if isinstance(client, confluent_kafka.Consumer):
         return _before(_Consumer, client)
-    raise TypeError(f"instrument_kafka takes a Producer or a Consumer of confluent_kafka, not {client!r:.80}")
+    raise wrong_client("instrument_kafka", "a Producer or a Consumer of confluent_kafka", client)
 
 
 def _before(make: Callable[[Any, Instrumented[Any]], Any], client: Any) -> Instrumented[Any]:
@@ -41,8 +41,8 @@ class _Before:
     def __init__(self, client: Any, instrumented: Instrumented[Any]) -> None:
         self._client = client
         self._sage_fastapi_obs = instrumented
-        theirs = type(client).__module__.startswith(OTEL_SCOPE_PREFIX)
-        self._messages = Messages("confluent_kafka", theirs=theirs)
+        otel_traced = type(client).__module__.startswith(OTEL_SCOPE_PREFIX)
+        self._messages = Messages("confluent_kafka", otel_traced=otel_traced)
 
     # Whoever asks of what class it is hears of the client's.
     __class__: Any = property(lambda self: type(self._client))
@@ -69,7 +69,7 @@ class _Producer(_Before):
         try:
             return self._client.produce(topic, **given)
         except BaseException as error:
-            call.over(error)
+            call.finish(error)
             raise
 
 
@@ -90,7 +90,7 @@ class _Consumer(_Before):
             received = original(*args, **kwargs)
         except Exception as error:
             if call is not None:
-                call.over(error)
+                call.finish(error)
             raise
         if call is not None:
             found = received if batch else [received]
@@ -114,7 +114,7 @@ def _hear_of_delivery(call: Call, given: dict[str, Any]) -> None:
 
 def _delivered(call: Call, error: Any, message: Any) -> None:
     if error is None:
-        call.tell(place(message.partition(), message.offset()))
-        call.over(None)
+        call.set_attributes(place(message.partition(), message.offset()))
+        call.finish(None)
     else:
-        call.over(confluent_kafka.KafkaException(error))
+        call.finish(confluent_kafka.KafkaException(error))

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from importlib import import_module
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -14,18 +13,14 @@ from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.clients.client_call import Call, ClientSystem, enable
-from sage_fastapi_obs.clients.patching import Instrumented
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, correlation_of, incoming, outgoing_headers
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["PRODUCED", "Message", "Messages", "instrument_kafka", "place", "process_message"]
+__all__ = ["PRODUCED", "Message", "Messages", "place", "process_message"]
 
-Client = TypeVar("Client")
-_MODULES = {"aiokafka": "aiokafka", "confluent_kafka": "confluent", "cimpl": "confluent"}
-"""The module of this folder that watches a client, by the first part of the name of its class's module."""
 MOST_LINKS = 128
 MOST_TOPICS = 128
 """Topics that are described once; clients have few."""
@@ -34,33 +29,13 @@ _PROCESSED = RunMetrics(duration="kafka_process_duration_seconds", total="kafka_
 Header = tuple[str, bytes]
 
 
-def instrument_kafka(client: Client) -> Instrumented[Client]:
-    """Watch a producer or a consumer of aiokafka, or a `Producer` or `Consumer` of confluent-kafka.
-
-    Each message that is sent is a span from the call until the broker's acknowledgement, counts in
-    `kafka_messages_produced_total` and `kafka_produce_latency_seconds`, and carries trace context and correlation id in its
-    headers. What is received counts in `kafka_messages_consumed_total`; see `process_message` for what is done with it. Keys
-    and values are not told.
-
-    Clients of confluent-kafka are written in C and cannot be changed: use the `client` of what is returned in their place.
-    """
-    modules = [kind.__module__.partition(".")[0] for kind in client.__class__.__mro__]
-    watching = next((_MODULES[module] for module in modules if module in _MODULES), None)
-    if watching is None:
-        known = "a producer or a consumer of aiokafka or confluent_kafka (pip install 'sage_fastapi_obs[kafka]')"
-        raise TypeError(f"instrument_kafka takes {known}, not {client!r:.80}")
-    # Imported only now: each needs an extra, which is installed if there is such a client.
-    watch = import_module(f"sage_fastapi_obs.clients.kafka.{watching}").watch
-    return cast("Instrumented[Client]", watch(client))
-
-
 class Messages:
     """Describes what one client sends and receives."""
 
-    def __init__(self, client: str, *, theirs: bool, group: str | None = None) -> None:
+    def __init__(self, client: str, *, otel_traced: bool, group: str | None = None) -> None:
         """`client`: as OpenTelemetry's instrumentation of it is called; `group`: of a consumer."""
         self._attributes = {"messaging.system": "kafka"} | ({} if group is None else {"messaging.consumer.group.name": group})
-        self._theirs = theirs
+        self._otel_traced = otel_traced
         self._sent = ClientSystem(client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
         self._received = ClientSystem(client, RunMetrics(), code_of=_code_of)
         self._to = lru_cache(MOST_TOPICS)(
@@ -72,7 +47,7 @@ class Messages:
 
     def sending(self, topic: str) -> Call:
         """Describe the sending of a message."""
-        return Call(self._sent, f"send {topic}", {"topic": topic}, self._to(topic), theirs=self._theirs)
+        return Call(self._sent, f"send {topic}", {"topic": topic}, self._to(topic), otel_traced=self._otel_traced)
 
     def with_headers(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], *, place: int
@@ -90,12 +65,12 @@ class Messages:
         """Add the ids to the headers of a message; those it has already stay."""
         headers = [*given.items()] if isinstance(given, Mapping) else [*(given or ())]
         names = {name for name, _ in headers}
-        ids = outgoing_headers(call.own_span, traced=not self._theirs and TRACE_HEADER not in names)
+        ids = outgoing_headers(call.own_span, traced=not self._otel_traced and TRACE_HEADER not in names)
         return [*headers, *((name, value.encode()) for name, value in ids.items() if name not in names)]
 
     def receiving(self) -> Call:
         """Describe a wait for messages; it is told only when some have come."""
-        return Call(self._received, "poll", {}, self._waiting, theirs=self._theirs)
+        return Call(self._received, "poll", {}, self._waiting, otel_traced=self._otel_traced)
 
     def received(self, call: Call, messages: Sequence["Message"], *, batch: bool) -> None:
         """Tell of messages that have come."""
@@ -104,7 +79,7 @@ class Messages:
         for topic, number in Counter(message.topic for message in messages).items():
             count("kafka_messages_consumed_total", topic, by=number)
         if call.own_span is not None:
-            _tell_received(call, call.own_span, messages, batch=batch)
+            _describe_received(call, call.own_span, messages, batch=batch)
         call.end(None)
 
 
@@ -190,13 +165,13 @@ def _described(name: str, kind: str, topic: str) -> dict[str, Any]:
     }
 
 
-def _tell_received(call: Call, span: Span, messages: Sequence[Message], *, batch: bool) -> None:
+def _describe_received(call: Call, span: Span, messages: Sequence[Message], *, batch: bool) -> None:
     topics = {message.topic for message in messages}
     if len(topics) == 1:
         span.update_name(printable(f"poll {messages[0].topic}"))
-        call.tell({"messaging.destination.name": messages[0].topic})
+        call.set_attributes({"messaging.destination.name": messages[0].topic})
     if batch:
-        call.tell({"messaging.batch.message_count": len(messages)})
+        call.set_attributes({"messaging.batch.message_count": len(messages)})
     for message in messages[:MOST_LINKS]:
         sender = trace.get_current_span(incoming(message.headers)).get_span_context()
         if sender.is_valid:
