@@ -5,18 +5,14 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache, wraps
-from types import TracebackType
 from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import UNMATCHED
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, enable
-from sage_fastapi_obs.clients.propagation import correlation_of, parent_or_link
+from sage_fastapi_obs.clients.propagation import CallerContext, parent_or_link
 from sage_fastapi_obs.errors import ObservabilityError
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import RunMetrics
@@ -178,9 +174,7 @@ class _Answer:
         self._details, self._otel_traced = details, otel_traced
         self._context = context if hasattr(context, "code") else _Noting(context)
         self._call: Call | None = None
-        self._token: Any = None
-        self._caller = Context()
-        self._correlated: Any = None
+        self._caller: CallerContext | None = None
 
     def __enter__(self) -> Any:
         try:
@@ -189,7 +183,7 @@ class _Answer:
             count_internal_error("clients", fault)
         return self._context
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             self._end(error)
         except Exception as fault:
@@ -197,12 +191,9 @@ class _Answer:
 
     def _begin(self) -> None:
         sent = {name.lower(): value for name, value in self._details.invocation_metadata or () if isinstance(value, str)}
-        self._correlated = correlation_of(sent)
-        self._correlated.__enter__()
-        caller, link = parent_or_link(sent)
-        if caller is not None and not trace.get_current_span().get_span_context().is_valid:
-            self._caller = caller
-            self._token = otel_context.attach(caller)
+        parent, link = parent_or_link(sent)
+        self._caller = CallerContext(sent, parent)
+        self._caller.__enter__()
         method = self._details.method.removeprefix("/")
         attributes = _described(method, self._context.peer())
         self._call = Call(GRPC, method, {"method": self._details.method}, attributes, otel_traced=self._otel_traced)
@@ -222,11 +213,8 @@ class _Answer:
                 _count_error(self._details.method, code)
             call.end(None)
             call.detach()
-        if self._token is not None and otel_context.get_current() is self._caller:
-            # A generator may be closed in another context than it began in.
-            otel_context.detach(self._token)
-        if self._correlated is not None:
-            self._correlated.__exit__(None, None, None)
+        if self._caller is not None:
+            self._caller.__exit__()
 
 
 @lru_cache(MOST_CALLERS)

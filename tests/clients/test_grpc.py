@@ -288,7 +288,7 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
     """Whatever of ours fails, the call is answered and the failure is counted."""
     watched = watch()
     async with watched.obs:
-        monkeypatch.setattr(grpc_client, "correlation_of", lambda _: 1 / 0)
+        monkeypatch.setattr(grpc_client, "CallerContext", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         monkeypatch.undo()

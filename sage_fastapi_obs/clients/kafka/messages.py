@@ -1,19 +1,19 @@
-"""Messages to and from Kafka, through aiokafka and confluent-kafka; they carry the ids of what has sent them."""
+"""What is recorded of messages to and from Kafka, whichever library sends them, and the ids in their headers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from types import TracebackType
 from typing import Any, Self
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.clients.client_call import Call, ClientSystem, enable
-from sage_fastapi_obs.clients.propagation import TRACE_HEADER, correlation_of, incoming, outgoing_headers
+from sage_fastapi_obs.clients.patching import Instrumented, wrapped
+from sage_fastapi_obs.clients.propagation import TRACE_HEADER, CallerContext, incoming, outgoing_headers
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
@@ -26,6 +26,8 @@ MOST_TOPICS = 128
 """Topics that are described once; clients have few."""
 PRODUCED = RunMetrics(duration="kafka_produce_latency_seconds", total="kafka_messages_produced_total")
 _PROCESSED = RunMetrics(duration="kafka_process_duration_seconds", total="kafka_messages_processed_total")
+_BATCHES = frozenset({"getmany", "consume"})
+"""Methods that wait for several messages at once."""
 Header = tuple[str, bytes]
 
 
@@ -33,7 +35,7 @@ class Messages:
     """Describes what one client sends and receives."""
 
     def __init__(self, client: str, *, otel_traced: bool, group: str | None = None) -> None:
-        """`client`: as OpenTelemetry's instrumentation of it is called; `group`: of a consumer."""
+        """`client`: the name of OpenTelemetry's instrumentation for it; `group`: of a consumer."""
         self._attributes = {"messaging.system": "kafka"} | ({} if group is None else {"messaging.consumer.group.name": group})
         self._otel_traced = otel_traced
         self._sent = ClientSystem(client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
@@ -69,11 +71,31 @@ class Messages:
         return [*headers, *((name, value.encode()) for name, value in ids.items() if name not in names)]
 
     def receiving(self) -> Call:
-        """Describe a wait for messages; it is told only when some have come."""
+        """Describe a wait for messages; it is recorded only if it gets some."""
         return Call(self._received, "poll", {}, self._waiting, otel_traced=self._otel_traced)
 
+    def watched(self, instrumented: Instrumented[Any], original: Any, messages_of: Callable[[Any], Iterable[Any]]) -> Any:
+        """Return a function around a method that waits for messages; `messages_of`: reads them from its result."""
+        batch = original.__name__ in _BATCHES
+
+        @contextmanager
+        def wait(*_: Any, **__: Any) -> Iterator[Call | None]:
+            call = instrumented.begin(self.receiving)
+            try:
+                yield call
+            except Exception as error:
+                if call is not None:
+                    call.finish(error)
+                raise
+
+        def received(call: Call | None, result: Any) -> None:
+            if call is not None:
+                self.received(call, [*map(Message, messages_of(result))], batch=batch)
+
+        return wrapped(original, wait, received)
+
     def received(self, call: Call, messages: Sequence["Message"], *, batch: bool) -> None:
-        """Tell of messages that have come."""
+        """Count messages that were received, and end the span of the wait."""
         if not messages:
             return
         for topic, number in Counter(message.topic for message in messages).items():
@@ -97,7 +119,7 @@ class Message:
 
 
 def process_message(message: Any) -> AbstractContextManager[OperationRun]:
-    """Tell of the work on one message that was received: a CONSUMER span in the trace of its sender, with its correlation id.
+    """Watch the work on one received message: a CONSUMER span in the trace of its sender, with its correlation id.
 
     ```python
     async for message in consumer:
@@ -117,7 +139,7 @@ def process_message(message: Any) -> AbstractContextManager[OperationRun]:
 class _Processing(OperationRun):
     """The work on one message."""
 
-    __slots__ = ("_correlated", "_sender", "_token")
+    __slots__ = ("_caller", "_sender")
 
     def __init__(self, message: Message) -> None:
         attributes = {
@@ -126,34 +148,28 @@ class _Processing(OperationRun):
             **place(message.partition, message.offset),
         }
         super().__init__(f"process {message.topic}", SpanKind.CONSUMER, _PROCESSED, {"topic": message.topic}, attributes, {})
-        self._correlated = correlation_of(message.headers)
         self._sender = incoming(message.headers)
-        self._token: Any = None
+        self._caller = CallerContext(message.headers, self._sender)
         enable("dependencies")
 
     def __enter__(self) -> Self:
         """Begin."""
-        self._correlated.__enter__()
-        if not trace.get_current_span().get_span_context().is_valid:
-            self._token = otel_context.attach(self._sender)
+        self._caller.__enter__()
         self.begin()
         self.attach()
-        sender = trace.get_current_span(self._sender).get_span_context()
-        if self._span is not None and sender.is_valid:
-            self._span.add_link(sender)
+        if self._span is not None:
+            _link(self._span, self._sender)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """End; never keeps an exception."""
         self.end(error)
         self.detach()
-        if self._token is not None:
-            otel_context.detach(self._token)
-        self._correlated.__exit__(kind, error, where)
+        self._caller.__exit__()
 
 
 def place(partition: int, offset: int) -> dict[str, Any]:
-    """Tell where a message is."""
+    """Return the attributes for the place of a message."""
     return {"messaging.destination.partition.id": str(partition), "messaging.kafka.offset": offset}
 
 
@@ -173,18 +189,22 @@ def _describe_received(call: Call, span: Span, messages: Sequence[Message], *, b
     if batch:
         call.set_attributes({"messaging.batch.message_count": len(messages)})
     for message in messages[:MOST_LINKS]:
-        sender = trace.get_current_span(incoming(message.headers)).get_span_context()
-        if sender.is_valid:
-            span.add_link(sender)
+        _link(span, incoming(message.headers))
+
+
+def _link(span: Span, sender: Context) -> None:
+    context = trace.get_current_span(sender).get_span_context()
+    if context.is_valid:
+        span.add_link(context)
 
 
 def _code_of(error: Exception) -> str | None:
-    """Find Kafka's own name of a failure, such as `NOT_ENOUGH_REPLICAS`."""
+    """Return Kafka's own name of a failure, such as `NOT_ENOUGH_REPLICAS`."""
     inner = error.args[0] if error.args else None
     name = getattr(inner, "name", None)
     return str(name()) if callable(name) else None
 
 
 def _value(given: Any) -> Any:
-    """Read what is a method in one library, and a field in the other."""
+    """Read a value: a method in one library, a field in the other."""
     return given() if callable(given) else given
