@@ -33,10 +33,10 @@ GRPC = ClientSystem(
     pack="grpc",
 )
 OTHER_METHOD = "_OTHER"
-BLAMED = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-"""Codes that are the server's fault, as the OpenTelemetry conventions have it."""
-MOST_CALLERS = 512
-"""Methods and connections that are described once: a connection has many calls."""
+SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that are the server's fault by the OpenTelemetry conventions."""
+MOST_CACHED = 512
+"""Pairs of method and connection whose attributes are cached: a connection has many calls."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PEER = re.compile(r"(?:ipv4|ipv6):\[?(?P<address>[^\[\]]+)\]?:(?P<port>\d+)")
 _MARK = "_sage_fastapi_obs"
@@ -72,7 +72,7 @@ def _watched(handler: Any, details: Any) -> Any:
 
 
 def _count_unknown() -> None:
-    """Count a call that no method answers; by one name, because anybody may send any."""
+    """Count a call of an unknown method, by one name for all: clients may send any name."""
     enable(GRPC.pack)
     count("grpc_request_total", OTHER_METHOD, "UNIMPLEMENTED")
     _count_error(UNMATCHED, "UNIMPLEMENTED")
@@ -87,7 +87,7 @@ def _around(handler: Any, details: Any) -> Any:
     kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
     behaviour = getattr(handler, kind)
     if getattr(behaviour, _MARK, False):
-        # By another of us, which stands further inside.
+        # Another interceptor of ours, further inside, watches it already.
         return handler
     otel_traced = str(getattr(behaviour, "__module__", "")).startswith(OTEL_SCOPE_PREFIX)
 
@@ -111,8 +111,8 @@ def _wrapped(behaviour: Any, answering: "Callable[[Any], _Answer]", *, streams: 
 
         @wraps(behaviour)
         async def generate_async(request: Any, context: Any) -> AsyncIterator[Any]:
-            with answering(context) as noted:
-                async for response in behaviour(request, noted):
+            with answering(context) as observed:
+                async for response in behaviour(request, observed):
                     yield response
 
         return generate_async
@@ -120,29 +120,29 @@ def _wrapped(behaviour: Any, answering: "Callable[[Any], _Answer]", *, streams: 
 
         @wraps(behaviour)
         async def answer_async(request: Any, context: Any) -> Any:
-            with answering(context) as noted:
-                return await behaviour(request, noted)
+            with answering(context) as observed:
+                return await behaviour(request, observed)
 
         return answer_async
     if streams:
 
         @wraps(behaviour)
         def generate(request: Any, context: Any) -> Iterator[Any]:
-            with answering(context) as noted:
-                yield from behaviour(request, noted)
+            with answering(context) as observed:
+                yield from behaviour(request, observed)
 
         return generate
 
     @wraps(behaviour)
     def answer(request: Any, context: Any) -> Any:
-        with answering(context) as noted:
-            return behaviour(request, noted)
+        with answering(context) as observed:
+            return behaviour(request, observed)
 
     return answer
 
 
-class _Noting:
-    """The context of a sync method on an aio server, which tells nobody what code was set."""
+class _CodeReader:
+    """Wraps the context of a sync method on an aio server, which does not give back the code that was set."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -168,11 +168,11 @@ class _Noting:
 
 
 class _Answer:
-    """The answer to one call; ours failing does not touch it."""
+    """The answer to one call; our own failures do not change it."""
 
     def __init__(self, details: Any, context: Any, *, otel_traced: bool) -> None:
         self._details, self._otel_traced = details, otel_traced
-        self._context = context if hasattr(context, "code") else _Noting(context)
+        self._context = context if hasattr(context, "code") else _CodeReader(context)
         self._call: Call | None = None
         self._caller: CallerContext | None = None
 
@@ -208,7 +208,7 @@ class _Answer:
             code = _code(self._context, error)
             call.labels["status"] = code
             call.set_attributes({"rpc.response.status_code": code})
-            if code in BLAMED:
+            if code in SERVER_FAULTS:
                 call.fail(code)
                 _count_error(self._details.method, code)
             call.end(None)
@@ -217,7 +217,7 @@ class _Answer:
             self._caller.__exit__()
 
 
-@lru_cache(MOST_CALLERS)
+@lru_cache(MOST_CACHED)
 def _described(method: str, peer: str) -> CachedAttributes:
     return CachedAttributes({"rpc.system.name": "grpc", "rpc.method": method, **_peer(peer)})
 
@@ -228,7 +228,7 @@ def _peer(peer: str) -> Mapping[str, Any]:
 
 
 def _code(context: Any, error: BaseException | None) -> str:
-    """Find the code that the client gets, or would get if it were still there."""
+    """Return the code that the client gets, or would get if it still waited."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit) or not _is_active(context):
         left = context.time_remaining()
         return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
@@ -240,6 +240,6 @@ def _code(context: Any, error: BaseException | None) -> str:
 
 
 def _is_active(context: Any) -> bool:
-    """Tell whether the client still waits; only the sync server is asked, the aio one cancels."""
+    """Return whether the client still waits; only the sync server knows, the aio one cancels the method."""
     is_active = getattr(context, "is_active", None)
     return True if is_active is None else bool(is_active())

@@ -1,4 +1,4 @@
-"""Requests to other services through httpx; they carry the ids of what has sent them."""
+"""Requests to other services through httpx, with the trace context and the ids in their headers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ __all__ = ["instrument_httpx"]
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOWEST_FAILURE = 400
-"""For who asks, an answer of 4xx is a failure, too."""
+"""For a client, 4xx is a failure, too."""
 HTTPX = ClientSystem("httpx", CALLS)
 
 

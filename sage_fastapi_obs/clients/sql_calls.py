@@ -1,4 +1,4 @@
-"""What is told of a query to a database, whichever client sends it."""
+"""What is recorded of a query to a database, whichever client sends it."""
 
 from collections.abc import Mapping, Sized
 from functools import lru_cache
@@ -13,13 +13,13 @@ __all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "target"]
 
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
-"""Queries of one client of which the description is kept."""
+"""Queries of one client whose description is cached."""
 _NAMES = ("query", "command", "statement")
 QUERIES = RunMetrics(duration="pg_query_duration_seconds", total="pg_queries_total")
 
 
 def target(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
-    """Build what is told of queries by a client; failures are named by the SQLSTATE of the server's answer."""
+    """Describe a client of SQL databases; the error type of a failure is the SQLSTATE of the server's answer."""
     return ClientSystem(client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
 
 
@@ -43,17 +43,17 @@ class SqlCalls:
         return Call(self._target, *described(text, many), otel_traced=otel_traced)
 
     def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
-        told = statement(text, mysql=self._mysql)
-        summary = f"BATCH {told.summary}" if many not in (None, 1) else told.summary
-        attributes = {**self._attributes, "db.query.text": told.text, "db.query.summary": summary}
+        parsed = statement(text, mysql=self._mysql)
+        summary = f"BATCH {parsed.summary}" if many not in (None, 1) else parsed.summary
+        attributes = {**self._attributes, "db.query.text": parsed.text, "db.query.summary": summary}
         if many not in (None, 1):
             attributes["db.operation.batch.size"] = many
-        labels = {"operation": told.operation, "system": self._attributes["db.system.name"]}
+        labels = {"operation": parsed.operation, "system": self._attributes["db.system.name"]}
         return summary or labels["system"], labels, CachedAttributes(attributes)
 
 
 def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
-    """Describe where queries go."""
+    """Return the attributes of the server."""
     attributes: dict[str, Any] = {"db.system.name": system}
     if host:
         attributes["server.address"] = str(host)
@@ -65,11 +65,11 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
 
 
 def given_query(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Find the query among the arguments of a method, which comes first, and has another name in some."""
+    """Return the query among the arguments of a method: the first one, whose name differs between methods."""
     return args[0] if args else next((kwargs[name] for name in _NAMES if name in kwargs), "")
 
 
 def size(args: tuple[Any, ...]) -> int | None:
-    """Count the sets of arguments, which come first, where that can be done without using them up."""
+    """Return the number of sets of arguments, which come first; None if counting would use them up."""
     sets = args[0] if args else None
     return len(sets) if isinstance(sets, Sized) else None

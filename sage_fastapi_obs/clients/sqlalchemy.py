@@ -1,4 +1,4 @@
-"""Queries through engines of SQLAlchemy, which tell of what they execute."""
+"""Queries through engines of SQLAlchemy, by its events."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -45,8 +45,8 @@ def _watch_engine(instrumented: Instrumented[Any]) -> None:
     def after(_: Any, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
         _end(context, None)
 
-    def failed(told: Any) -> None:
-        _end(told.execution_context, told.original_exception)
+    def failed(failure: Any) -> None:
+        _end(failure.execution_context, failure.original_exception)
 
     def guarded(listener: Callable[..., None]) -> Callable[..., None]:
         @wraps(listener)

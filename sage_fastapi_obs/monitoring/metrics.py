@@ -113,7 +113,7 @@ def create_alert_rule(
 
     It compares a figure of the last `window_minutes` with the threshold, in the unit of the metric's name: what a counter has
     risen by, the 95th percentile of a histogram, the last value of a gauge, or another `statistic`. `callback`, sync or async,
-    is told once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
+    is called once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
     `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`.
     """
     if severity not in get_args(Severity):
@@ -133,7 +133,7 @@ def create_alert_rule(
 
 
 def remove_alert_rule(name: str) -> bool:
-    """Remove a rule and its alerts; tell whether there was one."""
+    """Remove a rule and its alerts; return whether there was one."""
     return process.remove_rule(name)
 
 
@@ -192,7 +192,7 @@ async def performance_tracker(operation_name: str) -> AsyncGenerator[OperationRu
 
 
 def get_memory_usage() -> float:
-    """Return the memory that this process has, in MiB; 0 where the system does not tell."""
+    """Return the memory that this process has, in MiB; 0 if the system does not say."""
     return resident_bytes() / MEBIBYTE
 
 
@@ -232,7 +232,7 @@ def calculate_failure_rate(metrics: Mapping[str, Any]) -> float:
 
 
 async def circuit_breaker_monitoring(name: str = "user_service", threshold: float = 50.0, window_minutes: float = 5.0) -> bool:
-    """Open a circuit breaker if more than `threshold` percent of the last operations failed; tell whether that was so."""
+    """Open a circuit breaker if more than `threshold` percent of the last operations failed; return whether they did."""
     is_failing = calculate_failure_rate(get_metrics_summary(window_minutes)) > threshold
     if is_failing:
         await activate_circuit_breaker(name)

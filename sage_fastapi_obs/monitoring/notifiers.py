@@ -48,12 +48,12 @@ async def create_incident_ticket(alert: Message) -> None:
 
 
 async def notify_incident_team(alert: Message) -> None:
-    """Tell the Slack channel and whoever is on call."""
+    """Post to the Slack channel and trigger an incident in PagerDuty."""
     await _notifiers().notify_incident_team(_notice(alert))
 
 
 async def send_sla_violation_alert(violations: Message) -> None:
-    """Tell the Slack channel of violations, and send a mail."""
+    """Post violations to the Slack channel, and send a mail."""
     await _notifiers().send_sla_violation_alert(_notice(violations))
 
 

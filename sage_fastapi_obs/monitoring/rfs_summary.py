@@ -23,7 +23,7 @@ _FIGURES = ("sum", "min", "max", "mean", "p50", "p95", "p99")
 
 @dataclass(frozen=True, slots=True)
 class _First:
-    """The figure of a metric, or of the other if there is none of that name: counters may be called without `_total`."""
+    """The figure of a metric, or of the other if that does not exist: RFS names of counters have no `_total`."""
 
     figure: Stat
     other: Stat

@@ -18,7 +18,7 @@ def instrument_kafka(client: Client) -> Instrumented[Client]:
     Each message that is sent is a span from the call until the broker's acknowledgement, counts in
     `kafka_messages_produced_total` and `kafka_produce_latency_seconds`, and carries trace context and correlation id in its
     headers. What is received counts in `kafka_messages_consumed_total`; see `process_message` for what is done with it. Keys
-    and values are not told.
+    and values are not recorded.
 
     Clients of confluent-kafka are written in C and cannot be changed: use the `client` of what is returned in their place.
     """

@@ -22,8 +22,8 @@ _TAKES = (
 def instrument_postgres(client: Client) -> Instrumented[Client]:
     """Watch a connection or a pool of asyncpg or psycopg 3, or an engine of SQLAlchemy, sync or async.
 
-    Each query is a span and counts in `pg_queries_total` and `pg_query_duration_seconds`; its text is told without literals,
-    its arguments not at all. An engine for another database counts in `dependency_calls_total`. Cursors of asyncpg are not
+    Each query is a span and counts in `pg_queries_total` and `pg_query_duration_seconds`; its text is recorded without literals
+    and arguments. An engine for another database counts in `dependency_calls_total`. Cursors of asyncpg are not
     watched.
     """
     return instrument_by_library(client, _MODULES, "instrument_postgres", _TAKES)

@@ -108,7 +108,7 @@ class _Asyncpg:
         return wrapped(original, lambda _, table_name, **__: self.instrumented.call(describe, table_name))
 
     def _prepare(self, original: Any, queries: SqlCalls) -> Any:
-        # Of all statements alike: a class for each would cost more than all that is told of it.
+        # One class for all statements of a connection: a class for each would cost more than the rest.
         classes: dict[type, type] = {}
 
         def watch(_: None, prepared: Any) -> None:
@@ -121,7 +121,7 @@ class _Asyncpg:
 
     def _watched_statement(self, base: type, queries: SqlCalls) -> type:
         def describe(prepared: Any, args: tuple[Any, ...], has_sets: bool) -> Call:
-            # Not by its method, which refuses to tell once the connection is released.
+            # Not by its method, which raises once the connection is released.
             query = prepared._query  # noqa: SLF001
             return queries.query(query, many=size(args) if has_sets else None)
 
