@@ -1,6 +1,7 @@
 """`Call`: one call of something outside the process, with one span, ours or that of OpenTelemetry's instrumentation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -23,32 +24,19 @@ def _no_code(_: Exception) -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
 class ClientSystem:
     """The kind of system that is called, and its metrics."""
 
-    __slots__ = ("code_attribute", "code_of", "kind", "measures", "otel_scope", "pack")
-
-    def __init__(
-        self,
-        client: str,
-        measures: RunMetrics,
-        *,
-        kind: SpanKind = SpanKind.CLIENT,
-        code_of: Callable[[Exception], str | None] = _no_code,
-        code_attribute: str = "",
-        pack: str = "dependencies",
-    ) -> None:
-        """Describe it.
-
-        `client`: the name of OpenTelemetry's instrumentation for it. `code_of`: finds the system's own code in an exception,
-        which becomes `code_attribute` and the error's type; otherwise the type is the exception's class.
-        """
-        self.otel_scope = OTEL_SCOPE_PREFIX + client
-        self.measures = measures
-        self.kind = kind
-        self.code_of = code_of
-        self.code_attribute = code_attribute
-        self.pack = pack
+    otel_scope: str
+    """OpenTelemetry's instrumentation of the client."""
+    measures: RunMetrics
+    kind: SpanKind = SpanKind.CLIENT
+    code_of: Callable[[Exception], str | None] = _no_code
+    """Finds the system's own code in an exception, which becomes the error's type; otherwise that is the exception's class."""
+    code_attribute: str = ""
+    """The attribute that has this code, too."""
+    pack: str = "dependencies"
 
 
 class Call(OperationRun):
@@ -58,11 +46,11 @@ class Call(OperationRun):
     because the messages of databases and brokers quote what was sent to them.
     """
 
-    __slots__ = ("_target",)
+    __slots__ = ("_system",)
 
     def __init__(
         self,
-        target: ClientSystem,
+        system: ClientSystem,
         name: str,
         labels: Mapping[str, str],
         attributes: Mapping[str, Any],
@@ -70,10 +58,10 @@ class Call(OperationRun):
         otel_traced: bool = False,
     ) -> None:
         """Describe a call; `otel_traced`: whether OpenTelemetry's instrumentation opens a span inside of ours."""
-        has_span = otel_traced or _has_span(target)
-        super().__init__(None if has_span else name, target.kind, target.measures, labels, attributes, {})
-        self._target = target
-        enable(target.pack)
+        has_span = otel_traced or _has_span(system)
+        super().__init__(None if has_span else name, system.kind, system.measures, labels, attributes, {})
+        self._system = system
+        enable(system.pack)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -97,10 +85,10 @@ class Call(OperationRun):
     def finish(self, error: BaseException | None) -> None:
         """End the call, with what it has raised."""
         if isinstance(error, Exception):
-            code = self._target.code_of(error)
+            code = self._system.code_of(error)
             self.fail(code or error)
-            if code and self._target.code_attribute:
-                self.set_attributes({self._target.code_attribute: code})
+            if code and self._system.code_attribute:
+                self.set_attributes({self._system.code_attribute: code})
             error = None
         self.end(error)
 
@@ -124,10 +112,10 @@ def is_instrumented_by_otel(function: Any) -> bool:
     return False
 
 
-def _has_span(target: ClientSystem) -> bool:
+def _has_span(system: ClientSystem) -> bool:
     exchange = current_exchange.get()
     if exchange is not None and exchange.excluded:
         # Requests for our own pages, such as health checks, have no trace.
         return True
     scope = getattr(trace.get_current_span(), "instrumentation_scope", None)
-    return scope is not None and scope.name.startswith(target.otel_scope)
+    return scope is not None and scope.name.startswith(system.otel_scope)

@@ -27,7 +27,7 @@ except ImportError:
 __all__ = ["GrpcMetricsInterceptor"]
 
 GRPC = ClientSystem(
-    "grpc",
+    OTEL_SCOPE_PREFIX + "grpc",
     RunMetrics(duration="grpc_request_duration_seconds", total="grpc_request_total"),
     kind=SpanKind.SERVER,
     pack="grpc",

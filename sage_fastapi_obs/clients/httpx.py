@@ -9,7 +9,7 @@ import httpx
 from opentelemetry import trace
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
-from sage_fastapi_obs.clients.client_call import CALLS, Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
 
@@ -19,7 +19,7 @@ Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOWEST_FAILURE = 400
 """For a client, 4xx is a failure, too."""
-HTTPX = ClientSystem("httpx", CALLS)
+HTTPX = ClientSystem(OTEL_SCOPE_PREFIX + "httpx", CALLS)
 
 
 def instrument_httpx(client: Client) -> Instrumented[Client]:

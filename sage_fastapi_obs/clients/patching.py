@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -73,7 +73,7 @@ class Instrumented(Generic[Client]):
 
     def watch(self, name: str, describe: Describe) -> None:
         """Watch each call of a method, as `describe` builds it from the arguments."""
-        self.replace(name, lambda original: wrapped(original, lambda *args, **kwargs: self.call(describe, *args, **kwargs)))
+        self.replace(name, lambda original: wrapped(original, partial(self.call, describe)))
 
     def _described(self, describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Describe a call; if that fails, the call goes on unwatched."""
@@ -96,25 +96,25 @@ def wrapped(
     `enter`: makes a context of the arguments, in which the original is called. `with_result`: is given the value of that
     context and the result; failures are counted.
     """
-
-    def look(entered: Any, result: Any) -> Any:
-        if with_result is not None:
-            count_errors_of(lambda: with_result(entered, result))
-        return result
-
     if inspect.iscoroutinefunction(original):
 
         @wraps(original)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             with enter(*args, **kwargs) as entered:
-                return look(entered, await original(*args, **kwargs))
+                result = await original(*args, **kwargs)
+                if with_result is not None:
+                    count_errors_of(partial(with_result, entered, result))
+                return result
 
         return call_async
 
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         with enter(*args, **kwargs) as entered:
-            return look(entered, original(*args, **kwargs))
+            result = original(*args, **kwargs)
+            if with_result is not None:
+                count_errors_of(partial(with_result, entered, result))
+            return result
 
     return call
 

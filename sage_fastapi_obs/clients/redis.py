@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
@@ -40,7 +40,7 @@ def _code_of(error: Exception) -> str | None:
 
 COMMANDS = RunMetrics(duration="redis_latency_seconds", total="redis_commands_total")
 REDIS = ClientSystem(
-    "redis",
+    OTEL_SCOPE_PREFIX + "redis",
     COMMANDS,
     code_of=_code_of,
     code_attribute="db.response.status_code",

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sized
 from functools import lru_cache
 from typing import Any
 
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem
 from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "target"]
+__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "sql_system"]
 
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
@@ -18,9 +18,9 @@ _NAMES = ("query", "command", "statement")
 QUERIES = RunMetrics(duration="pg_query_duration_seconds", total="pg_queries_total")
 
 
-def target(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
+def sql_system(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
     """Describe a client of SQL databases; the error type of a failure is the SQLSTATE of the server's answer."""
-    return ClientSystem(client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
+    return ClientSystem(OTEL_SCOPE_PREFIX + client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
 
 
 def _sqlstate(error: Exception) -> str | None:
@@ -31,8 +31,8 @@ def _sqlstate(error: Exception) -> str | None:
 class SqlCalls:
     """Describes the queries of one connection, pool or engine."""
 
-    def __init__(self, target: ClientSystem, attributes: dict[str, Any]) -> None:
-        self._target = target
+    def __init__(self, system: ClientSystem, attributes: dict[str, Any]) -> None:
+        self._system = system
         self._attributes = attributes
         self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
         self._cached = lru_cache(MOST_KNOWN)(self._described)
@@ -40,7 +40,7 @@ class SqlCalls:
     def query(self, text: str, *, many: int | None = None, otel_traced: bool = False) -> Call:
         """Describe a query; `many`: how many sets of arguments it is run with."""
         described = self._cached if len(text) <= LONGEST_REMEMBERED else self._described
-        return Call(self._target, *described(text, many), otel_traced=otel_traced)
+        return Call(self._system, *described(text, many), otel_traced=otel_traced)
 
     def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
         parsed = statement(text, mysql=self._mysql)

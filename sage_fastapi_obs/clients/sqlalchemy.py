@@ -8,7 +8,7 @@ from sqlalchemy import Engine, event
 
 from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
-from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, target
+from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, sql_system
 
 __all__ = ["watch"]
 
@@ -34,7 +34,9 @@ def _watch_engine(instrumented: Instrumented[Any]) -> None:
     dialect = engine.dialect.name
     system = dialect if dialect in _KNOWN_SYSTEMS else _SYSTEMS.get(dialect, "other_sql")
     measures = QUERIES if system == "postgresql" else CALLS
-    queries = SqlCalls(target("sqlalchemy", measures), server(engine.url.host, engine.url.port, engine.url.database, system))
+    queries = SqlCalls(
+        sql_system("sqlalchemy", measures), server(engine.url.host, engine.url.port, engine.url.database, system)
+    )
 
     def before(_: Any, __: Any, text: str, parameters: Any, context: Any, executemany: bool) -> None:
         otel_traced = any(_module(listener).startswith(OTEL_SCOPE_PREFIX) for listener in engine.dispatch.before_cursor_execute)

@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import count_internal_error
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem, enable
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, enable
 from sage_fastapi_obs.clients.patching import Instrumented, wrapped
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, CallerContext, incoming, outgoing_headers
 from sage_fastapi_obs.operations.count import count
@@ -38,8 +38,8 @@ class Messages:
         """`client`: the name of OpenTelemetry's instrumentation for it; `group`: of a consumer."""
         self._attributes = {"messaging.system": "kafka"} | ({} if group is None else {"messaging.consumer.group.name": group})
         self._otel_traced = otel_traced
-        self._sent = ClientSystem(client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
-        self._received = ClientSystem(client, RunMetrics(), code_of=_code_of)
+        self._sent = ClientSystem(OTEL_SCOPE_PREFIX + client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
+        self._received = ClientSystem(OTEL_SCOPE_PREFIX + client, RunMetrics(), code_of=_code_of)
         self._to = lru_cache(MOST_TOPICS)(
             lambda topic: CachedAttributes({**self._attributes, **_described("send", "send", topic)})
         )
