@@ -15,6 +15,8 @@ from opentelemetry.trace import SpanContext
 from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.operations.correlation_context import CorrelationContext, correlation_header, ids_to_send, is_safe_id
 from sage_fastapi_obs.request.correlation import current_correlation_id
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.innermost_span import innermost_context, innermost_span
 
 __all__ = ["TRACE_HEADER", "CallerContext", "incoming", "outgoing_headers", "parent_or_link"]
 
@@ -22,10 +24,12 @@ TRACE_HEADER = "traceparent"
 
 
 def outgoing_headers(span: trace.Span | None, *, traced: bool = True) -> dict[str, str]:
-    """Return the headers for a call; `span`: its own, None for the current one; without `traced`, only our ids."""
+    """Return the headers for a call; `span`: its own, None for the innermost one; without `traced`, only our ids."""
     carrier: dict[str, str] = {}
     if traced:
-        propagate.inject(carrier, None if span is None else trace.set_span_in_context(span))
+        propagate.inject(
+            carrier, innermost_context(current_exchange.get()) if span is None else trace.set_span_in_context(span)
+        )
     return carrier | ids_to_send()
 
 
@@ -59,7 +63,7 @@ class CallerContext(AbstractContextManager[None]):
     __slots__ = ("_correlation", "_parent", "_token")
 
     def __init__(self, carrier: Mapping[str, str], parent: Context | None) -> None:
-        """`parent`: the context to continue, unless there is a current span already."""
+        """`parent`: the context to continue, unless there is a span already."""
         self._correlation = correlation_of(carrier)
         self._parent = parent
         self._token: Any = None
@@ -67,7 +71,7 @@ class CallerContext(AbstractContextManager[None]):
     def __enter__(self) -> None:
         """Begin."""
         self._correlation.__enter__()
-        if self._parent is not None and not trace.get_current_span().get_span_context().is_valid:
+        if self._parent is not None and not innermost_span().get_span_context().is_valid:
             self._token = otel_context.attach(self._parent)
 
     def __exit__(self, *error: object) -> None:
