@@ -9,7 +9,7 @@ import httpx
 import pytest
 from running import DEMO, ROOT, query
 
-from sage_fastapi_obs.dashboards.layout import Board, Panel, Variable
+from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Variable
 from sage_fastapi_obs.dashboards.promql import Queries
 from sage_fastapi_obs.export.grafana import dashboards
 from sage_fastapi_obs.operations.own_metrics import declare_counter, declare_gauge, declare_histogram
@@ -34,7 +34,7 @@ def substituted(expression: str) -> str:
 
 
 @pytest.mark.parametrize("board", ALL, ids=lambda board: board.name)
-def test_every_panel_has_sensible_data(stored: str, board: Board):
+def test_every_panel_has_sensible_data(stored: str, board: Dashboard):
     """Each query has an answer, its numbers can be what the panel says they are, and its legend names labels they have."""
     found = {
         f"{panel.title}: {each.text}": wrong
