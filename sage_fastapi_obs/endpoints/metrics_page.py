@@ -19,8 +19,9 @@ from sage_fastapi_obs.catalog import SCRAPE_METRICS, build
 from sage_fastapi_obs.endpoints.background_worker import GilPacer, OneAtATime
 from sage_fastapi_obs.endpoints.pages import MOST_QUERY_BYTES
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition.encoder import Encode
-from sage_fastapi_obs.metrics.exposition.page import Exposition, names_beginning
+from sage_fastapi_obs.metrics.exposition.exposition import Exposition, exposition_of
+from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
 from sage_fastapi_obs.settings import MetricsSettings
 
 __all__ = ["MetricsPage", "parts"]
@@ -95,9 +96,8 @@ class MetricsPage:
 
     def _exposition(self, encode: Encode, content_type: str, names: tuple[str, ...]) -> Exposition:
         if names:
-            # Anybody can ask for some names, and nothing is remembered for it.
-            return Exposition(encode, self._registry, self._faults, names)
-        known = self._expositions.pop(content_type, None) or Exposition(encode, self._registry, self._faults)
+            return exposition_of(encode, self._registry, self._faults, frozenset(names))
+        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._registry, self._faults)
         self._expositions[content_type] = known
         if len(self._expositions) > MOST_FORMATS:
             del self._expositions[next(iter(self._expositions))]

@@ -12,9 +12,8 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.catalog import CATALOG, Alias, Metric
-from sage_fastapi_obs.metrics.exposition.incremental import StampedChild, StampedFamily
-from sage_fastapi_obs.metrics.exposition.page import TextOnly
-from sage_fastapi_obs.metrics.exposition.prometheus_internals import stamped
+from sage_fastapi_obs.metrics.exposition.incremental import TextOnly, VersionedChild, VersionedFamily
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import collector_of, versioned
 
 __all__ = ["Aliases"]
 
@@ -34,14 +33,14 @@ class Aliases(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield those families of which there is the metric, with their samples."""
-        for family, children in self.stamped():
+        for family, children in self.versioned():
             family.samples = [sample for _, _, samples in children for sample in samples()]
             yield family
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         """Yield the same, with what a scrape may remember of it."""
         for older in self._older:
-            collector = _collector_of(self._registry, older.metric)
+            collector = collector_of(self._registry, older.metric.name)
             if collector is None:
                 continue
             try:
@@ -67,16 +66,16 @@ class _Older:
         family = TextOnly if self.metric.name == f"{name}_total" and kind != "counter" else Family
         return family(name, f"Older name of {self.metric.name}: {self.metric.help}", kind, unit)
 
-    def children(self, children: Iterable[StampedChild]) -> Iterator[StampedChild]:
+    def children(self, children: Iterable[VersionedChild]) -> Iterator[VersionedChild]:
         known = [child for child in children if self._has(child[0])]
         if not self.alias.without:
-            yield from ((key, stamp, partial(self._mapped, samples)) for key, stamp, samples in known)
+            yield from ((key, version, partial(self._mapped, samples)) for key, version, samples in known)
             return
-        alike: dict[tuple[object, ...], list[StampedChild]] = {}
+        alike: dict[tuple[object, ...], list[VersionedChild]] = {}
         for child in known:
             alike.setdefault(self._kept(child[0]), []).append(child)
         for key, same in alike.items():
-            yield key, tuple(stamp for _, stamp, _ in same), partial(self._added_up, [samples for _, _, samples in same])
+            yield key, tuple(version for _, version, _ in same), partial(self._added_up, [samples for _, _, samples in same])
 
     def _has(self, key: Any) -> bool:
         """Tell whether the older name has a label set; the key of a child has its values in the order of the labels."""
@@ -120,21 +119,17 @@ def _scaled(bound: str, factor: float) -> str:
     return scaled
 
 
-def _collector_of(registry: CollectorRegistry, metric: Metric) -> Collector | None:
-    """Find what tells a metric; None where its pack is switched off."""
-    named: dict[str, Collector] = getattr(registry, "_names_to_collectors", {})
-    return named.get(metric.name)
-
-
-def _children_of(collector: Collector, metric: Metric) -> Iterable[StampedChild] | None:
+def _children_of(collector: Collector, metric: Metric) -> Iterable[VersionedChild] | None:
     """Read the children of one metric; None where its collector does not tell it today."""
     family_name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
-    read = stamped(collector)
+    read = versioned(collector)
     if read is not None:
         return next((children for family, children in read() if family.name == family_name), None)
     family = next((family for family in collector.collect() if family.name == family_name), None)
     if family is None:
         return None
-    # One child, which is new each time.
-    samples: list[Sample] = family.samples
-    return [((), object(), lambda: samples)]
+    children: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in family.samples:
+        children.setdefault(tuple(sample.labels.get(label, "") for label in metric.labels), []).append(sample)
+    # Each is new each time.
+    return [(key, object(), partial(list, samples)) for key, samples in children.items()]

@@ -19,6 +19,7 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.settings import MetricsSettings
@@ -96,7 +97,7 @@ class LabelledMetric:
                 child = self._folded.get(values)
             if child is None:
                 return
-            left = max(0.0, child._value.get() - by)  # noqa: SLF001 - a gauge can be read in no other way
+            left = max(0.0, gauge_value(child) - by)
             child.set(left)
             if forget and not left:
                 self._forget(values)

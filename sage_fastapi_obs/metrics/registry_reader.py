@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
 @runtime_checkable
 class ReadCollector(Protocol):
-    """A collector that tells its numbers without making samples."""
+    """A collector that gives its numbers without making samples."""
 
     def readings(self) -> Iterable[Reading]:
         """Yield every metric."""
@@ -57,38 +57,28 @@ class ReadCollector(Protocol):
 class RegistryReader:
     """Reads a registry; how each collector is read is found out once.
 
-    Left out are collectors of others that do not tell their numbers: making samples may cost them a query each time, which is
+    Collectors of others that do not give their numbers are left out: making samples may cost them a query each time, which is
     meant for scrapes.
     """
 
     def __init__(self, registry: CollectorRegistry, faults: InternalErrors) -> None:
         self._registry = registry
         self._faults = faults
-        self._ways: dict[Collector, Callable[[], Iterable[Reading]]] = {}
+        self._readers: dict[Collector, Callable[[], Iterable[Reading]]] = {}
 
     def __call__(self) -> Iterator[Reading]:
         """Yield every metric; a collector that raises is counted, and the others are read."""
-        for collector in self._collectors():
+        found = collectors(self._registry)
+        found = [self._registry] if found is None else found
+        self._readers = {collector: self._readers.get(collector) or _reader_of(collector) for collector in found}
+        for collector, read in self._readers.items():
             try:
-                yield from self._way(collector)()
+                yield from read()
             except Exception as error:
                 self._faults.count(component_of(collector), error)
 
-    def _collectors(self) -> list[Collector]:
-        if type(self._registry) is not CollectorRegistry:
-            return [self._registry]
-        found = [*collectors(self._registry)]
-        self._ways = {collector: way for collector, way in self._ways.items() if collector in found}
-        return found
 
-    def _way(self, collector: Collector) -> Callable[[], Iterable[Reading]]:
-        way = self._ways.get(collector)
-        if way is None:
-            way = self._ways[collector] = _way(collector)
-        return way
-
-
-def _way(collector: Collector) -> Callable[[], Iterable[Reading]]:
+def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:
     if isinstance(collector, ReadCollector):
         return collector.readings
     own = instrument(collector)
