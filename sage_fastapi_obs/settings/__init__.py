@@ -1,7 +1,7 @@
 """What can be set, where it is read from, and what is wrong with it."""
 
+from sage_fastapi_obs.settings.field_types import usual_level
 from sage_fastapi_obs.settings.sections import (
-    PRESETS,
     AlertRuleSettings,
     AlertSettings,
     AliasGroup,
@@ -19,8 +19,8 @@ from sage_fastapi_obs.settings.sections import (
     Severity,
     SlaSettings,
     TracingSettings,
-    usual_level,
 )
+from sage_fastapi_obs.settings.sources import PRESETS
 
 __all__ = [
     "PRESETS",
