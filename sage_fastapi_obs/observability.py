@@ -336,7 +336,7 @@ class Observability:
     def _leave(self) -> None:
         """Tell what is not over yet, and give back what belongs to the thread that serves."""
         for watch in [*self.in_progress]:
-            watch.cut()
+            watch.finish_early()
         active.unregister(self)
         self._guarded(self._signals.leave, True)
         self._guarded(self.instruments.runtime.stop, True)

@@ -9,8 +9,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
-from sage_fastapi_obs.request.correlation import chosen_header, current_correlation_id, pop_correlation_id, push_correlation_id
+from sage_fastapi_obs.request.correlation import current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.request.ids import SAFE_ID, new_request_id
 from sage_fastapi_obs.settings import HttpSettings
 
@@ -136,7 +137,7 @@ def ids_to_send() -> dict[str, str]:
 
 def correlation_header() -> str:
     """Return the name of the header by which correlation ids travel, in and out."""
-    return chosen_header.name or _http_settings().correlation_header
+    return header_override.name or _http_settings().correlation_header
 
 
 def _http_settings() -> HttpSettings:

@@ -12,9 +12,9 @@ from sage_fastapi_obs.active import ActiveObservability, active_observability, c
 from sage_fastapi_obs.catalog import OVERFLOW
 from sage_fastapi_obs.logs.context_fields import RUNNING
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.otel_internals import SPAN, attach, get_current
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.current_span import SPAN, attach, get_current
 
 __all__ = ["OperationRun", "Outcome", "RunMetrics"]
 

@@ -14,7 +14,7 @@ from sage_fastapi_obs.privacy.exception_text import exception_event
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 from sage_fastapi_obs.privacy.quoted_data import exception_text
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
-from sage_fastapi_obs.tracing.fast_span import MOST_ATTRIBUTES, FastSpan, FastSpanFactory
+from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 __all__ = ["CachedAttributes", "ChildSpans", "mark_failed"]
 
@@ -46,10 +46,9 @@ class ChildSpans:
     """Opens and ends spans of one tracer, and shows of attributes what may be shown."""
 
     def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, root_bound: int | None) -> None:
-        """`root_bound`: as for `FastSpanFactory.of`."""
-        self._tracer = tracer
+        """`root_bound` as for `FastSpanFactory.of`."""
         self._redaction = redaction
-        self._lean = {kind: FastSpanFactory.of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
+        self._factories = {kind: span_factory_of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few and come again with every span.
         self._short_name = lru_cache(maxsize=4096)(self._shown_name)
@@ -67,10 +66,7 @@ class ChildSpans:
                 return None
         name = printable(name)
         shown = attributes.shown_by(self) if type(attributes) is CachedAttributes else self.shown(attributes)
-        lean = self._lean[kind]
-        if lean is None or len(shown) >= MOST_ATTRIBUTES:
-            return self._tracer.start_span(name, parent, kind, shown, start_time=started_ns)
-        span, _ = lean.start(name, parent, (), started_ns, dict, shown)
+        span, _ = self._factories[kind].start(name, parent, (), started_ns, dict, shown)
         return span
 
     def end(self, span: Span, error: BaseException | None, error_type: str | None, ended_ns: int) -> None:
@@ -79,11 +75,8 @@ class ChildSpans:
         if error_type is not None:
             attributes["error.type"] = printable(error_type)
             mark_failed(span, error, self._redaction)
-        if isinstance(span, FastSpan):
-            span.finish(span.name, span.name, attributes, ended_ns)
-            return
-        span.set_attributes(attributes)
-        span.end(ended_ns)
+        name = getattr(span, "name", "")
+        finish_span(span, name, name, attributes, ended_ns)
 
     def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Make attributes of any values: without secrets, of bounded length, of types that exporters know; not those None."""

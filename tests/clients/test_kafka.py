@@ -16,7 +16,7 @@ from servers import KafkaBroker, running
 from support import PATIENCE_SECONDS, Watched
 
 from sage_fastapi_obs import CorrelationContext, get_correlation_id, instrument_kafka, operation, process_message
-from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.request.header_override import header_override
 
 PARTITIONS = range(4)
 
@@ -199,7 +199,7 @@ async def test_an_id_comes_in_by_the_header_it_went_out_by(
     watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Where a header was chosen for the whole process, messages carry the id in that one, and are read by it."""
-    monkeypatch.setattr(chosen_header, "name", "X-Flow-ID")
+    monkeypatch.setattr(header_override, "name", "X-Flow-ID")
     instrument_kafka(producer)
     with CorrelationContext("flow-1"):
         await producer.send_and_wait(topic, b"v")

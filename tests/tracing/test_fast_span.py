@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.tracing.fast_span import MOST_ATTRIBUTES, FastSpan, FastSpanFactory, Processors
+from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, FastSpan, SplitProcessor
+from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
 
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
 AT_THE_END = {"http.route": "/items/{item}", "http.response.status_code": 200}
@@ -69,7 +70,7 @@ class Both:
     ) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
-        for exporter, processors in zip(self.exporters, (SynchronousMultiSpanProcessor(), Processors()), strict=True):
+        for exporter, processors in zip(self.exporters, (SynchronousMultiSpanProcessor(), SplitProcessor()), strict=True):
             resource, ids = Resource({"service.name": "x"}), Counted()
             provider = TracerProvider(
                 sampler,
@@ -240,7 +241,7 @@ def test_an_ended_span_takes_no_more():
     assert not spans[1].is_recording()
 
 
-@pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, Processors])
+@pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, SplitProcessor])
 @pytest.mark.parametrize("how", ["root", "known sampler", "asked sampler"])
 def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSpanProcessor], how: str):
     """In their order, also those that come late; one may write at the start, as baggage processors do."""
@@ -260,7 +261,7 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
     exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
     patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
     provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
-    spans = FastSpanFactory(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
+    spans = FastSpanFactory.of(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
     for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
         provider.add_span_processor(processor)
     span = spans.start_root("GET", 1, dict, {})[0] if how == "root" else spans.start("GET", None, (), 1, dict, {})[0]
@@ -274,7 +275,7 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
 
 def test_processors_that_do_nothing_at_a_moment_are_not_called():
     """The SDK's own only want a span ended."""
-    processors = Processors()
+    processors = SplitProcessor()
     for processor in (BatchSpanProcessor(InMemorySpanExporter()), SimpleSpanProcessor(InMemorySpanExporter())):
         processors.add_span_processor(processor)
     assert (processors.starting, processors.ending, len(processors.ended)) == ((), (), 2)
