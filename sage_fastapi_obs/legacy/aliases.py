@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import compress
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
@@ -63,24 +64,28 @@ class _AliasedMetric:
 
     def children(self, children: Iterable[VersionedChild]) -> Iterator[VersionedChild]:
         """Translate the children that the older name has; those that become alike are added up."""
+        labels, alias = [*self.metric.labels], self.alias
+        only = [(labels.index(label), allowed) for label, allowed in alias.only.items()]
+        kept = [label not in alias.without for label in labels]
         alike: dict[tuple[str, ...], list[VersionedChild]] = {}
         for child in children:
-            # The key of a child has its values in the order of the labels.
-            values: dict[str, str] = dict(zip(self.metric.labels, child[0], strict=False))  # type: ignore[call-overload]
-            if all(value in self.alias.only.get(label, (value,)) for label, value in values.items()):
-                key = tuple(value for label, value in values.items() if label not in self.alias.without)
-                alike.setdefault(key, []).append(child)
+            # The values of the labels, in their order.
+            values: Any = child[0]
+            if all(values[at] in allowed for at, allowed in only):
+                alike.setdefault(tuple(compress(values, kept)), []).append(child)
         for key, same in alike.items():
-            yield key, tuple(version for _, version, _ in same), partial(self._samples, [samples for _, _, samples in same])
+            yield key, tuple([version for _, version, _ in same]), partial(self._samples, [samples for _, _, samples in same])
 
     def _samples(self, several: Sequence[Callable[[], Iterable[Sample]]]) -> list[Sample]:
+        read = [sample for samples in several for sample in samples() if not sample.name.endswith("_created")]
+        translated = [self._translate(sample) for sample in read]
+        if len(several) == 1:
+            return translated
         sums: dict[tuple[object, ...], Sample] = {}
-        for sample in chain.from_iterable(samples() for samples in several):
-            if not sample.name.endswith("_created"):
-                translated = self._translate(sample)
-                key = (translated.name, *translated.labels.items())
-                before = sums.get(key)
-                sums[key] = translated if before is None else before._replace(value=before.value + translated.value)
+        for sample in translated:
+            key = (sample.name, *sample.labels.items())
+            before = sums.get(key)
+            sums[key] = sample if before is None else before._replace(value=before.value + sample.value)
         return [*sums.values()]
 
     def _translate(self, sample: Sample) -> Sample:

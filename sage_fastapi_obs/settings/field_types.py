@@ -73,7 +73,7 @@ def _compiles(expression: str) -> str:
     return expression
 
 
-def _is_rising(bounds: tuple[float, ...]) -> bool:
+def _is_ascending(bounds: tuple[float, ...]) -> bool:
     return bool(bounds) and list(bounds) == sorted(set(bounds)) and all(0 < bound < math.inf for bound in bounds)
 
 
@@ -82,7 +82,7 @@ SwitchOrList = BeforeValidator(lambda value: value if str(value).lower() in _BOO
 Names = Annotated[tuple[str, ...], CommaSeparated]
 NamePairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
 Bounds = Annotated[
-    tuple[float, ...], CommaSeparated, _must(_is_rising, "bounds must be positive, finite, distinct and ascending")
+    tuple[float, ...], CommaSeparated, _must(_is_ascending, "bounds must be positive, finite, distinct and ascending")
 ]
 
 Level = Annotated[Literal["trace", "debug", "info", "warn", "error", "critical"], BeforeValidator(usual_level)]
