@@ -1,4 +1,4 @@
-"""The numbers of a registry, read without writing a page: what rolling windows are made of."""
+"""Reads the numbers of a registry without writing a page, for rolling windows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,11 +16,11 @@ __all__ = ["Child", "Kind", "ReadCollector", "Reading", "RegistryReader"]
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Child: TypeAlias = tuple[tuple[str, ...], Sequence[float]]
-"""Values of the labels, and numbers: of a counter or gauge its value; of a histogram its sum and the count of each bucket
-alone, that above the last bound included."""
+"""Values of the labels, and numbers: the value of a counter or gauge; the sum of a histogram and the count of each bucket by
+itself, +Inf included."""
 
 _CHEAP = ("prometheus_client", "sage_fastapi_obs")
-"""Packages of which collectors are asked for samples at each reading."""
+"""Packages whose collectors make samples cheaply enough for each reading."""
 _KINDS: dict[str, Kind] = {
     "counter": "counter",
     "gauge": "gauge",
@@ -34,13 +34,13 @@ class Reading(NamedTuple):
     """One metric as it is now."""
 
     name: str
-    """As its samples have it: counters with `_total`, histograms without a suffix."""
+    """As in its samples: counters with `_total`, histograms without a suffix."""
     kind: Kind
     labels: tuple[str, ...]
     bounds: tuple[float, ...]
     """Finite upper bounds of a histogram's buckets; none for a summary, which is a histogram of one bucket here."""
     children: Iterable[Child]
-    """Of a counter or histogram, those that have not changed since the reading before may be left out."""
+    """Children of a counter or histogram that have not changed since the previous reading may be left out."""
     extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
     """Values of the labels, with the lowest and the highest value observed since the reading before, where that is known."""
 

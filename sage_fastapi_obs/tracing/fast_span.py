@@ -79,7 +79,7 @@ class FastSpanFactory:
             if parent is not None and not parent.is_valid:
                 parent = None
         if self._root_bound is None or links:
-            return self._start_sampled(name, parent_context, parent, links, started_ns, describe(source))
+            return self._start_asking(name, parent_context, parent, links, started_ns, describe(source))
         if parent is None:
             new_trace_id, new_span_id = self._new_trace_id, self._new_span_id
             trace_id = new_trace_id()
@@ -91,7 +91,14 @@ class FastSpanFactory:
             context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
         if not sampled:
             return NonRecordingSpan(context), context
-        return self._begun(name, parent_context, context, parent, links, started_ns, describe(source))
+        attributes = describe(source)
+        if len(attributes) >= MOST_ATTRIBUTES:
+            return self._start_ordinary(name, parent_context, links, started_ns, attributes)
+        fast = _allocate(self._span)
+        fast.begin(name, context, parent, started_ns, attributes)
+        for on_start in self._callbacks.starting:
+            on_start(fast, parent_context)
+        return fast, context
 
     def start_root(
         self, name: str, started_ns: int, describe: Callable[[_Source], dict[str, Any]], source: _Source
@@ -115,7 +122,14 @@ class FastSpanFactory:
             on_start(fast, _NO_PARENT)
         return fast, trace_id, span_id, True
 
-    def _start_sampled(
+    def _start_ordinary(
+        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, attributes: dict[str, Any]
+    ) -> tuple[Span, SpanContext]:
+        """Start a span with more attributes than ours have: the SDK may have to drop some."""
+        span = self._tracer.start_span(name, parent_context, self._kind, attributes, links, started_ns)
+        return span, span.get_span_context()
+
+    def _start_asking(
         self,
         name: str,
         parent_context: Context | None,
@@ -125,6 +139,8 @@ class FastSpanFactory:
         attributes: dict[str, Any],
     ) -> tuple[Span, SpanContext]:
         """Start a span that the sampler decides on: it may want to see the attributes, and may change them."""
+        if len(attributes) >= MOST_ATTRIBUTES:
+            return self._start_ordinary(name, parent_context, links, started_ns, attributes)
         tracer = self._tracer
         trace_id = self._new_trace_id() if parent is None else parent.trace_id
         flags = self._root_flags if parent is None else parent.trace_flags & self._random_mask
@@ -134,24 +150,8 @@ class FastSpanFactory:
         context = SpanContext(trace_id, self._new_span_id(), False, TraceFlags(flags), result.trace_state)
         if not decision.is_recording():  # type: ignore[no-untyped-call]
             return NonRecordingSpan(context), context
-        return self._begun(name, parent_context, context, parent, links, started_ns, dict(result.attributes or {}))
-
-    def _begun(
-        self,
-        name: str,
-        parent_context: Context | None,
-        context: SpanContext,
-        parent: SpanContext | None,
-        links: Sequence[Link],
-        started_ns: int,
-        attributes: dict[str, Any],
-    ) -> tuple[Span, SpanContext]:
-        if len(attributes) >= MOST_ATTRIBUTES:
-            # An application's own, which may be too many for the limits of the SDK.
-            span = self._tracer.start_span(name, parent_context, self._kind, attributes, links, started_ns)
-            return span, span.get_span_context()
         fast = _allocate(self._span)
-        fast.begin(name, context, parent, started_ns, attributes)
+        fast.begin(name, context, parent, started_ns, dict(result.attributes or {}))
         if links:
             fast.begin_with_links(links)
         for on_start in self._callbacks.starting:

@@ -53,7 +53,7 @@ class ServerSpans(Recorder):
         tell: Tell,
         failed: Failed,
     ) -> None:
-        """`tell`: writes a line about spans that do not arrive. `failed`: is told of a missing thread."""
+        """`tell` logs a line about lost spans, `failed` counts a missing thread."""
         self._settings = settings
         self._redaction = redaction
         self._service = service
@@ -64,11 +64,11 @@ class ServerSpans(Recorder):
         self.losses = SpanLosses()
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
-        """What callers sent of a trace and was not used."""
+        """Trace headers of callers that were not used."""
         self._output = _output(settings, self.losses, tell, failed)
         self._headers = PropagatedHeaders(self.dropped_headers)
         self._fields: frozenset[bytes] = frozenset()
-        """Headers by which a caller passes its trace on."""
+        """Headers that may carry the trace of a caller."""
         self._describe = partial(request_attributes, redaction)
         self._use(trace.NoOpTracer(), tuple)
         self.children: ChildSpans | None = None
@@ -83,7 +83,7 @@ class ServerSpans(Recorder):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is wrong with the variables that say how spans are exported."""
+        """What is wrong with the environment variables about exporting spans."""
         return () if self._output is None else self._output.remarks
 
     @property
@@ -192,7 +192,7 @@ class ServerSpans(Recorder):
             exchange.span_token = None
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
-        """Read what the caller passes on: as our parent, or as a link when its trace is not continued."""
+        """Read the trace of the caller: it becomes our parent, or a link when its trace is not continued."""
         extracted = propagate.extract(exchange, _NO_PARENT, self._headers)
         if SPAN not in extracted and b"traceparent" in exchange.headers and b"traceparent" in self._fields:
             self.dropped_headers.count("traceparent")
@@ -212,7 +212,7 @@ class ServerSpans(Recorder):
 
 
 def _output(settings: TracingSettings, losses: SpanLosses, tell: Tell, failed: Failed) -> SpanOutput | None:
-    """Build what exports spans now, so that a missing extra is said while building."""
+    """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
     return SpanOutput(settings.otlp_endpoint, losses, tell, failed, settings.shutdown_seconds)
@@ -241,7 +241,7 @@ def _existing_span(exchange: Exchange) -> Span | None:
 
 
 def _adopt(exchange: Exchange, span: Span | None) -> None:
-    """Show the ids of a span that somebody else has opened for a request, and in that span those of the request."""
+    """Take the ids of a span that somebody else has started for a request, and set those of the request on it."""
     if span is None:
         return
     if span.is_recording():
