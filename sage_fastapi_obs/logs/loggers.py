@@ -8,7 +8,6 @@ from typing import Annotated, Any, Self
 
 import loguru
 from fastapi import Depends
-from opentelemetry import trace
 from starlette.requests import HTTPConnection
 
 from sage_fastapi_obs.active import count_internal_error
@@ -18,6 +17,7 @@ from sage_fastapi_obs.logs.message_fields import text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
+from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
@@ -65,12 +65,8 @@ class ObsLogger:
 
         Every line names the span it is written in by itself: this is for code that goes on elsewhere.
         """
-        context = trace.get_current_span().get_span_context()
-        if not context.is_valid:
-            return self
-        flags = f"{context.trace_flags & 1:02x}"
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}", "trace_flags": flags}
-        return self._derived(ids=ids)
+        ids = innermost_ids()
+        return self._derived(ids=ids) if ids else self
 
     def debug(self, message: str, /, **fields: Any) -> None:
         """Write a line of level debug."""

@@ -1,6 +1,6 @@
 """Spans below the current one, in a request or outside of any."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import ReferenceType, ref
@@ -45,13 +45,26 @@ class CachedAttributes(dict[str, Any]):
 class ChildSpans:
     """Starts and ends spans of one tracer, with sanitized attributes."""
 
-    def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, root_bound: int | None) -> None:
-        """`root_bound` as for `FastSpanFactory.of`."""
+    def __init__(
+        self,
+        tracer: trace.Tracer,
+        redaction: Redaction,
+        *,
+        processors: Callable[[], Collection[object]],
+        root_bound: int | None,
+    ) -> None:
+        """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.of`."""
+        self._processors = processors
         self._redaction = redaction
         self._factories = {kind: span_factory_of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few, and the same for every span.
         self._short_name = lru_cache(maxsize=4096)(self._shown_name)
+
+    @property
+    def read(self) -> bool:
+        """Whether anybody reads these spans, which may change at any time."""
+        return bool(self._processors())
 
     def open(
         self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: Context, current: Span | None, started_ns: int

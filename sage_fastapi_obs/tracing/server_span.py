@@ -16,6 +16,7 @@ from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.fastapi_internals import native_span
+from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders, PropagatedHeaders
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
@@ -34,6 +35,7 @@ SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
 """Spans that nobody reads."""
 _NO_PARENT = Context()
+_NEITHER = (None, None)
 Tell: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 Failed: TypeAlias = Callable[[Exception], None]
 
@@ -107,7 +109,7 @@ class ServerSpans(Recorder):
         # Our own sampler's decisions are known; another has to be asked.
         root_bound = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._use(tracer, processors_of(provider), span_factory_of(tracer, root_bound=root_bound))
-        self.children = ChildSpans(tracer, self._redaction, root_bound=root_bound)
+        self.children = ChildSpans(tracer, self._redaction, processors=self._processors, root_bound=root_bound)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -126,18 +128,19 @@ class ServerSpans(Recorder):
         self._spans = factory or SdkSpanFactory(tracer)
 
     def request_started(self, exchange: Exchange) -> None:
-        """Adopt or start the span, and make it current for the app."""
+        """Adopt or start the span, and make it current for the app where somebody reads it."""
         current = get_current()
-        if current and exchange.parent is not None and _is_left_over(current, exchange.parent):
-            current = _NO_PARENT
-        scope = exchange.scope
+        scope, parent_exchange = exchange.scope, exchange.parent
+        around = innermost_context(parent_exchange) if current or parent_exchange is not None else current
+        if parent_exchange is not None and _is_left_over(around, parent_exchange):
+            current = around = _NO_PARENT
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is not None:
             exchange.span = span
             _adopt(exchange, span)
             return
         links: Sequence[Link] = ()
-        parent = current
+        parent = around
         if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
             parent, links = self._incoming(exchange)
         name = span_name(exchange.method, None)
@@ -150,16 +153,18 @@ class ServerSpans(Recorder):
             )
         exchange.span = span
         exchange.outer_context = current
-        exchange.span_token = attach(Context({**parent, SPAN: span}))
         if self._processors():
+            exchange.span_token = attach(Context({**parent, SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has one. Where nobody reads ours, somebody may read theirs.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
+        else:
+            _hand_on(exchange, current, _NO_PARENT if parent is around else parent)
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Send the trace to the client; a websocket's span ends here, with the handshake."""
-        if not self._processors() and exchange.span_token is not None:
+        if exchange.app_current is not None:
             _adopt(exchange, span_inside(exchange))
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
@@ -177,7 +182,7 @@ class ServerSpans(Recorder):
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
         background = exchange.background
-        if background is None or exchange.span_token is None or not exchange.sampled:
+        if background is None or exchange.outer_context is None or not exchange.sampled:
             return
         started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
@@ -186,7 +191,7 @@ class ServerSpans(Recorder):
         span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
-        """Take the span off the caller's context."""
+        """Give the caller its context back."""
         if exchange.span_token is not None:
             detach(exchange.span_token)
             exchange.span_token = None
@@ -202,7 +207,7 @@ class ServerSpans(Recorder):
         return Context(), [Link(remote)] if remote.is_valid else ()
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
-        if exchange.span_token is None:
+        if exchange.outer_context is None:
             return
         if exchange.failed:
             mark_failed(exchange.span, exchange.error, self._redaction)
@@ -221,6 +226,17 @@ def _output(settings: TracingSettings, losses: SpanLosses, tell: Tell, failed: F
 def _is_left_over(context: Context, outer: Exchange) -> bool:
     """Tell whether a context is that of an exchange that is over: nobody's parent, unless a span in it goes on."""
     return outer.has_returned and not trace.get_current_span(context).is_recording()
+
+
+def _hand_on(exchange: Exchange, current: Context, incoming: Context) -> None:
+    """Let the app have its caller's context, and what the caller has sent, but not our span, which nobody reads.
+
+    What others open below is then a child of what somebody reads, or of nothing.
+    """
+    handed = incoming if not current else Context({**current, **incoming}) if incoming else current
+    if handed is not current or current is _NO_PARENT:
+        exchange.span_token = attach(handed)
+    exchange.app_current = (handed.get(SPAN), handed.get(RUNNING)) if handed else _NEITHER
 
 
 def _existing_span(exchange: Exchange) -> Span | None:
