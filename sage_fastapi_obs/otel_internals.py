@@ -70,7 +70,7 @@ _METHODS = ("_new_events", "_new_links")
 
 
 def processors_of(provider: trace.TracerProvider) -> Callable[[], Collection[object]]:
-    """Return what lists the processors of a provider; it is empty as long as nobody reads its spans.
+    """Return what lists the processors of a provider; the list is empty while its spans go nowhere.
 
     A provider that is not the SDK's is taken to have some, unless it is the API's, which makes no spans.
     """
@@ -119,7 +119,7 @@ class SplitProcessor(SynchronousMultiSpanProcessor):
 
 
 class _ForeignProcessor:
-    """The processor of somebody else's provider: all its methods are called."""
+    """The processor of a provider that is not ours: all its methods are called."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         self.starting = (processor.on_start,)
@@ -154,7 +154,7 @@ class FastSpan(SdkSpan):
         self._links = self._new_links(links)  # type: ignore[arg-type]
 
     def finish(self, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
-        """End the span, with its last attributes and its name, unless somebody has named it otherwise."""
+        """End the span, with its last attributes and its name, unless the application has renamed it."""
         if self._name != started_as:
             name = self._name
         if type(self._attributes) is not dict:

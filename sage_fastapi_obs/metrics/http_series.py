@@ -1,8 +1,7 @@
 """The numbers of HTTP requests: kept together per method, route and status, and shown to Prometheus as metric families.
 
-Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or when
-somebody asks, which costs a fraction of what as many separate instruments do. No scrape sees a request that is counted but
-not timed.
+Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or at a
+scrape, for a fraction of the cost of five separate instruments. No scrape sees a request that is counted but not timed.
 """
 
 import sys
@@ -87,7 +86,7 @@ class RequestSeries:
 
     def __init__(self, duration_buckets: int, size_buckets: int) -> None:
         self.pending: list[Numbers] = []
-        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
+        """Requests that have not been added up; appended without the lock, removed under it."""
         self.totals = Totals(duration_buckets, size_buckets)
         """Of the requests that have been added up."""
         self.read = -1

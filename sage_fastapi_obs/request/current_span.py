@@ -12,10 +12,10 @@ __all__ = ["span_inside"]
 
 
 def span_inside(exchange: Exchange) -> Span | None:
-    """Find the server span that somebody inside of us has opened for this request; None where ours is the one.
+    """Find the server span that the framework has started inside of us for this request; None if it has not.
 
-    FastAPI and Starlette open theirs below the caller's, not below the current one. Where all is known of it is that it is
-    of another trace, it may be a span below theirs.
+    FastAPI and Starlette start it below the span of the caller, not below the current one. A current span of another trace may
+    also be one below theirs.
     """
     native = native_span(exchange.scope)
     if native is not None:

@@ -116,7 +116,7 @@ class Exchange:
         self.outer_context: Any = None
         """OpenTelemetry's context around our own span; None when the span is adopted."""
         self.app_current: tuple[Any, Any] | None = None
-        """The span and the operation that the app finds current where nobody reads ours, each if any; else None."""
+        """Where our span is not current: the span and the operation that are, or None for each. None where ours is current."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
         self.bound_fields: dict[str, Any] | None = None
@@ -124,7 +124,7 @@ class Exchange:
         self.route: str | None = None
         """The route's template; None when nothing matched."""
         self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
-        """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
+        """The status that was sent; 500 when the app failed before it, 499 when the client left before it."""
         self.first_byte_us: int | None = None
         """Of a body that came in pieces."""
         self.socket: Socket | None = None
@@ -132,13 +132,13 @@ class Exchange:
         self.background: Background | None = None
         """The work after the last byte, when there was any."""
         self.rejection: str | None = None
-        """Why this request is answered 400 instead of being handed to the app."""
+        """Why this request is answered 400 and does not reach the app."""
         self.error: BaseException | None = None
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
         self.error_logged = False
-        """Whether what has left the app is in a line of ours; known once the app has returned."""
+        """Whether a line of ours has the exception that has left the app; known once the app has returned."""
         self.held_lines: Any = None
         """Lines that wait for the outcome; None when there are none."""
 

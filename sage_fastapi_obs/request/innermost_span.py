@@ -1,7 +1,7 @@
-"""The innermost span of this moment: the current one, or one of ours that is not current because nobody reads it.
+"""The innermost span of the running code: the current one, or one of ours that is not current because it is not exported.
 
-What others open below a span that goes nowhere would lose its parent. So ours are current only where somebody reads them, and
-what we tell and send on asks here.
+Spans of other libraries below one that goes nowhere would lose their parent. So ours are made current only where the provider
+has a processor. Log lines and outgoing calls find the innermost span here.
 """
 
 from typing import Any

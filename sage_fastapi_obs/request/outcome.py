@@ -43,7 +43,7 @@ _UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: CLIENT_DISCONNECT,
 def classify(exchange: "Exchange", *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
     """Set the error type of an exchange, and its status if none was sent.
 
-    `complete`: whether the whole response was handed over. `valid`: whether the app has kept to the protocol. `stopping`:
+    `complete`: whether the server has the whole response. `valid`: whether the app has kept to the protocol. `stopping`:
     whether the service is about to end, which is why an app may leave a response unfinished.
     """
     error, status = exchange.error, exchange.status

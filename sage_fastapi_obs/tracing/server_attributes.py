@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9
 
 
 def id_attributes(exchange: Exchange) -> dict[str, Any]:
-    """Return the ids of a request; also for a span that somebody else has opened for it."""
+    """Return the ids of a request; also for the span of another library."""
     return {"sage.request_id": exchange.request_id, "sage.correlation_id": exchange.correlation_id}
 
 

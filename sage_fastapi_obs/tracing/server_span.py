@@ -33,7 +33,7 @@ SCOPE_NAME = "sage_fastapi_obs"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
-"""Spans that nobody reads."""
+"""Types of spans that record nothing."""
 _NO_PARENT = Context()
 _NEITHER = (None, None)
 Tell: TypeAlias = Callable[[str, Mapping[str, Any]], None]
@@ -128,7 +128,7 @@ class ServerSpans(Recorder):
         self._spans = factory or SdkSpanFactory(tracer)
 
     def request_started(self, exchange: Exchange) -> None:
-        """Adopt or start the span, and make it current for the app where somebody reads it."""
+        """Adopt or start the span, and make it current for the app if it is exported."""
         current = get_current()
         scope, parent_exchange = exchange.scope, exchange.parent
         around = innermost_context(parent_exchange) if current or parent_exchange is not None else current
@@ -156,11 +156,11 @@ class ServerSpans(Recorder):
         if self._processors():
             exchange.span_token = attach(Context({**parent, SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
-            # a request that has one. Where nobody reads ours, somebody may read theirs.
+            # a request that has one. Where ours is not exported, theirs may be.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
         else:
-            _hand_on(exchange, current, _NO_PARENT if parent is around else parent)
+            _keep_current(exchange, current, _NO_PARENT if parent is around else parent)
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Send the trace to the client; a websocket's span ends here, with the handshake."""
@@ -228,19 +228,19 @@ def _is_left_over(context: Context, outer: Exchange) -> bool:
     return outer.has_returned and not trace.get_current_span(context).is_recording()
 
 
-def _hand_on(exchange: Exchange, current: Context, incoming: Context) -> None:
-    """Let the app have its caller's context, and what the caller has sent, but not our span, which nobody reads.
+def _keep_current(exchange: Exchange, current: Context, incoming: Context) -> None:
+    """Give the app the current context and what the caller has sent, without our span, which is not exported.
 
-    What others open below is then a child of what somebody reads, or of nothing.
+    Spans that other libraries start are then children of exported ones, or of none.
     """
-    handed = incoming if not current else Context({**current, **incoming}) if incoming else current
-    if handed is not current or current is _NO_PARENT:
-        exchange.span_token = attach(handed)
-    exchange.app_current = (handed.get(SPAN), handed.get(RUNNING)) if handed else _NEITHER
+    app_context = incoming if not current else Context({**current, **incoming}) if incoming else current
+    if app_context is not current or current is _NO_PARENT:
+        exchange.span_token = attach(app_context)
+    exchange.app_current = (app_context.get(SPAN), app_context.get(RUNNING)) if app_context else _NEITHER
 
 
 def _existing_span(exchange: Exchange) -> Span | None:
-    """Find the server span that somebody outside of us has opened for this very request."""
+    """Find the server span that another library has started outside of us for this request."""
     native = native_span(exchange.scope)
     if native is not None:
         return native
@@ -257,7 +257,7 @@ def _existing_span(exchange: Exchange) -> Span | None:
 
 
 def _adopt(exchange: Exchange, span: Span | None) -> None:
-    """Take the ids of a span that somebody else has started for a request, and set those of the request on it."""
+    """Take the ids of the span of another library, and set those of the request on it."""
     if span is None:
         return
     if span.is_recording():
