@@ -209,7 +209,7 @@ class ServerSpans(Recorder):
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         if exchange.outer_context is None:
             return
-        if exchange.failed:
+        if exchange.error_type is not None and exchange.failed:
             mark_failed(exchange.span, exchange.error, self._redaction)
         method = exchange.method
         names = span_name(method, None), span_name(method, exchange.route)
