@@ -22,7 +22,8 @@ from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.alerting import notify
 from sage_fastapi_obs.alerting.notify import NotDeliveredError, Notifiers
 from sage_fastapi_obs.delivery import http_sender
-from sage_fastapi_obs.delivery.http_sender import Poster, Unavailable
+from sage_fastapi_obs.delivery.answers import Unavailable
+from sage_fastapi_obs.delivery.http_sender import Poster
 from sage_fastapi_obs.health import checks
 from sage_fastapi_obs.settings import NotifySettings
 
@@ -104,7 +105,7 @@ def test_an_answer_costs_neither_memory_nor_time(
 ) -> None:
     """However much comes, however packed and however slowly, it is over in time and the connection is closed."""
     monkeypatch.setattr(http_sender, "REQUEST_SECONDS", SHORT_SECONDS)
-    monkeypatch.setattr(notify, "SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", SHORT_SECONDS)
     with serving(Hostile(*HOSTILE[what])) as server:
         tracemalloc.start()
         try:
