@@ -116,7 +116,7 @@ class Observability:
         self.router: APIRouter = monitoring_router(settings, self._scrape, self.status, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         tracing = self._tracing if settings.tracing.enabled else None
-        logs = self._logs if settings.logging.enabled else None
+        logs = self._logs.access if settings.logging.enabled else None
         flight = self._logs.flight if settings.logging.enabled else None
         if settings.metrics.enabled and flight is not None:
             self.registry.register(HeldLineCounts(flight))
@@ -180,6 +180,19 @@ class Observability:
             raise DeclarationError(f"{pack!r} cannot be switched on: there are {names}, and classes with declared metrics")
         else:
             self.instruments.enable(pack)
+
+    @property
+    def logs(self) -> LogWriter:
+        """What writes the lines."""
+        return self._logs
+
+    def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
+        """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
+
+        `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
+        Raises `ValueError` for what is no level.
+        """
+        self._logs.change_level(logger, level, seconds)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.

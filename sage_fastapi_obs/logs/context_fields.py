@@ -5,10 +5,18 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from sage_fastapi_obs.logs.access_log import TRACE_IDS
+from sage_fastapi_obs.logs.field_names import (
+    FIELD_CORRELATION_ID,
+    FIELD_REQUEST_ID,
+    FIELD_SPAN_ID,
+    FIELD_TRACE_FLAGS,
+    FIELD_TRACE_ID,
+)
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 
-__all__ = ["RUNNING", "add_context", "running"]
+__all__ = ["RUNNING", "add_context", "running", "span_fields"]
 
 RUNNING = otel_context.create_key("sage_fastapi_obs.operation")
 """The key under which a context has the operation that runs in it: something with `fields` for the lines written there."""
@@ -26,20 +34,26 @@ def add_context(fields: dict[str, Any]) -> None:
         # A copy, because another thread of the request may be binding.
         for name, value in (exchange.bound or {}).copy().items():
             fields.setdefault(name, value)
-        fields["request_id"] = exchange.request_id
+        fields[FIELD_REQUEST_ID] = exchange.request_id
     correlation_id = current_correlation_id()
     if correlation_id is not None:
-        fields["correlation_id"] = correlation_id
+        fields[FIELD_CORRELATION_ID] = correlation_id
     operation = running()
     if operation is not None:
         for name, value in operation.fields.copy().items():
             fields.setdefault(name, value)
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
-        fields["trace_id"] = f"{context.trace_id:032x}"
-        fields["span_id"] = f"{context.span_id:016x}"
-        fields["trace_flags"] = f"{context.trace_flags & 1:02x}"
-    elif exchange is not None and exchange.trace_id:
+        fields.update(span_fields(context))
+    elif exchange is not None:
         # A thread of the application's own has the exchange, through its logger, and no span.
-        fields["trace_id"], fields["span_id"] = exchange.trace_id, exchange.span_id
-        fields["trace_flags"] = "01" if exchange.sampled else "00"
+        TRACE_IDS.add_to(fields, exchange)
+
+
+def span_fields(context: trace.SpanContext) -> dict[str, str]:
+    """Return the ids of a span, as lines have them."""
+    return {
+        FIELD_TRACE_ID: f"{context.trace_id:032x}",
+        FIELD_SPAN_ID: f"{context.span_id:016x}",
+        FIELD_TRACE_FLAGS: f"{context.trace_flags & 1:02x}",
+    }

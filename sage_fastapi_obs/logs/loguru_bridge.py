@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import loguru
 
+from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, attached, is_written
 from sage_fastapi_obs.logs.context_fields import add_context
 from sage_fastapi_obs.logs.duplicate_handlers import writers_at
@@ -25,7 +26,6 @@ AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_log
 records in ways of their own, and are told only what the application itself tells loguru."""
 HANDLER_DEPTHS = range(7, 13)
 """How far above our sink a handler of `logging` stands that hands a record to loguru: seven frames in the recipe."""
-_NAMES = {"trace": "TRACE", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 _FILTER = "_filter"
 _core: Any = getattr(loguru.logger, "_core", None)
 _HANDLE = logging.Handler.handle.__code__
@@ -93,7 +93,7 @@ def tell_loguru(
 
     log = loguru.logger if record is None else loguru.logger.bind(**{str(name): value for name, value in fields.items()})
     try:
-        log.patch(describe).opt(exception=error).log(_NAMES[level], message)
+        log.patch(describe).opt(exception=error).log(LEVEL_DETAILS[level].loguru, message)
     finally:
         _this_thread.told, _this_thread.is_record = before
     return told
@@ -190,7 +190,7 @@ def _sink(message: "loguru.Message") -> None:
         text, fields = _said(text)
         extra = {**fields, **extra}
     error = None if record["exception"] is None else record["exception"].value
-    logs.take(record["time"].timestamp(), severity, text, record["name"], extra, error)
+    logs.accept(record["time"].timestamp(), severity, text, record["name"], extra, error)
 
 
 def _patch() -> None:

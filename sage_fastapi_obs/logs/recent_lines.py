@@ -56,18 +56,18 @@ class RecentLines:
     def __init__(self, most_lines: int, most_bytes: int) -> None:
         self._most_lines = most_lines
         self._most_bytes = most_bytes
-        self._entries: deque[Entry] = deque()
+        self.entries: deque[Entry] = deque()
         self.size = 0
         """Bytes kept now, those around the lines included."""
         # Reentrant, because a finalizer or a signal handler may log at any point.
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def keep(self, entry: Entry) -> None:
         """Keep a line, and let the oldest go for which there is no room."""
-        entries = self._entries
+        entries = self.entries
         with self._lock:
             entries.append(entry)
             self.size += len(entry[3]) + OVERHEAD_BYTES
@@ -78,7 +78,7 @@ class RecentLines:
     def find(self, wanted: str, limit: int) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, in the order of their timestamps."""
         with self._lock:
-            entries = list(self._entries)
+            entries = list(self.entries)
         found = [
             encoded
             for correlation_id, request_id, trace_id, encoded in entries

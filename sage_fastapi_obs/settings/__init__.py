@@ -19,7 +19,6 @@ from sage_fastapi_obs.settings.sections import (
     Severity,
     SlaSettings,
     TracingSettings,
-    usual_level,
 )
 
 __all__ = [
@@ -41,5 +40,4 @@ __all__ = [
     "Severity",
     "SlaSettings",
     "TracingSettings",
-    "usual_level",
 ]

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.log_levels import LevelName, usual_level
 from sage_fastapi_obs.settings.standard_variables import is_http_url, is_service_link, standard_sections
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
     "Severity",
     "SlaSettings",
     "TracingSettings",
-    "usual_level",
 ]
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
@@ -83,13 +83,6 @@ def _with_otlp(tracing: Any) -> Any:
     url = urlsplit(endpoint)
     host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return {"otlp_endpoint": urlunsplit((url.scheme, f"{host}:4318", "/v1/traces", "", "")), **tracing}
-
-
-def usual_level(level: object) -> object:
-    """Read a level as people spell it."""
-    if not isinstance(level, str):
-        return level
-    return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
 
 
 def _long_enough(token: SecretStr | None) -> SecretStr | None:
@@ -161,7 +154,7 @@ class LoggingSettings(_Section):
 
     enabled: bool = True
     """Take over logging and write one line per request."""
-    level: Literal["trace", "debug", "info", "warn", "error", "critical"] = "info"
+    level: LevelName = "info"
     """Lowest level that is written."""
     format: Literal["json", "console"] = "json"
     """`json`: one object per line. `console`: for people."""
@@ -185,7 +178,7 @@ class LoggingSettings(_Section):
     """Send lines to this Elasticsearch too; `ELASTICSEARCH_URL` in the environment, in production."""
     elasticsearch_index: str = "ai-textbook-logs"
     """Index or data stream that the lines go to."""
-    elasticsearch_level: Literal["trace", "debug", "info", "warn", "error", "critical"] = "info"
+    elasticsearch_level: LevelName = "info"
     """Lowest level that is sent there."""
     elasticsearch_api_key: SecretStr | None = None
     """Its API key, where the URL carries no user and password."""

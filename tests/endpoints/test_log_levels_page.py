@@ -94,7 +94,7 @@ async def test_a_change_needs_the_token(access: str, token: Any, given: Any, sta
     async with asking(app) as http:
         answer = await http.put(PATH, json={"level": "debug"}, headers=headers)
     assert answer.status_code == status
-    assert len(watched.obs._logs.levels.changes) == (status == 200)
+    assert len(watched.obs.logs.levels.changes) == (status == 200)
     assert TOKEN not in answer.text
     if status == 403:
         assert answer.json()["detail"] == "closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN)"
@@ -147,7 +147,7 @@ async def test_bad_input_is_refused_with_what_would_be_right(body: bytes, said: 
     assert answer.status_code == 422
     assert said in answer.json()["detail"]
     assert '{"level": "debug", "logger": null, "seconds": 300}' in answer.json()["detail"]
-    assert watched.obs._logs.levels.changes == []
+    assert watched.obs.logs.levels.changes == []
 
 
 async def test_a_body_without_end_is_not_read_to_its_end(watch: Any) -> None:
@@ -165,7 +165,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(watch: Any) -> None:
     driven = await drive(app, http_scope(PATH, "PUT", headers=headers), parts())
     assert driven.sent[0]["status"] == 413
     assert read < 10
-    assert watched.obs._logs.levels.changes == []
+    assert watched.obs.logs.levels.changes == []
 
 
 async def test_too_many_changes_are_refused(watch: Any) -> None:

@@ -131,7 +131,7 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     assert told(watched) == [("info", "good: info"), ("info", "request completed")]
     assert watched.value(HELD, outcome="discarded") == 2
     assert watched.value(HELD, outcome="released") == 0
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_a_slow_request_is_complete(watch: Any) -> None:
             await http.get("/slow")
         expected = [("debug", "slow: before"), ("debug", "slow: after"), ("info", "request completed")]
         assert told(watched) == (expected if complete else [])
-        watched.obs._logs.close()
+        watched.obs.logs.close()
 
 
 @pytest.mark.parametrize(("first", "rest", "complete"), [(3, 0, True), (0, 3600, False)])
@@ -264,7 +264,7 @@ async def test_what_outlives_its_request_is_not_held(watch: Any) -> None:
         await http.get("/")
     returned.set()
     await asyncio.gather(*tasks)
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
     assert "outlived" not in [message for _, message in told(watched)]
 
 
@@ -303,7 +303,7 @@ async def test_lines_outside_of_requests_and_on_excluded_paths_are_not_held(watc
 
     await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/metrics"))
     assert told(watched) == []
-    assert watched.obs._logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
+    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
     await watched.obs.close()
 
 
@@ -328,7 +328,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
     watched = recording(watch)
-    watched.obs._logs.flight._clock = Seconds()
+    watched.obs.logs.flight.clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []
@@ -349,12 +349,12 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         await eventually(lambda: len(arrived) == 40)
         gate.set()
         await asyncio.gather(*asked)
-    line_format = [line for line in watched.lines if line["level"] == "debug"]
+    lines = [line for line in watched.lines if line["level"] == "debug"]
     for number in range(40):
-        mine = [line["message"] for line in line_format if line["request_id"] == f"r-{number}"]
+        mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
         assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
 
 
 class Seconds:
@@ -372,7 +372,7 @@ async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
     """In one second so many requests have their lines written; the rest say what is missing, and the next second is new."""
     watched = recording(watch)
     now = [5.0]
-    watched.obs._logs.flight._clock = lambda: now[0]
+    watched.obs.logs.flight.clock = lambda: now[0]
     async with client(app_of(watched)) as http:
         for _ in range(held_lines.RELEASES_PER_SECOND + 3):
             await http.get("/many/2")
@@ -419,7 +419,7 @@ async def test_only_what_is_below_the_level_is_held(level: str, lines: list[str]
         await http.get("/boom")
     seen = told(watched)
     assert len(seen) == len(set(seen))
-    assert {level for _, level in [("", one) for one in line_format]} <= {level for level, _ in seen}
+    assert {level for _, level in [("", one) for one in lines]} <= {level for level, _ in seen}
     assert ("debug", "boom: plain") in seen
     assert ("info", "boom: info") in seen
 
@@ -429,7 +429,7 @@ async def test_trace_lines_are_not_held(watch: Any) -> None:
     watched = recording(watch)
     app = app_of(watched)
     watched.obs.start()
-    watched.obs._logs.change_level("elsewhere", "trace", 60)
+    watched.obs.set_level("trace", "elsewhere", seconds=60)
     async with client(app) as http:
         await http.get("/boom")
     messages = [message for _, message in told(watched)]
@@ -481,8 +481,8 @@ async def test_two_observabilities_hold_their_own_lines(watch: Any) -> None:
     await drive(ObservabilityMiddleware(calls, observability=outer.obs), http_scope("/outer"))
     assert [message for _, message in told(outer)] == ["request completed"]
     assert told(inner) == [("debug", "inner"), ("error", "request failed")]
-    assert outer.obs._logs.flight.counts["discarded"] == 1
-    assert outer.obs._logs.flight.size == 0
+    assert outer.obs.logs.flight.counts["discarded"] == 1
+    assert outer.obs.logs.flight.size == 0
 
 
 async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
@@ -490,7 +490,7 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
     watched = recording(watch, logging={"output": "/dev/full"})
     driven = await drive(app_of(watched), http_scope("/boom"))
     assert driven.sent[0]["status"] == 500
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     # The start, the info line, two held ones and the canonical one.
     assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") == 5
     assert watched.obs.faults.counts["Logs"] >= 1
@@ -499,7 +499,7 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
 async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the recorder costs its line and nothing else."""
     watched = recording(watch)
-    monkeypatch.setattr(watched.obs._logs.flight, "hold", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.obs.logs.flight, "hold", lambda *_: 1 / 0)
     async with client(app_of(watched)) as http:
         assert (await http.get("/boom")).status_code == 500
     assert watched.obs.faults.counts == {"Logs": 2}
@@ -511,7 +511,7 @@ async def test_console_lines_are_held_too(watch: Any) -> None:
     watched = recording(watch, logging={"format": "console"})
     async with client(app_of(watched)) as http:
         await http.get("/boom")
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     assert [row.split()[1:4] for row in watched.path.read_text().splitlines() if " debug " in row] == [
         ["debug", "boom:", "loguru"],
         ["debug", "boom:", "plain"],
@@ -540,8 +540,8 @@ async def test_memory_stays_flat(watch: Any) -> None:
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert watched.obs._logs.flight.size == 0
-    assert watched.obs._logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
+    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
     assert grown < 256 * 1024
 
 
@@ -567,7 +567,7 @@ def exchange() -> Exchange:
 
 
 def size_of(held: Any) -> int:
-    return sum(len(line) + held_lines.OVERHEAD_BYTES for line_format in held for line in line_format)
+    return sum(len(line) + held_lines.OVERHEAD_BYTES for lines in held for line in lines)
 
 
 class Holding(RuleBasedStateMachine):
@@ -575,8 +575,8 @@ class Holding(RuleBasedStateMachine):
 
     @initialize(lines=strategies.integers(1, 6), total=strategies.integers(300_000, 600_000))
     def build(self, lines: int, total: int) -> None:
-        self.most_lines, self.most_bytes = line_format, total
-        limits = LoggingSettings.model_construct(flight_slow_seconds=None, flight_lines=line_format, flight_bytes=total)
+        self.most_lines, self.most_bytes = lines, total
+        limits = LoggingSettings.model_construct(flight_slow_seconds=None, flight_lines=lines, flight_bytes=total)
         self.flight = HeldLines(limits, clock=Seconds())
         self.exchanges: list[Exchange] = []
         self.held: dict[int, list[bytes]] = {}
@@ -609,11 +609,11 @@ class Holding(RuleBasedStateMachine):
     def settle(self, which: int, wanted: bool) -> None:
         if which >= len(self.exchanges) or self.exchanges[which].held is None:
             return
-        line_format, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
+        lines, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
         mine = self.held.pop(which, [])
         was_missing = self.missing.pop(which, 0)
         self.counts["released" if wanted else "discarded"] += len(mine)
-        assert list(line_format) == (mine if wanted else [])
+        assert list(lines) == (mine if wanted else [])
         assert missing == was_missing + (0 if wanted else len(mine))
         assert self.exchanges[which].held is None
 
@@ -623,7 +623,7 @@ class Holding(RuleBasedStateMachine):
             return
         assert self.flight.size == size_of(self.held.values()) <= self.most_bytes
         assert self.flight.counts == self.counts
-        assert len(self.flight._holders) == len(self.held)
+        assert self.flight.holders == len(self.held)
 
 
 Holding.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)

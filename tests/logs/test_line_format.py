@@ -18,12 +18,12 @@ from support import Watched, client
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.log_levels import level_name
 from sage_fastapi_obs.logs.line_format import (
     LONGEST_BYTES,
     TOP_LEVEL,
     console_format,
     json_format,
-    level_name,
     line_builder,
     with_renamed_fields,
 )

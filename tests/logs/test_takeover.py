@@ -124,7 +124,7 @@ async def test_a_users_sink_sees_where_a_record_was_written(started: Watched) ->
     logger.remove(sink_id)
     (record,) = got
     function = "test_a_users_sink_sees_where_a_record_was_written"
-    assert (record["name"], record["function"], record["module"]) == ("library", function, "test_handover")
+    assert (record["name"], record["function"], record["module"]) == ("library", function, "test_takeover")
     assert record["line"] == sys._getframe().f_lineno - 5
 
 

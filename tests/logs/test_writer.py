@@ -99,7 +99,7 @@ async def test_excluded_paths_are_debug(path: str, watch: Any) -> None:
         watched = watch(logging={"level": level})
         await drive(around(watched, answering(500)), http_scope(path))
         assert [line["level"] for line in watched.access] == lines
-        watched.obs._logs.close()
+        watched.obs.logs.close()
 
 
 async def test_our_own_pages_are_excluded_under_any_name(watch: Any) -> None:
@@ -509,8 +509,8 @@ async def test_two_observabilities_get_the_lines_of_their_own_requests(watch: An
     assert [line["message"] for line in second.lines if line["message"] in ("first", "second")] == ["second"] * 4
     assert (len(first.access), len(second.access)) == (1, 2)
     assert len(said(first, "outside")) + len(said(second, "outside")) == 1
-    first.obs._logs.close()
-    second.obs._logs.close()
+    first.obs.logs.close()
+    second.obs.logs.close()
 
 
 def state() -> dict[str, Any]:
@@ -723,7 +723,7 @@ async def test_a_hostile_path_stays_on_one_line(fmt: str, watch: Any) -> None:
     paths = ["/a\nforged", "/\x1b]0;x\x07", "/\ud800", "/{0.__class__}", "/" + "x" * 60_000, ""]
     for path in paths:
         await drive(around(watched, answering(200)), http_scope(path))
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     rows = watched.path.read_text().split("\n")[:-1]
     assert len(rows) == len(paths) + 1
     assert all(row.isprintable() and len(row) < 5_000 for row in rows)

@@ -545,9 +545,9 @@ async def test_the_hook_uses_the_headers_of_the_settings(watch: Any) -> None:
     assert {name for name in sent[0] if name.startswith("x-")} == {"x-hop", "x-second"}
     with CorrelationContext("job"):
         assert await headers_sent() == {"x-first": "job"}
-        first.obs._logs.close()
+        first.obs.logs.close()
         assert await headers_sent() == {"x-second": "job"}
-        second.obs._logs.close()
+        second.obs.logs.close()
         assert await headers_sent() == {"x-correlation-id": "job"}
 
 
