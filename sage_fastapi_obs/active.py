@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from weakref import ReferenceType, ref
 
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.request.exchange import current_exchange
-from sage_fastapi_obs.request.recorder import InternalErrors
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 

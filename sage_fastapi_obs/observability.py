@@ -23,6 +23,7 @@ from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.health.health import Health
 from sage_fastapi_obs.health.sigterm import StopSignals
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
@@ -37,7 +38,7 @@ from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
-from sage_fastapi_obs.request.recorder import InternalErrors, Recorder, RecorderCallbacks, component_of
+from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread
@@ -120,11 +121,11 @@ class Observability:
         flight = self._logs.flight if settings.logging.enabled else None
         if settings.metrics.enabled and flight is not None:
             self.registry.register(HeldLineCounts(flight))
-        # The order of the moments, written once: ids before the span that names them, and the log line, which leaves
+        # The order of recorders, written once: ids before the span that names them, and the log line, which leaves
         # first, before the metrics; `request_finished` runs from last to first.
         recorders: tuple[Recorder | None, ...] = (identity, tracing, metrics, logs, flight)
-        self.moments = RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
-        self.excluded_moments = RecorderCallbacks([identity, *([logs] if logs is not None else [])], self.faults)
+        self.callbacks = RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
+        self.excluded_callbacks = RecorderCallbacks([identity, *([logs] if logs is not None else [])], self.faults)
         # Our own pages are never part of the app's traffic, whatever they are called.
         excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
         self.excluded = excluded

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "log_levels", "threads", "processes"},
+    {"errors", "internal_errors", "log_levels", "threads", "processes"},
     {"settings"},
     {"privacy"},
     {"catalog"},

@@ -12,8 +12,8 @@ from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Say
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback, Severity
 from sage_fastapi_obs.alerting.windows import Group, Window, Windows
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 __all__ = ["Alert", "Alerts", "State"]
 

@@ -10,7 +10,7 @@ from concurrent.futures import wait
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.alerting.rules import Callback
-from sage_fastapi_obs.request.recorder import InternalErrors
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.threads import NoThreadError, Threads, start_thread
 
 __all__ = ["NotificationQueue", "Outcome"]

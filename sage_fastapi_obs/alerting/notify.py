@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import EmailMessage
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import anyio
@@ -52,7 +51,7 @@ class Notifiers:
 
     async def send_slack_notification(self, notice: Notice) -> None:
         """Post a message to the Slack channel."""
-        url = await self._secret("slack_webhook_url")
+        url = _reveal(self._settings.slack_webhook_url)
         if url is None:
             self._only_log("slack", notice)
             return
@@ -71,12 +70,12 @@ class Notifiers:
         message["From"], message["To"] = self._settings.email_from, ", ".join(self._settings.email_to)
         message["Subject"] = _one_line(self._title(notice))
         message.set_content(_body(notice) or self._title(notice))
-        password = await self._secret("smtp_password")
+        password = _reveal(self._settings.smtp_password)
         await anyio.to_thread.run_sync(self._mail, message, password)
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""
-        key = await self._secret("pagerduty_routing_key")
+        key = _reveal(self._settings.pagerduty_routing_key)
         if key is None:
             self._only_log("pagerduty", notice)
             return
@@ -98,7 +97,7 @@ class Notifiers:
 
     async def create_incident_ticket(self, notice: Notice) -> None:
         """Post an alert to the webhook, in the format of Alertmanager's (version 4)."""
-        url = await self._secret("webhook_url")
+        url = _reveal(self._settings.webhook_url)
         if url is None:
             self._only_log("webhook", notice)
             return
@@ -147,17 +146,6 @@ class Notifiers:
         }
         return {"version": "4", "status": status, "receiver": "sage_fastapi_obs", "alerts": [one]}
 
-    async def _secret(self, name: str) -> str | None:
-        """Return a secret, read from its file each time, so that it may be changed while the service runs."""
-        given: SecretStr | None = getattr(self._settings, name)
-        path: str | None = getattr(self._settings, f"{name}_file")
-        if path is None:
-            return None if given is None else given.get_secret_value()
-        try:
-            return (await anyio.to_thread.run_sync(Path(path).read_text)).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotDeliveredError(f"cannot read notify.{name}_file: {type(error).__name__}") from None
-
     async def _post(self, whom: str, url: str, body: dict[str, Any]) -> None:
         # Not followed where it is redirected: the answer of one server must not make us ask another.
         try:
@@ -190,6 +178,10 @@ class Notifiers:
                 server.send_message(message)
         except (smtplib.SMTPException, OSError) as error:
             raise NotDeliveredError(f"the mail server did not take it: {type(error).__name__}") from None
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _body(notice: Notice) -> str:

@@ -19,8 +19,8 @@ from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.alerting.windows import Window, Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
-from sage_fastapi_obs.request.recorder import InternalErrors
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 

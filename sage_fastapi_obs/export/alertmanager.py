@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from typing import Any
 
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import services as of
 from sage_fastapi_obs.export.rules import alerts
 from sage_fastapi_obs.export.services import Services
@@ -13,7 +12,8 @@ from sage_fastapi_obs.settings import Settings
 __all__ = ["SECRETS", "configuration", "files"]
 
 SECRETS = "/etc/alertmanager/secrets"
-"""Where the files with secrets are, unless the settings name others."""
+"""Where Alertmanager finds the files with secrets."""
+DEMO_SINK = "http://alert-sink:9094"
 SILENCES = {
     "HighHandshakeErrorRate": "SageHighErrorRate",
     "EncryptionSlowdown": "HighEncryptionLatency",
@@ -26,7 +26,6 @@ _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
 _SUMMARIES = (
     "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
 )
-_SECRET = ("slack_webhook_url", "pagerduty_routing_key", "smtp_password")
 
 
 def files(services: Services) -> dict[str, str]:
@@ -38,12 +37,9 @@ def files(services: Services) -> dict[str, str]:
 
 
 def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
-    """Return the configuration; `secrets`: the folder with files of secrets.
-
-    Raises `SettingsError` for a secret that is in the settings.
-    """
+    """Return the configuration; `secrets`: the folder with files of secrets. Those of the settings are not written."""
     mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
-    told = _sinks(services, mailed) if is_demo else _people(services, mailed, secrets)
+    told = _sinks(mailed) if is_demo else _people(services, mailed, secrets)
     return {
         "global": {"resolve_timeout": "5m"},
         "route": {
@@ -83,17 +79,12 @@ def _inhibitions(exported: Collection[str]) -> list[dict[str, Any]]:
     return [*found, down]
 
 
-def _sinks(services: Services, mailed: Services) -> dict[str, dict[str, Any]]:
-    url = services[0].export.sink_url.rstrip("/")
+def _sinks(mailed: Services) -> dict[str, dict[str, Any]]:
     names = ("default", "critical", "warning", *map(_mail_name, mailed))
-    return {name: {"webhook_configs": [{"url": f"{url}/{name}", "send_resolved": True}]} for name in names}
+    return {name: {"webhook_configs": [{"url": f"{DEMO_SINK}/{name}", "send_resolved": True}]} for name in names}
 
 
 def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
-    for service in services:
-        _check_secrets(service)
-    slack = _first(services, "slack_webhook_url_file") or f"{secrets}/slack_webhook_url"
-    pager = _first(services, "pagerduty_routing_key_file") or f"{secrets}/pagerduty_routing_key"
     channel = services[0].export.slack_channel
     name = "{{ .CommonLabels.alertname }}"
     called = {
@@ -105,7 +96,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
         receiver: {
             "slack_configs": [
                 {
-                    "api_url_file": slack,
+                    "api_url_file": f"{secrets}/slack_webhook_url",
                     "channel": f"{channel}{suffix}",
                     "title": title,
                     "text": _SUMMARIES,
@@ -116,7 +107,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
         for receiver, (suffix, title) in called.items()
     }
     told["critical"]["pagerduty_configs"] = [
-        {"routing_key_file": pager, "description": f"{name} {{{{ .CommonLabels.service }}}}"}
+        {"routing_key_file": f"{secrets}/pagerduty_routing_key", "description": f"{name} {{{{ .CommonLabels.service }}}}"}
     ]
     return told | {_mail_name(one): _mail(one, secrets) for one in mailed}
 
@@ -124,7 +115,7 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
 def _mail(service: Settings, secrets: str) -> dict[str, Any]:
     given = service.notify
     user = {"auth_username": given.smtp_user} if given.smtp_user else {}
-    password = {"auth_password_file": given.smtp_password_file or f"{secrets}/smtp_password"} if given.smtp_user else {}
+    password = {"auth_password_file": f"{secrets}/smtp_password"} if given.smtp_user else {}
     sender = {
         "from": given.email_from,
         "smarthost": f"{given.smtp_host}:{given.smtp_port}",
@@ -134,15 +125,3 @@ def _mail(service: Settings, secrets: str) -> dict[str, Any]:
         "send_resolved": True,
     }
     return {"email_configs": [{"to": ", ".join(given.email_to), **sender}]}
-
-
-def _first(services: Services, key: str) -> str | None:
-    return next((found for one in services if (found := getattr(one.notify, key))), None)
-
-
-def _check_secrets(service: Settings) -> None:
-    for key in _SECRET:
-        if getattr(service.notify, key) is not None:
-            raise SettingsError(
-                f"notify.{key} of {of.name(service)!r} would be written to a file: set notify.{key}_file instead"
-            )

@@ -63,8 +63,8 @@ class AccessRecorder(Recorder):
         if (
             write_later is not None
             and exchange.error_type is None
-            and exchange.bound is None
-            and exchange.held is None
+            and exchange.bound_fields is None
+            and exchange.held_lines is None
             and exchange.socket is None
             and not exchange.streamed
             and not exchange.excluded
@@ -95,10 +95,10 @@ class AccessRecorder(Recorder):
 
     def _write_now(self, exchange: Exchange) -> None:
         level = access_level(exchange)
-        dropped = None if exchange.held is None else self._writer.settle_held(exchange)
+        dropped = None if exchange.held_lines is None else self._writer.settle_held(exchange)
         if LEVELS[level] < self._threshold and dropped is None and not takeover.others_listen():
             return
-        fields = self._on_access_line.add_to((exchange.bound or {}).copy(), exchange)
+        fields = self._on_access_line.add_to((exchange.bound_fields or {}).copy(), exchange)
         fields.update(dropped or {})
         error = exchange.error if exchange.failed else None
         message = access_message(exchange)
@@ -111,7 +111,7 @@ class AccessRecorder(Recorder):
         error = exchange.background.error
         message = "background work finished" if error is None else "background work failed"
         fields: dict[str, Any] = self._on_background_line.add_to({}, exchange)
-        if exchange.held is not None:
+        if exchange.held_lines is not None:
             fields.update(self._writer.settle_held(exchange, wanted=error is not None) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)
 

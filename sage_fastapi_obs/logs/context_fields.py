@@ -32,7 +32,7 @@ def add_context(fields: dict[str, Any]) -> None:
     exchange = current_exchange.get()
     if exchange is not None:
         # A copy, because another thread of the request may be binding.
-        for name, value in (exchange.bound or {}).copy().items():
+        for name, value in (exchange.bound_fields or {}).copy().items():
             fields.setdefault(name, value)
         fields[FIELD_REQUEST_ID] = exchange.request_id
     correlation_id = current_correlation_id()

@@ -62,9 +62,9 @@ class HeldLines(Recorder):
         # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
         line = encoded[:-1]
         with self._lock:
-            held = exchange.held
+            held = exchange.held_lines
             if held is None:
-                held = exchange.held = _Held()
+                held = exchange.held_lines = _Held()
             self._holders[held] = None
             held.lines.append(line)
             self._grow(held, len(line) + OVERHEAD_BYTES)
@@ -76,8 +76,8 @@ class HeldLines(Recorder):
     def settle(self, exchange: Exchange, *, wanted: bool) -> tuple[Iterable[bytes], int]:
         """Take the lines of a request whose outcome is known; return those to write, and how many are missing."""
         with self._lock:
-            held: _Held = exchange.held
-            exchange.held = None
+            held: _Held = exchange.held_lines
+            exchange.held_lines = None
             self._holders.pop(held, None)
             self.size -= held.size
             if wanted and self._may_release():
@@ -88,7 +88,7 @@ class HeldLines(Recorder):
 
     def app_returned(self, exchange: Exchange) -> None:
         """Let go what was logged after the last byte, where nothing came of it."""
-        if exchange.held is not None:
+        if exchange.held_lines is not None:
             self.settle(exchange, wanted=False)
 
     def wants(self, exchange: Exchange) -> bool:

@@ -11,6 +11,7 @@ from fastapi import Depends
 from opentelemetry import trace
 from starlette.requests import HTTPConnection
 
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS, LEVELS, usual_level
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.context_fields import span_fields
@@ -18,7 +19,6 @@ from sage_fastapi_obs.logs.message_fields import text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
-from sage_fastapi_obs.request.recorder import InternalErrors
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]

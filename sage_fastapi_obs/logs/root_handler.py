@@ -88,4 +88,4 @@ def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None
 
 def _is_told(exchange: Exchange) -> bool:
     """Tell whether the canonical line, or that of the background work, has the exception with its stack."""
-    return exchange.error_told and any(logs.observer is exchange.observer for logs in WRITERS)
+    return exchange.error_logged and any(logs.observer is exchange.observer for logs in WRITERS)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.access_line import FastAccessLine
@@ -21,7 +22,6 @@ from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines, entry
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.recorder import InternalErrors, component_of
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 __all__ = ["LogWriter"]
@@ -130,7 +130,7 @@ class LogWriter:
             return
         if self._is_asked_for(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
-        elif self.flight is not None and not exchange.excluded and not exchange.over:
+        elif self.flight is not None and not exchange.excluded and not exchange.has_returned:
             try:
                 line = self._build(at, level_name(severity), message, logger, fields, error)
                 # Encoded now: after this nothing can change it any more.

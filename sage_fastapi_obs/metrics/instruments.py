@@ -18,9 +18,9 @@ from sage_fastapi_obs.catalog import (
     register,
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.recorder import InternalErrors
 from sage_fastapi_obs.settings import MetricsSettings
 
 __all__ = ["Instruments", "LabelGuard", "LabelledMetric"]

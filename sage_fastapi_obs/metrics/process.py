@@ -23,7 +23,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.catalog import RUNTIME_METRICS, Metric
-from sage_fastapi_obs.request.recorder import InternalErrors
+from sage_fastapi_obs.internal_errors import InternalErrors
 
 __all__ = ["Runtime"]
 

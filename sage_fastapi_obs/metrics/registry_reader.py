@@ -9,8 +9,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument
-from sage_fastapi_obs.request.recorder import InternalErrors, component_of
 
 __all__ = ["Child", "Kind", "ReadCollector", "Reading", "RegistryReader"]
 

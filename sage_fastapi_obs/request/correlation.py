@@ -48,7 +48,7 @@ def pop_correlation_id(owner: object) -> None:
 def _around(exchange: Exchange | None, choice: _Choice | None) -> _Choice | None:
     """Return a choice if it was made in an exchange, or around it; a server may have kept one that another exchange made."""
     while choice is not None and exchange is not None and choice.exchange is not exchange:
-        exchange = exchange.outer
+        exchange = exchange.parent
     return choice if choice is None or choice.exchange is exchange else None
 
 

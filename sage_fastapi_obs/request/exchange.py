@@ -75,26 +75,26 @@ class Exchange:
 
     __slots__ = (
         "background",
-        "bound",
+        "bound_fields",
         "client_gone",
         "correlation_id",
         "duration_us",
         "error",
-        "error_told",
+        "error_logged",
         "error_type",
         "excluded",
         "finished",
         "first_byte_us",
         "headers",
-        "held",
+        "held_lines",
         "kind",
         "method",
         "observer",
-        "outer",
-        "outside",
+        "outer_context",
+        "parent",
         "path",
         "received_bytes",
-        "refusal",
+        "rejection",
         "request_id",
         "route",
         "sampled",
@@ -102,8 +102,8 @@ class Exchange:
         "sent_bytes",
         "socket",
         "span",
-        "span_attached",
         "span_id",
+        "span_token",
         "started_ns",
         "status",
         "streamed",
@@ -112,7 +112,7 @@ class Exchange:
     )
 
     def __init__(
-        self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, outer: "Exchange | None" = None
+        self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, parent: "Exchange | None" = None
     ) -> None:
         self.scope = scope
         self.kind: Literal["http", "websocket"] = scope["type"]
@@ -126,17 +126,17 @@ class Exchange:
         """Unix time at the start, nanoseconds."""
         self.observer = observer
         """Whose exchange this is: two apps in one process do not meet."""
-        self.outer = outer
+        self.parent = parent
         """The exchange inside which this one runs, until the app has returned: a service that calls itself in process."""
         self.request_id = self.correlation_id = ""
         self.span: Span = INVALID_SPAN
-        self.span_attached: Any = None
+        self.span_token: Any = None
         """What undoes making our own span current; None when the span is adopted."""
-        self.outside: Any = None
+        self.outer_context: Any = None
         """OpenTelemetry's context around our own span; None when the span is adopted."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
-        self.bound: dict[str, Any] | None = None
+        self.bound_fields: dict[str, Any] | None = None
         """What the application bound; None for nothing."""
         self.route: str | None = None
         """The route's template; None when nothing matched."""
@@ -148,23 +148,23 @@ class Exchange:
         """What only a WebSocket has."""
         self.background: Background | None = None
         """The work after the last byte, when there was any."""
-        self.refusal: str | None = None
+        self.rejection: str | None = None
         """Why this request is answered 400 instead of being handed to the app."""
         self.error: BaseException | None = None
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
-        self.error_told = False
+        self.error_logged = False
         """Whether what has left the app is in a line of ours; known once the app has returned."""
-        self.held: Any = None
+        self.held_lines: Any = None
         """Lines that wait for the outcome; None when there are none."""
 
     @property
     def fields(self) -> dict[str, Any]:
         """What the application bound, to add to: on every later line and on the canonical one."""
-        if self.bound is None:
-            self.bound = {}
-        return self.bound
+        if self.bound_fields is None:
+            self.bound_fields = {}
+        return self.bound_fields
 
     @property
     def duration_seconds(self) -> float:
@@ -177,7 +177,7 @@ class Exchange:
         return self.duration_us / 1_000
 
     @property
-    def over(self) -> bool:
+    def has_returned(self) -> bool:
         """Whether the app has returned, so that nothing can fail any more."""
         return not self.scope
 
@@ -198,7 +198,7 @@ class Exchange:
         """Become None in a pickled scope: in another process there is nothing to watch."""
         return type(None), ()
 
-    def judge(self, *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
+    def classify(self, *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
         """Decide once, for all signals, what this exchange amounted to.
 
         `stopping`: whether the service is about to end, which is why an app leaves an answer where it is.
@@ -207,7 +207,7 @@ class Exchange:
         if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
             self.error_type = CLIENT_DISCONNECT
         elif error is not None and (not complete or (self.status >= 500 and self.is_failure(error))):
-            self.error_type = self._blame(error)
+            self.error_type = self._error_type_of(error)
         elif not complete:
             self.error_type = CLIENT_DISCONNECT if self.client_gone else CANCELLED if stopping and self.status else INCOMPLETE
         elif not valid:
@@ -224,16 +224,16 @@ class Exchange:
         """Let go the exception that has left the app, and with it the frames that it came through."""
         background = self.background
         told = (self.error if self.failed else None) if background is None else background.error
-        self.error_told = told is not None and not self.excluded
+        self.error_logged = told is not None and not self.excluded
         self.error = self.background = None
 
     def is_failure(self, error: BaseException | None) -> bool:
         """Tell whether an exception is the service's own, and not a client that left or a cancellation."""
-        return error is not None and self._blame(error) not in _NOT_OURS
+        return error is not None and self._error_type_of(error) not in _NOT_OURS
 
-    def _blame(self, error: BaseException) -> str | None:
+    def _error_type_of(self, error: BaseException) -> str | None:
         if isinstance(error, BaseExceptionGroup):
-            blamed = {self._blame(inner) for inner in error.exceptions}
+            blamed = {self._error_type_of(inner) for inner in error.exceptions}
             return blamed.pop() if len(blamed) == 1 and blamed <= _NOT_OURS else exception_name(error)
         if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
             return CLIENT_DISCONNECT if self.client_gone else CANCELLED

@@ -43,7 +43,7 @@ class HttpWatch(Watch):
         """Hand on what the client sent."""
         inner_receive = self._inner_receive
         exchange = self.exchange
-        token, outside = _set_current(exchange.outer), exchange.outside
+        token, outside = _set_current(exchange.parent), exchange.outer_context
         if outside is not None:
             outside = attach(outside)
         try:
@@ -131,7 +131,7 @@ class HttpWatch(Watch):
     async def _send_outside(self, message: Message) -> None:
         """Hand on the last message, see above."""
         exchange = self.exchange
-        token, outside = _set_current(exchange.outer), exchange.outside
+        token, outside = _set_current(exchange.parent), exchange.outer_context
         if outside is not None:
             outside = attach(outside)
         inner_send = self._inner_send

@@ -86,7 +86,7 @@ class Identity(Recorder):
         if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
             return text
         if self._refuses:
-            exchange.refusal = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
+            exchange.rejection = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
         return None
 
 

@@ -25,7 +25,7 @@ class ObservabilityMiddleware:
         self._routes = RouteTemplates(app)
         self._placed = False
         """Whether this layer has been where it belongs since it saw its first scope."""
-        http = HttpWatch if observability.moments.finished else IdsOnlyWatch
+        http = HttpWatch if observability.callbacks.request_finished else IdsOnlyWatch
         watches: dict[str, type[Watch]] = {"http": http, "websocket": WebSocketWatch}
         self._watches = watches if observability.enabled else {}
 
@@ -48,7 +48,7 @@ class ObservabilityMiddleware:
             observability.faults.count("ObservabilityMiddleware", error)
             await app(scope, receive, send)
             return
-        if watched.exchange.refusal is not None:
+        if watched.exchange.rejection is not None:
             app = _refuse
         try:
             await app(scope, watched.receive, watched.send)
@@ -84,9 +84,9 @@ class ObservabilityMiddleware:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": scope[SCOPE_KEY].refusal})
+        await send({"type": "websocket.close", "code": 1008, "reason": scope[SCOPE_KEY].rejection})
         return
-    await JSONResponse({"detail": scope[SCOPE_KEY].refusal}, status_code=400)(scope, receive, send)
+    await JSONResponse({"detail": scope[SCOPE_KEY].rejection}, status_code=400)(scope, receive, send)
 
 
 _CALL = ObservabilityMiddleware.__call__.__code__

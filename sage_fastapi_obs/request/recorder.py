@@ -1,6 +1,6 @@
 """What watches an exchange, and the one place where a watcher's failure is contained.
 
-When each moment is called:
+When each method is called:
 
 - `request_started`: before the app sees the request. Everything about the request is known, nothing about the response.
 - `response_started`: the app has sent its status; append to `headers` to add response headers. For a websocket: the
@@ -10,20 +10,18 @@ When each moment is called:
 - `app_returned`: at the very end, in the context of `request_started`; undo there what was attached.
 """
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["Headers", "InternalErrors", "Recorder", "RecorderCallbacks", "component_of"]
+__all__ = ["Headers", "Recorder", "RecorderCallbacks"]
 
 Headers = list[tuple[bytes, bytes]]
-NOTICE_INTERVAL_SECONDS = 60.0
 
 
 class Recorder:
-    """Base of the recorders; override the moments you need."""
+    """Base of the recorders; override the methods you need."""
 
     def request_started(self, exchange: Exchange) -> None:
         """See a request before the app does."""
@@ -41,58 +39,28 @@ class Recorder:
         """Undo what `request_started` attached to the context."""
 
 
-class InternalErrors:
-    """Failures of our own parts: counted by component, said on stderr at most once a minute each."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.counts: dict[str, int] = {}
-        self._clock = clock
-        self._said: dict[str, float] = {}
-
-    def count(self, component: str, error: BaseException) -> None:
-        """Count one failure; never raises."""
-        self.counts[component] = self.counts.get(component, 0) + 1
-        now = self._clock()
-        if now - self._said.get(component, -NOTICE_INTERVAL_SECONDS) < NOTICE_INTERVAL_SECONDS:
-            return
-        self._said[component] = now
-        try:
-            sys.stderr.write(
-                f"sage_fastapi_obs: {component} failed ({type(error).__name__}: {error}); requests are not affected, "
-                f"failures are counted in observability_internal_errors_total\n"
-            )
-        except Exception:  # noqa: S110 - a closed stderr must not reach the request, and there is nowhere left to say it
-            pass
-
-
-def component_of(part: object) -> str:
-    """Name the part that failed, as `observability_internal_errors_total` knows it: what it says, or its class."""
-    kind = type(part)
-    component: str = vars(kind).get("component", kind.__name__)
-    return component
-
-
 class RecorderCallbacks:
-    """The moments of a sequence of recorders, bound once.
+    """The methods of a sequence of recorders, bound once, in the order in which they are called.
 
-    `started` and `answered` go from first to last, `finished` in reverse. Whoever tells a moment does so in a loop of its own,
-    which costs a request less than being told through here, and hands what a recorder raises to `failed`.
+    Whoever calls them does so in a loop of its own, which is cheaper for a request than a call through here, and hands what one
+    raises to `failed`.
     """
 
-    __slots__ = ("_faults", "answered", "background", "finished", "returned", "started")
+    __slots__ = ("_faults", "app_returned", "background_finished", "request_finished", "request_started", "response_started")
 
     def __init__(self, recorders: Sequence[Recorder], faults: InternalErrors) -> None:
         self._faults = faults
-        self.started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
-        self.answered = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))
-        self.finished = tuple(r.request_finished for r in reversed(recorders) if _overrides(r, "request_finished"))
-        self.background = tuple(r.background_finished for r in recorders if _overrides(r, "background_finished"))
-        self.returned = tuple(r.app_returned for r in reversed(recorders) if _overrides(r, "app_returned"))
+        backwards = recorders[::-1]
+        self.request_started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
+        self.response_started = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))
+        self.request_finished = tuple(r.request_finished for r in backwards if _overrides(r, "request_finished"))
+        self.background_finished = tuple(r.background_finished for r in recorders if _overrides(r, "background_finished"))
+        self.app_returned = tuple(r.app_returned for r in backwards if _overrides(r, "app_returned"))
 
-    def failed(self, tell: Callable[..., None], error: Exception) -> None:
+    def failed(self, callback: Callable[..., None], error: Exception) -> None:
         """Count the failure of a recorder."""
-        self._faults.count(component_of(getattr(tell, "__self__", tell)), error)
+        self._faults.count(component_of(getattr(callback, "__self__", callback)), error)
 
 
-def _overrides(recorder: Recorder, moment: str) -> bool:
-    return getattr(type(recorder), moment) is not getattr(Recorder, moment)
+def _overrides(recorder: Recorder, method: str) -> bool:
+    return getattr(type(recorder), method) is not getattr(Recorder, method)

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.current_span import detach
 from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
-from sage_fastapi_obs.request.recorder import Headers, InternalErrors, RecorderCallbacks
+from sage_fastapi_obs.request.recorder import Headers, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
 __all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back"]
@@ -30,8 +31,8 @@ class Observer(Protocol):
 
     enabled: bool
     faults: InternalErrors
-    moments: RecorderCallbacks
-    excluded_moments: RecorderCallbacks
+    callbacks: RecorderCallbacks
+    excluded_callbacks: RecorderCallbacks
     excluded: tuple[str, ...]
     """How the paths of requests begin that are not recorded, and of few others."""
     running: bool
@@ -62,9 +63,9 @@ class Watch(ABC):
     """One exchange being watched: the receive and send that the app gets, and the end."""
 
     __slots__ = (
+        "_callbacks",
         "_inner_receive",
         "_inner_send",
-        "_moments",
         "_observer",
         "_routes",
         "_token",
@@ -91,19 +92,19 @@ class Watch(ABC):
         self._prepare()
         if (exchange.path.startswith(observer.excluded) or scope.get("root_path")) and observer.excludes(scope):
             exchange.excluded = True
-            self._moments = moments = observer.excluded_moments
+            self._callbacks = callbacks = observer.excluded_callbacks
         else:
-            self._moments = moments = observer.moments
+            self._callbacks = callbacks = observer.callbacks
         self._token = _set_current(exchange)
-        for tell in moments.started:
+        for callback in callbacks.request_started:
             try:
-                tell(exchange)
+                callback(exchange)
             except Exception as error:
-                moments.failed(tell, error)
+                callbacks.failed(callback, error)
         observer.in_progress.add(self)
-        if exchange.outer is not None and exchange.outer.over:
+        if exchange.parent is not None and exchange.parent.has_returned:
             # Whoever has started knows by now.
-            exchange.outer = None
+            exchange.parent = None
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -124,25 +125,27 @@ class Watch(ABC):
         try:
             if not exchange.finished:
                 self._end(error)
-            elif self._moments.background and (error is not None or self._observer.clock() - self._told_ns > TIDYING_UP_NS):
+            elif self._callbacks.background_finished and (
+                error is not None or self._observer.clock() - self._told_ns > TIDYING_UP_NS
+            ):
                 self._end_background(error)
         except Exception as fault:
             self._fault(fault)
-        returned = self._moments.returned
+        returned = self._callbacks.app_returned
         try:
             _reset_current(self._token)
         except ValueError:
             # Closed by the garbage collector, in a context that never saw this request: nothing to undo there.
             returned = ()
-        for tell in returned:
+        for callback in returned:
             try:
-                tell(exchange)
+                callback(exchange)
             except Exception as fault:
-                self._moments.failed(tell, fault)
+                self._callbacks.failed(callback, fault)
         # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
         # the garbage collector to find. Tasks, pools of connections and transports keep the context of the request that
         # started them, and so the exchange, for as long as they live.
-        exchange.scope, exchange.headers, exchange.outer, exchange.outside = _NO_SCOPE, _NO_HEADERS, None, None
+        exchange.scope, exchange.headers, exchange.parent, exchange.outer_context = _NO_SCOPE, _NO_HEADERS, None, None
         if error is not None:
             exchange.release_error()
 
@@ -176,11 +179,11 @@ class Watch(ABC):
 
     def _our_headers(self) -> Headers:
         ours: Headers = []
-        for tell in self._moments.answered:
+        for callback in self._callbacks.response_started:
             try:
-                tell(self.exchange, ours)
+                callback(self.exchange, ours)
             except Exception as error:
-                self._moments.failed(tell, error)
+                self._callbacks.failed(callback, error)
         return ours
 
     def _finish(self, *, complete: bool) -> None:
@@ -193,12 +196,12 @@ class Watch(ABC):
             except Exception as error:
                 self._fault(error, "RouteTemplates")
         if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:
-            exchange.judge(complete=complete, valid=self._valid, stopping=self._observer.stopping)
-        for tell in self._moments.finished:
+            exchange.classify(complete=complete, valid=self._valid, stopping=self._observer.stopping)
+        for callback in self._callbacks.request_finished:
             try:
-                tell(exchange)
+                callback(exchange)
             except Exception as error:
-                self._moments.failed(tell, error)
+                self._callbacks.failed(callback, error)
 
     def _end_background(self, error: BaseException | None) -> None:
         """Tell what the app did after the last byte, without what we did."""
@@ -210,11 +213,11 @@ class Watch(ABC):
         started_us = max(exchange.duration_us, (told_ns - exchange.started_ns + 500) // 1_000)
         duration_us = max(0, elapsed_us(exchange) - started_us)
         exchange.background = Background(started_us, duration_us, error if exchange.is_failure(error) else None)
-        for tell in self._moments.background:
+        for callback in self._callbacks.background_finished:
             try:
-                tell(exchange)
+                callback(exchange)
             except Exception as fault:
-                self._moments.failed(tell, fault)
+                self._callbacks.failed(callback, fault)
 
     def _fault(self, error: Exception, part: str = "ObservabilityMiddleware") -> None:
         self._observer.faults.count(part, error)

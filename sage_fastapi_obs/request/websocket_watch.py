@@ -81,7 +81,7 @@ class WebSocketWatch(Watch):
         self._socket.handshake_us = elapsed_us(exchange)
         exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else status_of(status)
         # The span ends here, and has to know what became of the handshake.
-        exchange.judge(complete=True)
+        exchange.classify(complete=True)
         return self._answered(message, exchange.status, may_stream=self._denied)
 
     def _close(self, message: Message) -> bool:

@@ -1,7 +1,6 @@
 """What can be set, where it is read from, and what is wrong with it."""
 
 from sage_fastapi_obs.settings.sections import (
-    PRESETS,
     AlertRuleSettings,
     AlertSettings,
     AliasGroup,
@@ -20,6 +19,7 @@ from sage_fastapi_obs.settings.sections import (
     SlaSettings,
     TracingSettings,
 )
+from sage_fastapi_obs.settings.sources import PRESETS
 
 __all__ = [
     "PRESETS",

@@ -139,7 +139,7 @@ class ServerSpans(Recorder):
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or open the span, and make it current for the app."""
         current = get_current()
-        if current and exchange.outer is not None and _is_left_over(current, exchange.outer):
+        if current and exchange.parent is not None and _is_left_over(current, exchange.parent):
             current = _NOTHING
         scope = exchange.scope
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
@@ -160,8 +160,8 @@ class ServerSpans(Recorder):
                 name, exchange.wall_ns, self._attributes, exchange
             )
         exchange.span = span
-        exchange.outside = current
-        exchange.span_attached = attach(Context({**parent, SPAN: span}))
+        exchange.outer_context = current
+        exchange.span_token = attach(Context({**parent, SPAN: span}))
         if self._readers._span_processors:  # noqa: SLF001 - see `readers_of`
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has been taken care of. Where nobody reads ours, theirs may be what somebody reads.
@@ -170,7 +170,7 @@ class ServerSpans(Recorder):
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Tell the client its trace; a websocket's span ends here, with the handshake."""
-        if not self._readers._span_processors and exchange.span_attached is not None:  # noqa: SLF001 - see `readers_of`
+        if not self._readers._span_processors and exchange.span_token is not None:  # noqa: SLF001 - see `readers_of`
             _follow(exchange, span_inside(exchange))
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
@@ -188,7 +188,7 @@ class ServerSpans(Recorder):
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
         background = exchange.background
-        if background is None or exchange.span_attached is None or not exchange.sampled:
+        if background is None or exchange.span_token is None or not exchange.sampled:
             return
         started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
@@ -198,9 +198,9 @@ class ServerSpans(Recorder):
 
     def app_returned(self, exchange: Exchange) -> None:
         """Take the span off the caller's context."""
-        if exchange.span_attached is not None:
-            detach(exchange.span_attached)
-            exchange.span_attached = None
+        if exchange.span_token is not None:
+            detach(exchange.span_token)
+            exchange.span_token = None
 
     def _open(self, name: str, exchange: Exchange, parent: Context, links: Sequence[Link]) -> tuple[Span, SpanContext]:
         lean = self._lean
@@ -244,7 +244,7 @@ class ServerSpans(Recorder):
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         span = exchange.span
-        if exchange.span_attached is None:
+        if exchange.span_token is None:
             return
         name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
@@ -297,7 +297,7 @@ def _global_provider() -> trace.TracerProvider | None:
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:
     """Tell whether a context is that of an exchange that is over: nobody's parent, unless a span in it goes on."""
-    return outer.over and not trace.get_current_span(context).is_recording()
+    return outer.has_returned and not trace.get_current_span(context).is_recording()
 
 
 def _existing_span(exchange: Exchange) -> Span | None:
@@ -309,7 +309,7 @@ def _existing_span(exchange: Exchange) -> Span | None:
     context = current.get_span_context()
     if not context.is_valid or context.is_remote:
         return None
-    if exchange.outer is not None and "starlette.opentelemetry" not in exchange.scope:
+    if exchange.parent is not None and "starlette.opentelemetry" not in exchange.scope:
         # A service that calls itself in process: that span is the caller's, or one below the caller's.
         return None
     kind = getattr(current, "kind", None)

@@ -152,8 +152,6 @@ async def test_mail(tmp_path: Path):
 
     async with await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        secret = tmp_path / "password"
-        secret.write_text("s3cret\n")
         options = {
             "smtp_host": "127.0.0.1",
             "smtp_port": port,
@@ -162,7 +160,7 @@ async def test_mail(tmp_path: Path):
             "email_from": "obs@shop.test",
             "email_to": "a@shop.test, b@shop.test",
         }
-        notifiers = build(smtp_password_file=str(secret), **options)
+        notifiers = build(smtp_password="s3cret", **options)
         await notifiers.send_email_alert({**NOTICE, "name": "broken\r\nBcc: x@evil.test"})
         await notifiers.send_sla_violation_alert("not kept")
         with pytest.raises(NotDeliveredError, match="SMTPAuthenticationError") as refused:
@@ -248,7 +246,7 @@ async def test_nobody_there(receiver: Receiver):
     """Unreachable receivers are named by kind; of two ways the second is gone when the first is blocked."""
     gone = "http://127.0.0.1:1/s3cret"
     for address in (gone, "http://[::1/s3cret"):
-        notifiers = build(slack_webhook_url_file=None, webhook_url=None)
+        notifiers = build()
         notifiers._settings = notifiers._settings.model_copy(update={"slack_webhook_url": _secret(address)})
         with pytest.raises(NotDeliveredError, match="Slack could not be reached") as unreached:
             await notifiers.send_slack_alert(NOTICE)
@@ -263,24 +261,11 @@ def _secret(text: str) -> Any:
     return NotifySettings(smtp_password=text).smtp_password
 
 
-async def test_a_secret_in_a_file_may_change(receiver: Receiver, tmp_path: Path):
-    """It is read each time; a missing file is said by the name of its setting."""
-    path = tmp_path / "url"
-    notifiers = build(webhook_url_file=str(path))
-    with pytest.raises(NotDeliveredError, match=r"cannot read notify\.webhook_url_file: FileNotFoundError"):
-        await notifiers.create_incident_ticket(NOTICE)
-    for name in ("/one", "/two"):
-        path.write_text(receiver.url(name) + "\n")
-        await notifiers.create_incident_ticket(NOTICE)
-    assert [path for path, _ in receiver.received] == ["/one", "/two"]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"slack_webhook_url": "ftp://s3cret"}, r"notify.slack_webhook_url: must be an http\(s\) URL"),
         ({"pagerduty_url": "s3cret"}, r"notify.pagerduty_url: must be an http\(s\) URL"),
-        ({"webhook_url": "http://x/s3cret", "webhook_url_file": "y"}, "set webhook_url or webhook_url_file, not both"),
         ({"smtp_host": "mail", "smtp_password": "s3cret"}, "smtp_host needs email_from and email_to"),
         ({"slack_webhok_url": "s3cret"}, "did you mean slack_webhook_url"),
     ],

@@ -16,8 +16,8 @@ from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.alerting import windows as windows_module
 from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Measured, histogram_quantile, quantile_of
 from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Windows
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading, RegistryReader
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 DAY = 86_400.0
 

@@ -19,8 +19,8 @@ from support import PATIENCE_SECONDS, client, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints.metrics_page import MOST_FORMATS, MOST_WAITING, MetricsPage
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition.incremental import StampedFamily
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 GZIP = [(b"accept-encoding", b"gzip")]

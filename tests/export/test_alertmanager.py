@@ -6,7 +6,6 @@ import pytest
 import yaml
 from demo import SERVICES, run, service, write
 
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager
 from sage_fastapi_obs.export.rules import alerts
 
@@ -42,37 +41,30 @@ def test_each_severity_goes_to_its_receiver(exported: Path, name: str, severity:
 
 
 def test_nothing_secret_is_written():
-    """A secret in the settings is refused, with what to do instead; one in a file is only named."""
-    for key in ("slack_webhook_url", "pagerduty_routing_key", "smtp_password"):
-        given = {"slack_webhook_url": "https://hooks.example.com/x"}.get(key, "hush-hush")
-        with pytest.raises(
-            SettingsError, match=f"notify.{key} of 'shop' would be written to a file: set notify.{key}_file instead"
-        ):
-            alertmanager.files([service(notify={key: given})])
-        assert alertmanager.configuration([service(notify={key: given})], is_demo=True)
-    mail = {
+    """Secrets are files of Alertmanager's own, also where the service itself knows them."""
+    notify = {
+        "slack_webhook_url": "https://hooks.example.com/hush-hush",
+        "pagerduty_routing_key": "hush-hush",
+        "smtp_password": "hush-hush",
+        "smtp_security": "none",
         "smtp_host": "mail",
         "smtp_user": "me",
         "email_from": "a@example.com",
         "email_to": ["b@example.com", "c@example.com"],
     }
-    notify = {
-        "slack_webhook_url_file": "/run/slack",
-        "pagerduty_routing_key_file": "/run/pager",
-        "smtp_password_file": "/run/mail",
-        "smtp_security": "none",
-        **mail,
-    }
-    told = {one["name"]: one for one in alertmanager.configuration([service("other"), service(notify=notify)])["receivers"]}
-    assert {told[name]["slack_configs"][0]["api_url_file"] for name in ("default", "critical", "warning")} == {"/run/slack"}
-    assert told["critical"]["pagerduty_configs"][0]["routing_key_file"] == "/run/pager"
+    services = [service("other"), service(notify=notify)]
+    assert "hush-hush" not in "".join(alertmanager.files(services).values())
+    told = {one["name"]: one for one in alertmanager.configuration(services, secrets="/run")["receivers"]}
+    slack = {told[name]["slack_configs"][0]["api_url_file"] for name in ("default", "critical", "warning")}
+    assert slack == {"/run/slack_webhook_url"}
+    assert told["critical"]["pagerduty_configs"][0]["routing_key_file"] == "/run/pagerduty_routing_key"
     assert told["email-shop"]["email_configs"] == [
         {
             "to": "b@example.com, c@example.com",
             "from": "a@example.com",
             "smarthost": "mail:587",
             "auth_username": "me",
-            "auth_password_file": "/run/mail",
+            "auth_password_file": "/run/smtp_password",
             "require_tls": False,
             "send_resolved": True,
         }

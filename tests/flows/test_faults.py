@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from support import Driven, Watched, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs import takeover
-from sage_fastapi_obs.request.recorder import InternalErrors, RecorderCallbacks
+from sage_fastapi_obs.request.recorder import RecorderCallbacks
 
 METRIC = "observability_internal_errors_total"
 OURS = {b"x-request-id", b"x-correlation-id", b"traceresponse"}
@@ -176,7 +177,7 @@ def breaking_recorder(kind: str, moment: str) -> Break:
         recorder = _recorder(watched, kind)
         monkeypatch.setattr(type(recorder), moment, fail)
         recorders = [_recorder(watched, name) for name in ("Identity", "Tracing", "Metrics", "Logs")]
-        monkeypatch.setattr(watched.obs, "moments", RecorderCallbacks(recorders, watched.obs.faults))
+        monkeypatch.setattr(watched.obs, "callbacks", RecorderCallbacks(recorders, watched.obs.faults))
 
     return do
 
@@ -199,8 +200,8 @@ def breaking_handover(name: str) -> Break:
 
 
 def _recorder(watched: Watched, kind: str) -> Any:
-    bound = [tell for moment in ("started", "finished") for tell in getattr(watched.obs.moments, moment)]
-    return next(tell.__self__ for tell in bound if type(tell.__self__).__name__ == kind)
+    bound = [tell for moment in ("request_started", "request_finished") for tell in getattr(watched.obs.callbacks, moment)]
+    return next(tell.__self__ for tell in bound if component_of(tell.__self__) == kind)
 
 
 FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {

@@ -454,7 +454,7 @@ async def test_a_request_that_logs_nothing_holds_nothing(watch: Any) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         logger.info("above the level")
-        seen.append(scope["sage_fastapi_obs.exchange"].held)
+        seen.append(scope["sage_fastapi_obs.exchange"].held_lines)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -607,7 +607,7 @@ class Holding(RuleBasedStateMachine):
 
     @rule(which=strategies.integers(0, 5), wanted=strategies.booleans())
     def settle(self, which: int, wanted: bool) -> None:
-        if which >= len(self.exchanges) or self.exchanges[which].held is None:
+        if which >= len(self.exchanges) or self.exchanges[which].held_lines is None:
             return
         lines, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
         mine = self.held.pop(which, [])
@@ -615,7 +615,7 @@ class Holding(RuleBasedStateMachine):
         self.counts["released" if wanted else "discarded"] += len(mine)
         assert list(lines) == (mine if wanted else [])
         assert missing == was_missing + (0 if wanted else len(mine))
-        assert self.exchanges[which].held is None
+        assert self.exchanges[which].held_lines is None
 
     @invariant()
     def is_bounded_and_true(self) -> None:
@@ -646,7 +646,7 @@ def test_threads_holding_and_settling_lose_no_byte() -> None:
     def end() -> None:
         start.wait()
         for one in shared:
-            if one.held is not None:
+            if one.held_lines is not None:
                 held.settle(one, wanted=False)
 
     threads = [threading.Thread(target=target) for target in (write, write, write, write, end)]
@@ -655,7 +655,7 @@ def test_threads_holding_and_settling_lose_no_byte() -> None:
     for thread in threads:
         thread.join()
     for one in shared:
-        if one.held is not None:
+        if one.held_lines is not None:
             held.settle(one, wanted=False)
     assert held.size == 0
     assert held.counts["discarded"] + held.counts["dropped"] == made * 4 * 4

@@ -25,11 +25,11 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Exemplar, Sample, Timestamp
 
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition import encoder
 from sage_fastapi_obs.metrics.exposition.incremental import StampedCollector, StampedFamily
 from sage_fastapi_obs.metrics.exposition.page import Exposition
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import stamped
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 FORMATS = [

@@ -14,9 +14,9 @@ from support import client, drive, eventually, http_scope, samples
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.catalog import PACKS
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics import process
 from sage_fastapi_obs.metrics.process import Runtime
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 OURS = {metric.name for metric in process.RUNTIME_METRICS}
 

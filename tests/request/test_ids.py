@@ -86,7 +86,7 @@ def test_unsafe_ids_are_replaced(value: bytes) -> None:
     exchange, headers = ids_of(identity(), [(REQUEST, value), (CORRELATION, value)])
     assert exchange.request_id == exchange.correlation_id == "id-1"
     assert headers == {REQUEST: b"id-1", CORRELATION: b"id-1"}
-    assert exchange.refusal is None
+    assert exchange.rejection is None
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.sampled_from(["accept", "replace", "reject"]))
@@ -477,22 +477,22 @@ def test_minting_leaves_the_applications_random_numbers_alone() -> None:
 
 FORKED = """
 import os, sys, time
-from sage_fastapi_obs.signals import identity
+from sage_fastapi_obs.request import ids
 time.time_ns = lambda: 0
 # Others are ready now, and none of them may be used twice.
-identity.new_request_id()
+ids.new_request_id()
 reading, writing = os.pipe()
 children = []
 for _ in range(3):
     pid = os.fork()
     if not pid:
-        os.write(writing, (identity.new_request_id() + "\\n").encode())
+        os.write(writing, (ids.new_request_id() + "\\n").encode())
         os._exit(0)
     children.append(pid)
 for pid in children:
     os.waitpid(pid, 0)
 os.close(writing)
-print(os.read(reading, 10_000).decode() + identity.new_request_id())
+print(os.read(reading, 10_000).decode() + ids.new_request_id())
 """
 
 

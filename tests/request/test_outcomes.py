@@ -908,7 +908,7 @@ async def test_a_recorder_fails(watch, moment):
     """When one recorder fails at a moment, the others are told all moments in order, and the app is as without us."""
     watched = watch()
     notes = [Notes(), Notes()]
-    watched.obs.moments = RecorderCallbacks([notes[0], Breaks(moment), notes[1]], watched.obs.faults)
+    watched.obs.callbacks = RecorderCallbacks([notes[0], Breaks(moment), notes[1]], watched.obs.faults)
     app = script(OK, END, ValueError)
     seen = await call(around(app, watched.obs), Case(app))
     assert isinstance(seen.error, ValueError)
@@ -925,7 +925,7 @@ async def test_a_recorder_of_plain_functions_fails(watch):
         request_started = staticmethod(fails)  # type: ignore[assignment]
 
     watched = watch()
-    watched.obs.moments = RecorderCallbacks([Plain()], watched.obs.faults)
+    watched.obs.callbacks = RecorderCallbacks([Plain()], watched.obs.faults)
     bare = await call(CLIENT_SEES, Case(CLIENT_SEES))
     assert (await call(around(CLIENT_SEES, watched.obs), Case(CLIENT_SEES))).sent == bare.sent
     assert sum(watched.obs.faults.counts.values()) == 1

@@ -326,7 +326,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"tracing": {"otlp_endpoint": "http://h:99999"}}, ["tracing.otlp_endpoint", "http(s) URL"]),
         ({"tracing": {"otlp_endpoint": "http://[h"}}, ["tracing.otlp_endpoint", "http(s) URL"]),
         ({"tracing": {"jaeger_endpoint": 5}}, ["tracing.jaeger_endpoint", "valid string"]),
-        ({"tracing": {"jaeger_endpoint": "jaeger"}}, ["tracing.jaeger_endpoint", "http(s) URL", "otlp_endpoint"]),
+        ({"tracing": {"jaeger_endpoint": "jaeger"}}, ["tracing.jaeger_endpoint", "http(s) URL", "4318/v1/traces", '"jaeger"']),
         ({"tracing": {"exporter": "zipkin"}}, ["tracing.exporter", "'none', 'console', 'otlp' or 'console,otlp'", '"zipkin"']),
         ({"tracing": {"exporter": ["otlp", "none"]}}, ["tracing.exporter", "'none', 'console', 'otlp' or 'console,otlp'"]),
         ({"tracing": {"incoming": "trust"}}, ["tracing.incoming", "'continue', 'link' or 'ignore'"]),
@@ -343,7 +343,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ),
         ({"metrics": {"duration_buckets": "0.1;0.2"}}, ["metrics.duration_buckets"]),
         ({"metrics": {"duration_buckets": "[0.1"}}, ["metrics.duration_buckets"]),
-        ({"http": {"exclude_paths": ["health"]}}, ["http.exclude_paths", "'health' must start with '/'"]),
+        ({"http": {"exclude_paths": ["health"]}}, ["http.exclude_paths.0: must start with '/', not \"health\""]),
         ({"http": {"exclude_paths": 5}}, ["http.exclude_paths"]),
         ({"http": {"incoming_ids": "maybe"}}, ["http.incoming_ids", "'accept', 'replace' or 'reject'"]),
         *(
@@ -374,6 +374,87 @@ def test_what_is_wrong_is_refused_by_name(sections: dict[str, Any], said: list[s
     ):
         message = refusal(build)
         assert all(part in message for part in said), message
+
+
+RETIRED = {
+    "notify.slack_webhook_url_file": "a file named sage_obs_notify__slack_webhook_url",
+    "notify.pagerduty_routing_key_file": "a file named sage_obs_notify__pagerduty_routing_key",
+    "notify.webhook_url_file": "a file named sage_obs_notify__webhook_url",
+    "notify.smtp_password_file": "a file named sage_obs_notify__smtp_password",
+    "export.sink_url": "http://alert-sink:9094",
+}
+
+
+@pytest.mark.parametrize("key", RETIRED)
+def test_a_retired_setting_is_refused_with_what_to_do_instead(key: str, yaml_file: Any) -> None:
+    """From every source by the name that it has there."""
+    section, _, option = key.partition(".")
+    variable = f"SAGE_OBS_{section}__{option}".upper()
+    for name, build in {
+        key: lambda: Settings(**{section: {option: "/run/x"}}),
+        f"{key} ": lambda: Settings.from_env({}, path=yaml_file(f"{section}: {{{option}: /run/x}}")),
+        variable: lambda: Settings.from_env({variable: "/run/x"}),
+    }.items():
+        message = refusal(build)
+        assert message.startswith(f"{name.strip()} is retired: ")
+        assert RETIRED[key] in message
+
+
+@pytest.fixture
+def secrets_dir(tmp_path: Path) -> Any:
+    """Write a folder of secrets; return the variables that name it."""
+
+    def write(**files: str) -> dict[str, str]:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        return {"SAGE_OBS_SECRETS_DIR": str(tmp_path)}
+
+    return write
+
+
+def test_secrets_are_read_from_files(secrets_dir: Any, yaml_file: Any) -> None:
+    """A file is a variable: named alike in any case, stronger than the YAML file, weaker than the variable itself."""
+    env = secrets_dir(
+        sage_obs_monitoring__token=f"{SECRET}\n", SAGE_OBS_NOTIFY__WEBHOOK_URL="http://x/y", sage_obs_logging__level="error"
+    )
+    path = yaml_file("service: {environment: test}\nlogging: {level: info}\nmonitoring: {access: token}")
+    settings = Settings.from_env({**env, "SAGE_OBS_LOGGING__LEVEL": "warn"}, path=path)
+    assert settings.monitoring.token is not None
+    assert settings.monitoring.token.get_secret_value() == SECRET
+    assert settings.notify.webhook_url is not None
+    assert settings.notify.webhook_url.get_secret_value() == "http://x/y"
+    assert (settings.monitoring.access, settings.logging.level) == ("token", "warn")
+    assert Settings.from_env(env, path=path).logging.level == "error"
+
+
+def test_files_of_others_are_not_opened(secrets_dir: Any, tmp_path: Path) -> None:
+    """A folder may hold what is not ours, what is empty, and folders, as Kubernetes and Docker make them."""
+    env = secrets_dir(sage_obs_monitoring__token=" ", tls_key="x")
+    (tmp_path / "keystore").write_bytes(b"\xff\xfe")
+    (tmp_path / "sage_obs_folder").mkdir()
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "token").write_text(SECRET)
+    (tmp_path / "sage_obs_logging__debug_token").symlink_to(tmp_path / "..data" / "token")
+    settings = Settings.from_env(env)
+    assert settings.monitoring.token is None
+    assert settings == Settings.from_env({}, logging={"debug_token": SECRET})
+
+
+def test_secrets_that_cannot_be_used_are_refused(secrets_dir: Any, tmp_path: Path) -> None:
+    """A folder that is not there, a name that means nothing, what is no text, and a bad value; what is in them is not shown."""
+    assert "SAGE_OBS_SECRETS_DIR=/nowhere: No such file" in refusal(
+        lambda: Settings.from_env({"SAGE_OBS_SECRETS_DIR": "/nowhere"})
+    )
+    misspelt = refusal(lambda: Settings.from_env(secrets_dir(sage_obs_monitoring__tokn=SECRET)))
+    assert misspelt == "sage_obs_monitoring__tokn is no setting: did you mean SAGE_OBS_MONITORING__TOKEN?"
+    (tmp_path / "sage_obs_monitoring__tokn").unlink()
+    short = refusal(lambda: Settings.from_env(secrets_dir(sage_obs_monitoring__token=SECRET[:8])))
+    assert short.startswith("monitoring.token: a token needs at least 16 characters")
+    (tmp_path / "sage_obs_monitoring__token").write_bytes(b"hunter2\xff")
+    binary = refusal(lambda: Settings.from_env({"SAGE_OBS_SECRETS_DIR": str(tmp_path)}))
+    assert binary.endswith("it is no text in UTF-8")
+    for message in (misspelt, short, binary):
+        assert SECRET[:7] not in message
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -519,7 +600,16 @@ def test_links_of_kubernetes_are_not_ours(service: str) -> None:
 
 
 STANDARD = [
-    *("SERVICE_NAME", "APP_ENV", "NODE_ENV", "APP_VERSION", "ELASTICSEARCH_URL", "SAGE_OBS_FILE", "SAGE_OBS_PRESET"),
+    *(
+        "SERVICE_NAME",
+        "APP_ENV",
+        "NODE_ENV",
+        "APP_VERSION",
+        "ELASTICSEARCH_URL",
+        "SAGE_OBS_FILE",
+        "SAGE_OBS_PRESET",
+        "SAGE_OBS_SECRETS_DIR",
+    ),
     *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_SDK_DISABLED"),
     *("OTEL_TRACES_EXPORTER", "OTEL_LOGS_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     *("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"),
@@ -673,6 +763,7 @@ NAMES = st.one_of(
             "OTEL_SDK_DISABLED",
             "SAGE_OBS_FILE",
             "SAGE_OBS_PRESET",
+            "SAGE_OBS_SECRETS_DIR",
             "SAGE_OBS_ENABLED",
             "SAGE_OBS_TRACING__JAEGER_ENDPOINT",
             *(
@@ -839,7 +930,7 @@ def test_names_to_hide_and_to_show_are_lists() -> None:
 @pytest.mark.parametrize("key", ["redact", "show_only"])
 def test_a_name_without_letters_is_refused(key: str) -> None:
     """It could not match anything, or would match everything."""
-    with pytest.raises(SettingsError, match=f"logging.{key}: .* is no name of a field"):
+    with pytest.raises(SettingsError, match=rf"logging\.{key}\.0: is no name of a field: it has no letters, not \"--\""):
         Settings(logging={key: ["--"]})
 
 

@@ -96,7 +96,7 @@ def told() -> Iterator[tuple[Told, str]]:
     with Sink("127.0.0.1", 0, found) as sink:
         thread = threading.Thread(target=sink.serve_forever)
         thread.start()
-        yield found, f"http://127.0.0.1:{sink.server_address[1]}/"
+        yield found, f"http://127.0.0.1:{sink.server_address[1]}"
         sink.shutdown()
         thread.join()
 
@@ -137,9 +137,10 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Settings]
 @pytest.fixture
 def servers(tmp_path: Path, service: Any, told: tuple[Told, str]) -> Iterator[tuple[str, str]]:
     """Run Alertmanager and Prometheus with what is exported for the service; yield their addresses."""
-    settings = service[1].model_copy(update={"export": service[1].export.model_copy(update={"sink_url": told[1]})})
+    settings = service[1]
     ports = {"alertmanager": free_port(), "prometheus": free_port()}
-    routing = alertmanager.configuration([settings], is_demo=True)
+    exported = json.dumps(alertmanager.configuration([settings], is_demo=True))
+    routing = json.loads(exported.replace(alertmanager.DEMO_SINK, told[1]))
     routing["route"] |= {"group_wait": "1s", "group_interval": "1s"}
     watching = prometheus.configuration([settings], alertmanager=f"127.0.0.1:{ports['alertmanager']}")
     watching["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}

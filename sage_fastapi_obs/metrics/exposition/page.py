@@ -8,10 +8,10 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.metrics.exposition.encoder import Encode, Encoder, NotByLineError
 from sage_fastapi_obs.metrics.exposition.incremental import StampedChild
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors, stamped
-from sage_fastapi_obs.request.recorder import InternalErrors, component_of
 
 __all__ = ["Exposition", "Pause", "TextOnly", "names_beginning"]
 

@@ -15,12 +15,12 @@ from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.http import SIZE_BUCKETS
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.metrics.legacy_names import ResolvedName, resolve_name
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
-from sage_fastapi_obs.request.recorder import InternalErrors
 
 __all__ = ["MetricType", "NamedMetrics", "collect_flux_result_metric", "collect_metric", "collect_result_metric"]
 

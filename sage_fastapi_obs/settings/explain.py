@@ -1,0 +1,90 @@
+"""What is wrong with settings, in words: where, why, and what to change; never a secret's value."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+if TYPE_CHECKING:
+    from sage_fastapi_obs.settings.sections import Settings
+
+__all__ = ["explain", "remarks_on", "unknown_key", "without_credentials"]
+
+_GRPC_PORT = 4317
+_CREDENTIALS = re.compile(r"//[^/\s\"']*@")
+_IN_A_FILE = "put the secret into a file named {} and its folder into SAGE_OBS_SECRETS_DIR"
+RETIRED = {
+    "notify.slack_webhook_url_file": _IN_A_FILE.format("sage_obs_notify__slack_webhook_url"),
+    "notify.pagerduty_routing_key_file": _IN_A_FILE.format("sage_obs_notify__pagerduty_routing_key"),
+    "notify.webhook_url_file": _IN_A_FILE.format("sage_obs_notify__webhook_url"),
+    "notify.smtp_password_file": _IN_A_FILE.format("sage_obs_notify__smtp_password"),
+    "export.sink_url": "the exported configuration for demonstrations always names http://alert-sink:9094",
+}
+"""Settings that there were, and what to do instead."""
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """Write one line per fault."""
+    return "\n".join(_line(model, fault) for fault in error.errors(include_url=False, include_context=False))
+
+
+def _line(model: type[BaseModel], fault: Any) -> str:
+    where = [str(part) for part in fault["loc"]]
+    dotted = ".".join(where)
+    if fault["type"] == "extra_forbidden":
+        return unknown_key(dotted, dotted, where[-1], getattr(_type_at(model, where[:-1]), "model_fields", ()))
+    # In `notify` a secret is easily put beside its place.
+    is_hidden = fault["input"] is not None and (where[0] == "notify" or _holds_secret(_type_at(model, where)))
+    given = "" if is_hidden or isinstance(fault["input"], dict) else f", not {_quote(fault['input'])}"
+    return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{given}"
+
+
+def unknown_key(shown: str, dotted: str, word: str, known: Iterable[str]) -> str:
+    """Say what to use instead of a key that is not there: `shown` as people wrote it, `word` in the terms of `known`."""
+    if dotted in RETIRED:
+        return f"{shown} is retired: {RETIRED[dotted]}"
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"{shown} is no setting" + (f": did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}")
+
+
+def _type_at(model: Any, where: Iterable[str]) -> Any:
+    """Find the type of a place; the entries of a list have one, too."""
+    for part in where:
+        fields = getattr(model, "model_fields", None)
+        model = next(iter(get_args(model)), None) if fields is None else getattr(fields.get(part), "annotation", None)
+    return model
+
+
+def _holds_secret(type_: Any) -> bool:
+    fields = getattr(type_, "model_fields", {})
+    return type_ is SecretStr or any(map(_holds_secret, [*get_args(type_), *(field.annotation for field in fields.values())]))
+
+
+def _quote(value: object) -> str:
+    try:
+        return without_credentials(json.dumps(value))[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
+def without_credentials(text: str) -> str:
+    """Hide user and password of URLs."""
+    return _CREDENTIALS.sub("//…@", text)
+
+
+def remarks_on(settings: "Settings") -> Iterator[str]:
+    """Yield what is allowed and probably not meant, with what to change."""
+    if "port" in settings.metrics.model_fields_set and settings.monitoring.access != "port":
+        yield (
+            f"metrics.port is set and not used: nothing listens on {settings.metrics.port}, and metrics are at "
+            f"{settings.metrics.path} of the application; set monitoring.access to 'port', or leave metrics.port out"
+        )
+    if settings.tracing.jaeger_endpoint is not None:
+        yield "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318 of the same host"
+    for section, endpoint in (("tracing", settings.tracing.otlp_endpoint), ("logging", settings.logging.otlp_endpoint)):
+        if endpoint is not None and urlsplit(endpoint).port == _GRPC_PORT:
+            yield f"{section}.otlp_endpoint has port {_GRPC_PORT}, which is that of gRPC: OTLP over HTTP is on 4318"

@@ -1,0 +1,110 @@
+"""Types of the fields in `sections.py`: how a value may be written, and what it must be."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from sage_fastapi_obs.log_levels import LevelName, usual_level
+from sage_fastapi_obs.settings.standard_variables import is_http_url
+
+_BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
+
+
+def _must(hold: Callable[[Any], object], message: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not hold(value):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
+
+
+def _split_list(value: object) -> object:
+    """Read a text as a list: JSON or, as people write them, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _split_pairs(value: object) -> object:
+    """Read a text as a mapping: JSON or, as people write them, `name=other` separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): other.strip() for name, _, other in pairs}
+
+
+def _sort_exporters(value: object) -> object:
+    names = _split_list(value)
+    return ",".join(sorted(map(str, names))) if isinstance(names, list | tuple) else value
+
+
+def with_otlp_endpoint(tracing: Any) -> Any:
+    """Add to the section `tracing` the `otlp_endpoint` that its `jaeger_endpoint` means today, unless it has one.
+
+    Jaeger's Thrift collector (port 14268) is retired; the same host takes OTLP on 4318.
+    """
+    endpoint = tracing.get("jaeger_endpoint") if isinstance(tracing, dict) else None
+    if not is_http_url(endpoint):
+        return tracing
+    url = urlsplit(str(endpoint))
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return {"otlp_endpoint": urlunsplit((url.scheme, f"{host}:4318", "/v1/traces", "", "")), **tracing}
+
+
+def _compiles(expression: str) -> str:
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression: {error}") from None
+    return expression
+
+
+def _is_rising(bounds: tuple[float, ...]) -> bool:
+    return bool(bounds) and list(bounds) == sorted(set(bounds)) and all(0 < bound < math.inf for bound in bounds)
+
+
+CommaSeparated = BeforeValidator(_split_list)
+SwitchOrList = BeforeValidator(lambda value: value if str(value).lower() in _BOOLEANS else _split_list(value))
+Names = Annotated[tuple[str, ...], CommaSeparated]
+NamePairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
+Bounds = Annotated[
+    tuple[float, ...], CommaSeparated, _must(_is_rising, "bounds must be positive, finite, distinct and ascending")
+]
+
+Level = Annotated[LevelName, BeforeValidator(usual_level)]
+Exporter = Annotated[Literal["none", "console", "otlp", "console,otlp"], BeforeValidator(_sort_exporters)]
+RoutePath = Annotated[str, _must(lambda path: path.startswith("/"), "must start with '/'")]
+PathPrefix = Annotated[
+    str,
+    _must(lambda path: path.startswith("/") and not path.endswith("/"), "must start with '/' and not end with one"),
+]
+ExcludedPath = Annotated[RoutePath, AfterValidator(lambda path: path.rstrip("/") or "/")]
+HeaderName = Annotated[
+    str, _must(re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch, "a header name has letters, digits and dashes only")
+]
+FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "is no name of a field: it has no letters")]
+IndexName = Annotated[
+    str,
+    _must(
+        re.compile(r"[a-z0-9][a-z0-9._-]*").fullmatch,
+        "an index name has small letters, digits, dots, dashes and underscores, and starts with one of the first two",
+    ),
+]
+RegularExpression = Annotated[str, AfterValidator(_compiles)]
+HttpUrl = Annotated[str, _must(is_http_url, "must be an http(s) URL, such as http://localhost:4318/v1/traces")]
+SecretHttpUrl = Annotated[SecretStr, _must(lambda url: is_http_url(url.get_secret_value()), "must be an http(s) URL")]
+Token = Annotated[
+    SecretStr,
+    _must(
+        lambda token: len(token.get_secret_value()) >= 16,
+        "a token needs at least 16 characters: python -c 'import secrets; print(secrets.token_urlsafe())'",
+    ),
+]

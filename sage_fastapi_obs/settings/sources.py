@@ -1,0 +1,164 @@
+"""Where settings are read from, and which source wins: presets, a YAML file, the environment, files of secrets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.settings.explain import unknown_key
+from sage_fastapi_obs.settings.field_types import with_otlp_endpoint
+from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_sections
+
+__all__ = ["PRESETS", "Origin", "over_preset", "read_all"]
+
+ENV_PREFIX = "SAGE_OBS_"
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "dev": {
+        "service": {"environment": "development"},
+        "logging": {"level": "debug", "format": "console"},
+        "tracing": {"sample_rate": 1.0},
+        "monitoring": {"access": "local", "expose_logs": True},
+    },
+    "production": {
+        "service": {"environment": "production"},
+        "logging": {"level": "info", "format": "json", "flight_recorder": True},
+        "tracing": {"sample_rate": 0.1},
+        "monitoring": {"access": "token"},
+    },
+}
+_DEVELOPMENT = {"", "dev", "development", "local", "test", "testing"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where values came from, which is no part of what they are: settings with the same values are equal."""
+
+    preset: str | None = field(default=None, compare=False)
+    remarks: Sequence[str] = field(default=(), compare=False)
+
+
+def read_all(
+    cls: type[BaseSettings], env: Mapping[str, str], preset: str | None, path: str | Path | None, sections: Mapping[str, Any]
+) -> tuple[dict[str, Any], Origin]:
+    """Read all sources, the weakest first; return the sections to build settings from, and where they came from."""
+    own = {name: value for name, value in env.items() if name.startswith(ENV_PREFIX) and value.strip()}
+    file, folder, named = (own.pop(f"{ENV_PREFIX}{name}", None) for name in ("FILE", "SECRETS_DIR", "PRESET"))
+    path = path or file
+    remarks: list[str] = []
+    layers = (
+        _yaml_file(path) if path else {},
+        standard_sections(env, remarks.append),
+        _variables(cls, _secret_files(folder)) if folder else {},
+        _variables(cls, own),
+        sections,
+    )
+    # The older name is translated per source: that of a stronger source beats the new name in a weaker one.
+    given = _merge(*({key: with_otlp_endpoint(section) for key, section in layer.items()} for layer in layers))
+    chosen = preset or named or _preset_for(given.get("service"), path, remarks)
+    if chosen == "production" and (url := env.get("ELASTICSEARCH_URL", "").strip()):
+        # An application under development may mean another use of it.
+        given = _merge({"logging": {"elasticsearch_url": url}}, given)
+    return over_preset(chosen, given), Origin(chosen, remarks)
+
+
+def over_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay sections over a preset."""
+    if preset not in PRESETS:
+        raise SettingsError(f"SAGE_OBS_PRESET={preset!r} is not a preset: use {' or '.join(PRESETS)}")
+    return _merge(PRESETS[preset], given)
+
+
+def _preset_for(service: object, path: str | Path | None, remarks: list[str]) -> str:
+    """Choose by the environment's name; a file that names none is perhaps not meant for development, and that is remarked."""
+    environment = str(service.get("environment", "")) if isinstance(service, dict) else ""
+    if path and not environment:
+        remarks.append(
+            f"{path} names no environment, so the preset 'dev' holds: name it as service.environment there or in APP_ENV, "
+            "or a preset in SAGE_OBS_PRESET"
+        )
+    return "dev" if environment.lower() in _DEVELOPMENT else "production"
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay sections over one another, later ones on top."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            above = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+            merged[key] = {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above
+    return merged
+
+
+class _Variables(EnvSettingsSource):
+    """Reads `SAGE_OBS_<SECTION>__<KEY>` from any mapping; pydantic-settings itself knows the process's environment alone."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str]) -> None:
+        self._variables = {name.lower(): value for name, value in variables.items()}
+        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._variables
+
+    def decode_complex_value(self, _name: str, _field: Any, value: Any) -> Any:
+        """Leave lists to the sections, which say by name what is wrong with them."""
+        return value
+
+
+def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
+    known = _variable_names(cls)
+    ours = {name: value for name, value in given.items() if name.upper() in known or not is_service_link(name, value)}
+    for name in ours:
+        if name.upper() not in known:
+            dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+            raise SettingsError(unknown_key(name, dotted, name.upper(), known))
+    try:
+        return _Variables(cls, ours)()
+    except ValueError as error:
+        raise SettingsError(f"cannot read the {ENV_PREFIX}* variables: {error}") from None
+
+
+def _variable_names(cls: type[BaseSettings]) -> set[str]:
+    names = set()
+    for name, section in cls.model_fields.items():
+        keys = getattr(section.annotation, "model_fields", ())
+        names |= {f"{ENV_PREFIX}{name}__{key}".upper() for key in keys} or {f"{ENV_PREFIX}{name}".upper()}
+    return names
+
+
+def _secret_files(folder: str) -> dict[str, str]:
+    """Read the files that are called like our variables; those of others are not opened."""
+    try:
+        files = [path for path in Path(folder).iterdir() if path.name.upper().startswith(ENV_PREFIX) and path.is_file()]
+        texts = {path.name: path.read_text("utf-8").strip() for path in files}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise SettingsError(f"cannot read the files of SAGE_OBS_SECRETS_DIR={folder}: {reason}") from None
+    return {name: text for name, text in texts.items() if text}
+
+
+def _yaml_file(path: str | Path) -> dict[str, Any]:
+    """Read sections; not by pydantic-settings, which takes a missing file for an empty one, and pairs in a list for keys."""
+    try:
+        import yaml  # noqa: PLC0415 - an extra, wanted only where there is a file
+    except ImportError:
+        raise SettingsError("reading a YAML file needs PyYAML: pip install 'sage_fastapi_obs[yaml]'") from None
+    try:
+        with Path(path).open("rb") as file:
+            read = yaml.safe_load(file)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except Exception as error:  # a class per fault; the messages quote the file, and so perhaps its secrets
+        mark = getattr(error, "problem_mark", None)
+        where = f": look at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise SettingsError(f"the settings file {path} is not YAML{where}") from None
+    if read is None:
+        return {}
+    if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
+        raise SettingsError(f"the settings file {path} is not a mapping of sections, such as 'logging: {{level: debug}}'")
+    # A section whose keys are all commented out is an empty one.
+    return {key: {} if value is None else value for key, value in read.items()}
