@@ -13,9 +13,9 @@ from sage_fastapi_obs.logs.access_log import (
     ACCESS_LOGGER,
     TEXT,
     AccessField,
-    FieldReader,
     access_level,
     access_message,
+    field_reader,
     is_traced,
 )
 from sage_fastapi_obs.logs.line_format import Encode, LineBuilder, Timestamps, json_text
@@ -58,13 +58,13 @@ class PlainAccessLine:
     ) -> None:
         self._build = build
         self._encode = encode
-        self._reader = FieldReader([field for field in fields if field.is_on_access_line], readable)
+        self._add_fields = field_reader([field for field in fields if field.is_on_access_line], readable)
         self._recent = recent
 
     def __call__(self, values: OrdinaryValues) -> bytes:
         """Make one line."""
         exchange = _exchange(values)
-        fields = self._reader.add_to({}, exchange)
+        fields = self._add_fields({}, exchange)
         line = self._build(written_at(exchange), access_level(exchange), access_message(exchange), ACCESS_LOGGER, fields, None)
         encoded = self._encode(line)
         if self._recent is not None:
@@ -97,7 +97,7 @@ class FastAccessLine:
         self._build, self._encode, self._recent = build, encode, recent
         # Ordinary requests have none of the fields with other conditions.
         self._fields = [field for field in fields if field.is_on_access_line and field.when in (None, is_traced)]
-        self._reader = FieldReader(self._fields, readable)
+        self._add_fields = field_reader(self._fields, readable)
         self._timestamp = Timestamps()
         self._json_of: Callable[[str], str] = lambda text: json_text(readable(text))
         self._traced: dict[Any, _Template] = {}
@@ -123,7 +123,7 @@ class FastAccessLine:
         return template
 
     def _made(self, exchange: Exchange) -> _Template:
-        fields = self._reader.add_to({}, exchange)
+        fields = self._add_fields({}, exchange)
         different = [field for field in self._fields if field.name in fields and field.attribute in _DIFFERENT]
         blanks = {field: f"blank{number}blank" for number, field in enumerate(different)}
         fields.update((field.name, blank) for field, blank in blanks.items())

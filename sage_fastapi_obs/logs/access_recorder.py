@@ -10,10 +10,10 @@ from sage_fastapi_obs.logs.access_line import AccessLine, written_at
 from sage_fastapi_obs.logs.access_log import (
     ACCESS_FIELDS,
     ACCESS_LOGGER,
-    FieldReader,
     access_level,
     access_message,
     background_level,
+    field_reader,
 )
 from sage_fastapi_obs.logs.outputs.output import DeferredLine
 from sage_fastapi_obs.request.exchange import Exchange
@@ -47,8 +47,8 @@ class AccessRecorder(Recorder):
         self._writer = writer
         self._line = line
         self._write_later = write_later
-        self._on_access_line = FieldReader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
-        self._on_background_line = FieldReader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
+        self._add_to_access_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
+        self._add_to_background_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
 
     def follow_level(self) -> None:
         """Learn which ordinary requests have a line at the writer's present level."""
@@ -98,7 +98,7 @@ class AccessRecorder(Recorder):
         dropped = None if exchange.held_lines is None else self._writer.settle_held(exchange)
         if LEVELS[level] < self._threshold and dropped is None and not takeover.others_listen():
             return
-        fields = self._on_access_line.add_to((exchange.bound_fields or {}).copy(), exchange)
+        fields = self._add_to_access_line((exchange.bound_fields or {}).copy(), exchange)
         fields.update(dropped or {})
         error = exchange.error if exchange.failed else None
         message = access_message(exchange)
@@ -110,7 +110,7 @@ class AccessRecorder(Recorder):
             return
         error = exchange.background.error
         message = "background work finished" if error is None else "background work failed"
-        fields: dict[str, Any] = self._on_background_line.add_to({}, exchange)
+        fields: dict[str, Any] = self._add_to_background_line({}, exchange)
         if exchange.held_lines is not None:
             fields.update(self._writer.settle_held(exchange, wanted=error is not None) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)

@@ -5,7 +5,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from sage_fastapi_obs.logs.access_log import TRACE_IDS
+from sage_fastapi_obs.logs.access_log import add_trace_ids
 from sage_fastapi_obs.logs.field_names import (
     FIELD_CORRELATION_ID,
     FIELD_REQUEST_ID,
@@ -47,7 +47,7 @@ def add_context(fields: dict[str, Any]) -> None:
         fields.update(span_fields(context))
     elif exchange is not None:
         # A thread of the application's own has the exchange, through its logger, and no span.
-        TRACE_IDS.add_to(fields, exchange)
+        add_trace_ids(fields, exchange)
 
 
 def span_fields(context: trace.SpanContext) -> dict[str, str]:

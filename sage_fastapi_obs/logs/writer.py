@@ -12,7 +12,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.access_line import FastAccessLine
-from sage_fastapi_obs.logs.access_log import ACCESS_LOGGER, EXCHANGE_IDS
+from sage_fastapi_obs.logs.access_log import ACCESS_LOGGER, add_exchange_ids
 from sage_fastapi_obs.logs.access_recorder import AccessRecorder
 from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.level_changes import Change, Levels
@@ -205,7 +205,7 @@ class LogWriter:
 
     def _tell(self, message: str, fields: dict[str, Any]) -> None:
         exchange = current_exchange.get()
-        ids = {} if exchange is None else EXCHANGE_IDS.add_to({}, exchange)
+        ids = {} if exchange is None else add_exchange_ids({}, exchange)
         self.emit(self.now(), "info", message, OWN_LOGGER, {**ids, **fields}, always=True)
 
     def _levels_changed(self) -> None:
