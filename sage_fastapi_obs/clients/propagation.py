@@ -30,8 +30,8 @@ def outgoing_headers(span: trace.Span | None, *, traced: bool = True) -> dict[st
 
 def parent_or_link(carrier: Mapping[str, str]) -> tuple[Context | None, SpanContext | None]:
     """Read what a caller has sent, as `tracing.incoming` has it: a context to go on in, and a span to link to."""
-    home = active_observability()
-    how = "continue" if home is None else home.settings.tracing.incoming
+    observability = active_observability()
+    how = "continue" if observability is None else observability.settings.tracing.incoming
     context = incoming(carrier)
     sender = trace.get_current_span(context).get_span_context()
     if how == "continue":

@@ -11,6 +11,7 @@ from fastapi import Depends
 from opentelemetry import trace
 from starlette.requests import HTTPConnection
 
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS, LEVELS, usual_level
 from sage_fastapi_obs.logs import takeover
@@ -128,7 +129,7 @@ class ObsLogger:
             # The text is never a template: loguru formats a message only when it is given arguments.
             log.log(LEVEL_DETAILS[level].loguru, text)
         except Exception as fault:
-            takeover.count_fault("ObsLogger", fault)
+            count_internal_error("ObsLogger", fault)
         finally:
             if token is not None:
                 current_exchange.reset(token)
@@ -202,7 +203,7 @@ def _exchange_of(request: Any) -> Exchange | None:
     try:
         return exchange_of(request.scope)
     except Exception as fault:
-        takeover.count_fault("ObsLogger", fault)
+        count_internal_error("ObsLogger", fault)
         return None
 
 
@@ -210,7 +211,7 @@ def _fields_of(fields: Any) -> dict[str, Any]:
     try:
         return {} if fields is None else {str(name): value for name, value in fields.items()}
     except Exception as fault:
-        takeover.count_fault("ObsLogger", fault)
+        count_internal_error("ObsLogger", fault)
         return {"fields": fields}
 
 

@@ -21,14 +21,7 @@ from fastapi import FastAPI, Request
 from loguru import logger
 from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
-from sage_fastapi_obs import (
-    CorrelationContext,
-    Observability,
-    ObservabilityMiddleware,
-    Settings,
-    bind,
-    get_correlation_id,
-)
+from sage_fastapi_obs import CorrelationContext, Observability, ObservabilityMiddleware, Settings, bind, get_correlation_id
 from sage_fastapi_obs.logs.server_loggers import CLIENT_LOGGERS, SERVER_LOGGERS
 from sage_fastapi_obs.request.middleware import exchange_behind
 
