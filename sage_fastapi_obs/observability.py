@@ -23,7 +23,7 @@ from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
-from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines
+from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
@@ -41,7 +41,6 @@ from sage_fastapi_obs.tracing.server_span import ServerSpans
 
 __all__ = ["Observability"]
 
-LOG_BUFFER_SIZE = 10_000
 """Recent lines that are kept by default where they are shown."""
 
 
@@ -84,7 +83,7 @@ class Observability(Lifecycle):
             failed=partial(self.faults.count, ServerSpans.component),
         )
         self._logs = LogWriter(
-            settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent_lines(settings)
+            settings.logging, settings.service, self.faults, wall_clock, self, redaction, recent_lines_of(settings)
         )
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._log_missing_pack)
         self.collected = NamedMetrics(self.instruments, self.faults)
@@ -273,11 +272,3 @@ class Observability(Lifecycle):
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
             instrument.of(rule).set(active)
-
-
-def _recent_lines(settings: Settings) -> RecentLines | None:
-    monitoring = settings.monitoring
-    most_lines = monitoring.log_buffer_size
-    if most_lines is None:
-        most_lines = LOG_BUFFER_SIZE if monitoring.expose_logs else 0
-    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -6,7 +6,7 @@ Both classes give the same bytes; who wants to know what a line is need not read
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.logs.access_log import (
     ACCESS_FIELDS,
@@ -16,13 +16,12 @@ from sage_fastapi_obs.logs.access_log import (
     access_level,
     access_message,
     field_reader,
-    is_traced,
 )
 from sage_fastapi_obs.logs.line_format import Encode, LineBuilder, Timestamps, json_text
 from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["ORDINARY", "AccessLine", "FastAccessLine", "OrdinaryValues", "PlainAccessLine", "written_at"]
+__all__ = ["ORDINARY", "FastAccessLine", "OrdinaryValues", "PlainAccessLine", "written_at"]
 
 ORDINARY = (
     *("method", "route", "status", "sampled"),
@@ -38,13 +37,6 @@ MOST_TEMPLATES = 4096
 """As many combinations of method, route and status as are remembered."""
 
 
-class AccessLine(Protocol):
-    """Makes the line of an ordinary request."""
-
-    def __call__(self, values: OrdinaryValues) -> bytes:
-        """Return the line, and keep it where recent lines are kept."""
-
-
 class PlainAccessLine:
     """Makes each line from an exchange, as lines of all other requests are made."""
 
@@ -56,10 +48,10 @@ class PlainAccessLine:
         recent: RecentLines | None,
         fields: Iterable[AccessField] = ACCESS_FIELDS,
     ) -> None:
-        self._build = build
-        self._encode = encode
-        self._add_fields = field_reader([field for field in fields if field.is_on_access_line], readable)
-        self._recent = recent
+        """Make lines with `build`, and bytes of them with `encode`; `readable` returns of a foreign text what may be shown."""
+        self._build, self._encode, self._readable, self._recent = build, encode, readable, recent
+        self._fields = [field for field in fields if field.is_on_access_line]
+        self._add_fields = field_reader(self._fields, readable)
 
     def __call__(self, values: OrdinaryValues) -> bytes:
         """Make one line."""
@@ -83,23 +75,13 @@ class _Template(NamedTuple):
     """By the position in the text."""
 
 
-class FastAccessLine:
+class FastAccessLine(PlainAccessLine):
     """Makes a template of a plain line once for each kind of request, and fills it in."""
 
-    def __init__(
-        self,
-        build: LineBuilder,
-        encode: Encode,
-        readable: Callable[[str], str],
-        recent: RecentLines | None,
-        fields: Iterable[AccessField] = ACCESS_FIELDS,
-    ) -> None:
-        self._build, self._encode, self._recent = build, encode, recent
-        # Ordinary requests have none of the fields with other conditions.
-        self._fields = [field for field in fields if field.is_on_access_line and field.when in (None, is_traced)]
-        self._add_fields = field_reader(self._fields, readable)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what `PlainAccessLine` takes."""
+        super().__init__(*args, **options)
         self._timestamp = Timestamps()
-        self._json_of: Callable[[str], str] = lambda text: json_text(readable(text))
         self._traced: dict[Any, _Template] = {}
         self._untraced: dict[Any, _Template] = {}
 
@@ -115,6 +97,9 @@ class FastAccessLine:
             trace_id, request_id, correlation_id = values[_TRACE_ID : _TRACE_ID + 3]
             self._recent.keep((correlation_id, request_id, trace_id or None, encoded[:-1]))
         return encoded
+
+    def _json_of(self, text: str) -> str:
+        return json_text(self._readable(text))
 
     def _template(self, templates: dict[Any, _Template], values: OrdinaryValues) -> _Template:
         template = self._made(_exchange(values))

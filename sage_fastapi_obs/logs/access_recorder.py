@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sage_fastapi_obs.catalog import KNOWN_METHODS
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs import takeover
-from sage_fastapi_obs.logs.access_line import AccessLine, written_at
+from sage_fastapi_obs.logs.access_line import PlainAccessLine, written_at
 from sage_fastapi_obs.logs.access_log import (
     ACCESS_FIELDS,
     ACCESS_LOGGER,
@@ -35,7 +35,7 @@ class AccessRecorder(Recorder):
     def __init__(
         self,
         writer: "LogWriter",
-        line: AccessLine,
+        line: PlainAccessLine,
         readable: Callable[[str], str],
         write_later: Callable[[DeferredLine], None] | None,
     ) -> None:

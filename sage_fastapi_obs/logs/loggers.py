@@ -145,7 +145,7 @@ class BoundLogger(ObsLogger):
     """A logger that knows its request.
 
     Every line carries the request's ids. `bind` adds fields to all later lines of the request, whoever writes them, and to
-    its canonical line; fields of a single call stay on that line, and those of `with_fields` on the lines of that logger.
+    its access line; fields of a single call stay on that line, and those of `with_fields` on the lines of that logger.
     """
 
     __slots__ = ()

@@ -7,9 +7,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from sage_fastapi_obs.logs.line_format import Line
+from sage_fastapi_obs.settings import Settings
 
-__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry"]
+__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry", "recent_lines_of"]
 
+DEFAULT_LINES = 10_000
+"""Kept where `monitoring.expose_logs` is set and `monitoring.log_buffer_size` is not."""
 OVERHEAD_BYTES = 400
 """What keeping a line takes beside its text: its ids and the objects around it."""
 
@@ -87,3 +90,12 @@ class RecentLines:
         lines = [LogEntry.model_validate(orjson.loads(encoded)) for encoded in found[max(0, len(found) - limit) :]]
         # A line that had to wait for the end of its request was written after younger ones.
         return sorted(lines, key=lambda line: line.timestamp)
+
+
+def recent_lines_of(settings: Settings) -> RecentLines | None:
+    """Build the store of recent lines; None where none are kept."""
+    monitoring = settings.monitoring
+    most_lines = monitoring.log_buffer_size
+    if most_lines is None:
+        most_lines = DEFAULT_LINES if monitoring.expose_logs else 0
+    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -44,7 +44,7 @@ class RootHandler(logging.Handler):
 
 
 def _write(record: logging.LogRecord) -> None:
-    """Write a record, unless the canonical line says the same, or it is none of the service."""
+    """Write a record, unless the access line says the same, or it is none of the service."""
     if (header := _TOLD_OF_HEADERS.get(record.name)) is not None:
         # A line for each of the hundred members that anybody may send: those who read headers outside of us write them.
         count_header(header)
@@ -87,5 +87,5 @@ def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None
 
 
 def _is_told(exchange: Exchange) -> bool:
-    """Tell whether the canonical line, or that of the background work, has the exception with its stack."""
+    """Tell whether the access line, or that of the background work, has the exception with its stack."""
     return exchange.error_logged and any(logs.observer is exchange.observer for logs in WRITERS)

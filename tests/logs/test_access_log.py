@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
-from sage_fastapi_obs.logs.access_line import ORDINARY, AccessLine, FastAccessLine, PlainAccessLine
+from sage_fastapi_obs.logs.access_line import ORDINARY, FastAccessLine, PlainAccessLine
 from sage_fastapi_obs.logs.access_log import ACCESS_FIELDS, AccessField, field_reader
 from sage_fastapi_obs.logs.line_format import json_format, line_builder, with_renamed_fields
 from sage_fastapi_obs.logs.recent_lines import RecentLines
@@ -60,7 +60,7 @@ ORDINARY_VALUES = st.builds(
 )
 
 
-def both_ways(aliases: dict[str, str], kept: Callable[[], RecentLines | None] = lambda: None) -> list[AccessLine]:
+def both_ways(aliases: dict[str, str], kept: Callable[[], RecentLines | None] = lambda: None) -> list[PlainAccessLine]:
     redaction = Redaction(LoggingSettings(redact=("customer",)))
     encode = with_renamed_fields(aliases)
     return [

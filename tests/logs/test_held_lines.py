@@ -143,7 +143,7 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     ],
 )
 async def test_a_failed_request_is_complete(path: str, name: str, last: Any, watch: Any) -> None:
-    """All its lines come, in order, before the canonical one; only trace lines do not."""
+    """All its lines come, in order, before the access line; only trace lines do not."""
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         answer = await http.get(path)
@@ -187,7 +187,7 @@ async def test_lines_keep_their_own_times(watch: Any) -> None:
 
 
 async def test_a_slow_request_is_complete(watch: Any) -> None:
-    """Lines come when the answer took as long as the setting says, and the canonical line comes with them."""
+    """Lines come when the answer took as long as the setting says, and the access line comes with them."""
     clock = Clock()
     for seconds, complete in ((2.0, True), (2.1, False), (None, False)):
         watched = recording(watch, clock=clock, logging={"flight_slow_seconds": seconds, "level": "error"})
@@ -309,7 +309,7 @@ async def test_lines_outside_of_requests_and_on_excluded_paths_are_not_held(watc
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "with a sink of the user's"])
 async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
-    """The oldest go first; the canonical line says how many are missing, also when it goes through loguru."""
+    """The oldest go first; the access line says how many are missing, also when it goes through loguru."""
     watched = recording(watch, logging={"flight_lines": 3})
     sink = logger.add(io.StringIO(), level="CRITICAL") if others else None
     try:
@@ -486,12 +486,12 @@ async def test_two_observabilities_hold_their_own_lines(watch: Any) -> None:
 
 
 async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
-    """The request ends as it would, and so does the canonical line's own attempt."""
+    """The request ends as it would, and so does the access line's own attempt."""
     watched = recording(watch, logging={"output": "/dev/full"})
     driven = await drive(app_of(watched), http_scope("/boom"))
     assert driven.sent[0]["status"] == 500
     watched.obs.logs.flush()
-    # The start, the info line, two held ones and the canonical one.
+    # The start, the info line, two held ones and the access line.
     assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") == 5
     assert watched.obs.faults.counts["Logs"] >= 1
 

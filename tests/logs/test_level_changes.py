@@ -241,7 +241,7 @@ QUIET = ["tests.one info", "tests.one.part info", "tests.two info", "loguru info
 
 
 async def test_a_change_for_all(watch: Any) -> None:
-    """Loguru's lines and the canonical one follow; libraries' debug lines stay back, as with the setting."""
+    """Loguru's lines and the access line follow; libraries' debug lines stay back, as with the setting."""
     watched = watch(logging={"level": "info"})
     app = talking(watched)
     assert await heard(watched, app) == QUIET
@@ -365,3 +365,15 @@ async def test_a_trace_of_one_logger_is_no_debug_of_another(watch: Any) -> None:
     logger.trace("there")
     await watched.obs.close()
     assert [line["message"] for line in watched.lines if line["logger"] == __name__] == ["there"]
+
+
+async def test_a_level_is_set_by_any_usual_spelling(watch: Any) -> None:
+    """`WARNING` is `warn`, None is the configured level, and what is no level is refused."""
+    watched = watch(logging={"level": "info"})
+    async with watched.obs:
+        watched.obs.set_level("WARNING")
+        assert watched.obs.logs.levels.level_of(None) == "warn"
+        with pytest.raises(ValueError, match="'verbose' is no level: there are trace, debug"):
+            watched.obs.set_level("verbose")
+        watched.obs.set_level(None)
+        assert watched.obs.logs.levels.level_of(None) == "info"
