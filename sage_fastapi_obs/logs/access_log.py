@@ -13,7 +13,7 @@ from sage_fastapi_obs.logs.field_names import (
     FIELD_CORRELATION_ID,
     FIELD_REQUEST_ID,
     FIELD_SPAN_ID,
-    FIELD_TRACE_FLAGS,
+    TRACE_FLAGS,
     FIELD_TRACE_ID,
 )
 from sage_fastapi_obs.request.exchange import Exchange
@@ -110,7 +110,7 @@ ACCESS_FIELDS = (
     AccessField(FIELD_CORRELATION_ID, "correlation_id", TEXT, is_for_people=False, is_on_background_line=True),
     AccessField(FIELD_TRACE_ID, "trace_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
     AccessField(FIELD_SPAN_ID, "span_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
-    AccessField(FIELD_TRACE_FLAGS, "sampled", FLAGS, is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(TRACE_FLAGS, "sampled", FLAGS, is_traced, is_for_people=False, is_on_background_line=True),
     AccessField(METHOD, "method", FOREIGN_TEXT, is_on_background_line=True),
     AccessField(PATH, "path", FOREIGN_TEXT, is_on_background_line=True),
     AccessField(ROUTE, "route", TEXT, is_on_background_line=True),

@@ -10,7 +10,7 @@ from sage_fastapi_obs.logs.field_names import (
     FIELD_CORRELATION_ID,
     FIELD_REQUEST_ID,
     FIELD_SPAN_ID,
-    FIELD_TRACE_FLAGS,
+    TRACE_FLAGS,
     FIELD_TRACE_ID,
 )
 from sage_fastapi_obs.request.correlation import current_correlation_id
@@ -55,5 +55,5 @@ def span_fields(context: trace.SpanContext) -> dict[str, str]:
     return {
         FIELD_TRACE_ID: f"{context.trace_id:032x}",
         FIELD_SPAN_ID: f"{context.span_id:016x}",
-        FIELD_TRACE_FLAGS: f"{context.trace_flags & 1:02x}",
+        TRACE_FLAGS: f"{context.trace_flags & 1:02x}",
     }
