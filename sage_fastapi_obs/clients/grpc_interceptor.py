@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
@@ -21,6 +20,7 @@ from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, Client
 from sage_fastapi_obs.clients.propagation import correlation_of, parent_or_link
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import RunMetrics
+from sage_fastapi_obs.request.innermost_span import innermost_span
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
 __all__ = ["Interceptor"]
@@ -190,7 +190,7 @@ class _Answer:
         self._correlated = correlation_of(sent)
         self._correlated.__enter__()
         caller, link = parent_or_link(sent)
-        if caller is not None and not trace.get_current_span().get_span_context().is_valid:
+        if caller is not None and not innermost_span().get_span_context().is_valid:
             self._caller = caller
             self._token = otel_context.attach(caller)
         method = self._details.method.removeprefix("/")

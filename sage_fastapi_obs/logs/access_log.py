@@ -13,8 +13,8 @@ from sage_fastapi_obs.logs.field_names import (
     FIELD_CORRELATION_ID,
     FIELD_REQUEST_ID,
     FIELD_SPAN_ID,
-    TRACE_FLAGS,
     FIELD_TRACE_ID,
+    TRACE_FLAGS,
 )
 from sage_fastapi_obs.request.exchange import Exchange
 
@@ -33,7 +33,6 @@ __all__ = [
     "access_level",
     "access_message",
     "add_exchange_ids",
-    "add_trace_ids",
     "background_level",
     "field_reader",
     "is_traced",
@@ -176,5 +175,4 @@ def field_reader(
     return add_fields
 
 
-add_trace_ids = field_reader(field for field in ACCESS_FIELDS if field.when is is_traced)
 add_exchange_ids = field_reader(ACCESS_FIELDS[:5])

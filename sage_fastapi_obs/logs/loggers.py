@@ -8,18 +8,17 @@ from typing import Annotated, Any, Self
 
 import loguru
 from fastapi import Depends
-from opentelemetry import trace
 from starlette.requests import HTTPConnection
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS, LEVELS, usual_level
 from sage_fastapi_obs.logs import takeover
-from sage_fastapi_obs.logs.context_fields import span_fields
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
+from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
@@ -64,10 +63,8 @@ class ObsLogger:
 
         Every line names the span it is written in by itself: this is for code that goes on elsewhere.
         """
-        context = trace.get_current_span().get_span_context()
-        if not context.is_valid:
-            return self
-        return self._derived(ids=span_fields(context))
+        ids = innermost_ids()
+        return self._derived(ids=ids) if ids else self
 
     def debug(self, message: str, /, **fields: Any) -> None:
         """Write a line of level debug."""

@@ -11,6 +11,7 @@ from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.request.correlation import chosen_header, current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.ids import SAFE_ID, new_request_id
+from sage_fastapi_obs.request.innermost_span import innermost_context
 from sage_fastapi_obs.settings import HttpSettings
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def correlation_hook(request: "httpx.Request") -> Awaitable[None]:
         for name, value in ids_to_send().items():
             request.headers.setdefault(name, value)
         if "traceparent" not in request.headers:
-            _traceparent.inject(request.headers)
+            _traceparent.inject(request.headers, innermost_context(current_exchange.get()))
     except Exception as error:
         count_internal_error("correlation_hook", error)
     return _DONE

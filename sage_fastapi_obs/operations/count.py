@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry import trace
-
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.metrics.instruments import LabelledMetric
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import innermost_span
 
 __all__ = ["add_span_event", "add_to_gauge", "count", "observe", "set_gauge", "take_from_gauge"]
 
@@ -41,12 +40,12 @@ def take_from_gauge(name: str, *values: str, by: float = 1.0, forget: bool = Fal
 
 
 def add_span_event(name: str, /, **attributes: Any) -> None:
-    """Add an event to the current span."""
+    """Add an event to the innermost span."""
     observability = active_observability()
     if observability is None:
         return
     try:
-        span = trace.get_current_span()
+        span = innermost_span()
         if span.is_recording() and observability.children is not None:
             span.add_event(printable(name), observability.children.shown(attributes))
     except Exception as error:

@@ -8,10 +8,10 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
-from sage_fastapi_obs.logs.context_fields import running
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import running
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Operation", "OperationRun", "RunMetrics", "operation"]
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
 from sage_fastapi_obs.catalog import OVERFLOW
-from sage_fastapi_obs.logs.context_fields import RUNNING
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.current_span import SPAN, attach, get_current
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context, innermost_span
 
 __all__ = ["OperationRun", "Outcome", "RunMetrics"]
 
@@ -62,6 +62,7 @@ class OperationRun:
         "fields",
         "labels",
         "outcome",
+        "unread",
     )
 
     def __init__(
@@ -89,6 +90,8 @@ class OperationRun:
         """How long it took; 0 while it runs."""
         self._observability: ActiveObservability | None = None
         self._span: Span | None = None
+        self.unread: Span | None = None
+        """Its span where nobody reads it, so that it is not made current."""
         self._parent: Context | None = None
         self._context: Context | None = None
         self._started_ns = self._wall_ns = 0
@@ -96,7 +99,7 @@ class OperationRun:
     @property
     def span(self) -> Span:
         """Its span; where it has none (an unsampled request, no tracing), the current one."""
-        return trace.get_current_span() if self._span is None else self._span
+        return innermost_span() if self._span is None else self._span
 
     @property
     def duration_seconds(self) -> float:
@@ -160,7 +163,7 @@ class OperationRun:
         outer = parent.get(RUNNING)
         if outer is not None:
             self.fields = {**outer.fields, **self.fields}
-        own = {RUNNING: self} if self._span is None else {RUNNING: self, SPAN: self._span}
+        own = {RUNNING: self} if self._span is self.unread else {RUNNING: self, SPAN: self._span}
         self._context = Context({**parent, **own})
         attach(self._context)
 
@@ -175,7 +178,7 @@ class OperationRun:
         parent: Any = self._parent
         while (outer := parent.get(RUNNING)) is not None and not outer.attached:
             # The outer run has ended before this one.
-            parent = outer.outside
+            parent = outer.outer_context
         attach(parent)
 
     @property
@@ -184,7 +187,7 @@ class OperationRun:
         return self._context is not None
 
     @property
-    def outside(self) -> Context:
+    def outer_context(self) -> Context:
         """The context in which it was attached."""
         return Context() if self._parent is None else self._parent
 
@@ -210,9 +213,11 @@ class OperationRun:
     def _open(self, observability: ActiveObservability, name: str) -> None:
         children = observability.children
         if children is not None:
-            parent = get_current()
+            parent = innermost_context(current_exchange.get())
+            current: Any = parent.get(SPAN)
             self._wall_ns = observability.wall_clock()
-            self._span = children.open(name, self._kind, self._attributes, parent, parent.get(SPAN), self._wall_ns)
+            self._span = children.open(name, self._kind, self._attributes, parent, current, self._wall_ns)
+            self.unread = None if children.read else self._span
 
     def _decide(self, observability: ActiveObservability, error: BaseException | None) -> None:
         if self.outcome is None:

@@ -19,6 +19,7 @@ from sage_fastapi_obs.clients.propagation import TRACE_HEADER, correlation_of, i
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import innermost_span
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
 __all__ = ["PRODUCED", "Message", "Messages", "instrument_kafka", "place", "process_message"]
@@ -159,7 +160,7 @@ class _Processing(OperationRun):
     def __enter__(self) -> Self:
         """Begin."""
         self._correlated.__enter__()
-        if not trace.get_current_span().get_span_context().is_valid:
+        if not innermost_span().get_span_context().is_valid:
             self._token = otel_context.attach(self._sender)
         self.begin()
         self.attach()
