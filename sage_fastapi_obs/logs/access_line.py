@@ -69,10 +69,10 @@ class _Template(NamedTuple):
 
     text: str
     """Of a line, with `%s` for what differs, the time first."""
-    pick: Callable[[OrdinaryValues], Iterable[Any]]
-    """Takes what differs out of the values of a request, in the order of the line."""
+    pick: Callable[[Sequence[Any]], Any]
+    """Takes what differs out of the values of a request and its time, in the order of the line."""
     conversions: Sequence[tuple[int, Callable[[Any], Any]]]
-    """By the position in the text."""
+    """By the position among the values."""
 
 
 class FastAccessLine(PlainAccessLine):
@@ -82,6 +82,8 @@ class FastAccessLine(PlainAccessLine):
         """Take what `PlainAccessLine` takes."""
         super().__init__(*args, **options)
         self._timestamp = Timestamps()
+        readable = self._readable
+        self._json_of: Callable[[str], str] = lambda text: json_text(readable(text))
         self._traced: dict[Any, _Template] = {}
         self._untraced: dict[Any, _Template] = {}
 
@@ -89,17 +91,14 @@ class FastAccessLine(PlainAccessLine):
         """Make one line."""
         templates = self._traced if values[_TRACE_ID] else self._untraced
         text, pick, conversions = templates.get(values[:_KIND_VALUES]) or self._template(templates, values)
-        filled = [self._timestamp((values[_WALL_NS] // 1_000 + values[_DURATION_US]) / 1_000_000), *pick(values)]
+        known = [*values, self._timestamp((values[_WALL_NS] // 1_000 + values[_DURATION_US]) / 1_000_000)]
         for position, convert in conversions:
-            filled[position] = convert(filled[position])
-        encoded = (text % tuple(filled)).encode()
+            known[position] = convert(known[position])
+        encoded: bytes = (text % pick(known)).encode()
         if self._recent is not None:
             trace_id, request_id, correlation_id = values[_TRACE_ID : _TRACE_ID + 3]
             self._recent.keep((correlation_id, request_id, trace_id or None, encoded[:-1]))
         return encoded
-
-    def _json_of(self, text: str) -> str:
-        return json_text(self._readable(text))
 
     def _template(self, templates: dict[Any, _Template], values: OrdinaryValues) -> _Template:
         template = self._made(_exchange(values))
@@ -119,9 +118,12 @@ class FastAccessLine(PlainAccessLine):
             # Numbers have no quotes, and a text that is encoded for each line brings its own.
             blank = blanks[field] if field.kind is TEXT else f'"{blanks[field]}"'
             text = text.replace(blank, "%s")
+        positions = [ORDINARY.index(field.attribute) for field in in_order]
         converts = [self._json_of if field.kind.is_foreign else field.kind.convert for field in in_order]
-        conversions = [(position, convert) for position, convert in enumerate(converts, start=1) if convert is not None]
-        return _Template(text, itemgetter(*(ORDINARY.index(field.attribute) for field in in_order)), conversions)
+        conversions = [
+            (position, convert) for position, convert in zip(positions, converts, strict=True) if convert is not None
+        ]
+        return _Template(text, itemgetter(len(ORDINARY), *positions), conversions)
 
 
 def _exchange(values: OrdinaryValues) -> Exchange:

@@ -114,7 +114,8 @@ def json_format(line: Line) -> bytes:
 
 def json_text(text: str) -> str:
     """Encode a text of bounded length as lines do, with its quotes."""
-    return escaped(_dumps(text)).decode()
+    encoded = _dumps(text)
+    return (encoded if encoded.isascii() else escaped(encoded)).decode()
 
 
 def _shortened(line: Line) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 from sage_fastapi_obs.logs import loguru_internals
 from sage_fastapi_obs.logs.active_writers import WRITERS, attached
 from sage_fastapi_obs.logs.context_fields import add_context
+from sage_fastapi_obs.logs.loguru_internals import handlers
 from sage_fastapi_obs.logs.loguru_sinks import SINKS, THIS_THREAD
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 
@@ -18,7 +19,7 @@ __all__ = ["LoguruSide", "handed_over", "hands_to_loguru", "loguru_adds", "other
 
 def others_listen() -> bool:
     """Tell whether the application has sinks in loguru that must see our lines too."""
-    if loguru_internals.handlers() is not SINKS.seen:
+    if handlers() is not SINKS.seen:
         SINKS.look()
     return SINKS.others_listen
 

@@ -151,4 +151,4 @@ def test_an_output_that_cannot_be_closed_stops_no_other(watch: Any) -> None:
         assert watched.obs.faults.counts == {"Logs": 1}
         assert [record.body.string_value for record in collector.records()] == ["observability started"]
         assert len(watched.lines) == 1
-        sender.close()
+        sender.close(LONG_ENOUGH)
