@@ -4,7 +4,6 @@ To add a setting, add a field to its section: it can be set from every source th
 that others define.
 """
 
-from sage_fastapi_obs.settings.field_types import usual_level
 from sage_fastapi_obs.settings.sections import (
     AlertRuleSettings,
     AlertSettings,
@@ -43,5 +42,4 @@ __all__ = [
     "Severity",
     "SlaSettings",
     "TracingSettings",
-    "usual_level",
 ]

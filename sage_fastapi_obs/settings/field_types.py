@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from sage_fastapi_obs.log_levels import LevelName, usual_level
 from sage_fastapi_obs.pack_registry import pack_names
 from sage_fastapi_obs.settings.standard_variables import is_http_url
 
@@ -44,13 +45,6 @@ def _split_pairs(value: object) -> object:
 def _sort_exporters(value: object) -> object:
     names = _split_list(value)
     return ",".join(sorted(map(str, names))) if isinstance(names, list | tuple) else value
-
-
-def usual_level(level: object) -> object:
-    """Return our spelling of a level."""
-    if not isinstance(level, str):
-        return level
-    return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
 
 
 def with_otlp_endpoint(tracing: Any) -> Any:
@@ -99,7 +93,7 @@ Bounds = Annotated[
 ]
 
 Pack = Annotated[str, AfterValidator(_existing_pack), _PackSchema()]
-Level = Annotated[Literal["trace", "debug", "info", "warn", "error", "critical"], BeforeValidator(usual_level)]
+Level = Annotated[LevelName, BeforeValidator(usual_level)]
 Exporter = Annotated[Literal["none", "console", "otlp", "console,otlp"], BeforeValidator(_sort_exporters)]
 RoutePath = Annotated[str, _must(lambda path: path.startswith("/"), "must start with '/'")]
 PathPrefix = Annotated[

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from sage_fastapi_obs.active import active_observability
-from sage_fastapi_obs.logs.line_format import LEVELS, Timestamps
+from sage_fastapi_obs.log_levels import LEVELS
+from sage_fastapi_obs.logs.line_format import Timestamps
 from sage_fastapi_obs.logs.loggers import ObsLogger, create_logger
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.operations.count import observe

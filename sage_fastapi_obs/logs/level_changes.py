@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sage_fastapi_obs.logs.line_format import LEVELS
+from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import start_thread
 
@@ -49,21 +49,21 @@ class Levels:
         """Of loggers with a level of their own, and of those below them."""
         self._changed = changed
         self._ended = ended
-        self._clock = clock
+        self.clock = clock
         self._changes: dict[str | None, Change] = {}
-        self._known: dict[str, int] = {}
+        self.known_loggers: dict[str, int] = {}
         self._thread: threading.Thread | None = None
         self._seconds: float | None = None
         """From the last change until the first end; None without changes."""
         self._changed_ends = threading.Event()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         at_fork(in_child=self.restart)
 
     def of(self, logger: str | None) -> int:
         """Return the lowest severity that is written of a logger."""
         if not self.named or logger is None:
             return self.general
-        known = self._known
+        known = self.known_loggers
         severity = known.get(logger)
         if severity is None:
             if len(known) >= MOST_NAMES:
@@ -78,7 +78,7 @@ class Levels:
     @property
     def changes(self) -> list[tuple[Change, float]]:
         """What differs from the configured level, with the seconds left, the general change first."""
-        now = self._clock()
+        now = self.clock()
         changes = sorted(self._changes.copy().values(), key=lambda change: change.logger or "")
         return [(change, max(0.0, change.ends_at - now)) for change in changes]
 
@@ -87,7 +87,7 @@ class Levels:
 
         Raises `TooManyChangesError`, and `NoThreadError` where nothing could end the change.
         """
-        with self._lock:
+        with self.lock:
             if level is None:
                 self._changes.pop(logger, None)
             elif logger not in self._changes and len(self._changes) >= MOST_CHANGES:
@@ -95,13 +95,13 @@ class Levels:
             else:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = start_thread("sage-obs-levels", self._keep_time)
-                self._changes[logger] = Change(logger, level, self._clock() + seconds)
+                self._changes[logger] = Change(logger, level, self.clock() + seconds)
             self._apply()
 
     def expire(self) -> None:
         """End the changes whose time is over."""
-        with self._lock:
-            now = self._clock()
+        with self.lock:
+            now = self.clock()
             over = [change for change in self._changes.values() if change.ends_at <= now]
             for change in over:
                 del self._changes[change.logger]
@@ -111,7 +111,7 @@ class Levels:
 
     def close(self) -> None:
         """Give all levels back, and wait for nothing any more."""
-        with self._lock:
+        with self.lock:
             self._changes.clear()
             self._apply()
 
@@ -129,9 +129,9 @@ class Levels:
         self.named = {name: severity for name, severity in severities.items() if name is not None}
         self.lowest = min((self.general, *self.named.values()))
         # A new one: a thread that is just resolving a name by the old levels remembers it in the old one.
-        self._known = {}
+        self.known_loggers = {}
         ends = [change.ends_at for change in self._changes.values()]
-        self._seconds = max(0.0, min(ends) - self._clock()) if ends else None
+        self._seconds = max(0.0, min(ends) - self.clock()) if ends else None
         self._changed_ends.set()
         self._changed()
 
@@ -142,7 +142,7 @@ class Levels:
                 self.expire()
 
     def _next_wait(self) -> float | None:
-        with self._lock:
+        with self.lock:
             self._changed_ends.clear()
             if self._seconds is None:
                 self._thread = None
@@ -150,6 +150,6 @@ class Levels:
 
     def restart(self) -> None:
         """Give all levels back in a forked child, where nothing would ever end a change."""
-        self._lock, self._changed_ends, self._thread = threading.RLock(), threading.Event(), None
+        self.lock, self._changed_ends, self._thread = threading.RLock(), threading.Event(), None
         if self._changes:
             self.close()

@@ -13,9 +13,9 @@ from hypothesis import given, settings, strategies
 from loguru import logger
 from support import PATIENCE_SECONDS, client, until
 
-from sage_fastapi_obs.logs import levels as module
-from sage_fastapi_obs.logs.levels import Change, Levels, TooManyChangesError
-from sage_fastapi_obs.logs.line_format import LEVELS
+from sage_fastapi_obs.log_levels import LEVELS
+from sage_fastapi_obs.logs import level_changes as module
+from sage_fastapi_obs.logs.level_changes import Change, Levels, TooManyChangesError
 
 NAMES = strategies.sampled_from([None, "a", "a.b", "a.b.c", "ab", "b"])
 ASKED = strategies.sampled_from([None, *LEVELS])
@@ -128,14 +128,14 @@ def test_made_up_names_do_not_add_up(build: Any) -> None:
     levels.change("a", "debug", 10)
     for number in range(3 * module.MOST_NAMES):
         assert levels.of(f"a.{number}") == LEVELS["debug"]
-    assert len(levels._known) <= module.MOST_NAMES
+    assert len(levels.known_loggers) <= module.MOST_NAMES
 
 
 def test_a_forked_child_has_the_configured_levels() -> None:
     """Nothing would end a change there."""
     levels = Levels("info", lambda: None, lambda _: None)
     levels.change("a", "debug", 60)
-    with levels._lock, warnings.catch_warnings(action="ignore"):
+    with levels.lock, warnings.catch_warnings(action="ignore"):
         if not (pid := os.fork()):
             is_given_back = levels.level_of("a") == "info"
             levels.change("a", "error", 60)
@@ -241,15 +241,15 @@ QUIET = ["tests.one info", "tests.one.part info", "tests.two info", "loguru info
 
 
 async def test_a_change_for_all(watch: Any) -> None:
-    """Loguru's lines and the canonical one follow; libraries' debug lines stay back, as with the setting."""
+    """Loguru's lines and the access line follow; libraries' debug lines stay back, as with the setting."""
     watched = watch(logging={"level": "info"})
     app = talking(watched)
     assert await heard(watched, app) == QUIET
-    watched.obs._logs.change_level(None, "debug", 60)
+    watched.obs.set_level("debug", seconds=60)
     assert await heard(watched, app) == [*QUIET[:3], "loguru debug", *QUIET[3:]]
-    watched.obs._logs.change_level(None, "error", 60)
+    watched.obs.set_level("error", seconds=60)
     assert await heard(watched, app) == []
-    watched.obs._logs.change_level(None, None, 60)
+    watched.obs.set_level(None, seconds=60)
     assert await heard(watched, app) == QUIET
 
 
@@ -258,19 +258,19 @@ async def test_a_change_for_a_name(watch: Any) -> None:
     watched = watch(logging={"level": "info"})
     app = talking(watched)
     await heard(watched, app)
-    watched.obs._logs.change_level("tests.one", "debug", 60)
+    watched.obs.set_level("debug", "tests.one", seconds=60)
     opened = ["tests.one debug", "tests.one info", "tests.one.part debug", "tests.one.part info"]
     assert await heard(watched, app) == [*opened, *QUIET[2:]]
-    watched.obs._logs.change_level("tests.one.part", "error", 60)
+    watched.obs.set_level("error", "tests.one.part", seconds=60)
     assert await heard(watched, app) == [*opened[:2], *QUIET[2:]]
     # Other handlers go on hearing what they heard.
     assert logging.getLogger("tests.one.part").level == logging.NOTSET
-    watched.obs._logs.change_level(__name__, "debug", 60)
+    watched.obs.set_level("debug", __name__, seconds=60)
     assert await heard(watched, app) == [*opened[:2], "tests.two info", "loguru debug", *QUIET[3:]]
-    watched.obs._logs.change_level("sage_fastapi_obs.access", "warn", 60)
+    watched.obs.set_level("warn", "sage_fastapi_obs.access", seconds=60)
     assert (await heard(watched, app))[-1] == "loguru info"
     for name in ("tests.one", "tests.one.part", __name__, "sage_fastapi_obs.access"):
-        watched.obs._logs.change_level(name, None, 60)
+        watched.obs.set_level(None, name, seconds=60)
     assert await heard(watched, app) == QUIET
     assert logging.getLogger("tests.one").level == logging.NOTSET
 
@@ -280,9 +280,9 @@ async def test_closing_gives_the_levels_back(watch: Any) -> None:
     watched = watch(logging={"level": "error"})
     found = logging.getLogger().level
     watched.obs.start()
-    watched.obs._logs.change_level("tests.one", "debug", 60)
-    watched.obs._logs.change_level("tests.two", "debug", 60)
-    watched.obs._logs.change_level(None, "info", 60)
+    watched.obs.set_level("debug", "tests.one", seconds=60)
+    watched.obs.set_level("debug", "tests.two", seconds=60)
+    watched.obs.set_level("info", seconds=60)
     assert logging.getLogger().getEffectiveLevel() == logging.INFO
     assert logging.getLogger("tests.one").level == logging.DEBUG
     logging.getLogger("tests.two").setLevel(logging.CRITICAL)
@@ -300,10 +300,10 @@ async def test_two_observabilities_change_one_logger(watch: Any) -> None:
     apps = [talking(first), talking(second)]
     first.obs.start()
     second.obs.start()
-    first.obs._logs.change_level("tests.one", "trace", 60)
-    second.obs._logs.change_level("tests.one", "debug", 60)
+    first.obs.set_level("trace", "tests.one", seconds=60)
+    second.obs.set_level("debug", "tests.one", seconds=60)
     assert logging.getLogger("tests.one").level == LEVELS["trace"]
-    first.obs._logs.change_level("tests.one", None, 60)
+    first.obs.set_level(None, "tests.one", seconds=60)
     assert "tests.one debug" not in await heard(first, apps[0])
     assert "tests.one debug" in await heard(second, apps[1])
     await second.obs.close()
@@ -336,8 +336,8 @@ async def test_a_change_and_its_end_are_a_line_each(configured: str, others: boo
     watched = watch(logging={"level": configured})
     watched.obs.start()
     sink = logger.add(lambda _: None, level="INFO") if others else None
-    logs = watched.obs._logs
-    clock = logs.levels._clock = Clock()
+    logs = watched.obs.logs
+    clock = logs.levels.clock = Clock()
     logs.change_level(None, "critical", 60)
     clock.now += 60
     logs.levels.expire()
@@ -359,9 +359,21 @@ async def test_a_trace_of_one_logger_is_no_debug_of_another(watch: Any) -> None:
     """Trace lines are shown as debug, and come only where trace was asked for."""
     watched = watch(logging={"level": "debug"})
     watched.obs.start()
-    watched.obs._logs.change_level("elsewhere", "trace", 60)
+    watched.obs.set_level("trace", "elsewhere", seconds=60)
     logger.trace("here")
-    watched.obs._logs.change_level(__name__, "trace", 60)
+    watched.obs.set_level("trace", __name__, seconds=60)
     logger.trace("there")
     await watched.obs.close()
     assert [line["message"] for line in watched.lines if line["logger"] == __name__] == ["there"]
+
+
+async def test_a_level_is_set_by_any_usual_spelling(watch: Any) -> None:
+    """`WARNING` is `warn`, None is the configured level, and what is no level is refused."""
+    watched = watch(logging={"level": "info"})
+    async with watched.obs:
+        watched.obs.set_level("WARNING")
+        assert watched.obs.logs.levels.level_of(None) == "warn"
+        with pytest.raises(ValueError, match="'verbose' is no level: there are trace, debug"):
+            watched.obs.set_level("verbose")
+        watched.obs.set_level(None)
+        assert watched.obs.logs.levels.level_of(None) == "info"
