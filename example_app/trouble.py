@@ -7,7 +7,8 @@ import httpx
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 
 from sage_fastapi_obs import Observability
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Ratio, Stat
+from sage_fastapi_obs.alerting.expressions import Ratio, Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 
 __all__ = ["alert_rows", "cause", "install"]
 

@@ -13,16 +13,6 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.settings import Settings
 
-__all__ = [
-    "ActiveObservability",
-    "active_observability",
-    "count_internal_error",
-    "on_start",
-    "register",
-    "request_observability",
-    "unregister",
-]
-
 
 class ActiveObservability(Protocol):
     """The parts of an `Observability` that its users reach by this way; those of layers above this one are of any type."""

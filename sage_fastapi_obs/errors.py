@@ -7,8 +7,6 @@ ObservabilityError
 └── UnwrapError               the value of a Failure was asked for (also a ValueError)
 """
 
-__all__ = ["DeclarationError", "DuplicateInstrumentError", "ObservabilityError", "SettingsError", "UnwrapError"]
-
 
 class ObservabilityError(Exception):
     """Base of every error this package raises."""

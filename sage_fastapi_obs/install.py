@@ -15,8 +15,6 @@ from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.watch import Observer
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["PagePlacement", "install"]
-
 
 def install(app: Starlette, observability: Observer, router: APIRouter) -> None:
     """Add middleware and pages to an app of Starlette or FastAPI, once."""

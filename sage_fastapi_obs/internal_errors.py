@@ -4,8 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 
-__all__ = ["InternalErrors", "component_of"]
-
 NOTICE_INTERVAL_SECONDS = 60.0
 
 

@@ -14,8 +14,6 @@ from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.threads import RETRY_SECONDS, NoThreadError, in_thread
 
-__all__ = ["Lifecycle", "Step", "Steps"]
-
 Step: TypeAlias = Callable[[], object]
 Steps: TypeAlias = Iterable[tuple[Step, bool]]
 """What is done in this order, each with whether it is wanted. A step that raises is counted, and the next one is done."""

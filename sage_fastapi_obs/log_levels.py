@@ -2,8 +2,6 @@
 
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-__all__ = ["LEVELS", "LEVEL_DETAILS", "Level", "LevelName", "level_name", "usual_level"]
-
 LevelName: TypeAlias = Literal["trace", "debug", "info", "warn", "error", "critical"]
 
 

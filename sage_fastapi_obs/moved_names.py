@@ -1,7 +1,5 @@
 """Names that were importable from the root of the package, and where they are now."""
 
-__all__ = ["MOVED"]
-
 _FOLDERS = {
     "clients.grpc": "GrpcMetricsInterceptor",
     "clients.httpx": "instrument_httpx",

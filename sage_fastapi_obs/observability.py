@@ -39,8 +39,6 @@ from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 
-__all__ = ["Observability"]
-
 """Recent lines that are kept by default where they are shown."""
 
 

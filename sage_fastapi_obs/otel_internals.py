@@ -23,20 +23,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, TraceFlags, Tracer
 
-__all__ = [
-    "MOST_ATTRIBUTES",
-    "NO_STATE",
-    "SPAN",
-    "FastSpan",
-    "SplitProcessor",
-    "attach",
-    "detach",
-    "fast_span_type",
-    "get_current",
-    "new_context",
-    "processors_of",
-]
-
 SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
 _variable: Any = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_context", None)

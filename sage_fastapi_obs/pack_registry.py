@@ -5,8 +5,6 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
 
-__all__ = ["pack_module", "pack_names"]
-
 _BUILT_IN = {
     "http": "sage_fastapi_obs.catalog.http",
     "runtime": "sage_fastapi_obs.catalog.runtime",

@@ -6,8 +6,6 @@ import weakref
 from collections.abc import Callable
 from multiprocessing import util
 
-__all__ = ["AtEnd", "at_fork"]
-
 LAST = -100
 """Priority among the finalizers of multiprocessing: after the others, which may still write lines."""
 

@@ -10,8 +10,6 @@ from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 
-__all__ = ["startup_fields", "startup_remarks"]
-
 
 def startup_fields(settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort) -> dict[str, Any]:
     """Return the fields of the line "observability started"."""

@@ -7,8 +7,6 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-__all__ = ["RETRY_SECONDS", "NoThreadError", "Threads", "in_thread", "start_thread"]
-
 T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """Time between two tries to start a thread: each costs more than writing a line."""

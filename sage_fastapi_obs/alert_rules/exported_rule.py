@@ -9,8 +9,6 @@ from sage_fastapi_obs.alerting.expressions import Expression, duration
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.settings import Severity
 
-__all__ = ["ExportedRule", "RuleGroup", "RuleTest", "alert_from_rule", "threshold_alert"]
-
 
 @dataclass(frozen=True, slots=True)
 class RuleGroup:

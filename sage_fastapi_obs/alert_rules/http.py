@@ -2,11 +2,9 @@
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
-from sage_fastapi_obs.alerting.rules import Ratio, Stat
+from sage_fastapi_obs.alerting.expressions import Ratio, Stat
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
-
-__all__ = ["ERRORS", "alerts", "down_test"]
 
 AVAILABILITY = RuleGroup(
     "availability", "Availability: any service; `HighErrorRate` with pack `http`", "http", interval="30s", weight=20

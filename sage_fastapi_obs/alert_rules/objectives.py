@@ -8,14 +8,11 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, 
 from sage_fastapi_obs.alert_rules.http import ERRORS
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSeries, series, series_giving
 from sage_fastapi_obs.alerting.default_rules import SlaViolations
-from sage_fastapi_obs.alerting.expressions import duration, number
-from sage_fastapi_obs.alerting.rules import Stat
+from sage_fastapi_obs.alerting.expressions import Stat, duration, number
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings, Severity
-
-__all__ = ["BY", "HOUR", "RECORDED", "alerts", "only_for", "recordings", "rule_test_of_share", "service_label", "shares_around"]
 
 SLO = RuleGroup("slo", "What was promised: pack `http` and the settings `sla.*`", "http", interval="30s", weight=60)
 HOUR = 3600.0

@@ -11,8 +11,6 @@ from sage_fastapi_obs.alerting.window_stats import quantile_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.services import Services, job
 
-__all__ = ["GeneratedSeries", "NoSeriesError", "SeriesShape", "TestSeries", "series", "series_giving", "up", "values_around"]
-
 MARGIN = 0.02
 """Distance of a test's value from the threshold, as a share of it."""
 PER_SECOND = 100.0

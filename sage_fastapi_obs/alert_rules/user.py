@@ -3,14 +3,12 @@
 from dataclasses import replace
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule
-from sage_fastapi_obs.alerting.expressions import Expression
+from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat
 from sage_fastapi_obs.alerting.notify import Notifiers
-from sage_fastapi_obs.alerting.rules import AlertRule, BurnRate, Ratio, Stat, rule_from_settings
+from sage_fastapi_obs.alerting.rules import AlertRule, rule_from_settings
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
-
-__all__ = ["alerts"]
 
 OWN = RuleGroup("own", "Rules of the settings", weight=90)
 

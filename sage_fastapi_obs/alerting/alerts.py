@@ -12,12 +12,11 @@ from typing import Any, Literal, TypeAlias
 from sage_fastapi_obs.alerting.expressions import View
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
-from sage_fastapi_obs.alerting.rules import AlertRule, Callback, Severity
+from sage_fastapi_obs.alerting.rules import AlertRule, Callback
 from sage_fastapi_obs.alerting.windows import Group, Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
-
-__all__ = ["Alert", "Alerts", "State"]
+from sage_fastapi_obs.settings import Severity
 
 State: TypeAlias = Literal["pending", "firing", "resolved"]
 """An alert in none of these states is inactive, and forgotten."""

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sage_fastapi_obs.alerting.expressions import Values, View, number
+from sage_fastapi_obs.alerting.expressions import Ratio, Stat, Values, View, number
 from sage_fastapi_obs.alerting.notify import Notifiers
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Ratio, Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.alerting.sla import ServiceLevels
-
-__all__ = ["SlaViolations", "default_rules"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Window
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["BurnRate", "Expression", "Ratio", "Stat", "Values", "View", "duration", "escaped", "number", "selector"]
-
 View: TypeAlias = Callable[[float], Window]
 """Returns the window of so many seconds."""
 Values: TypeAlias = dict[Group, tuple[float, ...]]

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["Where", "matcher", "operator_of"]
-
 Where: TypeAlias = Mapping[str, str]
 """Matchers by label: `{"route": "/items", "status": "=~5..", "method": "!=HEAD"}`. Operators are `=`, which may be left out,
 `!=`, `=~` and `!~`. Regular expressions match whole values; a label that a series does not have is empty."""

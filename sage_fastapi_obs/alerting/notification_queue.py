@@ -13,8 +13,6 @@ from sage_fastapi_obs.alerting.rules import Callback
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.threads import NoThreadError, Threads, start_thread
 
-__all__ = ["NotificationQueue", "Outcome"]
-
 Outcome: TypeAlias = Literal["sent", "failed", "timeout", "dropped", "suppressed"]
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 10.0

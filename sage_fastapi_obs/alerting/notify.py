@@ -17,8 +17,6 @@ from pydantic import SecretStr
 
 from sage_fastapi_obs.settings import NotifySettings, Severity
 
-__all__ = ["Log", "NotDeliveredError", "Notice", "Notifiers"]
-
 Notice: TypeAlias = Mapping[str, Any] | str
 """An alert, as callbacks get it, or a text."""
 Log: TypeAlias = Callable[[str, str, dict[str, Any]], None]

@@ -11,18 +11,6 @@ from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, S
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import AlertRuleSettings, Severity
 
-__all__ = [
-    "AlertCondition",
-    "AlertRule",
-    "BurnRate",
-    "Callback",
-    "Expression",
-    "Ratio",
-    "Severity",
-    "Stat",
-    "rule_from_settings",
-]
-
 Callback: TypeAlias = Callable[[dict[str, Any]], object]
 """Called with an alert as a dictionary; sync or async."""
 

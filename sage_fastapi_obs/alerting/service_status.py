@@ -24,8 +24,6 @@ from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
-__all__ = ["AlertMetrics", "ServiceStatus"]
-
 CLOSE_SECONDS = 5.0
 
 

@@ -8,8 +8,6 @@ from sage_fastapi_obs.alerting.window_stats import HistogramStats
 from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.settings import SlaSettings
 
-__all__ = ["HTTP", "RESULTS", "Compliance", "ServiceLevels", "Traffic", "TrafficSource"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrafficSource:

@@ -7,23 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from sage_fastapi_obs.alerting.alerts import State, timestamp
 from sage_fastapi_obs.alerting.label_matchers import Where
-from sage_fastapi_obs.alerting.rules import AlertRule, Severity
+from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
 from sage_fastapi_obs.alerting.windows import Group, Window
-
-__all__ = [
-    "AlertSummary",
-    "HistogramFigures",
-    "OperationFigures",
-    "RequestFigures",
-    "RouteFigures",
-    "RuleSummary",
-    "SlowOperation",
-    "Summary",
-    "rule_summary",
-    "slow_operations",
-    "summary_of",
-]
+from sage_fastapi_obs.settings import Severity
 
 MOST_ROUTES = 100
 DURATION = "http_request_duration_seconds"

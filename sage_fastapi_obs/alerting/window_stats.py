@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
-__all__ = ["CounterStats", "GaugeStats", "HistogramStats", "WindowStats", "histogram_quantile", "quantile_of"]
-
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
 
 

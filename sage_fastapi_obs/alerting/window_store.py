@@ -10,8 +10,6 @@ from operator import add, lt
 
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
-__all__ = ["MetricHistory", "Tick", "compress", "decompress", "merge_tick", "thin"]
-
 FINENESS = 16
 """Ticks are at most this part of their age apart: those of an hour ago less than four minutes."""
 _NO_LOWEST, _NO_HIGHEST = math.inf, -math.inf

@@ -21,8 +21,6 @@ from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
-__all__ = ["LONGEST_SECONDS", "MOST_SERIES", "Group", "Window", "Windows"]
-
 LONGEST_SECONDS = 7 * 86_400.0
 """The longest window."""
 MOST_SERIES = 50_000

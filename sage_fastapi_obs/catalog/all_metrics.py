@@ -9,8 +9,6 @@ from sage_fastapi_obs.catalog.internal import ALERT_METRICS, LOG_METRICS, OPERAT
 from sage_fastapi_obs.catalog.metric import Alias, Metric
 from sage_fastapi_obs.pack_registry import pack_module, pack_names
 
-__all__ = ["ALWAYS", "CATALOG", "PACKS"]
-
 ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *ALERT_METRICS, *OPERATION_METRICS)
 """Metrics that need no pack."""
 

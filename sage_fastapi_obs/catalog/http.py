@@ -10,19 +10,6 @@ from typing import Any
 
 from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, counter, gauge, histogram
 
-__all__ = [
-    "HTTP_METRICS",
-    "KNOWN_METHODS",
-    "METRICS",
-    "OTHER_METHOD",
-    "REQUEST_LABELS",
-    "REQUEST_METRICS",
-    "UNMATCHED",
-    "WEBSOCKET_METRICS",
-    "RequestLabel",
-    "known_method",
-]
-
 KNOWN_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 """Methods of the OpenTelemetry HTTP conventions."""
 OTHER_METHOD = "_OTHER"

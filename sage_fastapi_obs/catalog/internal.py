@@ -2,8 +2,6 @@
 
 from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, counter, gauge, histogram
 
-__all__ = ["ALERT_METRICS", "HELD_LINES", "LOG_METRICS", "OPERATION_METRICS", "SCRAPE_METRICS", "SELF_METRICS", "SPAN_METRICS"]
-
 SCRAPE_METRICS = (
     gauge(
         "observability_scrape_duration_seconds",

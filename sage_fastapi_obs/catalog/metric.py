@@ -15,26 +15,6 @@ from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 
-__all__ = [
-    "DEFAULT_BUCKETS",
-    "DEPENDENCY_BUCKETS",
-    "LATENCY_BUCKETS",
-    "LONG_BUCKETS",
-    "OVERFLOW",
-    "PAUSE_BUCKETS",
-    "RESULT_BUCKETS",
-    "STATUS",
-    "Alias",
-    "AliasGroup",
-    "CountCollector",
-    "Metric",
-    "build",
-    "counter",
-    "gauge",
-    "histogram",
-    "register",
-]
-
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 5.0, 7.5, 10.0)
 LONG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 DEPENDENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -4,8 +4,6 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import PAUSE_BUCKETS, Alias, counter, gauge, histogram
 
-__all__ = ["METRICS", "RUNTIME_METRICS"]
-
 _alias = partial(Alias, group="runtime")
 _GENERATION: dict[str, tuple[str, ...]] = {"generation": ("0", "1", "2")}
 _PYTHON: dict[str, tuple[str, ...]] = dict.fromkeys(("implementation", "major", "minor", "patchlevel", "version"), ())

@@ -8,21 +8,6 @@ from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
 
-__all__ = [
-    "APP_PORT",
-    "CUSTOMER_ID",
-    "METRICS_PORT_NAME",
-    "Services",
-    "by_promise",
-    "distinct",
-    "job",
-    "metrics_port",
-    "name",
-    "targets",
-    "with_metric",
-    "with_pack",
-]
-
 Services: TypeAlias = Sequence[Settings]
 Promise = TypeVar("Promise")
 APP_PORT = 8000

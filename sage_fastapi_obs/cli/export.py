@@ -9,8 +9,6 @@ from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.exporters import EXPORTERS
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = "Write rules, configuration and manifests for other systems, from the settings of your services."
 ALL = "all"
 FAILED = 1

@@ -16,8 +16,6 @@ import orjson
 from sage_fastapi_obs.log_levels import LEVELS, usual_level
 from sage_fastapi_obs.logs.line_format import console_format
 
-__all__ = ["HELP", "add_arguments", "follow", "run"]
-
 HELP = "Show JSON log lines for people."
 FAILED = 1
 LONGEST_BYTES = 1024 * 1024

@@ -12,8 +12,6 @@ from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.request.exchange import current_exchange
 
-__all__ = ["CALLS", "OTEL_SCOPE_PREFIX", "Call", "ClientSystem", "enable", "is_instrumented_by_otel"]
-
 OTEL_SCOPE_PREFIX = "opentelemetry.instrumentation."
 """How the modules of OpenTelemetry's instrumentations begin, and the scopes of their spans."""
 CALLS = RunMetrics(duration="dependency_call_duration_seconds", total="dependency_calls_total")

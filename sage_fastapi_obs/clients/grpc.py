@@ -24,8 +24,6 @@ try:
 except ImportError:
     raise ObservabilityError("GrpcMetricsInterceptor needs: pip install 'sage_fastapi_obs[grpc]'") from None
 
-__all__ = ["GrpcMetricsInterceptor"]
-
 GRPC = ClientSystem(
     OTEL_SCOPE_PREFIX + "grpc",
     RunMetrics(duration="grpc_request_duration_seconds", total="grpc_request_total"),

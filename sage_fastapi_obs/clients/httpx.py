@@ -13,8 +13,6 @@ from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, ins
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
-__all__ = ["instrument_httpx"]
-
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOWEST_FAILURE = 400

@@ -2,8 +2,6 @@
 
 from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, counter, histogram
 
-__all__ = ["METRICS", "PG_OPERATIONS"]
-
 PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
 
 

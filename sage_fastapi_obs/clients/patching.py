@@ -10,15 +10,6 @@ from typing import Any, Generic, TypeVar
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.clients.client_call import Call
 
-__all__ = [
-    "Instrumented",
-    "count_errors_of",
-    "instrument_by_library",
-    "instrument_once",
-    "wrapped",
-    "wrong_client",
-]
-
 Client = TypeVar("Client")
 Describe = Callable[..., Call | None]
 """Builds a call from the arguments of a method; None for one that is not watched."""

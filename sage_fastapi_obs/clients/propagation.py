@@ -18,8 +18,6 @@ from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import innermost_context, innermost_span
 
-__all__ = ["TRACE_HEADER", "CallerContext", "incoming", "outgoing_headers", "parent_or_link"]
-
 TRACE_HEADER = "traceparent"
 
 

@@ -14,8 +14,6 @@ from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wra
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["COMMANDS", "instrument_redis"]
-
 Client = TypeVar("Client")
 DEFAULT_PORT = 6379
 OTHER_COMMAND = "_OTHER"

@@ -9,8 +9,6 @@ from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "sql_system"]
-
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
 """Queries of one client whose description is cached."""

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["LONGEST_REMEMBERED", "Statement", "statement"]
-
 MOST_READ = 16_384
 """Characters of a statement that are read; the rest is dropped."""
 MOST_SHOWN = 2_048

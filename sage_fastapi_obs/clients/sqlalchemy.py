@@ -10,8 +10,6 @@ from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
 from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, sql_system
 
-__all__ = ["watch"]
-
 _SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _KNOWN_SYSTEMS = frozenset({"postgresql", "mysql", "mariadb", "sqlite", "cockroachdb"})
 

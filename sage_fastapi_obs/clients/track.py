@@ -11,8 +11,6 @@ from sage_fastapi_obs.clients.sql_calls import QUERIES
 from sage_fastapi_obs.operations.operation import Operation
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 
-__all__ = ["track_dependency"]
-
 _OWN: dict[str, tuple[RunMetrics, str, str]] = {
     "redis": (COMMANDS, "command", "db.system.name"),
     "postgresql": (QUERIES, "operation", "db.system.name"),

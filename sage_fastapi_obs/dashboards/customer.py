@@ -5,8 +5,6 @@ from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
-__all__ = ["dashboards"]
-
 SCOPE = f'service="{CUSTOMER_ID}", instance=~"$instance"'
 panel = PanelBuilder(SCOPE)
 ask = panel.ask

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["BAD", "FINE", "WARN", "Dashboard", "Panel", "Query", "Row", "Threshold", "Variable", "logs", "numbers"]
-
 FINE, WARN, BAD = "green", "orange", "red"
 Kind = Literal["timeseries", "stat", "states", "table", "logs", "traces"]
 Store = Literal["prometheus", "loki", "jaeger"]

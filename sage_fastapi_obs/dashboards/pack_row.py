@@ -4,8 +4,6 @@ from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.dashboards.layout import Panel, Row, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder, legend_of
 
-__all__ = ["pack_row"]
-
 MOST_LABELS = 2
 """Labels by which a panel splits: more is a tangle."""
 UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}

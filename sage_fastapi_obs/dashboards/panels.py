@@ -8,20 +8,6 @@ from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Panel, Query, Row, Threshold, Variable, logs, numbers
 from sage_fastapi_obs.dashboards.promql import RANGE, WINDOW, Queries
 
-__all__ = [
-    "SCOPE",
-    "PanelBuilder",
-    "choices",
-    "error_lines",
-    "firing",
-    "logs_row",
-    "runtime_row",
-    "seconds",
-    "slowest",
-    "stat",
-    "up",
-]
-
 SCOPE = 'job=~"$job", service=~"$service", instance=~"$instance"'
 """Series of the chosen jobs, services and instances; of all while nothing is chosen."""
 LINES = '{service=~"$service"}'

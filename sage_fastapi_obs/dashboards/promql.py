@@ -7,8 +7,6 @@ from sage_fastapi_obs.alerting.label_matchers import operator_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.errors import DeclarationError
 
-__all__ = ["RANGE", "WINDOW", "Queries"]
-
 WINDOW = "$__rate_interval"
 """Grafana's name for the shortest window that still has enough samples."""
 RANGE = "$__range"

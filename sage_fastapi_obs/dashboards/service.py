@@ -11,8 +11,6 @@ from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.promql import RANGE
 from sage_fastapi_obs.settings import SlaSettings
 
-__all__ = ["red", "service_dashboard", "unified_dashboard"]
-
 panel = PanelBuilder()
 ask = panel.ask
 DURATION = "http_request_duration_seconds"

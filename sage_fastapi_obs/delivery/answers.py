@@ -1,7 +1,5 @@
 """What the answer of a server means for what was sent to it: try again later, never again, or in smaller batches."""
 
-__all__ = ["Refused", "TooLarge", "Unavailable"]
-
 
 class Unavailable(Exception):  # noqa: N818 - says what the server is
     """The server cannot take anything now."""

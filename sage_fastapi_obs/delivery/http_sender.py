@@ -13,8 +13,6 @@ import httpx
 
 from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
 
-__all__ = ["REQUEST_SECONDS", "Poster"]
-
 REQUEST_SECONDS = 10.0
 LEAST_SECONDS = 0.001
 """Of a request, as none at all would be for ever."""

@@ -5,8 +5,6 @@ from typing import Literal
 
 from sage_fastapi_obs.catalog import LOG_METRICS, CountCollector
 
-__all__ = ["Cause", "Losses"]
-
 Cause = Literal["full", "failed", "refused", "shutdown"]
 
 

@@ -12,8 +12,6 @@ from sage_fastapi_obs.settings.standard_variables import OtlpVariables, Signal
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Collector"]
-
 _PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 

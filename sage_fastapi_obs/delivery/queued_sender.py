@@ -15,8 +15,6 @@ from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["Destination", "Entry", "Limits", "Sender", "is_sending"]
-
 QUEUE_LINES = 20_000
 QUEUE_BYTES = 16 * 1024 * 1024
 BATCH_LINES = 500

@@ -15,8 +15,6 @@ from starlette.responses import Response
 from sage_fastapi_obs.endpoints.json_page import problem
 from sage_fastapi_obs.settings import MonitoringSettings
 
-__all__ = ["Access"]
-
 _PROXY_HEADERS = frozenset(
     {
         *("via", "forwarded", "forwarded-for", "client-ip", "http-client-ip", "proxy-client-ip", "wl-proxy-client-ip"),

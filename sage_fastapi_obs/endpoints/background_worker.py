@@ -11,8 +11,6 @@ from anyio.lowlevel import RunVar
 
 from sage_fastapi_obs.threads import in_thread
 
-__all__ = ["GilPacer", "OneAtATime"]
-
 T = TypeVar("T")
 WORK_SECONDS = 0.001
 REST_SECONDS = 0.0001

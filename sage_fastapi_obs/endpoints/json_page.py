@@ -20,20 +20,6 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 
-__all__ = [
-    "MOST_QUERY_BYTES",
-    "UNCACHED",
-    "Guard",
-    "Handler",
-    "JsonPage",
-    "PageQuery",
-    "ProblemResponse",
-    "ResponseCache",
-    "json_response",
-    "openapi_document",
-    "problem",
-]
-
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 1.0
 MOST_CACHED = 32

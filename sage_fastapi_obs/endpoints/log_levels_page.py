@@ -14,8 +14,6 @@ from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.threads import NoThreadError
 
-__all__ = ["LogLevelsPage"]
-
 LONGEST_BODY_BYTES = 4_096
 LONGEST_SECONDS = 86_400
 

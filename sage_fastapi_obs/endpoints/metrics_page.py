@@ -24,8 +24,6 @@ from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
 from sage_fastapi_obs.settings import MetricsSettings
 
-__all__ = ["MetricsPage", "parts"]
-
 LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
 """Older paths of parts of the page, and how the names of their metrics begin."""
 

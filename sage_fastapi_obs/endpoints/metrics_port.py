@@ -19,8 +19,6 @@ from sage_fastapi_obs.threads import NoThreadError, start_thread
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["MetricsPort"]
-
 START_SECONDS = 5.0
 
 

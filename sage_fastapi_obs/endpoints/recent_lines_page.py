@@ -10,8 +10,6 @@ from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.threads import in_thread
 
-__all__ = ["RecentLinesPage"]
-
 MOST_LINES = 1_000
 
 

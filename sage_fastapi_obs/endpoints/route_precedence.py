@@ -10,8 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sage_fastapi_obs.request.fastapi_internals import flattened
 from sage_fastapi_obs.request.route import routed_by
 
-__all__ = ["Precedence", "give_precedence"]
-
 
 class Precedence:
     """Wraps an app's router: a path that may be one of our pages is matched with them first.

@@ -18,8 +18,6 @@ from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import in_thread
 
-__all__ = ["monitoring_router"]
-
 
 def monitoring_router(settings: Settings, scrape: MetricsPage, status: ServiceStatus, logs: LogWriter) -> APIRouter:
     """Build the router with everything operators open."""

@@ -24,8 +24,6 @@ from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.health import CheckResult, ProbeStatus
 
-__all__ = ["StatusPages"]
-
 MOST_MINUTES = 7 * 24 * 60
 _PROBLEMS = {
     401: "A bearer token is needed.",

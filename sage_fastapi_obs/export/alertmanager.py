@@ -10,8 +10,6 @@ from sage_fastapi_obs.export.rules import alerts
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["SECRETS", "configuration", "files"]
-
 SECRETS = "/etc/alertmanager/secrets"
 """Where Alertmanager finds the files with secrets."""
 DEMO_SINK = "http://alert-sink:9094"

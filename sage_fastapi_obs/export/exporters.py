@@ -6,8 +6,6 @@ from typing import TypeAlias
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.export import alertmanager, grafana, kubernetes, prometheus
 
-__all__ = ["EXPORTERS", "Exporter"]
-
 Exporter: TypeAlias = Callable[[Services], dict[str, str]]
 """Writes files, by their path below a folder, from the settings of all services that are watched together."""
 

@@ -12,8 +12,6 @@ from sage_fastapi_obs.export.rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["files"]
-
 FOLDER = "deploy/k8s"
 MONITORING = "monitoring"
 """Namespace of Prometheus and Alertmanager, and of rules that are about services of several namespaces."""

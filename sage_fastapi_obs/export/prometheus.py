@@ -16,8 +16,6 @@ from sage_fastapi_obs.export.rules import alerts, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["configuration", "files", "grouped", "links", "rule_groups"]
-
 INTERVAL = "15s"
 MINUTE, HOUR = 60, 3600
 SPARE = 3

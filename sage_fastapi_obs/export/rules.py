@@ -8,8 +8,6 @@ from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
 from sage_fastapi_obs.pack_registry import pack_module, pack_names
 
-__all__ = ["alerts", "concerned", "recordings"]
-
 recordings = objectives.recordings
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 
 from sage_fastapi_obs.catalog import Alias, Metric
 
-__all__ = ["bounds_table", "metrics_table"]
-
 MOST_WORDS = 8
 """Values of a label that are listed; more would fill the page."""
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["dumped"]
-
 WRITTEN_BY = "# Written by `sage-obs export`: change the settings or the package, and run it again."
 WIDTH = 10_000
 """Lines are as long as they need to be: a folded expression cannot be searched for."""

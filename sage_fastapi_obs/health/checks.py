@@ -12,8 +12,6 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["disk", "event_loop", "redis", "sql", "tcp", "url"]
-
 LAG_PROBE_SECONDS = 0.01
 
 

@@ -11,8 +11,6 @@ import anyio.to_thread
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["Check", "CheckResult", "Health", "HealthReport", "ProbeStatus"]
-
 Check = Callable[[], Awaitable[object] | object]
 """Healthy when it returns anything but False; unhealthy when it returns False or raises. Sync ones run in a thread."""
 ProbeStatus: TypeAlias = Literal["ready", "degraded", "not_ready", "draining"]

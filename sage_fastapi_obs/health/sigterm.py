@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any, TypeAlias
 
-__all__ = ["StopSignals"]
-
 Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 

@@ -16,8 +16,6 @@ from sage_fastapi_obs.catalog import CATALOG, Alias, Metric
 from sage_fastapi_obs.metrics.exposition.incremental import TextOnly, VersionedChild, VersionedFamily
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collector_of, versioned
 
-__all__ = ["Aliases"]
-
 
 class Aliases(Collector):
     """Collects the metrics of a registry by their older names, those of some groups."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from sage_fastapi_obs.catalog import CATALOG
 
-__all__ = ["MEBIBYTE", "ResolvedName", "resolve_name"]
-
 MEBIBYTE = 1024 * 1024
 _OF_OPERATION = {
     ".duration_ms": ("operation_duration_seconds", 1000.0),

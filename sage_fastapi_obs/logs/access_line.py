@@ -21,8 +21,6 @@ from sage_fastapi_obs.logs.line_format import Encode, LineBuilder, Timestamps, j
 from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["ORDINARY", "FastAccessLine", "OrdinaryValues", "PlainAccessLine", "written_at"]
-
 ORDINARY = (
     *("method", "route", "status", "sampled"),
     *("trace_id", "request_id", "correlation_id", "span_id", "path", "duration_us", "received_bytes", "sent_bytes", "wall_ns"),

@@ -18,26 +18,6 @@ from sage_fastapi_obs.logs.field_names import (
 )
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = [
-    "ACCESS_FIELDS",
-    "ACCESS_LOGGER",
-    "CLIENT_TYPE",
-    "DURATION",
-    "METHOD",
-    "PATH",
-    "ROUTE",
-    "STATUS",
-    "TEXT",
-    "AccessField",
-    "Kind",
-    "access_level",
-    "access_message",
-    "add_exchange_ids",
-    "background_level",
-    "field_reader",
-    "is_traced",
-]
-
 ACCESS_LOGGER = "sage_fastapi_obs.access"
 Condition: TypeAlias = Callable[[Exchange], bool]
 METHOD = "method"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
 from sage_fastapi_obs.log_levels import LEVELS
-from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs import loguru_bridge
 from sage_fastapi_obs.logs.access_line import PlainAccessLine, written_at
 from sage_fastapi_obs.logs.access_log import (
     ACCESS_FIELDS,
@@ -21,8 +21,6 @@ from sage_fastapi_obs.request.recorder import Recorder
 
 if TYPE_CHECKING:
     from sage_fastapi_obs.logs.writer import LogWriter
-
-__all__ = ["AccessRecorder"]
 
 _STATUSES = range(1_000)
 
@@ -71,7 +69,7 @@ class AccessRecorder(Recorder):
             and exchange.method in KNOWN_METHODS
             and b"x-client-type" not in exchange.headers
             and exchange.status not in self._statuses_without_line
-            and not takeover.others_listen()
+            and not loguru_bridge.others_listen()
         ):
             # What `access_line.ORDINARY` names.
             values = (
@@ -96,7 +94,7 @@ class AccessRecorder(Recorder):
     def _write_now(self, exchange: Exchange) -> None:
         level = access_level(exchange)
         dropped = None if exchange.held_lines is None else self._writer.settle_held(exchange)
-        if LEVELS[level] < self._threshold and dropped is None and not takeover.others_listen():
+        if LEVELS[level] < self._threshold and dropped is None and not loguru_bridge.others_listen():
             return
         fields = self._add_to_access_line((exchange.bound_fields or {}).copy(), exchange)
         fields.update(dropped or {})

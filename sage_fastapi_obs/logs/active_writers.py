@@ -6,8 +6,6 @@ from typing import Any, Protocol
 from sage_fastapi_obs.active import active_observability, request_observability
 from sage_fastapi_obs.logs.level_changes import Levels
 
-__all__ = ["WRITERS", "Writer", "attached", "count_header", "is_written"]
-
 
 class Writer(Protocol):
     """What writes the lines of one observability."""

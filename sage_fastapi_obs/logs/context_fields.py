@@ -7,8 +7,6 @@ from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import innermost_ids, running
 
-__all__ = ["add_context"]
-
 
 def add_context(fields: dict[str, Any]) -> None:
     """Add ids, which are stronger than what is there, and bound fields, which are weaker."""

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, is_written
 from sage_fastapi_obs.logs.server_loggers import SERVER_LOGGERS
 
-__all__ = ["SilencedHandlers", "comes_to", "writers_at"]
-
 
 def writers_at(target: object) -> tuple[Writer, ...]:
     """Return the writers that take over, and whose lines go where something writes: a handler, a stream or a file's path."""

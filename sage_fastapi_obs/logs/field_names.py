@@ -1,18 +1,5 @@
 """The names of log fields that have a place of their own in a line, for those who write them."""
 
-__all__ = [
-    "FIELD_CLIENT_DID",
-    "FIELD_CORRELATION_ID",
-    "FIELD_EVENT_ID",
-    "FIELD_KEY_TYPE",
-    "FIELD_OPERATION",
-    "FIELD_REQUEST_ID",
-    "FIELD_SERVER_DID",
-    "FIELD_SESSION_ID",
-    "FIELD_SPAN_ID",
-    "FIELD_TRACE_ID",
-]
-
 FIELD_REQUEST_ID = "request_id"
 FIELD_CORRELATION_ID = "correlation_id"
 FIELD_TRACE_ID = "trace_id"

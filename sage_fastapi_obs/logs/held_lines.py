@@ -11,8 +11,6 @@ from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import LoggingSettings
 
-__all__ = ["HeldLineCounts", "HeldLines"]
-
 OVERHEAD_BYTES = 100
 """What holding a line takes beside its text."""
 REQUEST_BYTES = LONGEST_BYTES + OVERHEAD_BYTES

@@ -9,8 +9,6 @@ from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import start_thread
 
-__all__ = ["Change", "Levels", "TooManyChangesError"]
-
 MOST_CHANGES = 100
 MOST_NAMES = 1_000
 """Logger names whose level is remembered; names are the application's, and may be made up at run time."""

@@ -15,18 +15,6 @@ from sage_fastapi_obs.privacy.json_values import Sanitizer, escaped, unprintable
 from sage_fastapi_obs.privacy.redaction import BUILT_IN, Redaction, readable
 from sage_fastapi_obs.settings import ServiceSettings
 
-__all__ = [
-    "Encode",
-    "Line",
-    "LineBuilder",
-    "Timestamps",
-    "console_format",
-    "json_format",
-    "json_text",
-    "line_builder",
-    "with_renamed_fields",
-]
-
 _OF_REQUESTS = tuple(field.name for field in ACCESS_FIELDS)
 _OF_APPLICATIONS = (
     *("session_id", "client_did", "server_did", "key_type", "operation", "event_id"),

@@ -21,8 +21,6 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchan
 from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
-
 
 class ObsLogger:
     """A logger with a name, fields and ids of its own.

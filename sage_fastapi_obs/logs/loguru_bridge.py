@@ -14,8 +14,6 @@ from sage_fastapi_obs.logs.loguru_internals import handlers
 from sage_fastapi_obs.logs.loguru_sinks import SINKS, THIS_THREAD
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 
-__all__ = ["LoguruSide", "handed_over", "hands_to_loguru", "loguru_adds", "others_listen", "tell_loguru", "was_written"]
-
 
 def others_listen() -> bool:
     """Tell whether the application has sinks in loguru that must see our lines too."""

@@ -12,20 +12,6 @@ from typing import Any
 
 import loguru
 
-__all__ = [
-    "HAS_DEFAULT_SINK",
-    "adds_fields",
-    "drop_exception_text",
-    "filter_of",
-    "handlers",
-    "has_filter",
-    "message_given",
-    "patcher",
-    "record_handed_over",
-    "set_filter",
-    "target_of",
-]
-
 HAS_DEFAULT_SINK: bool = getattr(getattr(loguru, "_defaults", None), "LOGURU_AUTOINIT", True)
 HANDLER_DEPTHS = range(7, 13)
 """How far above our sink a handler of `logging` stands that hands a record to loguru: seven frames in the recipe."""

@@ -13,8 +13,6 @@ from sage_fastapi_obs.processes import at_fork
 if TYPE_CHECKING:
     import loguru
 
-__all__ = ["SINKS", "THIS_THREAD"]
-
 AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
 records in ways of their own, and are told only what the application itself tells loguru."""

@@ -7,8 +7,6 @@ from typing import Any
 
 from sage_fastapi_obs.privacy.json_values import unprintable
 
-__all__ = ["read", "text_and_fields"]
-
 _TEXTS = ("event", "message", "msg")
 """Where a dict has the text of its line: structlog's name for it first."""
 _STRUCTLOG = frozenset({"_logger", "_name", "_record", "_from_structlog"})

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TextIO
 
-__all__ = ["Warnings"]
-
 
 class Warnings:
     """Takes the place of what prints warnings to standard error; an application's own function is still called."""

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from sage_fastapi_obs.logs.line_format import Line
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry", "recent_lines_of"]
-
 DEFAULT_LINES = 10_000
 """Kept where `monitoring.expose_logs` is set and `monitoring.log_buffer_size` is not."""
 OVERHEAD_BYTES = 400

@@ -14,8 +14,6 @@ from sage_fastapi_obs.logs.server_loggers import SERVER_LOGGERS, is_access
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.middleware import exchange_behind
 
-__all__ = ["RootHandler"]
-
 _HTTP_CLIENT = frozenset({"httpx", "httpcore"})
 _TOLD_OF_HEADERS = {
     "opentelemetry.baggage": "baggage",

@@ -4,8 +4,6 @@ import logging
 import sys
 from collections.abc import Callable
 
-__all__ = ["CLIENT_LOGGERS", "SERVER_LOGGERS", "ServerLoggers", "is_access"]
-
 SERVER_LOGGERS = (
     *("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error", "gunicorn.access"),
     *("hypercorn.error", "hypercorn.access", "_granian", "granian.access"),

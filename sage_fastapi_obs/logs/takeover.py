@@ -20,18 +20,6 @@ from sage_fastapi_obs.logs.root_handler import RootHandler
 from sage_fastapi_obs.logs.server_loggers import ServerLoggers
 from sage_fastapi_obs.logs.uncaught import Hooks, LoopHandler
 
-__all__ = [
-    "attached",
-    "give_back",
-    "levels_changed",
-    "others_listen",
-    "reattach_root",
-    "say",
-    "take_over",
-    "tell_loguru",
-    "writers",
-]
-
 
 class _Taken:
     """What is taken over while somebody is attached."""

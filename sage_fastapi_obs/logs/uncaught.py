@@ -11,8 +11,6 @@ from typing import Any
 
 from sage_fastapi_obs.privacy.json_values import unprintable
 
-__all__ = ["Hooks", "LoopHandler"]
-
 Tell = Callable[[str, str, str, Mapping[str, Any], BaseException | None], None]
 """Writes a line of a level, message, logger, fields and exception; never raises."""
 

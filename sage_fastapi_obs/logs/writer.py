@@ -10,7 +10,7 @@ import orjson
 from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
-from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs import loguru_bridge, takeover
 from sage_fastapi_obs.logs.access_line import FastAccessLine
 from sage_fastapi_obs.logs.access_log import ACCESS_LOGGER, add_exchange_ids
 from sage_fastapi_obs.logs.access_recorder import AccessRecorder
@@ -23,8 +23,6 @@ from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
-
-__all__ = ["LogWriter"]
 
 OWN_LOGGER = "sage_fastapi_obs"
 AT_ONCE = frozenset({"error", "critical"})
@@ -115,8 +113,8 @@ class LogWriter:
         """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
         if always or LEVELS[level] >= self.levels.of(logger):
             self.write(at, level, message, logger, fields, error)
-        if takeover.others_listen():
-            takeover.tell_loguru(level, message, logger, fields, error)
+        if loguru_bridge.others_listen():
+            loguru_bridge.tell_loguru(level, message, logger, fields, error)
 
     def accept(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None

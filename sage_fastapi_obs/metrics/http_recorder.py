@@ -18,8 +18,6 @@ from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 
-__all__ = ["HttpMetrics"]
-
 _READ = {label.name: label.of for label in REQUEST_LABELS}
 
 

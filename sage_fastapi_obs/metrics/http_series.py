@@ -25,8 +25,6 @@ from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, Vers
 from sage_fastapi_obs.metrics.registry_reader import Child, Reading
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["BATCH", "HttpRequestSeries", "RequestSeries"]
-
 LabelValues: TypeAlias = tuple[str, ...]
 ExemplarSource: TypeAlias = tuple[str, str, int]
 """Of a sampled request: trace id, span id, and the Unix time of its start in nanoseconds."""

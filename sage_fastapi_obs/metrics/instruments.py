@@ -24,8 +24,6 @@ from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.settings import MetricsSettings
 
-__all__ = ["Instruments", "LabelGuard", "LabelledMetric"]
-
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
 """Packs of which the instruments are more than what `build` makes."""
 

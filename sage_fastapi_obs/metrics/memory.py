@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-__all__ = ["resident_bytes"]
-
 STATM = Path("/proc/self/statm")
 
 

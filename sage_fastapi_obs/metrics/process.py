@@ -25,8 +25,6 @@ from prometheus_client.utils import floatToGoString
 from sage_fastapi_obs.catalog import RUNTIME_METRICS, Metric
 from sage_fastapi_obs.internal_errors import InternalErrors
 
-__all__ = ["Runtime"]
-
 TICK_SECONDS = 0.5
 """How often the lag of the event loop is measured: each time costs some ten microseconds."""
 SHORTEST_SAMPLE_SECONDS = 1.0

@@ -12,8 +12,6 @@ from prometheus_client.samples import Sample
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument
 
-__all__ = ["Child", "Kind", "ReadCollector", "Reading", "RegistryReader"]
-
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Child: TypeAlias = tuple[tuple[str, ...], Sequence[float]]
 """Values of the labels, and numbers: the value of a counter or gauge; the sum of a histogram and the count of each bucket by

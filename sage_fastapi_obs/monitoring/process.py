@@ -9,8 +9,6 @@ from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["add_rule", "on_each_start", "remove_rule", "reset", "start", "stop"]
-
 
 class _Process:
     def __init__(self) -> None:

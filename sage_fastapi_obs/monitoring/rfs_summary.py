@@ -11,8 +11,6 @@ from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE, ResolvedName, resolve_name
 
-__all__ = ["rfs_expression", "rfs_summary"]
-
 _SHOWN_UNITS = {"_seconds": ("_ms", 1000.0), "_bytes": ("_mb", 1 / MEBIBYTE)}
 _RESULTS = PACKS["result"]
 _EMPTY_COUNTERS = {metric.name: 0.0 for metric in _RESULTS if metric.type == "counter"}

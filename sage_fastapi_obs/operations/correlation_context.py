@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
-from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs import active_writers
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.request.correlation import current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
@@ -17,16 +17,6 @@ from sage_fastapi_obs.settings import HttpSettings
 
 if TYPE_CHECKING:
     import httpx
-
-__all__ = [
-    "CorrelationContext",
-    "correlation_header",
-    "correlation_hook",
-    "get_correlation_id",
-    "ids_to_send",
-    "is_safe_id",
-    "with_correlation_id",
-]
 
 
 class CorrelationContext:
@@ -144,7 +134,7 @@ def correlation_header() -> str:
 
 def _http_settings() -> HttpSettings:
     # A script has no `Observability`, but it may have given settings to `configure_logging`.
-    found = active_observability() or getattr(takeover.attached(), "observer", None)
+    found = active_observability() or getattr(active_writers.attached(), "observer", None)
     return getattr(getattr(found, "settings", None), "http", _DEFAULTS)
 
 

@@ -8,8 +8,6 @@ from sage_fastapi_obs.metrics.instruments import LabelledMetric
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
-__all__ = ["add_span_event", "add_to_gauge", "count", "observe", "set_gauge", "take_from_gauge"]
-
 COMPONENT = "record"
 """The `component` of failures in here."""
 

@@ -13,8 +13,6 @@ from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.innermost_span import running
 
-__all__ = ["OPERATIONS", "UNMEASURED", "Operation", "OperationRun", "RunMetrics", "operation"]
-
 OPERATIONS = RunMetrics(duration="operation_duration_seconds", total="operations_total")
 """The metrics of `operation()`."""
 UNMEASURED = RunMetrics()

@@ -16,8 +16,6 @@ from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context, innermost_span
 
-__all__ = ["OperationRun", "Outcome", "RunMetrics"]
-
 Outcome = Literal["success", "failure", "cancelled"]
 COMPONENT = "operation"
 """The `component` of failures in here."""

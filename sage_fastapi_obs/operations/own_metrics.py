@@ -16,17 +16,6 @@ from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
 from sage_fastapi_obs.metrics.instruments import LabelledMetric
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
-__all__ = [
-    "DeclaredCounter",
-    "DeclaredGauge",
-    "DeclaredHistogram",
-    "declare_counter",
-    "declare_gauge",
-    "declare_histogram",
-    "enable_pack",
-    "metrics_of",
-]
-
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 """Names of labels; or for each name the values it may have, none for an open one."""
 

@@ -5,8 +5,6 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Block", "Work", "around_calls"]
-
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 

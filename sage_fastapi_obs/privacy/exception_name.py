@@ -1,7 +1,5 @@
 """What an exception is called in spans, lines and metrics."""
 
-__all__ = ["exception_name"]
-
 
 def exception_name(error: BaseException) -> str:
     """Name an exception as OpenTelemetry's `error.type` does: qualified, builtins bare."""

@@ -10,8 +10,6 @@ from sage_fastapi_obs.privacy.json_values import unprintable
 from sage_fastapi_obs.privacy.quoted_data import exception_text, rewritten
 from sage_fastapi_obs.privacy.redaction import MARGIN, Redaction, cut
 
-__all__ = ["ErrorText", "error_fields", "exception_event", "exception_fields"]
-
 LONGEST_MESSAGE = 8 * 1024
 LONGEST_STACK = 64 * 1024
 LONGEST_TEXTS = 32 * 1024

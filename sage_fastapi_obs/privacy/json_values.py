@@ -19,8 +19,6 @@ from pydantic import BaseModel
 from sage_fastapi_obs.privacy.quoted_data import exception_text, validation_message
 from sage_fastapi_obs.privacy.redaction import MARGIN, MOST_CHARACTERS, REDACTED, Redaction, cut
 
-__all__ = ["Sanitizer", "escaped", "unprintable"]
-
 DEEPEST = 8
 MOST_ITEMS = 100
 """Of each mapping and list that is too large to be shown whole."""

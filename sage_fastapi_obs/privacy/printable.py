@@ -1,7 +1,5 @@
 """Names that may come from anywhere: of operations and spans, and the values of labels."""
 
-__all__ = ["LONGEST", "printable"]
-
 LONGEST = 128
 """Characters of a name, the mark of a cut included."""
 

@@ -13,8 +13,6 @@ from pydantic_core import core_schema
 
 from sage_fastapi_obs.privacy.redaction import REDACTED
 
-__all__ = ["exception_text", "rewritten", "validation_message"]
-
 MOST_ERRORS = 20
 """Of one validation that are told of."""
 DEEPEST = 8

@@ -12,8 +12,6 @@ from sage_fastapi_obs.privacy.secret_shapes import JWT, KEYS, PRIVATE_KEY, QUOTE
 from sage_fastapi_obs.privacy.secret_values import NAMED, WITH_SIGNS, Extent, extent_of_literal, extent_of_value
 from sage_fastapi_obs.settings import LoggingSettings
 
-__all__ = ["BUILT_IN", "REDACTED", "Redaction", "readable"]
-
 REDACTED = "REDACTED"
 MOST_CHARACTERS = 2048
 MARGIN = 1024

@@ -2,8 +2,6 @@
 
 import re
 
-__all__ = ["PARAMETERS", "QUOTING", "is_secret", "letters", "may_have_spaces", "takes_whole_row", "without_qualifiers"]
-
 _CONVENTIONAL = (
     *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
     "x-goog-signature",

@@ -8,8 +8,6 @@ are missing: these are always plain ones.
 import re
 from typing import NamedTuple
 
-__all__ = ["JWT", "KEYS", "KEY_RULES", "PRIVATE_KEY", "QUOTED", "QUOTED_RULES"]
-
 
 class KeyRule(NamedTuple):
     """Keys of one kind."""

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 from sage_fastapi_obs.privacy.secret_names import may_have_spaces, takes_whole_row
 
-__all__ = ["NAMED", "WITH_SIGNS", "Extent", "extent_of_literal", "extent_of_value"]
-
 Extent = Callable[[str, re.Match[str]], tuple[int, int]]
 """Finds where a value begins and ends, without its quotes, rather too long than too short; the first group is its name."""
 

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
-__all__ = ["current_correlation_id", "pop_correlation_id", "push_correlation_id"]
-
 
 class _Block(NamedTuple):
     """A block of code with an id of its own, inside of others."""

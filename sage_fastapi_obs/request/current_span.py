@@ -8,8 +8,6 @@ from sage_fastapi_obs.otel_internals import SPAN, get_current
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.fastapi_internals import native_span
 
-__all__ = ["span_inside"]
-
 
 def span_inside(exchange: Exchange) -> Span | None:
     """Find the server span that the framework has started inside of us for this request; None if it has not.

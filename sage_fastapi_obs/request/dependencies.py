@@ -9,8 +9,6 @@ from starlette.requests import HTTPConnection
 from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import current_exchange, exchange_of
 
-__all__ = ["CorrelationId", "CurrentSpan", "RequestId", "bind"]
-
 
 def bind(**fields: Any) -> None:
     """Add fields to the current request, from anywhere in it; outside a request this does nothing."""

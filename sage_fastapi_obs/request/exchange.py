@@ -9,15 +9,6 @@ from starlette.types import Scope
 
 from sage_fastapi_obs.request.outcome import NOT_OUR_FAULT
 
-__all__ = [
-    "SCOPE_KEY",
-    "Background",
-    "Exchange",
-    "Socket",
-    "current_exchange",
-    "exchange_of",
-]
-
 SCOPE_KEY = "sage_fastapi_obs.exchange"
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)

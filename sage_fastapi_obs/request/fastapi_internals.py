@@ -10,8 +10,6 @@ from typing import Any
 from opentelemetry.trace import Span
 from starlette.types import Scope
 
-__all__ = ["flattened", "frontend_path", "frontend_scope", "native_span", "readable_attribute", "route_of"]
-
 
 def route_of(scope: Scope) -> Any:
     """Return the route that matched or, since FastAPI 0.137, its context: that has the prefixes of `include_router()`."""

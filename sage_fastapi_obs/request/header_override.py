@@ -3,8 +3,6 @@
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["HeaderListener", "header_override"]
-
 
 class HeaderListener(Protocol):
     """Uses the header of correlation ids."""

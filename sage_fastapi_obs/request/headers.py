@@ -9,8 +9,6 @@ from starlette.types import Message
 
 from sage_fastapi_obs.request.recorder import Headers
 
-__all__ = ["content_length", "with_headers"]
-
 
 def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
     """Return the start of a response with our headers in place of others of these names, and whether it has a length."""

@@ -11,8 +11,6 @@ from sage_fastapi_obs.request.headers import content_length, with_headers
 from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, is_failure
 from sage_fastapi_obs.request.watch import Watch, elapsed_us, reenter, size_of, status_of
 
-__all__ = ["HttpWatch", "IdsOnlyWatch"]
-
 _set_current = current_exchange.set
 AWAITED, STARTED, STREAMING, ENDING, CLOSED, COMPLETE = range(6)
 """How far a response has come. STREAMING: a part of its body is sent, and more will come. ENDING: the server has its last

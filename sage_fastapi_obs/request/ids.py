@@ -11,8 +11,6 @@ from sage_fastapi_obs.request.random_ids import RandomPool
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings
 
-__all__ = ["Identity", "new_request_id"]
-
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 """What proxies and tracers send as ids; anything else could forge lines or headers."""
 VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"

@@ -14,8 +14,6 @@ from sage_fastapi_obs.otel_internals import SPAN, get_current
 from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
-__all__ = ["RUNNING", "innermost_context", "innermost_ids", "innermost_span", "running"]
-
 RUNNING = otel_context.create_key("sage_fastapi_obs.operation")
 """The key under which a context has the operation that runs in it: something with `fields` for the lines written there, the
 `outer_context` around it, and its span as `unread` where that is not current."""

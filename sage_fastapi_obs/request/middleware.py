@@ -9,8 +9,6 @@ from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import Observer, Watch
 from sage_fastapi_obs.request.websocket_watch import WebSocketWatch
 
-__all__ = ["ObservabilityMiddleware", "exchange_behind"]
-
 
 class ObservabilityMiddleware:
     """Watch every request of an app.

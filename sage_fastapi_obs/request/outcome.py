@@ -11,16 +11,6 @@ from sage_fastapi_obs.privacy.exception_name import exception_name
 if TYPE_CHECKING:
     from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = [
-    "ABNORMAL_CLOSURE",
-    "CLIENT_CLOSED_REQUEST",
-    "CLIENT_DISCONNECT",
-    "NOT_OUR_FAULT",
-    "SWITCHING_PROTOCOLS",
-    "classify",
-    "is_failure",
-]
-
 CLIENT_DISCONNECT = "client_disconnect"
 CANCELLED = "cancelled"
 INCOMPLETE = "incomplete_response"

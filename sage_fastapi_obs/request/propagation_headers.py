@@ -14,8 +14,6 @@ from opentelemetry.propagators.textmap import Getter
 from sage_fastapi_obs.catalog import SPAN_METRICS, CountCollector
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["DroppedHeaders", "PropagatedHeaders"]
-
 LONGEST_TRACEPARENT = 512
 LONGEST_TRACESTATE = LONGEST_BAGGAGE = 8192
 LONGEST_IN_BAGGAGE = 4096

@@ -5,8 +5,6 @@ import random
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["RandomPool"]
-
 BATCH = 256
 Value = TypeVar("Value")
 

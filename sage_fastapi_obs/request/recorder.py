@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["Headers", "Recorder", "RecorderCallbacks"]
-
 Headers = list[tuple[bytes, bytes]]
 
 

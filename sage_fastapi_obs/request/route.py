@@ -10,8 +10,6 @@ from starlette.types import Scope
 
 from sage_fastapi_obs.request.fastapi_internals import flattened, frontend_path, frontend_scope, readable_attribute, route_of
 
-__all__ = ["RouteTemplates", "routed_by", "routes_of"]
-
 REMEMBERED_PREFIXES = REMEMBERED_PATHS = 1024
 LONGEST_REMEMBERED_PATH = 512
 UNKNOWN_MOUNT = "/{mount}"

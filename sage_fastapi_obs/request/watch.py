@@ -16,8 +16,6 @@ from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, classify, is
 from sage_fastapi_obs.request.recorder import Headers, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
-__all__ = ["Observer", "Watch", "elapsed_us", "reenter", "size_of", "status_of"]
-
 TIDYING_UP_NS = 10_000_000
 """Shorter work after the last byte is the framework cleaning up, not a background task."""
 STILL_RUNNING = sys.maxsize

@@ -8,8 +8,6 @@ from sage_fastapi_obs.request.exchange import Socket
 from sage_fastapi_obs.request.outcome import ABNORMAL_CLOSURE, CLIENT_CLOSED_REQUEST, SWITCHING_PROTOCOLS, classify, is_failure
 from sage_fastapi_obs.request.watch import Watch, elapsed_us, size_of, status_of
 
-__all__ = ["WebSocketWatch"]
-
 
 class WebSocketWatch(Watch):
     """Watches a handshake, the messages after it, and the close."""

@@ -12,8 +12,6 @@ from pydantic import BaseModel, SecretStr, ValidationError
 if TYPE_CHECKING:
     from sage_fastapi_obs.settings.sections import Settings
 
-__all__ = ["explain", "remarks_on", "unknown_key", "without_credentials"]
-
 _GRPC_PORT = 4317
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
 _IN_A_FILE = "put the secret into a file named {} and its folder into SAGE_OBS_SECRETS_DIR"

@@ -8,8 +8,6 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 from sage_fastapi_obs.settings import ServiceSettings
 
-__all__ = ["in_this_process", "resource_of"]
-
 _NAMES = {"name": "service.name", "version": "service.version", "environment": "deployment.environment.name"}
 _INSTANCE = "service.instance.id"
 

@@ -13,8 +13,6 @@ from sage_fastapi_obs.settings.explain import unknown_key
 from sage_fastapi_obs.settings.field_types import with_otlp_endpoint
 from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_sections
 
-__all__ = ["ENV_PREFIX", "PRESETS", "Origin", "over_preset", "read_all"]
-
 ENV_PREFIX = "SAGE_OBS_"
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "dev": {

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["OtlpVariables", "is_http_url", "is_service_link", "number", "standard_sections"]
-
 Say = Callable[[str], None]
 """Takes a remark: a mistake, and what to change."""
 Signal = Literal["traces", "logs"]

@@ -16,8 +16,6 @@ from sage_fastapi_obs.privacy.quoted_data import exception_text
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
-__all__ = ["CachedAttributes", "ChildSpans", "mark_failed"]
-
 MOST_ITEMS = 64
 """Items of a list that is an attribute."""
 INTEGERS = range(-(1 << 63), 1 << 63)

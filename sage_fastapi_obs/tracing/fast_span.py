@@ -11,8 +11,6 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, FastSpan, fast_span_type, new_context
 from sage_fastapi_obs.request.random_ids import RandomPool
 
-__all__ = ["FastSpanFactory", "UnsampledSpan"]
-
 _NO_PARENT = Context()
 _LOW_64_BITS = (1 << 64) - 1
 _allocate = object.__new__

@@ -19,8 +19,6 @@ from sage_fastapi_obs.delivery.queued_sender import Entry, Limits, Sender
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings.standard_variables import number
 
-__all__ = ["SpanLosses", "SpanOutput"]
-
 SAMPLED = TraceFlags.SAMPLED
 
 

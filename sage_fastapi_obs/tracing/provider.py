@@ -15,8 +15,6 @@ from sage_fastapi_obs.otel_internals import SplitProcessor
 from sage_fastapi_obs.settings import ServiceSettings, TracingSettings
 from sage_fastapi_obs.settings.resource import resource_of
 
-__all__ = ["build_provider", "global_provider"]
-
 
 def global_provider() -> trace.TracerProvider | None:
     """Return the provider that the application has set for the whole process."""

@@ -10,8 +10,6 @@ from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.privacy.redaction import Redaction, readable
 from sage_fastapi_obs.request.exchange import Exchange
 
-__all__ = ["id_attributes", "request_attributes", "response_attributes", "span_name"]
-
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 HIGHEST_PORT = 65535
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)

@@ -27,8 +27,6 @@ from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_name
 from sage_fastapi_obs.tracing.span_factory import SdkSpanFactory, SpanFactory, finish_span, span_factory_of
 
-__all__ = ["ServerSpans"]
-
 SCOPE_NAME = "sage_fastapi_obs"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SAMPLED = TraceFlags.SAMPLED

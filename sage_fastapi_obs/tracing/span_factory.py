@@ -9,8 +9,6 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 from sage_fastapi_obs.otel_internals import FastSpan
 from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
 
-__all__ = ["SdkSpanFactory", "SpanFactory", "finish_span", "span_factory_of"]
-
 _Source = TypeVar("_Source")
 _NO_PARENT = Context()
 

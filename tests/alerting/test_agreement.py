@@ -16,8 +16,8 @@ from support import until
 from worlds import INTERVAL, STORIES, Story, World
 
 from sage_fastapi_obs.alerting.alerts import Alert
-from sage_fastapi_obs.alerting.expressions import Expression
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, BurnRate, Ratio, Stat
+from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 
 pytestmark = pytest.mark.stack
 

@@ -13,8 +13,9 @@ from support import PATIENCE_SECONDS, TOO_LARGE, no_threads, until
 from worlds import World
 
 from sage_fastapi_obs import Settings, SettingsError
+from sage_fastapi_obs.alerting.expressions import BurnRate, Ratio, Stat
 from sage_fastapi_obs.alerting.notification_queue import MOST_STUCK, MOST_WAITING
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, BurnRate, Ratio, Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.alerting.summary import AlertSummary
 
 MORE = AlertCondition.GREATER_THAN

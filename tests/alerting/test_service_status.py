@@ -14,7 +14,8 @@ from support import PATIENCE_SECONDS, client, until
 from worlds import World
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
+from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 
 
 def threads() -> set[threading.Thread]:

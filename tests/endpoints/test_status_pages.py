@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 from support import PATIENCE_SECONDS, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
+from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.endpoints.json_page import MOST_CACHED, MOST_WAITING, ProblemResponse, ResponseCache
 
 PATHS = [

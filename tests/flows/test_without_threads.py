@@ -16,7 +16,8 @@ from receivers import Bulk, LogCollector, SpanCollector, serving
 from support import LONG_ENOUGH, PATIENCE_SECONDS, client, eventually, no_threads
 
 from sage_fastapi_obs import Observability, RequestLogger, Settings
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
+from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from loguru import logger
 from support import Watched, client, drive, http_scope
 
 from sage_fastapi_obs import ObservabilityMiddleware, RequestLogger
-from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs import loguru_bridge
 
 
 @pytest.fixture(autouse=True)
@@ -298,7 +298,7 @@ async def test_loguru_is_copied_as_without_us(watch: Any) -> None:
     logger.add(of_an_agent, filter=yes)
     logger.configure(patcher=mark)
     async with watched.obs:
-        assert not takeover.others_listen()
+        assert not loguru_bridge.others_listen()
         copied = copy.deepcopy(logger)
         copied.info("copied")
         of_an_agent.__module__ = __name__

@@ -71,7 +71,7 @@ def thread():
 mine = []
 if when != "bare":
     from sage_fastapi_obs import Observability, Settings
-    from sage_fastapi_obs.logs.takeover import others_listen
+    from sage_fastapi_obs.logs.loguru_bridge import others_listen
     Observability(Settings(logging={"output": "/dev/null"})).install(app)
 
 async def main():

@@ -22,7 +22,8 @@ from support import Watched, client, eventually, no_cycles_of_ours
 
 from sage_fastapi_obs import Observability, Operation, Settings, active, operation
 from sage_fastapi_obs.logs.context_fields import running
-from sage_fastapi_obs.operations.operation import OPERATIONS, UNMEASURED, RunMetrics
+from sage_fastapi_obs.operations.operation import OPERATIONS, UNMEASURED
+from sage_fastapi_obs.operations.operation_run import RunMetrics
 
 LAWS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 

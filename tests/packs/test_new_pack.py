@@ -18,7 +18,7 @@ def parcel_lost(kind):
 ''',
     "alert_rules.py": '''"""When parcels are lost."""
 from sage_fastapi_obs.alert_rules.exported_rule import RuleGroup, threshold_alert
-from sage_fastapi_obs.alerting.rules import Stat
+from sage_fastapi_obs.alerting.expressions import Stat
 from sage_fastapi_obs.catalog.services import with_pack
 PARCELS = RuleGroup("parcels", "Parcels", "parcels", "parcels")
 def alerts(services):

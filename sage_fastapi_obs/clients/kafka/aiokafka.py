@@ -10,8 +10,6 @@ from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.kafka.messages import Messages, place
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
 
-__all__ = ["watch"]
-
 
 def watch(client: Any) -> Instrumented[Any]:
     """Watch a producer or a consumer."""

@@ -9,8 +9,6 @@ from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.kafka.messages import Messages, place
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrong_client
 
-__all__ = ["watch"]
-
 _CALLBACKS = ("on_delivery", "callback")
 _OF_PRODUCE = ("value", "key", "partition", "callback", "on_delivery", "timestamp", "headers")
 _OF_SERIALIZING = ("key", "value", "partition", "on_delivery", "timestamp", "headers")

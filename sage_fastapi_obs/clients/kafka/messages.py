@@ -19,8 +19,6 @@ from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["PRODUCED", "Message", "Messages", "place", "process_message"]
-
 MOST_LINKS = 128
 MOST_TOPICS = 128
 """Topics that are described once; clients have few."""

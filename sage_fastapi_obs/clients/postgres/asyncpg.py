@@ -14,8 +14,6 @@ from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrapped, wrong_client
 from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
-__all__ = ["watch"]
-
 ASYNCPG = sql_system("asyncpg")
 _WITH_SETS = frozenset({"executemany", "fetchmany"})
 _OF_CONNECTION = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", *_WITH_SETS)

@@ -13,8 +13,6 @@ from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
-__all__ = ["watch"]
-
 PSYCOPG = sql_system("psycopg")
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 

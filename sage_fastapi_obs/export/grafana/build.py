@@ -14,8 +14,6 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from sage_fastapi_obs.dashboards.layout import FINE, Dashboard, Panel, Query, Row, Threshold, Variable
 
-__all__ = ["TAG", "dashboard_json"]
-
 TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
 WIDTH = 24

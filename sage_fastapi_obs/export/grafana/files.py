@@ -14,8 +14,6 @@ from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.pack_registry import pack_module
 
-__all__ = ["dashboards", "files"]
-
 CUSTOMER = "grafana/dashboards/customer-id-monitoring.json"
 Own = Mapping[str, Iterable[Metric]]
 """Metrics that an application declares itself, by the name of their pack."""

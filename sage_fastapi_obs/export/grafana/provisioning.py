@@ -4,8 +4,6 @@ from typing import Any
 
 from sage_fastapi_obs.export.yaml import dumped
 
-__all__ = ["provisioning_files"]
-
 TRACE_URL = "${__value.raw}"
 TRACE_ID = r'"trace_id":"(\w+)"'
 

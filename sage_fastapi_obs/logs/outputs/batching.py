@@ -9,8 +9,6 @@ from sage_fastapi_obs.logs.outputs.output import DeferredLine, Output
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["BatchingOutput"]
-
 MOST_LINES = 512
 LONG_BYTES = 4096
 """Of a line that is written at once, so that what is gathered stays small."""

@@ -13,8 +13,6 @@ from sage_fastapi_obs.delivery.queued_sender import Entry
 from sage_fastapi_obs.logs.line_format import Encode
 from sage_fastapi_obs.settings import LoggingSettings
 
-__all__ = ["Elasticsearch"]
-
 CREATED_BEFORE = 409
 ANSWER_BYTES = 4096
 DOCUMENT_BYTES = 512

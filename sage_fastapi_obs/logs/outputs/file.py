@@ -21,8 +21,6 @@ except ImportError:
     # Windows, where a file that is open cannot be renamed either.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["File"]
-
 LOOK_SECONDS = 1.0
 """How long it may take to notice that the file was moved, deleted, or rotated by another process."""
 SETTLED_SECONDS = 10.0

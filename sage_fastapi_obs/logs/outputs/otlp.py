@@ -19,8 +19,6 @@ from sage_fastapi_obs.logs.line_format import Encode, json_format
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.settings.resource import in_this_process, resource_of
 
-__all__ = ["Otlp"]
-
 _SEVERITIES: dict[str, Any] = {name: level.otlp for name, level in LEVEL_DETAILS.items()}
 _OWN_PLACE = {"timestamp", "level", "message", "trace_id", "span_id", "trace_flags", "service", "environment", "version"}
 """Of a line's fields: those that a record or its resource has a place for. The others become attributes."""

@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 from sage_fastapi_obs.delivery.queued_sender import is_sending
 from sage_fastapi_obs.logs.line_format import Encode, Line
 
-__all__ = ["AT_ONCE_BYTES", "DeferredLine", "Output", "Outputs"]
-
 AT_ONCE_BYTES = 4096
 """What a pipe with room takes whole and without waiting: PIPE_BUF."""
 DeferredLine: TypeAlias = tuple[Callable[[Any], bytes], Any]

@@ -10,8 +10,6 @@ from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.line_format import Encode, Line
 from sage_fastapi_obs.logs.outputs.output import Output
 
-__all__ = ["LineDestination", "Server"]
-
 
 class LineDestination(Destination, Protocol):
     """Where lines are sent."""

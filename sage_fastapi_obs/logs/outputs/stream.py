@@ -19,8 +19,6 @@ from sage_fastapi_obs.logs.outputs.output import AT_ONCE_BYTES, Output
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["Stream", "own_descriptor"]
-
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
 PATIENCE_SECONDS = 0.5

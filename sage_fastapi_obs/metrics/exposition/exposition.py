@@ -10,8 +10,6 @@ from sage_fastapi_obs.metrics.exposition.fast_exposition import FastExposition
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode, LibraryExposition
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors
 
-__all__ = ["Exposition", "exposition_of"]
-
 Pause: TypeAlias = Callable[[], object]
 """Called after each small portion of work."""
 

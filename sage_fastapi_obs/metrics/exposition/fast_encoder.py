@@ -14,8 +14,6 @@ from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode, LibraryEncoder
 
-__all__ = ["FastEncoder", "NotByLineError"]
-
 MOST_PATTERNS = 10_000
 _MARK = re.compile("\0([0-9]+)\0")
 _TAKES_EXEMPLARS = {"counter": "_total", "histogram": "_bucket", "gaugehistogram": "_bucket"}

@@ -17,8 +17,6 @@ from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode, target_info, without_created
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors, versioned
 
-__all__ = ["FastExposition"]
-
 PIECE_BYTES = 65_536
 SAMPLES_AT_ONCE = 32
 

@@ -6,8 +6,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-__all__ = ["TextOnly", "VersionedChild", "VersionedCollector", "VersionedFamily"]
-
 VersionedChild: TypeAlias = tuple[Hashable, object, Callable[[], Iterable[Sample]]]
 """`(key, version, samples)`: one label set of a family.
 

@@ -13,8 +13,6 @@ from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.metrics.exposition.incremental import TextOnly
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors
 
-__all__ = ["Encode", "LibraryEncoder", "LibraryExposition", "target_info", "without_created"]
-
 Encode: TypeAlias = Callable[[Any], bytes]
 """An encoder of the client library: takes anything with `collect()`."""
 _HAVE_CREATED = frozenset({"counter", "histogram", "summary"})

@@ -20,8 +20,6 @@ from prometheus_client.values import MutexValue
 
 from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedCollector, VersionedFamily
 
-__all__ = ["ClientInstrument", "collector_of", "collectors", "gauge_value", "instrument", "names_beginning", "versioned"]
-
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
 _ONLY_MUTEX_VALUES = {MutexValue}
 _number = Struct("d").pack

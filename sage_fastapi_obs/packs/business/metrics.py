@@ -4,8 +4,6 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, Alias, counter, gauge, histogram
 
-__all__ = ["METRICS"]
-
 VALUE_BUCKETS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
 _alias = partial(Alias, group="result")

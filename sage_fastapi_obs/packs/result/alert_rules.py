@@ -5,12 +5,10 @@ from functools import partial
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule, threshold_alert
 from sage_fastapi_obs.alert_rules.objectives import BY, HOUR, only_for, rule_test_of_share, service_label, shares_around
 from sage_fastapi_obs.alert_rules.rule_test_series import series_giving
-from sage_fastapi_obs.alerting.expressions import number
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Ratio, Stat
+from sage_fastapi_obs.alerting.expressions import Ratio, Stat, number
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
-
-__all__ = ["alerts"]
 
 RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
 _FAILURES = Stat("result_failure_total", "increase")

@@ -6,8 +6,6 @@ from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.settings import SlaSettings
 
-__all__ = ["dashboards"]
-
 panel = PanelBuilder()
 ask = panel.ask
 DURATION = "result_duration_seconds"

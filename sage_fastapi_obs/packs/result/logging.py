@@ -26,15 +26,6 @@ from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.settings import LoggingSettings
 
-__all__ = [
-    "LogLevel",
-    "LoggingMonoResult",
-    "ResultLogOptions",
-    "create_logging_mono",
-    "log_result_operation",
-    "override_options",
-]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")

@@ -4,8 +4,6 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, STATUS, Alias, counter, gauge, histogram
 
-__all__ = ["METRICS"]
-
 _alias = partial(Alias, group="result")
 _OPERATION: dict[str, tuple[str, ...]] = {"operation": ()}
 _BY_CALLER: dict[str, tuple[str, ...]] = {"operation": (), "component": ()}

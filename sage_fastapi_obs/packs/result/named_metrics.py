@@ -22,8 +22,6 @@ from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
-__all__ = ["MetricType", "NamedMetrics", "collect_flux_result_metric", "collect_metric", "collect_result_metric"]
-
 MOST_METRICS = 1_000
 """Names of metrics in one registry; more of them mean that ids are part of the names."""
 _BUCKETS = {"_seconds": RESULT_BUCKETS, "_bytes": SIZE_BUCKETS}

@@ -10,8 +10,6 @@ import anyio
 
 from sage_fastapi_obs.errors import UnwrapError
 
-__all__ = ["Failure", "FluxResult", "MonoResult", "PendingFlux", "Result", "Success", "attempt", "go_on", "within"]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")

@@ -5,12 +5,10 @@ from functools import partial
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
 from sage_fastapi_obs.alert_rules.http import down_test
 from sage_fastapi_obs.alert_rules.rule_test_series import series
-from sage_fastapi_obs.alerting.rules import Ratio, Stat
+from sage_fastapi_obs.alerting.expressions import Ratio, Stat
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
-
-__all__ = ["alerts"]
 
 _SECONDS = "{{ $value | humanizeDuration }}"
 _SHARE = "{{ $value | humanizePercentage }}"

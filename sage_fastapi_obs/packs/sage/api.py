@@ -11,8 +11,8 @@ from opentelemetry.trace import Span
 
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.operations.count import add_span_event, add_to_gauge, count, observe, take_from_gauge
-from sage_fastapi_obs.operations.operation import UNMEASURED, Operation, RunMetrics
-from sage_fastapi_obs.operations.operation_run import OperationRun
+from sage_fastapi_obs.operations.operation import UNMEASURED, Operation
+from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 
 __all__ = [
     "add_span_event",

@@ -6,8 +6,6 @@ from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.service import red
 
-__all__ = ["dashboards"]
-
 panel = PanelBuilder()
 ask = panel.ask
 FAILED, SUCCEEDED = {"status": "failure"}, {"status": "success"}

@@ -4,8 +4,6 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, STATUS, Alias, counter, gauge, histogram
 
-__all__ = ["ALGORITHMS", "CHAINS", "CRYPTO_OPERATIONS", "HANDSHAKE_ERRORS", "KEY_TYPES", "METRICS", "STAGES"]
-
 SESSION_BUCKETS = tuple(0.0001 * 2**k for k in range(15))
 HANDSHAKE_BUCKETS = tuple(0.001 * 2**k for k in range(13))
 LIFETIME_BUCKETS = (60.0, 300.0, 600.0, 1800.0, 3600.0)

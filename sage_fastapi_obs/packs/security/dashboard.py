@@ -5,8 +5,6 @@ from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, logs, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
-__all__ = ["dashboards"]
-
 panel = PanelBuilder()
 ask = panel.ask
 REFUSED = '{service=~"$service"} | json | status = 401 or status = 403 or status = 429'

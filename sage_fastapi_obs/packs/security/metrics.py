@@ -2,8 +2,6 @@
 
 from sage_fastapi_obs.catalog.metric import counter
 
-__all__ = ["LOGIN_FAILURES", "METRICS", "SECURITY_EVENTS"]
-
 LOGIN_FAILURES = ("bad_password", "unknown_user", "locked", "expired_token", "other")
 SECURITY_EVENTS = ("unauthorized_access", "injection_attempt", "replay", "rate_limit", "other")
 MOST_NETWORKS = 100

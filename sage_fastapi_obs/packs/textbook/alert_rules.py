@@ -2,11 +2,9 @@
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
-from sage_fastapi_obs.alerting.rules import Stat
+from sage_fastapi_obs.alerting.expressions import Stat
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
-
-__all__ = ["alerts"]
 
 BUSINESS = RuleGroup("business", "Business: pack `textbook`", "textbook", "textbook-business", weight=30)
 _HOUR = 3600.0

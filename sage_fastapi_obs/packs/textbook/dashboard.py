@@ -6,8 +6,6 @@ from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, Variable, 
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 from sage_fastapi_obs.dashboards.service import red
 
-__all__ = ["dashboards"]
-
 SCOPE = 'job=~"$job", instance=~"$instance"'
 panel = PanelBuilder(SCOPE)
 ask = panel.ask

@@ -2,9 +2,6 @@
 
 from sage_fastapi_obs.catalog.metric import Alias, counter, gauge
 
-__all__ = ["METRICS"]
-
-
 METRICS = (
     counter("textbooks_created_total", "Textbooks created.", {"grade_level": (), "subject": ()}),
     gauge("active_learning_sessions", "Learning sessions that are open now.", {"textbook_id": ()}),
