@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 
-NOTICE_INTERVAL_SECONDS = 60.0
+_NOTICE_INTERVAL_SECONDS = 60.0
 
 
 class InternalErrors:
@@ -20,7 +20,7 @@ class InternalErrors:
         """Count one failure; never raises."""
         self.counts[component] = self.counts.get(component, 0) + 1
         now = self._clock()
-        if now - self._noticed_at.get(component, -NOTICE_INTERVAL_SECONDS) < NOTICE_INTERVAL_SECONDS:
+        if now - self._noticed_at.get(component, -_NOTICE_INTERVAL_SECONDS) < _NOTICE_INTERVAL_SECONDS:
             return
         self._noticed_at[component] = now
         try:

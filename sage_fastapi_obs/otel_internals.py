@@ -38,7 +38,7 @@ get_current, attach, detach = (
 
 MOST_ATTRIBUTES = 32
 """Upper bound for the attributes of one of our spans."""
-LAST_ATTRIBUTES = 4
+_LAST_ATTRIBUTES = 4
 """Upper bound for those that are added at its end."""
 NO_STATE = trace.INVALID_SPAN_CONTEXT.trace_state
 new_context = tuple.__new__
@@ -201,7 +201,7 @@ class FastSpan(SdkSpan):
             known = self._attributes
             if type(known) is not dict or self._end_time is not None:
                 return False
-            if len(known) + len(attributes) > MOST_ATTRIBUTES - LAST_ATTRIBUTES:
+            if len(known) + len(attributes) > MOST_ATTRIBUTES - _LAST_ATTRIBUTES:
                 return False
             # A new one, because others may be reading the old.
             self._attributes = {**known, **attributes}

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing import util
 
-LAST = -100
+_LAST = -100
 """Priority among the finalizers of multiprocessing: after the others, which may still write lines."""
 
 
@@ -54,7 +54,7 @@ class AtEnd:
             finalizer.cancel()
 
     def _watch_child(self) -> None:
-        self._finalizer = util.Finalize(None, self._settle, exitpriority=LAST)
+        self._finalizer = util.Finalize(None, self._settle, exitpriority=_LAST)
 
     def _in_child(self) -> None:
         # What was registered before a fork is forgotten by then.

@@ -6,11 +6,11 @@ from sage_fastapi_obs.alerting.expressions import Ratio, Stat
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
 
-AVAILABILITY = RuleGroup(
+_AVAILABILITY = RuleGroup(
     "availability", "Availability: any service; `HighErrorRate` with pack `http`", "http", interval="30s", weight=20
 )
-PERFORMANCE = RuleGroup("performance", "Performance: packs `http` and `runtime`", "http", weight=21)
-CUSTOMER = RuleGroup(
+_PERFORMANCE = RuleGroup("performance", "Performance: packs `http` and `runtime`", "http", weight=21)
+_CUSTOMER = RuleGroup(
     "customer-id-alerts",
     "A service called customer-id",
     CUSTOMER_ID,
@@ -20,14 +20,14 @@ CUSTOMER = RuleGroup(
 )
 ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),), (Stat("http_requests_total", "rate"),))
 """Share of requests that are answered 5xx."""
-PROCESSORS = "node_cpu_seconds_total"
+_PROCESSORS = "node_cpu_seconds_total"
 
 _OF_REQUESTS = (
-    threshold_alert("HighErrorRate", ERRORS, 0.05, group=AVAILABILITY, severity="critical", minutes=5).about(
+    threshold_alert("HighErrorRate", ERRORS, 0.05, group=_AVAILABILITY, severity="critical", minutes=5).about(
         "{{ $labels.service }} fails", "{{ $value | humanizePercentage }} of all requests are answered 5xx, more than 5 %."
     ),
     threshold_alert(
-        "HighResponseTime", Stat("http_request_duration_seconds", "p95"), 1, group=PERFORMANCE, severity="warning", minutes=10
+        "HighResponseTime", Stat("http_request_duration_seconds", "p95"), 1, group=_PERFORMANCE, severity="warning", minutes=10
     ).about(
         "{{ $labels.service }} is slow",
         "One request in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 1 s.",
@@ -67,7 +67,7 @@ def down_test(
 def _down(services: Services) -> ExportedRule:
     return ExportedRule(
         name="ServiceDown",
-        group=AVAILABILITY,
+        group=_AVAILABILITY,
         expr=f"{up(services)} == 0",
         for_seconds=120,
         severity="critical",
@@ -78,11 +78,11 @@ def _down(services: Services) -> ExportedRule:
 
 
 def _busy() -> ExportedRule:
-    idle = series(PROCESSORS, {"instance": "one:9100", "mode": "idle"})
+    idle = series(_PROCESSORS, {"instance": "one:9100", "mode": "idle"})
     return ExportedRule(
         name="HighCPUUsage",
-        group=PERFORMANCE,
-        expr=f'100 - avg by (instance) (rate({PROCESSORS}{{mode="idle"}}[5m])) * 100 > 80',
+        group=_PERFORMANCE,
+        expr=f'100 - avg by (instance) (rate({_PROCESSORS}{{mode="idle"}}[5m])) * 100 > 80',
         for_seconds=600,
         severity="warning",
         summary="{{ $labels.instance }} is busy",
@@ -95,7 +95,7 @@ def _customer_down() -> ExportedRule:
     target = series("up", {"service": CUSTOMER_ID})
     return ExportedRule(
         name="CustomerIdServiceDown",
-        group=CUSTOMER,
+        group=_CUSTOMER,
         expr=f"{target} == 0 or absent({target})",
         for_seconds=60,
         severity="critical",
@@ -111,7 +111,7 @@ def _customer_latency() -> ExportedRule:
         "HighLatency",
         Stat("http_request_duration_seconds", "mean", where={"service": CUSTOMER_ID}),
         1,
-        group=CUSTOMER,
+        group=_CUSTOMER,
         severity="critical",
         minutes=1,
         target={"service": CUSTOMER_ID},

@@ -18,7 +18,7 @@ SLO = RuleGroup("slo", "What was promised: pack `http` and the settings `sla.*`"
 HOUR = 3600.0
 BY = ("service",)
 _WINDOWS = (300, 1800, HOUR, 2 * HOUR, 6 * HOUR, 24 * HOUR, 72 * HOUR)
-RECORDED = "service:http_request_errors:ratio_rate"
+_RECORDED = "service:http_request_errors:ratio_rate"
 """How recorded shares of failed requests are called; their window follows."""
 
 
@@ -51,7 +51,7 @@ def recordings(services: Services) -> list[dict[str, str]]:
     return [
         {"record": "service:http_requests:rate5m", "expr": rate.promql(BY)[0]},
         {"record": "service:http_request_duration_seconds:p95_5m", "expr": p95.promql(BY)[0]},
-        *({"record": f"{RECORDED}{duration(one)}", "expr": ERRORS.over(one).promql(BY)[0]} for one in _WINDOWS),
+        *({"record": f"{_RECORDED}{duration(one)}", "expr": ERRORS.over(one).promql(BY)[0]} for one in _WINDOWS),
     ]
 
 
@@ -106,7 +106,7 @@ def _burning(burn: _Burn, budget: float, services: Services, served: Services) -
     return ExportedRule(
         name=burn.alert,
         group=SLO,
-        expr=" and ".join(f"{RECORDED}{window}{chosen} > {number(round(threshold, 12))}" for window in windows),
+        expr=" and ".join(f"{_RECORDED}{window}{chosen} > {number(round(threshold, 12))}" for window in windows),
         severity=burn.severity,
         inhibits="ErrorBudgetBurnSlow" if burn.severity == "critical" else "",
         summary="{{ $labels.service }} uses its error budget up too fast",

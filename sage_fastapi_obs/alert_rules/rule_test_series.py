@@ -11,11 +11,11 @@ from sage_fastapi_obs.alerting.window_stats import quantile_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.services import Services, job
 
-MARGIN = 0.02
+_MARGIN = 0.02
 """Distance of a test's value from the threshold, as a share of it."""
-PER_SECOND = 100.0
+_PER_SECOND = 100.0
 """Events per second where only shares and quantiles matter."""
-USUAL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_USUAL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _GUESSES = {"status": ("200", "500", "404", "success", "failure"), "method": ("GET", "POST"), "route": ("/items", "/orders")}
 """Values of labels where the catalog lists none."""
 _WORDS = ("one", "two", "error", "")
@@ -48,7 +48,7 @@ class GeneratedSeries:
 
 def values_around(condition: AlertCondition, threshold: float) -> tuple[float, float]:
     """Return a value that does not meet a condition, and one that does, both close to the threshold."""
-    step = abs(threshold) * MARGIN or 1.0
+    step = abs(threshold) * _MARGIN or 1.0
     above, below = threshold + step, threshold - step
     match condition:
         case AlertCondition.GREATER_THAN:
@@ -110,8 +110,8 @@ def _shapes(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, Se
             return {series(f"{name}_sum", chosen): SeriesShape(value / window)}
         case "mean":
             return {
-                series(f"{name}_sum", chosen): SeriesShape(value * PER_SECOND),
-                series(f"{name}_count", chosen): SeriesShape(PER_SECOND),
+                series(f"{name}_sum", chosen): SeriesShape(value * _PER_SECOND),
+                series(f"{name}_count", chosen): SeriesShape(_PER_SECOND),
             }
         case _:
             return {series(name, chosen): SeriesShape(level=value)}
@@ -120,7 +120,7 @@ def _shapes(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, Se
 def _histogram(name: str, q: float, value: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
     """Put the right share of observations below a value for it to be the quantile."""
     metric = CATALOG.get(name)
-    bounds = (metric.buckets if metric else ()) or USUAL_BUCKETS
+    bounds = (metric.buckets if metric else ()) or _USUAL_BUCKETS
     below = max((bound for bound in bounds if bound < value), default=0.0)
     above = min((bound for bound in bounds if bound >= value), default=None)
     if above is None or value <= 0:
@@ -130,7 +130,7 @@ def _histogram(name: str, q: float, value: float, chosen: Mapping[str, str]) -> 
     low, high = ((q - place) / (1 - place), 1.0) if place < q else (0.0, q / place)
     shares = {below: low, above: high} if below else {above: high}
     written = {f"{bound:.10g}": share for bound, share in shares.items()} | {"+Inf": 1.0}
-    return {series(f"{name}_bucket", {**chosen, "le": le}): SeriesShape(share * PER_SECOND) for le, share in written.items()}
+    return {series(f"{name}_bucket", {**chosen, "le": le}): SeriesShape(share * _PER_SECOND) for le, share in written.items()}
 
 
 def _of_ratio(ratio: Ratio, value: float, labels: Mapping[str, str]) -> GeneratedSeries:
@@ -159,7 +159,7 @@ def _rest(ratio: Ratio, amount: float, chosen: Mapping[str, str], labels: Mappin
 
 def _plain(stat: Stat, amount: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
     """Count an amount, whatever is made of the counts."""
-    return _shapes(replace(stat, absent=None), amount * PER_SECOND, chosen)
+    return _shapes(replace(stat, absent=None), amount * _PER_SECOND, chosen)
 
 
 def _matches(stat: Stat, name: str, chosen: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
 
-OWN = RuleGroup("own", "Rules of the settings", weight=90)
+_OWN = RuleGroup("own", "Rules of the settings", weight=90)
 
 
 def alerts(services: Services) -> list[ExportedRule]:
@@ -30,7 +30,7 @@ def _alert(rule: AlertRule, service: Settings) -> ExportedRule:
         rule.annotations.get("description")
         or f"{rule.metric_label} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
     )
-    return alert_from_rule(own, OWN, described, also_by=(), target={"service": name})
+    return alert_from_rule(own, _OWN, described, also_by=(), target={"service": name})
 
 
 def _of(expression: Expression, service: str) -> Expression:

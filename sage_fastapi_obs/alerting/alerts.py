@@ -20,7 +20,7 @@ from sage_fastapi_obs.settings import Severity
 
 State: TypeAlias = Literal["pending", "firing", "resolved"]
 """An alert in none of these states is inactive, and forgotten."""
-RESOLVED_SECONDS = 900.0
+_RESOLVED_SECONDS = 900.0
 """How long a resolved alert is still shown."""
 _TEMPLATE = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
 
@@ -236,7 +236,7 @@ class _AlertState:
 
     def is_active(self, now: float) -> bool:
         """Tell whether it is pending, firing, or has just been resolved."""
-        return self.state in ("pending", "firing") or (self.state == "resolved" and now - self.entered < RESOLVED_SECONDS)
+        return self.state in ("pending", "firing") or (self.state == "resolved" and now - self.entered < _RESOLVED_SECONDS)
 
     def as_alert(self, rule: AlertRule, group: Group) -> Alert:
         """Return it as it is now."""

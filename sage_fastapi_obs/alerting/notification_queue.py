@@ -14,12 +14,12 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.threads import NoThreadError, Threads, start_thread
 
 Outcome: TypeAlias = Literal["sent", "failed", "timeout", "dropped", "suppressed"]
-ATTEMPTS = 3
-TIMEOUT_SECONDS = 10.0
+_ATTEMPTS = 3
+_TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 MOST_WAITING = 32
 """Most notifications that wait for one callback; with more, the oldest is dropped."""
-LOOP_CHECK_SECONDS = 0.5
+_LOOP_CHECK_SECONDS = 0.5
 """How often a waiting call checks that the event loop is still open."""
 MOST_STUCK = 2
 """With so many calls of a callback that never returned, it is not called any more."""
@@ -34,7 +34,7 @@ class NotificationQueue:
 
     def __init__(self, faults: InternalErrors) -> None:
         self._faults = faults
-        self.timeout_seconds = TIMEOUT_SECONDS
+        self.timeout_seconds = _TIMEOUT_SECONDS
         self.retry_seconds = RETRY_SECONDS
         """Wait before the second attempt; before the third it is twice that."""
         self.counts: dict[Outcome, int] = dict.fromkeys(("sent", "failed", "timeout", "dropped", "suppressed"), 0)
@@ -148,7 +148,7 @@ class _CallbackQueue:
             self._owner.count("dropped")
             return
         owner = self._owner
-        for attempt in range(ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             if attempt and owner.closing.wait(owner.retry_seconds * attempt):
                 break
             call = _CallbackCall(self._callback, dict(notice), owner)
@@ -208,7 +208,7 @@ class _CallbackCall:
             return
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         self._cancel = future.cancel
-        while not wait([future], LOOP_CHECK_SECONDS).done:
+        while not wait([future], _LOOP_CHECK_SECONDS).done:
             if loop.is_closed():
                 # The coroutine came when the loop was about to end, and will never run there.
                 coroutine.close()

@@ -24,7 +24,7 @@ from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
-CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
 
 
 class ServiceStatus:
@@ -141,8 +141,8 @@ class ServiceStatus:
         thread = self._thread
         self._stop_thread()
         if thread is not None:
-            thread.join(CLOSE_SECONDS)
-        self.notifications.close(CLOSE_SECONDS)
+            thread.join(_CLOSE_SECONDS)
+        self.notifications.close(_CLOSE_SECONDS)
 
     def abandon(self) -> None:
         """Stop without waiting for anything."""

@@ -12,9 +12,9 @@ from sage_fastapi_obs.alerting.window_stats import HistogramStats
 from sage_fastapi_obs.alerting.windows import Group, Window
 from sage_fastapi_obs.settings import Severity
 
-MOST_ROUTES = 100
-DURATION = "http_request_duration_seconds"
-REQUESTS = "http_requests_total"
+_MOST_ROUTES = 100
+_DURATION = "http_request_duration_seconds"
+_REQUESTS = "http_requests_total"
 _FAILED: Where = {"status": "=~5.."}
 
 Figure: TypeAlias = float | None
@@ -188,12 +188,12 @@ class _Requests:
     def __init__(self, window: Window, by: tuple[str, ...] = ()) -> None:
         self._window = window
         self._by = by
-        self.counts = _increases(window, REQUESTS, by)
-        self._failed = _increases(window, REQUESTS, by, _FAILED)
+        self.counts = _increases(window, _REQUESTS, by)
+        self._failed = _increases(window, _REQUESTS, by, _FAILED)
 
     def figures(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """Return the fields of `RequestFigures` for each group."""
-        durations = self._window.histogram(DURATION, by=self._by, only=groups)
+        durations = self._window.histogram(_DURATION, by=self._by, only=groups)
         return [self._figures_of(group, durations.get(group)) for group in groups]
 
     def _figures_of(self, group: Group, durations: HistogramStats | None) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _routes(window: Window) -> tuple[int, list[RouteFigures]]:
     requests = _Requests(window, ("method", "route"))
     counts = requests.counts
     busiest = sorted((group for group, count in counts.items() if count), key=lambda group: (-counts[group], group))
-    top = busiest[:MOST_ROUTES]
+    top = busiest[:_MOST_ROUTES]
     figures = requests.figures(top)
     return len(busiest), [
         RouteFigures(method=method, route=route, **one) for (method, route), one in zip(top, figures, strict=True)

@@ -10,7 +10,7 @@ from operator import add, lt
 
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
-FINENESS = 16
+_FINENESS = 16
 """Ticks are at most this part of their age apart: those of an hour ago less than four minutes."""
 _NO_LOWEST, _NO_HIGHEST = math.inf, -math.inf
 
@@ -127,7 +127,7 @@ def thin(ticks: Sequence[Tick], longest_seconds: float) -> list[Tick]:
     first, *rest = ticks[max(0, outgrown) :]
     kept = [first]
     for tick, following in pairwise(rest):
-        if following.at - kept[-1].at <= (now - following.at) / FINENESS:
+        if following.at - kept[-1].at <= (now - following.at) / _FINENESS:
             merge_tick(tick, following)
         else:
             kept.append(tick)

@@ -25,7 +25,7 @@ LONGEST_SECONDS = 7 * 86_400.0
 """The longest window."""
 MOST_SERIES = 50_000
 """Label sets that are watched; more are counted as left out."""
-PAUSE_INTERVALS = 4
+_PAUSE_INTERVALS = 4
 """A tick that comes so many intervals after the last one shows that the process was suspended."""
 MOST_SELECTIONS = 256
 
@@ -130,7 +130,7 @@ class Windows:
             self._ticks = [Tick(at - self._interval_seconds, wall - self._interval_seconds, 0.0)]
         last = self._ticks[-1]
         elapsed = max(0.0, at - last.at)
-        paused = elapsed > PAUSE_INTERVALS * self._interval_seconds
+        paused = elapsed > _PAUSE_INTERVALS * self._interval_seconds
         watched = last.watched + (self._interval_seconds if paused else elapsed)
         return Tick(last.at + elapsed, wall, watched, paused)
 

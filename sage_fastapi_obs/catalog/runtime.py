@@ -8,7 +8,7 @@ _alias = partial(Alias, group="runtime")
 _GENERATION: dict[str, tuple[str, ...]] = {"generation": ("0", "1", "2")}
 _PYTHON: dict[str, tuple[str, ...]] = dict.fromkeys(("implementation", "major", "minor", "patchlevel", "version"), ())
 
-CLIENT_METRICS = (
+_CLIENT_METRICS = (
     gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", unit=""),
     gauge("process_resident_memory_bytes", "Resident memory size in bytes.", unit="", aliases=(_alias("memory_usage_bytes"),)),
     gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", unit=""),
@@ -53,4 +53,4 @@ RUNTIME_METRICS = (
     gauge("python_threadpool_tasks_waiting", "Synchronous routes and dependencies that wait for a thread."),
 )
 """Metrics of our own."""
-METRICS = (*CLIENT_METRICS, *RUNTIME_METRICS)
+METRICS = (*_CLIENT_METRICS, *RUNTIME_METRICS)

@@ -18,10 +18,10 @@ from sage_fastapi_obs.logs.line_format import console_format
 
 HELP = "Show JSON log lines for people."
 FAILED = 1
-LONGEST_BYTES = 1024 * 1024
+_LONGEST_BYTES = 1024 * 1024
 """Longer lines cannot be ours; they are read in pieces."""
-POLL_SECONDS = 0.2
-IDS = ("request_id", "correlation_id", "trace_id")
+_POLL_SECONDS = 0.2
+_IDS = ("request_id", "correlation_id", "trace_id")
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STATUS = re.compile(r"[1-5](\d\d|xx)")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("files", nargs="*", metavar="FILE", help="what to read; - or nothing: standard input")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is added, through rotation")
-    for name, one in FILTERS.items():
+    for name, one in _FILTERS.items():
         parser.add_argument(f"--{name}", type=one.parse, metavar=name.upper(), help=one.help)
     parser.add_argument("--json", action="store_true", help="pass the lines on as they are")
     parser.add_argument(
@@ -52,7 +52,7 @@ def run(given: argparse.Namespace) -> int:
         given.fail("--follow takes one file")
     if not given.files and (sys.stdin is None or sys.stdin.isatty()):
         given.fail("name a file, or pipe lines in")
-    wanted = {name: value for name in FILTERS if (value := getattr(given, name)) is not None}
+    wanted = {name: value for name in _FILTERS if (value := getattr(given, name)) is not None}
     printer = _Printer(wanted, dict(given.alias), as_json=given.json)
     code = 0
     for name in files:
@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _lines_of(name: str, *, is_followed: bool) -> Iterator[bytes]:
     if name == "-":
-        while line := sys.stdin.buffer.readline(LONGEST_BYTES):
+        while line := sys.stdin.buffer.readline(_LONGEST_BYTES):
             yield line
             # What comes through a pipe is shown when it comes.
             sys.stdout.buffer.flush()
@@ -77,7 +77,7 @@ def _lines_of(name: str, *, is_followed: bool) -> Iterator[bytes]:
         yield from follow(Path(name))
     else:
         with Path(name).open("rb") as file:
-            while line := file.readline(LONGEST_BYTES):
+            while line := file.readline(_LONGEST_BYTES):
                 yield line
 
 
@@ -92,9 +92,9 @@ def follow(path: Path, pause: Callable[[], object] | None = None) -> Iterator[by
     try:
         part = b""
         while True:
-            line = file.readline(LONGEST_BYTES - len(part))
+            line = file.readline(_LONGEST_BYTES - len(part))
             part += line
-            if part.endswith(b"\n") or len(part) >= LONGEST_BYTES:
+            if part.endswith(b"\n") or len(part) >= _LONGEST_BYTES:
                 yield part
                 part = b""
             elif not line:
@@ -110,7 +110,7 @@ def follow(path: Path, pause: Callable[[], object] | None = None) -> Iterator[by
 
 def _flush_and_sleep() -> None:
     sys.stdout.buffer.flush()
-    time.sleep(POLL_SECONDS)
+    time.sleep(_POLL_SECONDS)
 
 
 def _reopened(file: IO[bytes], path: Path) -> tuple[IO[bytes], bool]:
@@ -149,7 +149,7 @@ class _Printer:
         if line is None:
             if not self._wanted and not self._as_json:
                 self._out.write(self._dim(encoded))
-        elif all(FILTERS[name].passes(line, value) for name, value in self._wanted.items()):
+        elif all(_FILTERS[name].passes(line, value) for name, value in self._wanted.items()):
             self._out.write(encoded.removesuffix(b"\n") + b"\n" if self._as_json else self._for_people(line, encoded))
 
     def _parse(self, encoded: bytes) -> Line | None:
@@ -268,11 +268,11 @@ class Filter(NamedTuple):
     passes: Callable[[Line, Any], bool]
 
 
-FILTERS = {
+_FILTERS = {
     "id": Filter(
         "lines whose request, correlation or trace id begins like this",
         str,
-        lambda line, beginning: any(str(line.get(name) or "").startswith(beginning) for name in IDS),
+        lambda line, beginning: any(str(line.get(name) or "").startswith(beginning) for name in _IDS),
     ),
     "level": Filter(
         f"lines of at least this level: {', '.join(LEVELS)}", _level, lambda line, level: _severity(line) >= LEVELS[level]

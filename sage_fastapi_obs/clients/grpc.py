@@ -30,10 +30,10 @@ GRPC = ClientSystem(
     kind=SpanKind.SERVER,
     pack="grpc",
 )
-OTHER_METHOD = "_OTHER"
-SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+_OTHER_METHOD = "_OTHER"
+_SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that are the server's fault by the OpenTelemetry conventions."""
-MOST_CACHED = 512
+_MOST_CACHED = 512
 """Pairs of method and connection whose attributes are cached: a connection has many calls."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PEER = re.compile(r"(?:ipv4|ipv6):\[?(?P<address>[^\[\]]+)\]?:(?P<port>\d+)")
@@ -72,7 +72,7 @@ def _watched(handler: Any, details: Any) -> Any:
 def _count_unknown() -> None:
     """Count a call of an unknown method, by one name for all: clients may send any name."""
     enable(GRPC.pack)
-    count("grpc_request_total", OTHER_METHOD, "UNIMPLEMENTED")
+    count("grpc_request_total", _OTHER_METHOD, "UNIMPLEMENTED")
     _count_error(UNMATCHED, "UNIMPLEMENTED")
 
 
@@ -206,7 +206,7 @@ class _Answer:
             code = _code(self._context, error)
             call.labels["status"] = code
             call.set_attributes({"rpc.response.status_code": code})
-            if code in SERVER_FAULTS:
+            if code in _SERVER_FAULTS:
                 call.fail(code)
                 _count_error(self._details.method, code)
             call.end(None)
@@ -215,7 +215,7 @@ class _Answer:
             self._caller.__exit__()
 
 
-@lru_cache(MOST_CACHED)
+@lru_cache(_MOST_CACHED)
 def _described(method: str, peer: str) -> CachedAttributes:
     return CachedAttributes({"rpc.system.name": "grpc", "rpc.method": method, **_peer(peer)})
 

@@ -14,10 +14,10 @@ from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
-DEFAULT_PORTS = {"http": 80, "https": 443}
-LOWEST_FAILURE = 400
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LOWEST_FAILURE = 400
 """For a client, 4xx is a failure, too."""
-HTTPX = ClientSystem(OTEL_SCOPE_PREFIX + "httpx", CALLS)
+_HTTPX = ClientSystem(OTEL_SCOPE_PREFIX + "httpx", CALLS)
 
 
 def instrument_httpx(client: Client) -> Instrumented[Client]:
@@ -64,7 +64,7 @@ def _watched(instrumented: Instrumented[Any], original: Any) -> Any:
 def _describe(request: httpx.Request, otel_traced: bool) -> Call:
     url = request.url
     method = request.method if request.method in KNOWN_METHODS else OTHER_METHOD
-    port = url.port or DEFAULT_PORTS.get(url.scheme)
+    port = url.port or _DEFAULT_PORTS.get(url.scheme)
     attributes = {
         "http.request.method": method,
         "server.address": url.host,
@@ -75,7 +75,7 @@ def _describe(request: httpx.Request, otel_traced: bool) -> Call:
         attributes["http.request.method_original"] = request.method
     server = url.host if url.port is None else f"{url.host}:{url.port}"
     labels = {"system": "http", "operation": f"{method} {server}"}
-    return Call(HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, otel_traced=otel_traced)
+    return Call(_HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, otel_traced=otel_traced)
 
 
 def _add_ids(call: Call, request: httpx.Request, *, traced: bool) -> None:
@@ -98,5 +98,5 @@ def _add_response(call: Call | None, response: httpx.Response) -> None:
     if isinstance(version, bytes):
         attributes["network.protocol.version"] = version.decode("latin-1").removeprefix("HTTP/")
     call.set_attributes(attributes)
-    if response.status_code >= LOWEST_FAILURE:
+    if response.status_code >= _LOWEST_FAILURE:
         call.fail(str(response.status_code))

@@ -2,18 +2,18 @@
 
 from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, counter, histogram
 
-PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
+_PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
 
 
 METRICS = (
     counter("redis_commands_total", "Commands sent to Redis.", {"command": (), "status": STATUS}),
     histogram("redis_latency_seconds", "Time until Redis had answered a command.", DEPENDENCY_BUCKETS, {"command": ()}),
-    counter("pg_queries_total", "Queries sent to PostgreSQL.", {"operation": PG_OPERATIONS, "status": STATUS}),
+    counter("pg_queries_total", "Queries sent to PostgreSQL.", {"operation": _PG_OPERATIONS, "status": STATUS}),
     histogram(
         "pg_query_duration_seconds",
         "Time until PostgreSQL had answered a query.",
         DEPENDENCY_BUCKETS,
-        {"operation": PG_OPERATIONS},
+        {"operation": _PG_OPERATIONS},
     ),
     counter("kafka_messages_produced_total", "Messages sent to Kafka.", {"topic": (), "status": STATUS}),
     histogram(

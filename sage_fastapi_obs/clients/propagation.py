@@ -47,7 +47,7 @@ def incoming(carrier: Mapping[str, str]) -> Context:
     return propagate.extract(carrier)
 
 
-def correlation_of(carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
+def _correlation_of(carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
     """Continue the correlation id that a caller has sent; without one there is a new one, unless the work has one already."""
     sent = carrier.get(correlation_header().lower())
     if is_safe_id(sent):
@@ -62,7 +62,7 @@ class CallerContext(AbstractContextManager[None]):
 
     def __init__(self, carrier: Mapping[str, str], parent: Context | None) -> None:
         """`parent`: the context to continue, unless there is a span already."""
-        self._correlation = correlation_of(carrier)
+        self._correlation = _correlation_of(carrier)
         self._parent = parent
         self._token: Any = None
 

@@ -15,8 +15,8 @@ from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
 Client = TypeVar("Client")
-DEFAULT_PORT = 6379
-OTHER_COMMAND = "_OTHER"
+_DEFAULT_PORT = 6379
+_OTHER_COMMAND = "_OTHER"
 MOST_COMMANDS = 512
 """Commands whose description is cached; Redis has some four hundred."""
 _COMMAND = re.compile(r"[A-Z][A-Z0-9._]{0,31}")
@@ -37,7 +37,7 @@ def _code_of(error: Exception) -> str | None:
 
 
 COMMANDS = RunMetrics(duration="redis_latency_seconds", total="redis_commands_total")
-REDIS = ClientSystem(
+_REDIS = ClientSystem(
     OTEL_SCOPE_PREFIX + "redis",
     COMMANDS,
     code_of=_code_of,
@@ -85,7 +85,7 @@ class _Commands:
     def command(self, *args: Any, **_: Any) -> Call:
         """Describe a command by its first argument; the others are keys and values."""
         given = args[0] if args else ""
-        return Call(REDIS, *(self._cached.get(given) or self._describe(given)), otel_traced=self._otel_traced)
+        return Call(_REDIS, *(self._cached.get(given) or self._describe(given)), otel_traced=self._otel_traced)
 
     def pipeline(self, pipeline: Any, otel_traced: bool, *_: Any, **__: Any) -> Call:
         """Describe a pipeline by the commands in it."""
@@ -95,7 +95,7 @@ class _Commands:
         attributes = {**self._attributes, "db.operation.name": of_one}
         if len(names) != 1:
             attributes["db.operation.batch.size"] = len(names)
-        return Call(REDIS, of_one, {"command": name}, attributes, otel_traced=otel_traced)
+        return Call(_REDIS, of_one, {"command": name}, attributes, otel_traced=otel_traced)
 
     def _describe(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
         name = _name(given)
@@ -131,7 +131,7 @@ def _name(given: Any) -> str:
     words = text.upper().split(maxsplit=2)[:2]
     if words and words[0] not in _WITH_SUBCOMMANDS:
         words = words[:1]
-    return " ".join(words) if words and all(map(_COMMAND.fullmatch, words)) else OTHER_COMMAND
+    return " ".join(words) if words and all(map(_COMMAND.fullmatch, words)) else _OTHER_COMMAND
 
 
 def _server(client: Any) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _server(client: Any) -> dict[str, Any]:
     if address:
         attributes["server.address"] = str(address)
     port = kwargs.get("port")
-    if port and port != DEFAULT_PORT and not kwargs.get("path"):
+    if port and port != _DEFAULT_PORT and not kwargs.get("path"):
         attributes["server.port"] = int(port)
     if kwargs:
         attributes["db.namespace"] = str(kwargs.get("db") or 0)

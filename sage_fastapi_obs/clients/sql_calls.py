@@ -9,8 +9,8 @@ from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-POSTGRES_PORT = 5432
-MOST_KNOWN = 128
+_POSTGRES_PORT = 5432
+_MOST_KNOWN = 128
 """Queries of one client whose description is cached."""
 _NAMES = ("query", "command", "statement")
 QUERIES = RunMetrics(duration="pg_query_duration_seconds", total="pg_queries_total")
@@ -33,7 +33,7 @@ class SqlCalls:
         self._system = system
         self._attributes = attributes
         self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
-        self._cached = lru_cache(MOST_KNOWN)(self._described)
+        self._cached = lru_cache(_MOST_KNOWN)(self._described)
 
     def query(self, text: str, *, many: int | None = None, otel_traced: bool = False) -> Call:
         """Describe a query; `many`: how many sets of arguments it is run with."""
@@ -55,7 +55,7 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
     attributes: dict[str, Any] = {"db.system.name": system}
     if host:
         attributes["server.address"] = str(host)
-    if host and port and int(port) != POSTGRES_PORT:
+    if host and port and int(port) != _POSTGRES_PORT:
         attributes["server.port"] = int(port)
     if database:
         attributes["db.namespace"] = str(database)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-MOST_READ = 16_384
+_MOST_READ = 16_384
 """Characters of a statement that are read; the rest is dropped."""
 MOST_SHOWN = 2_048
-MOST_SUMMARY = 255
+_MOST_SUMMARY = 255
 """As the OpenTelemetry conventions cut a summary."""
 REMEMBERED = 512
 """Statements that are cached: applications have few, and repeat them."""
@@ -63,7 +63,7 @@ class Statement(NamedTuple):
 
 def statement(query: str, *, mysql: bool = False) -> Statement:
     """Read a statement; `mysql`: double quotes enclose a string, and `#` begins a comment."""
-    return _remembered(query, mysql) if len(query) <= LONGEST_REMEMBERED else _read(query[:MOST_READ], mysql)
+    return _remembered(query, mysql) if len(query) <= LONGEST_REMEMBERED else _read(query[:_MOST_READ], mysql)
 
 
 class _Token(NamedTuple):
@@ -161,7 +161,7 @@ class _Summary:
             self._step()
         summary = ""
         for part in self._found:
-            if len(summary) + len(part) >= MOST_SUMMARY:
+            if len(summary) + len(part) >= _MOST_SUMMARY:
                 break
             summary = f"{summary} {part}" if summary else part
         return summary

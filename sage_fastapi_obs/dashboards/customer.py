@@ -5,26 +5,26 @@ from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
-SCOPE = f'service="{CUSTOMER_ID}", instance=~"$instance"'
-panel = PanelBuilder(SCOPE)
+_SCOPE = f'service="{CUSTOMER_ID}", instance=~"$instance"'
+panel = PanelBuilder(_SCOPE)
 ask = panel.ask
 HTTP = "http_request_duration_seconds"
-ERRORS = ask.share("http_requests_total", status="=~5..")
+_ERRORS = ask.share("http_requests_total", status="=~5..")
 
-WRONG = (
+_WRONG = (
     panels.firing(),
-    panels.up(SCOPE),
+    panels.up(_SCOPE),
     panels.stat("Mean response time", ask.mean(HTTP), "s", warn=0.2, bad=1).about("HighLatency fires from 1 s."),
-    panels.stat("Error share", ERRORS, "percentunit", warn=0.01, bad=0.05).about("Share of requests answered 5xx."),
+    panels.stat("Error share", _ERRORS, "percentunit", warn=0.01, bad=0.05).about("Share of requests answered 5xx."),
     Panel(
         "Service state",
-        numbers((f"up{{{SCOPE}}}", "{{instance}}")),
+        numbers((f"up{{{_SCOPE}}}", "{{instance}}")),
         kind="states",
         height=4,
         mappings={"0": ("down", BAD), "1": ("up", FINE)},
     ).about("CustomerIdServiceDown fires after a minute."),
 )
-REQUESTS = (
+_REQUESTS = (
     Panel(
         "Request latency HTTP (p50, p95, mean)",
         numbers(
@@ -40,7 +40,7 @@ REQUESTS = (
     panel.p95("Request latency gRPC (p95)", "grpc_request_duration_seconds", ["method"], width=12).about(
         "Calls that this service answers."
     ),
-    Panel("Error ratio", numbers((ERRORS, "HTTP 5xx")), unit="percentunit", warn=0.01, bad=0.05).about(
+    Panel("Error ratio", numbers((_ERRORS, "HTTP 5xx")), unit="percentunit", warn=0.01, bad=0.05).about(
         "Share of HTTP requests answered 5xx."
     ),
     panel.rate("gRPC calls by status", "grpc_request_total", ["method", "status"], unit="reqps", stacked=True).about(
@@ -57,8 +57,8 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
     if CUSTOMER_ID not in map(name, services):
         return ()
     rows = (
-        Row("What is wrong", WRONG),
-        Row("Where: requests", REQUESTS),
+        Row("What is wrong", _WRONG),
+        Row("Where: requests", _REQUESTS),
         Row(
             "Why: dependencies",
             (

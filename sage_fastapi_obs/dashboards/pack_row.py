@@ -4,9 +4,9 @@ from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.dashboards.layout import Panel, Row, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder, legend_of
 
-MOST_LABELS = 2
+_MOST_LABELS = 2
 """Labels by which a panel splits: more is a tangle."""
-UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
+_UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
 
 
 def pack_row(title: str, metrics: tuple[Metric, ...]) -> Row:
@@ -16,9 +16,9 @@ def pack_row(title: str, metrics: tuple[Metric, ...]) -> Row:
 
 
 def _panel(panel: PanelBuilder, metric: Metric) -> Panel:
-    name, by = metric.name, tuple(metric.labels)[:MOST_LABELS]
+    name, by = metric.name, tuple(metric.labels)[:_MOST_LABELS]
     legend = legend_of(by) or name
-    unit = UNITS.get(metric.unit or name.rpartition("_")[2], "short")
+    unit = _UNITS.get(metric.unit or name.rpartition("_")[2], "short")
     if metric.type == "counter":
         return panel.rate(name, name, by, legend=legend, unit="cps").about(metric.help)
     if metric.type == "gauge":

@@ -10,11 +10,11 @@ from sage_fastapi_obs.dashboards.promql import RANGE, WINDOW, Queries
 
 SCOPE = 'job=~"$job", service=~"$service", instance=~"$instance"'
 """Series of the chosen jobs, services and instances; of all while nothing is chosen."""
-LINES = '{service=~"$service"}'
-ERROR_LINES = '{service=~"$service", level=~"error|critical"}'
+_LINES = '{service=~"$service"}'
+_ERROR_LINES = '{service=~"$service", level=~"error|critical"}'
 By: TypeAlias = Sequence[str]
 Where: TypeAlias = Mapping[str, str]
-NO_LABELS: Where = MappingProxyType({})
+_NO_LABELS: Where = MappingProxyType({})
 
 
 class PanelBuilder:
@@ -28,7 +28,7 @@ class PanelBuilder:
         self.ask = Queries(scope, own)
         """Writes the queries of other panels."""
 
-    def rate(self, title: str, metric: str, by: By = (), *, legend: str = "", where: Where = NO_LABELS, **look: Any) -> Panel:
+    def rate(self, title: str, metric: str, by: By = (), *, legend: str = "", where: Where = _NO_LABELS, **look: Any) -> Panel:
         """Show how fast a counter rises, per second."""
         return _panel(title, by, legend, self.ask.rate(metric, *by, **where), **{"unit": "ops", **look})
 
@@ -48,7 +48,7 @@ class PanelBuilder:
         """Show the p95 of a histogram, or another quantile."""
         return _panel(title, by, legend, self.ask.quantile(q, metric, *by), **{"unit": "s", **look})
 
-    def quantiles(self, title: str, metric: str, by: By = (), *, where: Where = NO_LABELS, **look: Any) -> Panel:
+    def quantiles(self, title: str, metric: str, by: By = (), *, where: Where = _NO_LABELS, **look: Any) -> Panel:
         """Show p50, p95 and p99 of a histogram."""
         legend = "".join(f"{{{{{label}}}}} " for label in by)
         asked = [(self.ask.quantile(q, metric, *by, **where), f"{legend}p{q * 100:g}") for q in (0.5, 0.95, 0.99)]
@@ -182,7 +182,7 @@ def runtime_row(panel: PanelBuilder, *, collapsed: bool = True) -> Row:
 
 def error_lines() -> Panel:
     """Show lines of level error and above."""
-    return Panel("Error lines", logs(f"{ERROR_LINES} | json"), kind="logs", width=24, height=10).about(
+    return Panel("Error lines", logs(f"{_ERROR_LINES} | json"), kind="logs", width=24, height=10).about(
         "Open a line: its trace_id is a link to the trace, and its request_id finds all lines of the same request."
     )
 
@@ -197,6 +197,6 @@ def _traces() -> Panel:
 def logs_row() -> Row:
     """Lead from numbers to single requests."""
     by_level = Panel(
-        "Lines by level", logs(f"sum by (level) (count_over_time({LINES}[$__auto]))"), width=24, height=6, stacked=True
+        "Lines by level", logs(f"sum by (level) (count_over_time({_LINES}[$__auto]))"), width=24, height=6, stacked=True
     ).about("A wave of warnings often comes before errors.")
     return Row("Why: logs and traces", (by_level, error_lines(), _traces()))

@@ -13,10 +13,10 @@ from sage_fastapi_obs.settings import SlaSettings
 
 panel = PanelBuilder()
 ask = panel.ask
-DURATION = "http_request_duration_seconds"
+_DURATION = "http_request_duration_seconds"
 FAILED = "=~5.."
 
-WORK = (
+_WORK = (
     panel.rate("Operations by outcome", "operations_total", ["operation", "status"]).about(
         "Named pieces of work; a cancelled one neither succeeded nor failed."
     ),
@@ -25,7 +25,7 @@ WORK = (
         "Work after the last byte. It occupies the worker, though no client waits."
     ),
 )
-CONNECTIONS = (
+_CONNECTIONS = (
     panel.p95("Streams: first byte, p95", "http_stream_first_byte_seconds", ["route"]).about(
         "What a client waits for before anything arrives."
     ),
@@ -41,7 +41,7 @@ CONNECTIONS = (
         "Suddenly short: something between here and the client cuts them."
     ),
 )
-OBSERVABILITY = (
+_OBSERVABILITY = (
     panel.increase("Internal errors", "observability_internal_errors_total", ["component"], bad=1).about(
         "Failures of the observability, which requests never see. Anything here is a defect to report."
     ),
@@ -73,7 +73,7 @@ OBSERVABILITY = (
         "Lines below the level that requests held: released as the request went wrong, discarded, or dropped for room."
     ),
 )
-STATES = Panel(
+_STATES = Panel(
     "Services",
     numbers((f"max by (service, instance) (up{{{panels.SCOPE}}})", "{{service}} {{instance}}")),
     kind="states",
@@ -94,10 +94,10 @@ def service_dashboard(sla: SlaSettings, packs: Mapping[str, Iterable[Metric]]) -
             *_promises(sla),
             Row("Where", _where(sla)),
             panels.logs_row(),
-            Row("Why: operations and background work", WORK, collapsed=True),
-            Row("Why: streams and WebSockets", CONNECTIONS, collapsed=True),
+            Row("Why: operations and background work", _WORK, collapsed=True),
+            Row("Why: streams and WebSockets", _CONNECTIONS, collapsed=True),
             panels.runtime_row(panel),
-            Row("The observability itself", OBSERVABILITY, collapsed=True),
+            Row("The observability itself", _OBSERVABILITY, collapsed=True),
             *(pack_row(f"Why: {title}", tuple(metrics)) for title, metrics in packs.items()),
         ),
         panels.choices("http_requests_total"),
@@ -114,7 +114,7 @@ def unified_dashboard(sla: SlaSettings) -> Dashboard:
         "Service says more about one of them.",
         (
             Row("What is wrong", (*_wrong(sla), *red(panel, sla, "service"))),
-            Row("Where: state of the services", (STATES, panels.slowest(ask))),
+            Row("Where: state of the services", (_STATES, panels.slowest(ask))),
             panels.runtime_row(panel, collapsed=False),
             panels.logs_row(),
         ),
@@ -125,7 +125,7 @@ def unified_dashboard(sla: SlaSettings) -> Dashboard:
 
 def red(panel: PanelBuilder, sla: SlaSettings, by: str) -> tuple[Panel, ...]:
     """Show rate, errors and duration by a label."""
-    p95, mean = panel.ask.quantile(0.95, DURATION, by), panel.ask.mean(DURATION, by)
+    p95, mean = panel.ask.quantile(0.95, _DURATION, by), panel.ask.mean(_DURATION, by)
     return (
         panel.rate("Request rate", "http_requests_total", [by], unit="reqps").about(
             "Requests answered per second. A sudden fall is as bad as errors: clients do not get here any more."
@@ -154,7 +154,7 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
         panels.stat("Error share now", share, "percentunit", **_promised(sla.error_rate)).about(
             "Share of requests answered 5xx."
         ),
-        panels.stat("p95 now", ask.quantile(0.95, DURATION), "s", **_promised_times(sla)).about(
+        panels.stat("p95 now", ask.quantile(0.95, _DURATION), "s", **_promised_times(sla)).about(
             "19 of 20 requests are faster than this."
         ),
         panels.stat("In flight", ask.value("http_requests_in_flight")).about(
@@ -213,7 +213,7 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
         ).about("Requests per second by route."),
         Panel(
             "Slowest routes: p95",
-            numbers((f"topk(10, {ask.quantile(0.95, DURATION, 'method', 'route')})", "{{method}} {{route}}")),
+            numbers((f"topk(10, {ask.quantile(0.95, _DURATION, 'method', 'route')})", "{{method}} {{route}}")),
             unit="s",
             width=12,
             bad=panels.seconds(sla.response_time_p95_ms),

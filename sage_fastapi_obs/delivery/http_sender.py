@@ -14,10 +14,10 @@ import httpx
 from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
 
 REQUEST_SECONDS = 10.0
-LEAST_SECONDS = 0.001
+_LEAST_SECONDS = 0.001
 """Of a request, as none at all would be for ever."""
-LONGEST_ANSWER_BYTES = 16 * 1024
-PIECE_BYTES = 64 * 1024
+_LONGEST_ANSWER_BYTES = 16 * 1024
+_PIECE_BYTES = 64 * 1024
 _CLIENT_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ASKED = {"accept-encoding": "identity"}
 
@@ -43,16 +43,16 @@ class Poster:
         """Post a batch, and return what came of the answer's body, cut where it is too long or too late.
 
         Raises `Unavailable`, `Refused` or `TooLarge` by what the status means for trying again. `seconds`: for all of it, where
-        that is less than usual. `most_bytes`: of the answer; by default `LONGEST_ANSWER_BYTES`.
+        that is less than usual. `most_bytes`: of the answer; by default `_LONGEST_ANSWER_BYTES`.
         """
         client = self._opened()
-        limit = max(LEAST_SECONDS, min(self._seconds or REQUEST_SECONDS, seconds))
+        limit = max(_LEAST_SECONDS, min(self._seconds or REQUEST_SECONDS, seconds))
         self._network.until = time.monotonic() + limit
         asked = {**_ASKED, **headers}
         try:
             with client.stream("POST", self._url, content=content, headers=asked, timeout=limit) as response:
                 # Of any other answer the status says it all, and leaving the rest unread closes the connection.
-                body = _beginning(response, most_bytes or LONGEST_ANSWER_BYTES) if response.is_success else b""
+                body = _beginning(response, most_bytes or _LONGEST_ANSWER_BYTES) if response.is_success else b""
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(type(error).__name__) from None
         _judge(response)
@@ -168,8 +168,8 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all, in pieces small enough for the time to be looked at."""
-        for begin in range(0, len(buffer), PIECE_BYTES):
-            self._inner.write(buffer[begin : begin + PIECE_BYTES], self._network.left(timeout))
+        for begin in range(0, len(buffer), _PIECE_BYTES):
+            self._inner.write(buffer[begin : begin + _PIECE_BYTES], self._network.left(timeout))
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

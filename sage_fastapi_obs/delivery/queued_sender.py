@@ -18,14 +18,14 @@ from sage_fastapi_obs.threads import Threads
 QUEUE_LINES = 20_000
 QUEUE_BYTES = 16 * 1024 * 1024
 BATCH_LINES = 500
-BATCH_BYTES = 1024 * 1024
+_BATCH_BYTES = 1024 * 1024
 BATCH_SECONDS = 1.0
 """How long a line waits for others to be sent with."""
-FLUSH_SECONDS = 0.01
+_FLUSH_SECONDS = 0.01
 """How often a flush looks whether all is sent."""
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 30.0
-NOTICE_SECONDS = 60.0
+_NOTICE_SECONDS = 60.0
 
 
 class _ThisThread(threading.local):
@@ -139,7 +139,7 @@ class Sender:
         deadline = time.monotonic() + seconds
         while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
             self._wake.set()
-            time.sleep(FLUSH_SECONDS)
+            time.sleep(_FLUSH_SECONDS)
         return not (self._queue or self._sending)
 
     def stop(self, deadline: float) -> None:
@@ -185,7 +185,7 @@ class Sender:
         self._thread = None
         self._trouble: str | None = None
         self._told_lost = self._losses.of(self.name)
-        self._told_refused_at = -NOTICE_SECONDS
+        self._told_refused_at = -_NOTICE_SECONDS
 
     def _run(self) -> None:
         wake, stopping = self._wake, self._stopping
@@ -216,7 +216,7 @@ class Sender:
                 return False
             batch: list[Entry] = []
             size = 0
-            while self._queue and len(batch) < self._limits.batch and size < BATCH_BYTES:
+            while self._queue and len(batch) < self._limits.batch and size < _BATCH_BYTES:
                 batch.append(self._queue.popleft())
                 size += batch[-1].size_bytes
             self._sending = batch
@@ -310,7 +310,7 @@ class Sender:
 
     def _say_refused(self, reason: str) -> None:
         now = time.monotonic()
-        if now - self._told_refused_at >= NOTICE_SECONDS:
+        if now - self._told_refused_at >= _NOTICE_SECONDS:
             self._told_refused_at = now
             self._tell(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
 

@@ -12,12 +12,12 @@ from anyio.lowlevel import RunVar
 from sage_fastapi_obs.threads import in_thread
 
 T = TypeVar("T")
-WORK_SECONDS = 0.001
+_WORK_SECONDS = 0.001
 REST_SECONDS = 0.0001
-LEND_EVERY_SECONDS = 0.001
-LEND_SECONDS = 0.002
+_LEND_EVERY_SECONDS = 0.001
+_LEND_SECONDS = 0.002
 """Upper bound for the time that the event loop stops for a portion of work."""
-MOST_BETWEEN_SECONDS = 0.064
+_MOST_BETWEEN_SECONDS = 0.064
 
 
 class GilPacer:
@@ -29,7 +29,7 @@ class GilPacer:
     """
 
     def __init__(self) -> None:
-        self._until = time.perf_counter() + WORK_SECONDS
+        self._until = time.perf_counter() + _WORK_SECONDS
         self._rests = threading.Event()
         self._is_over = False
 
@@ -42,7 +42,7 @@ class GilPacer:
         """Call something that releases the GIL."""
         self._rests.set()
         result = meanwhile()
-        self._until = time.perf_counter() + WORK_SECONDS
+        self._until = time.perf_counter() + _WORK_SECONDS
         return result
 
     def end(self) -> None:
@@ -52,14 +52,14 @@ class GilPacer:
 
     async def let_worker_run(self) -> None:
         """Stop the loop for the work now and then, until the work has ended or this is cancelled."""
-        wait = LEND_EVERY_SECONDS
+        wait = _LEND_EVERY_SECONDS
         while True:
             await sleep(wait)
             self._rests.clear()
             if self._is_over:
                 return
             # Work that waits for something else does not need the GIL.
-            wait = LEND_EVERY_SECONDS if self._rests.wait(LEND_SECONDS) else min(2 * wait, MOST_BETWEEN_SECONDS)
+            wait = _LEND_EVERY_SECONDS if self._rests.wait(_LEND_SECONDS) else min(2 * wait, _MOST_BETWEEN_SECONDS)
 
 
 class OneAtATime:

@@ -21,11 +21,11 @@ from starlette.routing import Route
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 1.0
 MOST_CACHED = 32
 MOST_WAITING = 64
 MOST_QUERY_BYTES = 16_384
-MOST_PARAMETERS = 64
+_MOST_PARAMETERS = 64
 
 Handler: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 """Answers a request whose query is valid."""
@@ -118,8 +118,8 @@ def openapi_document(pages: Sequence[JsonPage], prefix: str, title: str) -> dict
 
 def _validated(model: type[PageQuery], query_string: bytes) -> PageQuery:
     """Read a query; raises ValueError that says all that is wrong with it."""
-    if query_string.count(b"&") >= MOST_PARAMETERS:
-        raise ValueError(f"there are more than {MOST_PARAMETERS} parameters")
+    if query_string.count(b"&") >= _MOST_PARAMETERS:
+        raise ValueError(f"there are more than {_MOST_PARAMETERS} parameters")
     pairs = QueryParams(query_string).multi_items()
     if repeated := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
         raise ValueError(f"{min(repeated)[:40]!r} is given more than once")
@@ -158,8 +158,8 @@ class ResponseCache:
         return _json(await self._turns.run(lambda _: self._body(key, make)))
 
     def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:
-        made_at, body = self._bodies.get(key, (-FRESH_SECONDS, b""))
-        if body and 0 <= self._clock() - made_at < FRESH_SECONDS:
+        made_at, body = self._bodies.get(key, (-_FRESH_SECONDS, b""))
+        if body and 0 <= self._clock() - made_at < _FRESH_SECONDS:
             return body
         body = make().model_dump_json().encode()
         self._bodies[key] = (self._clock(), body)

@@ -14,8 +14,8 @@ from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.threads import NoThreadError
 
-LONGEST_BODY_BYTES = 4_096
-LONGEST_SECONDS = 86_400
+_LONGEST_BODY_BYTES = 4_096
+_LONGEST_SECONDS = 86_400
 
 
 class LevelChange(BaseModel):
@@ -27,7 +27,7 @@ class LevelChange(BaseModel):
     """None goes back to the configured level."""
     logger: str | None = Field(default=None, pattern=r"^[^.\s]+(\.[^.\s]+)*\z", max_length=200)
     """A logger with all below it; None means all."""
-    seconds: int = Field(default=300, ge=1, le=LONGEST_SECONDS)
+    seconds: int = Field(default=300, ge=1, le=_LONGEST_SECONDS)
 
     _usual_spellings = field_validator("level", mode="before")(usual_level)
 
@@ -69,8 +69,8 @@ class LogLevelsPage:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > LONGEST_BODY_BYTES:
-                return problem(f"the body is longer than {LONGEST_BODY_BYTES} bytes", 413)
+            if len(body) > _LONGEST_BODY_BYTES:
+                return problem(f"the body is longer than {_LONGEST_BODY_BYTES} bytes", 413)
         try:
             change = LevelChange.model_validate_json(body)
             self._logs.change_level(change.logger, change.level, change.seconds)

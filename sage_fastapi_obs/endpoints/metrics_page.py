@@ -24,7 +24,7 @@ from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
 from sage_fastapi_obs.settings import MetricsSettings
 
-LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
+_LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
 """Older paths of parts of the page, and how the names of their metrics begin."""
 
 MOST_FORMATS = 2
@@ -111,7 +111,7 @@ class MetricsPage:
 
 def parts(settings: MetricsSettings) -> dict[str, str]:
     """Return the older paths that are served, each with the beginning of its metrics' names."""
-    views = LEGACY_VIEWS if settings.legacy_views else {}
+    views = _LEGACY_VIEWS if settings.legacy_views else {}
     return {f"{settings.path}/{part}": start for part, start in views.items()}
 
 

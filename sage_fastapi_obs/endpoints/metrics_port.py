@@ -19,7 +19,7 @@ from sage_fastapi_obs.threads import NoThreadError, start_thread
 if TYPE_CHECKING:
     import uvicorn
 
-START_SECONDS = 5.0
+_START_SECONDS = 5.0
 
 
 class MetricsPort:
@@ -56,7 +56,7 @@ class MetricsPort:
             listening.close()
             raise
         self._server, self.port = server, port
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + _START_SECONDS
         while not server.started and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
 
@@ -72,5 +72,5 @@ class MetricsPort:
         """Stop listening."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(START_SECONDS)
+            self._thread.join(_START_SECONDS)
         self._server = self._thread = self.port = None

@@ -10,7 +10,7 @@ from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.threads import in_thread
 
-MOST_LINES = 1_000
+_MOST_LINES = 1_000
 
 
 class RecentLinesPage:
@@ -29,7 +29,7 @@ class RecentLinesPage:
         if self._logs is None or not self._logs.keeps_lines:
             return problem("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0", 404)
         # In a thread, as it takes a while to look through many lines.
-        lines = await in_thread(partial(self._logs.recent, id_, MOST_LINES))
+        lines = await in_thread(partial(self._logs.recent, id_, _MOST_LINES))
         if not lines:
             return problem("this process has no recent lines with this correlation, request or trace id", 404)
         return JSONResponse([line.model_dump() for line in lines], headers=UNCACHED)

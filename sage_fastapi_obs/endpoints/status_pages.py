@@ -24,7 +24,7 @@ from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.health import CheckResult, ProbeStatus
 
-MOST_MINUTES = 7 * 24 * 60
+_MOST_MINUTES = 7 * 24 * 60
 _PROBLEMS = {
     401: "A bearer token is needed.",
     403: "Not open to this client.",
@@ -43,7 +43,7 @@ class StrictQuery(PageQuery):
 class MinutesQuery(PageQuery):
     """A window in minutes."""
 
-    minutes: int = Field(default=60, ge=1, le=MOST_MINUTES)
+    minutes: int = Field(default=60, ge=1, le=_MOST_MINUTES)
     """Length of the window."""
 
 

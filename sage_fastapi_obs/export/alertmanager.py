@@ -10,7 +10,7 @@ from sage_fastapi_obs.export.rules import alerts
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
-SECRETS = "/etc/alertmanager/secrets"
+_SECRETS = "/etc/alertmanager/secrets"
 """Where Alertmanager finds the files with secrets."""
 DEMO_SINK = "http://alert-sink:9094"
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
@@ -28,7 +28,7 @@ def files(services: Services) -> dict[str, str]:
     }
 
 
-def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
+def configuration(services: Services, *, is_demo: bool = False, secrets: str = _SECRETS) -> dict[str, Any]:
     """Return the configuration; `secrets`: the folder with files of secrets. Those of the settings are not written."""
     mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
     receivers = _demo_receivers(mailed) if is_demo else _receivers(services, mailed, secrets)

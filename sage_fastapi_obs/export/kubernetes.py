@@ -12,20 +12,20 @@ from sage_fastapi_obs.export.rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
-FOLDER = "deploy/k8s"
-MONITORING = "monitoring"
+_FOLDER = "deploy/k8s"
+_MONITORING = "monitoring"
 """Namespace of Prometheus and Alertmanager, and of rules that are about services of several namespaces."""
-OPERATOR = "monitoring.coreos.com/v1"
-SECRET = "alertmanager-secrets"  # noqa: S105 - its name
+_OPERATOR = "monitoring.coreos.com/v1"
+_SECRET = "alertmanager-secrets"  # noqa: S105 - its name
 """Secret that the operator mounts into Alertmanager."""
 TOKEN = "token"  # noqa: S105 - its name
 """Key of the token in its secret."""
-SCRAPED = {"monitoring": "enabled"}
+_SCRAPED = {"monitoring": "enabled"}
 """Label of Services that are scraped."""
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 USER = 10_001
 """Nobody in particular, but not root."""
-PAUSE_SECONDS = 5
+_PAUSE_SECONDS = 5
 """How long a pod that is to end serves on: until nobody asks it any more, for with the signal its server stops listening."""
 
 
@@ -40,14 +40,16 @@ def files(services: Services) -> dict[str, str]:
         "prometheus-config": [_map("prometheus-config", {"prometheus.yml": _config(services)})],
         "alert-rules": [_map("alert-rules", _rule_files(services))],
     }
-    return {f"{FOLDER}/{name}.yaml": dumped(*documents, comment=_COMMENTS.get(name, "")) for name, documents in written.items()}
+    return {
+        f"{_FOLDER}/{name}.yaml": dumped(*documents, comment=_COMMENTS.get(name, "")) for name, documents in written.items()
+    }
 
 
 _COMMENTS = {
     "deployment": "Where monitoring.access is token: kubectl create secret generic NAME-monitoring --from-literal=token=...",
     "prometheus-values": "For the chart prometheus-community/kube-prometheus-stack.",
     "alertmanager-values": f"For the chart prometheus-community/kube-prometheus-stack.\n"
-    f"kubectl -n {MONITORING} create secret generic {SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
+    f"kubectl -n {_MONITORING} create secret generic {_SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
     "prometheus-config": "For a Prometheus without its operator; mount it with alert-rules in rules/.",
     "alert-rules": "For a Prometheus without its operator.",
 }
@@ -65,7 +67,7 @@ def _object_name(service: Settings) -> str:
 
 def _named(service: Settings) -> dict[str, Any]:
     version = re.sub(r"[^A-Za-z0-9._-]", "-", service.service.version)
-    labels = {"app.kubernetes.io/name": of.name(service), "app.kubernetes.io/version": version, **SCRAPED}
+    labels = {"app.kubernetes.io/name": of.name(service), "app.kubernetes.io/version": version, **_SCRAPED}
     return {"name": _object_name(service), "namespace": service.export.namespace, "labels": labels}
 
 
@@ -113,7 +115,7 @@ def _container(service: Settings) -> dict[str, Any]:
         "startupProbe": _probe(f"{health}/live", 2, 30),
         "livenessProbe": _probe(f"{health}/live", 10, 3),
         "readinessProbe": _probe(f"{health}/ready", 5, 2),
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PAUSE_SECONDS)]}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_PAUSE_SECONDS)]}}},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
@@ -173,10 +175,10 @@ def _monitor(services: Services, *, is_alone: bool) -> dict[str, Any]:
     some = {} if is_alone else {"matchExpressions": [{"key": key, "operator": "In", "values": [*map(of.name, services)]}]}
     name = f"{_short(namespace)}-services" if is_alone else f"{_object_name(first)}-service"
     return {
-        "apiVersion": OPERATOR,
+        "apiVersion": _OPERATOR,
         "kind": "ServiceMonitor",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"jobLabel": key, "selector": {"matchLabels": SCRAPED, **some}, "endpoints": [_endpoint(first)]},
+        "spec": {"jobLabel": key, "selector": {"matchLabels": _SCRAPED, **some}, "endpoints": [_endpoint(first)]},
     }
 
 
@@ -207,19 +209,19 @@ def _short(namespace: str) -> str:
 def _rules(services: Services) -> list[dict[str, Any]]:
     """Put the rules into the namespace of the services they are about; the operator reads those of all."""
     recorded = recordings(services)
-    places: dict[str, list[ExportedRule]] = {MONITORING: []} if recorded else {}
+    places: dict[str, list[ExportedRule]] = {_MONITORING: []} if recorded else {}
     for alert in alerts(services):
         spaces = {one.export.namespace for one in concerned(alert, services)}
-        places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING, []).append(alert)
+        places.setdefault(spaces.pop() if len(spaces) == 1 else _MONITORING, []).append(alert)
     return [
-        _rule(namespace, prometheus.grouped(some, recorded if namespace == MONITORING else [], services))
+        _rule(namespace, prometheus.grouped(some, recorded if namespace == _MONITORING else [], services))
         for namespace, some in sorted(places.items())
     ]
 
 
 def _rule(namespace: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
     metadata = {"name": f"{_short(namespace)}-rules", "namespace": namespace}
-    return {"apiVersion": OPERATOR, "kind": "PrometheusRule", "metadata": metadata, "spec": {"groups": groups}}
+    return {"apiVersion": _OPERATOR, "kind": "PrometheusRule", "metadata": metadata, "spec": {"groups": groups}}
 
 
 def _prometheus_values() -> dict[str, Any]:
@@ -268,13 +270,13 @@ def _pods() -> dict[str, Any]:
 
 
 def _alertmanager_values(services: Services) -> dict[str, Any]:
-    config = alertmanager.configuration(services, secrets=f"/etc/alertmanager/secrets/{SECRET}")
+    config = alertmanager.configuration(services, secrets=f"/etc/alertmanager/secrets/{_SECRET}")
     # The chart names a receiver of its own in its defaults, which Helm would lay under ours.
-    return {"alertmanager": {"config": config, "alertmanagerSpec": {"secrets": [SECRET]}}}
+    return {"alertmanager": {"config": config, "alertmanagerSpec": {"secrets": [_SECRET]}}}
 
 
 def _config(services: Services) -> str:
-    servers = {"alertmanager": f"alertmanager.{MONITORING}:9093", "node": f"node-exporter.{MONITORING}:9100"}
+    servers = {"alertmanager": f"alertmanager.{_MONITORING}:9093", "node": f"node-exporter.{_MONITORING}:9100"}
     return dumped(prometheus.configuration([*map(_in_cluster, services)], **servers))
 
 
@@ -291,4 +293,4 @@ def _rule_files(services: Services) -> dict[str, str]:
 
 
 def _map(name: str, data: dict[str, str]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": MONITORING}, "data": data}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": _MONITORING}, "data": data}

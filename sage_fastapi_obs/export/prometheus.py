@@ -18,13 +18,13 @@ from sage_fastapi_obs.settings import Settings
 
 INTERVAL = "15s"
 MINUTE, HOUR = 60, 3600
-SPARE = 3
+_SPARE = 3
 """Evaluations that series of a unit test last longer than they have to."""
-DEFAULT_WINDOW_SECONDS = 300
+_DEFAULT_WINDOW_SECONDS = 300
 """The window that a rule without one is taken to have."""
-STEPS = {21_600: 600, 300: 60, 75: 15, 25: 5, 0: 1}
+_STEPS = {21_600: 600, 300: 60, 75: 15, 25: 5, 0: 1}
 """Seconds between samples in unit tests, by the shortest window that they are for."""
-ANY_SERVICE = "service"
+_ANY_SERVICE = "service"
 """The dashboard that has a row for each pack without one of its own."""
 
 
@@ -62,7 +62,7 @@ def links(alert: ExportedRule, services: Services, known: Collection[str]) -> di
     """Return the links that an alert carries: its runbook, and its dashboard where that is among those known."""
     settings = next((one for one in services if of.name(one) == alert.labels.get("service")), services[0]).export
     runbook = {"runbook_url": f"{settings.runbooks_url.rstrip('/')}/{alert.name}.md"}
-    for name in (alert.group.dashboard, ANY_SERVICE):
+    for name in (alert.group.dashboard, _ANY_SERVICE):
         if name in known:
             return {**runbook, "dashboard": f"{settings.dashboards_url.rstrip('/')}/d/{name}"}
     return runbook
@@ -134,8 +134,8 @@ def _test(
     ending = window if alert.test is None or alert.test.ending_seconds is None else alert.test.ending_seconds
     needed = [window + alert.for_seconds, window + alert.for_seconds, ending + alert.keep_firing_seconds]
     # Whole evaluations, and some to spare.
-    seconds = [(ceil(one / every) + SPARE) * every for one in needed]
-    step = next(step for least, step in STEPS.items() if (window or DEFAULT_WINDOW_SECONDS) >= least)
+    seconds = [(ceil(one / every) + _SPARE) * every for one in needed]
+    step = next(step for least, step in _STEPS.items() if (window or _DEFAULT_WINDOW_SECONDS) >= least)
     steps = [one // step for one in seconds]
     fires = {
         "labels": series("ALERTS", {"alertname": alert.name, "alertstate": "firing", **labels, **alert.all_labels}),

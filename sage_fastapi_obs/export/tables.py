@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from sage_fastapi_obs.catalog import Alias, Metric
 
-MOST_WORDS = 8
+_MOST_WORDS = 8
 """Values of a label that are listed; more would fill the page."""
 
 
@@ -38,7 +38,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _label(name: str, allowed: tuple[str, ...]) -> str:
-    return f"`{name}` ({', '.join(allowed)})" if 0 < len(allowed) <= MOST_WORDS else f"`{name}`"
+    return f"`{name}` ({', '.join(allowed)})" if 0 < len(allowed) <= _MOST_WORDS else f"`{name}`"
 
 
 def _older(alias: Alias) -> str:

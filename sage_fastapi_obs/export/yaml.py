@@ -4,8 +4,8 @@ from typing import Any
 
 from sage_fastapi_obs.errors import SettingsError
 
-WRITTEN_BY = "# Written by `sage-obs export`: change the settings or the package, and run it again."
-WIDTH = 10_000
+_WRITTEN_BY = "# Written by `sage-obs export`: change the settings or the package, and run it again."
+_WIDTH = 10_000
 """Lines are as long as they need to be: a folded expression cannot be searched for."""
 
 
@@ -27,6 +27,6 @@ def dumped(*documents: Any, comment: str = "") -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
     Readable.add_representer(str, text)
-    head = "\n".join([WRITTEN_BY, *(f"# {line}" for line in comment.splitlines())])
-    written = yaml.dump_all(documents, Dumper=Readable, sort_keys=False, width=WIDTH, allow_unicode=True)
+    head = "\n".join([_WRITTEN_BY, *(f"# {line}" for line in comment.splitlines())])
+    written = yaml.dump_all(documents, Dumper=Readable, sort_keys=False, width=_WIDTH, allow_unicode=True)
     return f"{head}\n{written}"

@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.errors import SettingsError
 
-LAG_PROBE_SECONDS = 0.01
+_LAG_PROBE_SECONDS = 0.01
 
 
 def url(address: str, *, timeout_seconds: float = 2.0) -> Callable[[], Awaitable[bool]]:
@@ -75,8 +75,8 @@ def event_loop(*, most_lag_seconds: float = 0.5) -> Callable[[], Awaitable[bool]
     """Check that the event loop gets round to a task that is due."""
 
     async def keeps_up() -> bool:
-        due = time.monotonic() + LAG_PROBE_SECONDS
-        await anyio.sleep(LAG_PROBE_SECONDS)
+        due = time.monotonic() + _LAG_PROBE_SECONDS
+        await anyio.sleep(_LAG_PROBE_SECONDS)
         return time.monotonic() - due <= most_lag_seconds
 
     return keeps_up

@@ -31,7 +31,7 @@ _KIND_VALUES = 4
 _TRACE_ID, _DURATION_US, _WALL_NS = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns"))
 _DIFFERENT = frozenset(ORDINARY[_KIND_VALUES:])
 _TIME = "blanktimeblank"
-MOST_TEMPLATES = 4096
+_MOST_TEMPLATES = 4096
 """As many combinations of method, route and status as are remembered."""
 
 
@@ -100,7 +100,7 @@ class FastAccessLine(PlainAccessLine):
 
     def _template(self, templates: dict[Any, _Template], values: OrdinaryValues) -> _Template:
         template = self._made(_exchange(values))
-        if len(templates) < MOST_TEMPLATES:
+        if len(templates) < _MOST_TEMPLATES:
             templates[values[:_KIND_VALUES]] = template
         return template
 

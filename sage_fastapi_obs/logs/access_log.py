@@ -39,15 +39,15 @@ class Kind(NamedTuple):
 
 
 TEXT = Kind("keyword")
-FOREIGN_TEXT = Kind("keyword", is_foreign=True)
-STATUS_CODE = Kind("short")
-COUNT = Kind("long")
-MILLISECONDS = Kind("float", lambda microseconds: microseconds / 1_000)
-FLAGS = Kind("keyword", lambda is_sampled: "01" if is_sampled else "00")
+_FOREIGN_TEXT = Kind("keyword", is_foreign=True)
+_STATUS_CODE = Kind("short")
+_COUNT = Kind("long")
+_MILLISECONDS = Kind("float", lambda microseconds: microseconds / 1_000)
+_FLAGS = Kind("keyword", lambda is_sampled: "01" if is_sampled else "00")
 CLIENT_TYPE = Kind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
 
 
-def is_traced(exchange: Exchange) -> bool:
+def _is_traced(exchange: Exchange) -> bool:
     """Tell whether the request has a span."""
     return exchange.trace_id != ""
 
@@ -87,22 +87,22 @@ class AccessField(NamedTuple):
 ACCESS_FIELDS = (
     AccessField(FIELD_REQUEST_ID, "request_id", TEXT, is_on_background_line=True),
     AccessField(FIELD_CORRELATION_ID, "correlation_id", TEXT, is_for_people=False, is_on_background_line=True),
-    AccessField(FIELD_TRACE_ID, "trace_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
-    AccessField(FIELD_SPAN_ID, "span_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
-    AccessField(TRACE_FLAGS, "sampled", FLAGS, is_traced, is_for_people=False, is_on_background_line=True),
-    AccessField(METHOD, "method", FOREIGN_TEXT, is_on_background_line=True),
-    AccessField(PATH, "path", FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(FIELD_TRACE_ID, "trace_id", TEXT, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(FIELD_SPAN_ID, "span_id", TEXT, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(TRACE_FLAGS, "sampled", _FLAGS, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(METHOD, "method", _FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(PATH, "path", _FOREIGN_TEXT, is_on_background_line=True),
     AccessField(ROUTE, "route", TEXT, is_on_background_line=True),
-    AccessField(STATUS, "status", STATUS_CODE),
-    AccessField(DURATION, "duration_us", MILLISECONDS),
-    AccessField("first_byte_ms", "first_byte_us", MILLISECONDS, _is_stream),
-    AccessField("background_ms", "background.duration_us", MILLISECONDS, is_on_access_line=False, is_on_background_line=True),
-    AccessField("handshake_ms", "socket.handshake_us", MILLISECONDS, _has_handshake),
-    AccessField("request_bytes", "received_bytes", COUNT, is_for_people=False),
-    AccessField("response_bytes", "sent_bytes", COUNT, is_for_people=False),
-    AccessField("close_code", "socket.close_code", COUNT, _has_handshake),
-    AccessField("messages_received", "socket.received_messages", COUNT, _has_handshake),
-    AccessField("messages_sent", "socket.sent_messages", COUNT, _has_handshake),
+    AccessField(STATUS, "status", _STATUS_CODE),
+    AccessField(DURATION, "duration_us", _MILLISECONDS),
+    AccessField("first_byte_ms", "first_byte_us", _MILLISECONDS, _is_stream),
+    AccessField("background_ms", "background.duration_us", _MILLISECONDS, is_on_access_line=False, is_on_background_line=True),
+    AccessField("handshake_ms", "socket.handshake_us", _MILLISECONDS, _has_handshake),
+    AccessField("request_bytes", "received_bytes", _COUNT, is_for_people=False),
+    AccessField("response_bytes", "sent_bytes", _COUNT, is_for_people=False),
+    AccessField("close_code", "socket.close_code", _COUNT, _has_handshake),
+    AccessField("messages_received", "socket.received_messages", _COUNT, _has_handshake),
+    AccessField("messages_sent", "socket.sent_messages", _COUNT, _has_handshake),
     AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),
     AccessField("error_type", "error_type", TEXT, _has_error_type),
 )

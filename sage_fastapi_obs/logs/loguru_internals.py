@@ -13,7 +13,7 @@ from typing import Any
 import loguru
 
 HAS_DEFAULT_SINK: bool = getattr(getattr(loguru, "_defaults", None), "LOGURU_AUTOINIT", True)
-HANDLER_DEPTHS = range(7, 13)
+_HANDLER_DEPTHS = range(7, 13)
 """How far above our sink a handler of `logging` stands that hands a record to loguru: seven frames in the recipe."""
 _core: Any = getattr(loguru.logger, "_core", None)
 if not all(hasattr(_core, name) for name in ("handlers", "patcher", "extra")):
@@ -80,7 +80,7 @@ def drop_exception_text(number: int) -> None:
 def record_handed_over(text: str) -> logging.LogRecord | None:
     """Find the record of `logging` that a handler is handing to loguru at this moment."""
     try:
-        for depth in HANDLER_DEPTHS:
+        for depth in _HANDLER_DEPTHS:
             # What loguru itself does for each line.
             frame = sys._getframe(depth)  # noqa: SLF001
             if frame.f_code is _HANDLE:

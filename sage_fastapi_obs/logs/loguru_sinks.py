@@ -13,7 +13,7 @@ from sage_fastapi_obs.processes import at_fork
 if TYPE_CHECKING:
     import loguru
 
-AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
+_AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
 records in ways of their own, and are told only what the application itself tells loguru."""
 
@@ -149,7 +149,7 @@ def _refusal(number: int, handler: Any) -> _Refusal:
     if number == 0 and loguru_internals.HAS_DEFAULT_SINK:
         # Loguru's own, which nobody has asked for; it stays, as applications remove it by its number.
         return _Refusal(_refuses_all, listens=False)
-    if getattr(given, "__module__", None) in AGENTS:
+    if getattr(given, "__module__", None) in _AGENTS:
         return _Refusal(_is_told, listens=False)
     if by := writers_at(given):
 

@@ -25,12 +25,12 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 OWN_LOGGER = "sage_fastapi_obs"
-AT_ONCE = frozenset({"error", "critical"})
+_AT_ONCE = frozenset({"error", "critical"})
 """Levels of lines that may be the last ones of this process."""
 _NEVER_HELD = frozenset({ACCESS_LOGGER, OWN_LOGGER})
-DEBUG_HEADER = b"x-debug-log"
+_DEBUG_HEADER = b"x-debug-log"
 """Asks for the lines below the level of one request, with `logging.debug_token` as its value."""
-HELD_FROM = LEVELS["debug"]
+_HELD_FROM = LEVELS["debug"]
 
 
 class LogWriter:
@@ -124,7 +124,7 @@ class LogWriter:
             self.write(at, level_name(severity), message, logger, fields, error)
             return
         exchange = current_exchange.get()
-        if exchange is None or exchange.observer is not self.observer or severity < HELD_FROM or logger in _NEVER_HELD:
+        if exchange is None or exchange.observer is not self.observer or severity < _HELD_FROM or logger in _NEVER_HELD:
             return
         if self._is_asked_for(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
@@ -142,7 +142,7 @@ class LogWriter:
         """Write a line; a fault is counted, never raised."""
         try:
             self._put(self._build(at, level, message, logger, fields, error))
-            if level in AT_ONCE:
+            if level in _AT_ONCE:
                 self.output.flush()
         except Exception as fault:
             self._count_fault(fault)
@@ -214,11 +214,11 @@ class LogWriter:
         self.access.follow_level()
         wanted = [self.levels.lowest]
         if self.flight is not None or self._debug_token is not None:
-            wanted.append(HELD_FROM)
+            wanted.append(_HELD_FROM)
         self.lowest = min(wanted)
 
     def _is_asked_for(self, exchange: Exchange) -> bool:
-        given = exchange.headers.get(DEBUG_HEADER)
+        given = exchange.headers.get(_DEBUG_HEADER)
         return self._debug_token is not None and given is not None and hmac.compare_digest(given, self._debug_token)
 
     def settle_held(self, exchange: Exchange, *, wanted: bool | None = None) -> dict[str, int] | None:

@@ -27,9 +27,9 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 
 TICK_SECONDS = 0.5
 """How often the lag of the event loop is measured: each time costs some ten microseconds."""
-SHORTEST_SAMPLE_SECONDS = 1.0
+_SHORTEST_SAMPLE_SECONDS = 1.0
 """Minimum interval over which CPU usage is averaged."""
-GENERATIONS = 3
+_GENERATIONS = 3
 _STATUS = Path("/proc/self/status")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -42,7 +42,7 @@ class Runtime(Collector):
         self._clock = clock
         metrics = {metric.name: metric for metric in RUNTIME_METRICS}
         self._cpu = _CpuShare()
-        self._pauses = [_Times(metrics["python_gc_pause_seconds"].buckets) for _ in range(GENERATIONS)]
+        self._pauses = [_Times(metrics["python_gc_pause_seconds"].buckets) for _ in range(_GENERATIONS)]
         self._lag = _Times(metrics["python_event_loop_lag_seconds"].buckets)
         self._pause_began: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -161,7 +161,7 @@ class _CpuShare:
     def __call__(self) -> float:
         cpu, at = time.process_time(), time.monotonic()
         elapsed = at - self._at
-        if elapsed >= SHORTEST_SAMPLE_SECONDS:
+        if elapsed >= _SHORTEST_SAMPLE_SECONDS:
             self._share = min(1.0, (cpu - self._cpu) / elapsed / self._cores)
             self._cpu, self._at = cpu, at
         return self._share

@@ -39,21 +39,21 @@ __all__ = [
     "with_correlation_id",
 ]
 
-USUAL_HEADER = HttpSettings().correlation_header
+_USUAL_HEADER = HttpSettings().correlation_header
 
 
 def configure_result_logging(
     level: LogLevel = LogLevel.INFO,
     include_stack_trace: bool = True,
     include_performance_data: bool = True,
-    correlation_header: str = USUAL_HEADER,
+    correlation_header: str = _USUAL_HEADER,
 ) -> None:
     """Choose, for the whole process, what lines about results say; before the app starts or while it runs.
 
     `level`: below it no line about results is written. `correlation_header`: carries the correlation id, in and out, instead of
     what `http.correlation_header` says; the usual one leaves that as it is. Raises `SettingsError`.
     """
-    chosen = None if correlation_header == USUAL_HEADER else correlation_header
+    chosen = None if correlation_header == _USUAL_HEADER else correlation_header
     if chosen is not None:
         # Refused as it would be in the settings.
         Settings(http={"correlation_header": chosen})

@@ -8,7 +8,7 @@ from sage_fastapi_obs.metrics.instruments import LabelledMetric
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
-COMPONENT = "record"
+_COMPONENT = "record"
 """The `component` of failures in here."""
 
 
@@ -47,7 +47,7 @@ def add_span_event(name: str, /, **attributes: Any) -> None:
         if span.is_recording() and observability.children is not None:
             span.add_event(printable(name), observability.children.shown(attributes))
     except Exception as error:
-        count_internal_error(COMPONENT, error, observability)
+        count_internal_error(_COMPONENT, error, observability)
 
 
 def _change(name: str, change: Callable[[LabelledMetric], None]) -> None:
@@ -59,4 +59,4 @@ def _change(name: str, change: Callable[[LabelledMetric], None]) -> None:
         if metric is not None:
             change(metric)
     except Exception as error:
-        count_internal_error(COMPONENT, error, observability)
+        count_internal_error(_COMPONENT, error, observability)

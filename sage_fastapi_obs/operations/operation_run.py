@@ -17,7 +17,7 @@ from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context, innermost_span
 
 Outcome = Literal["success", "failure", "cancelled"]
-COMPONENT = "operation"
+_COMPONENT = "operation"
 """The `component` of failures in here."""
 
 
@@ -134,12 +134,12 @@ class OperationRun:
             if self._name is not None:
                 self._open(observability, self._name)
         except Exception as error:
-            count_internal_error(COMPONENT, error, observability)
+            count_internal_error(_COMPONENT, error, observability)
         try:
             # Last, so that our own work is not measured.
             self._started_ns = observability.clock()
         except Exception as error:
-            count_internal_error(COMPONENT, error, observability)
+            count_internal_error(_COMPONENT, error, observability)
 
     def end(self, error: BaseException | None) -> None:
         """Set outcome and duration, change the metrics, end the span; `error`: the exception that left the run."""
@@ -150,7 +150,7 @@ class OperationRun:
             try:
                 step(observability, error)
             except Exception as failure:
-                count_internal_error(COMPONENT, failure, observability)
+                count_internal_error(_COMPONENT, failure, observability)
         self._observability = self._span = None
 
     def attach(self) -> None:
@@ -255,7 +255,7 @@ class OperationRun:
         try:
             add(*args, observability.children.shown(attributes))
         except Exception as error:
-            count_internal_error(COMPONENT, error, observability)
+            count_internal_error(_COMPONENT, error, observability)
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:

@@ -13,12 +13,12 @@ from sage_fastapi_obs.privacy.redaction import MARGIN, Redaction, cut
 LONGEST_MESSAGE = 8 * 1024
 LONGEST_STACK = 64 * 1024
 LONGEST_TEXTS = 32 * 1024
-"""Of an exception and all its relatives together, but that each has at least `SHORTEST_TEXT`."""
-SHORTEST_TEXT = 256
-MOST_EXCEPTIONS = 50
+"""Of an exception and all its relatives together, but that each has at least `_SHORTEST_TEXT`."""
+_SHORTEST_TEXT = 256
+_MOST_EXCEPTIONS = 50
 """Causes, contexts and members of groups that are told of as Python tells them; of more, only the first."""
-MOST_FRAMES = 1_000
-FEW_FRAMES = 20
+_MOST_FRAMES = 1_000
+_FEW_FRAMES = 20
 _FRAME = re.compile(r'[ |+-]*File "')
 _TEXT = "_str"
 """Python's private name for the text of an exception, in all versions so far."""
@@ -74,7 +74,7 @@ def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
     room = LONGEST_TEXTS
     pairs = [(error_fields, error)]
     for one, original in pairs:
-        room -= _show(one, original, min(LONGEST_MESSAGE, max(room, SHORTEST_TEXT)), redaction)
+        room -= _show(one, original, min(LONGEST_MESSAGE, max(room, _SHORTEST_TEXT)), redaction)
         parts = [(one.__cause__, original.__cause__), (one.__context__, original.__context__)]
         members = original.exceptions if isinstance(original, BaseExceptionGroup) else ()
         parts += zip(one.exceptions or (), members, strict=False)
@@ -96,7 +96,7 @@ def _show(error_fields: TracebackException, error: BaseException, longest: int, 
             setattr(error_fields, name, _shown(part, longest, redaction))
     notes = getattr(error_fields, "__notes__", None)
     if notes is not None:
-        rows = map(_said, notes[:MOST_EXCEPTIONS]) if isinstance(notes, list) else [_said(notes)]
+        rows = map(_said, notes[:_MOST_EXCEPTIONS]) if isinstance(notes, list) else [_said(notes)]
         error_fields.__notes__ = [_shown("\n".join(rows), longest, redaction)]
     return len(getattr(error_fields, _TEXT))
 
@@ -111,9 +111,9 @@ def _is_ordinary(error: BaseException) -> bool:
     frames = 0
     for number, related in enumerate(_related(error)):
         step = related.__traceback__
-        while step is not None and frames <= MOST_FRAMES:
+        while step is not None and frames <= _MOST_FRAMES:
             step, frames = step.tb_next, frames + 1
-        if number >= MOST_EXCEPTIONS or frames > MOST_FRAMES:
+        if number >= _MOST_EXCEPTIONS or frames > _MOST_FRAMES:
             return False
     return True
 
@@ -124,7 +124,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
     seen = {id(error)}
     for one in found:
         yield one
-        members = one.exceptions[:MOST_EXCEPTIONS] if isinstance(one, BaseExceptionGroup) else ()
+        members = one.exceptions[:_MOST_EXCEPTIONS] if isinstance(one, BaseExceptionGroup) else ()
         for other in (one.__cause__, one.__context__, *members):
             if other is not None and id(other) not in seen:
                 seen.add(id(other))
@@ -138,7 +138,7 @@ def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
         if number > 3:
             rows.insert(0, "… and more exceptions before these\n\n")
             break
-        frames = traceback.format_tb(related.__traceback__, -FEW_FRAMES)
+        frames = traceback.format_tb(related.__traceback__, -_FEW_FRAMES)
         said = f"{exception_name(related)}: {_message(related, redaction)}\n"
         rows[:0] = ["Traceback (most recent call last):\n", *frames, said, *(["\n"] * bool(rows))]
     return rows

@@ -19,12 +19,12 @@ from pydantic import BaseModel
 from sage_fastapi_obs.privacy.quoted_data import exception_text, validation_message
 from sage_fastapi_obs.privacy.redaction import MARGIN, MOST_CHARACTERS, REDACTED, Redaction, cut
 
-DEEPEST = 8
-MOST_ITEMS = 100
+_DEEPEST = 8
+_MOST_ITEMS = 100
 """Of each mapping and list that is too large to be shown whole."""
-MOST_FIELDS = 1_000
+_MOST_FIELDS = 1_000
 """Of one line that is too large to be shown whole."""
-COST = 32
+_COST = 32
 """Bytes that each value counts for at least, so that many small ones are bounded too."""
 MOST_LOOKED_THROUGH = 32 * 1024
 """Characters of the fields of a line, or of its message, that are looked through for secrets, which takes time: of texts that
@@ -65,14 +65,14 @@ class Sanitizer:
     def rebuilt_fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Make fields writable: all whole where there is room, else each within its share of it."""
         whole = self._whole()
-        built: dict[str, Any] = whole.mapping(dict.items(dict(given)), DEEPEST)
+        built: dict[str, Any] = whole.mapping(dict.items(dict(given)), _DEEPEST)
         if whole.room > 0:
             return built
-        parts = min(len(given), MOST_FIELDS)
+        parts = min(len(given), _MOST_FIELDS)
         share = Sanitizer(self._redaction, self._room // parts, self._look // parts)
         names = self._short()
         built = {}
-        for name, value in islice(given.items(), MOST_FIELDS):
+        for name, value in islice(given.items(), _MOST_FIELDS):
             names.add(built, name, partial(share.rebuilt, value))
         return built
 
@@ -86,7 +86,7 @@ class Sanitizer:
         """Make anything writable: whole where there is room, else the beginning of each of its values."""
         if not short:
             whole = self._whole()
-            built = whole.value(value, DEEPEST)
+            built = whole.value(value, _DEEPEST)
             if whole.room > 0:
                 return built
         return self._short().value(value, 2)
@@ -95,14 +95,14 @@ class Sanitizer:
         return _Rebuilding(self._redaction, self._room, self._look, self._room, self._room)
 
     def _short(self) -> "_Rebuilding":
-        return _Rebuilding(self._redaction, self._room, self._look, MOST_CHARACTERS, MOST_ITEMS)
+        return _Rebuilding(self._redaction, self._room, self._look, MOST_CHARACTERS, _MOST_ITEMS)
 
     def _are_plain(self, top: dict[str, Any]) -> bool:
         """Tell whether nothing has to be hidden, cut or converted; asks exact types, which cannot be hostile."""
         containers: list[Any] = [top]
         room = self._room
         for container in containers:
-            room -= COST * len(container)
+            room -= _COST * len(container)
             if room < 0 or not self._names_are_plain(container):
                 return False
             values = container.values() if type(container) is dict else container
@@ -118,7 +118,7 @@ class Sanitizer:
         is_plain = self._redaction.is_plain_name
         if not all(type(name) is str and is_plain(name) for name in container):
             return False
-        if len(known) < MOST_FIELDS:
+        if len(known) < _MOST_FIELDS:
             known.update(container.keys() - _NAMED_BY_OTHERS)
         return not _names_each_other(container)
 
@@ -153,7 +153,7 @@ class _Rebuilding:
 
     def value(self, value: Any, depth: int) -> Any:
         """Rebuild a value; whatever it does when it is looked at, there is something to show."""
-        self.room -= COST
+        self.room -= _COST
         if self.room < 0:
             return MORE
         try:

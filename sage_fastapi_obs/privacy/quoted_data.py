@@ -13,9 +13,9 @@ from pydantic_core import core_schema
 
 from sage_fastapi_obs.privacy.redaction import REDACTED
 
-MOST_ERRORS = 20
+_MOST_ERRORS = 20
 """Of one validation that are told of."""
-DEEPEST = 8
+_DEEPEST = 8
 """Exceptions that have no text but that of their only argument, one in another."""
 _WITH_DATA = {
     *("value_error", "assertion_error", "get_attribute_error", "iteration_error", "mapping_type"),
@@ -38,7 +38,7 @@ def exception_text(error: BaseException) -> str:
 
 def rewritten(error: BaseException) -> str | None:
     """Return what an exception says where that is not what its `str` says, else None."""
-    for _ in range(DEEPEST):
+    for _ in range(_DEEPEST):
         kind: Any = type(error)
         read = _reader(kind)
         if read is not None:
@@ -73,12 +73,12 @@ def _fastapi(error: Any) -> str:
 def _validation(errors: Iterable[Any], subject: str) -> str:
     errors = list(errors)
     rows = [f"{len(errors)} validation error{'s' * (len(errors) != 1)}{subject}"]
-    for one in errors[:MOST_ERRORS]:
+    for one in errors[:_MOST_ERRORS]:
         told: Mapping[str, Any] = one if isinstance(one, Mapping) else {}
         kind = told.get("type")
         where = ".".join(map(str, told.get("loc") or ()))
         rows.append(f"{where}\n  {validation_message(kind, told.get('msg', ''))} [type={kind}]")
-    return "\n".join([*rows, *["…"] * (len(errors) > MOST_ERRORS)])
+    return "\n".join([*rows, *["…"] * (len(errors) > _MOST_ERRORS)])
 
 
 def _sqlalchemy(error: Any) -> str:

@@ -16,11 +16,11 @@ REDACTED = "REDACTED"
 MOST_CHARACTERS = 2048
 MARGIN = 1024
 """Read beyond a cut, so that a secret which the cut goes through is still known as one."""
-SHORT = 256
+_SHORT = 256
 """Texts up to this length are worth remembering."""
-LONGEST_SOURCE = 1_000
+_LONGEST_SOURCE = 1_000
 """A longer row of source has no literals that would be worth telling from code."""
-LONGEST_WORD = 12
+_LONGEST_WORD = 12
 """No secret known here is as short as that and has but letters and digits."""
 _HARMLESS = frozenset({"none", "null", "true", "false"})
 _LONGEST_HARMLESS = 128
@@ -103,11 +103,11 @@ class Redaction:
 
     def frame(self, row: str) -> str:
         """Hide secrets in a row of a traceback that has source lines: only literals in them can be secrets."""
-        return self._frame_again(row) if len(row) <= LONGEST_SOURCE else self._scrubbed(row)
+        return self._frame_again(row) if len(row) <= _LONGEST_SOURCE else self._scrubbed(row)
 
     def readable(self, text: str) -> str:
         """Cut a text to a bounded length, hide what has the shape of a secret, and make it encodable as UTF-8."""
-        return self._readable_again(text) if len(text) <= SHORT else self._readable(text)
+        return self._readable_again(text) if len(text) <= _SHORT else self._readable(text)
 
     def number(self, number: int) -> int | str:
         """Hide a number that is one of a card."""
@@ -257,7 +257,7 @@ def _is_card(digits: str) -> bool:
 
 def _is_suspect(text: str) -> bool:
     """Tell whether a text has what every secret known here has one of; most have not, and are done with that."""
-    if len(text) <= LONGEST_WORD and text.isalnum():
+    if len(text) <= _LONGEST_WORD and text.isalnum():
         return False
     # Written out, as a loop or one expression for all takes twice the time. A kind of character is looked for first where many
     # signs have it.

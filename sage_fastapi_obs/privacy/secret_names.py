@@ -7,16 +7,16 @@ _CONVENTIONAL = (
     "x-goog-signature",
 )
 """Query parameters whose values are hidden, says OpenTelemetry's convention for `url.query`."""
-NAMES = frozenset(
+_NAMES = frozenset(
     {
         *("auth", "basicauth", "httpauth", "proxyauth", "session", "bearer", "cookies", "tokens", "pem", "csrf", "xsrf"),
         *("phpsessid", "jsessionid", "connectsid", "aspnetsessionid", "awsaccesskeyid", "creditcard", "cardnumber"),
     }
 )
 """Hidden as whole names; shorter ones, such as `key` and `code`, name harmless things too often."""
-WORDS = frozenset({"pass", "creds", "otp", "totp", "ssn", "cvv", "cvc", "mnemonic"})
+_WORDS = frozenset({"pass", "creds", "otp", "totp", "ssn", "cvv", "cvc", "mnemonic"})
 """Hidden as last words: `db_pass` and `dbPass`, but neither `bypass` nor `pass_count`."""
-ENDINGS = (
+_ENDINGS = (
     *("token", "secret", "secrets", "pwd", "authorization", "cookie", "jwt", "dbpass", "userpass", "pgpass"),
     *("accesstokens", "refreshtokens", "authtokens", "apitokens", "sessiontokens", "seedphrase", "recoveryphrase"),
     *("accesskey", "accountkey", "encryptionkey", "decryptionkey", "encryptkey", "signingkey", "masterkey", "sharedkey"),
@@ -25,9 +25,9 @@ ENDINGS = (
     *("passcode", "otpcode", "mfacode", "authcode", "authorizationcode", "verificationcode", "recoverycodes", "backupcodes"),
 )
 """Hidden by how names end: `csrf_token`, but not `token_count`; `encryption_key`, but not `primary_key`."""
-PARTS = ("password", "passwd", "passphrase", "apikey", "privatekey", "secretkey", "credential")
+_PARTS = ("password", "passwd", "passphrase", "apikey", "privatekey", "secretkey", "credential")
 """Hidden wherever they are in a name."""
-QUALIFIERS = frozenset(
+_QUALIFIERS = frozenset(
     {"value", "values", "string", "header", "raw", "plain", "plaintext", "base", "b", "hex", "encoded", "encrypted"}
 )
 """Last words that say how the same thing is given: `token_value`, `auth_header`, `password_base64`."""
@@ -49,10 +49,10 @@ PARAMETERS = frozenset({*map(letters, _CONVENTIONAL), "key", "code"})
 """Query parameters that are hidden besides all these names."""
 
 
-def without_qualifiers(name: str) -> list[str]:
+def _without_qualifiers(name: str) -> list[str]:
     """List the words of a name, in small letters, up to the one that says what it is."""
     words = [word.lower() for word in _WORD.findall(name)]
-    while len(words) > 1 and words[-1] in QUALIFIERS:
+    while len(words) > 1 and words[-1] in _QUALIFIERS:
         words.pop()
     return words
 
@@ -61,11 +61,11 @@ def is_secret(name: str) -> bool:
     """Tell whether a name is one of a secret."""
     whole = letters(name)
     # As Django calls its cookie; spelt in two words it is an id that may be shown.
-    if whole in NAMES or name == "sessionid" or any(part in whole for part in PARTS):
+    if whole in _NAMES or name == "sessionid" or any(part in whole for part in _PARTS):
         return True
-    words = without_qualifiers(name)
+    words = _without_qualifiers(name)
     meant = "".join(words)
-    return whole.endswith(ENDINGS) or meant in NAMES or meant.endswith(ENDINGS) or bool(words and words[-1] in WORDS)
+    return whole.endswith(_ENDINGS) or meant in _NAMES or meant.endswith(_ENDINGS) or bool(words and words[-1] in _WORDS)
 
 
 def may_have_spaces(name: str) -> bool:

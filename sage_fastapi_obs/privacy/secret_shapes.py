@@ -88,7 +88,7 @@ PRIVATE_KEY = re.compile(
 _ROW = r"[^\r\n]*+"
 _DETAIL = r"(?:(?!\n(?:HINT|CONTEXT|WHERE|QUERY|STATEMENT|LOCATION|LINE |\[SQL|\[parameters|\(Background|\n))[\s\S])*+"
 _QUOTED_INPUT = r"(?:(?!['\"](?:loc|input)['\"]:)[^\r\n])*+['\"]input['\"]: ?"
-QUOTED_RULES = (
+_QUOTED_RULES = (
     QuotedRule(("input_value=",), _ROW, "pydantic"),
     QuotedRule(("Value error, ", "Assertion failed, "), r"(?:(?! \[type=)[^\r\n])*+", "pydantic: messages of validators"),
     QuotedRule((f"'loc': {_QUOTED_INPUT}", f'"loc": ?{_QUOTED_INPUT}'), _ROW, "fastapi; errors() of pydantic"),
@@ -114,5 +114,5 @@ QUOTED_RULES = (
     QuotedRule(("dup key: ",), _ROW, "MongoDB"),
     QuotedRule((r"On instance[^:\r\n]{0,256}:\s",), r"[\s\S]*+", "jsonschema"),
 )
-QUOTED = re.compile("|".join(f"{before}(){data}" for befores, data, _ in QUOTED_RULES for before in befores))
+QUOTED = re.compile("|".join(f"{before}(){data}" for befores, data, _ in _QUOTED_RULES for before in befores))
 """The group that took part, an empty one, is where the data begins."""

@@ -15,8 +15,8 @@ _set_current = current_exchange.set
 AWAITED, STARTED, STREAMING, ENDING, CLOSED, COMPLETE = range(6)
 """How far a response has come. STREAMING: a part of its body is sent, and more will come. ENDING: the server has its last
 message, and has not returned yet. CLOSED: meanwhile it has said that the client is gone. COMPLETE: it has taken everything."""
-OTHER_ENDS = frozenset({"http.response.trailers", "http.response.pathsend", "http.response.zerocopysend"})
-BODILESS = frozenset({204, 304})
+_OTHER_ENDS = frozenset({"http.response.trailers", "http.response.pathsend", "http.response.zerocopysend"})
+_BODILESS = frozenset({204, 304})
 
 
 class HttpWatch(Watch):
@@ -85,7 +85,7 @@ class HttpWatch(Watch):
                     message = self._response_started(message, message.get("status"), may_stream=True)
                 else:
                     self._valid = False
-            elif kind in OTHER_ENDS:
+            elif kind in _OTHER_ENDS:
                 size = self._measure(message)
                 self.exchange.sent_bytes += size
                 ends = self._ends_with(message) and self._start_ending()
@@ -168,7 +168,7 @@ class HttpWatch(Watch):
     def _announced_bytes(self) -> int | None:
         """Return the length of the body by the headers; None if they do not say it, or can be read only once."""
         exchange = self.exchange
-        if exchange.method == "HEAD" or exchange.status in BODILESS:
+        if exchange.method == "HEAD" or exchange.status in _BODILESS:
             return 0
         return content_length(self._headers)
 

@@ -13,7 +13,7 @@ from sage_fastapi_obs.settings import HttpSettings
 
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 """What proxies and tracers send as ids; anything else could forge lines or headers."""
-VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"
+_VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"
 _variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _tails = RandomPool(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
 """Random parts of ids."""
@@ -90,7 +90,7 @@ class Identity(Recorder):
             if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
                 return text
             if self._rejects:
-                exchange.rejection = f"{name.decode()} must be {VALID_ID}, and no secret"
+                exchange.rejection = f"{name.decode()} must be {_VALID_ID}, and no secret"
         return ""
 
 
@@ -100,7 +100,7 @@ def _checked(new_id: Callable[[], str]) -> Callable[[], str]:
     def checked() -> str:
         made = new_id()
         if not SAFE_ID.fullmatch(made.encode("utf-8", "replace")):
-            raise ValueError(f"new_id must return {VALID_ID}")
+            raise ValueError(f"new_id must return {_VALID_ID}")
         return made
 
     return checked

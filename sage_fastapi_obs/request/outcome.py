@@ -11,22 +11,22 @@ from sage_fastapi_obs.privacy.exception_name import exception_name
 if TYPE_CHECKING:
     from sage_fastapi_obs.request.exchange import Exchange
 
-CLIENT_DISCONNECT = "client_disconnect"
-CANCELLED = "cancelled"
-INCOMPLETE = "incomplete_response"
-INVALID = "invalid_response"
-NOT_OUR_FAULT = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
+_CLIENT_DISCONNECT = "client_disconnect"
+_CANCELLED = "cancelled"
+_INCOMPLETE = "incomplete_response"
+_INVALID = "invalid_response"
+NOT_OUR_FAULT = frozenset({None, _CLIENT_DISCONNECT, _CANCELLED})
 """Error types for which the service is not to blame."""
 SWITCHING_PROTOCOLS = 101
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered."""
 ABNORMAL_CLOSURE = 1006
 """WebSocket code of a connection that ended without a close frame."""
-CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
+_CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
 """WebSocket codes of a client that said goodbye: normal, going away, and a close frame without a code."""
-SERVICE_RESTART = 1012
+_SERVICE_RESTART = 1012
 """WebSocket code by which a server that stops ends its connections."""
-_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: CLIENT_DISCONNECT, SERVICE_RESTART: CANCELLED}
+_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: _CLIENT_DISCONNECT, _SERVICE_RESTART: _CANCELLED}
 """Error types of WebSocket codes that come without an exception."""
 
 
@@ -38,14 +38,14 @@ def classify(exchange: "Exchange", *, complete: bool, valid: bool = True, stoppi
     """
     error, status = exchange.error, exchange.status
     if exchange.client_gone and status in (0, CLIENT_CLOSED_REQUEST):
-        exchange.error_type = CLIENT_DISCONNECT
+        exchange.error_type = _CLIENT_DISCONNECT
     elif error is not None and (not complete or (status >= 500 and is_failure(exchange, error))):
         exchange.error_type = _error_type_of(error, client_gone=exchange.client_gone)
     elif not complete:
-        unfinished = CANCELLED if stopping and status else INCOMPLETE
-        exchange.error_type = CLIENT_DISCONNECT if exchange.client_gone else unfinished
+        unfinished = _CANCELLED if stopping and status else _INCOMPLETE
+        exchange.error_type = _CLIENT_DISCONNECT if exchange.client_gone else unfinished
     elif not valid:
-        exchange.error_type = INVALID
+        exchange.error_type = _INVALID
     elif status >= 500:
         exchange.error_type = str(status)
     elif exchange.client_gone:
@@ -65,11 +65,11 @@ def _error_type_of(error: BaseException, *, client_gone: bool) -> str | None:
         types = {_error_type_of(inner, client_gone=client_gone) for inner in error.exceptions}
         return types.pop() if len(types) == 1 and types <= NOT_OUR_FAULT else exception_name(error)
     if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
-        return CLIENT_DISCONNECT if client_gone else CANCELLED
+        return _CLIENT_DISCONNECT if client_gone else _CANCELLED
     if isinstance(error, WebSocketDisconnect):
-        return None if error.code in CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, CLIENT_DISCONNECT)
+        return None if error.code in _CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, _CLIENT_DISCONNECT)
     if isinstance(error, ClientDisconnect) or (client_gone and isinstance(error, OSError)):
-        return CLIENT_DISCONNECT
+        return _CLIENT_DISCONNECT
     return exception_name(error)
 
 

@@ -14,11 +14,11 @@ from opentelemetry.propagators.textmap import Getter
 from sage_fastapi_obs.catalog import SPAN_METRICS, CountCollector
 from sage_fastapi_obs.request.exchange import Exchange
 
-LONGEST_TRACEPARENT = 512
-LONGEST_TRACESTATE = LONGEST_BAGGAGE = 8192
-LONGEST_IN_BAGGAGE = 4096
-MOST_IN_TRACESTATE = 32
-MOST_IN_BAGGAGE = 180
+_LONGEST_TRACEPARENT = 512
+_LONGEST_TRACESTATE = _LONGEST_BAGGAGE = 8192
+_LONGEST_IN_BAGGAGE = 4096
+_MOST_IN_TRACESTATE = 32
+_MOST_IN_BAGGAGE = 180
 """The limits of the propagators, which are the narrowest that W3C allows."""
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*+"
@@ -27,8 +27,8 @@ _BAGGAGE_MEMBER = re.compile(rf"{_PAIR}(?:;(?:{_PAIR}|[ \t]*+{_NAME}[ \t]*+))*+"
 _VENDOR = r"[a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_0-9a-z\-*/]{0,13}"
 _STATE = rf"(?:{_VENDOR})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _TRACESTATE_MEMBER = re.compile(_STATE)
-_USUAL_TRACESTATE = re.compile(rf"{_STATE}(?:,{_STATE}){{0,{MOST_IN_TRACESTATE - 1}}}")
-_USUAL_BAGGAGE = re.compile(rf"{_NAME}={_VALUE}(?:,{_NAME}={_VALUE}){{0,{MOST_IN_BAGGAGE - 1}}}+")
+_USUAL_TRACESTATE = re.compile(rf"{_STATE}(?:,{_STATE}){{0,{_MOST_IN_TRACESTATE - 1}}}")
+_USUAL_BAGGAGE = re.compile(rf"{_NAME}={_VALUE}(?:,{_NAME}={_VALUE}){{0,{_MOST_IN_BAGGAGE - 1}}}+")
 """What nearly everybody sends: one match is enough."""
 _Checked: TypeAlias = tuple[list[str] | None, bool]
 """The valid part, and whether it is the whole."""
@@ -86,33 +86,33 @@ def _header_name(key: str) -> bytes:
 
 def _traceparent(values: list[str]) -> _Checked:
     """Pass a short one, valid or not: no propagator logs it, and the caller counts one that gave no span."""
-    return values if len(values[0]) <= LONGEST_TRACEPARENT else None, True
+    return values if len(values[0]) <= _LONGEST_TRACEPARENT else None, True
 
 
 def _tracestate(values: list[str]) -> _Checked:
     """Take all or nothing, as W3C demands."""
-    if len(values) == 1 and len(values[0]) <= LONGEST_TRACESTATE and _USUAL_TRACESTATE.fullmatch(values[0]):
+    if len(values) == 1 and len(values[0]) <= _LONGEST_TRACESTATE and _USUAL_TRACESTATE.fullmatch(values[0]):
         return values, True
     joined = ",".join(values)
     members = [member for part in joined.split(",") if (member := part.strip(" \t"))]
-    fits = len(joined) <= LONGEST_TRACESTATE and len(members) <= MOST_IN_TRACESTATE
+    fits = len(joined) <= _LONGEST_TRACESTATE and len(members) <= _MOST_IN_TRACESTATE
     return ([joined], True) if fits and all(map(_TRACESTATE_MEMBER.fullmatch, members)) else _NOTHING
 
 
 def _baggage(values: list[str]) -> _Checked:
     """Take the well-formed members of all headers; the propagator would read only the first header."""
     joined = ",".join(values)
-    if len(joined) <= LONGEST_IN_BAGGAGE and _USUAL_BAGGAGE.fullmatch(joined):
+    if len(joined) <= _LONGEST_IN_BAGGAGE and _USUAL_BAGGAGE.fullmatch(joined):
         return [joined], True
-    if len(joined) > LONGEST_BAGGAGE:
+    if len(joined) > _LONGEST_BAGGAGE:
         return _NOTHING
     members = [part for part in joined.split(",") if part]
-    kept = [member.translate(_NO_SPACE) for member in members[:MOST_IN_BAGGAGE] if _is_baggage(member)]
+    kept = [member.translate(_NO_SPACE) for member in members[:_MOST_IN_BAGGAGE] if _is_baggage(member)]
     return [",".join(kept)] if kept else None, len(kept) == len(members)
 
 
 def _is_baggage(member: str) -> bool:
-    return len(member) <= LONGEST_IN_BAGGAGE and _BAGGAGE_MEMBER.fullmatch(member) is not None
+    return len(member) <= _LONGEST_IN_BAGGAGE and _BAGGAGE_MEMBER.fullmatch(member) is not None
 
 
 _CHECKS: dict[str, Callable[[list[str]], _Checked]] = {

@@ -10,11 +10,11 @@ from starlette.types import Scope
 
 from sage_fastapi_obs.request.fastapi_internals import flattened, frontend_path, frontend_scope, readable_attribute, route_of
 
-REMEMBERED_PREFIXES = REMEMBERED_PATHS = 1024
-LONGEST_REMEMBERED_PATH = 512
+_REMEMBERED_PREFIXES = _REMEMBERED_PATHS = 1024
+_LONGEST_REMEMBERED_PATH = 512
 UNKNOWN_MOUNT = "/{mount}"
 """Stands for a mount whose template cannot be found: one value, and never the path."""
-ALL_BELOW = "/{path}"
+_ALL_BELOW = "/{path}"
 """Stands for what an app serves whose routes cannot be seen: files, and apps of other frameworks."""
 _ANYTHING = re.compile("")
 _LEFT_BY_ROUTERS = ("app_root_path", "endpoint", "route")
@@ -33,7 +33,7 @@ class RouteTemplates:
         self._endpoints: dict[int, list[tuple[re.Pattern[str], str]]] | None = None
         self._mounts: dict[str, re.Pattern[str]] = {}
         self._walked_routes = 0
-        self._prefix_template = lru_cache(REMEMBERED_PREFIXES)(self._find_prefix_template)
+        self._prefix_template = lru_cache(_REMEMBERED_PREFIXES)(self._find_prefix_template)
         self._remembered: dict[tuple[Any, ...], str | None] = {}
 
     def template(self, scope: Scope) -> str | None:
@@ -56,10 +56,10 @@ class RouteTemplates:
         if endpoint is None:
             # A router that has seen this scope has found nothing; one that has not may have worked on a copy.
             return None if "router" in scope or _is_preflight(scope) else self._matched_again(scope)
-        if routes_of(endpoint):
+        if _routes_of(endpoint):
             # The mounted app has found nothing, or one of its middlewares has copied the scope.
             return self._matched_again(scope)
-        return self._prefix(scope) + ALL_BELOW if "app_root_path" in scope else None
+        return self._prefix(scope) + _ALL_BELOW if "app_root_path" in scope else None
 
     def _leaf(self, scope: Scope) -> str | None:
         route = route_of(scope)
@@ -88,7 +88,7 @@ class RouteTemplates:
     def _find_prefix_template(self, prefix: str) -> str:
         if not prefix:
             return ""
-        if prefix not in self._mounts and self._walked_routes != len(routes_of(self._app)):
+        if prefix not in self._mounts and self._walked_routes != len(_routes_of(self._app)):
             # Mounted since.
             self._endpoints = None
         self._walked()
@@ -99,7 +99,7 @@ class RouteTemplates:
     def _walked(self) -> dict[int, list[tuple[re.Pattern[str], str]]]:
         if self._endpoints is None:
             self._endpoints = {}
-            routes = routes_of(self._app)
+            routes = _routes_of(self._app)
             self._walked_routes = len(routes)
             self._walk(routes, "", ())
         return self._endpoints
@@ -113,9 +113,9 @@ class RouteTemplates:
                 path = getattr(route, "path", "")
                 if path:
                     self._add_mount(prefix + path)
-                below = routes_of(route.app)
+                below = _routes_of(route.app)
                 if not below:
-                    self._add_endpoint(route.app, _ANYTHING, ALL_BELOW)
+                    self._add_endpoint(route.app, _ANYTHING, _ALL_BELOW)
                 elif id(below) not in above:
                     self._walk(below, prefix + path, (*above, id(routes)))
 
@@ -139,9 +139,9 @@ class RouteTemplates:
         key = (scope["type"], scope.get("method"), path, scope.get("root_path"), scope.get("app_root_path"), host)
         if key not in self._remembered:
             template = self._match_again(scope)
-            if len(path) > LONGEST_REMEMBERED_PATH:
+            if len(path) > _LONGEST_REMEMBERED_PATH:
                 return template
-            if len(self._remembered) >= REMEMBERED_PATHS:
+            if len(self._remembered) >= _REMEMBERED_PATHS:
                 self._remembered.clear()
             self._remembered[key] = template
         return self._remembered[key]
@@ -156,9 +156,9 @@ class RouteTemplates:
             if not isinstance(route, (Mount, Host)):
                 leaf = _frontend(asked) if route is None else _path_format(route)
                 return None if leaf is None else prefix + leaf
-            prefix += getattr(route, "path_format", "").removesuffix(ALL_BELOW)
+            prefix += getattr(route, "path_format", "").removesuffix(_ALL_BELOW)
             app = routed_by(route.app)
-        return prefix + ALL_BELOW if prefix or "endpoint" in asked else None
+        return prefix + _ALL_BELOW if prefix or "endpoint" in asked else None
 
 
 def routed_by(app: Any) -> Any:
@@ -173,7 +173,7 @@ def routed_by(app: Any) -> Any:
     return None
 
 
-def routes_of(app: Any) -> Sequence[Any]:
+def _routes_of(app: Any) -> Sequence[Any]:
     """Find the routes of an app; empty for apps of other frameworks."""
     routes: Sequence[Any] = getattr(routed_by(app), "routes", ())
     return routes
@@ -208,7 +208,7 @@ def _below_root(scope: Scope) -> str:
 def _frontend(scope: Scope) -> str | None:
     """Return the template of FastAPI's `frontend()`, which is known only by the path of the file below it."""
     below = frontend_path(scope)
-    return None if below is None else _below_root(scope).removesuffix(below).rstrip("/") + ALL_BELOW
+    return None if below is None else _below_root(scope).removesuffix(below).rstrip("/") + _ALL_BELOW
 
 
 def _is_preflight(scope: Scope) -> bool:
@@ -224,7 +224,7 @@ def _route_of_both(found: str | None, telemetry: Any, scope: Scope) -> str | Non
     root_path: str = scope.get("app_root_path", scope.get("root_path", ""))
     if found is None:
         return theirs.removeprefix(root_path.rstrip("/"))
-    if found != theirs and theirs.endswith(ALL_BELOW) and hasattr(telemetry.span, "update_name"):
+    if found != theirs and theirs.endswith(_ALL_BELOW) and hasattr(telemetry.span, "update_name"):
         # It does not look into apps that are Starlette's and not FastAPI's.
         telemetry.route = root_path.rstrip("/") + found
         telemetry.span.update_name(f"{telemetry.span_method} {telemetry.route}")

@@ -16,9 +16,9 @@ from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, classify, is
 from sage_fastapi_obs.request.recorder import Headers, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
-TIDYING_UP_NS = 10_000_000
+_TIDYING_UP_NS = 10_000_000
 """Shorter work after the last byte is the framework cleaning up, not a background task."""
-STILL_RUNNING = sys.maxsize
+_STILL_RUNNING = sys.maxsize
 """Stands for the time of the end, of an exchange that was finished before its app had returned."""
 _NO_SCOPE: Scope = {}
 _NO_HEADERS: dict[bytes, bytes] = {}
@@ -125,7 +125,7 @@ class Watch(ABC):
             if not exchange.finished:
                 self._end(error)
             elif self._callbacks.background_finished and (
-                error is not None or self._observer.clock() - self._finished_at_ns > TIDYING_UP_NS
+                error is not None or self._observer.clock() - self._finished_at_ns > _TIDYING_UP_NS
             ):
                 self._end_background(error)
         except Exception as fault:
@@ -152,7 +152,7 @@ class Watch(ABC):
         """Finish an exchange whose app still runs when the service ends: the server may not let the app end."""
         try:
             if not self.exchange.finished:
-                self._finished_at_ns = STILL_RUNNING
+                self._finished_at_ns = _STILL_RUNNING
                 self._end(CancelledError())
         except Exception as fault:
             self._count_error(fault)
@@ -205,10 +205,10 @@ class Watch(ABC):
     def _end_background(self, error: BaseException | None) -> None:
         """Call the recorders with the work of the app after the last byte, without our own."""
         exchange = self.exchange
-        if self._finished_at_ns == STILL_RUNNING and not is_failure(exchange, error):
+        if self._finished_at_ns == _STILL_RUNNING and not is_failure(exchange, error):
             # The app was only ending.
             return
-        finished_at_ns = 0 if self._finished_at_ns == STILL_RUNNING else self._finished_at_ns
+        finished_at_ns = 0 if self._finished_at_ns == _STILL_RUNNING else self._finished_at_ns
         started_us = max(exchange.duration_us, (finished_at_ns - exchange.started_ns + 500) // 1_000)
         duration_us = max(0, elapsed_us(exchange) - started_us)
         exchange.background = Background(started_us, duration_us, error if is_failure(exchange, error) else None)

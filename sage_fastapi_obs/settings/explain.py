@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GRPC_PORT = 4317
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
 _IN_A_FILE = "put the secret into a file named {} and its folder into SAGE_OBS_SECRETS_DIR"
-RETIRED = {
+_RETIRED = {
     "notify.slack_webhook_url_file": _IN_A_FILE.format("sage_obs_notify__slack_webhook_url"),
     "notify.pagerduty_routing_key_file": _IN_A_FILE.format("sage_obs_notify__pagerduty_routing_key"),
     "notify.webhook_url_file": _IN_A_FILE.format("sage_obs_notify__webhook_url"),
@@ -43,8 +43,8 @@ def _line(model: type[BaseModel], fault: Any) -> str:
 
 def unknown_key(shown: str, dotted: str, word: str, known: Iterable[str]) -> str:
     """Suggest a known key: `shown` is the name in its source, `dotted` is `section.key`, `word` is compared with `known`."""
-    if dotted in RETIRED:
-        return f"{shown} is retired: {RETIRED[dotted]}"
+    if dotted in _RETIRED:
+        return f"{shown} is retired: {_RETIRED[dotted]}"
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f"{shown} is no setting" + (f": did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}")
 

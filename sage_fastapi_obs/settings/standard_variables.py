@@ -14,9 +14,9 @@ Say = Callable[[str], None]
 Signal = Literal["traces", "logs"]
 Compression = Literal["none", "gzip", "deflate"]
 
-DEFAULT_ENDPOINT = "http://localhost:4318"
-TIMEOUT_SECONDS = 10.0
-LONGEST_SECONDS = 300.0
+_DEFAULT_ENDPOINT = "http://localhost:4318"
+_TIMEOUT_SECONDS = 10.0
+_LONGEST_SECONDS = 300.0
 """A greater time limit is in milliseconds, as the specification says; a smaller one in seconds, as in Python's SDK."""
 _KNOWN_EXPORTERS = {
     "otlp": "otlp",
@@ -129,10 +129,10 @@ def _endpoint(env: Mapping[str, str], signal: Signal, listed: set[str] | None, s
     is_wanted = variable in env if listed is None else bool(listed & {"otlp", "grpc"})
     if not is_wanted or not _speaks_http(env, signal, listed, say):
         return None
-    endpoint = env.get(own) or f"{env.get(variable, DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
+    endpoint = env.get(own) or f"{env.get(variable, _DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
     if is_http_url(endpoint):
         return endpoint
-    say(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {DEFAULT_ENDPOINT}")
+    say(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {_DEFAULT_ENDPOINT}")
     return None
 
 
@@ -250,8 +250,8 @@ def _headers(variable: str, given: str, say: Say) -> dict[str, str]:
 
 def _timeout_seconds(env: Mapping[str, str], signal: Signal, say: Say) -> float:
     variable, _ = _own_or_common(env, signal, "TIMEOUT")
-    timeout = number(env, variable, TIMEOUT_SECONDS, say, least=0.001)
-    return min(timeout if timeout <= LONGEST_SECONDS else timeout / 1_000, LONGEST_SECONDS)
+    timeout = number(env, variable, _TIMEOUT_SECONDS, say, least=0.001)
+    return min(timeout if timeout <= _LONGEST_SECONDS else timeout / 1_000, _LONGEST_SECONDS)
 
 
 def _compression(variable: str, given: str, say: Say) -> Compression:

@@ -16,9 +16,9 @@ from sage_fastapi_obs.privacy.quoted_data import exception_text
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
-MOST_ITEMS = 64
+_MOST_ITEMS = 64
 """Items of a list that is an attribute."""
-INTEGERS = range(-(1 << 63), 1 << 63)
+_INTEGERS = range(-(1 << 63), 1 << 63)
 """What exporters can write as a number."""
 
 
@@ -113,11 +113,11 @@ class ChildSpans:
 
     def _number(self, value: int) -> int | str:
         # Python refuses to write numbers of some thousand digits.
-        return self._redaction.number(value) if value in INTEGERS else self._text(value)[:MOST_ITEMS]
+        return self._redaction.number(value) if value in _INTEGERS else self._text(value)[:_MOST_ITEMS]
 
     def _other(self, value: Any) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
-            items = list(value[:MOST_ITEMS])
+            items = list(value[:_MOST_ITEMS])
             # OpenTelemetry has lists of one type only.
             alike = len({*map(type, items)}) == 1 and type(items[0]) in (str, bool, int, float)
             return tuple([self._value("", item if alike else self._text(item)) for item in items])

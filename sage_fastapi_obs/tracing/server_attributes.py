@@ -10,8 +10,8 @@ from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.privacy.redaction import Redaction, readable
 from sage_fastapi_obs.request.exchange import Exchange
 
-DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-HIGHEST_PORT = 65535
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_HIGHEST_PORT = 65535
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
 """A `Host` header: brackets belong to the notation of an IPv6 address, not to the address; the port may be left out."""
 
@@ -83,8 +83,8 @@ def _connection_attributes(
 def _server_by_name(host: bytes, scheme: str) -> dict[str, Any]:
     """Read the name that the client used for this server; empty for a header that is no name."""
     given = _HOST.fullmatch(host.decode("latin-1"))
-    port = int(given["port"] or DEFAULT_PORTS.get(scheme, 80)) if given else 0
-    if not given or port > HIGHEST_PORT:
+    port = int(given["port"] or _DEFAULT_PORTS.get(scheme, 80)) if given else 0
+    if not given or port > _HIGHEST_PORT:
         return {}
     return {"server.address": readable(given["ipv6"] or given["name"]), "server.port": port}
 

@@ -27,9 +27,9 @@ from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_name
 from sage_fastapi_obs.tracing.span_factory import SdkSpanFactory, SpanFactory, finish_span, span_factory_of
 
-SCOPE_NAME = "sage_fastapi_obs"
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
-SAMPLED = TraceFlags.SAMPLED
+_SCOPE_NAME = "sage_fastapi_obs"
+_SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+_SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
 """Types of spans that record nothing."""
 _NO_PARENT = Context()
@@ -103,7 +103,7 @@ class ServerSpans(Recorder):
         self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
-        tracer = provider.get_tracer(SCOPE_NAME, schema_url=SCHEMA_URL)
+        tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
         # Our own sampler's decisions are known; another has to be asked.
         root_bound = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._use(tracer, processors_of(provider), span_factory_of(tracer, root_bound=root_bound))
@@ -268,4 +268,4 @@ def _set_ids(exchange: Exchange, context: SpanContext) -> None:
     if is_valid:
         exchange.trace_id = f"{trace_id:032x}"
         exchange.span_id = f"{span_id:016x}"
-        exchange.sampled = flags & SAMPLED != 0
+        exchange.sampled = flags & _SAMPLED != 0

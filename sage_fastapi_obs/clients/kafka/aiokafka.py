@@ -30,7 +30,7 @@ def _watch_producer(instrumented: Instrumented[Any]) -> None:
             if call is None:
                 return await original(topic, *args, **kwargs)
             try:
-                args, kwargs = messages.with_headers(call, args, kwargs, place=HEADERS_PLACE)
+                args, kwargs = messages.with_headers(call, args, kwargs, place=_HEADERS_PLACE)
                 future = await original(topic, *args, **kwargs)
             except BaseException as error:
                 call.finish(error)
@@ -43,7 +43,7 @@ def _watch_producer(instrumented: Instrumented[Any]) -> None:
     instrumented.replace("send", send_of)
 
 
-HEADERS_PLACE = 4
+_HEADERS_PLACE = 4
 """The index of `headers` after the topic: `send(topic, value, key, partition, timestamp_ms, headers)`."""
 
 

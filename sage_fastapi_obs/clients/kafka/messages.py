@@ -19,8 +19,8 @@ from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-MOST_LINKS = 128
-MOST_TOPICS = 128
+_MOST_LINKS = 128
+_MOST_TOPICS = 128
 """Topics that are described once; clients have few."""
 PRODUCED = RunMetrics(duration="kafka_produce_latency_seconds", total="kafka_messages_produced_total")
 _PROCESSED = RunMetrics(duration="kafka_process_duration_seconds", total="kafka_messages_processed_total")
@@ -38,7 +38,7 @@ class Messages:
         self._otel_traced = otel_traced
         self._sent = ClientSystem(OTEL_SCOPE_PREFIX + client, PRODUCED, kind=SpanKind.PRODUCER, code_of=_code_of)
         self._received = ClientSystem(OTEL_SCOPE_PREFIX + client, RunMetrics(), code_of=_code_of)
-        self._to = lru_cache(MOST_TOPICS)(
+        self._to = lru_cache(_MOST_TOPICS)(
             lambda topic: CachedAttributes({**self._attributes, **_described("send", "send", topic)})
         )
         self._waiting = CachedAttributes(
@@ -186,7 +186,7 @@ def _describe_received(call: Call, span: Span, messages: Sequence[Message], *, b
         call.set_attributes({"messaging.destination.name": messages[0].topic})
     if batch:
         call.set_attributes({"messaging.batch.message_count": len(messages)})
-    for message in messages[:MOST_LINKS]:
+    for message in messages[:_MOST_LINKS]:
         _link(span, incoming(message.headers))
 
 

@@ -14,7 +14,7 @@ from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrapped, wrong_client
 from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
-ASYNCPG = sql_system("asyncpg")
+_ASYNCPG = sql_system("asyncpg")
 _WITH_SETS = frozenset({"executemany", "fetchmany"})
 _OF_CONNECTION = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", *_WITH_SETS)
 _OF_STATEMENT = ("fetch", "fetchrow", "fetchval", *_WITH_SETS)
@@ -77,7 +77,7 @@ class _Asyncpg:
         key = type(connection), address, database
         if key not in self._classes:
             host, port = address if isinstance(address, tuple) else (address, None)
-            self._classes[key] = self._watched_class(type(connection), SqlCalls(ASYNCPG, server(host, port, database)))
+            self._classes[key] = self._watched_class(type(connection), SqlCalls(_ASYNCPG, server(host, port, database)))
         connection.__class__ = self._classes[key]
         self._connections.add(connection)
 

@@ -13,7 +13,7 @@ from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
-PSYCOPG = sql_system("psycopg")
+_PSYCOPG = sql_system("psycopg")
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 
 
@@ -29,7 +29,7 @@ def watch(client: Any) -> Instrumented[Any]:
 def _watch_connection(instrumented: Instrumented[Any]) -> None:
     connection = instrumented.client
     info = connection.info
-    queries = SqlCalls(PSYCOPG, server(info.host, info.port, info.dbname))
+    queries = SqlCalls(_PSYCOPG, server(info.host, info.port, info.dbname))
     for factory in _FACTORIES:
         instrumented.replace(factory, partial(_watched_cursor, instrumented, queries))
 

@@ -14,10 +14,10 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from sage_fastapi_obs.dashboards.layout import FINE, Dashboard, Panel, Query, Row, Threshold, Variable
 
-TAG = "sage-fastapi-obs"
+_TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
-WIDTH = 24
-KINDS: dict[str, Any] = {
+_WIDTH = 24
+_KINDS: dict[str, Any] = {
     "timeseries": timeseries.Panel,
     "stat": stat.Panel,
     "states": statetimeline.Panel,
@@ -25,14 +25,14 @@ KINDS: dict[str, Any] = {
     "logs": logs.Panel,
     "traces": table.Panel,
 }
-STORES = {
+_STORES = {
     "prometheus": common.DataSourceRef(type_val="prometheus", uid="${datasource}"),
     "loki": common.DataSourceRef(type_val="loki", uid="${logs}"),
     "jaeger": common.DataSourceRef(type_val="jaeger", uid="${traces}"),
 }
-SOURCES = {"datasource": ("prometheus", "Metrics"), "logs": ("loki", "Logs"), "traces": ("jaeger", "Traces")}
+_SOURCES = {"datasource": ("prometheus", "Metrics"), "logs": ("loki", "Logs"), "traces": ("jaeger", "Traces")}
 _USED_BY = {"prometheus": "datasource", "loki": "logs", "jaeger": "traces"}
-FIRING = 'ALERTS{alertstate="firing"}'
+_FIRING = 'ALERTS{alertstate="firing"}'
 
 
 def dashboard_json(board: Dashboard) -> str:
@@ -41,7 +41,7 @@ def dashboard_json(board: Dashboard) -> str:
         dashboards.Dashboard(board.title)
         .uid(board.name)
         .description(board.about)
-        .tags([TAG, *board.tags])
+        .tags([_TAG, *board.tags])
         .time("now-1h", "now")
         .refresh("30s")
         .timezone("browser")
@@ -59,7 +59,7 @@ def dashboard_json(board: Dashboard) -> str:
 
 def _add(built: dashboards.Dashboard, row: Row, top: int) -> int:
     """Lay a row out below what is there; return where the next one begins."""
-    header = dashboards.Row(row.title).grid_pos(dashboard.GridPos(h=1, w=WIDTH, x=0, y=top))
+    header = dashboards.Row(row.title).grid_pos(dashboard.GridPos(h=1, w=_WIDTH, x=0, y=top))
     panels, below = _placed(row.panels, top + 1)
     if row.collapsed:
         for panel in panels:
@@ -76,7 +76,7 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
     """Set panels side by side, as many as fit; return them and where the next row begins."""
     placed, left, tallest = [], 0, 0
     for panel in panels:
-        if left + panel.width > WIDTH:
+        if left + panel.width > _WIDTH:
             left, top, tallest = 0, top + tallest, 0
         placed.append(_panel(panel).grid_pos(dashboard.GridPos(h=panel.height, w=panel.width, x=left, y=top)))
         left, tallest = left + panel.width, max(tallest, panel.height)
@@ -84,8 +84,8 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
 
 
 def _panel(panel: Panel) -> Any:
-    built = KINDS[panel.kind]().title(panel.title).description(panel.description)
-    built.datasource(STORES[panel.queries[0].store])
+    built = _KINDS[panel.kind]().title(panel.title).description(panel.description)
+    built.datasource(_STORES[panel.queries[0].store])
     for number, query in enumerate(panel.queries):
         built.with_target(_target(panel, query, chr(ord("A") + number)))
     if panel.kind == "logs":
@@ -146,7 +146,7 @@ class _JaegerSearch(Dataquery):
         self._fields = {"queryType": "search", "service": service, "limit": 20, "refId": ref_id}
 
     def to_json(self) -> dict[str, object]:
-        return self._fields | {"datasource": STORES["jaeger"].to_json()}
+        return self._fields | {"datasource": _STORES["jaeger"].to_json()}
 
 
 class _Built(Builder[Dataquery]):
@@ -161,9 +161,9 @@ def _target(panel: Panel, query: Query, ref_id: str) -> Any:
     if query.store == "jaeger":
         return _Built(_JaegerSearch(query.text, ref_id))
     if query.store == "loki":
-        return loki.Dataquery().expr(query.text).ref_id(ref_id).max_lines(200).datasource(STORES["loki"])
+        return loki.Dataquery().expr(query.text).ref_id(ref_id).max_lines(200).datasource(_STORES["loki"])
     asked = prometheus.Dataquery().expr(query.text).ref_id(ref_id).legend_format(query.legend or "__auto")
-    asked.datasource(STORES["prometheus"])
+    asked.datasource(_STORES["prometheus"])
     if panel.kind == "table":
         return asked.instant().format(PromQueryFormat.TABLE)
     if panel.kind == "timeseries" and "_bucket" in query.text:
@@ -180,7 +180,7 @@ def _sources(board: Dashboard) -> list[Any]:
     """Ask for the stores that the board's panels use."""
     used = {"datasource", *(_USED_BY[query.store] for panel in board.panels for query in panel.queries)}
     return [
-        dashboards.DatasourceVariable(name).label(label).type(kind) for name, (kind, label) in SOURCES.items() if name in used
+        dashboards.DatasourceVariable(name).label(label).type(kind) for name, (kind, label) in _SOURCES.items() if name in used
     ]
 
 
@@ -189,7 +189,7 @@ def _variable(variable: Variable) -> Any:
     built = (
         dashboards.QueryVariable(variable.label)
         .label(variable.label.capitalize())
-        .datasource(STORES["prometheus"])
+        .datasource(_STORES["prometheus"])
         .query(f"label_values({variable.series}, {variable.label})")
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
@@ -205,11 +205,11 @@ def _firing_alerts() -> Any:
     return (
         dashboards.AnnotationQuery()
         .name("Firing alerts")
-        .datasource(STORES["prometheus"])
+        .datasource(_STORES["prometheus"])
         .enable(True)
         .hide(False)
         .icon_color("red")
-        .expr(f"max by (alertname, severity, service) ({FIRING})")
+        .expr(f"max by (alertname, severity, service) ({_FIRING})")
         .title_format("{{alertname}}")
         .text_format("{{severity}} {{service}}")
         .tag_keys("severity")
@@ -221,7 +221,7 @@ def _other_boards() -> Any:
     return (
         dashboards.DashboardLink("Dashboards")
         .type(dashboard.DashboardLinkType.DASHBOARDS)
-        .tags([TAG])
+        .tags([_TAG])
         .as_dropdown(True)
         .include_vars(True)
         .keep_time(True)

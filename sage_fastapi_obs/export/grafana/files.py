@@ -14,10 +14,10 @@ from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.pack_registry import pack_module
 
-CUSTOMER = "grafana/dashboards/customer-id-monitoring.json"
+_CUSTOMER = "grafana/dashboards/customer-id-monitoring.json"
 Own = Mapping[str, Iterable[Metric]]
 """Metrics that an application declares itself, by the name of their pack."""
-NONE: Own = MappingProxyType({})
+_NONE: Own = MappingProxyType({})
 
 
 def files(services: Services) -> dict[str, str]:
@@ -31,13 +31,13 @@ def files(services: Services) -> dict[str, str]:
         raise SettingsError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
     own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
     written = {f"grafana/dashboards/{one.name}.json": dashboard_json(one) for one in dashboards(services, own)}
-    if CUSTOMER in written:
+    if _CUSTOMER in written:
         # Beside its manifests, for whoever deploys that service alone.
-        written["deploy/k8s/grafana-dashboard.json"] = written[CUSTOMER]
+        written["deploy/k8s/grafana-dashboard.json"] = written[_CUSTOMER]
     return written | provisioning_files()
 
 
-def dashboards(services: Services, own: Own = NONE) -> tuple[Dashboard, ...]:
+def dashboards(services: Services, own: Own = _NONE) -> tuple[Dashboard, ...]:
     """Return dashboards of what the services record; what is promised is that of the first service with a pack."""
     modules = {pack: pack_module(pack, "dashboard") for pack in PACKS if with_pack(services, pack)}
     of_packs = [one for module in modules.values() if module for one in module.dashboards(services)]

@@ -4,8 +4,8 @@ from typing import Any
 
 from sage_fastapi_obs.export.yaml import dumped
 
-TRACE_URL = "${__value.raw}"
-TRACE_ID = r'"trace_id":"(\w+)"'
+_TRACE_URL = "${__value.raw}"
+_TRACE_ID = r'"trace_id":"(\w+)"'
 
 _PROMETHEUS: dict[str, Any] = {
     "name": "Prometheus",
@@ -33,9 +33,9 @@ _LOKI: dict[str, Any] = {
             {
                 "name": "trace",
                 "matcherType": "regex",
-                "matcherRegex": TRACE_ID,
+                "matcherRegex": _TRACE_ID,
                 "datasourceUid": "jaeger",
-                "url": TRACE_URL,
+                "url": _TRACE_URL,
                 "urlDisplayLabel": "Trace",
             }
         ],
@@ -85,7 +85,7 @@ _ELASTICSEARCH: dict[str, Any] = {
         "timeField": "@timestamp",
         "logMessageField": "message",
         "logLevelField": "level",
-        "dataLinks": [{"field": "trace_id", "datasourceUid": "jaeger", "url": TRACE_URL, "urlDisplayLabel": "Trace"}],
+        "dataLinks": [{"field": "trace_id", "datasourceUid": "jaeger", "url": _TRACE_URL, "urlDisplayLabel": "Trace"}],
     },
 }
 _FOLDER = {

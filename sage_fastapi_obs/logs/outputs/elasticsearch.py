@@ -13,9 +13,9 @@ from sage_fastapi_obs.delivery.queued_sender import Entry
 from sage_fastapi_obs.logs.line_format import Encode
 from sage_fastapi_obs.settings import LoggingSettings
 
-CREATED_BEFORE = 409
-ANSWER_BYTES = 4096
-DOCUMENT_BYTES = 512
+_CREATED_BEFORE = 409
+_ANSWER_BYTES = 4096
+_DOCUMENT_BYTES = 512
 """Of an answer, for each document: a status is asked for, and some tell all that there is to say."""
 
 
@@ -57,7 +57,7 @@ class Elasticsearch:
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Create the documents of a batch; return the entries to try again, and how many were refused."""
         body = b"".join(self._action(entry) for entry in batch)
-        answer = self._poster.post(body, self._headers, seconds, ANSWER_BYTES + DOCUMENT_BYTES * len(batch))
+        answer = self._poster.post(body, self._headers, seconds, _ANSWER_BYTES + _DOCUMENT_BYTES * len(batch))
         return _outcome(batch, _statuses(answer, len(batch)))
 
     def close(self) -> None:
@@ -90,5 +90,5 @@ def _statuses(body: bytes, expected: int) -> list[int]:
 
 def _outcome(batch: Sequence[Entry], statuses: Sequence[int]) -> tuple[Sequence[Entry], int]:
     again = [entry for entry, status in zip(batch, statuses, strict=True) if status == 429 or status >= 500]
-    created = sum(200 <= status < 300 or status == CREATED_BEFORE for status in statuses)
+    created = sum(200 <= status < 300 or status == _CREATED_BEFORE for status in statuses)
     return again, len(batch) - len(again) - created

@@ -23,10 +23,10 @@ except ImportError:
 
 LOOK_SECONDS = 1.0
 """How long it may take to notice that the file was moved, deleted, or rotated by another process."""
-SETTLED_SECONDS = 10.0
+_SETTLED_SECONDS = 10.0
 """A file that was written to within this time is not deleted: a process that has not looked yet may still write there."""
-UNLIMITED = 2**63
-MOST_AT_ONCE_BYTES = 256 * 1024
+_UNLIMITED = 2**63
+_MOST_AT_ONCE_BYTES = 256 * 1024
 """Of lines that are written together."""
 
 
@@ -55,7 +55,7 @@ class File(Stream):
         self._keep_files = settings.keep_files
         self._wall_clock = wall_clock
         # Together they may not be what makes the file too large.
-        self.at_once_bytes = MOST_AT_ONCE_BYTES if settings.rotate_bytes is None else settings.rotate_bytes // 16
+        self.at_once_bytes = _MOST_AT_ONCE_BYTES if settings.rotate_bytes is None else settings.rotate_bytes // 16
         self._rotated_name = re.compile(re.escape(self._path.name) + r"\.\d{8}T\d{6}\.\d{6}")
         self.look_at = 0.0
         self._left = 0
@@ -89,7 +89,7 @@ class File(Stream):
     def _look(self, coming: int) -> None:
         """Follow the path to a new file, or rotate this one before some bytes are added."""
         self.look_at = time.monotonic() + LOOK_SECONDS
-        self._left = UNLIMITED if self._rotate_bytes is None else self._rotate_bytes // 64
+        self._left = _UNLIMITED if self._rotate_bytes is None else self._rotate_bytes // 64
         if self._begun or self._descriptor is None:
             # What is left of a line belongs behind its beginning.
             return
@@ -162,7 +162,7 @@ class File(Stream):
     def _delete_oldest(self) -> None:
         rotated = sorted(path for path in self._path.parent.iterdir() if self._rotated_name.fullmatch(path.name))
         for path in rotated[: -self._keep_files]:
-            if time.time() - path.stat().st_mtime > SETTLED_SECONDS:
+            if time.time() - path.stat().st_mtime > _SETTLED_SECONDS:
                 path.unlink(missing_ok=True)
 
 

@@ -21,9 +21,9 @@ from sage_fastapi_obs.threads import Threads
 
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
-PATIENCE_SECONDS = 0.5
+_PATIENCE_SECONDS = 0.5
 """Of one wait for the reader in the background, after which it is seen whether there is still anything to wait for."""
-LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.05
 """Of such a wait where the system cannot tell when the reader goes on."""
 # Windows has none of these.
 _CAN_POLL = hasattr(select, "poll")
@@ -122,7 +122,7 @@ class Stream(Output):
         """Write what waits, for no longer than some seconds."""
         deadline = time.monotonic() + seconds
         while not self._is_written() and (left := deadline - time.monotonic()) > 0:
-            self._wait(min(left, PATIENCE_SECONDS))
+            self._wait(min(left, _PATIENCE_SECONDS))
 
     def close(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds, and close what was opened here."""
@@ -226,7 +226,7 @@ class Stream(Output):
     def _flush(self) -> None:
         """Write the backlog as its reader takes it; the thread of this ends with the backlog."""
         while True:
-            self._wait(PATIENCE_SECONDS)
+            self._wait(_PATIENCE_SECONDS)
             with self.lock:
                 if self._flusher is not threading.current_thread():
                     return
@@ -251,7 +251,7 @@ class Stream(Output):
     def _wait(self, seconds: float) -> None:
         descriptor = self._descriptor
         if not _CAN_POLL:
-            time.sleep(min(seconds, LOOK_SECONDS))
+            time.sleep(min(seconds, _LOOK_SECONDS))
         elif descriptor is not None:
             # A poll of its own: one object serves one thread at a time.
             poll = select.poll()

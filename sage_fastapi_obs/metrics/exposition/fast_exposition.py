@@ -17,8 +17,8 @@ from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode, target_info, without_created
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors, versioned
 
-PIECE_BYTES = 65_536
-SAMPLES_AT_ONCE = 32
+_PIECE_BYTES = 65_536
+_SAMPLES_AT_ONCE = 32
 
 _Pause: TypeAlias = Callable[[], object]
 _Place: TypeAlias = tuple[int, bytes]
@@ -130,8 +130,8 @@ class FastExposition:
             return [self._encoder.family(family, without_created(family, family.samples))]
 
     def _slices(self, family: Metric, samples: Sequence[Sample], pause: _Pause) -> Iterator[bytes]:
-        for start in range(0, len(samples), SAMPLES_AT_ONCE):
-            yield self._lines(family, samples[start : start + SAMPLES_AT_ONCE])
+        for start in range(0, len(samples), _SAMPLES_AT_ONCE):
+            yield self._lines(family, samples[start : start + _SAMPLES_AT_ONCE])
             pause()
 
     def _lines(self, family: Metric, samples: Iterable[Sample]) -> bytes:
@@ -145,7 +145,7 @@ def _in_pieces(texts: Iterable[bytes], pause: _Pause) -> Iterator[bytes]:
     for text in texts:
         waiting.append(text)
         size += len(text)
-        if size >= PIECE_BYTES:
+        if size >= _PIECE_BYTES:
             yield b"".join(waiting)
             waiting, size = [], 0
             pause()

@@ -4,7 +4,7 @@ from functools import partial
 
 from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, Alias, counter, gauge, histogram
 
-VALUE_BUCKETS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
+_VALUE_BUCKETS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
 _alias = partial(Alias, group="result")
 
@@ -18,7 +18,7 @@ METRICS = (
         {"category": ()},
         aliases=(_alias("orders_by_category", type="unknown"),),
     ),
-    histogram("order_value", "Value of orders, in units of the currency.", VALUE_BUCKETS),
+    histogram("order_value", "Value of orders, in units of the currency.", _VALUE_BUCKETS),
     counter("revenue_total", "Revenue, in units of the currency."),
     counter("api_requests_total", "Requests to an API.", {"endpoint": (), "method": ()}),
     histogram(

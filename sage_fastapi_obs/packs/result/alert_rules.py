@@ -10,12 +10,12 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 
-RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
+_RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
 _FAILURES = Stat("result_failure_total", "increase")
 _P95 = Stat("result_duration_seconds", "p95", by=("operation",))
 _FAILED, _SUCCEEDED = (Stat(f"result_{one}_total", "increase", HOUR) for one in ("failure", "success"))
 _FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
-_threshold = partial(threshold_alert, group=RESULT)
+_threshold = partial(threshold_alert, group=_RESULT)
 _FAILED_RUNS = "{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes."
 _BREAKER = AlertRule(
     name="CircuitBreakerOpen",
@@ -40,7 +40,7 @@ _OF_ALL = (
         "{{ $labels.operation }} of {{ $labels.service }} is slow",
         "One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
     ),
-    alert_from_rule(_BREAKER, RESULT, seed="circuit_breaker_activated").about(
+    alert_from_rule(_BREAKER, _RESULT, seed="circuit_breaker_activated").about(
         "The circuit breaker {{ $labels.name }} of {{ $labels.service }} is open",
         "Calls behind it are refused until it closes.",
     ),
@@ -59,7 +59,7 @@ def _promised(allowed: float, services: Services, returning: Services) -> Export
     below, above = (series_giving(_FAILED_SHARE, share, {"service": name}).series for share in shares_around(allowed))
     return ExportedRule(
         name="SlaErrorRateViolation",
-        group=RESULT,
+        group=_RESULT,
         expr=only_for(f"{_FAILED_SHARE.promql(BY)[0]} > {number(allowed)}", services, returning),
         severity="warning",
         seed="sla_violation",

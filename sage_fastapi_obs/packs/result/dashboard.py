@@ -8,9 +8,9 @@ from sage_fastapi_obs.settings import SlaSettings
 
 panel = PanelBuilder()
 ask = panel.ask
-DURATION = "result_duration_seconds"
+_DURATION = "result_duration_seconds"
 
-OPERATIONS = (
+_OPERATIONS = (
     Panel(
         "Success and failure by operation",
         numbers(
@@ -19,14 +19,14 @@ OPERATIONS = (
         ),
         unit="ops",
     ).about("Operations per second."),
-    panel.quantiles("Duration by operation (p50, p95, p99)", DURATION, ["operation"], bad=5).about(
+    panel.quantiles("Duration by operation (p50, p95, p99)", _DURATION, ["operation"], bad=5).about(
         "ResultSlowResponse fires from a p95 of 5 s."
     ),
-    panel.p95("Duration by operation, longest", DURATION, ["operation"], q=1).about(
+    panel.p95("Duration by operation, longest", _DURATION, ["operation"], q=1).about(
         "The upper bound of the bucket with the slowest run: not slower than this, up to the last bound of 60 s."
     ),
 )
-CAUSES = (
+_CAUSES = (
     panel.rate("Errors by type", "result_error_by_type_total", ["operation", "error_type"], stacked=True).about(
         "Failures per second; str is a failure that was only a text."
     ),
@@ -50,7 +50,7 @@ CAUSES = (
         "Change of the process's memory during the last run; runs beside each other are counted for each other."
     ),
 )
-BATCHES = (
+_BATCHES = (
     panel.rate("Batch items", "flux_result_items_total", ["operation", "status"], stacked=True).about("Items per second."),
     panel.gauge(
         "Success ratio of the last batch",
@@ -63,7 +63,7 @@ BATCHES = (
     ).about("Share of the items that succeeded."),
     panel.p95("Batch duration: p95", "flux_result_duration_seconds", ["operation"]).about("Whole batches."),
 )
-BUSINESS = (
+_BUSINESS = (
     panel.increase("Orders by category", "orders_by_category_total", ["category"], window="1h", stacked=True).about(
         "Orders in an hour."
     ),
@@ -89,10 +89,10 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
     """Return the dashboard of operations, with what a business counts where that pack is on."""
     rows = (
         Row("What is wrong", _wrong(with_pack(services, "result")[0].sla)),
-        Row("Where", OPERATIONS),
-        Row("Why", CAUSES),
-        Row("Batches", BATCHES),
-        *([Row("Business", BUSINESS)] if with_pack(services, "business") else []),
+        Row("Where", _OPERATIONS),
+        Row("Why", _CAUSES),
+        Row("Batches", _BATCHES),
+        *([Row("Business", _BUSINESS)] if with_pack(services, "business") else []),
     )
     about = "Operations that return a Result: how many fail, of what, how long they take, and whether promises are kept."
     choices = panels.choices("result_success_total")
@@ -118,7 +118,7 @@ def _wrong(sla: SlaSettings) -> tuple[Panel, ...]:
             bad=None if sla.error_rate is None else sla.error_rate / 100,
         ).about("Share of operations that failed in an hour; SlaErrorRateViolation fires from the limit."),
         panels.stat(
-            "SLA: p95, 1 h", ask.quantile(0.95, DURATION, window="1h"), "s", bad=panels.seconds(sla.response_time_p95_ms)
+            "SLA: p95, 1 h", ask.quantile(0.95, _DURATION, window="1h"), "s", bad=panels.seconds(sla.response_time_p95_ms)
         ).about("Of all operations in an hour."),
         panels.stat(
             "Failures in 5 minutes", f"{ask.increase('result_failure_total', window='5m')} or vector(0)", warn=50, bad=100

@@ -35,7 +35,7 @@ F = TypeVar("F")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LONGEST_CONTEXT_BYTES = 4 * 1024
+_LONGEST_CONTEXT_BYTES = 4 * 1024
 """Of the arguments of one call."""
 _timestamp = Timestamps()
 _NO_OPERATION: tuple[str | None, Exchange | None] = (None, None)
@@ -124,7 +124,7 @@ class _Arguments:
 
     def __init__(self, fn: Callable[..., Any], redact: tuple[str, ...]) -> None:
         self._signature = inspect.signature(fn)
-        self._values = Sanitizer(Redaction(LoggingSettings(redact=redact)), LONGEST_CONTEXT_BYTES)
+        self._values = Sanitizer(Redaction(LoggingSettings(redact=redact)), _LONGEST_CONTEXT_BYTES)
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -133,7 +133,7 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def handshake_error(error: BaseException) -> str:
+def _handshake_error(error: BaseException) -> str:
     """Tell why a handshake failed: `timeout`, `network`, or because what was received is `invalid`."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, TimeoutError) or any("Timeout" in name for name in names):
@@ -146,7 +146,7 @@ _HANDSHAKE = RunMetrics(
     duration="sage_handshake_duration_seconds",
     total="sage_handshakes_completed_total",
     errors="sage_handshakes_failed_total",
-    error_type=handshake_error,
+    error_type=_handshake_error,
 )
 _STAGE = RunMetrics(duration="sage_handshake_stage_duration_seconds")
 _CRYPTO = RunMetrics(

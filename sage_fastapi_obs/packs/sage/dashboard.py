@@ -10,7 +10,7 @@ panel = PanelBuilder()
 ask = panel.ask
 FAILED, SUCCEEDED = {"status": "failure"}, {"status": "success"}
 
-WRONG = (
+_WRONG = (
     panels.firing(),
     panels.up(),
     panels.stat(
@@ -32,13 +32,13 @@ WRONG = (
         "Signatures refused", f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)", "cps", warn=0.5, bad=1
     ).about("Per second; SignatureVerificationFailureHigh fires from 1."),
 )
-ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
+_ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
     "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
 )
-CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
+_CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
     "Sessions per second whose creation was tried."
 )
-HANDSHAKES = panel.share(
+_HANDSHAKES = panel.share(
     "Handshake Success Rate",
     "sage_handshakes_completed_total",
     legend="succeeded",
@@ -46,15 +46,15 @@ HANDSHAKES = panel.share(
     thresholds=(Threshold(BAD), Threshold(WARN, 0.9), Threshold(FINE, 0.95)),
     max=1,
 ).about("Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.")
-ENCRYPTION = panel.quantiles(
+_ENCRYPTION = panel.quantiles(
     "Encryption Latency (p50, p95, p99)", "sage_session_duration_seconds", where={"operation": "encrypt"}, warn=0.010, bad=0.100
 ).about(
     "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
     "quantile is an estimate."
 )
-SESSIONS = (
-    ACTIVE,
-    CREATED,
+_SESSIONS = (
+    _ACTIVE,
+    _CREATED,
     panel.share(
         "Session failure ratio", "sage_sessions_created_total", legend="failed", where=FAILED, warn=0.05, bad=0.1
     ).about("Share of sessions that could not be created."),
@@ -71,18 +71,18 @@ SESSIONS = (
         "Creating, encrypting and decrypting."
     ),
 )
-HANDSHAKE_ERRORS = panel.rate(
+_HANDSHAKE_ERRORS = panel.rate(
     "Handshakes that failed, by error", "sage_handshakes_failed_total", ["error_type"], unit="cps", stacked=True
 ).about("timeout and network: the other side or the way to it; invalid: what it sent.")
-ALL_HANDSHAKES = (
-    HANDSHAKES,
+_ALL_HANDSHAKES = (
+    _HANDSHAKES,
     panel.quantiles("Handshake duration", "sage_handshake_duration_seconds", warn=0.5, bad=1).about(
         "Whole handshakes; SlowHandshakes fires from a p95 of 1 s."
     ),
     panel.p95("Handshake stages: p95", "sage_handshake_stage_duration_seconds", ["stage"]).about(
         "Which stage takes the time: process resolves the other side's identity."
     ),
-    HANDSHAKE_ERRORS,
+    _HANDSHAKE_ERRORS,
     Panel(
         "Handshakes begun and ended",
         numbers(
@@ -93,19 +93,19 @@ ALL_HANDSHAKES = (
         width=16,
     ).about("More begun than ended: they hang."),
 )
-CRYPTO_ERRORS = panel.rate(
+_CRYPTO_ERRORS = panel.rate(
     "Crypto errors", "sage_crypto_errors_total", ["operation", "error_type"], unit="cps", stacked=True
 ).about("verify: forged or damaged signatures; decrypt: keys that do not fit, or damaged frames.")
-CRYPTO = (
+_CRYPTO = (
     panel.rate("Crypto operations", "sage_crypto_operations_total", ["operation", "algorithm"], stacked=True).about(
         "Operations per second."
     ),
-    CRYPTO_ERRORS,
+    _CRYPTO_ERRORS,
     panel.p95("Crypto operations: p95", "sage_crypto_operation_duration_seconds", ["operation"]).about(
         "All slow at once: the processor is busy. One slow: its algorithm or its key."
     ),
 )
-RESOLUTION_ERRORS = panel.rate(
+_RESOLUTION_ERRORS = panel.rate(
     "DID resolutions that failed",
     "sage_did_resolution_errors_total",
     ["chain", "error_type"],
@@ -114,11 +114,11 @@ RESOLUTION_ERRORS = panel.rate(
     stacked=True,
     bad=0.5,
 ).about("DIDResolutionFailure fires from 0.5 per second of a chain.")
-IDENTITIES = (
+_IDENTITIES = (
     panel.p95("DID resolution: p95", "sage_did_resolution_duration_seconds", ["chain"], width=12).about(
         "Time of asking the chain's node."
     ),
-    RESOLUTION_ERRORS,
+    _RESOLUTION_ERRORS,
     Panel(
         "DID resolutions and registrations",
         numbers(
@@ -136,16 +136,16 @@ IDENTITIES = (
         stacked=True,
     ).about("Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail."),
 )
-REPLAYS = panel.increase(
+_REPLAYS = panel.increase(
     "Replay attacks", "sage_replay_attacks_detected_total", window="5m", legend="in 5 minutes", bad=1
 ).about("One is enough for ReplayAttacksDetected.")
 _REFUSED_NONCES = ask.rate("sage_nonce_validations_total", "status", status="!=valid")
-NONCES = Panel(
+_NONCES = Panel(
     "Nonce failures",
     numbers((f"{_REFUSED_NONCES} / on () group_left () {ask.rate('sage_nonce_validations_total')}", "{{status}}")),
     unit="percentunit",
 ).about("Share of nonces: invalid ones were used before or are no nonces, expired ones came late: look at clocks.")
-MESSAGES = (
+_MESSAGES = (
     panel.rate("Message throughput", "sage_messages_processed_total", ["type", "status"], unit="mps").about(
         "Messages per second."
     ),
@@ -163,7 +163,7 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
     """Return the dashboards: whether SAGE is well at a glance, all of its parts, and the way from an error to one request."""
     choices, tags = panels.choices("sage_sessions_active"), ("sage",)
     sla = with_pack(services, "sage")[0].sla
-    errors = [each.sized(12, 8) for each in (HANDSHAKE_ERRORS, CRYPTO_ERRORS, RESOLUTION_ERRORS)]
+    errors = [each.sized(12, 8) for each in (_HANDSHAKE_ERRORS, _CRYPTO_ERRORS, _RESOLUTION_ERRORS)]
     return (
         Dashboard(
             "sage-overview",
@@ -171,8 +171,8 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
             "Whether sessions are opened, handshakes succeed and encryption is fast. The dashboard SAGE Detailed says where, "
             "and SAGE Debugging why.",
             (
-                Row("What is wrong", (*WRONG, *(each.sized(6, 8) for each in (ACTIVE, CREATED, HANDSHAKES, ENCRYPTION)))),
-                Row("Attacks", (REPLAYS.sized(12, 8), NONCES.sized(12, 8))),
+                Row("What is wrong", (*_WRONG, *(each.sized(6, 8) for each in (_ACTIVE, _CREATED, _HANDSHAKES, _ENCRYPTION)))),
+                Row("Attacks", (_REPLAYS.sized(12, 8), _NONCES.sized(12, 8))),
             ),
             choices,
             tags,
@@ -182,12 +182,12 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
             "SAGE Detailed",
             "All parts of SAGE: sessions, handshakes, cryptography, identities and chains, messages.",
             (
-                Row("What is wrong", WRONG),
-                Row("Sessions", SESSIONS),
-                Row("Handshakes", ALL_HANDSHAKES),
-                Row("Cryptography", CRYPTO),
-                Row("Identities and chains", IDENTITIES),
-                Row("Messages and attacks", (*MESSAGES, REPLAYS, NONCES)),
+                Row("What is wrong", _WRONG),
+                Row("Sessions", _SESSIONS),
+                Row("Handshakes", _ALL_HANDSHAKES),
+                Row("Cryptography", _CRYPTO),
+                Row("Identities and chains", _IDENTITIES),
+                Row("Messages and attacks", (*_MESSAGES, _REPLAYS, _NONCES)),
             ),
             choices,
             tags,
@@ -197,7 +197,7 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
             "SAGE Debugging",
             "From a kind of error to the lines and the trace of one request that had it.",
             (
-                Row("What is wrong", (*WRONG, *red(panel, sla, "service"))),
+                Row("What is wrong", (*_WRONG, *red(panel, sla, "service"))),
                 Row("Where: errors by kind", (*errors, panels.slowest(ask))),
                 panels.logs_row(),
             ),

@@ -7,9 +7,9 @@ from sage_fastapi_obs.dashboards.panels import PanelBuilder
 
 panel = PanelBuilder()
 ask = panel.ask
-REFUSED = '{service=~"$service"} | json | status = 401 or status = 403 or status = 429'
+_REFUSED = '{service=~"$service"} | json | status = 401 or status = 403 or status = 429'
 
-WRONG = (
+_WRONG = (
     panels.firing(6),
     panels.stat(
         "Failed logins in 5 minutes", ask.increase("auth_login_failed_total", window="5m"), warn=50, bad=200, width=6
@@ -46,13 +46,13 @@ WHERE = (
         "Requests that match no route", "http_requests_total", ["service"], where={"route": "unmatched"}, unit="reqps", width=12
     ).about("Scanners ask for pages that are not there."),
 )
-LINES = Panel("Requests refused", logs(REFUSED), kind="logs", width=24, height=10).about(
+_LINES = Panel("Requests refused", logs(_REFUSED), kind="logs", width=24, height=10).about(
     "The raw path and the client are in the line."
 )
 
 
 def dashboards(_services: Services) -> tuple[Dashboard, ...]:
     """Return the dashboard."""
-    rows = (Row("What is wrong", WRONG), Row("Where", WHERE), Row("Why: lines", (LINES,)))
+    rows = (Row("What is wrong", _WRONG), Row("Where", WHERE), Row("Why: lines", (_LINES,)))
     about = "Logins that fail, clients beyond their limits, and events that may be an attack."
     return (Dashboard("security", "Security", about, rows, panels.choices("auth_login_failed_total"), ("security",)),)

@@ -6,7 +6,7 @@ from sage_fastapi_obs.alerting.expressions import Stat
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
 
-BUSINESS = RuleGroup("business", "Business: pack `textbook`", "textbook", "textbook-business", weight=30)
+_BUSINESS = RuleGroup("business", "Business: pack `textbook`", "textbook", "textbook-business", weight=30)
 _HOUR = 3600.0
 
 
@@ -23,7 +23,7 @@ def _idle(services: Services) -> ExportedRule:
     running = {target: SeriesShape(level=1)}
     return ExportedRule(
         name="NoTextbooksCreated",
-        group=BUSINESS,
+        group=_BUSINESS,
         expr=f"(sum(increase(textbooks_created_total[1h])) or vector(0)) == 0 and on () count({up(services)} == 1) > 0",
         for_seconds=7200,
         severity="warning",
@@ -38,7 +38,7 @@ def _costly() -> ExportedRule:
         "HighAITokenUsage",
         Stat("ai_tokens_used_total", "increase", _HOUR),
         1_000_000,
-        group=BUSINESS,
+        group=_BUSINESS,
         severity="warning",
         also_by=(),
     ).about("Language models are used a lot", "{{ $value | humanize }} tokens were used in the last hour, more than a million.")

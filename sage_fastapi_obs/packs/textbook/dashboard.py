@@ -9,24 +9,24 @@ from sage_fastapi_obs.dashboards.service import red
 SCOPE = 'job=~"$job", instance=~"$instance"'
 panel = PanelBuilder(SCOPE)
 ask = panel.ask
-IDLE = 'rate(node_cpu_seconds_total{mode="idle"}[$__rate_interval])'
+_IDLE = 'rate(node_cpu_seconds_total{mode="idle"}[$__rate_interval])'
 
-HEALTH = (
+_HEALTH = (
     panels.firing(6),
     panels.stat("Service Health", f"sum(up{{{SCOPE}}})", width=6).about("Instances that answered the last scrape."),
     panels.up(SCOPE, 6),
     panels.stat("Active users", ask.value("active_users"), width=6).about("As the application tells it."),
 )
-HOSTS = Panel(
+_HOSTS = Panel(
     "CPU of hosts",
-    numbers((f"1 - avg by (instance) ({IDLE})", "{{instance}}")),
+    numbers((f"1 - avg by (instance) ({_IDLE})", "{{instance}}")),
     unit="percentunit",
     width=12,
     warn=0.7,
     bad=0.8,
     max=1,
 ).about("From node-exporter. HighCPUUsage fires from 80 % for ten minutes.")
-NOW = (
+_NOW = (
     panels.stat("Active Users", ask.value("active_users"), width=6).about("As the application tells it."),
     panels.stat("Textbooks Created Today", ask.increase("textbooks_created_total", window="1d"), width=6).about(
         "In the last 24 hours. NoTextbooksCreated fires after about three hours without."
@@ -36,7 +36,7 @@ NOW = (
     ).about("HighAITokenUsage fires from a million."),
     panels.firing(6),
 )
-OVER_TIME = (
+_OVER_TIME = (
     Panel(
         "Learning Sessions",
         numbers((f"topk(20, {ask.value('active_learning_sessions', 'textbook_id')})", "{{textbook_id}}")),
@@ -63,8 +63,8 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
             "AI Textbook - System Overview",
             "The services of the AI textbooks: which are up, how much they do, how many requests fail, and how long they take.",
             (
-                Row("What is wrong", (*HEALTH, *red(panel, found[0].sla, "service"))),
-                Row("Where", (panels.slowest(ask), HOSTS)),
+                Row("What is wrong", (*_HEALTH, *red(panel, found[0].sla, "service"))),
+                Row("Where", (panels.slowest(ask), _HOSTS)),
                 panels.runtime_row(panel),
             ),
             _choices("http_requests_total", jobs),
@@ -74,7 +74,7 @@ def dashboards(services: Services) -> tuple[Dashboard, ...]:
             "textbook-business",
             "AI Textbook - Business Metrics",
             "Who learns, with what, and what it costs in tokens.",
-            (Row("Now", NOW), Row("Over time", OVER_TIME)),
+            (Row("Now", _NOW), Row("Over time", _OVER_TIME)),
             _choices("textbooks_created_total", jobs),
             tags,
         ),
