@@ -10,7 +10,7 @@ from pathlib import Path
 from sage_fastapi_obs import Settings
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.alerting.expressions import duration
-from sage_fastapi_obs.export.rules import alerts, recordings
+from sage_fastapi_obs.export.all_rules import alerts, recordings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "alerts.md"

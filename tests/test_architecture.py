@@ -1,6 +1,7 @@
 """Imports go one way, and what must never be used is not."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,3 +159,16 @@ def test_the_middleware_names_no_signal() -> None:
         "metrics",
     }
     assert len(ast.unparse(called).splitlines()) < 40
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A name found in a traceback or by a search is that of one class."""
+    nodes = (node for path in FOUND for node in ast.walk(ast.parse(path.read_text())))
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_no_two_files_have_one_name() -> None:
+    """Only packs have the same files; and there are metrics of clients and of the RFS interface."""
+    names = Counter(path.name for path in FOUND if "packs" not in path.parts and path.name != "__init__.py")
+    assert [name for name, number in names.items() if number > 1] == ["metrics.py"]

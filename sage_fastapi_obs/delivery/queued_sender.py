@@ -28,11 +28,11 @@ LAST_RETRY_SECONDS = 30.0
 _NOTICE_SECONDS = 60.0
 
 
-class _ThisThread(threading.local):
+class _SendingFlag(threading.local):
     is_sending = False
 
 
-_this_thread = _ThisThread()
+_this_thread = _SendingFlag()
 
 
 def is_sending() -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
-from sage_fastapi_obs.export.rules import alerts
+from sage_fastapi_obs.export.all_rules import alerts
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 

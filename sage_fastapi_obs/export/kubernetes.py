@@ -8,7 +8,7 @@ from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import METRICS_PORT_NAME, Services
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
-from sage_fastapi_obs.export.rules import alerts, concerned, recordings
+from sage_fastapi_obs.export.all_rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 

@@ -11,8 +11,8 @@ from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSerie
 from sage_fastapi_obs.alerting.expressions import duration
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.export.all_rules import alerts, recordings
 from sage_fastapi_obs.export.grafana import dashboards
-from sage_fastapi_obs.export.rules import alerts, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 

@@ -169,7 +169,7 @@ RequestLogger = Annotated[BoundLogger, Depends(_logger)]
 """A `BoundLogger` for the request."""
 
 
-class _Process:
+class _ProcessWithoutApp:
     """Whose lines those of a process without an app are."""
 
     def __init__(self, settings: Settings) -> None:
@@ -183,9 +183,9 @@ def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
     Called again, it replaces what it set up before. An `Observability` does this by itself. Raises `OSError` when the
     output cannot be opened.
     """
-    process = _Process(Settings() if settings is None else settings)
+    process = _ProcessWithoutApp(Settings() if settings is None else settings)
     for logs in takeover.writers():
-        if isinstance(logs, LogWriter) and isinstance(logs.observer, _Process):
+        if isinstance(logs, LogWriter) and isinstance(logs.observer, _ProcessWithoutApp):
             logs.close()
     redaction = Redaction(process.settings.logging, query_values=process.settings.tracing.query_values)
     logs = LogWriter(process.settings.logging, process.settings.service, process.faults, time.time_ns, process, redaction)

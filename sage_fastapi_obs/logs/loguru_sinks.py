@@ -18,7 +18,7 @@ _AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_lo
 records in ways of their own, and are told only what the application itself tells loguru."""
 
 
-class _ThisThread(threading.local):
+class _LoguruThreadState(threading.local):
     completed: object = None
     """The last `extra` of loguru's that has its ids."""
     told: object = None
@@ -29,7 +29,7 @@ class _ThisThread(threading.local):
     """The last record that a handler of the application's has handed to loguru before ours saw it, and its fields there."""
 
 
-THIS_THREAD = _ThisThread()
+THIS_THREAD = _LoguruThreadState()
 
 
 class _Sinks:

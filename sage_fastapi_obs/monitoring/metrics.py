@@ -16,7 +16,7 @@ from sage_fastapi_obs.alerting.summary import rule_summary, slow_operations
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes
-from sage_fastapi_obs.monitoring import notifiers, process
+from sage_fastapi_obs.monitoring import notifiers, process_state
 from sage_fastapi_obs.monitoring.rfs_summary import rfs_expression, rfs_summary
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.operations.count import set_gauge
@@ -78,12 +78,12 @@ def start_monitoring(interval_seconds: float = 15.0) -> None:
     A started `Observability` does so by itself, at the interval of its settings. In a process without one, such as a script,
     one is started from the environment; it closes when an application's starts. Raises `SettingsError`.
     """
-    process.start(interval_seconds)
+    process_state.start(interval_seconds)
 
 
 def stop_monitoring() -> None:
     """Judge no more rules, and close what `start_monitoring` made; once is enough. Waits for what is on its way."""
-    process.stop()
+    process_state.stop()
 
 
 def reset_monitoring() -> None:
@@ -92,7 +92,7 @@ def reset_monitoring() -> None:
     Stops what `start_monitoring` made, takes back the rules that were added, and forgets what was configured for results. What
     an application's `Observability` has recorded stays: give each test its own.
     """
-    process.reset()
+    process_state.reset()
     override_options(None)
     header_override.set(None)
 
@@ -118,7 +118,7 @@ def create_alert_rule(
     """
     if severity not in get_args(Severity):
         raise SettingsError(f"rule {name!r}: {severity!r} is no severity: use {', '.join(get_args(Severity))}")
-    return process.add_rule(
+    return process_state.add_rule(
         AlertRule(
             name=name,
             expression=rfs_expression(metric_name, statistic, window_minutes * 60),
@@ -134,12 +134,12 @@ def create_alert_rule(
 
 def remove_alert_rule(name: str) -> bool:
     """Remove a rule and its alerts; return whether there was one."""
-    return process.remove_rule(name)
+    return process_state.remove_rule(name)
 
 
 def setup_default_alerts() -> None:
     """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
-    process.on_each_start("the default alerts", lambda observability: observability.status.add_default_alerts())
+    process_state.on_each_start("the default alerts", lambda observability: observability.status.add_default_alerts())
 
 
 def evaluate_alerts() -> list[Alert]:

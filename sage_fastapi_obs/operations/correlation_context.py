@@ -57,10 +57,10 @@ class CorrelationContext:
 
     def __call__(self, work: Work) -> Work:
         """Return the function, of the same kind, with each call as a block."""
-        return around_calls(work, lambda: _Call(self._correlation_id or new_request_id()), "with_correlation_id")
+        return around_calls(work, lambda: _CorrelatedCall(self._correlation_id or new_request_id()), "with_correlation_id")
 
 
-class _Call:
+class _CorrelatedCall:
     """One call of a decorated function: it has the same id in all its steps."""
 
     def __init__(self, correlation_id: str) -> None:

@@ -39,7 +39,7 @@ class _Part:
         self._block = block
 
 
-class _Call(_Part):
+class _AroundCall(_Part):
     """A block around a function, or around a coroutine until it is done."""
 
     __slots__ = ()
@@ -53,7 +53,7 @@ class _Call(_Part):
         self._block.detach()
 
 
-class _Iteration(_Part):
+class _AroundIteration(_Part):
     """A block around all steps of a generator."""
 
     __slots__ = ()
@@ -65,7 +65,7 @@ class _Iteration(_Part):
         self._block.end(error)
 
 
-class _Step(_Part):
+class _AroundStep(_Part):
     """One step of a generator."""
 
     __slots__ = ()
@@ -95,7 +95,7 @@ def around_calls(work: Work, new_block: Callable[[], Block], decorator: str) -> 
 
 def _function(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _Call(new_block()):
+        with _AroundCall(new_block()):
             return work(*args, **kwargs)
 
     return called
@@ -103,7 +103,7 @@ def _function(work: Callable[..., Any], new_block: Callable[[], Block]) -> Calla
 
 def _coroutine(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> Any:
-        with _Call(new_block()):
+        with _AroundCall(new_block()):
             return await work(*args, **kwargs)
 
     return called
@@ -112,19 +112,19 @@ def _coroutine(work: Callable[..., Any], new_block: Callable[[], Block]) -> Call
 def _generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         block = new_block()
-        with _Iteration(block):
+        with _AroundIteration(block):
             body = work(*args, **kwargs)
             step: Callable[[], Any] = partial(next, body)
             while True:
                 try:
-                    with _Step(block):
+                    with _AroundStep(block):
                         value = step()
                 except StopIteration as end:
                     return end.value
                 try:
                     step = partial(body.send, (yield value))
                 except GeneratorExit:
-                    with _Step(block):
+                    with _AroundStep(block):
                         body.close()
                     raise
                 except BaseException as error:
@@ -136,19 +136,19 @@ def _generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Call
 def _async_generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         block = new_block()
-        with _Iteration(block):
+        with _AroundIteration(block):
             body = work(*args, **kwargs)
             step: Callable[[], Any] = partial(anext, body)
             while True:
                 try:
-                    with _Step(block):
+                    with _AroundStep(block):
                         value = await step()
                 except StopAsyncIteration:
                     return
                 try:
                     step = partial(body.asend, (yield value))
                 except GeneratorExit:
-                    with _Step(block):
+                    with _AroundStep(block):
                         await body.aclose()
                     raise
                 except BaseException as error:

@@ -7,7 +7,7 @@ import yaml
 from demo import SERVICES, run, service, write
 
 from sage_fastapi_obs.export import alertmanager
-from sage_fastapi_obs.export.rules import alerts
+from sage_fastapi_obs.export.all_rules import alerts
 
 NAMES = [settings.service.name for settings in SERVICES]
 SEVERITIES = ["critical", "warning", "info", ""]

@@ -9,7 +9,7 @@ from demo import ROOT, SERVICES, service
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, kubernetes, prometheus
-from sage_fastapi_obs.export.rules import alerts
+from sage_fastapi_obs.export.all_rules import alerts
 
 FILES = {
     path.removeprefix("deploy/k8s/").removesuffix(".yaml"): [*yaml.safe_load_all(text)]

@@ -101,8 +101,8 @@ def log_result_operation(
         arguments = _Arguments(fn, redact) if log_args else None
         logger = _logger_of(fn)
 
-        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-            return _Call(name, logger, {} if arguments is None else {"context": arguments.of(args, kwargs)}, span=span)
+        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _LoggedCall:
+            return _LoggedCall(name, logger, {} if arguments is None else {"context": arguments.of(args, kwargs)}, span=span)
 
         @wraps(fn)
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -137,7 +137,7 @@ class _Arguments:
         return self._values.rebuilt_fields(named)
 
 
-class _Call:
+class _LoggedCall:
     """One call of a decorated function."""
 
     def __init__(self, name: str, logger: ObsLogger, fields: Mapping[str, Any], *, span: bool) -> None:
@@ -224,7 +224,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
 
         `message` takes the place of "step completed".
         """
-        return self._with(_Step(self._calls, step, message or "step completed"))
+        return self._with(_LoggedStep(self._calls, step, message or "step completed"))
 
     def log_performance(self, name: str) -> Self:
         """Log how long the chain took so far, and record it in `operation_duration_seconds` under this name."""
@@ -281,7 +281,7 @@ class _Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step(_Calls):
+class _LoggedStep(_Calls):
     """Does the same, and logs it under a name."""
 
     name: str

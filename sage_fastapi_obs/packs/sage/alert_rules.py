@@ -2,8 +2,8 @@
 
 from functools import partial
 
+from sage_fastapi_obs.alert_rules.any_service import down_test
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
-from sage_fastapi_obs.alert_rules.http import down_test
 from sage_fastapi_obs.alert_rules.rule_test_series import series
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat
 from sage_fastapi_obs.catalog import services as of

@@ -11,7 +11,7 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import grafana, prometheus
-from sage_fastapi_obs.export.rules import alerts, recordings
+from sage_fastapi_obs.export.all_rules import alerts, recordings
 
 DOCUMENTED = {
     "ReplayAttacksDetected": ("sage_critical", "1m", "critical"),

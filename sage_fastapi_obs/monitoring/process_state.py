@@ -10,7 +10,7 @@ from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.settings import Settings
 
 
-class _Process:
+class _ProcessState:
     def __init__(self) -> None:
         self.own: Observability | None = None
         """Started here because there was no other."""
@@ -20,27 +20,27 @@ class _Process:
         """Names of the rules that were added here."""
 
 
-_process = _Process()
+_state = _ProcessState()
 
 
 def start(interval_seconds: float) -> None:
     """Judge rules from now on; without an `Observability`, start one from the environment."""
     observability = active_observability()
     if observability is None:
-        _process.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
+        _state.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
         on_start(_on_start)
-        _process.own.start()
+        _state.own.start()
     elif observability.settings.metrics.enabled:
         observability.status.start()
 
 
 def stop() -> None:
     """Judge no more rules, and close what was started here. Waits for notifications that are on their way."""
-    observability, own = active_observability(), _process.own
+    observability, own = active_observability(), _state.own
     if observability is not None and observability is not own:
         observability.status.close()
     if own is not None:
-        _process.own = None
+        _state.own = None
         own.status.close()
         # Without a loop: if the caller has one, this call blocks it.
         own.abandon()
@@ -52,7 +52,7 @@ def on_each_start(name: str, do: Callable[[ActiveObservability], None]) -> None:
     if observability is not None:
         do(observability)
         return
-    _process.waiting[name] = do
+    _state.waiting[name] = do
     on_start(_on_start)
 
 
@@ -64,24 +64,24 @@ def add_rule(rule: AlertRule) -> AlertRule:
 
 def remove_rule(name: str) -> bool:
     """Remove a rule; return whether there was one."""
-    was_waiting = _process.waiting.pop(name, None) is not None
+    was_waiting = _state.waiting.pop(name, None) is not None
     observability = active_observability()
     return (observability is not None and _remove(observability, name)) or was_waiting
 
 
 def reset() -> None:
     """Stop what was started here, and remove the rules that were added."""
-    if _process.own is not None:
+    if _state.own is not None:
         stop()
-    for observability, names in _process.rules.items():
+    for observability, names in _state.rules.items():
         for name in names:
             _remove(observability, name)
-    _process.rules.clear()
-    _process.waiting.clear()
+    _state.rules.clear()
+    _state.waiting.clear()
 
 
 def _add(rule: AlertRule, observability: ActiveObservability) -> None:
-    _process.rules.setdefault(observability, set()).add(rule.name)
+    _state.rules.setdefault(observability, set()).add(rule.name)
     observability.status.alerts.add(rule)
 
 
@@ -93,13 +93,13 @@ def _remove(observability: ActiveObservability, name: str) -> bool:
 
 
 def _on_start(observability: ActiveObservability) -> None:
-    own = _process.own
-    for do in [*_process.waiting.values()]:
+    own = _state.own
+    for do in [*_state.waiting.values()]:
         do(observability)
     if own is not None and own is not observability:
         # That of an application replaces ours.
-        _process.own = None
+        _state.own = None
         for rule in own.status.alerts.rules:
-            if rule.name in _process.rules.get(own, ()):
+            if rule.name in _state.rules.get(own, ()):
                 _add(rule, observability)
         own.abandon()

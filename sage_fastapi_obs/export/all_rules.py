@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from sage_fastapi_obs.alert_rules import http, objectives, user
+from sage_fastapi_obs.alert_rules import any_service, objectives, user
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog import services as of
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
@@ -14,7 +14,7 @@ recordings = objectives.recordings
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of all packs that are switched on, and those that the settings declare, group by group."""
     of_packs = [module for pack in pack_names() if (module := pack_module(pack, "alert_rules"))]
-    found = chain.from_iterable(module.alerts(of.distinct(services)) for module in (http, *of_packs, objectives, user))
+    found = chain.from_iterable(module.alerts(of.distinct(services)) for module in (any_service, *of_packs, objectives, user))
     return sorted((_with_team(alert, services) for alert in found), key=lambda alert: (alert.group.weight, alert.group.name))
 
 
