@@ -20,7 +20,7 @@ class ActiveObservability(Protocol):
     settings: Settings
     clock: Callable[[], int]
     wall_clock: Callable[[], int]
-    faults: InternalErrors
+    internal_errors: InternalErrors
     instruments: Any
     """`metrics.instruments.Instruments`."""
     collected: Any
@@ -81,7 +81,7 @@ def count_internal_error(component: str, error: Exception, observability: Active
     """Count a failure of ours on an `Observability`, by default the active one; never raises."""
     try:
         counting = active_observability() if observability is None else observability
-        (_errors_of_no_one if counting is None else counting.faults).count(component, error)
+        (_errors_of_no_one if counting is None else counting.internal_errors).count(component, error)
     except Exception:  # noqa: S110 - the observer of this exchange is another library's, and nothing is left that could count
         pass
 

@@ -24,7 +24,7 @@ class Lifecycle:
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        self.faults = InternalErrors()
+        self.internal_errors = InternalErrors()
         self.health = Health()
         self.in_progress: set[Watch] = set()
         """The exchanges whose app has not returned."""
@@ -132,7 +132,7 @@ class Lifecycle:
         try:
             await self.close()
         except Exception as error:
-            self.faults.count("Observability", error)
+            self.internal_errors.count("Observability", error)
 
     def _drain(self) -> None:
         self.health.draining = True
@@ -158,7 +158,7 @@ class Lifecycle:
             try:
                 step()
             except Exception as error:
-                self.faults.count(component_of(getattr(step, "__self__", self)), error)
+                self.internal_errors.count(component_of(getattr(step, "__self__", self)), error)
                 if isinstance(error, NoThreadError):
                     self._waiting.append(step)
                     self._retry_at = time.monotonic() + RETRY_SECONDS

@@ -71,28 +71,28 @@ class Observability(Lifecycle):
         self.clock, self.wall_clock = clock, wall_clock
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         # Parts register their metrics while they are built, and `/metrics` shows them in that order: the page's own first.
-        self._scrape = MetricsPage(self.registry, self.faults, measured=settings.metrics.enabled)
+        self._scrape = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
 
         # The signals of a request.
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             tell=self._complain,
-            failed=partial(self.faults.count, ServerSpans.component),
+            failed=partial(self.internal_errors.count, ServerSpans.component),
         )
         self._logs = LogWriter(
-            settings.logging, settings.service, self.faults, wall_clock, self, redaction, recent_lines_of(settings)
+            settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)
         )
-        self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._log_missing_pack)
-        self.collected = NamedMetrics(self.instruments, self.faults)
+        self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, self._log_missing_pack)
+        self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
         # What is computed from the metrics.
         self.status = ServiceStatus(
             settings,
-            RegistryReader(self.registry, self.faults),
+            RegistryReader(self.registry, self.internal_errors),
             self.health,
-            self.faults,
+            self.internal_errors,
             self._log_alert,
             from_zero=registry is None,
             clock=status_clock,
@@ -123,7 +123,7 @@ class Observability(Lifecycle):
             self._register_collectors()
 
     def _callbacks(self, *recorders: Recorder | None) -> RecorderCallbacks:
-        return RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.faults)
+        return RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.internal_errors)
 
     def _register_collectors(self) -> None:
         """Register the metrics that are read from other parts when they are asked for."""
@@ -269,4 +269,4 @@ class Observability(Lifecycle):
     def _show_active(self, rule: str, active: bool) -> None:
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
-            instrument.of(rule).set(active)
+            instrument.with_values(rule).set(active)

@@ -79,7 +79,7 @@ def build() -> FastAPI:
     async def state() -> dict[str, Any]:
         gc.collect()
         alive = sum(type(one) is Exchange and one.observer is obs for one in gc.get_objects())
-        return {"called": called, "alive": alive, "faults": obs.faults.counts}
+        return {"called": called, "alive": alive, "faults": obs.internal_errors.counts}
 
     obs.install(app)
     return app

@@ -51,7 +51,7 @@ def recordings(services: Services) -> list[dict[str, str]]:
     return [
         {"record": "service:http_requests:rate5m", "expr": rate.promql(BY)[0]},
         {"record": "service:http_request_duration_seconds:p95_5m", "expr": p95.promql(BY)[0]},
-        *({"record": f"{_RECORDED}{duration(one)}", "expr": ERRORS.over(one).promql(BY)[0]} for one in _WINDOWS),
+        *({"record": f"{_RECORDED}{duration(one)}", "expr": ERRORS.with_window(one).promql(BY)[0]} for one in _WINDOWS),
     ]
 
 

@@ -71,7 +71,7 @@ class Alerts:
         self,
         windows: Windows,
         notifications: NotificationQueue,
-        faults: InternalErrors,
+        internal_errors: InternalErrors,
         log: Log,
         *,
         wall_clock: Callable[[], float],
@@ -79,7 +79,7 @@ class Alerts:
         """`log`: writes a log line. `wall_clock`: Unix time, only to be shown."""
         self._windows = windows
         self._notifications = notifications
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._log = log
         self._wall_clock = wall_clock
         self._lock = threading.RLock()
@@ -117,7 +117,7 @@ class Alerts:
                 try:
                     changed += self._evaluate(state, view)
                 except Exception as error:
-                    self._faults.count("AlertRule", error)
+                    self._internal_errors.count("AlertRule", error)
         return changed
 
     def alerts(self, *states: State) -> list[Alert]:

@@ -154,7 +154,7 @@ class Ratio:
         """Return the lengths of all windows."""
         return tuple({stat.window_seconds for stat in (*self.part, *self.whole)})
 
-    def over(self, seconds: float) -> "Ratio":
+    def with_window(self, seconds: float) -> "Ratio":
         """Return the same over another window."""
         part, whole = (tuple(replace(stat, window_seconds=seconds) for stat in stats) for stats in (self.part, self.whole))
         return Ratio(part, whole)
@@ -206,14 +206,14 @@ class BurnRate:
 
     def values(self, view: View) -> Values:
         """Compute the rates over the long and the short window."""
-        long, short = (self.errors.over(seconds).values(view) for seconds in self.windows())
+        long, short = (self.errors.with_window(seconds).values(view) for seconds in self.windows())
         budget = 1 - self.objective
         return {group: (long[group][0] / budget, short[group][0] / budget) for group in long if group in short}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write both in PromQL."""
         budget = number(round(1 - self.objective, 12))
-        return tuple(f"({self.errors.over(seconds).promql(also_by)[0]}) / {budget}" for seconds in self.windows())
+        return tuple(f"({self.errors.with_window(seconds).promql(also_by)[0]}) / {budget}" for seconds in self.windows())
 
 
 def duration(seconds: float) -> str:

@@ -32,8 +32,8 @@ class NotificationQueue:
     attempts in all; one that hangs is left behind. An async callback runs on the application's event loop, where there is one.
     """
 
-    def __init__(self, faults: InternalErrors) -> None:
-        self._faults = faults
+    def __init__(self, internal_errors: InternalErrors) -> None:
+        self._internal_errors = internal_errors
         self.timeout_seconds = _TIMEOUT_SECONDS
         self.retry_seconds = RETRY_SECONDS
         """Wait before the second attempt; before the third it is twice that."""
@@ -74,7 +74,7 @@ class NotificationQueue:
 
     def count_error(self, error: BaseException) -> None:
         """Count an internal error."""
-        self._faults.count("AlertCallback", error)
+        self._internal_errors.count("AlertCallback", error)
 
     def wait(self, seconds: float) -> bool:
         """Wait until no notification is left; tell whether that was so in time."""

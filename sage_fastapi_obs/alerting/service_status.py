@@ -39,7 +39,7 @@ class ServiceStatus:
         settings: Settings,
         read: Callable[[], Iterable[Reading]],
         health: Health,
-        faults: InternalErrors,
+        internal_errors: InternalErrors,
         log: Log,
         *,
         from_zero: bool = False,
@@ -52,12 +52,12 @@ class ServiceStatus:
         """
         self.interval_seconds = interval = settings.monitoring.interval_seconds
         self.health = health
-        self._faults = faults
+        self._internal_errors = internal_errors
         self.clock = clock
         self.wall_clock = wall_clock
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
-        self.notifications = NotificationQueue(faults)
-        self.alerts = Alerts(self.windows, self.notifications, faults, log, wall_clock=wall_clock)
+        self.notifications = NotificationQueue(internal_errors)
+        self.alerts = Alerts(self.windows, self.notifications, internal_errors, log, wall_clock=wall_clock)
         self.metrics = AlertMetrics(self.alerts, self.notifications)
         """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)
@@ -100,7 +100,7 @@ class ServiceStatus:
         try:
             self.evaluate()
         except Exception as error:
-            self._faults.count("ServiceStatus", error)
+            self._internal_errors.count("ServiceStatus", error)
 
     def refresh(self, most_seconds: float = 0.0) -> None:
         """Sample the registry, unless that was done in the last seconds; rules are not evaluated."""

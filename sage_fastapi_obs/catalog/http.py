@@ -38,7 +38,7 @@ class RequestLabel:
     values: tuple[str, ...] = ()
     """All values that there are; an open label (none) is guarded against growth."""
 
-    def of(self, exchange: object) -> str:
+    def value_of(self, exchange: object) -> str:
         """Return the value for an exchange."""
         return self.to_text(attrgetter(self.attribute)(exchange))
 

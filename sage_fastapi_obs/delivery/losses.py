@@ -27,7 +27,7 @@ class Losses(CountCollector):
         """Count lines of an output, which holds its own lock meanwhile."""
         self.counts[output, cause] = self.counts.get((output, cause), 0) + lines
 
-    def of(self, output: str) -> int:
+    def lost_by(self, output: str) -> int:
         """Return what an output has lost so far, for whatever cause."""
         return sum(count for (name, _), count in self.counts.copy().items() if name == output)
 

@@ -26,7 +26,7 @@ class Collector:
         # Late, as below: httpx takes long to import, and only who sends needs it.
         from sage_fastapi_obs.delivery.http_sender import Poster  # noqa: PLC0415
 
-        self._variables = variables = OtlpVariables.of(signal, os.environ)
+        self._variables = variables = OtlpVariables.from_environment(signal, os.environ)
         self.remarks = variables.remarks
         """What is wrong with the variables."""
         self._answer = answer

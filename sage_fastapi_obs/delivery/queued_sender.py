@@ -184,7 +184,7 @@ class Sender:
         self._deadline = 0.0
         self._thread = None
         self._trouble: str | None = None
-        self._told_lost = self._losses.of(self.name)
+        self._told_lost = self._losses.lost_by(self.name)
         self._told_refused_at = -_NOTICE_SECONDS
 
     def _run(self) -> None:
@@ -303,7 +303,7 @@ class Sender:
 
     def _say_recovered(self) -> None:
         if self._trouble is not None:
-            lost = self._losses.of(self.name) - self._told_lost
+            lost = self._losses.lost_by(self.name) - self._told_lost
             self._tell(f"{self.what} reach {self.name} again", {"output": self.name, "lost": lost})
             self._told_lost += lost
         self._trouble = None

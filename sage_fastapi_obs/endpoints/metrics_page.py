@@ -44,10 +44,10 @@ class _Page:
 class MetricsPage:
     """Answers scrapes of one registry."""
 
-    def __init__(self, registry: CollectorRegistry, faults: InternalErrors, *, measured: bool = True) -> None:
+    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors, *, measured: bool = True) -> None:
         """`measured`: register the metrics of scrapes, too."""
         self._registry = registry
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._own = cast("dict[str, Gauge]", build(SCRAPE_METRICS, registry) if measured else {})
         self._lock = threading.Lock()
         self._expositions: dict[str, Exposition] = {}
@@ -96,8 +96,8 @@ class MetricsPage:
 
     def _exposition(self, encode: Encode, content_type: str, names: tuple[str, ...]) -> Exposition:
         if names:
-            return exposition_of(encode, self._registry, self._faults, frozenset(names))
-        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._registry, self._faults)
+            return exposition_of(encode, self._registry, self._internal_errors, frozenset(names))
+        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._registry, self._internal_errors)
         self._expositions[content_type] = known
         if len(self._expositions) > MOST_FORMATS:
             del self._expositions[next(iter(self._expositions))]

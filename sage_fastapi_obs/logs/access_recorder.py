@@ -50,7 +50,7 @@ class AccessRecorder(Recorder):
 
     def follow_level(self) -> None:
         """Learn which ordinary requests have a line at the writer's present level."""
-        threshold = self._writer.levels.of(ACCESS_LOGGER)
+        threshold = self._writer.levels.severity_of(ACCESS_LOGGER)
         self._threshold = threshold
         self._statuses_without_line = frozenset(status for status in _STATUSES if LEVELS[_ordinary_level(status)] < threshold)
 

@@ -43,7 +43,7 @@ def attached() -> Writer | None:
 def is_written(by: tuple[Writer, ...], logger: str | None, severity: int) -> bool:
     """Tell whether a line of this moment is written by one of some writers."""
     logs = attached()
-    return logs in by and logs is not None and severity >= logs.levels.of(logger)
+    return logs in by and logs is not None and severity >= logs.levels.severity_of(logger)
 
 
 def count_header(header: str) -> None:

@@ -57,7 +57,7 @@ class Levels:
         self.lock = threading.RLock()
         at_fork(in_child=self.restart)
 
-    def of(self, logger: str | None) -> int:
+    def severity_of(self, logger: str | None) -> int:
         """Return the lowest severity that is written of a logger."""
         if not self.named or logger is None:
             return self.general
@@ -71,7 +71,7 @@ class Levels:
 
     def level_of(self, logger: str | None) -> str:
         """Name the lowest level that is written of a logger."""
-        return next(name for name, severity in LEVELS.items() if severity == self.of(logger))
+        return next(name for name, severity in LEVELS.items() if severity == self.severity_of(logger))
 
     @property
     def changes(self) -> list[tuple[Change, float]]:

@@ -174,7 +174,7 @@ class _ProcessWithoutApp:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.faults = InternalErrors()
+        self.internal_errors = InternalErrors()
 
 
 def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
@@ -188,7 +188,9 @@ def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
         if isinstance(logs, LogWriter) and isinstance(logs.observer, _ProcessWithoutApp):
             logs.close()
     redaction = Redaction(process.settings.logging, query_values=process.settings.tracing.query_values)
-    logs = LogWriter(process.settings.logging, process.settings.service, process.faults, time.time_ns, process, redaction)
+    logs = LogWriter(
+        process.settings.logging, process.settings.service, process.internal_errors, time.time_ns, process, redaction
+    )
     if process.settings.enabled and process.settings.logging.enabled:
         logs.start()
     return logs.close

@@ -42,7 +42,7 @@ class LogWriter:
         self,
         settings: LoggingSettings,
         service: ServiceSettings,
-        faults: InternalErrors,
+        internal_errors: InternalErrors,
         wall_clock: Callable[[], int],
         observer: object,
         redaction: Redaction,
@@ -56,7 +56,7 @@ class LogWriter:
         self.recent_lines = recent
         self._settings = settings
         self.takeover = settings.takeover
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._wall_clock = wall_clock
         self._build = line_builder(service, redaction)
         self.losses = Losses()
@@ -111,7 +111,7 @@ class LogWriter:
         always: bool = False,
     ) -> None:
         """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
-        if always or LEVELS[level] >= self.levels.of(logger):
+        if always or LEVELS[level] >= self.levels.severity_of(logger):
             self.write(at, level, message, logger, fields, error)
         if loguru_bridge.others_listen():
             loguru_bridge.tell_loguru(level, message, logger, fields, error)
@@ -120,7 +120,7 @@ class LogWriter:
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
         """Write a line of the application's, or hold it until its request has ended, or let it go."""
-        if severity >= self.levels.of(logger):
+        if severity >= self.levels.severity_of(logger):
             self.write(at, level_name(severity), message, logger, fields, error)
             return
         exchange = current_exchange.get()
@@ -176,7 +176,7 @@ class LogWriter:
             self._count_fault(fault)
 
     def _count_fault(self, fault: Exception) -> None:
-        self._faults.count(component_of(self), fault)
+        self._internal_errors.count(component_of(self), fault)
 
     def _put(self, line: Line) -> None:
         encode = self._encode

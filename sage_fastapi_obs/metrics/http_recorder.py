@@ -18,7 +18,7 @@ from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 
-_READ = {label.name: label.of for label in REQUEST_LABELS}
+_READ = {label.name: label.value_of for label in REQUEST_LABELS}
 
 
 class HttpMetrics(Recorder):
@@ -115,9 +115,9 @@ class HttpMetrics(Recorder):
 
     def _resolve(self, exchange: Exchange) -> RequestSeries:
         attributes = self._attributes(exchange)
-        values = [label.of(exchange) for label in REQUEST_LABELS]
+        values = [label.value_of(exchange) for label in REQUEST_LABELS]
         guarded = [self._guarded(label.name, value) for label, value in zip(REQUEST_LABELS, values, strict=True)]
-        series = self._requests.of(*guarded)
+        series = self._requests.with_values(*guarded)
         is_bounded = all(raw is None or str(raw) == value for raw, value in zip(attributes, values, strict=True))
         if guarded == values and is_bounded:
             # What overflowed is not remembered, nor methods that nobody knows: that would be growth without end.

@@ -116,13 +116,13 @@ class HttpRequestSeries(Collector):
         self._of_flight = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
         self._series: dict[LabelValues, RequestSeries] = {}
 
-    def of(self, *labels: str) -> RequestSeries:
-        """Return the series of some values of labels, made when first asked for."""
+    def with_values(self, *values: str) -> RequestSeries:
+        """Return the series of some label values, made when first asked for."""
         with self.lock:
-            series = self._series.get(labels)
+            series = self._series.get(values)
             if series is None:
                 series = RequestSeries(len(self._duration_bounds) + 1, len(self._size_bounds) + 1)
-                self._series[labels] = series
+                self._series[values] = series
             return series
 
     def collect(self) -> Iterator[Family]:
@@ -245,7 +245,7 @@ class HttpRequestSeries(Collector):
             yield labels, sample.value, partial(list, [sample])
 
     def _in_flight_counts(self) -> list[tuple[LabelValues, int]]:
-        counts = Counter(tuple([label.of(exchange) for label in self._of_flight]) for exchange in self.in_flight.copy())
+        counts = Counter(tuple([label.value_of(exchange) for label in self._of_flight]) for exchange in self.in_flight.copy())
         return [(labels, counts[labels]) for labels in product(*(label.values for label in self._of_flight))]
 
     def _by_sizes(self, totals: Iterable[tuple[LabelValues, Totals]]) -> dict[LabelValues, list[Totals]]:

@@ -68,23 +68,23 @@ class LabelledMetric:
         self._folded: dict[tuple[str, ...], Any] = {}
         """Those with the value that replaces others."""
 
-    def of(self, *values: str) -> Any:
+    def with_values(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
         return self._children.get(values) or self._resolve(values)
 
-    def labelled(self, labels: Mapping[str, str]) -> Any:
+    def with_labels(self, labels: Mapping[str, str]) -> Any:
         """Return the counter, gauge or histogram of label values by label name; missing ones are empty."""
         values = tuple([labels.get(name, "") for name in self._names])
         return self._children.get(values) or self._resolve(values)
 
-    def rise(self, *values: str, by: float = 1.0) -> None:
-        """Raise a gauge that `fall` lowers."""
+    def increase(self, *values: str, by: float = 1.0) -> None:
+        """Raise a gauge that `decrease` lowers."""
         with self._lock:
             child = self._children.get(values) or self._made(values)
             child.inc(by)
 
-    def fall(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
-        """Lower a gauge that `rise` has raised, never below 0. `forget`: remove the series at 0, to make room for another."""
+    def decrease(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
+        """Lower a gauge that `increase` raised, never below 0. `forget`: remove the series at 0, to make room for others."""
         with self._lock:
             values = tuple(map(printable, values))
             child = self._children.get(values)
@@ -132,19 +132,19 @@ class Instruments:
         self,
         settings: MetricsSettings,
         registry: CollectorRegistry,
-        faults: InternalErrors,
-        say: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
+        internal_errors: InternalErrors,
+        log: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
     ) -> None:
         """Build those of `metrics.packs`, and those that are always there; none where metrics are switched off.
 
-        `say` writes a log line.
+        `log` writes a log line.
         """
         self.registry = registry
-        self._say = say
+        self._log = log
         self._missed: set[str] = set()
         self.packs: set[str] = set()
         """The packs that are switched on."""
-        self.runtime = Runtime(faults)
+        self.runtime = Runtime(internal_errors)
         """Watches the process while it is started, for the pack of that name."""
         self.exemplars = settings.exemplars
         """Whether durations have exemplars."""
@@ -155,7 +155,7 @@ class Instruments:
         if not settings.enabled:
             return
         self._overflow: Any = build(SELF_METRICS[1:2], registry)[SELF_METRICS[1].name]
-        register(_FaultCounts(faults), registry)
+        register(_FaultCounts(internal_errors), registry)
         self.add(OPERATION_METRICS)
         for pack in settings.packs:
             self.enable(pack)
@@ -188,7 +188,7 @@ class Instruments:
         """Return an instrument by name; None when its pack is switched off."""
         return self._known.get(name)
 
-    def wanted(self, name: str | None) -> LabelledMetric | None:
+    def get_or_warn(self, name: str | None) -> LabelledMetric | None:
         """Return an instrument by name; where its pack is switched off, log that once."""
         if name is None:
             return None
@@ -197,7 +197,7 @@ class Instruments:
             self._miss(name)
         return found
 
-    def declared(self, metric: Metric) -> LabelledMetric | None:
+    def get_or_add(self, metric: Metric) -> LabelledMetric | None:
         """Return the instrument of a metric that may have been declared after the start; None where metrics are off."""
         found = self._known.get(metric.name)
         if found is None or found.metric is not metric:
@@ -218,7 +218,7 @@ class Instruments:
             return
         self._missed.add(pack)
         if pack not in {"", *_BUILT_ELSEWHERE}:
-            self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
+            self._log("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:
         known = self._known.get(metric.name)
@@ -243,8 +243,8 @@ class _FaultCounts(CountCollector):
 
     metric = SELF_METRICS[0]
 
-    def __init__(self, faults: InternalErrors) -> None:
-        self._faults = faults
+    def __init__(self, internal_errors: InternalErrors) -> None:
+        self._internal_errors = internal_errors
 
     def counted(self) -> Iterator[tuple[tuple[str], int]]:
-        return (((printable(component),), count) for component, count in sorted(self._faults.counts.items()))
+        return (((printable(component),), count) for component, count in sorted(self._internal_errors.counts.items()))

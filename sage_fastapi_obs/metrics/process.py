@@ -37,8 +37,8 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 class Runtime(Collector):
     """Watches the process from `start` to `stop`."""
 
-    def __init__(self, faults: InternalErrors, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        self._faults = faults
+    def __init__(self, internal_errors: InternalErrors, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._internal_errors = internal_errors
         self._clock = clock
         metrics = {metric.name: metric for metric in RUNTIME_METRICS}
         self._cpu = _CpuShare()
@@ -88,7 +88,7 @@ class Runtime(Collector):
             try:
                 family.samples = [*self._read[metric.name](metric)]
             except Exception as error:
-                self._faults.count("Runtime", error)
+                self._internal_errors.count("Runtime", error)
             yield family
 
     def describe(self) -> Iterator[Family]:

@@ -59,9 +59,9 @@ class RegistryReader:
     meant for scrapes.
     """
 
-    def __init__(self, registry: CollectorRegistry, faults: InternalErrors) -> None:
+    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors) -> None:
         self._registry = registry
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._readers: dict[Collector, Callable[[], Iterable[Reading]]] = {}
 
     def __call__(self) -> Iterator[Reading]:
@@ -73,7 +73,7 @@ class RegistryReader:
             try:
                 yield from read()
             except Exception as error:
-                self._faults.count(component_of(collector), error)
+                self._internal_errors.count(component_of(collector), error)
 
 
 def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:

@@ -14,27 +14,27 @@ _COMPONENT = "record"
 
 def count(name: str, *values: str, by: float = 1.0) -> None:
     """Raise a counter, by label values in the order of its labels."""
-    _change(name, lambda metric: metric.of(*values).inc(by))
+    _change(name, lambda metric: metric.with_values(*values).inc(by))
 
 
 def observe(name: str, number: float, *values: str) -> None:
     """Add a number to a histogram."""
-    _change(name, lambda metric: metric.of(*values).observe(number))
+    _change(name, lambda metric: metric.with_values(*values).observe(number))
 
 
 def set_gauge(name: str, number: float, *values: str) -> None:
     """Set a gauge."""
-    _change(name, lambda metric: metric.of(*values).set(number))
+    _change(name, lambda metric: metric.with_values(*values).set(number))
 
 
 def add_to_gauge(name: str, *values: str, by: float = 1.0) -> None:
     """Raise a gauge."""
-    _change(name, lambda metric: metric.rise(*values, by=by))
+    _change(name, lambda metric: metric.increase(*values, by=by))
 
 
 def take_from_gauge(name: str, *values: str, by: float = 1.0, forget: bool = False) -> None:
     """Lower a gauge, never below 0; `forget`: at 0 its series goes."""
-    _change(name, lambda metric: metric.fall(*values, by=by, forget=forget))
+    _change(name, lambda metric: metric.decrease(*values, by=by, forget=forget))
 
 
 def add_span_event(name: str, /, **attributes: Any) -> None:
@@ -45,7 +45,7 @@ def add_span_event(name: str, /, **attributes: Any) -> None:
     try:
         span = innermost_span()
         if span.is_recording() and observability.children is not None:
-            span.add_event(printable(name), observability.children.shown(attributes))
+            span.add_event(printable(name), observability.children.sanitized(attributes))
     except Exception as error:
         count_internal_error(_COMPONENT, error, observability)
 
@@ -55,7 +55,7 @@ def _change(name: str, change: Callable[[LabelledMetric], None]) -> None:
     if observability is None:
         return
     try:
-        metric = observability.instruments.wanted(name)
+        metric = observability.instruments.get_or_warn(name)
         if metric is not None:
             change(metric)
     except Exception as error:

@@ -191,22 +191,22 @@ class OperationRun:
 
     def measure(self, instruments: Instruments) -> None:
         """Change its metrics at the end; subclasses in packs change more."""
-        measures, labels, wanted = self._measures, self.labels, instruments.wanted
+        measures, labels, wanted = self._measures, self.labels, instruments.get_or_warn
         status = labels.setdefault("status", self.outcome or "success")
         duration, total = wanted(measures.duration), wanted(measures.total)
         if duration is not None:
             exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
-            duration.labelled(labels).observe(self.duration_us / 1_000_000, exemplar)
+            duration.with_labels(labels).observe(self.duration_us / 1_000_000, exemplar)
         if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
-            total.labelled(labels).inc()
+            total.with_labels(labels).inc()
         if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:
             labels.setdefault("error_type", self.error_type or OVERFLOW)
-            errors.labelled(labels).inc()
+            errors.with_labels(labels).inc()
 
     def _count_start(self, instruments: Instruments) -> None:
-        instrument = instruments.wanted(self._measures.started)
+        instrument = instruments.get_or_warn(self._measures.started)
         if instrument is not None:
-            instrument.labelled(self.labels).inc()
+            instrument.with_labels(self.labels).inc()
 
     def _open(self, observability: ActiveObservability, name: str) -> None:
         children = observability.children
@@ -253,7 +253,7 @@ class OperationRun:
         if observability is None or observability.children is None:
             return
         try:
-            add(*args, observability.children.shown(attributes))
+            add(*args, observability.children.sanitized(attributes))
         except Exception as error:
             count_internal_error(_COMPONENT, error, observability)
 

@@ -37,9 +37,9 @@ class _Declared:
         if observability is None:
             return
         try:
-            metric = observability.instruments.declared(self.metric)
+            metric = observability.instruments.get_or_add(self.metric)
             if metric is not None:
-                getattr(metric.of(*_ordered(metric, labels)), method)(number)
+                getattr(metric.with_values(*_ordered(metric, labels)), method)(number)
         except Exception as error:
             count_internal_error(self.metric.name, error, observability)
 

@@ -43,7 +43,7 @@ class ObservabilityMiddleware:
                 observability.place_pages(scope.get("app") or app)
             watched = watch(observability, self._routes, scope, receive, send)
         except Exception as error:
-            observability.faults.count("ObservabilityMiddleware", error)
+            observability.internal_errors.count("ObservabilityMiddleware", error)
             await app(scope, receive, send)
             return
         if watched.exchange.rejection is not None:

@@ -44,10 +44,17 @@ class RecorderCallbacks:
     raises to `failed`.
     """
 
-    __slots__ = ("_faults", "app_returned", "background_finished", "request_finished", "request_started", "response_started")
+    __slots__ = (
+        "_internal_errors",
+        "app_returned",
+        "background_finished",
+        "request_finished",
+        "request_started",
+        "response_started",
+    )
 
-    def __init__(self, recorders: Sequence[Recorder], faults: InternalErrors) -> None:
-        self._faults = faults
+    def __init__(self, recorders: Sequence[Recorder], internal_errors: InternalErrors) -> None:
+        self._internal_errors = internal_errors
         backwards = recorders[::-1]
         self.request_started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
         self.response_started = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))
@@ -57,7 +64,7 @@ class RecorderCallbacks:
 
     def failed(self, callback: Callable[..., None], error: Exception) -> None:
         """Count the failure of a recorder."""
-        self._faults.count(component_of(getattr(callback, "__self__", callback)), error)
+        self._internal_errors.count(component_of(getattr(callback, "__self__", callback)), error)
 
 
 def _overrides(recorder: Recorder, method: str) -> bool:

@@ -29,7 +29,7 @@ class Observer(Protocol):
     """What the middleware needs of an `Observability`."""
 
     enabled: bool
-    faults: InternalErrors
+    internal_errors: InternalErrors
     callbacks: RecorderCallbacks
     excluded_callbacks: RecorderCallbacks
     excluded: tuple[str, ...]
@@ -219,7 +219,7 @@ class Watch(ABC):
                 self._callbacks.failed(callback, fault)
 
     def _count_error(self, error: Exception, part: str = "ObservabilityMiddleware") -> None:
-        self._observer.faults.count(part, error)
+        self._observer.internal_errors.count(part, error)
 
 
 def reenter(token: Any, outside: Any) -> None:
@@ -240,7 +240,7 @@ def elapsed_us(exchange: Exchange) -> int:
         elapsed_ns = observer.clock() - exchange.started_ns
     except Exception as error:
         # An exchange without a duration still has to be counted out.
-        observer.faults.count("ObservabilityMiddleware", error)
+        observer.internal_errors.count("ObservabilityMiddleware", error)
         return exchange.duration_us
     return (elapsed_ns + 500) // 1_000 if elapsed_ns > 0 else 0
 

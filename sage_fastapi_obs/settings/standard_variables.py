@@ -216,7 +216,7 @@ class OtlpVariables:
     """Mistakes in them, with what to change."""
 
     @classmethod
-    def of(cls, signal: Signal, env: Mapping[str, str]) -> "OtlpVariables":
+    def from_environment(cls, signal: Signal, env: Mapping[str, str]) -> "OtlpVariables":
         """Read them for one signal."""
         providers = (f"{_PROVIDER}_{signal.upper()}_CREDENTIAL_PROVIDER", f"{_PROVIDER}_CREDENTIAL_PROVIDER")
         remarks = [

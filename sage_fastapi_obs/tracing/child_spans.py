@@ -25,18 +25,18 @@ _INTEGERS = range(-(1 << 63), 1 << 63)
 class CachedAttributes(dict[str, Any]):
     """Attributes of many spans, which nobody changes: they are sanitized once."""
 
-    __slots__ = ("_shown",)
+    __slots__ = ("_sanitized",)
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         super().__init__(attributes)
         # Weak, because these often live longer than an `Observability`.
-        self._shown: tuple[ReferenceType[ChildSpans], dict[str, Any]] | None = None
+        self._sanitized: tuple[ReferenceType[ChildSpans], dict[str, Any]] | None = None
 
-    def shown_by(self, spans: "ChildSpans") -> dict[str, Any]:
+    def sanitized_by(self, spans: "ChildSpans") -> dict[str, Any]:
         """Return them sanitized by the settings of `spans`."""
-        known = self._shown
+        known = self._sanitized
         if known is None or known[0]() is not spans:
-            known = self._shown = ref(spans), spans.shown(self)
+            known = self._sanitized = ref(spans), spans.sanitized(self)
         return known[1]
 
 
@@ -51,13 +51,13 @@ class ChildSpans:
         processors: Callable[[], Collection[object]],
         root_bound: int | None,
     ) -> None:
-        """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.of`."""
+        """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.for_tracer`."""
         self._processors = processors
         self._redaction = redaction
         self._factories = {kind: span_factory_of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few, and the same for every span.
-        self._short_name = lru_cache(maxsize=4096)(self._shown_name)
+        self._short_name = lru_cache(maxsize=4096)(self._sanitized_name)
 
     @property
     def read(self) -> bool:
@@ -76,8 +76,8 @@ class ChildSpans:
             if context.is_valid and not context.trace_flags.sampled:
                 return None
         name = printable(name)
-        shown = attributes.shown_by(self) if type(attributes) is CachedAttributes else self.shown(attributes)
-        span, _ = self._factories[kind].start(name, parent, (), started_ns, dict, shown)
+        sanitized = attributes.sanitized_by(self) if type(attributes) is CachedAttributes else self.sanitized(attributes)
+        span, _ = self._factories[kind].start(name, parent, (), started_ns, dict, sanitized)
         return span
 
     def end(self, span: Span, error: BaseException | None, error_type: str | None, ended_ns: int) -> None:
@@ -89,15 +89,15 @@ class ChildSpans:
         name = getattr(span, "name", "")
         finish_span(span, name, name, attributes, ended_ns)
 
-    def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    def sanitized(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return attributes without secrets and None, of bounded length, and of types that exporters know."""
         return {
-            self._short_name(name) if len(name) <= LONGEST else self._shown_name(name): self._value(name, value)
+            self._short_name(name) if len(name) <= LONGEST else self._sanitized_name(name): self._value(name, value)
             for name, value in attributes.items()
             if value is not None
         }
 
-    def _shown_name(self, name: str) -> str:
+    def _sanitized_name(self, name: str) -> str:
         return printable(name if self._redaction.is_plain_name(name) else self._redaction.readable(name))
 
     def _value(self, name: str, value: Any) -> Any:

@@ -52,7 +52,7 @@ class FastSpanFactory:
         self._flags = [TraceFlags(self._root_flags), TraceFlags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
-    def of(cls, tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> Self | None:
+    def for_tracer(cls, tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> Self | None:
         """Build for a tracer; None if a fast span cannot replace the spans that it makes.
 
         `root_bound`: for a sampler that follows the parent and, without one, samples the trace ids whose lower 64 bits are

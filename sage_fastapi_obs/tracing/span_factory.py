@@ -69,8 +69,8 @@ class SdkSpanFactory:
 
 
 def span_factory_of(tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> SpanFactory:
-    """Choose the factory for a tracer; `root_bound` as for `FastSpanFactory.of`."""
-    return FastSpanFactory.of(tracer, root_bound=root_bound, kind=kind) or SdkSpanFactory(tracer, kind)
+    """Choose the factory for a tracer; `root_bound` as for `FastSpanFactory.for_tracer`."""
+    return FastSpanFactory.for_tracer(tracer, root_bound=root_bound, kind=kind) or SdkSpanFactory(tracer, kind)
 
 
 def finish_span(span: Span, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:

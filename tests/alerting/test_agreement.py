@@ -31,7 +31,7 @@ RULES = [
     AlertRule(name="slow_mean", expression=Stat(DURATION, "mean", 120), condition=MORE, threshold=1.0, for_seconds=45),
     AlertRule(
         name="wavering",
-        expression=SHARE.over(60),
+        expression=SHARE.with_window(60),
         condition=MORE,
         threshold=0.08,
         resolve_threshold=0.03,
@@ -59,7 +59,7 @@ RULES = [
 ]
 FIGURES: dict[str, Expression] = {
     **{f"rate {seconds}": Stat(REQUESTS, "rate", seconds) for seconds in (60, 120, 300)},
-    **{f"error ratio {seconds}": SHARE.over(seconds) for seconds in (60, 120, 300)},
+    **{f"error ratio {seconds}": SHARE.with_window(seconds) for seconds in (60, 120, 300)},
     **{f"mean {seconds}": Stat(DURATION, "mean", seconds) for seconds in (60, 120, 300)},
     **{f"p95 {seconds}": Stat(DURATION, "p95", seconds) for seconds in (60, 120, 300)},
     "p50 by route": Stat(DURATION, "p50", 60, by=("route",)),
@@ -119,7 +119,7 @@ def tell(story: Story, begin: int) -> Told:
         for sample in world.samples():
             values = told.scraped.setdefault((sample.name, tuple(sorted(sample.labels.items()))), [])
             values += [None] * (tick - len(values)) + [sample.value]
-    assert world.faults.counts == {}
+    assert world.internal_errors.counts == {}
     return told
 
 

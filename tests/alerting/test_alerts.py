@@ -211,7 +211,7 @@ def test_a_rule_that_fails_keeps_its_state_and_harms_no_other():
     expression.broken = True
     play(world, [0.1])
     assert [alert.rule.name for alert in world.status.alerts.alerts("firing")] == ["a"]
-    assert world.faults.counts == {"AlertRule": 1}
+    assert world.internal_errors.counts == {"AlertRule": 1}
 
 
 def test_a_suspended_process_judges_nothing_until_there_is_something_new():
@@ -289,7 +289,7 @@ def test_a_callback_that_raises_is_called_again():
     assert tries == {"heals": 3, "fails": 3, "exits": 3}
     assert len(told) == 1
     assert world.status.notifications.counts == {"sent": 2, "failed": 2, "timeout": 0, "dropped": 0, "suppressed": 0}
-    assert world.faults.counts == {"AlertCallback": 2}
+    assert world.internal_errors.counts == {"AlertCallback": 2}
 
 
 def test_a_callback_that_hangs_is_left_behind():

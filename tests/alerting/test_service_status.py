@@ -96,7 +96,7 @@ def test_looking_that_fails_is_counted_and_tried_again():
 
     obs = Observability(Settings(logging={"enabled": False}, monitoring={"interval_seconds": 1}), status_clock=clock)
     obs.start()
-    until(lambda: obs.faults.counts.get("ServiceStatus"), "fault")
+    until(lambda: obs.internal_errors.counts.get("ServiceStatus"), "fault")
     fails[0] = False
     until(lambda: obs.status.windows.series, "look")
     asyncio.run(obs.close())

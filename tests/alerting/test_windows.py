@@ -366,7 +366,7 @@ def test_clocks_that_jump_never_make_a_rate_negative(steps: list[tuple[float, in
         for length in (60, 300, 7200):
             for one in world.status.view(length).counter("http_requests_total").values():
                 assert 0 <= one.increase <= happened + 1e-6
-    assert world.faults.counts == {}
+    assert world.internal_errors.counts == {}
 
 
 def test_wall_time_is_only_shown():

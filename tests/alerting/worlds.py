@@ -35,13 +35,13 @@ class World:
         self.duration = Histogram("result_duration_seconds", "d", ["operation"], registry=self.registry, buckets=LATENCIES)
         self.breaker = Gauge("circuit_breaker_status", "c", ["name"], registry=self.registry)
         self.load = Gauge("load_ratio", "l", registry=self.registry)
-        self.faults = InternalErrors()
+        self.internal_errors = InternalErrors()
         self.said: list[tuple[str, str, dict[str, Any]]] = []
         self.status = ServiceStatus(
             Settings(**settings),
-            RegistryReader(self.registry, self.faults),
+            RegistryReader(self.registry, self.internal_errors),
             Health(),
-            self.faults,
+            self.internal_errors,
             lambda *line: self.said.append(line),
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
@@ -54,7 +54,7 @@ class World:
 
     def request(self, route: str = "/", status: str = "200", seconds: float = 0.03, times: int = 1) -> None:
         """Serve requests."""
-        series = self.requests.of("GET", route, status)
+        series = self.requests.with_values("GET", route, status)
         series.pending.extend([(round(seconds * 1_000_000), 10, 100, None)] * times)
 
     def result(self, operation: str = "pay", *, ok: bool = True, seconds: float = 0.03, times: int = 1) -> None:

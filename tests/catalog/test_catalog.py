@@ -62,7 +62,7 @@ async def page(watched: Any, accept: str = "text/plain", path: str = "/metrics")
     for metric in CATALOG:
         instrument = watched.obs.instruments.get(metric.name)
         if instrument is not None:
-            instrument.of(*(values[0] if values else "x" for values in metric.labels.values()))
+            instrument.with_values(*(values[0] if values else "x" for values in metric.labels.values()))
     async with client(app) as c:
         await c.get("/boom")
         return (await c.get(path, headers={"Accept": accept})).text
@@ -191,8 +191,8 @@ async def test_a_metric_of_a_pack_that_is_off_is_said_once(watch):
             "sage_sessions_created_total",
             "unheard_of",
         ):
-            assert watched.obs.instruments.wanted(name) is None
-            assert watched.obs.instruments.wanted(name) is None
+            assert watched.obs.instruments.get_or_warn(name) is None
+            assert watched.obs.instruments.get_or_warn(name) is None
         assert watched.obs.instruments.get("redis_commands_total") is None
     said = [line["data"]["pack"] for line in watched.lines if "counted nowhere" in line["message"]]
     assert said == ["security", "textbook"]
@@ -255,7 +255,7 @@ def test_an_unknown_value_is_counted_as_other(watch):
     """A value that a label does not know is `other`, and its coming is counted."""
     watched = watch(metrics={"packs": ["security"]})
     for reason in ("locked", "stolen", "lost"):
-        watched.obs.instruments.get("auth_login_failed_total").of(reason).inc()
+        watched.obs.instruments.get("auth_login_failed_total").with_values(reason).inc()
     assert watched.value("auth_login_failed_total", reason="locked") == 1
     assert watched.value("auth_login_failed_total", reason=OVERFLOW) == 2
     assert watched.value("observability_label_overflow_total", label="reason") == 2
@@ -267,8 +267,8 @@ def test_an_open_label_has_a_limit_of_its_own(watch):
     textbooks = watched.obs.instruments.get("textbooks_created_total")
     networks = watched.obs.instruments.get("rate_limit_exceeded_total")
     for number in range(150):
-        textbooks.of("3", f"subject {number}").inc()
-        networks.of(str(number)).inc()
+        textbooks.with_values("3", f"subject {number}").inc()
+        networks.with_values(str(number)).inc()
     assert len(watched.series("textbooks_created_total")) == 4
     assert watched.value("textbooks_created_total", grade_level="3", subject=OVERFLOW) == 147
     assert len(watched.series("rate_limit_exceeded_total")) == 101
@@ -281,13 +281,13 @@ def test_a_gauge_by_id_forgets_and_makes_room(watch):
     watched = watch(metrics={"packs": ["textbook"], "max_label_values": 2})
     gauge = watched.obs.instruments.get("active_learning_sessions")
     for textbook in ("a", "b", "c", "d", "a"):
-        gauge.rise(textbook)
+        gauge.increase(textbook)
     assert watched.series(gauge.metric.name) == {(("textbook_id", name),): n for name, n in (("a", 2), ("b", 1), (OVERFLOW, 2))}
-    gauge.fall("b", forget=True)
-    gauge.rise("e")
+    gauge.decrease("b", forget=True)
+    gauge.increase("e")
     assert watched.series(gauge.metric.name) == {(("textbook_id", name),): n for name, n in (("a", 2), ("e", 1), (OVERFLOW, 2))}
     for textbook in ("a", "a", "c", "d", "e", "e", "nobody"):
-        gauge.fall(textbook, forget=True)
+        gauge.decrease(textbook, forget=True)
     assert watched.series(gauge.metric.name) == {}
 
 
@@ -295,8 +295,8 @@ def test_a_gauge_does_not_fall_below_zero(watch):
     """Ending more than has begun is a mistake somewhere, and not a negative number of sessions."""
     watched = watch(metrics={"packs": ["sage"]})
     gauge = watched.obs.instruments.get("sage_sessions_active")
-    gauge.rise()
-    gauge.fall(by=5, forget=True)
+    gauge.increase()
+    gauge.decrease(by=5, forget=True)
     assert watched.value("sage_sessions_active") == 0
 
 

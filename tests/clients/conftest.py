@@ -43,4 +43,4 @@ async def watched(watch: Callable[..., Watched]) -> AsyncIterator[Watched]:
     made = watch()
     async with made.obs:
         yield made
-    assert made.obs.faults.counts == {}
+    assert made.obs.internal_errors.counts == {}

@@ -299,7 +299,7 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
         monkeypatch.setattr(grpc_client, "_around", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
-        assert await eventually(lambda: watched.obs.faults.counts == {"clients": 3})
+        assert await eventually(lambda: watched.obs.internal_errors.counts == {"clients": 3})
     assert get_correlation_id() is None
 
 

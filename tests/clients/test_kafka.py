@@ -218,7 +218,7 @@ async def test_what_is_no_message_does_no_harm(watch: Any):
     async with watched.obs:
         with process_message(None) as run:
             run.set(anything=1)
-    assert watched.obs.faults.counts == {"clients": 1}
+    assert watched.obs.internal_errors.counts == {"clients": 1}
 
 
 async def test_a_killed_broker_is_a_failure(watched: Watched, topic: str):
@@ -371,7 +371,7 @@ async def test_headers_are_found_wherever_they_are(watched: Watched, kafka_at: K
     assert all("traceparent" in dict(message.headers) for message in messages)
     with pytest.raises(TypeError):
         before.produce(topic, b"v", headers=7)
-    assert watched.obs.faults.counts.pop("clients") == 1
+    assert watched.obs.internal_errors.counts.pop("clients") == 1
 
 
 async def test_beside_opentelemetrys_instrumentation_a_message_has_one_span(

@@ -449,4 +449,4 @@ async def test_our_failures_stay_ours(watch: Any, postgres_at: Postgres, monkeyp
             instrument_postgres(instrumentable)
             await run("select 1")
     assert watched.spans == []
-    assert watched.obs.faults.counts["clients"] >= len(CLIENTS)
+    assert watched.obs.internal_errors.counts["clients"] >= len(CLIENTS)

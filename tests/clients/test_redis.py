@@ -305,7 +305,7 @@ async def test_our_failures_stay_ours(watch: Any, cache: redis.asyncio.Redis, mo
         assert await cache.get("key") == b"1"
         monkeypatch.setattr(watched.obs.instruments, "packs", None)
         assert await cache.get("key") == b"1"
-    assert watched.obs.faults.counts == {"operation": 3, "clients": 1}
+    assert watched.obs.internal_errors.counts == {"operation": 3, "clients": 1}
 
 
 async def test_metrics_switched_off_leave_spans(watch: Any, cache: redis.asyncio.Redis):

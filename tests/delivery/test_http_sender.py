@@ -218,7 +218,7 @@ def test_variables_that_nobody_can_use(
             obs.registry, "observability_log_lines_dropped_total"
         )
         assert sum(lost.values()) >= 1
-        assert obs.faults.counts == {}
+        assert obs.internal_errors.counts == {}
         assert receiver.headers == []
 
 

@@ -189,7 +189,7 @@ async def test_no_body_breaks_it(body: bytes) -> None:
         answer = await http.put(PATH, content=body)
     await obs.close()
     assert answer.status_code in (200, 422)
-    assert obs.faults.counts == {}
+    assert obs.internal_errors.counts == {}
 
 
 async def test_without_logging_there_are_no_levels(watch: Any) -> None:

@@ -316,7 +316,7 @@ async def test_a_taken_port_is_counted_and_the_service_runs(watch):
         watched, app = build(watch, monitoring={"access": "port"}, metrics={"port": first.metrics_port})
         async with asking(app) as client:
             assert (await client.get("/monitoring/health/live")).status_code == 200
-        assert watched.obs.faults.counts == {"MetricsPort": 1}
+        assert watched.obs.internal_errors.counts == {"MetricsPort": 1}
         await watched.obs.close()
 
 

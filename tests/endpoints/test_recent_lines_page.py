@@ -89,7 +89,7 @@ async def test_who_may_read_them(access: str, token: Any, given: Any, status: in
         driven = await drive(app, scope)
         assert driven.sent[0]["status"] == (404 if wanted == "nobody" and status == 200 else status)
         assert (b"reading" in driven.sent[1]["body"]) == (status == 200 and wanted == "hop-1")
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
     await watched.obs.close()
 
 

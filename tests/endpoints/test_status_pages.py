@@ -87,10 +87,10 @@ async def test_summary():
     Gauge("users", "u", registry=registry).set(7)
     Gauge("endless", "e", registry=registry).set(math.inf)
     for name, value in (("result_success_total", 8), ("result_failure_total", 2)):
-        shop.obs.instruments.get(name).of("pay", "").inc(value)
+        shop.obs.instruments.get(name).with_values("pay", "").inc(value)
     for _ in range(4):
-        shop.obs.instruments.get("result_duration_seconds").of("pay", "success").observe(8)
-    shop.obs.instruments.get("operation_duration_seconds").of("pack").observe(0.1)
+        shop.obs.instruments.get("result_duration_seconds").with_values("pay", "success").observe(8)
+    shop.obs.instruments.get("operation_duration_seconds").with_values("pack").observe(0.1)
     for number in range(3):
         await shop.visit(f"/items/{number}")
     await shop.visit("/boom")

@@ -114,4 +114,4 @@ async def test_a_request_through_everything_is_one_trace(watch: Callable[..., Wa
     assert watched.value("dependency_calls_total", system="http", operation="GET shop", status="success") == 2
     for method in ("GET", "POST"):
         assert watched.value("http_requests_in_flight", method=method) == 0
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}

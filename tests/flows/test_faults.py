@@ -177,7 +177,7 @@ def breaking_recorder(kind: str, moment: str) -> Break:
         recorder = _recorder(watched, kind)
         monkeypatch.setattr(type(recorder), moment, fail)
         recorders = [_recorder(watched, name) for name in ("Identity", "Tracing", "Metrics", "Logs")]
-        monkeypatch.setattr(watched.obs, "callbacks", RecorderCallbacks(recorders, watched.obs.faults))
+        monkeypatch.setattr(watched.obs, "callbacks", RecorderCallbacks(recorders, watched.obs.internal_errors))
 
     return do
 
@@ -326,8 +326,8 @@ async def test_a_part_that_cannot_start_or_stop_is_counted(
         assert await tour(ObservabilityMiddleware(build(), observability=watched.obs)) == await tour(build())
     close()
     component = {"_logs": "Logs", "_tracing": "Tracing", "_port": "MetricsPort"}[part]
-    assert sum(watched.obs.faults.counts.values()) >= 1
-    assert component in watched.obs.faults.counts or "Observability" in watched.obs.faults.counts
+    assert sum(watched.obs.internal_errors.counts.values()) >= 1
+    assert component in watched.obs.internal_errors.counts or "Observability" in watched.obs.internal_errors.counts
     assert "broken on purpose" in capsys.readouterr().err
     assert watched.obs.metrics_port is None
 

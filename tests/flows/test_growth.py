@@ -125,4 +125,4 @@ async def test_memory_is_flat(tmp_path, sample_rate):
         growth = await left_behind()
     growth.subtract(before)
     assert growth.total() < MOST_GROWTH_BYTES, growth.most_common(10)
-    assert obs.faults.counts == {}
+    assert obs.internal_errors.counts == {}

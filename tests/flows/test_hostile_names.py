@@ -126,7 +126,7 @@ async def test_every_family_and_span_survives(watch, bad):
     assert {"plain", printable(bad)} <= told
     assert all(family.documentation.isprintable() for family in families.values())
     assert len(text) < 200_000
-    assert watched.obs.faults.counts.keys() <= {"collect_metric"}
+    assert watched.obs.internal_errors.counts.keys() <= {"collect_metric"}
     encode_spans(watched.spans)
     names = {span.name for span in watched.spans} | {event.name for span in watched.spans for event in span.events}
     assert all(len(name) <= LONGEST and name.isprintable() for name in names)
@@ -180,7 +180,7 @@ async def test_an_instrument_of_the_applications_own_keeps_its_family(watch):
                 assert f'{name}_total{{coupon="plain"}} 1.0' in page
                 assert f'{name}_total{{coupon="a?"}} 1.0' in page
             assert 'timed_total{coupon="a?"} 1.0 ' in page
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @given(st.text(st.characters(exclude_categories=[])))

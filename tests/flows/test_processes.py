@@ -178,7 +178,7 @@ def test_no_loop_is_held_on_to(watch: Any) -> None:
     asyncio.run(life())
     asyncio.run(requests())
     assert len(watched.access) == len(watched.server_spans) == 12
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_two_loops_at_once(watch: Any) -> None:

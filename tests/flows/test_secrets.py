@@ -231,7 +231,7 @@ async def test_no_secret_gets_out(form: str, query_values: bool, tmp_path: Path,
     events = [event for span in watched.server_spans for event in span.events if event.name == "exception"]
     assert len(events) == len(FAILURES)
     assert all(REDACTED in event.attributes["exception.stacktrace"] for event in events)
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: 
         if place not in ("pages", "spans"):
             assert sum(text.count(REDACTED) for text in texts) > 10, place
     assert len(bulk.documents) == len(collector.records()) == len(watched.lines)
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("traced", [True, False])

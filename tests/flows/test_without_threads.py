@@ -73,7 +73,7 @@ async def test_a_service_does_without_threads_and_takes_them_when_they_come(tmp_
         assert [answer.json() for answer in answers] == [0, 1, 2]
         assert [line["message"] for line in lines if "request_id" in line] == ["read", "request completed"] * 3
         assert all(answer.headers["traceresponse"].split("-")[1] in str(lines) for answer in answers)
-        assert {"Logs", "Tracing", "MetricsPort", "ServiceStatus"} <= obs.faults.counts.keys()
+        assert {"Logs", "Tracing", "MetricsPort", "ServiceStatus"} <= obs.internal_errors.counts.keys()
         async with client(app) as asking:
             answer = await asking.get("/items/3")
         assert obs.status.is_active
@@ -149,7 +149,7 @@ def test_an_output_that_cannot_be_closed_stops_no_other(watch: Any) -> None:
         sender.close = None
         asyncio.run(watched.obs.close())
         del sender.close
-        assert watched.obs.faults.counts == {"Logs": 1}
+        assert watched.obs.internal_errors.counts == {"Logs": 1}
         assert [record.body.string_value for record in collector.records()] == ["observability started"]
         assert len(watched.lines) == 1
         sender.close(LONG_ENOUGH)

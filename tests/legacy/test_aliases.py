@@ -41,7 +41,7 @@ def use(watched: Any, dice: random.Random) -> None:
         if instrument is None:
             continue
         for _ in range(20):
-            child = instrument.of(*(dice.choice(values or ("a", "b")) for values in metric.labels.values()))
+            child = instrument.with_values(*(dice.choice(values or ("a", "b")) for values in metric.labels.values()))
             change = {"counter": "inc", "gauge": "set", "histogram": "observe"}[metric.type]
             getattr(child, change)(dice.choice([0.001, 0.2, 3.0, 77.0]))
 
@@ -110,8 +110,8 @@ async def test_older_names_change_with_the_newer(app_of):
     watched, app = app_of(compat_aliases=True)
     for accept, parse in (("text/plain", parse_text), (OPENMETRICS, parse_openmetrics)):
         before = read(await scraped(app, accept), parse)
-        watched.obs.instruments.get("flux_result_items_total").of("a", "success").inc(5)
-        watched.obs.instruments.get("sage_handshakes_completed_total").of("failure", "unknown").inc()
+        watched.obs.instruments.get("flux_result_items_total").with_values("a", "success").inc(5)
+        watched.obs.instruments.get("sage_handshakes_completed_total").with_values("failure", "unknown").inc()
         after = read(await scraped(app, accept), parse)
         key = frozenset({("operation", "a")})
         assert after["flux_result_total_items"][key] == before["flux_result_total_items"][key] + 5
@@ -126,7 +126,7 @@ async def test_a_pack_that_comes_later_brings_its_older_names(watch):
     watched.obs.install(app)
     assert "active_users_total" not in await scraped(app)
     watched.obs.enable_pack("textbook")
-    watched.obs.instruments.get("active_users").of().set(3)
+    watched.obs.instruments.get("active_users").with_values().set(3)
     assert "active_users_total 3.0" in (await scraped(app)).splitlines()
 
 
@@ -166,7 +166,7 @@ async def test_older_names_of_the_process_are_told(watch):
 async def test_exemplars_go_with_their_buckets(app_of):
     """The trace behind a bucket is behind the older bucket, too, in its unit."""
     watched, app = app_of(compat_aliases=True)
-    watched.obs.instruments.get("result_duration_seconds").of("a", "success").observe(0.3, {"trace_id": "ab"})
+    watched.obs.instruments.get("result_duration_seconds").with_values("a", "success").observe(0.3, {"trace_id": "ab"})
     lines = [line for line in (await scraped(app, OPENMETRICS)).splitlines() if '# {trace_id="ab"}' in line]
     assert {line.partition("{")[0]: line.split("} ")[2].split()[0] for line in lines} == {
         "result_duration_seconds_bucket": "0.3",

@@ -493,7 +493,7 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
     watched.obs.logs.flush()
     # The start, the info line, two held ones and the access line.
     assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") == 5
-    assert watched.obs.faults.counts["Logs"] >= 1
+    assert watched.obs.internal_errors.counts["Logs"] >= 1
 
 
 async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,7 +502,7 @@ async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: py
     monkeypatch.setattr(watched.obs.logs.flight, "hold", lambda *_: 1 / 0)
     async with client(app_of(watched)) as http:
         assert (await http.get("/boom")).status_code == 500
-    assert watched.obs.faults.counts == {"Logs": 2}
+    assert watched.obs.internal_errors.counts == {"Logs": 2}
     assert [level for level, _ in told(watched)] == ["info", "error"]
 
 

@@ -55,7 +55,7 @@ def wait() -> bool:
 def test_without_changes_the_configured_level_holds(build: Any) -> None:
     """For every logger, and for lines without one."""
     levels, _, _ = build("warn")
-    assert [levels.of(name) for name in (None, "", "a", "a.b")] == [30] * 4
+    assert [levels.severity_of(name) for name in (None, "", "a", "a.b")] == [30] * 4
     assert (levels.lowest, levels.level_of("a"), levels.changes) == (30, "warn", [])
 
 
@@ -96,7 +96,7 @@ def test_changes_end_by_themselves(build: Any) -> None:
     clock.now += 10
     levels.expire()
     assert [(change.logger, change.level) for change in ended] == [("a", "error"), (None, "trace")]
-    assert (levels.of("a"), levels.lowest, levels.changes) == (20, 20, [])
+    assert (levels.severity_of("a"), levels.lowest, levels.changes) == (20, 20, [])
 
 
 def test_a_level_is_given_back_early(build: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_level_is_given_back_early(build: Any) -> None:
     levels.change("b", None, 10)
     clock.now += 100
     levels.expire()
-    assert (levels.of("a"), levels.lowest, ended) == (20, 20, [])
+    assert (levels.severity_of("a"), levels.lowest, ended) == (20, 20, [])
 
 
 def test_changes_are_limited(build: Any) -> None:
@@ -127,7 +127,7 @@ def test_made_up_names_do_not_add_up(build: Any) -> None:
     levels, _, _ = build()
     levels.change("a", "debug", 10)
     for number in range(3 * module.MOST_NAMES):
-        assert levels.of(f"a.{number}") == LEVELS["debug"]
+        assert levels.severity_of(f"a.{number}") == LEVELS["debug"]
     assert len(levels.known_loggers) <= module.MOST_NAMES
 
 
@@ -193,7 +193,7 @@ def test_threads_read_while_levels_change() -> None:
 
     def read() -> None:
         while not stop.is_set():
-            seen.update((levels.of("a.b"), levels.of("a.b.c")))
+            seen.update((levels.severity_of("a.b"), levels.severity_of("a.b.c")))
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
@@ -205,7 +205,7 @@ def test_threads_read_while_levels_change() -> None:
     for reader in readers:
         reader.join()
     assert seen <= {10, 20, 40}
-    assert [levels.of(name) for name in ("a", "a.b", "a.b.c")] == [20] * 3
+    assert [levels.severity_of(name) for name in ("a", "a.b", "a.b.c")] == [20] * 3
     levels.close()
 
 

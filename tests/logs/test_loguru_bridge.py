@@ -341,7 +341,7 @@ async def items():
 with TestClient(app) as client:
     assert client.get("/items").status_code == 200
 assert {"from loguru", "from logging", "request completed"} <= set(got), got
-assert obs.faults.counts == {}, obs.faults.counts
+assert obs.internal_errors.counts == {}, obs.internal_errors.counts
 """
 
 

@@ -194,7 +194,7 @@ async def test_a_store_that_fails_costs_no_request(watch: Any, monkeypatch: pyte
     monkeypatch.setattr(watched.obs.logs.recent_lines, "keep", lambda *_: 1 / 0)
     async with client(shop(watched.obs)) as http:
         assert (await http.get("/orders/7")).status_code == 200
-    assert watched.obs.faults.counts["Logs"] >= 3
+    assert watched.obs.internal_errors.counts["Logs"] >= 3
 
 
 async def test_requests_at_once_find_their_own_lines(watch: Any) -> None:

@@ -777,7 +777,7 @@ async def test_an_output_that_cannot_be_opened_is_counted(tmp_path: Path, capsys
     obs = Observability(Settings(logging={"output": str(tmp_path / "missing" / "lines")}))
     driven = await drive(around(obs, answering(200)), http_scope())
     assert driven.error is None
-    assert obs.faults.counts["Logs"] >= 1
+    assert obs.internal_errors.counts["Logs"] >= 1
     said = capsys.readouterr().err
     assert "Logs failed (SettingsError: logging.output: " in said
     assert f"there is no folder {tmp_path / 'missing'}: create it" in said

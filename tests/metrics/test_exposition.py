@@ -87,8 +87,8 @@ class Page:
         self.encode, _ = choose_encoder(accept)
         self.registry = registry
         self.names = names
-        self.faults = InternalErrors()
-        self.exposition = exposition_of(self.encode, registry, self.faults, frozenset(names))
+        self.internal_errors = InternalErrors()
+        self.exposition = exposition_of(self.encode, registry, self.internal_errors, frozenset(names))
 
     @property
     def ours(self) -> bytes:
@@ -96,7 +96,7 @@ class Page:
 
     @property
     def slow(self) -> bytes:
-        return b"".join(LibraryExposition(self.encode, self.registry, self.faults).pieces(lambda: None))
+        return b"".join(LibraryExposition(self.encode, self.registry, self.internal_errors).pieces(lambda: None))
 
     @property
     def theirs(self) -> bytes:
@@ -347,7 +347,7 @@ class Pages(RuleBasedStateMachine):
     def the_pages_are_the_librarys(self) -> None:
         for page in getattr(self, "pages", ()):
             assert page.ours == page.slow == page.theirs
-            assert page.faults.counts == {}
+            assert page.internal_errors.counts == {}
 
 
 def blocks(page: bytes) -> list[bytes]:
@@ -446,7 +446,7 @@ def test_names_like_our_marks(name: str, accept: str) -> None:
     labels = [{name: "x"}, {name: "%s", "other": "\x000\x00"}, {"a": "x", name: ""}, {"a": "y", name: "z"}]
     page = Page(told(*[Sample(metric, each, 1.0) for each in labels for metric in ("g_bucket", f"g{name}")]), accept)
     assert page.ours == page.theirs
-    assert page.faults.counts == {}
+    assert page.internal_errors.counts == {}
 
 
 def test_a_sample_is_in_or_out_of_line_by_its_family() -> None:
@@ -490,7 +490,7 @@ def test_versioned_families_of_every_kind() -> None:
             page = Page(registry, accept)
             assert page.ours == page.theirs
             assert page.ours == page.theirs
-            assert page.faults.counts == {}
+            assert page.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("accept", FORMATS)
@@ -525,7 +525,7 @@ def test_native_histograms(version: str) -> None:
     except TypeError:
         pytest.skip("this version of the client library cannot write them")
     assert page.ours == theirs
-    assert page.faults.counts == {}
+    assert page.internal_errors.counts == {}
     assert (b"schema:0" in page.ours) == (version == "2.0.0" and b"schema:0" in theirs)
 
 
@@ -548,7 +548,7 @@ def test_no_change_is_missed(change: str, accept: str) -> None:
         do(made)
         assert page.ours == page.theirs
         assert page.ours == page.theirs
-    assert page.faults.counts == {}
+    assert page.internal_errors.counts == {}
 
 
 def test_the_same_sum_in_other_buckets() -> None:
@@ -656,7 +656,7 @@ def test_a_collector_that_raises_loses_only_its_own(broken: Callable[[], Any], c
     page = Page(registry, OPENMETRICS)
     for scrape in (1, 2):
         assert texts(page) == ["before_total 0.0", "whole 1.0", "after_total 0.0"]
-        assert page.faults.counts == {broken.__name__: scrape}
+        assert page.internal_errors.counts == {broken.__name__: scrape}
     assert page.ours.endswith(b"# EOF\n")
     assert "Metric(" not in capsys.readouterr().err
 
@@ -668,7 +668,7 @@ def test_a_function_that_raises_loses_its_gauge() -> None:
     Gauge("h", "h", registry=registry)
     page = Page(registry, "")
     assert texts(page) == ["h 0.0"]
-    assert page.faults.counts == {"Gauge": 1}
+    assert page.internal_errors.counts == {"Gauge": 1}
 
 
 def test_versions_that_fail_are_counted_and_done_without() -> None:
@@ -679,7 +679,7 @@ def test_versions_that_fail_are_counted_and_done_without() -> None:
     registry.register(collector)
     page = Page(registry, "")
     assert page.ours == page.theirs
-    assert page.faults.counts == {"BrokenVersions": 1}
+    assert page.internal_errors.counts == {"BrokenVersions": 1}
 
 
 class Tripled(Counter):
@@ -716,7 +716,7 @@ def test_what_is_not_as_expected_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
         assert page.ours == page.theirs
     expected = {"r_odd 7.0", "c 8.0", 'm_total{a="x"} 6.0', 'm_total{a="y"} 9.0', 'd_total{a="x"} 6.0', "child_total 0.0"}
     assert set(texts(page)) == expected
-    assert page.faults.counts == {}
+    assert page.internal_errors.counts == {}
 
 
 def test_a_changed_class_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -738,7 +738,7 @@ def test_values_shared_between_processes(kind: Any, monkeypatch: pytest.MonkeyPa
     for number in range(3):
         getattr(child, "observe" if kind in (Summary, Histogram) else "inc")(number)
         assert page.ours == page.theirs
-    assert page.faults.counts == {}
+    assert page.internal_errors.counts == {}
     for value in (getattr(child, "_value", None), getattr(child, "_sum", None)):
         if value is not None:
             value._file.close()

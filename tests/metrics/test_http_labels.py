@@ -75,4 +75,4 @@ def test_a_label_says_where_its_value_comes_from():
     class Exchange:
         method = "PURGE"
 
-    assert RequestLabel("method", "method", str.lower).of(Exchange()) == "purge"
+    assert RequestLabel("method", "method", str.lower).value_of(Exchange()) == "purge"

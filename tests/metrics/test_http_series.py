@@ -9,7 +9,7 @@ OK = ("GET", "/items/{item}", "200")
 def built() -> tuple[HttpRequestSeries, RequestSeries]:
     """Make the collector, and a series with one request of a millisecond."""
     requests = HttpRequestSeries(*REQUEST_METRICS)
-    series = requests.of(*OK)
+    series = requests.with_values(*OK)
     series.pending.append((1_000, 0, 10, None))
     return requests, series
 

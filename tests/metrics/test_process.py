@@ -226,7 +226,7 @@ def test_trio_is_not_disturbed(watch: Any):
     told = trio.run(serve)
     assert told["python_threadpool_threads_max"]
     assert not told["python_asyncio_tasks"]
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_without_the_pack_nothing_is_watched(watch: Any):

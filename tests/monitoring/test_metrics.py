@@ -241,7 +241,7 @@ def test_callbacks_may_be_of_any_kind(watched):
     evaluate_alerts()
     assert sorted(told(heard)) == ["coroutine", "lambda"]
     assert done.is_set()
-    assert watched.obs.faults.counts == {"AlertCallback": 1}
+    assert watched.obs.internal_errors.counts == {"AlertCallback": 1}
 
 
 def test_a_rule_of_the_same_name_takes_the_place(watched):
@@ -413,7 +413,7 @@ async def test_a_notifier_that_fails_does_not_fail_the_check(watched, monkeypatc
     monkeypatch.setattr(notifiers, "send_sla_violation_alert", fail)
     collect_result_metric("work", Failure("no"), 1)
     assert not (await check_sla_compliance()).value["sla_compliant"]
-    assert watched.obs.faults.counts == {"check_sla_compliance": 1}
+    assert watched.obs.internal_errors.counts == {"check_sla_compliance": 1}
 
 
 async def test_without_an_observability_service_levels_are_unknown(alone):

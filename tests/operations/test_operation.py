@@ -143,7 +143,7 @@ async def test_attributes_are_shown_as_those_of_requests_are(watched):
     assert (shown["raw"], shown["mixed"], shown["words"]) == ("3 bytes", ("1", "a"), ("a", "b"))
     assert shown["what"] == "<Hostile>"
     assert dict(span.events[0].attributes) == {"token": "REDACTED", "n": 1}
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 Tree = st.recursive(
@@ -441,7 +441,7 @@ async def test_a_dependency_that_yields_may_hold_one_open(watch):
     async with client(app) as c:
         assert (await c.get("/")).status_code == 200
     assert total(watched, "held", "success") == 1
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_many_threads_count_exactly(watched):
@@ -590,7 +590,7 @@ class Broken:
         raise RuntimeError(name)
 
 
-@pytest.mark.parametrize("part", ["instruments", "clock", "wall_clock", "children", "faults"])
+@pytest.mark.parametrize("part", ["instruments", "clock", "wall_clock", "children", "internal_errors"])
 async def test_what_breaks_in_here_is_counted_and_the_work_goes_on(watch, monkeypatch, part: str):
     """Whichever part fails, the work is done, its exception is its own, and the context is put back."""
     watched = watch()
@@ -601,9 +601,9 @@ async def test_what_breaks_in_here_is_counted_and_the_work_goes_on(watch, monkey
 
     if part == "children":
         monkeypatch.setattr(watched.obs._tracing.children, "open", fail)
-    elif part == "faults":
+    elif part == "internal_errors":
         monkeypatch.setattr(watched.obs, "instruments", Broken())
-        monkeypatch.setattr(watched.obs, "faults", Broken())
+        monkeypatch.setattr(watched.obs, "internal_errors", Broken())
     else:
         monkeypatch.setattr(watched.obs, part, Broken() if part == "instruments" else fail)
     before = otel_context.get_current()
@@ -614,7 +614,7 @@ async def test_what_breaks_in_here_is_counted_and_the_work_goes_on(watch, monkey
     assert otel_context.get_current() is before
     assert run.outcome == "success"
     monkeypatch.undo()
-    assert part == "faults" or watched.obs.faults.counts["operation"] >= 2
+    assert part == "internal_errors" or watched.obs.internal_errors.counts["operation"] >= 2
     await watched.obs.close()
 
 
@@ -639,7 +639,7 @@ async def test_a_span_processor_that_fails_does_not_reach_the_work(watch):
         with operation("unharmed"):
             pass
     assert total(watched, "unharmed", "success") == 1
-    assert watched.obs.faults.counts["operation"] >= 1
+    assert watched.obs.internal_errors.counts["operation"] >= 1
 
 
 async def test_an_observability_that_closes_meanwhile_takes_what_it_can(watch):
@@ -650,7 +650,7 @@ async def test_an_observability_that_closes_meanwhile_takes_what_it_can(watch):
         await watched.obs.close()
         run.set(a=1)
     assert run.outcome == "success"
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_measures_name_the_metrics_of_a_kind_of_work(watch):
@@ -689,7 +689,7 @@ async def test_a_name_for_an_error_that_fails_is_no_failure_of_the_work(watched)
     with pytest.raises(Own), Operation("x", measures=measures, labels={"operation": "x"}) as run:
         raise Own
     assert (run.outcome, run.error_type) == ("failure", "other")
-    assert watched.obs.faults.counts == {"operation": 1}
+    assert watched.obs.internal_errors.counts == {"operation": 1}
 
 
 async def test_no_run_leaves_rubbish_for_the_garbage_collector(watched):
@@ -714,5 +714,5 @@ def test_a_provider_that_is_not_the_sdks_is_fine(tmp_path):
         with Operation("y", measures=UNMEASURED):
             pass
         assert obs.registry.get_sample_value("operations_total", {"operation": "plain", "status": "success"}) == 1
-        assert obs.faults.counts == {}
+        assert obs.internal_errors.counts == {}
         asyncio.run(obs.close())

@@ -53,7 +53,7 @@ async def test_a_pack_of_ones_own_is_on_the_page(watch):
         "# HELP shop_orders_total Orders taken.",
     ):
         assert line in page.splitlines()
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
     table = metrics_table(metrics_of(Shop))
     assert "| `shop_orders_total` | counter | `region` (eu, us) | Orders taken. |" in table.splitlines()
     assert bounds_table(metrics_of(Shop)).splitlines()[-1] == "| 1, 10, 100 | `shop_order_value` |"
@@ -136,7 +136,7 @@ async def test_wrong_use_is_counted_and_raises_nothing(watched):
     orders.inc(-1, kind="a")
     orders.inc("many", kind="a")  # type: ignore[arg-type]
     declare_counter("wrong_total", "another").inc()
-    assert watched.obs.faults.counts == {"wrong_total": 5}
+    assert watched.obs.internal_errors.counts == {"wrong_total": 5}
     assert watched.value("wrong_total", kind="a") == 0
 
 
@@ -146,7 +146,7 @@ async def test_a_name_that_is_taken_is_not_counted_into(watched):
     declare_counter("same_total", "Another.").inc(5)
     declare_counter("same_total", "One.").inc()
     assert watched.value("same_total") == 2
-    assert watched.obs.faults.counts == {"same_total": 1}
+    assert watched.obs.internal_errors.counts == {"same_total": 1}
 
 
 async def test_packs_are_switched_on_later(watched):
@@ -189,7 +189,7 @@ async def test_with_metrics_off_declared_ones_are_quiet(watch):
     async with watched.obs:
         watched.obs.enable_pack(Shop)
         Shop.orders.inc(region="eu")
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
     assert list(watched.obs.registry.collect()) == []
 
 

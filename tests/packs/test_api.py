@@ -99,7 +99,7 @@ async def test_orders_and_business(watched):
     assert watched.value("business_transactions_total") == 2
     assert watched.value("business_active_users") == 8
     business.transaction_completed(-1)
-    assert watched.obs.faults.counts == {"record": 1}
+    assert watched.obs.internal_errors.counts == {"record": 1}
 
 
 async def test_without_an_observability_nothing_is_told(monkeypatch):
@@ -118,4 +118,4 @@ async def test_a_label_too_many_is_a_fault_of_ours(watched):
     record.count("active_users", "what")
     record.observe("order_value", float("nan"))
     record.set_gauge("no_such_metric", 1)
-    assert watched.obs.faults.counts == {"record": 1}
+    assert watched.obs.internal_errors.counts == {"record": 1}

@@ -145,7 +145,7 @@ def test_a_name_that_is_taken_is_dropped_and_counted(watched):
     collect_metric("http_requests_total", 1, COUNTER)
     collect_metric("http_requests_total", 1, COUNTER)
     assert watched.series("http_requests_total") == {}
-    assert watched.obs.faults.counts == {"collect_metric": 1}
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
 
 
 def test_labels_are_those_of_the_first_value(watched):
@@ -157,7 +157,7 @@ def test_labels_are_those_of_the_first_value(watched):
     assert watched.value("calls_total", component="users", label_instance="a", label_le="b", not_valid="c", label_9="d") == 1
     assert watched.value("calls_total", component="", **named) == 1
     assert watched.value("calls_total", component="users", **named) == 1
-    assert watched.obs.faults.counts == {"collect_metric": 1}
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
 
 
 def test_names_and_values_cannot_grow_without_end(watch, monkeypatch):
@@ -170,7 +170,7 @@ def test_names_and_values_cannot_grow_without_end(watch, monkeypatch):
         collect_metric("seen", 1, COUNTER, labels={"user": f"{number}"})
     assert sum(len(watched.series(f"user_{number}")) for number in range(10)) == 2
     assert watched.series("seen_total") == {(("user", "0"),): 1, (("user", "1"),): 1, (("user", "other"),): 8}
-    assert watched.obs.faults.counts["collect_metric"] == 8
+    assert watched.obs.internal_errors.counts["collect_metric"] == 8
     assert len(watched.obs.collected._targets) == 3
 
 
@@ -184,7 +184,7 @@ def test_what_is_switched_off_stays_off(watch, metrics):
     collect_flux("batch", FluxResult((Success(1),)), 1)
     assert watched.series("result_failure_total") == {}
     assert (watched.value("things") is None) == ("enabled" in metrics)
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_without_an_observability_nothing_is_recorded(monkeypatch):
@@ -212,7 +212,7 @@ def test_results_are_counted_timed_and_told_apart(watched):
         for error in ("str", "KeyError")
     }
     assert errors == {"str": 1, "KeyError": 1}
-    assert watched.obs.faults.counts == {"collect_metric": 1}
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
 
 
 def test_batches_are_counted_by_item(watched):

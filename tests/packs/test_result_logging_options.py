@@ -214,7 +214,7 @@ async def test_nothing_it_is_given_makes_it_raise(watched):
     lines = told(watched)
     assert [line["message"] for line in lines if line["level"] != "debug"][-2:] == ["step failed", "refused"]
     assert lines[-1]["error"] == {"type": "Hostile", "message": "<unprintable: RuntimeError>"}
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_every_step_of_a_chain_is_told_of(watched, rules):

@@ -232,7 +232,7 @@ async def test_nonsense_is_counted_as_other_and_raises_nothing(watched):
     assert watched.value("sage_did_registrations_total", chain="other", status="success") == 1
     assert watched.value("sage_handshakes_completed_total", status="success", key_type="other") == 1
     assert watched.value("sage_crypto_operations_total", operation="other", algorithm="other") == 1
-    assert watched.obs.faults.counts == {"record": 2, "operation": 1}
+    assert watched.obs.internal_errors.counts == {"record": 2, "operation": 1}
 
 
 async def test_the_core_pack_counts_its_part(watch):
@@ -244,4 +244,4 @@ async def test_the_core_pack_counts_its_part(watch):
     assert watched.value("sage_handshakes_completed_total", status="success", key_type="unknown") == 1
     assert watched.value("sage_sessions_active") == 1
     assert not [line for line in watched.lines if "counted nowhere" in line["message"]]
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}

@@ -580,7 +580,7 @@ async def test_every_way_in_writes_every_value(tmp_path: Path) -> None:
     rows = watched.path.read_bytes().splitlines(keepends=True)
     said = [line for line in map(parsed, rows) if line["message"].startswith("no ")]
     assert len(said) == 6 * (300 + len(HOSTILE))
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_every_way_in_writes_one_line(tmp_path: Path) -> None:
@@ -606,7 +606,7 @@ def test_every_way_in_writes_one_line(tmp_path: Path) -> None:
         check()
     finally:
         asyncio.run(watched.obs.close())
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 class UnprintableError(Exception):

@@ -317,7 +317,7 @@ async def test_no_data_of_a_validation_gets_out(tmp_path: Path) -> None:
     assert sum("exception.message" in span for span in spans) >= 5
     assert all(span.status.description is None for span in watched.spans)
     assert [text for text in (written, *spans) if SECRET in text] == []
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_what_sqlite_says_of_names_is_shown() -> None:

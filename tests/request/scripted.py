@@ -222,4 +222,4 @@ def assert_counted_once(watched: Watched, kind: str = "http", *, spans: int = 1)
     assert total(watched, "websocket_connections_open") == 0
     assert len(watched.server_spans) == spans
     assert len(watched.access) == 1
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}

@@ -205,7 +205,7 @@ async def test_a_scope_may_be_copied(watch: Any, name: str, twice: bool) -> None
     inner = ObservabilityMiddleware(app, observability=watched.obs) if twice else app
     driven = await drive(ObservabilityMiddleware(COPIES[name](inner), observability=watched.obs), http_scope())
     assert (driven.error, len(within), len(watched.access)) == (None, 1, 1)
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

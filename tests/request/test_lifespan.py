@@ -94,7 +94,7 @@ def test_same_with_and_without(watch, name, backend):
     assert (type(seen.error), str(seen.error)) == (type(bare.error), str(bare.error))
     assert watched.obs.tracer_provider is watched.provider
     assert not watched.obs.running
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_exception_is_the_same_object(watch):
@@ -167,7 +167,7 @@ def test_our_own_failure_does_not_stop_the_app(watch, monkeypatch, moment, part,
     assert seen.sent == [COMPLETE, STOPPED]
     assert seen.error is None
     assert sorted(others) == sorted({"_logs", "_tracing", "_port"} - {part})
-    assert sum(obs.faults.counts.values()) == 1
+    assert sum(obs.internal_errors.counts.values()) == 1
     if moment == "close":
         broken()
 
@@ -265,7 +265,7 @@ def test_life_after_life(watch, backend):
         assert life.sent == [COMPLETE, STOPPED]
     assert total(watched, "http_requests_total") == 3
     assert len(watched.access) == 3
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_without_a_lifespan_the_first_request_starts_us(watch):
@@ -349,7 +349,7 @@ def test_a_stream_that_outlives_the_lifespan_has_its_line(watch, gather_seconds,
     assert [(one["status"], one["error_type"], one["response_bytes"]) for one in told] == [(200, "cancelled", 4)] * streams
     assert total(watched, "http_requests_total") == streams
     assert total(watched, "http_background_duration_seconds_count") == 0
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
     assert not watched.obs.in_progress
 
 

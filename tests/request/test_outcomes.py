@@ -676,7 +676,7 @@ async def test_watched_once_however_often_installed(watch, way, path):
     )
     assert dict(seen.headers)[b"x-request-id"].decode() == watched.access[-1]["request_id"]
     assert total(watched, "http_requests_in_flight") == 0
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_two_observabilities_around_each_other(watch):
@@ -847,7 +847,7 @@ async def test_a_part_of_the_tracer_fails(watch, moment):
     assert seen.sent == (await call(CLIENT_SEES, Case(CLIENT_SEES))).sent
     assert total(watched, "http_requests_total") == 1
     assert total(watched, "http_requests_in_flight") == 0
-    assert watched.obs.faults.counts == {"Tracing": 1}
+    assert watched.obs.internal_errors.counts == {"Tracing": 1}
     assert len(watched.access) == 1
 
 
@@ -908,14 +908,14 @@ async def test_a_recorder_fails(watch, moment):
     """When one recorder fails at a moment, the others are told all moments in order, and the app is as without us."""
     watched = watch()
     notes = [Notes(), Notes()]
-    watched.obs.callbacks = RecorderCallbacks([notes[0], Breaks(moment), notes[1]], watched.obs.faults)
+    watched.obs.callbacks = RecorderCallbacks([notes[0], Breaks(moment), notes[1]], watched.obs.internal_errors)
     app = script(OK, END, ValueError)
     seen = await call(around(app, watched.obs), Case(app))
     assert isinstance(seen.error, ValueError)
     assert seen.error.__context__ is None
     assert [message["type"] for message in seen.server.sent] == [OK["type"], END["type"]]
     assert [note.moments for note in notes] == [MOMENTS, MOMENTS]
-    assert watched.obs.faults.counts == {"Breaks": 1}
+    assert watched.obs.internal_errors.counts == {"Breaks": 1}
 
 
 async def test_a_recorder_of_plain_functions_fails(watch):
@@ -925,10 +925,10 @@ async def test_a_recorder_of_plain_functions_fails(watch):
         request_started = staticmethod(fails)  # type: ignore[assignment]
 
     watched = watch()
-    watched.obs.callbacks = RecorderCallbacks([Plain()], watched.obs.faults)
+    watched.obs.callbacks = RecorderCallbacks([Plain()], watched.obs.internal_errors)
     bare = await call(CLIENT_SEES, Case(CLIENT_SEES))
     assert (await call(around(CLIENT_SEES, watched.obs), Case(CLIENT_SEES))).sent == bare.sent
-    assert sum(watched.obs.faults.counts.values()) == 1
+    assert sum(watched.obs.internal_errors.counts.values()) == 1
 
 
 @pytest.mark.parametrize("attribute", ["template", "_move_outermost"])
@@ -963,7 +963,7 @@ async def test_fault_after_fault_is_said_once(watch, capsys):
     watched = watch(new_id=fails)
     for _ in range(5):
         await call(around(CLIENT_SEES, watched.obs), Case(CLIENT_SEES))
-    assert watched.obs.faults.counts == {"Identity": 5}
+    assert watched.obs.internal_errors.counts == {"Identity": 5}
     assert capsys.readouterr().err.count("Identity failed") == 1
 
 

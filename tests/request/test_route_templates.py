@@ -371,4 +371,4 @@ async def test_a_fastapi_that_keeps_its_context_elsewhere(watch, folder, monkeyp
     routes = [line["route"] for line in watched.access]
     assert (routes[0] or "").endswith("/{x}")
     assert routes[1:] == ["/plain/{item}", "/sub/leaf/{n}", None]
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}

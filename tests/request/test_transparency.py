@@ -391,7 +391,7 @@ def test_same_with_and_without(watch, name, framework):
         seen = run(backend, way(framework(case.app), watched.obs), case, strict=strict)
         assert_equal_runs(bare, seen)
         if name in NOT_COUNTED_AS_OURS:
-            watched.obs.faults.counts.clear()
+            watched.obs.internal_errors.counts.clear()
         assert_counted_once(watched)
 
 

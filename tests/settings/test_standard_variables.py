@@ -19,7 +19,7 @@ WRONG = {
 
 
 def read_otlp(signal: Any, **variables: str) -> OtlpVariables:
-    return OtlpVariables.of(signal, {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()})
+    return OtlpVariables.from_environment(signal, {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()})
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

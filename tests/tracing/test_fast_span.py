@@ -85,7 +85,7 @@ class Both:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
-        lean = FastSpanFactory.of(tracer, root_bound=root_bound)
+        lean = FastSpanFactory.for_tracer(tracer, root_bound=root_bound)
         assert lean is not None
         self.lean = lean
 
@@ -263,7 +263,7 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
     exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
     patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
     provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
-    spans = FastSpanFactory.of(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
+    spans = FastSpanFactory.for_tracer(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
     for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
         provider.add_span_processor(processor)
     span = spans.start_root("GET", 1, dict, {})[0] if how == "root" else spans.start("GET", None, (), 1, dict, {})[0]
@@ -295,13 +295,13 @@ def test_processors_that_do_nothing_at_a_moment_are_not_called():
 )
 def test_tracers_that_need_more_are_not_supported(tracer):
     """Where the SDK would do something that a lean span does not, it is left to the SDK."""
-    assert FastSpanFactory.of(tracer) is None
+    assert FastSpanFactory.for_tracer(tracer) is None
 
 
 def test_internal_metrics_of_the_sdk_keep_their_spans(monkeypatch):
     """An SDK that counts its spans goes on counting all of them."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    assert FastSpanFactory.of(TracerProvider(shutdown_on_exit=False).get_tracer("x")) is None
+    assert FastSpanFactory.for_tracer(TracerProvider(shutdown_on_exit=False).get_tracer("x")) is None
 
 
 @given(

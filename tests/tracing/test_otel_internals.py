@@ -49,7 +49,7 @@ assert (server.name, child.name, start["status"]) == ("GET /items/{item}", "work
 assert server.attributes["http.route"] == "/items/{item}" and server.attributes["http.response.status_code"] == 200
 assert child.attributes["own"] == 7 and child.parent.span_id == server.context.span_id
 assert body["body"].decode().strip('"') == f"{server.context.span_id:016x}"
-assert obs.faults.counts == {}, obs.faults.counts
+assert obs.internal_errors.counts == {}, obs.internal_errors.counts
 obs.close()
 print("served")
 """

@@ -136,7 +136,7 @@ def test_refusals_are_counted(tmp_path: Any, collector: SpanCollector):
     asyncio.run(obs.close())
     assert [span.name for span in collector.spans()] == ["good", "better"]
     assert dropped(obs) == {"refused": 4}
-    assert obs.faults.counts == {}
+    assert obs.internal_errors.counts == {}
 
 
 def test_a_flush_waits_until_all_has_arrived(tmp_path: Any, collector: SpanCollector):

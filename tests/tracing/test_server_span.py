@@ -176,7 +176,7 @@ def test_any_bytes_in_headers_are_served(headers):
     asyncio.run(obs.close())
     assert driven.error is None
     assert driven.sent[0]["status"] == 200
-    assert obs.faults.counts == {}
+    assert obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("path", ["/sync", "/async", "/dependency"])

@@ -102,7 +102,9 @@ def log_result_operation(
         logger = _logger_of(fn)
 
         def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _LoggedCall:
-            return _LoggedCall(name, logger, {} if arguments is None else {"context": arguments.of(args, kwargs)}, span=span)
+            return _LoggedCall(
+                name, logger, {} if arguments is None else {"context": arguments.by_name(args, kwargs)}, span=span
+            )
 
         @wraps(fn)
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -126,7 +128,7 @@ class _Arguments:
         self._signature = inspect.signature(fn)
         self._values = Sanitizer(Redaction(LoggingSettings(redact=redact)), _LONGEST_CONTEXT_BYTES)
 
-    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             given = self._signature.bind(*args, **kwargs).arguments
         except TypeError:

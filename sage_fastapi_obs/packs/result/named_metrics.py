@@ -52,9 +52,9 @@ class _Target:
 class NamedMetrics:
     """Metrics that an application collects by name, in the registry of one `Observability`."""
 
-    def __init__(self, instruments: Instruments, faults: InternalErrors) -> None:
+    def __init__(self, instruments: Instruments, internal_errors: InternalErrors) -> None:
         self._instruments = instruments
-        self._faults = faults
+        self._internal_errors = internal_errors
         self._targets: dict[str, _Target] = {}
         self._lock = threading.Lock()
 
@@ -70,7 +70,7 @@ class NamedMetrics:
             raise ValueError(f"{name} is collected as a {target.kind.value} already, and cannot be a {kind.value} too")
         if target.instrument is None:
             return
-        child = target.instrument.of(*self._values(name, target, labels))
+        child = target.instrument.with_values(*self._values(name, target, labels))
         number = value / target.resolved.scale
         match target.instrument.metric.type:
             case "counter":
@@ -116,7 +116,7 @@ class NamedMetrics:
         try:
             self._instruments.add((metric,))
         except DuplicateInstrumentError as error:
-            self._faults.count("collect_metric", error)
+            self._internal_errors.count("collect_metric", error)
         return self._instruments.get(metric.name)
 
     def _values(self, name: str, target: _Target, labels: Mapping[str, str]) -> list[str]:
@@ -128,7 +128,7 @@ class NamedMetrics:
         return [given.get(label, "") for label in expected]
 
     def _count(self, message: str) -> None:
-        self._faults.count("collect_metric", ValueError(message))
+        self._internal_errors.count("collect_metric", ValueError(message))
 
 
 def collect_metric(name: str, value: float | Decimal, metric_type: MetricType, labels: Mapping[str, str] | None = None) -> None:

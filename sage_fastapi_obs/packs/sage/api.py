@@ -213,9 +213,11 @@ class SizedRun(OperationRun):
         super().measure(instruments)
         if self.size is not None:
             direction = self.labels.get("direction")
-            sizes = instruments.wanted("sage_message_size_bytes" if direction is None else "sage_session_message_size_bytes")
+            sizes = instruments.get_or_warn(
+                "sage_message_size_bytes" if direction is None else "sage_session_message_size_bytes"
+            )
             if sizes is not None:
-                sizes.of(*([] if direction is None else [direction])).observe(self.size)
+                sizes.with_values(*([] if direction is None else [direction])).observe(self.size)
         if self.labels.get("operation") == "create" and self.outcome == "success":
             add_to_gauge("sage_sessions_active")
 

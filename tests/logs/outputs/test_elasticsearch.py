@@ -182,7 +182,7 @@ def test_faults_that_pass_lose_and_double_nothing(faults: list[str], watch: Any,
     assert sorted(m for m in bulk.messages() if m.startswith("line")) == sorted(f"line {number}" for number in range(20))
     assert dropped(watched) == {}
     assert (bulk.conflicts > 0) == ("taken, connection dropped" in faults)
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 404])

@@ -72,7 +72,7 @@ sys.stdin.readline()
 for number in range(int(lines)):
     file.write({}, b'{"writer":"%s","number":%d,"x":"%s"}\\n' % (name.encode(), number, b"x" * (number % 700)))
 file.close(1)
-assert losses.of("file") == 0
+assert losses.lost_by("file") == 0
 """
 LINES = 4000
 
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_rotated_is_written_to(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         written.write("after", 4000)
     assert written.texts() == ["before", "after"]
-    assert written.losses.of("file") == 0
+    assert written.losses.lost_by("file") == 0
 
 
 def test_nobody_waits_for_another_process_that_rotates(tmp_path: Path) -> None:

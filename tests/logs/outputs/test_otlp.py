@@ -101,7 +101,7 @@ def test_records_are_the_lines(watch: Any, collector: LogCollector) -> None:
     assert (resource["service.name"], resource["service.version"]) == ("shop", "7")
     assert resource["deployment.environment.name"] == "staging"
     assert resource["service.instance.id"]
-    assert watched.obs.faults.counts == {}
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize("odd", ["not hex", "abcd", "", "\u0661" * 32, 5, 1.5, None, ["x"], {"a": 1}])

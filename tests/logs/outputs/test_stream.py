@@ -93,7 +93,7 @@ class Wire:
                 assert row["number"] == last + gap + 1
                 last, gap = row["number"], 0
         assert last + gap == self.sent
-        assert sum("number" in json.loads(row) for row in rows) + self.losses.of("stdout") == self.sent
+        assert sum("number" in json.loads(row) for row in rows) + self.losses.lost_by("stdout") == self.sent
 
 
 def pipe() -> Wire:
@@ -153,7 +153,7 @@ def test_nobody_waits_for_a_reader_that_does_not_read(wire: Any) -> None:
         wired.file.close()
         wired.check()
         return
-    assert wired.losses.of("stdout") == dropped
+    assert wired.losses.lost_by("stdout") == dropped
     wired.finish()
     wired.check()
 
@@ -164,7 +164,7 @@ def test_short_lines_are_limited_by_number() -> None:
     for _ in range(65_536 // 20 + 2 * BACKLOG_LINES):
         wired.write(0)
     assert wired.stream.waiting_lines == BACKLOG_LINES
-    assert wired.losses.of("stdout") > 0
+    assert wired.losses.lost_by("stdout") > 0
     wired.finish()
     wired.check()
 
@@ -243,7 +243,7 @@ def test_several_writers_and_a_slow_reader() -> None:
     wired.finish()
     rows = [json.loads(row) for row in wired.received.splitlines()]
     written = [row for row in rows if "writer" in row]
-    assert len(written) + wired.losses.of("stdout") == 240
+    assert len(written) + wired.losses.lost_by("stdout") == 240
     for number in range(4):
         counts = [row["count"] for row in written if row["writer"] == number]
         assert counts == sorted(set(counts))
@@ -284,7 +284,7 @@ def test_without_a_thread_the_next_line_takes_the_backlog_along(monkeypatch: pyt
     assert until(lambda: wired.read(1 << 20) or not wired.stream.waiting_lines)
     wired.finish()
     wired.check()
-    assert wired.losses.of("stdout") == 0
+    assert wired.losses.lost_by("stdout") == 0
 
 
 def test_closing_takes_no_longer_than_it_may() -> None:
@@ -480,4 +480,4 @@ def test_nothing_happens_before_the_start_and_after_the_end() -> None:
     stream.write(LAID, line(1))
     stream.close(1.0)
     stream.write(LAID, line(2))
-    assert losses.of("stdout") == 0
+    assert losses.lost_by("stdout") == 0
