@@ -77,7 +77,7 @@ class Observability(Lifecycle):
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
-            tell=self._complain,
+            log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
         )
         self._logs = LogWriter(
@@ -256,9 +256,9 @@ class Observability(Lifecycle):
     def _warn(self, message: str, fields: dict[str, Any]) -> None:
         self._log("warn", message, fields)
 
-    def _complain(self, message: str, fields: Mapping[str, Any]) -> None:
+    def _warn_locally(self, message: str, fields: Mapping[str, Any]) -> None:
         if self.settings.logging.enabled:
-            self._logs.complain(message, fields)
+            self._logs.warn_locally(message, fields)
 
     def _log_startup(self) -> None:
         parts = (self.settings, self._tracing, self._logs, self._port)

@@ -32,12 +32,12 @@ class AtEnd:
     """Closes something when a process ends normally and has not closed it.
 
     The interpreter calls `close` after all threads but daemons. A child of multiprocessing, also of a `ProcessPoolExecutor`,
-    ends with `os._exit` instead: there `settle` is called, when its function has returned.
+    ends with `os._exit` instead: there `drain` is called, when its function has returned.
     """
 
-    def __init__(self, close: Callable[[], None], settle: Callable[[], None]) -> None:
+    def __init__(self, close: Callable[[], None], drain: Callable[[], None]) -> None:
         self._close = close
-        self._settle = settle
+        self._drain = drain
         self._finalizer: util.Finalize | None = None
         util.register_after_fork(self, AtEnd._in_child)
 
@@ -54,7 +54,7 @@ class AtEnd:
             finalizer.cancel()
 
     def _watch_child(self) -> None:
-        self._finalizer = util.Finalize(None, self._settle, exitpriority=_LAST)
+        self._finalizer = util.Finalize(None, self._drain, exitpriority=_LAST)
 
     def _in_child(self) -> None:
         # What was registered before a fork is forgotten by then.

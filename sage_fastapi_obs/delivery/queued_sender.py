@@ -91,17 +91,17 @@ class Sender:
         self,
         destination: Destination,
         losses: Losses,
-        tell: Callable[[str, Mapping[str, Any]], None],
+        log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
         limits: Limits | None = None,
     ) -> None:
-        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`log` writes a line that is not sent itself. `failed`: is told of a missing thread."""
         self.name = destination.name
         self.remarks = destination.remarks
         self._destination = destination
         self._limits = limits or Limits(QUEUE_LINES, BATCH_LINES, BATCH_SECONDS)
         self._losses = losses
-        self._tell = tell
+        self._log = log
         losses.watch(self.name, ("full", "refused", "shutdown"))
         self._is_open = False
         self._thread: threading.Thread | None = None
@@ -184,8 +184,8 @@ class Sender:
         self._deadline = 0.0
         self._thread = None
         self._trouble: str | None = None
-        self._told_lost = self._losses.lost_by(self.name)
-        self._told_refused_at = -_NOTICE_SECONDS
+        self._logged_lost = self._losses.lost_by(self.name)
+        self._refused_logged_at = -_NOTICE_SECONDS
 
     def _run(self) -> None:
         wake, stopping = self._wake, self._stopping
@@ -229,20 +229,20 @@ class Sender:
             self._connect()
             again, refused = self._destination.deliver(batch, self._seconds_left())
         except Unavailable as unavailable:
-            self._say_trouble(str(unavailable))
+            self._log_trouble(str(unavailable))
             return unavailable.after_seconds
         except Refused as refusal:
             again, refused = (), len(batch)
-            self._say_refused(str(refusal))
+            self._log_refused(str(refusal))
         except TooLarge:
             again, refused = self._deliver_halves(batch)
         except Exception as fault:
             # A defect of ours costs this batch, and no other.
             again, refused = (), len(batch)
-            self._say_refused(type(fault).__name__)
-        self._settle(again, refused)
+            self._log_refused(type(fault).__name__)
+        self._finish_batch(again, refused)
         if not again:
-            self._say_recovered()
+            self._log_recovered()
         return 0.0
 
     def _connect(self) -> None:
@@ -268,7 +268,7 @@ class Sender:
     def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
         """Put the second half back, so that the first goes alone; a single line that is too large is refused."""
         if len(batch) == 1:
-            self._say_refused("too large")
+            self._log_refused("too large")
             return (), 1
         middle = len(batch) // 2
         with self._lock:
@@ -276,7 +276,7 @@ class Sender:
             self._sending = batch[:middle]
         return self._sending, 0
 
-    def _settle(self, again: Sequence[Entry], refused: int) -> None:
+    def _finish_batch(self, again: Sequence[Entry], refused: int) -> None:
         with self._lock:
             if self._thread is not threading.current_thread():
                 return
@@ -296,23 +296,23 @@ class Sender:
             time.sleep(min(FIRST_RETRY_SECONDS, left))
         return left > 0 and self._thread is threading.current_thread()
 
-    def _say_trouble(self, reason: str) -> None:
+    def _log_trouble(self, reason: str) -> None:
         if self._trouble is None:
-            self._tell(f"{self.what} do not reach {self.name}", {"output": self.name, "reason": reason})
+            self._log(f"{self.what} do not reach {self.name}", {"output": self.name, "reason": reason})
         self._trouble = reason
 
-    def _say_recovered(self) -> None:
+    def _log_recovered(self) -> None:
         if self._trouble is not None:
-            lost = self._losses.lost_by(self.name) - self._told_lost
-            self._tell(f"{self.what} reach {self.name} again", {"output": self.name, "lost": lost})
-            self._told_lost += lost
+            lost = self._losses.lost_by(self.name) - self._logged_lost
+            self._log(f"{self.what} reach {self.name} again", {"output": self.name, "lost": lost})
+            self._logged_lost += lost
         self._trouble = None
 
-    def _say_refused(self, reason: str) -> None:
+    def _log_refused(self, reason: str) -> None:
         now = time.monotonic()
-        if now - self._told_refused_at >= _NOTICE_SECONDS:
-            self._told_refused_at = now
-            self._tell(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
+        if now - self._refused_logged_at >= _NOTICE_SECONDS:
+            self._refused_logged_at = now
+            self._log(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
 
 
 def _size(batch: Sequence[Entry]) -> int:

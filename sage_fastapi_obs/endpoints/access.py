@@ -1,6 +1,6 @@
 """Who may read the monitoring pages, and who may change anything: `monitoring.access` and `monitoring.token`.
 
-Probes are open to everyone, and tell no details to those whom `Access.refusal` refuses.
+Probes are open to everyone, and tell no details to those whom `Access.rejection` refuses.
 """
 
 import hmac
@@ -51,7 +51,7 @@ class Access:
             return "nobody: set monitoring.token (SAGE_OBS_MONITORING__TOKEN)"
         return {"open": "everyone", "local": "this machine", "token": "bearer token", "port": "metrics port"}[self._mode]
 
-    def refusal(self, request: Request) -> Response | None:
+    def rejection(self, request: Request) -> Response | None:
         """Return the response to a request that may not read, or None when it may."""
         match self._mode:
             case "open":
@@ -63,7 +63,7 @@ class Access:
             case "port":
                 return problem("metrics are served on their own port (metrics.port)", 404)
 
-    def refusal_to_change(self, request: Request) -> Response | None:
+    def change_rejection(self, request: Request) -> Response | None:
         """Return the response to a request that may not change anything, or None: that takes the token in every mode."""
         return self._without_token(request, "set monitoring.token (SAGE_OBS_MONITORING__TOKEN)")
 

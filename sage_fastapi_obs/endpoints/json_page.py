@@ -72,8 +72,8 @@ class JsonPage:
         return Route(f"{prefix}{self.path}", self._answer, name=f"sage_obs_{self.name}")
 
     async def _answer(self, request: Request) -> Response:
-        if (refusal := self.guard(request)) is not None:
-            return refusal
+        if (rejection := self.guard(request)) is not None:
+            return rejection
         query_string: bytes = request.scope.get("query_string", b"")
         if len(query_string) > MOST_QUERY_BYTES:
             return problem(f"the query is longer than {MOST_QUERY_BYTES} bytes", 414)

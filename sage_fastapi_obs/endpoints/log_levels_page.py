@@ -62,8 +62,8 @@ class LogLevelsPage:
     async def answer(self, request: Request) -> Response:
         """Answer GET with the levels, and PUT with those after the change."""
         if request.method == "PUT":
-            return self._access.refusal_to_change(request) or await self._change(request)
-        return self._access.refusal(request) or self._levels()
+            return self._access.change_rejection(request) or await self._change(request)
+        return self._access.rejection(request) or self._levels()
 
     async def _change(self, request: Request) -> Response:
         body = b""

@@ -23,7 +23,7 @@ class RecentLinesPage:
 
     async def answer(self, request: Request) -> Response:
         """Answer with the newest lines, the oldest of them first; 404 when there are none."""
-        return self._access.refusal(request) or await self._lines_of(request.path_params["id"])
+        return self._access.rejection(request) or await self._lines_of(request.path_params["id"])
 
     async def _lines_of(self, id_: str) -> Response:
         if self._logs is None or not self._logs.keeps_lines:

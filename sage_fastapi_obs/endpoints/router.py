@@ -38,7 +38,7 @@ def _metrics_routes(settings: Settings, access: Access, scrape: MetricsPage) -> 
 
     def route(path: str, name: str, start: str = "") -> Route:
         async def page(request: Request) -> Response:
-            return access.refusal(request) or await scrape.response(request, start)
+            return access.rejection(request) or await scrape.response(request, start)
 
         return Route(path, page, name=f"sage_obs_{name}")
 
@@ -51,7 +51,7 @@ def _status_routes(settings: Settings, access: Access, status: ServiceStatus) ->
     pages = StatusPages(access, status, judged=settings.metrics.enabled).pages()
 
     async def openapi(request: Request) -> Response:
-        return access.refusal(request) or JSONResponse(await in_thread(document), headers=UNCACHED)
+        return access.rejection(request) or JSONResponse(await in_thread(document), headers=UNCACHED)
 
     document = cache(partial(openapi_document, pages, prefix, f"{settings.service.name}: monitoring"))
     return [*(page.route(prefix) for page in pages), Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi")]

@@ -166,7 +166,7 @@ class StatusPages:
     def pages(self) -> list[JsonPage]:
         """List the pages; probes are open to everyone."""
         probe = partial(JsonPage, other_statuses={503: "Not now."})
-        guarded = partial(JsonPage, guard=self._access.refusal, problems=_PROBLEMS)
+        guarded = partial(JsonPage, guard=self._access.rejection, problems=_PROBLEMS)
         health = partial(guarded, other_statuses={503: "Degraded."})
         summary, cached = self._cached(self._summary), self._cached
         return [
@@ -188,7 +188,7 @@ class StatusPages:
 
     async def _ready(self, _query: PageQuery, request: Request) -> Response:
         health = await self._status.health.report()
-        checks = health.checks if self._access.refusal(request) is None else None
+        checks = health.checks if self._access.rejection(request) is None else None
         return json_response(ReadyResponse(status=health.status, checks=checks), 200 if health.accepts_traffic else 503)
 
     async def _startup(self, _query: PageQuery, _request: Request) -> Response:

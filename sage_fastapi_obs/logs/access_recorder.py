@@ -69,7 +69,7 @@ class AccessRecorder(Recorder):
             and exchange.method in KNOWN_METHODS
             and b"x-client-type" not in exchange.headers
             and exchange.status not in self._statuses_without_line
-            and not loguru_bridge.others_listen()
+            and not loguru_bridge.has_foreign_sinks()
         ):
             # What `access_line.ORDINARY` names.
             values = (
@@ -93,8 +93,8 @@ class AccessRecorder(Recorder):
 
     def _write_now(self, exchange: Exchange) -> None:
         level = access_level(exchange)
-        dropped = None if exchange.held_lines is None else self._writer.settle_held(exchange)
-        if LEVELS[level] < self._threshold and dropped is None and not loguru_bridge.others_listen():
+        dropped = None if exchange.held_lines is None else self._writer.release_or_drop_held(exchange)
+        if LEVELS[level] < self._threshold and dropped is None and not loguru_bridge.has_foreign_sinks():
             return
         fields = self._add_to_access_line((exchange.bound_fields or {}).copy(), exchange)
         fields.update(dropped or {})
@@ -110,7 +110,7 @@ class AccessRecorder(Recorder):
         message = "background work finished" if error is None else "background work failed"
         fields: dict[str, Any] = self._add_to_background_line({}, exchange)
         if exchange.held_lines is not None:
-            fields.update(self._writer.settle_held(exchange, wanted=error is not None) or {})
+            fields.update(self._writer.release_or_drop_held(exchange, release=error is not None) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)
 
 

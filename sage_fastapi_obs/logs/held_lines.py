@@ -19,7 +19,7 @@ RELEASES_PER_SECOND = 20
 """Most requests that have their lines written in one second: where all fail, more lines help nobody and cost everybody."""
 
 
-class _Held:
+class _RequestLines:
     """What one request holds; the oldest line goes first."""
 
     __slots__ = ("dropped", "lines", "size")
@@ -45,7 +45,7 @@ class HeldLines(Recorder):
         self._most_bytes = settings.flight_bytes
         self.clock = clock
         self._second, self._releases = 0, 0
-        self._holders: OrderedDict[_Held, None] = OrderedDict()
+        self._holders: OrderedDict[_RequestLines, None] = OrderedDict()
         """All that hold lines, the one that began first in front."""
         # Reentrant, because a finalizer or a signal handler may log at any point.
         self._lock = threading.RLock()
@@ -62,7 +62,7 @@ class HeldLines(Recorder):
         with self._lock:
             held = exchange.held_lines
             if held is None:
-                held = exchange.held_lines = _Held()
+                held = exchange.held_lines = _RequestLines()
             self._holders[held] = None
             held.lines.append(line)
             self._grow(held, len(line) + OVERHEAD_BYTES)
@@ -71,25 +71,25 @@ class HeldLines(Recorder):
             while self.size > self._most_bytes:
                 self._drop_oldest(next(iter(self._holders)))
 
-    def settle(self, exchange: Exchange, *, wanted: bool) -> tuple[Iterable[bytes], int]:
+    def release_or_drop(self, exchange: Exchange, *, release: bool) -> tuple[Iterable[bytes], int]:
         """Take the lines of a request whose outcome is known; return those to write, and how many are missing."""
         with self._lock:
-            held: _Held = exchange.held_lines
+            held: _RequestLines = exchange.held_lines
             exchange.held_lines = None
             self._holders.pop(held, None)
             self.size -= held.size
-            if wanted and self._may_release():
+            if release and self._may_release():
                 self.counts["released"] += len(held.lines)
                 return held.lines, held.dropped
-            self.counts["dropped" if wanted else "discarded"] += len(held.lines)
+            self.counts["dropped" if release else "discarded"] += len(held.lines)
             return (), held.dropped + len(held.lines)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Let go what was logged after the last byte, where nothing came of it."""
         if exchange.held_lines is not None:
-            self.settle(exchange, wanted=False)
+            self.release_or_drop(exchange, release=False)
 
-    def wants(self, exchange: Exchange) -> bool:
+    def is_worth_keeping(self, exchange: Exchange) -> bool:
         """Tell whether a request went wrong: it failed, or its answer took long to come."""
         if exchange.failed:
             return True
@@ -99,11 +99,11 @@ class HeldLines(Recorder):
             answered_us = exchange.first_byte_us if exchange.streamed else exchange.duration_us
         return self._slow_us is not None and answered_us is not None and answered_us >= self._slow_us
 
-    def _grow(self, held: _Held, size: int) -> None:
+    def _grow(self, held: _RequestLines, size: int) -> None:
         held.size += size
         self.size += size
 
-    def _drop_oldest(self, held: _Held) -> None:
+    def _drop_oldest(self, held: _RequestLines) -> None:
         self._grow(held, -len(held.lines.popleft()) - OVERHEAD_BYTES)
         held.dropped += 1
         self.counts["dropped"] += 1

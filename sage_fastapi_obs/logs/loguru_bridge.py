@@ -15,11 +15,11 @@ from sage_fastapi_obs.logs.loguru_sinks import SINKS, THIS_THREAD
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 
 
-def others_listen() -> bool:
+def has_foreign_sinks() -> bool:
     """Tell whether the application has sinks in loguru that must see our lines too."""
     if handlers() is not SINKS.seen:
         SINKS.look()
-    return SINKS.others_listen
+    return SINKS.has_foreign_sinks
 
 
 def loguru_adds() -> bool:
@@ -29,7 +29,7 @@ def loguru_adds() -> bool:
     return is_patched or loguru_internals.adds_fields()
 
 
-def tell_loguru(
+def log_to_loguru(
     level: str,
     message: str,
     logger: str,
@@ -42,11 +42,11 @@ def tell_loguru(
     Returns its fields together with those that the application wants on every line of loguru's; None where loguru was told to
     leave such lines out.
     """
-    told: dict[str, Any] | None = None
-    before = THIS_THREAD.told, THIS_THREAD.is_record
+    written: dict[str, Any] | None = None
+    before = THIS_THREAD.own_extra, THIS_THREAD.is_record
 
     def describe(ours: "loguru.Record") -> None:
-        nonlocal told
+        nonlocal written
         # A name other than that of this module.
         ours["name"] = logger
         if record is None:
@@ -54,15 +54,15 @@ def tell_loguru(
             ours["extra"].update(fields)
         else:
             ours["function"], ours["module"], ours["line"] = record.funcName or "", record.module, record.lineno
-        told = THIS_THREAD.told = ours["extra"]
+        written = THIS_THREAD.own_extra = ours["extra"]
         THIS_THREAD.is_record = record is not None
 
     log = loguru.logger if record is None else loguru.logger.bind(**{str(name): value for name, value in fields.items()})
     try:
         log.patch(describe).opt(exception=error).log(LEVEL_DETAILS[level].loguru, message)
     finally:
-        THIS_THREAD.told, THIS_THREAD.is_record = before
-    return told
+        THIS_THREAD.own_extra, THIS_THREAD.is_record = before
+    return written
 
 
 def was_written(record: logging.LogRecord) -> bool:
@@ -99,10 +99,10 @@ class LoguruSide:
         _patch()
         self._add()
 
-    def retake(self) -> None:
+    def reattach(self) -> None:
         """Come back where an application has configured loguru while it started."""
         _patch()
-        if not SINKS.is_ours_there():
+        if not SINKS.has_own_sink():
             self._add()
 
     def look(self) -> None:
@@ -117,7 +117,7 @@ class LoguruSide:
         """Leave loguru as the application has it."""
         SINKS.give_back()
         try:
-            loguru.logger.remove(SINKS.ours)
+            loguru.logger.remove(SINKS.own_number)
         except ValueError:
             # The application has removed all sinks itself.
             pass
@@ -127,7 +127,7 @@ class LoguruSide:
     def _add(self) -> None:
         sink = loguru.logger.add(_sink, level=0, format=_no_format, backtrace=False, diagnose=False, catch=True)
         loguru_internals.drop_exception_text(sink)
-        SINKS.ours = sink
+        SINKS.own_number = sink
 
 
 # A function of the module, so that loguru's logger can be copied and sent to other processes.
@@ -135,7 +135,7 @@ def _sink(message: "loguru.Message") -> None:
     record = message.record
     logs = attached()
     extra = record["extra"]
-    if logs is None or extra is THIS_THREAD.told:
+    if logs is None or extra is THIS_THREAD.own_extra:
         return
     if not isinstance(loguru_internals.patcher(), _Patcher):
         # The application has just set another, which this line shows first.

@@ -10,9 +10,9 @@ from typing import Any, TextIO
 class Warnings:
     """Takes the place of what prints warnings to standard error; an application's own function is still called."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """`tell` writes a line about one; never raises."""
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """`log` writes a line about one; never raises."""
+        self._log = log
         self._before: Callable[..., Any] = warnings.showwarning
         self._is_ours = True
         # Kept, because a bound method is a new one at each look.
@@ -36,10 +36,10 @@ class Warnings:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        is_told = self._is_ours and file is None
-        if is_told:
-            self._tell(warnings.formatwarning(message, category, filename, lineno, line))
-        if not is_told or not _prints(self._before):
+        is_logged = self._is_ours and file is None
+        if is_logged:
+            self._log(warnings.formatwarning(message, category, filename, lineno, line))
+        if not is_logged or not _prints(self._before):
             self._before(message, category, filename, lineno, file, line)
 
 

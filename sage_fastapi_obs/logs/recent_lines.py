@@ -76,14 +76,14 @@ class RecentLines:
                 oldest = entries.popleft()
                 self.size -= len(oldest[3]) + OVERHEAD_BYTES
 
-    def find(self, wanted: str, limit: int) -> list[LogEntry]:
+    def find(self, some_id: str, limit: int) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, in the order of their timestamps."""
         with self._lock:
             entries = list(self.entries)
         found = [
             encoded
             for correlation_id, request_id, trace_id, encoded in entries
-            if wanted in (correlation_id, request_id, trace_id)
+            if some_id in (correlation_id, request_id, trace_id)
         ]
         lines = [LogEntry.model_validate(orjson.loads(encoded)) for encoded in found[max(0, len(found) - limit) :]]
         # A line that had to wait for the end of its request was written after younger ones.

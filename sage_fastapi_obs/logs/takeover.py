@@ -14,14 +14,14 @@ from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, attached
 from sage_fastapi_obs.logs.context_fields import add_context
 from sage_fastapi_obs.logs.duplicate_handlers import SilencedHandlers
-from sage_fastapi_obs.logs.loguru_bridge import LoguruSide, hands_to_loguru, others_listen, tell_loguru
+from sage_fastapi_obs.logs.loguru_bridge import LoguruSide, hands_to_loguru, has_foreign_sinks, log_to_loguru
 from sage_fastapi_obs.logs.python_warnings import Warnings
 from sage_fastapi_obs.logs.root_handler import RootHandler
 from sage_fastapi_obs.logs.server_loggers import ServerLoggers
 from sage_fastapi_obs.logs.uncaught import Hooks, LoopHandler
 
 
-class _Taken:
+class _Takeover:
     """What is taken over while somebody is attached."""
 
     def __init__(self) -> None:
@@ -31,28 +31,28 @@ class _Taken:
         self.levels = _StandardLevels()
         self._servers = ServerLoggers(hands_to_loguru)
         self._servers.take()
-        self._warnings = Warnings(_say_warning)
-        self._hooks = Hooks(say)
+        self._warnings = Warnings(_log_warning)
+        self._hooks = Hooks(log_line)
         self._silenced = SilencedHandlers(self.handler)
-        self._said: set[str] = set()
+        self._announced: set[str] = set()
         """Whom it was said of that they are silenced."""
 
-    def retake(self) -> None:
+    def reattach(self) -> None:
         """Come back, and last, where an application has configured logging while it started."""
         if logging.root.handlers[-1:] != [self.handler]:
             logging.root.removeHandler(self.handler)
             logging.root.addHandler(self.handler)
-        self._loguru.retake()
+        self._loguru.reattach()
 
     def silence(self) -> None:
         """Silence what writes to the same place, and say so once."""
         self._loguru.look()
-        names = [name for name in (*self._silenced.look(), *self._loguru.silenced()) if name not in self._said]
+        names = [name for name in (*self._silenced.look(), *self._loguru.silenced()) if name not in self._announced]
         if names:
-            self._said.update(names)
+            self._announced.update(names)
             message = "handlers that write to the same place are silent for what is written here"
             fields = {"silenced": names, "change": "delete them, or set logging.takeover to false"}
-            say("info", message, "sage_fastapi_obs", fields, None)
+            log_line("info", message, "sage_fastapi_obs", fields, None)
 
     def give_back(self) -> None:
         """Leave everything as it was, but for what others have changed meanwhile."""
@@ -83,12 +83,12 @@ class _StandardLevels:
         if WRITERS and self._root is not None and logging.root.level == self._root[1]:
             self._root = (self._root[0], max(logging.INFO, min(logs.levels.general for logs in WRITERS)))
             logging.root.setLevel(self._root[1])
-        wanted: dict[str, int] = {}
+        lowest: dict[str, int] = {}
         for logs in WRITERS:
             for name, severity in logs.levels.named.items():
-                wanted[name] = min(severity, wanted.get(name, severity))
+                lowest[name] = min(severity, lowest.get(name, severity))
         self._restore_others()
-        for name, severity in wanted.items():
+        for name, severity in lowest.items():
             logger = logging.getLogger(name)
             if logger.getEffectiveLevel() > severity:
                 self._others[name] = (logger.level, severity)
@@ -111,7 +111,7 @@ class _Handover:
     """What is the process's."""
 
     def __init__(self) -> None:
-        self.taken: _Taken | None = None
+        self.current: _Takeover | None = None
         self.loops: dict[Writer, LoopHandler] = {}
         """The event loops in which observabilities were attached."""
 
@@ -122,10 +122,10 @@ _handover = _Handover()
 def take_over(logs: Writer) -> None:
     """Send the process's logging to an observability; the first one takes it over."""
     WRITERS.append(logs)
-    if _handover.taken is None:
-        _handover.taken = _Taken()
-    _handover.taken.levels.follow()
-    _handover.taken.silence()
+    if _handover.current is None:
+        _handover.current = _Takeover()
+    _handover.current.levels.follow()
+    _handover.current.silence()
     try:
         _handover.loops[logs] = LoopHandler()
     except RuntimeError:
@@ -140,28 +140,28 @@ def give_back(logs: Writer) -> None:
     WRITERS.remove(logs)
     if loop := _handover.loops.pop(logs, None):
         loop.give_back()
-    taken = _handover.taken
-    if taken is None:
+    current = _handover.current
+    if current is None:
         return
     if WRITERS:
-        taken.levels.follow()
-        taken.silence()
+        current.levels.follow()
+        current.silence()
     else:
-        _handover.taken = None
-        taken.give_back()
+        _handover.current = None
+        current.give_back()
 
 
 def reattach_root() -> None:
     """Take over again what an application has configured while it started."""
-    if _handover.taken is not None:
-        _handover.taken.retake()
-        _handover.taken.silence()
+    if _handover.current is not None:
+        _handover.current.reattach()
+        _handover.current.silence()
 
 
 def levels_changed() -> None:
     """Let the standard library's loggers follow the levels of those who are attached."""
-    if _handover.taken is not None:
-        _handover.taken.levels.follow()
+    if _handover.current is not None:
+        _handover.current.levels.follow()
 
 
 def writers() -> list[Writer]:
@@ -169,18 +169,18 @@ def writers() -> list[Writer]:
     return WRITERS[:]
 
 
-def say(level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None) -> None:
+def log_line(level: str, message: str, logger: str, fields: Mapping[str, Any], error: BaseException | None) -> None:
     """Write a line of our own about the process; never raises."""
     try:
         completed = dict(fields)
         add_context(completed)
         if (logs := attached()) is not None:
             logs.accept(time.time(), LEVELS[level], message, logger, completed, error)
-        if others_listen():
-            tell_loguru(level, message, logger, completed, error)
+        if has_foreign_sinks():
+            log_to_loguru(level, message, logger, completed, error)
     except Exception as fault:
         count_internal_error("Uncaught", fault)
 
 
-def _say_warning(text: str) -> None:
-    say("warn", text, "py.warnings", {}, None)
+def _log_warning(text: str) -> None:
+    log_line("warn", text, "py.warnings", {}, None)

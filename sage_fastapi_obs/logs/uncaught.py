@@ -11,18 +11,18 @@ from typing import Any
 
 from sage_fastapi_obs.privacy.json_values import unprintable
 
-Tell = Callable[[str, str, str, Mapping[str, Any], BaseException | None], None]
+LogLine = Callable[[str, str, str, Mapping[str, Any], BaseException | None], None]
 """Writes a line of a level, message, logger, fields and exception; never raises."""
 
 
 class Hooks:
     """The interpreter's hooks, ours before those that were there: they still see everything."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, log: LogLine) -> None:
         self._hooks = [
-            _Hook(threading, "excepthook", partial(_in_thread, tell)),
-            _Hook(sys, "unraisablehook", partial(_in_finalizer, tell)),
-            _Hook(sys, "excepthook", partial(_at_the_end, tell)),
+            _Hook(threading, "excepthook", partial(_in_thread, log)),
+            _Hook(sys, "unraisablehook", partial(_in_finalizer, log)),
+            _Hook(sys, "excepthook", partial(_at_the_end, log)),
         ]
 
     def give_back(self) -> None:
@@ -34,8 +34,8 @@ class Hooks:
 class _Hook:
     """One hook, found as an attribute of a module."""
 
-    def __init__(self, owner: Any, name: str, see: Callable[..., None]) -> None:
-        self._owner, self._name, self._see = owner, name, see
+    def __init__(self, owner: Any, name: str, report: Callable[..., None]) -> None:
+        self._owner, self._name, self._report = owner, name, report
         self._is_ours = True
         self._before: Callable[..., Any] = getattr(owner, name)
         # Kept, because a bound method is a new one at each look.
@@ -49,28 +49,28 @@ class _Hook:
 
     def _call(self, *given: Any) -> None:
         if self._is_ours:
-            self._see(*given)
+            self._report(*given)
         self._before(*given)
 
 
-def _in_thread(tell: Tell, unhandled: threading.ExceptHookArgs) -> None:
+def _in_thread(log: LogLine, unhandled: threading.ExceptHookArgs) -> None:
     if unhandled.exc_type is not SystemExit:
         thread = None if unhandled.thread is None else unhandled.thread.name
-        tell("error", "uncaught exception in a thread", "threading", {"thread": thread}, unhandled.exc_value)
+        log("error", "uncaught exception in a thread", "threading", {"thread": thread}, unhandled.exc_value)
 
 
-def _in_finalizer(tell: Tell, unhandled: Any) -> None:
+def _in_finalizer(log: LogLine, unhandled: Any) -> None:
     # A text, because who keeps the object brings it back to life.
-    fields = {"object": _shown(unhandled.object), "reason": unhandled.err_msg}
-    tell("error", "uncaught exception in a finalizer", "sys", fields, unhandled.exc_value)
+    fields = {"object": _repr(unhandled.object), "reason": unhandled.err_msg}
+    log("error", "uncaught exception in a finalizer", "sys", fields, unhandled.exc_value)
 
 
-def _at_the_end(tell: Tell, kind: type[BaseException], error: BaseException, _: object) -> None:
+def _at_the_end(log: LogLine, kind: type[BaseException], error: BaseException, _: object) -> None:
     if not issubclass(kind, KeyboardInterrupt):
-        tell("critical", "uncaught exception ends the process", "sys", {}, error)
+        log("critical", "uncaught exception ends the process", "sys", {}, error)
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     try:
         return repr(value)
     except Exception as fault:

@@ -64,7 +64,16 @@ class LogWriter:
         self._encode: Encode = with_renamed_fields(settings.field_aliases)
         self.output = build_output(
             OutputParts(
-                *(settings, service, self._encode, self.losses, wall_clock, self.complain, self._gap_line, self._count_fault)
+                *(
+                    settings,
+                    service,
+                    self._encode,
+                    self.losses,
+                    wall_clock,
+                    self.warn_locally,
+                    self._gap_line,
+                    self._count_fault,
+                )
             )
         )
         self.remarks = self.output.remarks
@@ -97,7 +106,7 @@ class LogWriter:
 
     def _write_out(self) -> None:
         """Write what waits, in a process that may end now."""
-        self.output.settle(self._settings.shutdown_seconds)
+        self.output.drain(self._settings.shutdown_seconds)
 
     def emit(
         self,
@@ -113,8 +122,8 @@ class LogWriter:
         """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
         if always or LEVELS[level] >= self.levels.severity_of(logger):
             self.write(at, level, message, logger, fields, error)
-        if loguru_bridge.others_listen():
-            loguru_bridge.tell_loguru(level, message, logger, fields, error)
+        if loguru_bridge.has_foreign_sinks():
+            loguru_bridge.log_to_loguru(level, message, logger, fields, error)
 
     def accept(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
@@ -160,15 +169,15 @@ class LogWriter:
         """Whether recent lines are kept."""
         return self.recent_lines is not None
 
-    def recent(self, wanted: str, limit: int) -> list[LogEntry]:
+    def recent(self, some_id: str, limit: int) -> list[LogEntry]:
         """Return the newest lines that were kept of a correlation, request or trace id, the oldest first."""
         if self.recent_lines is None:
             return []
         # Some of them may not have been written yet.
         self.flush()
-        return self.recent_lines.find(wanted, limit)
+        return self.recent_lines.find(some_id, limit)
 
-    def complain(self, message: str, fields: Mapping[str, Any]) -> None:
+    def warn_locally(self, message: str, fields: Mapping[str, Any]) -> None:
         """Write a warning about what is sent to servers: to the stream or file alone, so that it causes no sending."""
         try:
             self.output.write_local(*self._notice(message, fields))
@@ -195,13 +204,13 @@ class LogWriter:
         fields: dict[str, Any] = {"changed_logger": logger, "from": before, "to": self.levels.level_of(logger)}
         if level is not None:
             fields["seconds"] = seconds
-        self._tell("log level changed", fields)
+        self._log_change("log level changed", fields)
 
     def _level_ended(self, change: Change) -> None:
         fields = {"changed_logger": change.logger, "from": change.level, "to": self.levels.level_of(change.logger)}
-        self._tell("log level given back", fields)
+        self._log_change("log level given back", fields)
 
-    def _tell(self, message: str, fields: dict[str, Any]) -> None:
+    def _log_change(self, message: str, fields: dict[str, Any]) -> None:
         exchange = current_exchange.get()
         ids = {} if exchange is None else add_exchange_ids({}, exchange)
         self.emit(self.now(), "info", message, OWN_LOGGER, {**ids, **fields}, always=True)
@@ -212,29 +221,29 @@ class LogWriter:
 
     def _follow_levels(self) -> None:
         self.access.follow_level()
-        wanted = [self.levels.lowest]
+        levels = [self.levels.lowest]
         if self.flight is not None or self._debug_token is not None:
-            wanted.append(_HELD_FROM)
-        self.lowest = min(wanted)
+            levels.append(_HELD_FROM)
+        self.lowest = min(levels)
 
     def _is_asked_for(self, exchange: Exchange) -> bool:
         given = exchange.headers.get(_DEBUG_HEADER)
         return self._debug_token is not None and given is not None and hmac.compare_digest(given, self._debug_token)
 
-    def settle_held(self, exchange: Exchange, *, wanted: bool | None = None) -> dict[str, int] | None:
-        """Write what a request holds, or drop it; return what is to be said about that, None when nothing is wanted of it.
+    def release_or_drop_held(self, exchange: Exchange, *, release: bool | None = None) -> dict[str, int] | None:
+        """Write what a request holds, or drop it; return the fields that tell of missing ones, None when they are dropped.
 
-        `wanted` None leaves it to the exchange.
+        `release` None leaves it to the exchange.
         """
         assert self.flight is not None
-        wanted = self.flight.wants(exchange) if wanted is None else wanted
-        lines, missing = self.flight.settle(exchange, wanted=wanted)
+        release = self.flight.is_worth_keeping(exchange) if release is None else release
+        lines, missing = self.flight.release_or_drop(exchange, release=release)
         for encoded in lines:
             try:
                 self._put(orjson.loads(encoded))
             except Exception as fault:
                 self._count_fault(fault)
-        if not wanted:
+        if not release:
             return None
         return {"held_lines_dropped": missing} if missing else {}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-Say = Callable[[str], None]
+Remark = Callable[[str], None]
 """Takes a remark: a mistake, and what to change."""
 Signal = Literal["traces", "logs"]
 Compression = Literal["none", "gzip", "deflate"]
@@ -61,24 +61,24 @@ def is_service_link(name: str, value: str) -> bool:
     return any(named.fullmatch(name) and valued.fullmatch(value) for named, valued in _LINKS)
 
 
-def standard_sections(env: Mapping[str, str], say: Say) -> dict[str, dict[str, Any]]:
+def standard_sections(env: Mapping[str, str], remark: Remark) -> dict[str, dict[str, Any]]:
     """Read the variables that mean the same as settings of ours, as sections; an empty variable counts as not set."""
     env = {name: value.strip() for name, value in env.items() if value.strip()}
-    is_disabled = _is_disabled(env, say)
+    is_disabled = _is_disabled(env, remark)
     sections = {
         "service": _service(env),
-        "tracing": _tracing(env, say) | ({"enabled": False} if is_disabled else {}),
-        "logging": {} if is_disabled else _logging(env, say),
+        "tracing": _tracing(env, remark) | ({"enabled": False} if is_disabled else {}),
+        "logging": {} if is_disabled else _logging(env, remark),
     }
-    _check_metrics_exporter(env, say)
+    _check_metrics_exporter(env, remark)
     kept = {name: {key: value for key, value in keys.items() if value is not None} for name, keys in sections.items()}
     return {name: keys for name, keys in kept.items() if keys}
 
 
-def _is_disabled(env: Mapping[str, str], say: Say) -> bool:
+def _is_disabled(env: Mapping[str, str], remark: Remark) -> bool:
     disabled = env.get("OTEL_SDK_DISABLED", "false").lower()
     if disabled not in ("true", "false"):
-        say(f"OTEL_SDK_DISABLED={disabled!r} disables nothing: only 'true' does")
+        remark(f"OTEL_SDK_DISABLED={disabled!r} disables nothing: only 'true' does")
     return disabled == "true"
 
 
@@ -93,24 +93,24 @@ def _service(env: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _tracing(env: Mapping[str, str], say: Say) -> dict[str, Any]:
-    listed = _exporters(env, "traces", say)
-    endpoint = _endpoint(env, "traces", listed, say)
+def _tracing(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
+    listed = _exporters(env, "traces", remark)
+    endpoint = _endpoint(env, "traces", listed, remark)
     exporter = None
     if listed is not None:
         exporter = ",".join(sorted(listed & ({"console", "otlp"} if endpoint else {"console"}))) or "none"
-    return {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sample_rate(env, say)}
+    return {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sample_rate(env, remark)}
 
 
-def _logging(env: Mapping[str, str], say: Say) -> dict[str, Any]:
-    listed = _exporters(env, "logs", say)
+def _logging(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
+    listed = _exporters(env, "logs", remark)
     if listed is None and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in env:
         # The endpoint of all signals does not switch this one on: the lines are on the console already.
         return {}
-    return {"otlp_endpoint": _endpoint(env, "logs", listed, say)}
+    return {"otlp_endpoint": _endpoint(env, "logs", listed, remark)}
 
 
-def _exporters(env: Mapping[str, str], signal: Signal, say: Say) -> set[str] | None:
+def _exporters(env: Mapping[str, str], signal: Signal, remark: Remark) -> set[str] | None:
     """Read a list of exporters, without unknown ones; None if the variable is not set."""
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     if variable not in env:
@@ -118,46 +118,46 @@ def _exporters(env: Mapping[str, str], signal: Signal, say: Say) -> set[str] | N
     names = [name for part in env[variable].split(",") if (name := part.strip().lower())]
     for name in names:
         if name not in _KNOWN_EXPORTERS:
-            say(f"{variable} names {name!r}, which is not supported: use otlp, console or none")
+            remark(f"{variable} names {name!r}, which is not supported: use otlp, console or none")
     return {_KNOWN_EXPORTERS[name] for name in names if name in _KNOWN_EXPORTERS}
 
 
-def _endpoint(env: Mapping[str, str], signal: Signal, listed: set[str] | None, say: Say) -> str | None:
+def _endpoint(env: Mapping[str, str], signal: Signal, listed: set[str] | None, remark: Remark) -> str | None:
     """Return the URL for a signal over OTLP; None if it is not exported, or not over HTTP."""
     own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
     variable = own if own in env else "OTEL_EXPORTER_OTLP_ENDPOINT"
     is_wanted = variable in env if listed is None else bool(listed & {"otlp", "grpc"})
-    if not is_wanted or not _speaks_http(env, signal, listed, say):
+    if not is_wanted or not _speaks_http(env, signal, listed, remark):
         return None
     endpoint = env.get(own) or f"{env.get(variable, _DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
     if is_http_url(endpoint):
         return endpoint
-    say(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {_DEFAULT_ENDPOINT}")
+    remark(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {_DEFAULT_ENDPOINT}")
     return None
 
 
-def _speaks_http(env: Mapping[str, str], signal: Signal, listed: set[str] | None, say: Say) -> bool:
+def _speaks_http(env: Mapping[str, str], signal: Signal, listed: set[str] | None, remark: Remark) -> bool:
     """Tell whether a signal may be sent over HTTP, the only way that we have."""
     variable, protocol = _own_or_common(env, signal, "PROTOCOL")
     if protocol.lower() == "grpc" or (listed is not None and "otlp" not in listed):
         cause = f"{variable}=grpc" if protocol.lower() == "grpc" else f"OTEL_{signal.upper()}_EXPORTER=otlp_proto_grpc"
-        say(
+        remark(
             f"{cause} is not supported, so no {signal} are exported: set http/protobuf, "
             f"and an endpoint with the collector's port for it, usually 4318 instead of 4317"
         )
         return False
     if protocol.lower() not in ("", "http/protobuf"):
-        say(f"{variable}={protocol!r} is not supported: {signal} are sent as http/protobuf")
+        remark(f"{variable}={protocol!r} is not supported: {signal} are sent as http/protobuf")
     return True
 
 
-def _check_metrics_exporter(env: Mapping[str, str], say: Say) -> None:
+def _check_metrics_exporter(env: Mapping[str, str], remark: Remark) -> None:
     names = {part.strip().lower() for part in env.get("OTEL_METRICS_EXPORTER", "").split(",")}
     if pushed := ", ".join(sorted(names - {"", "none", "prometheus"})):
-        say(f"OTEL_METRICS_EXPORTER names {pushed}, and metrics are not pushed: have metrics.path scraped")
+        remark(f"OTEL_METRICS_EXPORTER names {pushed}, and metrics are not pushed: have metrics.path scraped")
 
 
-def _sample_rate(env: Mapping[str, str], say: Say) -> float | None:
+def _sample_rate(env: Mapping[str, str], remark: Remark) -> float | None:
     """Turn `OTEL_TRACES_SAMPLER` and its argument into a sample rate."""
     sampler = env.get("OTEL_TRACES_SAMPLER", "")
     match sampler.lower().removeprefix("parentbased_"):
@@ -168,15 +168,17 @@ def _sample_rate(env: Mapping[str, str], say: Say) -> float | None:
         case "always_off":
             return 0.0
         case "traceidratio":
-            return number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, say, most=1.0)
-    say(
+            return number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, remark, most=1.0)
+    remark(
         f"OTEL_TRACES_SAMPLER={sampler!r} is not supported, and ignored: use always_on, always_off or traceidratio, "
         "with or without parentbased_, or pass a tracer_provider with your own sampler"
     )
     return None
 
 
-def number(env: Mapping[str, str], variable: str, default: float, say: Say, *, least: float = 0.0, most: float = 1e9) -> float:
+def number(
+    env: Mapping[str, str], variable: str, default: float, remark: Remark, *, least: float = 0.0, most: float = 1e9
+) -> float:
     """Read a number; the default if it is not set, or no number in these bounds."""
     text = env.get(variable, "").strip()
     if not text:
@@ -187,7 +189,7 @@ def number(env: Mapping[str, str], variable: str, default: float, say: Say, *, l
         value = -1.0
     if least <= value <= most:
         return value
-    say(f"{variable}={text!r} is no number from {least:g} to {most:g}, and ignored: it is {default:g}")
+    remark(f"{variable}={text!r} is no number from {least:g} to {most:g}, and ignored: it is {default:g}")
     return default
 
 
@@ -235,7 +237,7 @@ class OtlpVariables:
         )
 
 
-def _headers(variable: str, given: str, say: Say) -> dict[str, str]:
+def _headers(variable: str, given: str, remark: Remark) -> dict[str, str]:
     """Read `name=value,other=value`, percent-encoded; not by OpenTelemetry's own function, which logs what it cannot read."""
     found = {}
     for pair in filter(None, (part.strip() for part in given.split(","))):
@@ -244,17 +246,19 @@ def _headers(variable: str, given: str, say: Say) -> dict[str, str]:
         if separator and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value):
             found[name] = value
         else:
-            say(f"{variable} has a part that is not name=value, and is ignored: separate by commas, and percent-encode values")
+            remark(
+                f"{variable} has a part that is not name=value, and is ignored: separate by commas, and percent-encode values"
+            )
     return found
 
 
-def _timeout_seconds(env: Mapping[str, str], signal: Signal, say: Say) -> float:
+def _timeout_seconds(env: Mapping[str, str], signal: Signal, remark: Remark) -> float:
     variable, _ = _own_or_common(env, signal, "TIMEOUT")
-    timeout = number(env, variable, _TIMEOUT_SECONDS, say, least=0.001)
+    timeout = number(env, variable, _TIMEOUT_SECONDS, remark, least=0.001)
     return min(timeout if timeout <= _LONGEST_SECONDS else timeout / 1_000, _LONGEST_SECONDS)
 
 
-def _compression(variable: str, given: str, say: Say) -> Compression:
+def _compression(variable: str, given: str, remark: Remark) -> Compression:
     if given.lower() not in _COMPRESSIONS:
-        say(f"{variable}={given!r} is not supported: use gzip, deflate or none")
+        remark(f"{variable}={given!r} is not supported: use gzip, deflate or none")
     return _COMPRESSIONS.get(given.lower(), "none")

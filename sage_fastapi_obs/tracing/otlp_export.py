@@ -39,13 +39,13 @@ class SpanOutput(SpanProcessor):
         self,
         url: str,
         losses: SpanLosses,
-        tell: Callable[[str, Mapping[str, Any]], None],
+        log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
         shutdown_seconds: float,
     ) -> None:
-        """`tell` logs a line, `failed` counts a missing thread. Raises `SettingsError` where the extra is missing."""
+        """`log` logs a line, `failed` counts a missing thread. Raises `SettingsError` where the extra is missing."""
         remarks: list[str] = []
-        self._sender = _SpanSender(_Spans(url), losses, tell, failed, _limits(remarks))
+        self._sender = _SpanSender(_Spans(url), losses, log, failed, _limits(remarks))
         self._shutdown_seconds = shutdown_seconds
         self.remarks = (*self._sender.remarks, *remarks)
         """What is wrong with OpenTelemetry's environment variables."""
@@ -123,8 +123,8 @@ class _Spans:
 
 def _limits(remarks: list[str]) -> Limits:
     """Read the environment variables of the SDK's batch processor."""
-    env, say = os.environ, remarks.append
-    queue = int(number(env, "OTEL_BSP_MAX_QUEUE_SIZE", 2048, say, least=1))
-    batch = int(number(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, say, least=1))
-    seconds = number(env, "OTEL_BSP_SCHEDULE_DELAY", 5_000, say, least=1) / 1_000
+    env, remark = os.environ, remarks.append
+    queue = int(number(env, "OTEL_BSP_MAX_QUEUE_SIZE", 2048, remark, least=1))
+    batch = int(number(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, remark, least=1))
+    seconds = number(env, "OTEL_BSP_SCHEDULE_DELAY", 5_000, remark, least=1) / 1_000
     return Limits(queue, min(batch, queue), seconds)

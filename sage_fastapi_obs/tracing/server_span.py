@@ -34,8 +34,8 @@ _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
 """Types of spans that record nothing."""
 _NO_PARENT = Context()
 _NEITHER = (None, None)
-Tell: TypeAlias = Callable[[str, Mapping[str, Any]], None]
-Failed: TypeAlias = Callable[[Exception], None]
+LogLine: TypeAlias = Callable[[str, Mapping[str, Any]], None]
+CountError: TypeAlias = Callable[[Exception], None]
 
 
 class ServerSpans(Recorder):
@@ -50,10 +50,10 @@ class ServerSpans(Recorder):
         http: HttpSettings,
         redaction: Redaction,
         provider: trace.TracerProvider | None,
-        tell: Tell,
-        failed: Failed,
+        log: LogLine,
+        failed: CountError,
     ) -> None:
-        """`tell` logs a line about lost spans, `failed` counts a missing thread."""
+        """`log` logs a line about lost spans, `failed` counts a missing thread."""
         self._settings = settings
         self._redaction = redaction
         self._service = service
@@ -65,7 +65,7 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
-        self._output = _output(settings, self.losses, tell, failed)
+        self._output = _output(settings, self.losses, log, failed)
         self._headers = PropagatedHeaders(self.dropped_headers)
         self._fields: frozenset[bytes] = frozenset()
         """Headers that may carry the trace of a caller."""
@@ -214,11 +214,11 @@ class ServerSpans(Recorder):
         finish_span(exchange.span, *names, response_attributes(exchange), exchange.wall_ns + duration_us * 1_000)
 
 
-def _output(settings: TracingSettings, losses: SpanLosses, tell: Tell, failed: Failed) -> SpanOutput | None:
+def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
     """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    return SpanOutput(settings.otlp_endpoint, losses, tell, failed, settings.shutdown_seconds)
+    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds)
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:

@@ -17,7 +17,7 @@ from support import Driven, Watched, counting_ids, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
-from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs import loguru_bridge
 from sage_fastapi_obs.request.recorder import RecorderCallbacks
 
 METRIC = "observability_internal_errors_total"
@@ -194,7 +194,7 @@ def breaking_flight(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
 def breaking_handover(name: str) -> Break:
     def do(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
         watched.obs.start()
-        monkeypatch.setattr(takeover, name, fail)
+        monkeypatch.setattr(loguru_bridge, name, fail)
 
     return do
 
@@ -218,7 +218,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "line's format": ({}, breaking("_logs._encode"), "Logs"),
     "output": ({}, breaking("_logs.output.write"), "Logs"),
     "emitting": ({}, breaking("_logs.emit"), "Logs"),
-    "other sinks": ({}, breaking_handover("others_listen"), "Logs"),
+    "other sinks": ({}, breaking_handover("has_foreign_sinks"), "Logs"),
     "new series": ({}, breaking_recorder("Metrics", "_resolve"), "Metrics"),
     "requests in flight": ({}, breaking_flight, "Metrics"),
     **{

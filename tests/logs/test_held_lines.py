@@ -605,16 +605,16 @@ class Holding(RuleBasedStateMachine):
         if not self.held[which]:
             del self.held[which]
 
-    @rule(which=strategies.integers(0, 5), wanted=strategies.booleans())
-    def settle(self, which: int, wanted: bool) -> None:
+    @rule(which=strategies.integers(0, 5), release=strategies.booleans())
+    def settle(self, which: int, release: bool) -> None:
         if which >= len(self.exchanges) or self.exchanges[which].held_lines is None:
             return
-        lines, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
+        lines, missing = self.flight.release_or_drop(self.exchanges[which], release=release)
         mine = self.held.pop(which, [])
         was_missing = self.missing.pop(which, 0)
-        self.counts["released" if wanted else "discarded"] += len(mine)
-        assert list(lines) == (mine if wanted else [])
-        assert missing == was_missing + (0 if wanted else len(mine))
+        self.counts["released" if release else "discarded"] += len(mine)
+        assert list(lines) == (mine if release else [])
+        assert missing == was_missing + (0 if release else len(mine))
         assert self.exchanges[which].held_lines is None
 
     @invariant()
@@ -647,7 +647,7 @@ def test_threads_holding_and_settling_lose_no_byte() -> None:
         start.wait()
         for one in shared:
             if one.held_lines is not None:
-                held.settle(one, wanted=False)
+                held.release_or_drop(one, release=False)
 
     threads = [threading.Thread(target=target) for target in (write, write, write, write, end)]
     for thread in threads:
@@ -656,6 +656,6 @@ def test_threads_holding_and_settling_lose_no_byte() -> None:
         thread.join()
     for one in shared:
         if one.held_lines is not None:
-            held.settle(one, wanted=False)
+            held.release_or_drop(one, release=False)
     assert held.size == 0
     assert held.counts["discarded"] + held.counts["dropped"] == made * 4 * 4

@@ -298,7 +298,7 @@ async def test_loguru_is_copied_as_without_us(watch: Any) -> None:
     logger.add(of_an_agent, filter=yes)
     logger.configure(patcher=mark)
     async with watched.obs:
-        assert not loguru_bridge.others_listen()
+        assert not loguru_bridge.has_foreign_sinks()
         copied = copy.deepcopy(logger)
         copied.info("copied")
         of_an_agent.__module__ = __name__

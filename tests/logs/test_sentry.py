@@ -71,7 +71,7 @@ def thread():
 mine = []
 if when != "bare":
     from sage_fastapi_obs import Observability, Settings
-    from sage_fastapi_obs.logs.loguru_bridge import others_listen
+    from sage_fastapi_obs.logs.loguru_bridge import has_foreign_sinks
     Observability(Settings(logging={"output": "/dev/null"})).install(app)
 
 async def main():
@@ -90,7 +90,7 @@ async def main():
             sentry_sdk.flush()
             said[path] = sorted(got, key=str)
         if when != "bare":
-            listens = others_listen()
+            listens = has_foreign_sinks()
             sink = logger.add(lambda message: mine.append(message.record["message"]), format="{message}")
             await http.get("/logs")
             logger.remove(sink)

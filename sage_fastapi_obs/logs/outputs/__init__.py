@@ -28,7 +28,7 @@ class OutputParts(NamedTuple):
     """Makes JSON of a line."""
     losses: Losses
     wall_clock: Callable[[], int]
-    tell: Callable[[str, Mapping[str, Any]], None]
+    log: Callable[[str, Mapping[str, Any]], None]
     """Writes a line about sending, which is not sent itself."""
     gap_line: Callable[[int], bytes]
     """Makes the line that says how many lines are missing at its place."""
@@ -86,7 +86,7 @@ def _stream_or_file(parts: OutputParts, target: str) -> Output:
 
 
 def _server(parts: OutputParts, destination: LineDestination, level: str) -> Output:
-    return Server(destination, level, parts.losses, parts.tell, parts.failed)
+    return Server(destination, level, parts.losses, parts.log, parts.failed)
 
 
 def _is_for_people(parts: OutputParts) -> bool:

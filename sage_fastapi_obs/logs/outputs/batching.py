@@ -68,32 +68,32 @@ class BatchingOutput(Output):
                 self._lines.clear()
                 return
             # As many as there are now; more may be appended meanwhile.
-            taken = self._lines[:]
-            del self._lines[: len(taken)]
-            lines = self._made(taken)
+            waiting = self._lines[:]
+            del self._lines[: len(waiting)]
+            lines = self._encoded(waiting)
             for group in _groups(lines, self.output.at_once_bytes):
                 try:
                     self.output.write({}, b"".join(group), len(group))
                 except Exception as error:
                     self._failed(error)
 
-    def _made(self, taken: Iterable["bytes | DeferredLine"]) -> Iterator[bytes]:
-        for line in taken:
+    def _encoded(self, waiting: Iterable["bytes | DeferredLine"]) -> Iterator[bytes]:
+        for line in waiting:
             if type(line) is bytes:
                 yield line
                 continue
-            make, of = cast("DeferredLine", line)
+            make, source = cast("DeferredLine", line)
             try:
-                yield make(of)
+                yield make(source)
             except Exception as error:
                 self._failed(error)
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and from now on every line at once."""
         self._gathers = False
         self._awake = False
         self.flush()
-        self.output.settle(seconds)
+        self.output.drain(seconds)
 
     def close(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and close the stream or file."""

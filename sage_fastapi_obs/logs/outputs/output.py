@@ -54,7 +54,7 @@ class Output:
     def stop(self, deadline: float) -> None:
         """Begin to send what waits until a time of `time.monotonic`; does not wait."""
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds, and go on."""
 
     def close(self, seconds: float) -> None:
@@ -129,9 +129,9 @@ class Outputs(Output):
         for output in self.each:
             output.stop(deadline)
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds in all, and go on."""
-        self._end([output.settle for output in self.each], seconds)
+        self._end([output.drain for output in self.each], seconds)
 
     def close(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds in all, and count the rest as lost."""

@@ -28,13 +28,13 @@ class Server(Output):
         destination: LineDestination,
         level: str,
         losses: Losses,
-        tell: Callable[[str, Mapping[str, Any]], None],
+        log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`log` writes a line that is not sent itself. `failed`: is told of a missing thread."""
         self.encode = destination.encode
         self.remarks = destination.remarks
-        self.sender = Sender(destination, losses, tell, failed)
+        self.sender = Sender(destination, losses, log, failed)
         self._threshold = LEVELS[level]
         self.open, self.stop = self.sender.open, self.sender.stop  # type: ignore[method-assign]
 
@@ -43,7 +43,7 @@ class Server(Output):
         if LEVELS[line["level"]] >= self._threshold:
             self.sender.put(encoded, len(encoded))
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Send what waits, for no longer than some seconds, and go on."""
         self.close(seconds)
         self.sender.reopen()

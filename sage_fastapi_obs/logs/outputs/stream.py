@@ -118,7 +118,7 @@ class Stream(Output):
             # There is no such file, or what it is only looks like a stream.
             return False
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds."""
         deadline = time.monotonic() + seconds
         while not self._is_written() and (left := deadline - time.monotonic()) > 0:
@@ -126,7 +126,7 @@ class Stream(Output):
 
     def close(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds, and close what was opened here."""
-        self.settle(seconds)
+        self.drain(seconds)
         with self.lock:
             self._begun = False
             self._drop_backlog("shutdown")
