@@ -154,7 +154,7 @@ class Lifecycle:
         self._do(((self._signals.leave, True), *self._leave_steps()))
 
     def _do(self, steps: Steps) -> None:
-        for step in _wanted(steps):
+        for step in _enabled(steps):
             try:
                 step()
             except Exception as error:
@@ -165,5 +165,5 @@ class Lifecycle:
                     self.running = False
 
 
-def _wanted(steps: Steps) -> Iterator[Step]:
-    return (step for step, is_wanted in steps if is_wanted)
+def _enabled(steps: Steps) -> Iterator[Step]:
+    return (step for step, is_enabled in steps if is_enabled)

@@ -19,7 +19,7 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 
 def _rules(service: Settings) -> list[AlertRule]:
-    notifiers = Notifiers(service.notify, of.name(service), _say_nothing).by_name()
+    notifiers = Notifiers(service.notify, of.name(service), _no_log).by_name()
     return [rule_from_settings(rule, notifiers) for rule in service.alerts.rules]
 
 
@@ -50,5 +50,5 @@ def _of(expression: Expression, service: str) -> Expression:
     return replace(expression, errors=errors)
 
 
-def _say_nothing(*_: object, **__: object) -> None:
+def _no_log(*_: object, **__: object) -> None:
     """Take a log line that is not to be written."""

@@ -13,19 +13,19 @@ Where: TypeAlias = Mapping[str, str]
 
 
 @lru_cache(maxsize=1024)
-def matcher(wanted: str) -> Callable[[str], bool]:
+def matcher(matcher_text: str) -> Callable[[str], bool]:
     """Compile one matcher of a `Where`; raises `SettingsError` for an invalid regular expression."""
-    operator, text = operator_of(wanted)
+    operator, text = operator_of(matcher_text)
     if operator in ("=", "!="):
         return lambda value: (value == text) == (operator == "=")
     try:
         expression = re.compile(text)
     except re.error as error:
-        raise SettingsError(f"{wanted!r} is no regular expression: {error}") from None
+        raise SettingsError(f"{matcher_text!r} is no regular expression: {error}") from None
     return lambda value: (expression.fullmatch(value) is not None) == (operator == "=~")
 
 
-def operator_of(wanted: str) -> tuple[str, str]:
+def operator_of(matcher_text: str) -> tuple[str, str]:
     """Split a matcher into operator and text."""
-    operator = next((operator for operator in ("=~", "!~", "!=", "=") if wanted.startswith(operator)), "")
-    return operator or "=", wanted[len(operator) :]
+    operator = next((operator for operator in ("=~", "!~", "!=", "=") if matcher_text.startswith(operator)), "")
+    return operator or "=", matcher_text[len(operator) :]

@@ -257,7 +257,7 @@ class Window:
         return increases
 
     def _extremes(self, history: MetricHistory, groups: _Rows) -> dict[Group, tuple[float | None, float | None]]:
-        inside = [tick.extremes[history.name] for tick in self._inside() if history.name in tick.extremes]
+        inside = [tick.extremes[history.name] for tick in self._ticks_within() if history.name in tick.extremes]
         if not inside:
             return {}
         lows: list[float] = [math.inf] * len(history.rows)
@@ -272,7 +272,7 @@ class Window:
 
     def _gauges(self, history: MetricHistory, groups: _Rows) -> dict[Group, WindowStats]:
         now = self._now[history.name]
-        ticks = [*(decompress(tick.totals.get(history.name)) for tick in self._inside()[:-1]), now]
+        ticks = [*(decompress(tick.totals.get(history.name)) for tick in self._ticks_within()[:-1]), now]
         stats: dict[Group, WindowStats] = {}
         for group, rows in groups.items():
             if newest := [*_values((now,), rows)]:
@@ -281,7 +281,7 @@ class Window:
                 stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high)
         return stats
 
-    def _inside(self) -> list[Tick]:
+    def _ticks_within(self) -> list[Tick]:
         """Return the ticks of the window; one at its very beginning belongs to the window before."""
         if self._begin is None:
             return [*self._ticks[-1:]]

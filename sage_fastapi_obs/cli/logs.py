@@ -52,8 +52,8 @@ def run(given: argparse.Namespace) -> int:
         given.fail("--follow takes one file")
     if not given.files and (sys.stdin is None or sys.stdin.isatty()):
         given.fail("name a file, or pipe lines in")
-    wanted = {name: value for name in _FILTERS if (value := getattr(given, name)) is not None}
-    printer = _Printer(wanted, dict(given.alias), as_json=given.json)
+    filters = {name: value for name in _FILTERS if (value := getattr(given, name)) is not None}
+    printer = _Printer(filters, dict(given.alias), as_json=given.json)
     code = 0
     for name in files:
         try:
@@ -134,8 +134,8 @@ def _reopened(file: IO[bytes], path: Path) -> tuple[IO[bytes], bool]:
 class _Printer:
     """Prints the lines that pass all filters."""
 
-    def __init__(self, wanted: dict[str, Any], aliases: dict[str, str], *, as_json: bool) -> None:
-        self._wanted = wanted
+    def __init__(self, filters: dict[str, Any], aliases: dict[str, str], *, as_json: bool) -> None:
+        self._filters = filters
         self._aliases = aliases
         self._as_json = as_json
         # NO_COLOR counts unless it is empty: no-color.org.
@@ -147,9 +147,9 @@ class _Printer:
         """Print one line, if it is wanted."""
         line = self._parse(encoded)
         if line is None:
-            if not self._wanted and not self._as_json:
+            if not self._filters and not self._as_json:
                 self._out.write(self._dim(encoded))
-        elif all(_FILTERS[name].passes(line, value) for name, value in self._wanted.items()):
+        elif all(_FILTERS[name].passes(line, value) for name, value in self._filters.items()):
             self._out.write(encoded.removesuffix(b"\n") + b"\n" if self._as_json else self._for_people(line, encoded))
 
     def _parse(self, encoded: bytes) -> Line | None:

@@ -53,17 +53,17 @@ class GrpcMetricsInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor)
         """Put something around the method that is called; an aio server gets an awaitable."""
         found = continuation(handler_call_details)
         if inspect.isawaitable(found):
-            return _watched_later(found, handler_call_details)
-        return _watched(found, handler_call_details)
+            return _watched_when_found(found, handler_call_details)
+        return _watched_or_plain(found, handler_call_details)
 
 
-async def _watched_later(found: Awaitable[Any], details: Any) -> Any:
-    return _watched(await found, details)
+async def _watched_when_found(found: Awaitable[Any], details: Any) -> Any:
+    return _watched_or_plain(await found, details)
 
 
-def _watched(handler: Any, details: Any) -> Any:
+def _watched_or_plain(handler: Any, details: Any) -> Any:
     try:
-        return _count_unknown() if handler is None else _around(handler, details)
+        return _count_unknown() if handler is None else _watched_handler(handler, details)
     except Exception as fault:
         count_internal_error("clients", fault)
         return handler
@@ -81,7 +81,7 @@ def _count_error(route: str, code: str) -> None:
     count("request_errors_total", "grpc", "POST", route, code)
 
 
-def _around(handler: Any, details: Any) -> Any:
+def _watched_handler(handler: Any, details: Any) -> Any:
     kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
     behaviour = getattr(handler, kind)
     if getattr(behaviour, _MARK, False):

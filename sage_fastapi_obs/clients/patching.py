@@ -55,12 +55,12 @@ class Instrumented(Generic[Client]):
         replacement = replacement_of(getattr(client, name))
         setattr(client, name, replacement)
 
-        def put_back() -> None:
+        def restore() -> None:
             # A wrapper that others have put around ours since then stays, and ours inside it does nothing any more.
             if vars(client).get(name) is replacement:
                 delattr(client, name) if before is _MARK else setattr(client, name, before)
 
-        self.on_undo(put_back)
+        self.on_undo(restore)
 
     def watch(self, name: str, describe: Describe) -> None:
         """Watch each call of a method, as `describe` builds it from the arguments."""

@@ -62,7 +62,7 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
     return attributes
 
 
-def given_query(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def query_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the query among the arguments of a method: the first one, whose name differs between methods."""
     return args[0] if args else next((kwargs[name] for name in _NAMES if name in kwargs), "")
 

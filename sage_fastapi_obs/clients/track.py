@@ -11,13 +11,13 @@ from sage_fastapi_obs.clients.sql_calls import QUERIES
 from sage_fastapi_obs.operations.operation import Operation
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 
-_OWN: dict[str, tuple[RunMetrics, str, str]] = {
+_SYSTEMS_WITH_METRICS: dict[str, tuple[RunMetrics, str, str]] = {
     "redis": (COMMANDS, "command", "db.system.name"),
     "postgresql": (QUERIES, "operation", "db.system.name"),
     "kafka": (PRODUCED, "topic", "messaging.system"),
 }
 """Systems with metrics of their own: those, the label that has the operation, and the attribute that has the system."""
-_ALSO = {"postgres": "postgresql", "pg": "postgresql"}
+_OTHER_NAMES = {"postgres": "postgresql", "pg": "postgresql"}
 
 
 class _Tracked(Operation):
@@ -38,8 +38,8 @@ def track_dependency(system: str, operation: str, /, **attributes: Any) -> Opera
     `select`, `insert`, `update`, `delete` and `other`, or a topic, it counts in their own metrics. Both words are labels:
     few, without ids in them.
     """
-    system = _ALSO.get(system.lower(), system.lower() if system.lower() in _OWN else system)
-    measures, label, attribute = _OWN.get(system, (CALLS, "operation", "peer.service"))
+    system = _OTHER_NAMES.get(system.lower(), system.lower() if system.lower() in _SYSTEMS_WITH_METRICS else system)
+    measures, label, attribute = _SYSTEMS_WITH_METRICS.get(system, (CALLS, "operation", "peer.service"))
     return _Tracked(
         f"{system} {operation}",
         kind=SpanKind.PRODUCER if system == "kafka" else SpanKind.CLIENT,

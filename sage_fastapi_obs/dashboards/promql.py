@@ -84,6 +84,6 @@ def _grouped(by: Iterable[str]) -> str:
     return f" by ({labels})" if labels else ""
 
 
-def _matched(label: str, wanted: str) -> str:
-    operator, text = operator_of(wanted)
+def _matched(label: str, matcher_text: str) -> str:
+    operator, text = operator_of(matcher_text)
     return f'{label}{operator}"{escaped(text)}"'

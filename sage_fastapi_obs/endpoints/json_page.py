@@ -144,18 +144,18 @@ class ResponseCache:
         """`clock`: monotonic seconds."""
         self._clock = clock
         self._bodies: OrderedDict[object, tuple[float, bytes]] = OrderedDict()
-        self._turns = OneAtATime()
+        self._one_at_a_time = OneAtATime()
 
     @property
     def waiting(self) -> int:
         """How many requests of this event loop wait for their turn."""
-        return self._turns.waiting
+        return self._one_at_a_time.waiting
 
     async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
         """Answer with a model; `key` says what was asked for."""
         if self.waiting >= MOST_WAITING:
             return problem("too many are waiting", 503, {"Retry-After": "5"})
-        return _json(await self._turns.run(lambda _: self._body(key, make)))
+        return _json(await self._one_at_a_time.run(lambda _: self._body(key, make)))
 
     def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:
         made_at, body = self._bodies.get(key, (-_FRESH_SECONDS, b""))

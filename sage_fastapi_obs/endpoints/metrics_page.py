@@ -52,7 +52,7 @@ class MetricsPage:
         self._lock = threading.Lock()
         self._expositions: dict[str, Exposition] = {}
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
-        self._turns = OneAtATime()
+        self._one_at_a_time = OneAtATime()
 
     async def response(self, request: Request, start: str = "") -> Response:
         """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`.
@@ -61,7 +61,7 @@ class MetricsPage:
         """
         if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
             return PlainTextResponse("too many name[]\n", 414)
-        if self._turns.waiting >= MOST_WAITING:
+        if self._one_at_a_time.waiting >= MOST_WAITING:
             return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
@@ -70,7 +70,7 @@ class MetricsPage:
             found = names_beginning(self._registry, start)
             names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
-        page = await self._turns.run(partial(self._page, accept, names, zipped, time.monotonic()))
+        page = await self._one_at_a_time.run(partial(self._page, accept, names, zipped, time.monotonic()))
         headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
         if zipped:
             headers["Content-Encoding"] = "gzip"

@@ -99,12 +99,12 @@ class FastAccessLine(PlainAccessLine):
         return encoded
 
     def _template(self, templates: dict[Any, _Template], values: OrdinaryValues) -> _Template:
-        template = self._made(_exchange(values))
+        template = self._build_template(_exchange(values))
         if len(templates) < _MOST_TEMPLATES:
             templates[values[:_KIND_VALUES]] = template
         return template
 
-    def _made(self, exchange: Exchange) -> _Template:
+    def _build_template(self, exchange: Exchange) -> _Template:
         fields = self._add_fields({}, exchange)
         different = [field for field in self._fields if field.name in fields and field.attribute in _DIFFERENT]
         blanks = {field: f"blank{number}blank" for number, field in enumerate(different)}

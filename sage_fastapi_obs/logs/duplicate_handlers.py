@@ -29,9 +29,9 @@ def comes_to(handler: logging.Handler | None, name: str) -> bool:
 class SilencedHandlers:
     """The handlers that are silenced at present."""
 
-    def __init__(self, ours: logging.Handler) -> None:
-        """`ours`: the handler that makes lines of records."""
-        self._ours = ours
+    def __init__(self, root_handler: logging.Handler) -> None:
+        """`root_handler`: the handler that makes lines of records."""
+        self._root_handler = root_handler
         self._silences: dict[logging.Handler, _Silence] = {}
 
     def look(self) -> Iterator[str]:
@@ -41,7 +41,7 @@ class SilencedHandlers:
             if handler in self._silences:
                 self._silences[handler].by = by
             elif by:
-                self._silences[handler] = _Silence(self._ours, by)
+                self._silences[handler] = _Silence(self._root_handler, by)
                 handler.addFilter(self._silences[handler])
                 yield f"{name}: {handler!r}"
 
@@ -55,13 +55,13 @@ class SilencedHandlers:
 class _Silence(logging.Filter):
     """Keeps from a handler what is written by ours."""
 
-    def __init__(self, ours: logging.Handler, by: tuple[Writer, ...]) -> None:
+    def __init__(self, root_handler: logging.Handler, by: tuple[Writer, ...]) -> None:
         super().__init__()
-        self._ours = ours
+        self._root_handler = root_handler
         self.by = by
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (comes_to(self._ours, record.name) and is_written(self.by, record.name, record.levelno))
+        return not (comes_to(self._root_handler, record.name) and is_written(self.by, record.name, record.levelno))
 
 
 def _handlers() -> Iterator[tuple[str, logging.Handler]]:

@@ -59,9 +59,9 @@ def line_builder(service: ServiceSettings, redaction: Redaction | None = None) -
         if error is None and type(failure) is ErrorText:
             line["error"] = rest.pop("error")
         if rest:
-            line["data"] = redaction.only_shown(rest)
+            line["data"] = redaction.only_listed(rest)
         if type(context := line.get("context")) is dict:
-            line["context"] = redaction.only_shown(context)
+            line["context"] = redaction.only_listed(context)
         if error is not None:
             line["error"] = exception_fields(error, redaction)
         return line

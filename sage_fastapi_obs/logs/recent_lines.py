@@ -41,10 +41,10 @@ Entry = tuple[str | None, str | None, str | None, bytes]
 """A line as it is kept: its correlation, request and trace id, and its JSON."""
 
 
-def entry(laid: Line, encoded: bytes) -> Entry:
+def entry(line: Line, encoded: bytes) -> Entry:
     """Make of a line what is kept of it; `encoded` is its JSON with its newline."""
     # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
-    return laid.get("correlation_id"), laid.get("request_id"), laid.get("trace_id"), encoded[:-1]
+    return line.get("correlation_id"), line.get("request_id"), line.get("trace_id"), encoded[:-1]
 
 
 class RecentLines:

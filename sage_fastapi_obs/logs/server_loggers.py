@@ -26,7 +26,7 @@ class ServerLoggers(logging.Filter):
         """`leads_to_us` tells of a handler whether it hands on to where our lines come from."""
         super().__init__()
         self._leads_to_us = leads_to_us
-        self._taken: dict[str, tuple[list[logging.Handler], bool]] = {}
+        self._changed: dict[str, tuple[list[logging.Handler], bool]] = {}
         """The handlers that were removed and the propagation that was changed, of each server's logger."""
         self._quieted: list[str] = []
 
@@ -34,7 +34,7 @@ class ServerLoggers(logging.Filter):
         """Let servers speak through the root logger instead of their own handlers to the console, access lines excepted."""
         for name in SERVER_LOGGERS:
             logger = logging.getLogger(name)
-            self._taken[name] = ([], logger.propagate)
+            self._changed[name] = ([], logger.propagate)
             logger.addFilter(self)
         self._hold()
         for name in CLIENT_LOGGERS:
@@ -45,7 +45,7 @@ class ServerLoggers(logging.Filter):
 
     def give_back(self) -> None:
         """Restore what nobody else has changed meanwhile."""
-        for name, (removed, propagate) in self._taken.items():
+        for name, (removed, propagate) in self._changed.items():
             logger = logging.getLogger(name)
             logger.removeFilter(self)
             for handler in removed:
@@ -56,7 +56,7 @@ class ServerLoggers(logging.Filter):
             logger = logging.getLogger(name)
             if logger.level == logging.WARNING:
                 logger.setLevel(logging.NOTSET)
-        self._taken, self._quieted = {}, []
+        self._changed, self._quieted = {}, []
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
         """Take what was set up since the last record; let every record pass."""
@@ -64,14 +64,14 @@ class ServerLoggers(logging.Filter):
         return True
 
     def _hold(self) -> None:
-        for name, (_, propagate) in self._taken.items():
+        for name, (_, propagate) in self._changed.items():
             logger = logging.getLogger(name)
             # The access line says what an access line says, and more.
             logger.propagate = _propagates(name)
             found = [handler for handler in logger.handlers if _is_console(handler) or self._leads_to_us(handler)]
             if found:
                 # What was removed before has been replaced since.
-                self._taken[name] = (found, propagate)
+                self._changed[name] = (found, propagate)
                 for handler in found:
                     logger.removeHandler(handler)
 

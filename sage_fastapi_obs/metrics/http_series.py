@@ -112,8 +112,8 @@ class HttpRequestSeries(Collector):
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
         self._total, self._duration, self._in_flight, self._received, self._sent = total, duration, in_flight, received, sent
-        self._of_sizes = _chooser(total, received)
-        self._of_flight = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
+        self._size_labels = _chooser(total, received)
+        self._in_flight_labels = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
         self._series: dict[LabelValues, RequestSeries] = {}
 
     def with_values(self, *values: str) -> RequestSeries:
@@ -148,8 +148,8 @@ class HttpRequestSeries(Collector):
         timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
         yield _family(self._duration), starmap(self._timed, timed)
         yield _family(self._in_flight), self._flying()
-        yield _family(self._received), starmap(self._received_by, sizes.items())
-        yield _family(self._sent), starmap(self._sent_by, sizes.items())
+        yield _family(self._received), starmap(self._received_sizes, sizes.items())
+        yield _family(self._sent), starmap(self._sent_sizes, sizes.items())
 
     def readings(self) -> Iterator[Reading]:
         """Yield what has changed since the reading before; the extremes begin anew with each, so there is one reader."""
@@ -162,8 +162,8 @@ class HttpRequestSeries(Collector):
         timed = [(labels, (total.duration_us / 1_000_000, *total.durations)) for labels, total in totals if total.timed]
         yield _reading(self._duration, timed, extremes)
         yield _reading(self._in_flight, [(labels, (float(count),)) for labels, count in self._in_flight_counts()])
-        of_changed = {self._of_sizes(labels) for labels, _ in changed}
-        sizes = self._by_sizes((labels, series.totals) for labels, series in kept if self._of_sizes(labels) in of_changed)
+        of_changed = {self._size_labels(labels) for labels, _ in changed}
+        sizes = self._by_sizes((labels, series.totals) for labels, series in kept if self._size_labels(labels) in of_changed)
         yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes.items()])
         yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes.items()])
 
@@ -199,9 +199,9 @@ class HttpRequestSeries(Collector):
     def _with(self, series: RequestSeries, batch: Sequence[Numbers]) -> Totals:
         totals = series.totals.copy()
         totals.requests += len(batch)
-        for duration_us, received, sent, seen in batch:
+        for duration_us, received, sent, source in batch:
             if duration_us is not None:
-                self._add_duration(totals, duration_us, seen)
+                self._add_duration(totals, duration_us, source)
             totals.received_bytes += received
             totals.received[bisect_left(self._size_bounds, received)] += 1
             totals.sent_bytes += sent
@@ -211,14 +211,14 @@ class HttpRequestSeries(Collector):
         series.shortest_us = min([series.shortest_us, *durations])
         return totals
 
-    def _add_duration(self, totals: Totals, duration_us: int, seen: ExemplarSource | None) -> None:
+    def _add_duration(self, totals: Totals, duration_us: int, source: ExemplarSource | None) -> None:
         seconds = duration_us / 1_000_000
         bucket = bisect_left(self._duration_bounds, seconds)
         totals.timed += 1
         totals.duration_us += duration_us
         totals.durations[bucket] += 1
-        if seen is not None:
-            totals.exemplars[bucket] = (seen, seconds)
+        if source is not None:
+            totals.exemplars[bucket] = (source, seconds)
 
     def _each_counted(
         self, labels: Sequence[LabelValues], series: Sequence[RequestSeries], totals: list[Totals]
@@ -245,24 +245,26 @@ class HttpRequestSeries(Collector):
             yield labels, sample.value, partial(list, [sample])
 
     def _in_flight_counts(self) -> list[tuple[LabelValues, int]]:
-        counts = Counter(tuple([label.value_of(exchange) for label in self._of_flight]) for exchange in self.in_flight.copy())
-        return [(labels, counts[labels]) for labels in product(*(label.values for label in self._of_flight))]
+        counts = Counter(
+            tuple([label.value_of(exchange) for label in self._in_flight_labels]) for exchange in self.in_flight.copy()
+        )
+        return [(labels, counts[labels]) for labels in product(*(label.values for label in self._in_flight_labels))]
 
     def _by_sizes(self, totals: Iterable[tuple[LabelValues, Totals]]) -> dict[LabelValues, list[Totals]]:
         """Put together what differs only in labels that sizes do not have: all statuses of a route."""
         found: dict[LabelValues, list[Totals]] = {}
         for labels, each in totals:
-            found.setdefault(self._of_sizes(labels), []).append(each)
+            found.setdefault(self._size_labels(labels), []).append(each)
         return found
 
-    def _received_by(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
+    def _received_sizes(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.received for one in totals), strict=True)]
             return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in totals))
 
         return labels, sum(one.requests for one in totals), samples
 
-    def _sent_by(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
+    def _sent_sizes(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.sent for one in totals), strict=True)]
             return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in totals))
@@ -283,8 +285,8 @@ def _reading(
     return Reading(metric.name, metric.type, tuple(metric.labels), metric.buckets, children, extremes)
 
 
-def _sizes(labels: tuple[str, ...], totals: list[Totals], of: Callable[[Totals], tuple[int, list[int]]]) -> Child:
-    sums, counts = zip(*map(of, totals), strict=True)
+def _sizes(labels: tuple[str, ...], totals: list[Totals], sizes_of: Callable[[Totals], tuple[int, list[int]]]) -> Child:
+    sums, counts = zip(*map(sizes_of, totals), strict=True)
     return labels, (sum(sums), *map(sum, zip(*counts, strict=True)))
 
 

@@ -80,7 +80,7 @@ class LabelledMetric:
     def increase(self, *values: str, by: float = 1.0) -> None:
         """Raise a gauge that `decrease` lowers."""
         with self._lock:
-            child = self._children.get(values) or self._made(values)
+            child = self._children.get(values) or self._resolve_guarded(values)
             child.inc(by)
 
     def decrease(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
@@ -101,9 +101,9 @@ class LabelledMetric:
 
     def _resolve(self, values: tuple[str, ...]) -> Any:
         with self._lock:
-            return self._made(values)
+            return self._resolve_guarded(values)
 
-    def _made(self, values: tuple[str, ...]) -> Any:
+    def _resolve_guarded(self, values: tuple[str, ...]) -> Any:
         values = tuple(map(printable, values))
         guarded = tuple([guard(value) for guard, value in zip(self._guards, values, strict=True)])
         child = self._parent.labels(*guarded)

@@ -158,12 +158,12 @@ def _metric(
     allowed: dict[str, tuple[str, ...]] = dict.fromkeys(labels, ())
     if isinstance(labels, Mapping):
         allowed = {label: tuple(values) for label, values in labels.items()}
-    for fault in (*_faults_of_name(kind, name), *_faults_of_help(help), *_faults_of_labels(allowed)):
+    for fault in (*_mistakes_in_name(kind, name), *_mistakes_in_help(help), *_mistakes_in_labels(allowed)):
         raise DeclarationError(f"{name}: {fault}")
     return Metric(name, kind, help, allowed, "", buckets, deprecated=deprecated, max_label_values=most)
 
 
-def _faults_of_name(kind: str, name: str) -> Iterator[str]:
+def _mistakes_in_name(kind: str, name: str) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         yield "a name has letters, digits and underscores, and does not begin with a digit"
     if kind == "counter" and not name.endswith("_total"):
@@ -175,12 +175,12 @@ def _faults_of_name(kind: str, name: str) -> Iterator[str]:
         yield f"that is a name of the pack {taken.pack or 'that is always there'!r}; switch it on, or take another name"
 
 
-def _faults_of_help(help: str) -> Iterator[str]:  # noqa: A002
+def _mistakes_in_help(help: str) -> Iterator[str]:  # noqa: A002
     if help != help.encode("utf-8", "ignore").decode():
         yield "the help text cannot be written as UTF-8"
 
 
-def _faults_of_labels(labels: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def _mistakes_in_labels(labels: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for label, values in labels.items():
         if not _NAME.fullmatch(label) or label.startswith("__") or label in ("le", "quantile"):
             yield f"{label!r} cannot be a label"

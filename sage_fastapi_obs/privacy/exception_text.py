@@ -36,7 +36,7 @@ class ErrorText(dict[str, str]):
 
 def error_fields(error: object) -> ErrorText:
     """Describe whatever stands for a failure by its type and its text."""
-    return ErrorText(type=type(error).__qualname__, message=_said(error))
+    return ErrorText(type=type(error).__qualname__, message=_text_or_repr(error))
 
 
 def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str]:
@@ -51,7 +51,7 @@ def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str
 
 def _message(error: BaseException, redaction: Redaction) -> str:
     try:
-        return _shown(exception_text(error), LONGEST_MESSAGE, redaction)
+        return _cut_and_redacted(exception_text(error), LONGEST_MESSAGE, redaction)
     except Exception as fault:
         return unprintable(fault)
 
@@ -93,15 +93,15 @@ def _show(error_fields: TracebackException, error: BaseException, longest: int, 
     for name in (_TEXT, "text", "msg"):
         # The last two are parts of syntax errors.
         if isinstance(part := getattr(error_fields, name, None), str):
-            setattr(error_fields, name, _shown(part, longest, redaction))
+            setattr(error_fields, name, _cut_and_redacted(part, longest, redaction))
     notes = getattr(error_fields, "__notes__", None)
     if notes is not None:
-        rows = map(_said, notes[:_MOST_EXCEPTIONS]) if isinstance(notes, list) else [_said(notes)]
-        error_fields.__notes__ = [_shown("\n".join(rows), longest, redaction)]
+        rows = map(_text_or_repr, notes[:_MOST_EXCEPTIONS]) if isinstance(notes, list) else [_text_or_repr(notes)]
+        error_fields.__notes__ = [_cut_and_redacted("\n".join(rows), longest, redaction)]
     return len(getattr(error_fields, _TEXT))
 
 
-def _shown(text: str, longest: int, redaction: Redaction) -> str:
+def _cut_and_redacted(text: str, longest: int, redaction: Redaction) -> str:
     text = str.__getitem__(text, slice(longest + MARGIN))
     return _encodable(cut(redaction.error_text(text), longest))
 
@@ -139,12 +139,12 @@ def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
             rows.insert(0, "… and more exceptions before these\n\n")
             break
         frames = traceback.format_tb(related.__traceback__, -_FEW_FRAMES)
-        said = f"{exception_name(related)}: {_message(related, redaction)}\n"
-        rows[:0] = ["Traceback (most recent call last):\n", *frames, said, *(["\n"] * bool(rows))]
+        heading = f"{exception_name(related)}: {_message(related, redaction)}\n"
+        rows[:0] = ["Traceback (most recent call last):\n", *frames, heading, *(["\n"] * bool(rows))]
     return rows
 
 
-def _said(error: object) -> str:
+def _text_or_repr(error: object) -> str:
     try:
         return exception_text(error) if isinstance(error, BaseException) else str(error)
     except Exception as fault:

@@ -44,10 +44,10 @@ and some that read lines break them there, or obey them. These bytes never begin
 class Sanitizer:
     """Makes fields writable, within a number of bytes."""
 
-    def __init__(self, redaction: Redaction, room: int, look: int = MOST_LOOKED_THROUGH) -> None:
-        """`room`: bytes; `look`: characters that may be looked through for secrets, each time."""
+    def __init__(self, redaction: Redaction, budget: int, look: int = MOST_LOOKED_THROUGH) -> None:
+        """`budget`: bytes; `look`: characters that may be looked through for secrets, each time."""
         self._redaction = redaction
-        self._room = room
+        self._budget = budget
         self._look = look
         self._plain_names: set[str] = set()
         """Some that are known to be: the names of fields come again with every line."""
@@ -64,12 +64,12 @@ class Sanitizer:
 
     def rebuilt_fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Make fields writable: all whole where there is room, else each within its share of it."""
-        whole = self._whole()
+        whole = self._unabridged()
         built: dict[str, Any] = whole.mapping(dict.items(dict(given)), _DEEPEST)
-        if whole.room > 0:
+        if whole.budget > 0:
             return built
         parts = min(len(given), _MOST_FIELDS)
-        share = Sanitizer(self._redaction, self._room // parts, self._look // parts)
+        share = Sanitizer(self._redaction, self._budget // parts, self._look // parts)
         names = self._short()
         built = {}
         for name, value in islice(given.items(), _MOST_FIELDS):
@@ -78,36 +78,36 @@ class Sanitizer:
 
     def text(self, text: str) -> str:
         """Make a text one without secrets, cut to what there is room for."""
-        if type(text) is str and len(text) <= self._room and self._redaction.is_plain_text(text):
+        if type(text) is str and len(text) <= self._budget and self._redaction.is_plain_text(text):
             return text
         return str(self.rebuilt(text))
 
     def rebuilt(self, value: Any, *, short: bool = False) -> Any:
         """Make anything writable: whole where there is room, else the beginning of each of its values."""
         if not short:
-            whole = self._whole()
+            whole = self._unabridged()
             built = whole.value(value, _DEEPEST)
-            if whole.room > 0:
+            if whole.budget > 0:
                 return built
         return self._short().value(value, 2)
 
-    def _whole(self) -> "_Rebuilding":
-        return _Rebuilding(self._redaction, self._room, self._look, self._room, self._room)
+    def _unabridged(self) -> "_Rebuilding":
+        return _Rebuilding(self._redaction, self._budget, self._look, self._budget, self._budget)
 
     def _short(self) -> "_Rebuilding":
-        return _Rebuilding(self._redaction, self._room, self._look, MOST_CHARACTERS, _MOST_ITEMS)
+        return _Rebuilding(self._redaction, self._budget, self._look, MOST_CHARACTERS, _MOST_ITEMS)
 
     def _are_plain(self, top: dict[str, Any]) -> bool:
         """Tell whether nothing has to be hidden, cut or converted; asks exact types, which cannot be hostile."""
         containers: list[Any] = [top]
-        room = self._room
+        budget = self._budget
         for container in containers:
-            room -= _COST * len(container)
-            if room < 0 or not self._names_are_plain(container):
+            budget -= _COST * len(container)
+            if budget < 0 or not self._names_are_plain(container):
                 return False
             values = container.values() if type(container) is dict else container
-            room = self._room_after(values, room, containers)
-        return room >= 0
+            budget = self._budget_after(values, budget, containers)
+        return budget >= 0
 
     def _names_are_plain(self, container: Any) -> bool:
         if type(container) is not dict:
@@ -122,14 +122,14 @@ class Sanitizer:
             known.update(container.keys() - _NAMED_BY_OTHERS)
         return not _names_each_other(container)
 
-    def _room_after(self, values: Iterable[Any], room: int, containers: list[Any]) -> int:
+    def _budget_after(self, values: Iterable[Any], budget: int, containers: list[Any]) -> int:
         """Take the length of texts off the room, and note the containers; less than nothing where a value is not plain."""
         is_plain_text = self._redaction.is_plain_text
         for value in values:
             kind = type(value)
             if kind is str:
-                room -= len(value)
-                if room < 0 or not is_plain_text(value):
+                budget -= len(value)
+                if budget < 0 or not is_plain_text(value):
                     return -1
             elif kind is int:
                 if not LEAST_BIG <= value < LEAST_CARD:
@@ -138,14 +138,14 @@ class Sanitizer:
                 containers.append(value)
             elif kind is not float and kind not in _AS_THEY_ARE:
                 return -1
-        return room
+        return budget
 
 
 class _Rebuilding:
     """One pass over one value; ends early when the room is used up."""
 
-    def __init__(self, redaction: Redaction, room: int, look: int, longest: int, most: int) -> None:
-        self.room = room
+    def __init__(self, redaction: Redaction, budget: int, look: int, longest: int, most: int) -> None:
+        self.budget = budget
         self._look = look
         self._redaction = redaction
         self._longest = longest
@@ -153,8 +153,8 @@ class _Rebuilding:
 
     def value(self, value: Any, depth: int) -> Any:
         """Rebuild a value; whatever it does when it is looked at, there is something to show."""
-        self.room -= _COST
-        if self.room < 0:
+        self.budget -= _COST
+        if self.budget < 0:
             return MORE
         try:
             return self._value(value, depth)
@@ -183,30 +183,30 @@ class _Rebuilding:
             return self._list(value, depth - 1) if depth > 0 else MORE
         return self._text(str(value))
 
-    def _text(self, text: str, shown: Callable[[str], str] | None = None) -> str:
+    def _text(self, text: str, redact: Callable[[str], str] | None = None) -> str:
         # The unbound methods, as a subclass may have changed those of its own.
         text = str.__getitem__(text, slice(self._longest + MARGIN))
         if not self._redaction.is_plain_text(text):
-            text = self._looked_through(text, shown or self._redaction.text)
+            text = self._looked_through(text, redact or self._redaction.text)
         text = cut(text, self._longest).encode("utf-8", "replace").decode()
-        room = self.room
-        self.room -= len(escaped(orjson.dumps(text)))
-        if self.room >= 0:
+        budget = self.budget
+        self.budget -= len(escaped(orjson.dumps(text)))
+        if self.budget >= 0:
             return text
         # A character takes six bytes at most.
-        return f"{text[: max(0, room) // 6]}{MORE}"
+        return f"{text[: max(0, budget) // 6]}{MORE}"
 
-    def _looked_through(self, text: str, shown: Callable[[str], str]) -> str:
+    def _looked_through(self, text: str, redact: Callable[[str], str]) -> str:
         """Hide the secrets of a text; of one that is too long for that, show the beginning, or start again with less."""
         look, length = self._look, len(text)
         self._look = max(0, look - length)
         if length <= look:
-            return shown(text)
+            return redact(text)
         if self._longest > MOST_CHARACTERS:
-            self.room = -1
+            self.budget = -1
             return MORE
         # Up to before the cut, which may go through a secret.
-        return cut(shown(text[:look]), max(look - MARGIN, look // 2)) if look else MORE
+        return cut(redact(text[:look]), max(look - MARGIN, look // 2)) if look else MORE
 
     def _number(self, value: Any) -> Any:
         if isinstance(value, numbers.Integral):
@@ -223,7 +223,7 @@ class _Rebuilding:
         """Rebuild what a mapping holds, until there is enough of it."""
         built: dict[str, Any] = {}
         for number, (key, value) in enumerate(items):
-            if number >= self._most or self.room < 0:
+            if number >= self._most or self.budget < 0:
                 built[MORE] = MORE
                 break
             self.add(built, key, partial(self.value, value, depth))
@@ -247,7 +247,7 @@ class _Rebuilding:
             return [self.value(items[0], depth), REDACTED]
         built: list[Any] = []
         for number, item in enumerate(items):
-            if number >= self._most or self.room < 0:
+            if number >= self._most or self.budget < 0:
                 built.append(MORE)
                 break
             hidden = bool(built) and self._is_secret_option(built[-1])

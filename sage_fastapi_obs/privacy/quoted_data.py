@@ -74,10 +74,10 @@ def _validation(errors: Iterable[Any], subject: str) -> str:
     errors = list(errors)
     rows = [f"{len(errors)} validation error{'s' * (len(errors) != 1)}{subject}"]
     for one in errors[:_MOST_ERRORS]:
-        told: Mapping[str, Any] = one if isinstance(one, Mapping) else {}
-        kind = told.get("type")
-        where = ".".join(map(str, told.get("loc") or ()))
-        rows.append(f"{where}\n  {validation_message(kind, told.get('msg', ''))} [type={kind}]")
+        details: Mapping[str, Any] = one if isinstance(one, Mapping) else {}
+        kind = details.get("type")
+        where = ".".join(map(str, details.get("loc") or ()))
+        rows.append(f"{where}\n  {validation_message(kind, details.get('msg', ''))} [type={kind}]")
     return "\n".join([*rows, *["…"] * (len(errors) > _MOST_ERRORS)])
 
 

@@ -65,7 +65,7 @@ class Redaction:
         settings = LoggingSettings() if settings is None else settings
         self._listed = frozenset(map(letters, settings.redact)) - {""}
         self._builtin = settings.redact_builtin
-        self._shown = None if settings.show_only is None else frozenset(map(letters, settings.show_only))
+        self._show_only = None if settings.show_only is None else frozenset(map(letters, settings.show_only))
         self._query_values = query_values
         # Names are few and come again with every line.
         self._hides_name = lru_cache(maxsize=4096)(self._judge)
@@ -87,11 +87,11 @@ class Redaction:
         """Tell whether a text surely holds nothing to hide; most do."""
         return not _is_suspect(text)
 
-    def only_shown(self, fields: dict[str, object]) -> dict[str, object]:
+    def only_listed(self, fields: dict[str, object]) -> dict[str, object]:
         """Hide the values of all names that are not listed to be shown, where there is such a list."""
-        if self._shown is None:
+        if self._show_only is None:
             return fields
-        return {name: value if letters(name) in self._shown else REDACTED for name, value in fields.items()}
+        return {name: value if letters(name) in self._show_only else REDACTED for name, value in fields.items()}
 
     def text(self, text: str) -> str:
         """Hide what in a text has the shape of a secret: the time grows with its length, and no faster."""
@@ -128,7 +128,7 @@ class Redaction:
         if "-----" in text:
             text = PRIVATE_KEY.sub(REDACTED, text)
         if "://" in text:
-            text = _URL.sub(self._shown_url, text)
+            text = _URL.sub(self._redacted_url, text)
         if "%" in text:
             text = _ENCODED_URL.sub(rf"\1{REDACTED}\2", text)
         if "@" in text:
@@ -139,7 +139,7 @@ class Redaction:
         text = JWT.sub(_without_token, _SCHEME.sub(_without_credentials, text))
         return _DIGITS.sub(_without_card, KEYS.sub(REDACTED, text))
 
-    def _shown_url(self, found: re.Match[str]) -> str:
+    def _redacted_url(self, found: re.Match[str]) -> str:
         head, mark, tail = _without_login(found[1]).partition("?")
         query, hash_, fragment = tail.partition("#")
         return f"://{head}{mark}{self._query(query)}{hash_}{fragment}"

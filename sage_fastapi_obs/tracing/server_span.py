@@ -58,8 +58,8 @@ class ServerSpans(Recorder):
         self._redaction = redaction
         self._service = service
         self._sends_trace_response = http.trace_response_header
-        self._given = provider
-        self._own: TracerProvider | None = None
+        self._passed_provider = provider
+        self._own_provider: TracerProvider | None = None
         self._at_end = AtEnd(self.close, self.close)
         self.losses = SpanLosses()
         """Spans that were lost."""
@@ -77,9 +77,9 @@ class ServerSpans(Recorder):
     @property
     def provider(self) -> trace.TracerProvider | None:
         """The provider in use: the one given, else the global one if set, else our own; None before the start."""
-        if self._given is not None:
-            return self._given
-        return self._own or global_provider()
+        if self._passed_provider is not None:
+            return self._passed_provider
+        return self._own_provider or global_provider()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -89,23 +89,23 @@ class ServerSpans(Recorder):
     @property
     def source(self) -> str:
         """Whose provider is in use, in words."""
-        if self._given is not None:
+        if self._passed_provider is not None:
             return "the tracer provider passed to Observability"
-        return "its own tracer provider" if self._own else "the global tracer provider"
+        return "its own tracer provider" if self._own_provider else "the global tracer provider"
 
     def start(self) -> None:
         """Build the provider, in the process that serves, which its resource names."""
-        if self._given is None and global_provider() is None:
+        if self._passed_provider is None and global_provider() is None:
             if self._output is not None:
                 self._output.open()
-            self._own = build_provider(self._settings, self._service, self._output)
+            self._own_provider = build_provider(self._settings, self._service, self._output)
             self._at_end.watch()
         self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
         provider = self.provider
         assert provider is not None
         tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
         # Our own sampler's decisions are known; another has to be asked.
-        root_bound = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
+        root_bound = None if self._own_provider is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._use(tracer, processors_of(provider), span_factory_of(tracer, root_bound=root_bound))
         self.children = ChildSpans(tracer, self._redaction, processors=self._processors, root_bound=root_bound)
 
@@ -113,7 +113,7 @@ class ServerSpans(Recorder):
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
         self._use(trace.NoOpTracer(), tuple)
         self.children = None
-        own, self._own = self._own, None
+        own, self._own_provider = self._own_provider, None
         if own is None:
             return
         self._at_end.leave()

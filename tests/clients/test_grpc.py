@@ -296,7 +296,7 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         monkeypatch.undo()
-        monkeypatch.setattr(grpc_client, "_around", lambda *_: 1 / 0)
+        monkeypatch.setattr(grpc_client, "_watched_handler", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         assert await eventually(lambda: watched.obs.internal_errors.counts == {"clients": 3})

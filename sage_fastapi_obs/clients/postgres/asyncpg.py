@@ -12,7 +12,7 @@ import asyncpg
 
 from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrapped, wrong_client
-from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
+from sage_fastapi_obs.clients.sql_calls import SqlCalls, query_argument, server, size, sql_system
 
 _ASYNCPG = sql_system("asyncpg")
 _WITH_SETS = frozenset({"executemany", "fetchmany"})
@@ -91,7 +91,7 @@ class _Asyncpg:
 
     def _with_query(self, original: Any, queries: SqlCalls, otel_traced: bool, has_sets: bool) -> Any:
         def describe(connection: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-            query = given_query(args, kwargs)
+            query = query_argument(args, kwargs)
             if query is getattr(connection, "_reset_query", None):
                 # What a pool does when it takes a connection back is not the application's.
                 return None

@@ -11,7 +11,7 @@ import psycopg
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
-from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
+from sage_fastapi_obs.clients.sql_calls import SqlCalls, query_argument, server, size, sql_system
 
 _PSYCOPG = sql_system("psycopg")
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
@@ -38,7 +38,7 @@ def _watched_cursor(instrumented: Instrumented[Any], queries: SqlCalls, base: ty
     otel_traced = base.__module__.startswith(OTEL_SCOPE_PREFIX)
 
     def describe(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], has_sets: bool = False) -> Call:
-        query = _text_of(given_query(args, kwargs), cursor)
+        query = _text_of(query_argument(args, kwargs), cursor)
         return queries.query(query, many=size(args[1:]) if has_sets else None, otel_traced=otel_traced)
 
     def watched(name: str) -> Any:

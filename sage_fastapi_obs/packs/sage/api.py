@@ -57,7 +57,9 @@ class Traced(Operation):
     def __init__(self, name: str, operation: str, fields: dict[str, Any], more: dict[str, Any] | None = None) -> None:
         """`operation` and `fields` are on lines; the fields, by the prefix `sage.`, and more are attributes of the span."""
         attributes = {f"sage.{field}": value for field, value in {**fields, **(more or {})}.items()}
-        super().__init__(name, measures=UNMEASURED, attributes=attributes, fields={**_given(fields), "operation": operation})
+        super().__init__(
+            name, measures=UNMEASURED, attributes=attributes, fields={**_without_none(fields), "operation": operation}
+        )
 
     def __enter__(self) -> Span:  # type: ignore[override]
         """Begin; return the span."""
@@ -129,7 +131,7 @@ span_encryption = trace_encryption
 span_signature = trace_signature
 
 
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
