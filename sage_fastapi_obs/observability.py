@@ -71,7 +71,7 @@ class Observability(Lifecycle):
         self.clock, self.wall_clock = clock, wall_clock
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         # Parts register their metrics while they are built, and `/metrics` shows them in that order: the page's own first.
-        self._scrape = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
+        self.metrics_page = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
 
         # The signals of a request.
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
@@ -102,8 +102,8 @@ class Observability(Lifecycle):
         self.status.show_active = self._show_active
 
         # What operators open.
-        self._port = MetricsPort(self._scrape, settings.metrics)
-        self.router: APIRouter = monitoring_router(settings, self._scrape, self.status, self._logs)
+        self._port = MetricsPort(self.metrics_page, settings.metrics)
+        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self._logs)
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.

@@ -54,6 +54,11 @@ class MetricsPage:
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
         self._one_at_a_time = OneAtATime()
 
+    @property
+    def waiting(self) -> int:
+        """How many scrapes wait for the one that is made."""
+        return self._one_at_a_time.waiting
+
     async def response(self, request: Request, start: str = "") -> Response:
         """Answer a scrape: text or OpenMetrics by `Accept`, gzip by `Accept-Encoding`, families by `name[]`.
 
@@ -61,7 +66,7 @@ class MetricsPage:
         """
         if len(request.scope.get("query_string", b"")) > MOST_QUERY_BYTES:
             return PlainTextResponse("too many name[]\n", 414)
-        if self._one_at_a_time.waiting >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             return PlainTextResponse("too many scrapes are waiting\n", 503, {"Retry-After": "15"})
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))

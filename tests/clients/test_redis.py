@@ -299,9 +299,9 @@ async def test_our_failures_stay_ours(watch: Any, cache: redis.asyncio.Redis, mo
     watched = watch()
     async with watched.obs:
         instrument_redis(cache)
-        monkeypatch.setattr(watched.obs._tracing.children, "open", lambda *_: 1 / 0)
+        monkeypatch.setattr(watched.obs.children, "open", lambda *_: 1 / 0)
         assert await cache.set("key", 1)
-        monkeypatch.setattr(watched.obs.instruments, "wanted", lambda *_: 1 / 0)
+        monkeypatch.setattr(watched.obs.instruments, "get_or_warn", lambda *_: 1 / 0)
         assert await cache.get("key") == b"1"
         monkeypatch.setattr(watched.obs.instruments, "packs", None)
         assert await cache.get("key") == b"1"

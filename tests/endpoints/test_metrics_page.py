@@ -111,7 +111,7 @@ async def test_a_page_tells_what_was_counted_before_it_was_asked_for(watch: Any)
         await asyncio.to_thread(blocking.entered.wait, PATIENCE_SECONDS)
         counter.inc()
         others = [asyncio.create_task(asking.get("/metrics")) for _ in range(5)]
-        await eventually(lambda: watched.obs._scrape._turns.waiting == 5)
+        await eventually(lambda: watched.obs.metrics_page.waiting == 5)
         blocking.release.set()
         answers = await asyncio.gather(first, *others)
     assert "early_total 0.0" in answers[0].text
@@ -136,7 +136,7 @@ async def test_those_who_wait_hold_no_thread_and_are_not_too_many(watch: Any) ->
         first = asyncio.create_task(asking.get("/metrics"))
         await asyncio.to_thread(blocking.entered.wait, PATIENCE_SECONDS)
         waiting = [asyncio.create_task(asking.get("/metrics")) for _ in range(MOST_WAITING)]
-        await eventually(lambda: watched.obs._scrape._turns.waiting == MOST_WAITING)
+        await eventually(lambda: watched.obs.metrics_page.waiting == MOST_WAITING)
         refused = await asking.get("/metrics")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "15")
         assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0

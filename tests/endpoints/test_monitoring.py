@@ -108,7 +108,7 @@ async def test_scrapes_run_off_the_loop_and_are_shared(watch):
     async with asking(app) as client:
         scrapes = [asyncio.create_task(client.get("/metrics")) for _ in range(4)]
         await asyncio.to_thread(slow.entered.wait, PATIENCE_SECONDS)
-        await eventually(lambda: watched.obs._scrape._turns.waiting == 3)
+        await eventually(lambda: watched.obs.metrics_page.waiting == 3)
         assert len(slow.threads) == 1
         slow.release.set()
         answers = await asyncio.gather(*scrapes)
