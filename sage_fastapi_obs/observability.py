@@ -112,7 +112,7 @@ class Observability(Lifecycle):
 
         # The order of the recorders: ids before the span that has them. `request_finished` runs in reverse, so that the log
         # line leaves before the metrics change.
-        identity = Identity(settings.http, new_id)
+        identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = self._logs.access if settings.logging.enabled else None

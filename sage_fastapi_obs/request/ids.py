@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 
-from sage_fastapi_obs.privacy.redaction import BUILT_IN
+from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.request.random_ids import RandomPool
@@ -13,7 +13,7 @@ from sage_fastapi_obs.settings import HttpSettings
 
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 """What proxies and tracers send as ids; anything else could forge lines or headers."""
-_VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"
+_VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
 _variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _tails = RandomPool(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
 """Random parts of ids."""
@@ -38,8 +38,10 @@ def new_request_id() -> str:
 class Identity(Recorder):
     """Adopts or mints the ids, and sends them back on every response."""
 
-    def __init__(self, settings: HttpSettings, new_id: Callable[[], str] = new_request_id) -> None:
-        self._new_id = new_id if new_id is new_request_id else _checked(new_id)
+    def __init__(self, settings: HttpSettings, redaction: Redaction, new_id: Callable[[], str] = new_request_id) -> None:
+        """`redaction`: that of the lines. An id that they would hide could join nothing, and is not used."""
+        self._redaction = redaction
+        self._new_id = new_id if new_id is new_request_id else self._checked(new_id)
         self._adopts = settings.incoming_ids != "replace"
         self._rejects = settings.incoming_ids == "reject"
         self._request_header = settings.request_id_header.lower().encode()
@@ -86,21 +88,22 @@ class Identity(Recorder):
             value = exchange.headers.get(name)
             if value is None:
                 continue
-            # A secret would be hidden in lines, and could join nothing.
-            if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
-                return text
+            if self._is_valid(value):
+                return value.decode("ascii")
             if self._rejects:
-                exchange.rejection = f"{name.decode()} must be {_VALID_ID}, and no secret"
+                exchange.rejection = f"{name.decode()} must be {_VALID_ID}"
         return ""
 
+    def _is_valid(self, value: bytes) -> bool:
+        return SAFE_ID.fullmatch(value) is not None and self._redaction.text(text := value.decode("ascii")) == text
 
-def _checked(new_id: Callable[[], str]) -> Callable[[], str]:
-    """Make an application's factory raise for an id that no header may have."""
+    def _checked(self, new_id: Callable[[], str]) -> Callable[[], str]:
+        """Make an application's factory raise for an id that would not be adopted from a caller."""
 
-    def checked() -> str:
-        made = new_id()
-        if not SAFE_ID.fullmatch(made.encode("utf-8", "replace")):
-            raise ValueError(f"new_id must return {_VALID_ID}")
-        return made
+        def checked() -> str:
+            made = new_id()
+            if not self._is_valid(made.encode("utf-8", "replace")):
+                raise ValueError(f"new_id must return {_VALID_ID}")
+            return made
 
-    return checked
+        return checked

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,29 @@ from sage_fastapi_obs.logs.line_format import json_format, line_builder, with_re
 from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, Socket
-from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
+from sage_fastapi_obs.request.ids import Identity
+from sage_fastapi_obs.settings import HttpSettings, LoggingSettings, ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ServiceSettings(name="shop %s 100%", environment="production", version="1.2.3")
 ALIASES = {"timestamp": "@timestamp", "duration_ms": "took %", "trace_id": "trace.id", "path": "url.path"}
 HEX = st.text("0123456789abcdef", min_size=16, max_size=16)
-IDS = st.text("abcXYZ019._:+/=@-", min_size=1, max_size=40).filter(Redaction().is_plain_text)
-"""An id that looks like a secret is hidden on lines that are not ordinary."""
+REDACTED_NAME = "customer"
+REDACTION = Redaction(LoggingSettings(redact=(REDACTED_NAME,)))
+SECRETS = ("a:b@", "token=abc", f"{REDACTED_NAME}=7", "Bearer:abc.def", "4111111111111111", "x-api-key:1")
+"""What has the shape of a secret, and only characters that an id may have."""
+SENT_IDS = st.text("abcXYZ019._:+/=@-", min_size=1, max_size=40) | st.sampled_from(SECRETS)
+
+
+def ids_of(sent_request_id: str, sent_correlation_id: str, minted: str) -> tuple[str, str]:
+    """Return the ids of a request whose caller has sent two, and whose application mints ids of its own."""
+    headers = [(b"x-request-id", sent_request_id.encode()), (b"x-correlation-id", sent_correlation_id.encode())]
+    exchange = Exchange({"type": "http", "headers": headers}, 0, 0)
+    with suppress(ValueError):
+        Identity(HttpSettings(), REDACTION, lambda: minted).request_started(exchange)
+    return exchange.request_id, exchange.correlation_id
+
+
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.sampled_from(["/login?token=1", "/%s/%(x)s", "/a\u2028b", "/\ud800", "/" + "x" * 5_000, "/Bearer abc.def", '/"\\']),
@@ -40,8 +56,12 @@ def values_of(**given_values: Any) -> tuple[Any, ...]:
 
 
 ORDINARY_VALUES = st.builds(
-    lambda traced, trace_id, span_id, **rest: values_of(
-        trace_id=trace_id * 2 if traced else "", span_id=span_id if traced else "", **rest
+    lambda traced, trace_id, span_id, ids, **rest: values_of(
+        trace_id=trace_id * 2 if traced else "",
+        span_id=span_id if traced else "",
+        request_id=ids[0],
+        correlation_id=ids[1],
+        **rest,
     ),
     traced=st.booleans(),
     trace_id=HEX,
@@ -50,8 +70,7 @@ ORDINARY_VALUES = st.builds(
     route=st.none() | TEXTS,
     status=st.integers(100, 999),
     sampled=st.booleans(),
-    request_id=IDS,
-    correlation_id=IDS,
+    ids=st.builds(ids_of, SENT_IDS, SENT_IDS, SENT_IDS),
     path=TEXTS,
     duration_us=st.integers(0, 10**10),
     received_bytes=st.integers(0, 10**12),
@@ -61,10 +80,9 @@ ORDINARY_VALUES = st.builds(
 
 
 def both_ways(aliases: dict[str, str], kept: Callable[[], RecentLines | None] = lambda: None) -> list[PlainAccessLine]:
-    redaction = Redaction(LoggingSettings(redact=("customer",)))
     encode = with_renamed_fields(aliases)
     return [
-        way(line_builder(SERVICE, redaction), encode, redaction.readable, kept()) for way in (PlainAccessLine, FastAccessLine)
+        way(line_builder(SERVICE, REDACTION), encode, REDACTION.readable, kept()) for way in (PlainAccessLine, FastAccessLine)
     ]
 
 

@@ -45,7 +45,7 @@ def ids_of(identity: Identity, headers: list[tuple[bytes, bytes]]) -> tuple[Exch
 
 
 def identity(new_id: Any = None, **http: Any) -> Identity:
-    return Identity(Settings(http=http).http, new_id or counting_ids())
+    return Identity(Settings(http=http).http, BUILT_IN, new_id or counting_ids())
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,23 @@ async def test_reject_answers_400(header: bytes, watch: Any) -> None:
     assert [(line["status"], line["request_id"]) for line in watched.access] == [(400, "id-1")]
     await drive(around, http_scope(headers=[(header, b"one")]))
     assert len(called) == 1
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_id_that_lines_would_hide_is_not_adopted(status: int, watch: Any) -> None:
+    """Also where only `logging.redact` makes it a secret: the id that is sent back is the one on the line."""
+    watched = watch(logging={"redact": ["customer"]})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body", "body": b""})
+
+    driven = await drive(
+        ObservabilityMiddleware(app, observability=watched.obs), http_scope(headers=[(REQUEST, b"customer=7")])
+    )
+    (line,) = watched.access
+    assert driven.headers[REQUEST] == line["request_id"].encode()
+    assert uuid.UUID(line["request_id"]).version == 7
 
 
 async def test_reject_refuses_a_websocket(watch: Any) -> None:
@@ -411,7 +428,7 @@ async def test_nothing_is_left_in_the_callers_context(watch: Any) -> None:
     assert "request_id" not in watched.lines[-1]
 
 
-@pytest.mark.parametrize("made", ["a\r\nb: c", "", "x" * 129, "é", None, 5])
+@pytest.mark.parametrize("made", ["a\r\nb: c", "", "x" * 129, "é", None, 5, "a:b@", "token=1"])
 async def test_a_factorys_unsafe_id_never_goes_out(made: Any, watch: Any) -> None:
     """An application's own factory is held to the same set; what it made otherwise is replaced, and counted."""
     watched = watch(new_id=lambda: made)
