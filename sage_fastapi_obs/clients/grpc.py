@@ -35,6 +35,9 @@ _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "IN
 """Codes that are the server's fault by the OpenTelemetry conventions."""
 _MOST_CACHED = 512
 """Pairs of method and connection whose attributes are cached: a connection has many calls."""
+_EARLY_SECONDS = 0.05
+_EARLY_SHARE = 0.1
+"""How much earlier than by the server's clock a client may see the deadline pass, beside `_EARLY_SECONDS`."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PEER = re.compile(r"(?:ipv4|ipv6):\[?(?P<address>[^\[\]]+)\]?:(?P<port>\d+)")
 _MARK = "_sage_fastapi_obs"
@@ -172,6 +175,8 @@ class _Answer:
         self._details, self._otel_traced = details, otel_traced
         self._context = context if hasattr(context, "code") else _CodeReader(context)
         self._call: Call | None = None
+        self._deadline_seconds: float | None = None
+        """From the start of the call; None without a deadline."""
         self._caller: CallerContext | None = None
 
     def __enter__(self) -> Any:
@@ -197,13 +202,14 @@ class _Answer:
         self._call = Call(GRPC, method, {"method": self._details.method}, attributes, otel_traced=self._otel_traced)
         self._call.begin()
         self._call.attach()
+        self._deadline_seconds = self._context.time_remaining()
         if link is not None and self._call.own_span is not None:
             self._call.own_span.add_link(link)
 
     def _end(self, error: BaseException | None) -> None:
         call = self._call
         if call is not None:
-            code = _code(self._context, error)
+            code = _code(self._context, error, self._deadline_seconds)
             call.labels["status"] = code
             call.set_attributes({"rpc.response.status_code": code})
             if code in _SERVER_FAULTS:
@@ -225,16 +231,26 @@ def _peer(peer: str) -> Mapping[str, Any]:
     return {"network.peer.address": found["address"], "network.peer.port": int(found["port"])} if found else {}
 
 
-def _code(context: Any, error: BaseException | None) -> str:
+def _code(context: Any, error: BaseException | None, deadline_seconds: float | None) -> str:
     """Return the code that the client gets, or would get if it still waited."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit) or not _is_active(context):
-        left = context.time_remaining()
-        return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
+        return "DEADLINE_EXCEEDED" if has_passed(context.time_remaining(), deadline_seconds) else "CANCELLED"
     code = context.code()
     number: int = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
     if number:
         return str(_CODES.get(number, "UNKNOWN"))
     return "OK" if error is None else "UNKNOWN"
+
+
+def has_passed(left_seconds: float | None, deadline_seconds: float | None) -> bool:
+    """Tell whether a deadline has passed for the client, which then cancels the call.
+
+    The server's clock is late: the client rounds up the time that it sends, and the server counts from when that arrives.
+    `left_seconds`: by the server's clock; `deadline_seconds`: from the start of the call.
+    """
+    if left_seconds is None or deadline_seconds is None:
+        return False
+    return left_seconds <= _EARLY_SECONDS + _EARLY_SHARE * deadline_seconds
 
 
 def _is_active(context: Any) -> bool:

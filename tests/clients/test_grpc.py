@@ -19,7 +19,7 @@ from support import PATIENCE_SECONDS, Watched, eventually
 
 from sage_fastapi_obs import ObservabilityError, get_correlation_id
 from sage_fastapi_obs.clients import grpc as grpc_client
-from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
+from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor, has_passed
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 METADATA = (("traceparent", TRACEPARENT), ("x-correlation-id", "corr-1"), ("blob-bin", b"\xff"))
@@ -180,8 +180,7 @@ async def test_a_call_has_the_code_that_the_client_gets(
     async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
         await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            # Below a second, gRPC tells the server its time to the millisecond.
-            await channel.unary_unary("/pkg.Shop/Echo")(request_, timeout=0.9 if request_ == b"slow" else None)
+            await channel.unary_unary("/pkg.Shop/Echo")(request_, timeout=2.0 if request_ == b"slow" else None)
         assert caught.value.code().name == code
         (span,) = await eventually(lambda: watched.spans)
     assert span.attributes["rpc.response.status_code"] == code
@@ -191,6 +190,25 @@ async def test_a_call_has_the_code_that_the_client_gets(
     assert counted(watched) == {f"/pkg.Shop/Echo {code}": 1}
     labels = {"protocol": "grpc", "method": "POST", "route": "/pkg.Shop/Echo", "error_type": code}
     assert watched.value("request_errors_total", **labels) == (1 if blamed else None)
+
+
+@pytest.mark.parametrize(
+    ("left_seconds", "deadline_seconds", "passed"),
+    [
+        (0.0, 2.0, True),
+        (0.24, 2.0, True),
+        (0.26, 2.0, False),
+        (1.9, 2.0, False),
+        (1.04, 10.0, True),
+        (0.04, 0.0, True),
+        (None, None, False),
+    ],
+)
+def test_a_deadline_passes_a_little_before_the_servers_clock_says_so(
+    left_seconds: float | None, deadline_seconds: float | None, passed: bool
+):
+    """50 ms and a tenth of the deadline are allowed for: gRPC rounds up what it sends, and the server starts later."""
+    assert has_passed(left_seconds, deadline_seconds) is passed
 
 
 @both
@@ -311,7 +329,7 @@ for name in ("grpc", "redis", "asyncpg", "psycopg", "sqlalchemy", "aiokafka", "c
     sys.modules[name] = None
 from sage_fastapi_obs import ObservabilityError
 try:
-    from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
+    from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor, has_passed
 except ObservabilityError as error:
     print(error)
 """
