@@ -16,14 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from servers import KafkaBroker, Postgres, Server, redis_server  # type: ignore[import-not-found]
 
-from sage_fastapi_obs import (
-    GrpcMetricsInterceptor,
-    instrument_httpx,
-    instrument_kafka,
-    instrument_postgres,
-    instrument_redis,
-    operation,
-)
+from sage_fastapi_obs import operation
+from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
+from sage_fastapi_obs.clients.httpx import instrument_httpx
+from sage_fastapi_obs.clients.kafka import instrument_kafka
+from sage_fastapi_obs.clients.postgres import instrument_postgres
+from sage_fastapi_obs.clients.redis import instrument_redis
 
 __all__ = ["CASES", "WATCHES", "Calls", "Case", "Twin", "Watch"]
 

@@ -15,14 +15,10 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Request
 from pydantic import BaseModel, Field
 
-from sage_fastapi_obs import (
-    RequestLogger,
-    login_failed,
-    rate_limit_exceeded,
-    security_event,
-    set_active_users,
-    set_business_active_users,
-)
+from sage_fastapi_obs import RequestLogger
+from sage_fastapi_obs.packs.business import set_business_active_users
+from sage_fastapi_obs.packs.security import login_failed, rate_limit_exceeded, security_event
+from sage_fastapi_obs.packs.textbook import set_active_users
 
 __all__ = ["Accounts", "LoginFailed", "RateLimit", "User", "api", "looks_like_injection"]
 

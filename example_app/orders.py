@@ -8,7 +8,8 @@ from decimal import Decimal
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel
 
-from sage_fastapi_obs import operation, order_processed, transaction_completed
+from sage_fastapi_obs import operation
+from sage_fastapi_obs.packs.business import order_processed, transaction_completed
 
 __all__ = ["Order", "OrderRefused", "Store", "api"]
 

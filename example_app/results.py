@@ -8,13 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, HTTPException
 from pydantic import BaseModel, Field
 
-from sage_fastapi_obs import (
-    Failure,
-    FluxResult,
+from sage_fastapi_obs.monitoring import (
     MetricType,
-    MonoResult,
-    Result,
-    Success,
     check_sla_compliance,
     circuit_breaker_monitoring,
     collect_flux_result_metric,
@@ -23,6 +18,7 @@ from sage_fastapi_obs import (
     create_logging_mono,
     log_result_operation,
 )
+from sage_fastapi_obs.packs.result import Failure, FluxResult, MonoResult, Result, Success
 
 __all__ = ["api"]
 

@@ -11,7 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, Field
 
-from sage_fastapi_obs import RequestLogger, ai_tokens_used, learning_session, operation, textbook_created
+from sage_fastapi_obs import RequestLogger, operation
+from sage_fastapi_obs.packs.textbook import ai_tokens_used, learning_session, textbook_created
 
 __all__ = ["Library", "Textbook", "api", "illustrate", "tokens"]
 

@@ -1,66 +1,16 @@
-"""Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree."""
+"""Observability for FastAPI: one line gives each request an id, a span, a log line and metrics that agree.
 
-from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
-from sage_fastapi_obs.clients.httpx import instrument_httpx
-from sage_fastapi_obs.clients.kafka.messages import instrument_kafka, process_message
-from sage_fastapi_obs.clients.patching import Instrumented
-from sage_fastapi_obs.clients.postgres.instrument import instrument_postgres
-from sage_fastapi_obs.clients.redis import instrument_redis
-from sage_fastapi_obs.clients.track import track_dependency
+What every service uses is here. The rest is imported from its folder: `sage_fastapi_obs.clients.redis`,
+`sage_fastapi_obs.packs.sage`, `sage_fastapi_obs.monitoring`.
+"""
+
+from importlib import import_module
+from typing import Any
+from warnings import warn
+
 from sage_fastapi_obs.errors import DeclarationError, DuplicateInstrumentError, ObservabilityError, SettingsError, UnwrapError
-from sage_fastapi_obs.logs.field_names import (
-    FIELD_CLIENT_DID,
-    FIELD_CORRELATION_ID,
-    FIELD_EVENT_ID,
-    FIELD_KEY_TYPE,
-    FIELD_OPERATION,
-    FIELD_REQUEST_ID,
-    FIELD_SERVER_DID,
-    FIELD_SESSION_ID,
-    FIELD_SPAN_ID,
-    FIELD_TRACE_ID,
-)
 from sage_fastapi_obs.logs.loggers import BoundLogger, ObsLogger, RequestLogger, configure_logging, create_logger
-from sage_fastapi_obs.logs.recent_lines import LogEntry, LogError
-from sage_fastapi_obs.monitoring import (
-    SLA_TARGETS,
-    Alert,
-    AlertCondition,
-    AlertRule,
-    Failure,
-    FluxResult,
-    LoggingMonoResult,
-    LogLevel,
-    MetricType,
-    MonoResult,
-    Result,
-    Success,
-    activate_circuit_breaker,
-    calculate_failure_rate,
-    check_sla_compliance,
-    circuit_breaker_monitoring,
-    collect_flux_result_metric,
-    collect_metric,
-    collect_result_metric,
-    configure_result_logging,
-    create_alert_rule,
-    create_logging_mono,
-    evaluate_alerts,
-    find_slow_operations,
-    get_dashboard_data,
-    get_memory_usage,
-    get_metrics_summary,
-    log_result_operation,
-    notifiers,
-    performance_tracker,
-    query_logs_by_correlation_id,
-    remove_alert_rule,
-    reset_circuit_breaker,
-    reset_monitoring,
-    setup_default_alerts,
-    start_monitoring,
-    stop_monitoring,
-)
+from sage_fastapi_obs.moved_names import MOVED as _MOVED
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.operations.correlation_context import (
     CorrelationContext,
@@ -71,71 +21,17 @@ from sage_fastapi_obs.operations.correlation_context import (
 from sage_fastapi_obs.operations.count import add_span_event
 from sage_fastapi_obs.operations.operation import Operation, operation
 from sage_fastapi_obs.operations.own_metrics import declare_counter, declare_gauge, declare_histogram, enable_pack
-from sage_fastapi_obs.packs.business.api import order_processed, set_business_active_users, transaction_completed
-from sage_fastapi_obs.packs.sage.api import (
-    observe_crypto,
-    observe_did_resolution,
-    observe_handshake,
-    observe_message,
-    observe_session_operation,
-    record_blockchain_transaction,
-    record_did_registration,
-    record_nonce,
-    record_replay_attack,
-    session_closed,
-    sessions_expired,
-    span_encryption,
-    span_handshake,
-    span_signature,
-    trace_decryption,
-    trace_did_resolution,
-    trace_encryption,
-    trace_handshake,
-    trace_handshake_verification,
-    trace_key_derivation,
-    trace_key_generation,
-    trace_request,
-    trace_session_create,
-    trace_signature,
-    trace_signature_verification,
-)
-from sage_fastapi_obs.packs.security.api import login_failed, rate_limit_exceeded, security_event
-from sage_fastapi_obs.packs.textbook.api import ai_tokens_used, learning_session, set_active_users, textbook_created
 from sage_fastapi_obs.request.dependencies import CorrelationId, CurrentSpan, RequestId, bind
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.settings import Settings
 
 __all__ = [
-    "FIELD_CLIENT_DID",
-    "FIELD_CORRELATION_ID",
-    "FIELD_EVENT_ID",
-    "FIELD_KEY_TYPE",
-    "FIELD_OPERATION",
-    "FIELD_REQUEST_ID",
-    "FIELD_SERVER_DID",
-    "FIELD_SESSION_ID",
-    "FIELD_SPAN_ID",
-    "FIELD_TRACE_ID",
-    "SLA_TARGETS",
-    "Alert",
-    "AlertCondition",
-    "AlertRule",
     "BoundLogger",
     "CorrelationContext",
     "CorrelationId",
     "CurrentSpan",
     "DeclarationError",
     "DuplicateInstrumentError",
-    "Failure",
-    "FluxResult",
-    "GrpcMetricsInterceptor",
-    "Instrumented",
-    "LogEntry",
-    "LogError",
-    "LogLevel",
-    "LoggingMonoResult",
-    "MetricType",
-    "MonoResult",
     "ObsLogger",
     "Observability",
     "ObservabilityError",
@@ -143,87 +39,28 @@ __all__ = [
     "Operation",
     "RequestId",
     "RequestLogger",
-    "Result",
     "Settings",
     "SettingsError",
-    "Success",
     "UnwrapError",
-    "activate_circuit_breaker",
     "add_span_event",
-    "ai_tokens_used",
     "bind",
-    "calculate_failure_rate",
-    "check_sla_compliance",
-    "circuit_breaker_monitoring",
-    "collect_flux_result_metric",
-    "collect_metric",
-    "collect_result_metric",
     "configure_logging",
-    "configure_result_logging",
     "correlation_hook",
-    "create_alert_rule",
     "create_logger",
-    "create_logging_mono",
     "declare_counter",
     "declare_gauge",
     "declare_histogram",
     "enable_pack",
-    "evaluate_alerts",
-    "find_slow_operations",
     "get_correlation_id",
-    "get_dashboard_data",
-    "get_memory_usage",
-    "get_metrics_summary",
-    "instrument_httpx",
-    "instrument_kafka",
-    "instrument_postgres",
-    "instrument_redis",
-    "learning_session",
-    "log_result_operation",
-    "login_failed",
-    "notifiers",
-    "observe_crypto",
-    "observe_did_resolution",
-    "observe_handshake",
-    "observe_message",
-    "observe_session_operation",
     "operation",
-    "order_processed",
-    "performance_tracker",
-    "process_message",
-    "query_logs_by_correlation_id",
-    "rate_limit_exceeded",
-    "record_blockchain_transaction",
-    "record_did_registration",
-    "record_nonce",
-    "record_replay_attack",
-    "remove_alert_rule",
-    "reset_circuit_breaker",
-    "reset_monitoring",
-    "security_event",
-    "session_closed",
-    "sessions_expired",
-    "set_active_users",
-    "set_business_active_users",
-    "setup_default_alerts",
-    "span_encryption",
-    "span_handshake",
-    "span_signature",
-    "start_monitoring",
-    "stop_monitoring",
-    "textbook_created",
-    "trace_decryption",
-    "trace_did_resolution",
-    "trace_encryption",
-    "trace_handshake",
-    "trace_handshake_verification",
-    "trace_key_derivation",
-    "trace_key_generation",
-    "trace_request",
-    "trace_session_create",
-    "trace_signature",
-    "trace_signature_verification",
-    "track_dependency",
-    "transaction_completed",
     "with_correlation_id",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MOVED.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"sage_fastapi_obs.{name} goes with the next release: use `from {module} import {name}`"
+    warn(message, DeprecationWarning, stacklevel=2)
+    return getattr(import_module(module), name)

@@ -1,8 +1,8 @@
-"""Which `Observability` application code acts on, when it calls a function that names none.
+"""Which `Observability` the calling code acts on, for all functions and loggers that are given none.
 
 In a request it is that of the request, also in threads and tasks that have the request's context. Elsewhere it is the one
-that was started last in this process, and is not closed. Where there is none, as in a script, in an import, or in a test of a
-function alone, nothing is recorded and nothing is raised: the code runs as what it is, unwatched.
+that was started last in this process, and is not closed. Without any, as in a script, in an import, or in a test of a function
+alone, nothing is recorded and nothing is raised.
 """
 
 from collections.abc import Callable
@@ -10,84 +10,104 @@ from typing import Any, Protocol, cast
 from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.tracing.child_spans import ChildSpans
 
-__all__ = ["ActiveObservability", "active_observability", "count_fault", "on_start", "register", "unregister"]
-
-
-class Collects(Protocol):
-    """Takes numbers by the names of metrics."""
-
-    def collect(self, name: Any, number: Any, metric_type: Any, labels: Any) -> None:
-        """Take one number."""
+__all__ = [
+    "ActiveObservability",
+    "active_observability",
+    "count_internal_error",
+    "on_start",
+    "register",
+    "request_observability",
+    "unregister",
+]
 
 
 class ActiveObservability(Protocol):
-    """What application code needs of an `Observability`."""
+    """The parts of an `Observability` that its users reach by this way; those of layers above this one are of any type."""
 
     settings: Settings
     clock: Callable[[], int]
     wall_clock: Callable[[], int]
     faults: InternalErrors
-    instruments: Instruments
+    instruments: Any
+    """`metrics.instruments.Instruments`."""
+    collected: Any
+    """`packs.result.named_metrics.NamedMetrics`."""
+    status: Any
+    """`alerting.service_status.ServiceStatus`."""
 
     @property
-    def collected(self) -> Collects:
-        """What takes the metrics that an application collects by their names."""
+    def children(self) -> Any:
+        """`tracing.child_spans.ChildSpans`, which opens spans; None while no spans are recorded."""
         ...
 
     @property
-    def children(self) -> ChildSpans | None:
-        """What opens spans; None while there is nothing to hand them to."""
+    def dropped_headers(self) -> Any:
+        """`request.propagation_headers.DroppedHeaders`."""
         ...
 
     def enable_pack(self, pack: object) -> None:
         """Switch a pack on."""
         ...
 
+    def query_logs_by_correlation_id(self, correlation_id: str, limit: int = ...) -> list[Any]:
+        """Return the recent lines of an id."""
+        ...
+
+    def abandon(self) -> None:
+        """Close without waiting."""
+        ...
+
 
 _started: list[ReferenceType[ActiveObservability]] = []
-"""From the first to the last; the process's only list of them. One that is dropped without a close is gone from here, too."""
-_welcomes: list[Callable[[ActiveObservability], None]] = []
-"""What is done with each that starts."""
+"""In the order of their starts. Weak references: one that is dropped without a close is not kept alive by this list."""
+_callbacks: list[Callable[[ActiveObservability], None]] = []
+_errors_of_no_one = InternalErrors()
+"""Failures while no `Observability` runs: they are written to stderr."""
 
 
-def on_start(do: Callable[[ActiveObservability], None]) -> None:
-    """Do something with each that starts from now on; the same thing once."""
-    if do not in _welcomes:
-        _welcomes.append(do)
-
-
-def register(home: ActiveObservability) -> None:
-    """Note one that has started."""
-    _started.append(ref(home))
-    for do in [*_welcomes]:
-        try:
-            do(home)
-        except Exception as fault:
-            count_fault(home, "home", fault)
-
-
-def unregister(home: ActiveObservability) -> None:
-    """Forget one that was closed."""
-    _started[:] = [one for one in _started if one() not in (home, None)]
+def request_observability() -> ActiveObservability | None:
+    """Return the `Observability` of the request; None outside requests."""
+    exchange = current_exchange.get()
+    return None if exchange is None else cast("ActiveObservability | None", exchange.observer)
 
 
 def active_observability() -> ActiveObservability | None:
-    """Return the one to act on, or None."""
-    exchange = current_exchange.get()
-    if exchange is not None and exchange.observer is not None:
-        return cast("ActiveObservability", exchange.observer)
+    """Return the `Observability` of the request, or else the one that was started last; None without any."""
+    observability = request_observability()
+    if observability is not None:
+        return observability
     # A copy: another thread may be closing one.
-    return next((home for one in reversed(_started[:]) if (home := one()) is not None), None)
+    return next((started for reference in reversed(_started[:]) if (started := reference()) is not None), None)
 
 
-def count_fault(home: ActiveObservability, component: str, fault: Exception) -> None:
-    """Count a failure of ours; never raises."""
+def count_internal_error(component: str, error: Exception, observability: ActiveObservability | None = None) -> None:
+    """Count a failure of ours on an `Observability`, by default the active one; never raises."""
     try:
-        home.faults.count(component, fault)
-    except Exception:  # noqa: S110 - the observer of this exchange is none of ours, and there is nobody left to tell
+        counting = active_observability() if observability is None else observability
+        (_errors_of_no_one if counting is None else counting.faults).count(component, error)
+    except Exception:  # noqa: S110 - the observer of this exchange is another library's, and nothing is left that could count
         pass
+
+
+def register(observability: ActiveObservability) -> None:
+    """Add one that has started."""
+    _started.append(ref(observability))
+    for callback in [*_callbacks]:
+        try:
+            callback(observability)
+        except Exception as error:
+            count_internal_error("home", error, observability)
+
+
+def unregister(observability: ActiveObservability) -> None:
+    """Remove one that is closed."""
+    _started[:] = [reference for reference in _started if reference() not in (observability, None)]
+
+
+def on_start(callback: Callable[[ActiveObservability], None]) -> None:
+    """Call a function with each that starts from now on; adding the same one again changes nothing."""
+    if callback not in _callbacks:
+        _callbacks.append(callback)

@@ -1,9 +1,9 @@
-"""What can go wrong while building; while serving, nothing of ours raises.
+"""Errors, raised while the application is built; while it serves, nothing of ours raises.
 
 ObservabilityError
 ├── SettingsError             a setting is unknown or impossible (also a ValueError)
 ├── DuplicateInstrumentError  two metrics ask for one name (also a ValueError)
-├── DeclarationError          a metric or a pack cannot be as it is declared (also a ValueError)
+├── DeclarationError          a metric or a pack is declared wrongly (also a ValueError)
 └── UnwrapError               the value of a Failure was asked for (also a ValueError)
 """
 
@@ -23,7 +23,7 @@ class DuplicateInstrumentError(ObservabilityError, ValueError):
 
 
 class DeclarationError(ObservabilityError, ValueError):
-    """A metric or a pack cannot be as it is declared; the message says what to change."""
+    """A metric or a pack is declared wrongly; the message says what to change."""
 
 
 class UnwrapError(ObservabilityError, ValueError):

@@ -1,11 +1,13 @@
 """What many tests need: a watched app whose lines, spans and metrics can be read back, and raw ASGI drivers."""
 
 import asyncio
+import gc
 import inspect
 import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -59,6 +61,30 @@ async def eventually(found: Callable[[], Any], what: str = "answer") -> Any:
             return answer
         await asyncio.sleep(0.005)
     pytest.fail(f"no {what} within {PATIENCE_SECONDS:.0f} s")
+
+
+def _is_of_ours(found: Any) -> bool:
+    """Tell whether an object is of a class of ours, or a function or coroutine."""
+    code = next((code for name in ("gi_code", "cr_code", "ag_code") if (code := getattr(found, name, None))), None)
+    where = code.co_filename.replace("/", ".") if code else getattr(found, "__module__", None)
+    return "sage_fastapi_obs." in f"{type(found).__module__}. {where}."
+
+
+@contextmanager
+def no_cycles_of_ours() -> Iterator[None]:
+    """See that a block leaves nothing of ours for the garbage collector; what threads of others leave meanwhile is not ours."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(map(repr, filter(_is_of_ours, gc.garbage)))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
 
 
 class Watched:

@@ -9,18 +9,20 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "internal_errors", "threads", "processes"},
+    {"errors", "internal_errors", "moved_names", "threads", "processes"},
     {"settings"},
     {"privacy"},
     {"catalog"},
     {"request", "delivery"},
-    {"tracing", "logs", "metrics"},
     {"active"},
+    {"tracing", "logs", "metrics"},
+    {"legacy"},
     {"operations"},
     {"health"},
     {"alerting"},
     {"clients", "packs"},
-    {"endpoints", "export", "legacy"},
+    {"endpoints", "export"},
+    {"lifecycle", "install", "startup_message"},
     {"observability"},
     {"monitoring", "cli", "testing"},
     {"__main__", "__init__"},

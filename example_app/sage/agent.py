@@ -29,9 +29,9 @@ from example_app.sage.nonces import Nonces
 from example_app.sage.resolver import Resolver
 from example_app.sage.sessions import Role, Session, Sessions, new_session_id
 from example_app.sage.signatures import COVERED, IN_SESSION, Envelope, Signed, key_id_of, sign, verify
-from sage_fastapi_obs import (
-    FIELD_CLIENT_DID,
-    bind,
+from sage_fastapi_obs import bind
+from sage_fastapi_obs.logs.field_names import FIELD_CLIENT_DID
+from sage_fastapi_obs.packs.sage import (
     observe_crypto,
     observe_did_resolution,
     observe_handshake,
@@ -41,7 +41,6 @@ from sage_fastapi_obs import (
     record_did_registration,
     record_nonce,
     record_replay_attack,
-    security_event,
     session_closed,
     sessions_expired,
     trace_decryption,
@@ -55,6 +54,7 @@ from sage_fastapi_obs import (
     trace_signature,
     trace_signature_verification,
 )
+from sage_fastapi_obs.packs.security import security_event
 
 __all__ = ["Agent"]
 

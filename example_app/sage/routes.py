@@ -14,15 +14,9 @@ from example_app.sage.handshake import Answer
 from example_app.sage.messages import Message, MessageType
 from example_app.sage.sessions import Session
 from example_app.sage.signatures import Envelope
-from sage_fastapi_obs import (
-    FIELD_CLIENT_DID,
-    FIELD_KEY_TYPE,
-    FIELD_SERVER_DID,
-    FIELD_SESSION_ID,
-    RequestLogger,
-    bind,
-    trace_request,
-)
+from sage_fastapi_obs import RequestLogger, bind
+from sage_fastapi_obs.logs.field_names import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID
+from sage_fastapi_obs.packs.sage import trace_request
 
 __all__ = ["answer_error", "api"]
 

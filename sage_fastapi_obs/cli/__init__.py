@@ -9,6 +9,8 @@ from sage_fastapi_obs.cli import export, logs
 
 __all__ = ["main"]
 
+COMMANDS = {"logs": logs, "export": export}
+"""Each module says what its command is for (`HELP`), what it takes (`add_arguments`) and does it (`run`)."""
 INTERRUPTED = 130
 
 
@@ -16,8 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     parser = argparse.ArgumentParser(prog="sage-obs", description="Tools for services with sage_fastapi_obs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    logs.add_to(commands)
-    export.add_to(commands)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, fail=command.error)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)

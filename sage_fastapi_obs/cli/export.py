@@ -1,4 +1,4 @@
-"""`sage-obs export`: what Prometheus, Alertmanager and Kubernetes load, written from the settings of services."""
+"""`sage-obs export`: what Prometheus, Alertmanager, Grafana and Kubernetes load, written from the settings of services."""
 
 import argparse
 import sys
@@ -9,16 +9,15 @@ from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.exporters import EXPORTERS
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["add_to"]
+__all__ = ["HELP", "add_arguments", "run"]
 
+HELP = "Write rules, configuration and manifests for other systems, from the settings of your services."
 ALL = "all"
 FAILED = 1
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    about = "Write rules, configuration and manifests for other systems, from the settings of your services."
-    parser = commands.add_parser("export", help="write rules and configuration for other systems", description=about)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     parser.add_argument("what", choices=[*EXPORTERS, ALL], help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that the files are written below")
     parser.add_argument(
@@ -29,13 +28,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="FILE",
         help="settings of a service, as YAML; once per service; by default those of the environment",
     )
-    parser.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> int:
     """Write the files, and say which; return the exit code."""
     try:
-        for path, text in exported(given.what, _services(given.settings)).items():
+        services = _services(given.settings)
+        exporters = EXPORTERS.values() if given.what == ALL else [EXPORTERS[given.what]]
+        files = {path: text for exporter in exporters for path, text in exporter(services).items()}
+        for path, text in files.items():
             target = given.out / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
@@ -44,12 +45,6 @@ def run(given: argparse.Namespace) -> int:
         print(f"sage-obs export: {error}", file=sys.stderr)
         return FAILED
     return 0
-
-
-def exported(what: str, services: Sequence[Settings]) -> dict[str, str]:
-    """Return all files of one exporter, or of all, by their paths."""
-    chosen = EXPORTERS.values() if what == ALL else [EXPORTERS[what]]
-    return {path: text for exporter in chosen for path, text in exporter(services).items()}
 
 
 def _services(files: Sequence[Path]) -> list[Settings]:

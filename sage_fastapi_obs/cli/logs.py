@@ -5,42 +5,37 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import orjson
 
 from sage_fastapi_obs.logs.line_format import LEVELS, console_format
 from sage_fastapi_obs.settings import usual_level
 
-__all__ = ["add_to", "follow"]
+__all__ = ["HELP", "add_arguments", "follow", "run"]
 
+HELP = "Show JSON log lines for people."
 FAILED = 1
 LONGEST_BYTES = 1024 * 1024
-"""What is longer is no line of ours, and is read in pieces."""
+"""Longer lines cannot be ours; they are read in pieces."""
 POLL_SECONDS = 0.2
 IDS = ("request_id", "correlation_id", "trace_id")
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STATUS = re.compile(r"[1-5](\d\d|xx)")
 Line = dict[str, Any]
-Filter = Callable[[Line], bool]
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = commands.add_parser("logs", help="show JSON log lines for people", description="Show JSON log lines for people.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     parser.add_argument("files", nargs="*", metavar="FILE", help="what to read; - or nothing: standard input")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is added, through rotation")
-    parser.add_argument("--id", metavar="ID", help="lines whose request, correlation or trace id begins like this")
-    parser.add_argument("--level", type=_level, metavar="LEVEL", help=f"lines of at least this level: {', '.join(LEVELS)}")
-    parser.add_argument("--route", metavar="ROUTE", help="lines of a route's requests; * stands for anything")
-    parser.add_argument("--status", type=_status, metavar="STATUS", help="lines with this status: 404, or 5xx")
-    parser.add_argument("--text", metavar="TEXT", help="lines with this text in any value, in upper or lower case")
-    parser.add_argument("--since", type=_since, metavar="TIME", help="lines from then on: 90s, 10m, 2h, 1d ago, or an ISO time")
+    for name, one in FILTERS.items():
+        parser.add_argument(f"--{name}", type=one.parse, metavar=name.upper(), help=one.help)
     parser.add_argument("--json", action="store_true", help="pass the lines on as they are")
     parser.add_argument(
         "--alias",
@@ -50,7 +45,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="FIELD=NAME",
         help="a field has another name in these lines",
     )
-    parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -60,11 +54,13 @@ def run(given: argparse.Namespace) -> int:
         given.fail("--follow takes one file")
     if not given.files and (sys.stdin is None or sys.stdin.isatty()):
         given.fail("name a file, or pipe lines in")
-    shown = _Shown(_filters(given), dict(given.alias), as_json=given.json)
+    wanted = {name: value for name in FILTERS if (value := getattr(given, name)) is not None}
+    printer = _Printer(wanted, dict(given.alias), as_json=given.json)
     code = 0
     for name in files:
         try:
-            _read(name, shown, following=given.follow)
+            for line in _lines_of(name, is_followed=given.follow):
+                printer.print(line)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -73,24 +69,18 @@ def run(given: argparse.Namespace) -> int:
     return code
 
 
-def _read(name: str, shown: "_Shown", *, following: bool) -> None:
+def _lines_of(name: str, *, is_followed: bool) -> Iterator[bytes]:
     if name == "-":
-        for line in _lines(sys.stdin.buffer):
-            shown.show(line)
+        while line := sys.stdin.buffer.readline(LONGEST_BYTES):
+            yield line
             # What comes through a pipe is shown when it comes.
             sys.stdout.buffer.flush()
-    elif following:
-        for line in follow(Path(name)):
-            shown.show(line)
+    elif is_followed:
+        yield from follow(Path(name))
     else:
         with Path(name).open("rb") as file:
-            for line in _lines(file):
-                shown.show(line)
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    while line := file.readline(LONGEST_BYTES):
-        yield line
+            while line := file.readline(LONGEST_BYTES):
+                yield line
 
 
 def follow(path: Path, pause: Callable[[], object] | None = None) -> Iterator[bytes]:
@@ -99,7 +89,7 @@ def follow(path: Path, pause: Callable[[], object] | None = None) -> Iterator[by
     When another file takes its place, the old one is read to its end first; when it is cut short, it is read anew.
     `pause` is called when there is nothing new; by default it flushes the output and sleeps.
     """
-    pause = _rest if pause is None else pause
+    pause = _flush_and_sleep if pause is None else pause
     file: IO[bytes] = path.open("rb")
     try:
         part = b""
@@ -110,22 +100,22 @@ def follow(path: Path, pause: Callable[[], object] | None = None) -> Iterator[by
                 yield part
                 part = b""
             elif not line:
-                file, renewed = _renewed(file, path)
-                if renewed and part:
+                file, is_new = _reopened(file, path)
+                if is_new and part:
                     yield part
                     part = b""
-                elif not renewed:
+                elif not is_new:
                     pause()
     finally:
         file.close()
 
 
-def _rest() -> None:
+def _flush_and_sleep() -> None:
     sys.stdout.buffer.flush()
     time.sleep(POLL_SECONDS)
 
 
-def _renewed(file: IO[bytes], path: Path) -> tuple[IO[bytes], bool]:
+def _reopened(file: IO[bytes], path: Path) -> tuple[IO[bytes], bool]:
     """Return the file that a path leads to now, and whether that is another one or one that begins anew."""
     here = os.fstat(file.fileno())
     if file.tell() > here.st_size:
@@ -143,11 +133,11 @@ def _renewed(file: IO[bytes], path: Path) -> tuple[IO[bytes], bool]:
     return other, True
 
 
-class _Shown:
-    """Shows the lines that pass all filters."""
+class _Printer:
+    """Prints the lines that pass all filters."""
 
-    def __init__(self, filters: list[Filter], aliases: dict[str, str], *, as_json: bool) -> None:
-        self._filters = filters
+    def __init__(self, wanted: dict[str, Any], aliases: dict[str, str], *, as_json: bool) -> None:
+        self._wanted = wanted
         self._aliases = aliases
         self._as_json = as_json
         # NO_COLOR counts unless it is empty: no-color.org.
@@ -155,16 +145,16 @@ class _Shown:
         self._format = console_format(self._colours)
         self._out = sys.stdout.buffer
 
-    def show(self, encoded: bytes) -> None:
-        """Show one line, if it is wanted."""
-        line = self._parsed(encoded)
+    def print(self, encoded: bytes) -> None:
+        """Print one line, if it is wanted."""
+        line = self._parse(encoded)
         if line is None:
-            if not self._filters and not self._as_json:
-                self._out.write(self._dimmed(encoded))
-        elif all(passes(line) for passes in self._filters):
-            self._out.write(_ended(encoded) if self._as_json else self._formatted(line, encoded))
+            if not self._wanted and not self._as_json:
+                self._out.write(self._dim(encoded))
+        elif all(FILTERS[name].passes(line, value) for name, value in self._wanted.items()):
+            self._out.write(encoded.removesuffix(b"\n") + b"\n" if self._as_json else self._for_people(line, encoded))
 
-    def _parsed(self, encoded: bytes) -> Line | None:
+    def _parse(self, encoded: bytes) -> Line | None:
         try:
             line = orjson.loads(encoded)
         except orjson.JSONDecodeError:
@@ -176,77 +166,52 @@ class _Shown:
                 line[field] = line.pop(name)
         return line
 
-    def _formatted(self, line: Line, encoded: bytes) -> bytes:
-        shaped = _shaped(line)
-        if shaped is None:
-            return self._dimmed(encoded)
+    def _for_people(self, line: Line, encoded: bytes) -> bytes:
         try:
-            return self._format(shaped)
+            return self._format(_completed(line))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            return self._dimmed(encoded)
+            return self._dim(encoded)
 
-    def _dimmed(self, encoded: bytes) -> bytes:
-        text = _harmless(encoded.decode("utf-8", "replace").rstrip("\r\n"))
+    def _dim(self, encoded: bytes) -> bytes:
+        text = _escape_controls(encoded.decode("utf-8", "replace").rstrip("\r\n"))
         return f"\x1b[2m{text}\x1b[0m\n".encode() if self._colours else f"{text}\n".encode()
 
 
-def _harmless(text: str) -> str:
+def _escape_controls(text: str) -> str:
     """Escape what could forge lines or drive the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _ended(encoded: bytes) -> bytes:
-    return encoded if encoded.endswith(b"\n") else encoded + b"\n"
-
-
-def _shaped(line: Line) -> Line | None:
-    """Return a line that has the shape of ours; None for one that has not enough of it."""
+def _completed(line: Line) -> Line:
+    """Return a line in the shape of ours; raises `ValueError` for one that has not enough of it."""
     level = usual_level(line.get("level"))
-    if not isinstance(level, str) or level not in LEVELS or _time_of(line) is None or not isinstance(line.get("message"), str):
-        return None
-    shaped = {**line, "level": "debug" if level == "trace" else level}
+    if _severity(line) < 0 or _time_of(line) is None or not isinstance(line.get("message"), str):
+        raise ValueError("no level, time or message")
+    completed = {**line, "level": "debug" if level == "trace" else level}
     match line.get("error"):
         case dict() as error:
-            shaped["error"] = {name: str(error.get(name) or "") for name in ("message", "stack_trace")}
-        case str() as said:
-            shaped["error"] = {"message": said, "stack_trace": ""}
+            completed["error"] = {name: str(error.get(name) or "") for name in ("message", "stack_trace")}
+        case str() as message:
+            completed["error"] = {"message": message, "stack_trace": ""}
         case _:
-            shaped.pop("error", None)
+            completed.pop("error", None)
     if not isinstance(line.get("data", {}), dict):
-        shaped["data"] = {"data": line["data"]}
-    return shaped
+        completed["data"] = {"data": line["data"]}
+    return completed
 
 
 def _time_of(line: Line) -> datetime | None:
     try:
-        return _aware(datetime.fromisoformat(line["timestamp"]))
+        return _with_zone(datetime.fromisoformat(line["timestamp"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
-def _aware(at: datetime) -> datetime:
+def _with_zone(at: datetime) -> datetime:
     """Take a time without a zone as a local one."""
     return at if at.tzinfo is not None else at.astimezone()
-
-
-def _filters(given: argparse.Namespace) -> list[Filter]:
-    filters: list[Filter] = []
-    if given.id is not None:
-        filters.append(lambda line: any(str(line.get(name) or "").startswith(given.id) for name in IDS))
-    if given.level is not None:
-        filters.append(lambda line: _severity(line) >= LEVELS[given.level])
-    if given.route is not None:
-        filters.append(lambda line: isinstance(line.get("route"), str) and fnmatchcase(line["route"], given.route))
-    if given.status is not None:
-        filters.append(lambda line: re.fullmatch(given.status.replace("x", r"\d"), str(line.get("status"))) is not None)
-    if given.text is not None:
-        wanted = given.text.casefold()
-        filters.append(lambda line: any(wanted in text.casefold() for text in _texts(line)))
-    if given.since is not None:
-        filters.append(lambda line: (at := _time_of(line)) is not None and at >= given.since)
-    return filters
 
 
 def _severity(line: Line) -> int:
@@ -258,12 +223,13 @@ def _texts(line: Line) -> Iterator[str]:
     """Yield every value of a line as text; not by recursion, because lines nest as deep as their writers like."""
     waiting: list[Any] = [line]
     while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict | list):
-            inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
-            waiting.extend(inner)
-        else:
-            yield str(value)
+        match waiting.pop():
+            case dict() as value:
+                waiting.extend(value.values())
+            case list() as value:
+                waiting.extend(value)
+            case value:
+                yield str(value)
 
 
 def _level(text: str) -> str:
@@ -283,7 +249,7 @@ def _since(text: str) -> datetime:
     try:
         if age := _AGE.fullmatch(text):
             return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: float(age[1])})
-        return _aware(datetime.fromisoformat(text))
+        return _with_zone(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         message = f"{text!r} is no time: use 90s, 10m, 2h or 1d, or a time like 2026-11-21T03:26:20Z"
         raise argparse.ArgumentTypeError(message) from None
@@ -294,3 +260,44 @@ def _alias(text: str) -> tuple[str, str]:
     if not (field and equals and name):
         raise argparse.ArgumentTypeError(f"{text!r} is no alias: use one like timestamp=@timestamp")
     return field, name
+
+
+class Filter(NamedTuple):
+    """An option that lets some lines pass."""
+
+    help: str
+    parse: Callable[[str], Any]
+    passes: Callable[[Line, Any], bool]
+
+
+FILTERS = {
+    "id": Filter(
+        "lines whose request, correlation or trace id begins like this",
+        str,
+        lambda line, beginning: any(str(line.get(name) or "").startswith(beginning) for name in IDS),
+    ),
+    "level": Filter(
+        f"lines of at least this level: {', '.join(LEVELS)}", _level, lambda line, level: _severity(line) >= LEVELS[level]
+    ),
+    "route": Filter(
+        "lines of a route's requests; * stands for anything",
+        str,
+        lambda line, route: isinstance(line.get("route"), str) and fnmatchcase(line["route"], route),
+    ),
+    "status": Filter(
+        "lines with this status: 404, or 5xx",
+        _status,
+        lambda line, status: re.fullmatch(status.replace("x", r"\d"), str(line.get("status"))) is not None,
+    ),
+    "text": Filter(
+        "lines with this text in any value, in upper or lower case",
+        str.casefold,
+        lambda line, text: any(text in value.casefold() for value in _texts(line)),
+    ),
+    "since": Filter(
+        "lines from then on: 90s, 10m, 2h, 1d ago, or an ISO time",
+        _since,
+        lambda line, since: (at := _time_of(line)) is not None and at >= since,
+    ),
+}
+"""What may be asked of lines, by the name of the option."""

@@ -8,11 +8,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import active_observability
-from sage_fastapi_obs.active import count_fault as count_fault_of
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.request.exchange import current_exchange
 
-__all__ = ["CALLS", "OTEL_SCOPE_PREFIX", "Call", "ClientSystem", "count_fault", "enable", "is_instrumented_by_otel"]
+__all__ = ["CALLS", "OTEL_SCOPE_PREFIX", "Call", "ClientSystem", "enable", "is_instrumented_by_otel"]
 
 OTEL_SCOPE_PREFIX = "opentelemetry.instrumentation."
 """Where OpenTelemetry's instrumentations of clients live, and what the scopes of their spans are called."""
@@ -106,18 +105,11 @@ class Call(OperationRun):
         self.end(error)
 
 
-def count_fault(error: Exception) -> None:
-    """Count a failure of ours, if anybody counts."""
-    home = active_observability()
-    if home is not None:
-        count_fault_of(home, "clients", error)
-
-
 def enable(pack: str) -> None:
     """Switch a pack on: who watches a client wants its numbers, and need not say so twice."""
-    home = active_observability()
-    if home is not None and pack not in home.instruments.packs:
-        home.instruments.enable(pack)
+    observability = active_observability()
+    if observability is not None and pack not in observability.instruments.packs:
+        observability.instruments.enable(pack)
 
 
 def is_instrumented_by_otel(function: Any) -> bool:

@@ -11,15 +11,16 @@ from typing import Any
 import grpc
 import grpc.aio
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import UNMATCHED
-from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, count_fault, enable
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, enable
 from sage_fastapi_obs.clients.propagation import correlation_of, parent_or_link
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import RunMetrics
+from sage_fastapi_obs.request.innermost_span import innermost_span
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
 __all__ = ["Interceptor"]
@@ -60,7 +61,7 @@ def _watched(handler: Any, details: Any) -> Any:
     try:
         return _count_unknown() if handler is None else _around(handler, details)
     except Exception as fault:
-        count_fault(fault)
+        count_internal_error("clients", fault)
         return handler
 
 
@@ -175,21 +176,21 @@ class _Answer:
         try:
             self._begin()
         except Exception as fault:
-            count_fault(fault)
+            count_internal_error("clients", fault)
         return self._context
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         try:
             self._end(error)
         except Exception as fault:
-            count_fault(fault)
+            count_internal_error("clients", fault)
 
     def _begin(self) -> None:
         sent = {name.lower(): value for name, value in self._details.invocation_metadata or () if isinstance(value, str)}
         self._correlated = correlation_of(sent)
         self._correlated.__enter__()
         caller, link = parent_or_link(sent)
-        if caller is not None and not trace.get_current_span().get_span_context().is_valid:
+        if caller is not None and not innermost_span().get_span_context().is_valid:
             self._caller = caller
             self._token = otel_context.attach(caller)
         method = self._details.method.removeprefix("/")

@@ -4,12 +4,12 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import httpx
-from opentelemetry import trace
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.clients.client_call import CALLS, Call, ClientSystem, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
+from sage_fastapi_obs.request.innermost_span import innermost_span
 
 __all__ = ["instrument_httpx"]
 
@@ -101,7 +101,7 @@ def _send_on(call: Call, request: httpx.Request, *, traced: bool) -> None:
     """Add the ids; a trace context that the request has already stays, but for one of this very trace."""
     headers = request.headers
     span = call.own_span
-    here = (trace.get_current_span() if span is None else span).get_span_context()
+    here = (innermost_span() if span is None else span).get_span_context()
     given = headers.get(TRACE_HEADER)
     of_this_trace = given is None or f"-{here.trace_id:032x}-" in given
     for name, value in outgoing_headers(span, traced=traced and of_this_trace).items():

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
-from sage_fastapi_obs.clients.client_call import Call, count_fault
+from sage_fastapi_obs.active import count_internal_error
+from sage_fastapi_obs.clients.client_call import Call
 from sage_fastapi_obs.errors import ObservabilityError
 
 __all__ = ["Instrumented", "count_errors_of", "instrument_once", "missing"]
@@ -73,7 +74,7 @@ class Instrumented(Generic[Client]):
         try:
             return describe(*args, **kwargs)
         except Exception as error:
-            count_fault(error)
+            count_internal_error("clients", error)
             return None
 
     def _around(self, original: Any, describe: Describe) -> Any:
@@ -113,7 +114,7 @@ def count_errors_of(put: Callable[[], object]) -> None:
     try:
         put()
     except Exception as error:
-        count_fault(error)
+        count_internal_error("clients", error)
 
 
 def missing(what: str, extra: str) -> ObservabilityError:

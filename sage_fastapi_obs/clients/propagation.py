@@ -14,6 +14,8 @@ from opentelemetry.trace import SpanContext
 from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.operations.correlation_context import CorrelationContext, correlation_header, ids_to_send, is_safe_id
 from sage_fastapi_obs.request.correlation import current_correlation_id
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.innermost_span import innermost_context
 
 __all__ = ["TRACE_HEADER", "correlation_of", "incoming", "outgoing_headers", "parent_or_link"]
 
@@ -21,17 +23,19 @@ TRACE_HEADER = "traceparent"
 
 
 def outgoing_headers(span: trace.Span | None, *, traced: bool = True) -> dict[str, str]:
-    """Return what a call takes along; `span`: its own, None for the current one; without `traced`, the ids alone."""
+    """Return what a call takes along; `span`: its own, None for the innermost here; without `traced`, the ids alone."""
     carrier: dict[str, str] = {}
     if traced:
-        propagate.inject(carrier, None if span is None else trace.set_span_in_context(span))
+        propagate.inject(
+            carrier, innermost_context(current_exchange.get()) if span is None else trace.set_span_in_context(span)
+        )
     return carrier | ids_to_send()
 
 
 def parent_or_link(carrier: Mapping[str, str]) -> tuple[Context | None, SpanContext | None]:
     """Read what a caller has sent, as `tracing.incoming` has it: a context to go on in, and a span to link to."""
-    home = active_observability()
-    how = "continue" if home is None else home.settings.tracing.incoming
+    observability = active_observability()
+    how = "continue" if observability is None else observability.settings.tracing.incoming
     context = incoming(carrier)
     sender = trace.get_current_span(context).get_span_context()
     if how == "continue":

@@ -1,1 +1,1 @@
-"""Older names of metrics and settings."""
+"""Older names of metrics."""

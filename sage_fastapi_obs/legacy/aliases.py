@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -20,42 +21,38 @@ __all__ = ["Aliases"]
 
 
 class Aliases(Collector):
-    """Shows the metrics of a registry by their older names, those of some groups."""
+    """Collects the metrics of a registry by their older names, those of some groups."""
 
     def __init__(self, registry: CollectorRegistry, groups: Iterable[str]) -> None:
         self._registry = registry
         wanted = frozenset(groups)
-        self._older = [_Older(metric, alias) for metric in CATALOG for alias in metric.aliases if alias.group in wanted]
+        self._aliased = [_AliasedMetric(one, alias) for one in CATALOG for alias in one.aliases if alias.group in wanted]
 
     def describe(self) -> Iterator[Family]:
         """Yield all families, also those of packs that are not switched on yet, without samples."""
-        families = (older.family() for older in self._older)
+        families = (aliased.family() for aliased in self._aliased)
         return (family for family in families if not isinstance(family, TextOnly))
 
     def collect(self) -> Iterator[Family]:
-        """Yield those families of which there is the metric, with their samples."""
+        """Yield the family of every alias whose metric is registered now, with its samples."""
         for family, children in self.stamped():
             family.samples = [sample for _, _, samples in children for sample in samples()]
             yield family
 
     def stamped(self) -> Iterator[StampedFamily]:
         """Yield the same, with what a scrape may remember of it."""
-        for older in self._older:
-            collector = _collector_of(self._registry, older.metric)
-            if collector is None:
-                continue
+        collectors: dict[str, Collector] = getattr(self._registry, "_names_to_collectors", {})
+        for aliased in self._aliased:
             try:
-                children = _children_of(collector, older.metric)
+                children = _children_of(aliased.metric, collectors.get(aliased.metric.name))
             except Exception:  # noqa: S112 - the page asks that collector itself, too, and counts its failure
                 continue
             if children is not None:
-                yield older.family(), older.children(children)
+                yield aliased.family(), aliased.children(children)
 
 
 @dataclass(frozen=True, slots=True)
-class _Older:
-    """One metric by one of its older names."""
-
+class _AliasedMetric:
     metric: Metric
     alias: Alias
 
@@ -68,35 +65,32 @@ class _Older:
         return family(name, f"Older name of {self.metric.name}: {self.metric.help}", kind, unit)
 
     def children(self, children: Iterable[StampedChild]) -> Iterator[StampedChild]:
-        known = [child for child in children if self._has(child[0])]
-        if not self.alias.without:
-            yield from ((key, stamp, partial(self._mapped, samples)) for key, stamp, samples in known)
-            return
-        alike: dict[tuple[object, ...], list[StampedChild]] = {}
-        for child in known:
-            alike.setdefault(self._kept(child[0]), []).append(child)
+        """Translate the children that the older name has; those that become alike are added up."""
+        labels, alias = [*self.metric.labels], self.alias
+        only = [(labels.index(label), allowed) for label, allowed in alias.only.items()]
+        kept = [label not in alias.without for label in labels]
+        alike: dict[tuple[str, ...], list[StampedChild]] = {}
+        for child in children:
+            # The values of the labels, in their order; none for a collector that is read as a whole.
+            values: Any = child[0]
+            if not values or all(values[at] in allowed for at, allowed in only):
+                alike.setdefault(tuple(compress(values, kept)), []).append(child)
         for key, same in alike.items():
-            yield key, tuple(stamp for _, stamp, _ in same), partial(self._added_up, [samples for _, _, samples in same])
+            yield key, tuple([stamp for _, stamp, _ in same]), partial(self._samples, [samples for _, _, samples in same])
 
-    def _has(self, key: Any) -> bool:
-        """Tell whether the older name has a label set; the key of a child has its values in the order of the labels."""
-        return all(value in self.alias.only.get(label, (value,)) for label, value in zip(self.metric.labels, key, strict=False))
-
-    def _kept(self, key: Any) -> tuple[object, ...]:
-        return tuple(value for label, value in zip(self.metric.labels, key, strict=True) if label not in self.alias.without)
-
-    def _mapped(self, samples: Callable[[], Iterable[Sample]]) -> list[Sample]:
-        return [self._sample(sample) for sample in samples() if not sample.name.endswith("_created")]
-
-    def _added_up(self, several: Sequence[Callable[[], Iterable[Sample]]]) -> list[Sample]:
-        sums: dict[tuple[str, tuple[tuple[str, str], ...]], Sample] = {}
-        for sample in (sample for samples in several for sample in self._mapped(samples)):
-            key = (sample.name, tuple(sample.labels.items()))
+    def _samples(self, several: Sequence[Callable[[], Iterable[Sample]]]) -> list[Sample]:
+        read = [sample for samples in several for sample in samples() if not sample.name.endswith("_created")]
+        translated = [self._translate(sample) for sample in read]
+        if len(several) == 1:
+            return translated
+        sums: dict[tuple[object, ...], Sample] = {}
+        for sample in translated:
+            key = (sample.name, *sample.labels.items())
             before = sums.get(key)
             sums[key] = sample if before is None else before._replace(value=before.value + sample.value)
         return [*sums.values()]
 
-    def _sample(self, sample: Sample) -> Sample:
+    def _translate(self, sample: Sample) -> Sample:
         alias, factor = self.alias, self.alias.factor
         suffix = sample.name[len(self.metric.name) :]
         labels = {
@@ -105,7 +99,7 @@ class _Older:
             if label not in alias.without
         }
         if factor != 1 and "le" in labels:
-            labels["le"] = _scaled(labels["le"], factor)
+            labels["le"] = _scaled_bound(labels["le"], factor)
         # What is counted has no unit.
         value = sample.value if suffix in ("_bucket", "_count") else sample.value * factor
         exemplar = sample.exemplar
@@ -114,27 +108,20 @@ class _Older:
         return Sample(alias.name + suffix, labels, value, sample.timestamp, exemplar)
 
 
-def _scaled(bound: str, factor: float) -> str:
+def _scaled_bound(bound: str, factor: float) -> str:
     """Scale a bound so that it is written as if it had been chosen in that unit."""
     scaled: str = floatToGoString(float(f"{float(bound) * factor:.12g}"))  # type: ignore[no-untyped-call]
     return scaled
 
 
-def _collector_of(registry: CollectorRegistry, metric: Metric) -> Collector | None:
-    """Find what tells a metric; None where its pack is switched off."""
-    named: dict[str, Collector] = getattr(registry, "_names_to_collectors", {})
-    return named.get(metric.name)
-
-
-def _children_of(collector: Collector, metric: Metric) -> Iterable[StampedChild] | None:
-    """Read the children of one metric; None where its collector does not tell it today."""
-    family_name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
+def _children_of(metric: Metric, collector: Collector | None) -> Iterable[StampedChild] | None:
+    """Read the children of one metric; None where its pack is off, or its collector has none of it now."""
+    if collector is None:
+        return None
+    name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
     read = stamped(collector)
     if read is not None:
-        return next((children for family, children in read() if family.name == family_name), None)
-    family = next((family for family in collector.collect() if family.name == family_name), None)
-    if family is None:
-        return None
-    # One child, which is new each time.
-    samples: list[Sample] = family.samples
-    return [((), object(), lambda: samples)]
+        return next((children for family, children in read() if family.name == name), None)
+    samples = next((family.samples for family in collector.collect() if family.name == name), None)
+    # One child, whose stamp is new each time.
+    return None if samples is None else [((), object(), lambda: samples)]

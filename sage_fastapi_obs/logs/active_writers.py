@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from sage_fastapi_obs.active import active_observability, request_observability
 from sage_fastapi_obs.logs.levels import Levels
-from sage_fastapi_obs.request.exchange import current_exchange
 
-__all__ = ["WRITERS", "Writer", "attached", "count_fault", "count_header", "is_written"]
+__all__ = ["WRITERS", "Writer", "attached", "count_header", "is_written"]
 
 
 class Writer(Protocol):
@@ -34,10 +34,10 @@ WRITERS: list[Writer] = []
 
 def attached() -> Writer | None:
     """Return who writes the lines of this moment: the observability of the request, or the first; None without any."""
-    exchange = current_exchange.get()
-    if exchange is not None:
+    observability = request_observability()
+    if observability is not None:
         for logs in WRITERS:
-            if logs.observer is exchange.observer:
+            if logs.observer is observability:
                 return logs
     return next(iter(WRITERS), None)
 
@@ -48,15 +48,8 @@ def is_written(by: tuple[Writer, ...], logger: str | None, severity: int) -> boo
     return logs in by and logs is not None and severity >= logs.levels.of(logger)
 
 
-def count_fault(component: str, error: Exception) -> None:
-    """Count a failure of ours where the lines of this moment are written; never raises."""
-    faults = getattr(getattr(attached(), "observer", None), "faults", None)
-    if faults is not None:
-        faults.count(component, error)
-
-
 def count_header(header: str) -> None:
     """Count a header of a caller's that was not used."""
-    dropped = getattr(getattr(attached(), "observer", None), "dropped_headers", None)
-    if dropped is not None:
-        dropped.count(header)
+    observability = active_observability()
+    if observability is not None:
+        observability.dropped_headers.count(header)

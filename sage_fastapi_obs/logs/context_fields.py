@@ -2,21 +2,11 @@
 
 from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.innermost_span import innermost_ids, running
 
-__all__ = ["RUNNING", "add_context", "running"]
-
-RUNNING = otel_context.create_key("sage_fastapi_obs.operation")
-"""The key under which a context has the operation that runs in it: something with `fields` for the lines written there."""
-
-
-def running() -> Any:
-    """Return the innermost operation of this context; None outside of any."""
-    return otel_context.get_value(RUNNING)
+__all__ = ["add_context"]
 
 
 def add_context(fields: dict[str, Any]) -> None:
@@ -34,12 +24,4 @@ def add_context(fields: dict[str, Any]) -> None:
     if operation is not None:
         for name, value in operation.fields.copy().items():
             fields.setdefault(name, value)
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        fields["trace_id"] = f"{context.trace_id:032x}"
-        fields["span_id"] = f"{context.span_id:016x}"
-        fields["trace_flags"] = f"{context.trace_flags & 1:02x}"
-    elif exchange is not None and exchange.trace_id:
-        # A thread of the application's own has the exchange, through its logger, and no span.
-        fields["trace_id"], fields["span_id"] = exchange.trace_id, exchange.span_id
-        fields["trace_flags"] = "01" if exchange.sampled else "00"
+    fields.update(innermost_ids())

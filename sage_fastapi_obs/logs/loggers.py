@@ -8,15 +8,16 @@ from typing import Annotated, Any, Self
 
 import loguru
 from fastapi import Depends
-from opentelemetry import trace
 from starlette.requests import HTTPConnection
 
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
+from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
@@ -64,12 +65,8 @@ class ObsLogger:
 
         Every line names the span it is written in by itself: this is for code that goes on elsewhere.
         """
-        context = trace.get_current_span().get_span_context()
-        if not context.is_valid:
-            return self
-        flags = f"{context.trace_flags & 1:02x}"
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}", "trace_flags": flags}
-        return self._derived(ids=ids)
+        ids = innermost_ids()
+        return self._derived(ids=ids) if ids else self
 
     def debug(self, message: str, /, **fields: Any) -> None:
         """Write a line of level debug."""
@@ -131,7 +128,7 @@ class ObsLogger:
             # The text is never a template: loguru formats a message only when it is given arguments.
             log.log(level, text)
         except Exception as fault:
-            takeover.count_fault("ObsLogger", fault)
+            count_internal_error("ObsLogger", fault)
         finally:
             if token is not None:
                 current_exchange.reset(token)
@@ -205,7 +202,7 @@ def _exchange_of(request: Any) -> Exchange | None:
     try:
         return exchange_of(request.scope)
     except Exception as fault:
-        takeover.count_fault("ObsLogger", fault)
+        count_internal_error("ObsLogger", fault)
         return None
 
 
@@ -213,7 +210,7 @@ def _fields_of(fields: Any) -> dict[str, Any]:
     try:
         return {} if fields is None else {str(name): value for name, value in fields.items()}
     except Exception as fault:
-        takeover.count_fault("ObsLogger", fault)
+        count_internal_error("ObsLogger", fault)
         return {"fields": fields}
 
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, attached, count_fault
+from sage_fastapi_obs.active import count_internal_error
+from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, attached
 from sage_fastapi_obs.logs.context_fields import add_context
 from sage_fastapi_obs.logs.duplicate_handlers import SilencedHandlers
 from sage_fastapi_obs.logs.line_format import LEVELS
@@ -21,7 +22,6 @@ from sage_fastapi_obs.logs.uncaught import Hooks, LoopHandler
 
 __all__ = [
     "attached",
-    "count_fault",
     "give_back",
     "levels_changed",
     "others_listen",
@@ -191,7 +191,7 @@ def say(level: str, message: str, logger: str, fields: Mapping[str, Any], error:
         if others_listen():
             tell_loguru(level, message, logger, completed, error)
     except Exception as fault:
-        count_fault("Uncaught", fault)
+        count_internal_error("Uncaught", fault)
 
 
 def _say_warning(text: str) -> None:

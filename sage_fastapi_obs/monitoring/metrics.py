@@ -13,7 +13,7 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import RESULTS
 from sage_fastapi_obs.alerting.summary import shown_alert, shown_rule, slow_operations
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.metrics.legacy_names import MEBIBYTE
+from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.monitoring import notifiers, process
 from sage_fastapi_obs.monitoring.rfs_summary import documented, watched

@@ -9,7 +9,7 @@ from sage_fastapi_obs.alerting.summary import summary_of
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
 from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.catalog import CATALOG
-from sage_fastapi_obs.metrics.legacy_names import MEBIBYTE, ResolvedName, resolve_name
+from sage_fastapi_obs.legacy.metric_names import MEBIBYTE, ResolvedName, resolve_name
 
 __all__ = ["documented", "watched"]
 

@@ -1,18 +1,21 @@
-"""Correlation ids outside requests, over blocks of a request, and on to other services."""
+"""Correlation ids of blocks of code, in and outside requests, and in the headers of calls to other services."""
 
 from collections.abc import Awaitable, Generator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.request.correlation import chosen_header, current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.ids import SAFE_ID, new_request_id
+from sage_fastapi_obs.request.innermost_span import innermost_context
 from sage_fastapi_obs.settings import HttpSettings
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = [
     "CorrelationContext",
@@ -63,23 +66,26 @@ class CorrelationContext:
 
     def __call__(self, work: Work) -> Work:
         """Return the function, of the same kind, with each call as a block."""
-        return around_calls(work, lambda: _Fixed(self._correlation_id or new_request_id()), "with_correlation_id")
+        return around_calls(work, lambda: _Call(self._correlation_id or new_request_id()), "with_correlation_id")
 
 
-class _Fixed:
-    """One call of a decorated function, whose id stays the same however often its body is resumed."""
+class _Call:
+    """One call of a decorated function: it has the same id in all its steps."""
 
     def __init__(self, correlation_id: str) -> None:
-        self._block = CorrelationContext(correlation_id)
+        self._correlation_id = correlation_id
 
-    def call(self) -> CorrelationContext:
-        return self._block
+    def begin(self) -> None:
+        """Nothing: only the context changes."""
 
-    def iteration(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def attach(self) -> None:
+        push_correlation_id(self, self._correlation_id)
 
-    def stretch(self) -> CorrelationContext:
-        return self._block
+    def detach(self) -> None:
+        pop_correlation_id(self)
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing."""
 
 
 def with_correlation_id(correlation_id: str | None = None) -> CorrelationContext:
@@ -93,7 +99,7 @@ def get_correlation_id() -> str | None:
 
 
 class _Done:
-    """What an async client may await, and a sync one may ignore."""
+    """The result of the hook: an async client awaits it, and a sync one ignores it."""
 
     def __await__(self) -> Generator[Any, None, None]:
         yield from ()
@@ -104,28 +110,24 @@ _DEFAULTS = HttpSettings()
 _traceparent = TraceContextTextMapPropagator()
 
 
-def correlation_hook(request: httpx.Request) -> Awaitable[None]:
-    """Send the ids and the trace context on to the service that is called; what the request has already stays.
+def correlation_hook(request: "httpx.Request") -> Awaitable[None]:
+    """Add the ids and the trace context to a request to another service; headers that it has already stay.
 
     `httpx.AsyncClient(event_hooks={"request": [correlation_hook]})`, and the same for `httpx.Client`. The headers are those
-    of the settings. For services of yours: others need not know your ids.
+    of the settings. Use it for services of yours: others need not know your ids.
     """
     try:
-        _send_on(request.headers)
-    except Exception as fault:
-        takeover.count_fault("correlation_hook", fault)
+        for name, value in ids_to_send().items():
+            request.headers.setdefault(name, value)
+        if "traceparent" not in request.headers:
+            _traceparent.inject(request.headers, innermost_context(current_exchange.get()))
+    except Exception as error:
+        count_internal_error("correlation_hook", error)
     return _DONE
 
 
-def _send_on(headers: httpx.Headers) -> None:
-    for name, value in ids_to_send().items():
-        headers.setdefault(name, value)
-    if "traceparent" not in headers:
-        _traceparent.inject(headers)
-
-
 def ids_to_send() -> dict[str, str]:
-    """Return the ids that a call of another service takes along, by the names of their headers."""
+    """Return the ids that go to another service, by the names of their headers."""
     exchange = current_exchange.get()
     correlation_id = current_correlation_id()
     ids = {} if correlation_id is None else {correlation_header(): correlation_id}
@@ -135,17 +137,16 @@ def ids_to_send() -> dict[str, str]:
 
 
 def correlation_header() -> str:
-    """Return the name of the header by which correlation ids travel, in and out."""
+    """Return the name of the header that carries correlation ids, in and out."""
     return chosen_header.name or _http_settings().correlation_header
 
 
 def _http_settings() -> HttpSettings:
-    """Find the settings of the request's observability, or of the first; the defaults where there is none."""
-    exchange = current_exchange.get()
-    observer = exchange.observer if exchange is not None else getattr(takeover.attached(), "observer", None)
-    return getattr(getattr(observer, "settings", None), "http", _DEFAULTS)
+    # A script has no `Observability`, but it may have given settings to `configure_logging`.
+    found = active_observability() or getattr(takeover.attached(), "observer", None)
+    return getattr(getattr(found, "settings", None), "http", _DEFAULTS)
 
 
 def is_safe_id(correlation_id: object) -> bool:
-    """Tell whether something may be an id: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`."""
+    """Return whether a value may be an id: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`."""
     return isinstance(correlation_id, str) and SAFE_ID.fullmatch(correlation_id.encode("utf-8", "replace")) is not None

@@ -1,65 +1,64 @@
-"""Numbers that are told at once, where nothing has to be timed."""
+"""Changes one metric or one span at once, for code that needs no operation around it."""
 
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry import trace
-
-from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.metrics.instruments import LabelledMetric
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import innermost_span
 
 __all__ = ["add_span_event", "add_to_gauge", "count", "observe", "set_gauge", "take_from_gauge"]
 
 COMPONENT = "record"
-"""By which name failures of ours are counted."""
+"""The `component` of failures in here."""
 
 
 def count(name: str, *values: str, by: float = 1.0) -> None:
     """Raise a counter, by label values in the order of its labels."""
-    _tell(name, lambda instrument: instrument.of(*values).inc(by))
+    _change(name, lambda metric: metric.of(*values).inc(by))
 
 
 def observe(name: str, number: float, *values: str) -> None:
     """Add a number to a histogram."""
-    _tell(name, lambda instrument: instrument.of(*values).observe(number))
+    _change(name, lambda metric: metric.of(*values).observe(number))
 
 
 def set_gauge(name: str, number: float, *values: str) -> None:
     """Set a gauge."""
-    _tell(name, lambda instrument: instrument.of(*values).set(number))
+    _change(name, lambda metric: metric.of(*values).set(number))
 
 
 def add_to_gauge(name: str, *values: str, by: float = 1.0) -> None:
     """Raise a gauge."""
-    _tell(name, lambda instrument: instrument.rise(*values, by=by))
+    _change(name, lambda metric: metric.rise(*values, by=by))
 
 
 def take_from_gauge(name: str, *values: str, by: float = 1.0, forget: bool = False) -> None:
     """Lower a gauge, never below 0; `forget`: at 0 its series goes."""
-    _tell(name, lambda instrument: instrument.fall(*values, by=by, forget=forget))
+    _change(name, lambda metric: metric.fall(*values, by=by, forget=forget))
 
 
 def add_span_event(name: str, /, **attributes: Any) -> None:
-    """Add an event to the current span."""
-    home = active_observability()
-    if home is None:
+    """Add an event to the innermost span."""
+    observability = active_observability()
+    if observability is None:
         return
     try:
-        span = trace.get_current_span()
-        if span.is_recording() and home.children is not None:
-            span.add_event(printable(name), home.children.shown(attributes))
-    except Exception as fault:
-        count_fault(home, COMPONENT, fault)
+        span = innermost_span()
+        if span.is_recording() and observability.children is not None:
+            span.add_event(printable(name), observability.children.shown(attributes))
+    except Exception as error:
+        count_internal_error(COMPONENT, error, observability)
 
 
-def _tell(name: str, tell: Callable[[LabelledMetric], None]) -> None:
-    home = active_observability()
-    if home is None:
+def _change(name: str, change: Callable[[LabelledMetric], None]) -> None:
+    observability = active_observability()
+    if observability is None:
         return
     try:
-        instrument = home.instruments.wanted(name)
-        if instrument is not None:
-            tell(instrument)
-    except Exception as fault:
-        count_fault(home, COMPONENT, fault)
+        metric = observability.instruments.wanted(name)
+        if metric is not None:
+            change(metric)
+    except Exception as error:
+        count_internal_error(COMPONENT, error, observability)

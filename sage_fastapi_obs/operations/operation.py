@@ -1,40 +1,38 @@
-"""A named piece of work: a span, a duration, a count of outcomes, and fields on the lines that are written in it.
+"""`operation()`: a named piece of work, with a span, a duration, a count of outcomes, and fields on its log lines.
 
-Everything else of this kind, such as the calls of clients and the metrics of packs, is a thin name on it.
+Calls of clients and the functions of packs are built on it.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry.trace import SpanKind
 
-from sage_fastapi_obs.logs.context_fields import running
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import running
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Operation", "OperationRun", "RunMetrics", "operation"]
 
 OPERATIONS = RunMetrics(duration="operation_duration_seconds", total="operations_total")
-"""Those of any operation."""
+"""The metrics of `operation()`."""
 UNMEASURED = RunMetrics()
-"""None: a span alone."""
+"""No metrics: only a span."""
 _NONE: Mapping[str, Any] = {}
 
 
 class Operation:
     """A piece of work that is watched: for `with` and `async with`, or as a decorator of functions of every kind.
 
-    An `Exception` is a failure. Cancellation, and what else ends programs rather than work (`KeyboardInterrupt`), is neither
-    failure nor success. A generator that is closed early has done what was wanted of it; its run lasts from its first value
-    to its last, and only while its body runs is the span current. Exceptions pass unchanged. Whatever fails in here is
-    counted, and the work goes on.
+    An `Exception` is a failure. Cancellation and other ends of a program (`KeyboardInterrupt`) are neither failure nor
+    success. A generator that is closed early is a success; its run lasts from its first value to its last, and its span is
+    current only while its body runs. Exceptions pass unchanged. Failures of ours are counted, and the work goes on.
     """
 
-    __slots__ = ("_attributes", "_fields", "_kind", "_labels", "_measures", "_name", "_runs")
+    __slots__ = ("_described", "_runs")
     run_type: type[OperationRun] = OperationRun
-    """What a run of it is."""
+    """The class of its runs."""
 
     def __init__(
         self,
@@ -48,15 +46,10 @@ class Operation:
     ) -> None:
         """Describe the work.
 
-        `name`: of the span; None where it is only measured. `labels`: values for the labels of its metrics. `attributes`: of
-        the span. `fields`: on every line that is written in it.
+        `name`: of the span; None for no span. `labels`: values for the labels of its metrics. `attributes`: of the span.
+        `fields`: on every line that is written in it.
         """
-        self._name = name
-        self._kind = kind
-        self._measures = measures
-        self._labels = labels
-        self._attributes = attributes
-        self._fields = fields
+        self._described = (name, kind, measures, labels, attributes, fields)
         self._runs: tuple[OperationRun, ...] = ()
 
     def __enter__(self) -> OperationRun:
@@ -85,78 +78,15 @@ class Operation:
 
     def __call__(self, work: Work) -> Work:
         """Return the function, of the same kind, with each call as a run."""
-        return around_calls(work, lambda: _Watched(self._run()), "an operation")
+        return around_calls(work, self._run, "an operation")
 
     def _run(self) -> OperationRun:
-        return self.run_type(self._name, self._kind, self._measures, self._labels, self._attributes, self._fields)
+        return self.run_type(*self._described)
 
     def _innermost(self) -> OperationRun:
-        """Find the run that ends where several of one object are open: that of this context, else the last."""
+        """Return the run that ends when several are open: that of this context, else the last."""
         innermost = running()
         return next((run for run in self._runs if run is innermost), self._runs[-1])
-
-
-class _Watched:
-    """One call of a decorated function, as a run."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: OperationRun) -> None:
-        self._run = run
-
-    def call(self) -> "_Call":
-        return _Call(self._run)
-
-    def iteration(self) -> "_Iteration":
-        return _Iteration(self._run)
-
-    def stretch(self) -> "_Stretch":
-        return _Stretch(self._run)
-
-
-class _Part(AbstractContextManager[None]):
-    __slots__ = ("_run",)
-
-    def __init__(self, run: OperationRun) -> None:
-        self._run = run
-
-
-class _Call(_Part):
-    """A run that is current from its begin to its end."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        self._run.begin()
-        self._run.attach()
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._run.end(error)
-        self._run.detach()
-
-
-class _Iteration(_Part):
-    """A run that is current in stretches only."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        self._run.begin()
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._run.end(error)
-
-
-class _Stretch(_Part):
-    """One of these stretches."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        self._run.attach()
-
-    def __exit__(self, *_: object) -> None:
-        self._run.detach()
 
 
 def operation(name: str, /, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) -> Operation:

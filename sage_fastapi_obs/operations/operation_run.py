@@ -1,33 +1,33 @@
-"""One run of an operation, from its begin to its end."""
+"""One run of an operation, from begin to end."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
-from sage_fastapi_obs.active import ActiveObservability, active_observability, count_fault
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
 from sage_fastapi_obs.catalog import OVERFLOW
-from sage_fastapi_obs.logs.context_fields import RUNNING
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.current_span import SPAN, attach, get_current
+from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context, innermost_span
 
 __all__ = ["OperationRun", "Outcome", "RunMetrics"]
 
 Outcome = Literal["success", "failure", "cancelled"]
 COMPONENT = "operation"
-"""By which name failures of ours are counted."""
+"""The `component` of failures in here."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunMetrics:
-    """The metrics that runs of one kind change, by their names in the catalog; where a pack is off, its metrics stay away.
+    """The metrics of one kind of run, by their names in the catalog; those of packs that are off do not change.
 
-    Labels are filled from those of the run. `status` is how it ended, unless the run has a status of its own; `error_type` is
+    Labels come from those of the run. `status` is its outcome, unless the run has a status of its own; `error_type` is
     why it failed.
     """
 
@@ -36,7 +36,7 @@ class RunMetrics:
     duration: str | None = None
     """A histogram of seconds, however they ended."""
     total: str | None = None
-    """A counter of runs that ended; of cancelled ones only where its `status` knows them, or where it has none."""
+    """A counter of runs that ended; cancelled ones count only if its `status` has that value, or if it has no `status`."""
     errors: str | None = None
     """A counter of runs that failed."""
     error_type: Callable[[BaseException], str] = exception_name
@@ -49,10 +49,10 @@ class OperationRun:
     __slots__ = (
         "_attributes",
         "_context",
-        "_home",
         "_kind",
         "_measures",
         "_name",
+        "_observability",
         "_parent",
         "_span",
         "_started_ns",
@@ -62,6 +62,7 @@ class OperationRun:
         "fields",
         "labels",
         "outcome",
+        "unread",
     )
 
     def __init__(
@@ -87,8 +88,10 @@ class OperationRun:
         """Why it failed, in few distinct words; None when it did not."""
         self.duration_us = 0
         """How long it took; 0 while it runs."""
-        self._home: ActiveObservability | None = None
+        self._observability: ActiveObservability | None = None
         self._span: Span | None = None
+        self.unread: Span | None = None
+        """Its span where nobody reads it, so that it is not made current."""
         self._parent: Context | None = None
         self._context: Context | None = None
         self._started_ns = self._wall_ns = 0
@@ -96,7 +99,7 @@ class OperationRun:
     @property
     def span(self) -> Span:
         """Its span; where it has none (an unsampled request, no tracing), the current one."""
-        return trace.get_current_span() if self._span is None else self._span
+        return innermost_span() if self._span is None else self._span
 
     @property
     def duration_seconds(self) -> float:
@@ -107,83 +110,75 @@ class OperationRun:
         """Add attributes to the span, and fields of the same names to the lines that follow."""
         self.fields.update(attributes)
         if self._span is not None:
-            self._show(self._span.set_attributes, attributes=attributes)
+            self._add_to_span(self._span.set_attributes, attributes=attributes)
         return self
 
     def event(self, name: str, /, **attributes: Any) -> Self:
         """Add an event to the span."""
         if self._span is not None:
-            self._show(self._span.add_event, printable(name), attributes=attributes)
+            self._add_to_span(self._span.add_event, printable(name), attributes=attributes)
         return self
 
     def fail(self, error: BaseException | str) -> Self:
-        """Say that it has failed although no exception will leave it; a text is the type of the error."""
+        """Mark it as failed although no exception leaves it; a text is the error's type."""
         self.outcome = "failure"
         self.error_type = printable(error) if isinstance(error, str) else exception_name(error)
         return self
 
     def begin(self) -> None:
         """Open the span, and start the clock."""
-        home = self._home = active_observability()
-        if home is None:
+        observability = self._observability = active_observability()
+        if observability is None:
             return
         try:
             if self._measures.started is not None:
-                self._count_start(home.instruments)
+                self._count_start(observability.instruments)
             if self._name is not None:
-                self._open(home, self._name)
-        except Exception as fault:
-            count_fault(home, COMPONENT, fault)
+                self._open(observability, self._name)
+        except Exception as error:
+            count_internal_error(COMPONENT, error, observability)
         try:
-            # Last, so that what we do is not part of the work.
-            self._started_ns = home.clock()
-        except Exception as fault:
-            count_fault(home, COMPONENT, fault)
+            # Last, so that our own work is not measured.
+            self._started_ns = observability.clock()
+        except Exception as error:
+            count_internal_error(COMPONENT, error, observability)
 
     def end(self, error: BaseException | None) -> None:
-        """Decide how it went, and tell all signals; `error` is what left it."""
-        home = self._home
-        if home is None:
+        """Set outcome and duration, change the metrics, end the span; `error`: the exception that left the run."""
+        observability = self._observability
+        if observability is None:
             return
-        try:
-            self._judge(home, error)
-        except Exception as fault:
-            count_fault(home, COMPONENT, fault)
-        try:
-            self.measure(home.instruments)
-        except Exception as fault:
-            count_fault(home, COMPONENT, fault)
-        if self._span is not None:
+        for step in (self._decide, self._measure, self._close):
             try:
-                self._close(home, self._span, error)
-            except Exception as fault:
-                count_fault(home, COMPONENT, fault)
-        self._home = self._span = None
+                step(observability, error)
+            except Exception as failure:
+                count_internal_error(COMPONENT, failure, observability)
+        self._observability = self._span = None
 
     def attach(self) -> None:
         """Become the innermost run of the context that we are in."""
-        if self._home is None or self._name is None:
+        if self._observability is None or self._name is None:
             return
         parent = self._parent = get_current()
         outer = parent.get(RUNNING)
         if outer is not None:
             self.fields = {**outer.fields, **self.fields}
-        own = {RUNNING: self} if self._span is None else {RUNNING: self, SPAN: self._span}
+        own = {RUNNING: self} if self._span is self.unread else {RUNNING: self, SPAN: self._span}
         self._context = Context({**parent, **own})
         attach(self._context)
 
     def detach(self) -> None:
-        """Leave the context as it was before, in whatever order runs end.
+        """Restore the outer context, in whatever order runs end.
 
-        Without a token: it would have to be given back in the context it came from, and generators are resumed in others.
+        Without a token: a token belongs to one context, and generators are resumed in others.
         """
         context, self._context = self._context, None
         if context is None or get_current() is not context:
             return
         parent: Any = self._parent
         while (outer := parent.get(RUNNING)) is not None and not outer.attached:
-            # It has left before us, who run in it.
-            parent = outer.outside
+            # The outer run has ended before this one.
+            parent = outer.outer_context
         attach(parent)
 
     @property
@@ -192,12 +187,12 @@ class OperationRun:
         return self._context is not None
 
     @property
-    def outside(self) -> Context:
+    def outer_context(self) -> Context:
         """The context in which it was attached."""
         return Context() if self._parent is None else self._parent
 
     def measure(self, instruments: Instruments) -> None:
-        """Change its metrics, at the end; a pack's own kind of run has more to change."""
+        """Change its metrics at the end; subclasses in packs change more."""
         measures, labels, wanted = self._measures, self.labels, instruments.wanted
         status = labels.setdefault("status", self.outcome or "success")
         duration, total = wanted(measures.duration), wanted(measures.total)
@@ -215,20 +210,39 @@ class OperationRun:
         if instrument is not None:
             instrument.labelled(self.labels).inc()
 
-    def _open(self, home: ActiveObservability, name: str) -> None:
-        children = home.children
+    def _open(self, observability: ActiveObservability, name: str) -> None:
+        children = observability.children
         if children is not None:
-            parent = get_current()
-            self._wall_ns = home.wall_clock()
-            self._span = children.open(name, self._kind, self._attributes, parent, parent.get(SPAN), self._wall_ns)
+            parent = innermost_context(current_exchange.get())
+            current: Any = parent.get(SPAN)
+            self._wall_ns = observability.wall_clock()
+            self._span = children.open(name, self._kind, self._attributes, parent, current, self._wall_ns)
+            self.unread = None if children.read else self._span
 
-    def _judge(self, home: ActiveObservability, error: BaseException | None) -> None:
+    def _decide(self, observability: ActiveObservability, error: BaseException | None) -> None:
         if self.outcome is None:
             self.outcome = _outcome_of(error)
-        self.duration_us = max(0, (home.clock() - self._started_ns + 500) // 1_000)
+        self.duration_us = max(0, (observability.clock() - self._started_ns + 500) // 1_000)
         if self.outcome == "failure" and error is not None and self.error_type is None:
+            # The value for the case that the next line raises.
             self.error_type = OVERFLOW
             self.error_type = self._measures.error_type(error)
+
+    def _measure(self, observability: ActiveObservability, _: BaseException | None) -> None:
+        self.measure(observability.instruments)
+
+    def _close(self, observability: ActiveObservability, error: BaseException | None) -> None:
+        span, children = self._span, observability.children
+        if span is None:
+            return
+        ended_ns = self._wall_ns + self.duration_us * 1_000
+        if children is None:
+            # The Observability was closed meanwhile: nothing exports this span.
+            span.end(ended_ns)
+        elif self.outcome == "failure":
+            children.end(span, error, self.error_type if error is None else exception_name(error), ended_ns)
+        else:
+            children.end(span, None, None, ended_ns)
 
     def _exemplar(self) -> dict[str, str] | None:
         context = self.span.get_span_context()
@@ -236,25 +250,14 @@ class OperationRun:
             return None
         return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
-    def _close(self, home: ActiveObservability, span: Span, error: BaseException | None) -> None:
-        ended_ns = self._wall_ns + self.duration_us * 1_000
-        children = home.children
-        if children is None:
-            # Closed meanwhile, and nobody is left to read it.
-            span.end(ended_ns)
-        elif self.outcome == "failure":
-            children.end(span, error, self.error_type if error is None else exception_name(error), ended_ns)
-        else:
-            children.end(span, None, None, ended_ns)
-
-    def _show(self, tell: Callable[..., None], *words: Any, attributes: Mapping[str, Any]) -> None:
-        home = self._home
-        if home is None or home.children is None:
+    def _add_to_span(self, add: Callable[..., None], *args: Any, attributes: Mapping[str, Any]) -> None:
+        observability = self._observability
+        if observability is None or observability.children is None:
             return
         try:
-            tell(*words, home.children.shown(attributes))
-        except Exception as fault:
-            count_fault(home, COMPONENT, fault)
+            add(*args, observability.children.shown(attributes))
+        except Exception as error:
+            count_internal_error(COMPONENT, error, observability)
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:

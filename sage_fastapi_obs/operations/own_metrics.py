@@ -1,8 +1,7 @@
-"""Metrics that an application declares itself, and packs of them.
+"""`declare_counter()`, `declare_gauge()`, `declare_histogram()`: an application's own metrics, and packs of them.
 
-A declaration is a description, and may stand at the top of a module: it belongs to no `Observability`. Its instrument is made
-in the one whose code uses it, when it is first used, or from the start where `Observability.enable_pack` is given the class it
-stands in.
+A declaration is only a description, so it may stand at the top of a module. The active `Observability` builds the metric when
+it is first used, or at the start if `Observability.enable_pack` is given the class with the declaration.
 """
 
 import math
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
 from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
@@ -42,19 +41,19 @@ class _Declared:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        """What it is, as data."""
+        """Its description."""
 
-    def _tell(self, method: str, number: float, labels: Mapping[str, Any]) -> None:
-        """Tell the series of some labels a number; wrong labels are a fault that is counted, not raised."""
-        home = active_observability()
-        if home is None:
+    def _change(self, method: str, number: float, labels: Mapping[str, Any]) -> None:
+        """Change the series of some labels; wrong labels are counted as an internal error, not raised."""
+        observability = active_observability()
+        if observability is None:
             return
         try:
-            instrument = home.instruments.declared(self.metric)
-            if instrument is not None:
-                getattr(instrument.of(*_ordered(instrument, labels)), method)(number)
-        except Exception as fault:
-            count_fault(home, self.metric.name, fault)
+            metric = observability.instruments.declared(self.metric)
+            if metric is not None:
+                getattr(metric.of(*_ordered(metric, labels)), method)(number)
+        except Exception as error:
+            count_internal_error(self.metric.name, error, observability)
 
 
 class DeclaredCounter(_Declared):
@@ -64,7 +63,7 @@ class DeclaredCounter(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._tell("inc", amount, labels)
+        self._change("inc", amount, labels)
 
 
 class DeclaredGauge(_Declared):
@@ -74,15 +73,15 @@ class DeclaredGauge(_Declared):
 
     def set(self, number: float, /, **labels: Any) -> None:
         """Set it."""
-        self._tell("set", number, labels)
+        self._change("set", number, labels)
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._tell("inc", amount, labels)
+        self._change("inc", amount, labels)
 
     def dec(self, amount: float = 1, /, **labels: Any) -> None:
         """Lower it."""
-        self._tell("dec", amount, labels)
+        self._change("dec", amount, labels)
 
 
 class DeclaredHistogram(_Declared):
@@ -92,7 +91,7 @@ class DeclaredHistogram(_Declared):
 
     def observe(self, number: float, /, **labels: Any) -> None:
         """Add a number."""
-        self._tell("observe", number, labels)
+        self._change("observe", number, labels)
 
 
 def declare_counter(
@@ -152,10 +151,10 @@ def enable_pack(pack: object) -> None:
 
     Where none is running, there is nothing to switch it on in: raises `ObservabilityError`.
     """
-    home = active_observability()
-    if home is None:
+    observability = active_observability()
+    if observability is None:
         raise ObservabilityError("no Observability is running: call enable_pack of the one you build, or set metrics.packs")
-    home.enable_pack(pack)
+    observability.enable_pack(pack)
 
 
 def _metric(

@@ -1,34 +1,86 @@
-"""Functions of every kind, with something around each of their calls."""
+"""Decorates functions of every kind: sync, coroutine, generator and async generator functions."""
 
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Around", "Work", "around_calls"]
+__all__ = ["Block", "Work", "around_calls"]
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 
-class Around(Protocol):
-    """What is around one call."""
+class Block(Protocol):
+    """What surrounds one call.
 
-    def call(self) -> AbstractContextManager[Any]:
-        """Around a function, or a coroutine until it is done."""
+    The body of a generator runs in steps, and its caller runs between them. A block is attached to the context in each
+    step only, so that the caller's context stays as it is.
+    """
+
+    def begin(self) -> None:
+        """Begin, before the first step."""
         ...
 
-    def iteration(self) -> AbstractContextManager[Any]:
-        """Around a generator, from its first value to its last; open while others run, so that it may change no context."""
+    def attach(self) -> None:
+        """Become part of the context."""
         ...
 
-    def stretch(self) -> AbstractContextManager[Any]:
-        """Around each stretch in which the body of a generator runs, and not whoever iterates over it."""
+    def detach(self) -> None:
+        """Leave the context."""
+        ...
+
+    def end(self, error: BaseException | None) -> None:
+        """End, after the last step; `error`: the exception that leaves the function."""
         ...
 
 
-def around_calls(work: Work, around: Callable[[], Around], decorator: str) -> Work:
-    """Return a function of the same kind, with `around()` around each call; raises `TypeError` for what is no function."""
+class _Part:
+    __slots__ = ("_block",)
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+
+class _Call(_Part):
+    """A block around a function, or around a coroutine until it is done."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self._block.begin()
+        self._block.attach()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._block.end(error)
+        self._block.detach()
+
+
+class _Iteration(_Part):
+    """A block around all steps of a generator."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self._block.begin()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._block.end(error)
+
+
+class _Step(_Part):
+    """One step of a generator."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self._block.attach()
+
+    def __exit__(self, *_: object) -> None:
+        self._block.detach()
+
+
+def around_calls(work: Work, new_block: Callable[[], Block], decorator: str) -> Work:
+    """Return a function of the same kind, with a new block around each call; raises `TypeError` for what is no function."""
     if not callable(work):
         raise TypeError(f"{decorator} decorates functions, not {work!r:.80}")
     is_plain = isinstance(work, type | partial) or inspect.isroutine(work)
@@ -40,41 +92,41 @@ def around_calls(work: Work, around: Callable[[], Around], decorator: str) -> Wo
         (inspect.iscoroutinefunction, _coroutine),
     )
     wrap = next((wrap for is_of_kind, wrap in kinds if is_of_kind(called)), _function)
-    return wraps(work)(wrap(work, around))  # type: ignore[return-value]
+    return wraps(work)(wrap(work, new_block))  # type: ignore[return-value]
 
 
-def _function(work: Callable[..., Any], around: Callable[[], Around]) -> Callable[..., Any]:
+def _function(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
-        with around().call():
+        with _Call(new_block()):
             return work(*args, **kwargs)
 
     return called
 
 
-def _coroutine(work: Callable[..., Any], around: Callable[[], Around]) -> Callable[..., Any]:
+def _coroutine(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> Any:
-        with around().call():
+        with _Call(new_block()):
             return await work(*args, **kwargs)
 
     return called
 
 
-def _generator(work: Callable[..., Any], around: Callable[[], Around]) -> Callable[..., Any]:
+def _generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        this = around()
-        with this.iteration():
+        block = new_block()
+        with _Iteration(block):
             body = work(*args, **kwargs)
             step: Callable[[], Any] = partial(next, body)
             while True:
                 try:
-                    with this.stretch():
-                        made = step()
+                    with _Step(block):
+                        value = step()
                 except StopIteration as end:
                     return end.value
                 try:
-                    step = partial(body.send, (yield made))
+                    step = partial(body.send, (yield value))
                 except GeneratorExit:
-                    with this.stretch():
+                    with _Step(block):
                         body.close()
                     raise
                 except BaseException as error:
@@ -83,22 +135,22 @@ def _generator(work: Callable[..., Any], around: Callable[[], Around]) -> Callab
     return called
 
 
-def _async_generator(work: Callable[..., Any], around: Callable[[], Around]) -> Callable[..., Any]:
+def _async_generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        this = around()
-        with this.iteration():
+        block = new_block()
+        with _Iteration(block):
             body = work(*args, **kwargs)
             step: Callable[[], Any] = partial(anext, body)
             while True:
                 try:
-                    with this.stretch():
-                        made = await step()
+                    with _Step(block):
+                        value = await step()
                 except StopAsyncIteration:
                     return
                 try:
-                    step = partial(body.asend, (yield made))
+                    step = partial(body.asend, (yield value))
                 except GeneratorExit:
-                    with this.stretch():
+                    with _Step(block):
                         await body.aclose()
                     raise
                 except BaseException as error:

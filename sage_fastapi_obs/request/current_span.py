@@ -44,8 +44,8 @@ def span_inside(exchange: Exchange) -> Span | None:
     native = native_span(exchange.scope)
     if native is not None:
         return native
-    current = get_current().get(SPAN)
-    if current is exchange.span:
+    current, instead = get_current().get(SPAN), exchange.app_current
+    if current is (exchange.span if instead is None else instead[0]):
         return _span_left(sys.exception()) if exchange.status >= 500 else None
     if current is None or current_exchange.get() is not exchange:
         # Sent from somewhere else, and the span there is none of this request.

@@ -74,6 +74,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "app_current",
         "background",
         "bound_fields",
         "client_gone",
@@ -131,9 +132,11 @@ class Exchange:
         self.request_id = self.correlation_id = ""
         self.span: Span = INVALID_SPAN
         self.span_token: Any = None
-        """What undoes making our own span current; None when the span is adopted."""
+        """What undoes the context that the app was given; None where it has its caller's."""
         self.outer_context: Any = None
         """OpenTelemetry's context around our own span; None when the span is adopted."""
+        self.app_current: tuple[Any, Any] | None = None
+        """The span and the operation that the app finds current where nobody reads ours, each if any; else None."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
         self.bound_fields: dict[str, Any] | None = None

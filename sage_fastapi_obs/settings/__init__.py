@@ -1,4 +1,8 @@
-"""What can be set, where it is read from, and what is wrong with it."""
+"""Settings: `sections.py` says what can be set, `sources.py` where values are read from.
+
+To add a setting, add a field to its section: it can be set from every source then. `standard_variables.py` reads the variables
+that others define.
+"""
 
 from sage_fastapi_obs.settings.field_types import usual_level
 from sage_fastapi_obs.settings.sections import (

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in words: where, why, and what to change; never a secret's value."""
+"""Messages about settings: where a mistake is, and what to change; never the value of a secret."""
 
 import difflib
 import json
@@ -24,11 +24,11 @@ RETIRED = {
     "notify.smtp_password_file": _IN_A_FILE.format("sage_obs_notify__smtp_password"),
     "export.sink_url": "the exported configuration for demonstrations always names http://alert-sink:9094",
 }
-"""Settings that there were, and what to do instead."""
+"""Settings of earlier versions, and what to do instead."""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Write one line per fault."""
+    """Write one line per mistake."""
     return "\n".join(_line(model, fault) for fault in error.errors(include_url=False, include_context=False))
 
 
@@ -44,7 +44,7 @@ def _line(model: type[BaseModel], fault: Any) -> str:
 
 
 def unknown_key(shown: str, dotted: str, word: str, known: Iterable[str]) -> str:
-    """Say what to use instead of a key that is not there: `shown` as people wrote it, `word` in the terms of `known`."""
+    """Suggest a known key: `shown` is the name in its source, `dotted` is `section.key`, `word` is compared with `known`."""
     if dotted in RETIRED:
         return f"{shown} is retired: {RETIRED[dotted]}"
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
@@ -52,7 +52,7 @@ def unknown_key(shown: str, dotted: str, word: str, known: Iterable[str]) -> str
 
 
 def _type_at(model: Any, where: Iterable[str]) -> Any:
-    """Find the type of a place; the entries of a list have one, too."""
+    """Find the type of a field, or of an entry of a list."""
     for part in where:
         fields = getattr(model, "model_fields", None)
         model = next(iter(get_args(model)), None) if fields is None else getattr(fields.get(part), "annotation", None)
@@ -72,7 +72,7 @@ def _quote(value: object) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Hide user and password of URLs."""
+    """Hide the user and password in URLs."""
     return _CREDENTIALS.sub("//…@", text)
 
 

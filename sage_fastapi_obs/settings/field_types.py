@@ -46,7 +46,7 @@ def _sort_exporters(value: object) -> object:
 
 
 def usual_level(level: object) -> object:
-    """Read a level as people spell it."""
+    """Return our spelling of a level."""
     if not isinstance(level, str):
         return level
     return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
@@ -73,7 +73,7 @@ def _compiles(expression: str) -> str:
     return expression
 
 
-def _is_rising(bounds: tuple[float, ...]) -> bool:
+def _is_ascending(bounds: tuple[float, ...]) -> bool:
     return bool(bounds) and list(bounds) == sorted(set(bounds)) and all(0 < bound < math.inf for bound in bounds)
 
 
@@ -82,7 +82,7 @@ SwitchOrList = BeforeValidator(lambda value: value if str(value).lower() in _BOO
 Names = Annotated[tuple[str, ...], CommaSeparated]
 NamePairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
 Bounds = Annotated[
-    tuple[float, ...], CommaSeparated, _must(_is_rising, "bounds must be positive, finite, distinct and ascending")
+    tuple[float, ...], CommaSeparated, _must(_is_ascending, "bounds must be positive, finite, distinct and ascending")
 ]
 
 Level = Annotated[Literal["trace", "debug", "info", "warn", "error", "critical"], BeforeValidator(usual_level)]
@@ -96,12 +96,12 @@ ExcludedPath = Annotated[RoutePath, AfterValidator(lambda path: path.rstrip("/")
 HeaderName = Annotated[
     str, _must(re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch, "a header name has letters, digits and dashes only")
 ]
-FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "is no name of a field: it has no letters")]
+FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "a field name needs a letter or a digit")]
 IndexName = Annotated[
     str,
     _must(
         re.compile(r"[a-z0-9][a-z0-9._-]*").fullmatch,
-        "an index name has small letters, digits, dots, dashes and underscores, and starts with one of the first two",
+        "an index name has lower-case letters, digits, dots, dashes and underscores, and starts with a letter or a digit",
     ),
 ]
 RegularExpression = Annotated[str, AfterValidator(_compiles)]

@@ -1,4 +1,4 @@
-"""What all signals of one process say about where they come from."""
+"""The OpenTelemetry resource: which service, and which process of it, the signals come from."""
 
 import functools
 import os
@@ -17,27 +17,27 @@ _INSTANCE = "service.instance.id"
 def resource_of(service: ServiceSettings) -> Resource:
     """Describe a service as run by this process.
 
-    By what the settings say, then by `OTEL_SERVICE_NAME`, then by `OTEL_RESOURCE_ATTRIBUTES`, then by our defaults.
+    Settings win over `OTEL_SERVICE_NAME`, that over `OTEL_RESOURCE_ATTRIBUTES`, and that over our defaults.
     """
-    found = {name: value for name, value in OTELResourceDetector().detect().attributes.items() if value != ""}
-    default = {name: getattr(service, key) for key, name in _NAMES.items()}
-    said = {_NAMES[key]: getattr(service, key) for key in service.model_fields_set}
-    older = {_NAMES["environment"]: found["deployment.environment"]} if "deployment.environment" in found else {}
-    described = {**default, _INSTANCE: _instance_id(os.getpid()), **older, **found, **said}
+    variables = {name: value for name, value in OTELResourceDetector().detect().attributes.items() if value != ""}
+    defaults = {name: getattr(service, key) for key, name in _NAMES.items()}
+    settings = {_NAMES[key]: getattr(service, key) for key in service.model_fields_set}
+    older = {_NAMES["environment"]: variables["deployment.environment"]} if "deployment.environment" in variables else {}
+    attributes = {**defaults, _INSTANCE: _instance_id(os.getpid()), **older, **variables, **settings}
     try:
-        return Resource.create(described)
+        return Resource.create(attributes)
     except RuntimeError:
-        # It asks all detectors in threads, of which there are none: the one for the variables has answered already.
-        return Resource(described)
+        # It runs its detectors in threads, and none can be started. The variables are read above.
+        return Resource(attributes)
 
 
 def in_this_process(resource: Resource) -> Resource:
-    """Describe the same service as run by this process, which may be a forked child of the one that was described."""
+    """Return the resource of this process, which may be a forked child of the one that made `resource`."""
     given = OTELResourceDetector().detect().attributes.get(_INSTANCE)
     return resource.merge(Resource({_INSTANCE: given or _instance_id(os.getpid())}))
 
 
 @functools.cache
 def _instance_id(_pid: int) -> str:
-    """Name a process; by its number, so that a forked one has another name."""
+    """Return the id of a process; a forked child has a number of its own, and so another id."""
     return str(uuid.uuid4())

@@ -30,7 +30,7 @@ from sage_fastapi_obs.settings.field_types import (
     Token,
     with_otlp_endpoint,
 )
-from sage_fastapi_obs.settings.sources import Origin, over_preset, read_all
+from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
@@ -41,35 +41,35 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show everything but the credentials that a URL may carry."""
+        """Show everything but the credentials in URLs."""
         for name, value in super().__repr_args__():
             yield name, without_credentials(value) if isinstance(value, str) else value
 
 
 class ServiceSettings(_Section):
-    """Who is speaking: on every log line and in the resource of every span."""
+    """Identity of the service: on every log line and in the resource of every span."""
 
     name: str = Field(default="unknown_service", min_length=1)
-    """Service name; `SERVICE_NAME` or `OTEL_SERVICE_NAME` in the environment."""
+    """Name on every line and span; also `SERVICE_NAME` and `OTEL_SERVICE_NAME`."""
     environment: str = "development"
-    """Deployment environment; `APP_ENV` or `NODE_ENV` in the environment."""
+    """Deployment environment; also `APP_ENV` and `NODE_ENV`."""
     version: str = "0.0.0"
-    """Version of the service; `APP_VERSION` in the environment."""
+    """Version of the service; also `APP_VERSION`."""
 
 
 class HttpSettings(_Section):
-    """How requests are identified, and which of them are not recorded."""
+    """Ids of requests, and paths that are not recorded."""
 
     exclude_paths: Annotated[tuple[ExcludedPath, ...], CommaSeparated] = ("/metrics", "/monitoring")
-    """Paths, with everything below them, that get ids but no span, no metrics and only a debug line."""
+    """Paths that get ids, but no span, no metrics and only a debug line; includes everything below them."""
     request_id_header: HeaderName = "X-Request-ID"
-    """Header that carries the id of this hop, in and out."""
+    """Header with the id of this hop, in requests and responses."""
     correlation_header: HeaderName = "X-Correlation-ID"
-    """Header that carries the id shared by all hops, in and out."""
+    """Header with the id that all hops share, in requests and responses."""
     incoming_ids: Literal["accept", "replace", "reject"] = "accept"
-    """`accept`: adopt safe incoming ids, mint otherwise. `replace`: always mint. `reject`: answer 400 to unsafe ones."""
+    """`accept` safe ids and replace others, `replace` all, or `reject` unsafe ones with 400."""
     trace_response_header: bool = True
-    """Send `traceresponse`, so that a client can name the trace of its request."""
+    """Send `traceresponse`, so that a client learns the trace of its request."""
 
     @model_validator(mode="after")
     def _two_headers(self) -> Self:
@@ -79,58 +79,58 @@ class HttpSettings(_Section):
 
 
 class LoggingSettings(_Section):
-    """The log lines."""
+    """Log lines and their outputs."""
 
     enabled: bool = True
     """Take over logging and write one line per request."""
     level: Level = "info"
-    """Lowest level that is written."""
+    """Lowest level that is written: `trace`, `debug`, `info`, `warn`, `error` or `critical`."""
     format: Literal["json", "console"] = "json"
     """`json`: one object per line. `console`: for people."""
     field_aliases: NamePairs = {}
-    """Other names for fields of JSON lines, such as `timestamp` -> `@timestamp`."""
+    """Other names for fields of JSON lines: `timestamp=@timestamp,message=msg`."""
     output: str = "stdout"
-    """`stdout`, `stderr`, or the path of a file that is appended to."""
+    """`stdout`, `stderr`, or a file; see [where lines go](logs.md#where-lines-go-and-what-happens-when-they-cannot)."""
     outputs: Names = ()
-    """Several of these at once, instead of `output`."""
+    """Several of these at once, instead of `output`; see [two outputs](moving-in.md#two-outputs-at-once)."""
     takeover: bool = True
-    """Silence the application's own handlers and sinks that write to the same terminal or file, for what is written there."""
+    """Silence the application's handlers and sinks that write to the same terminal or file; see [moving in](moving-in.md)."""
     gather_seconds: float = Field(default=0.02, ge=0.0, le=1.0)
-    """Longest time for which JSON lines are gathered to be written together; those of failures, and with 0 all, go at once."""
+    """JSON lines are written together after this time; those of failures at once. 0: each line at once."""
     rotate_bytes: int | None = Field(default=None, ge=4096)
-    """Give the file a name of its own before it grows larger than this, and start another."""
+    """Rename the file before it grows larger, and start a new one; at least 4096."""
     rotate_hours: int | None = Field(default=None, ge=1)
-    """Start another file whenever so many hours have passed in UTC: 24 is at midnight."""
+    """Start a new file whenever so many hours have passed in UTC; 24 is at midnight."""
     keep_files: int = Field(default=10, ge=1)
-    """Most rotated files that are kept."""
+    """Number of renamed files that are kept."""
     elasticsearch_url: HttpUrl | None = None
-    """Send lines to this Elasticsearch too; `ELASTICSEARCH_URL` in the environment, in production."""
+    """Send lines to this Elasticsearch too; in production also `ELASTICSEARCH_URL`. May hold user and password."""
     elasticsearch_index: IndexName = "ai-textbook-logs"
-    """Index or data stream that the lines go to."""
+    """Index or data stream for the lines."""
     elasticsearch_level: Level = "info"
-    """Lowest level that is sent there."""
+    """Lowest level that is sent."""
     elasticsearch_api_key: SecretStr | None = None
-    """Its API key, where the URL carries no user and password."""
+    """API key, instead of user and password."""
     otlp_endpoint: HttpUrl | None = None
-    """Send lines as OpenTelemetry log records too: full URL for OTLP over HTTP, such as `http://localhost:4318/v1/logs`."""
+    """Send lines as OpenTelemetry log records too: full URL, such as `http://localhost:4318/v1/logs`."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the last lines at shutdown."""
     redact: Annotated[tuple[FieldName, ...], CommaSeparated] = ()
-    """Names of fields whose values are hidden at any depth, besides the built-in ones; case and separators do not count."""
+    """Names of fields whose values are hidden, besides the built-in names; see [what is hidden](#what-is-hidden)."""
     redact_builtin: bool = True
-    """Hide the values of fields that are called like a password, token, cookie or the like."""
+    """Hide the values of fields with names such as password, token or cookie."""
     show_only: Annotated[tuple[FieldName, ...], CommaSeparated] | None = None
-    """Hide the values of all extra fields but these; None: show those that are not redacted."""
+    """Hide the values of all extra fields but these; without it, only what is redacted is hidden."""
     flight_recorder: bool = False
-    """Hold a request's lines below `level` in memory, down to debug, and write them if it fails or is slow."""
+    """Hold a request's lines below `level` in memory, and write them if it fails or is slow."""
     flight_slow_seconds: float | None = Field(default=5.0, gt=0.0)
-    """A request is slow whose answer took this long to come (of a stream, its first byte); None: none is."""
+    """A request is slow if its response takes this long; for a stream, its first byte. null: no request is slow."""
     flight_lines: int = Field(default=200, ge=1, le=10_000)
-    """Most lines one request holds; older ones are dropped, and the canonical line says how many."""
+    """Most lines held per request; the oldest are dropped, and the access line says how many."""
     flight_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
-    """Most bytes all requests hold together."""
+    """Most bytes held for all requests together."""
     debug_token: Token | None = None
-    """The value of `X-Debug-Log` with which a request has its lines below `level` written; None: the header means nothing."""
+    """Secret. A request that sends it in `X-Debug-Log` gets its debug lines written. At least 16 characters."""
 
     @model_validator(mode="after")
     def _only_files_rotate(self) -> Self:
@@ -153,22 +153,22 @@ class LoggingSettings(_Section):
 
 
 class TracingSettings(_Section):
-    """The server span."""
+    """Server spans and their export."""
 
     enabled: bool = True
-    """Open a span per request, unless the request has a server span already."""
+    """Open a server span per request, unless it has one already."""
     sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Share of new traces that are recorded, 0 to 1; a sampled parent's decision is followed."""
+    """Share of new traces that are recorded, 0 to 1; the decision of a parent is followed."""
     incoming: Literal["continue", "link", "ignore"] = "continue"
-    """What a W3C `traceparent` means: the parent; a link on a new root (public edges); nothing."""
+    """Meaning of a client's `traceparent`: `continue` its trace, `link` to it from a new one (public edges), or `ignore` it."""
     exporter: Exporter = "none"
-    """Where ended spans go; naming `otlp_endpoint` implies `otlp`."""
+    """Destination of ended spans: `none`, `console`, `otlp`, or `console,otlp`."""
     otlp_endpoint: HttpUrl | None = None
-    """Full URL for OTLP over HTTP, such as `http://localhost:4318/v1/traces`."""
+    """Full URL of OTLP over HTTP, such as `http://localhost:4318/v1/traces`; implies `otlp`."""
     jaeger_endpoint: HttpUrl | None = None
-    """Retired: stands for `otlp_endpoint` on port 4318 of the same host."""
+    """Deprecated: stands for `otlp_endpoint` on port 4318 of the same host."""
     query_values: bool = False
-    """Show the values of query parameters in `url.query`; those of sensitive names stay hidden."""
+    """Show the values of query parameters in `url.query` and in URLs of messages, but never those of sensitive names."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the last spans at shutdown."""
 
@@ -191,28 +191,28 @@ class TracingSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """The metrics and `/metrics`."""
+    """Metrics and `/metrics`."""
 
     enabled: bool = True
     """Record metrics and serve them."""
     path: RoutePath = "/metrics"
-    """Where Prometheus scrapes."""
+    """Path that Prometheus scrapes."""
     port: int = Field(default=9090, ge=0, le=65535)
-    """Port of the stand-alone metrics server, used with `monitoring.access = "port"`; 0 takes a free one."""
+    """Port for metrics, with `monitoring.access = "port"` only; 0 takes a free one."""
     packs: Annotated[tuple[Pack, ...], CommaSeparated] = ("http", "runtime", "result")
-    """Sets of metrics that are switched on."""
+    """Sets of metrics that are switched on; see [metrics](metrics.md)."""
     compat_aliases: Annotated[bool | tuple[AliasGroup, ...], SwitchOrList] = False
-    """Show metrics by their older names, too: all of them, or those of some groups."""
+    """Show older names besides the new ones: `true`, or some of the groups `sage`, `runtime`, `textbook`, `result`."""
     legacy_views: bool = False
     """Serve `/metrics/sessions`, `/metrics/handshakes` and `/metrics/crypto`: parts of `/metrics`."""
     duration_buckets: Bounds | None = None
-    """Bounds of `http_request_duration_seconds` in seconds, ascending; None: those of the catalog."""
+    """Bounds of `http_request_duration_seconds` in seconds, ascending; by default those of the catalog."""
     max_label_values: int = Field(default=200, ge=1)
-    """Most distinct values of an open label; the rest is counted as `other`."""
+    """Most values of an open label; the rest is counted as `other`."""
     max_routes: int = Field(default=2000, ge=1)
-    """Most distinct route templates; the rest is counted as `other`."""
+    """Most route templates; the rest is counted as `other`."""
     exemplars: bool = True
-    """Attach the trace id of sampled traces to duration buckets."""
+    """Attach the ids of sampled traces to the buckets of durations."""
 
     @property
     def alias_groups(self) -> tuple[AliasGroup, ...]:
@@ -223,78 +223,78 @@ class MetricsSettings(_Section):
 
 
 class MonitoringSettings(_Section):
-    """Who may read `/metrics` and `/monitoring/*`."""
+    """The pages under `/monitoring`, and who may read them and `/metrics`."""
 
     prefix: PathPrefix = "/monitoring"
-    """Where the monitoring pages live."""
+    """Path of the monitoring pages."""
     access: Literal["local", "token", "port", "open"] = "local"
-    """`local`: this machine. `token`: bearer token. `port`: metrics on a port of their own. `open`: everyone."""
+    """Who may read them: `local` (this machine), `token`, `port` (metrics on a port of their own) or `open` (everyone)."""
     token: Token | None = None
-    """The bearer token; with `access = "token"` and no token everything but the probes is closed."""
+    """Bearer token, at least 16 characters. Without it, `access = "token"` closes all but the probes."""
     interval_seconds: float = Field(default=15.0, ge=1.0, le=300.0)
-    """How often windows and alerts look at the metrics."""
+    """Interval at which windows and alerts read the metrics."""
     expose_logs: bool = False
-    """Show the recent lines of a request under `logs/{id}`."""
+    """Show the recent lines of an id at `/monitoring/logs/{id}`."""
     log_buffer_size: int | None = Field(default=None, ge=0, le=1_000_000)
-    """Most recent lines that are kept in memory; None: 10,000 with `expose_logs`, else 0."""
+    """Most recent lines kept in memory; by default 10,000 with `expose_logs`, else 0."""
     log_buffer_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
-    """Most bytes that recent lines take."""
+    """Most bytes of recent lines."""
 
 
 class FigureSettings(_Section):
-    """A figure that another is divided by."""
+    """One term of a ratio's denominator."""
 
     metric: str = Field(min_length=1)
-    """Its metric; counters with `_total`."""
+    """Name of the metric; counters with `_total`."""
     statistic: str | None = None
-    """Which figure; by default the increase of a counter."""
+    """Which statistic; by default the increase of a counter."""
     where: dict[str, str] = {}
-    """What labels must be."""
+    """Values that labels must have."""
 
 
 class AlertRuleSettings(_Section):
-    """One alert rule: a figure, or a ratio of figures, held against a threshold."""
+    """One alert rule: a statistic, or a ratio of statistics, compared with a threshold."""
 
     name: str = Field(min_length=1)
-    """Its name; a rule of the same name is replaced."""
+    """Name of the alert; replaces a rule of the same name."""
     metric: str = Field(min_length=1)
-    """What is watched; counters with `_total`, histograms without a suffix."""
+    """Name of the metric; counters with `_total`, histograms without a suffix."""
     statistic: str | None = None
-    """`increase`, `rate`, `count`, `sum`, `mean`, `p95`, `last`, …; by default what suits the metric."""
+    """`increase`, `rate`, `count`, `sum`, `mean`, `p95`, `last`, …; by default the usual one of the metric's type."""
     where: dict[str, str] = {}
-    """What labels must be: `{status: "=~5..", route: /items}`."""
+    """Values that labels must have: `{status: "=~5..", route: /items}`."""
     by: tuple[str, ...] = ()
-    """Labels of which each combination of values is an alert of its own."""
+    """Labels; each combination of their values is an alert of its own."""
     window_seconds: float = Field(default=300.0, gt=0.0, le=604_800.0)
-    """How far back the figure looks."""
+    """Window over which the statistic is computed."""
     absent: float | None = None
-    """The figure where there is none."""
+    """Value to assume without samples."""
     divided_by: tuple[FigureSettings, ...] = ()
-    """What the figure is a share of: these figures, added up."""
+    """Denominator of a ratio: the sum of these statistics."""
     objective: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Share that has to go well: the ratio is of errors then, and the threshold a burn rate, over both windows."""
+    """Share of requests that must succeed: makes `threshold` a burn rate of the error ratio, over both windows."""
     short_window_seconds: float = Field(default=300.0, gt=0.0, le=604_800.0)
-    """The second window of a burn rate."""
+    """Second window of a burn rate."""
     condition: Literal[">", ">=", "<", "<=", "==", "!="] = ">"
-    """How the figure compares to the threshold."""
+    """Comparison of the value with the threshold."""
     threshold: float
-    """What it is held against."""
+    """Value at which the alert fires."""
     for_seconds: float = Field(default=0.0, ge=0.0)
-    """How long the condition has to hold."""
+    """How long the condition must hold before the alert fires."""
     keep_firing_seconds: float = Field(default=0.0, ge=0.0)
-    """How long it has to have ended."""
+    """How long the condition must be over before the alert ends."""
     resolve_threshold: float | None = None
-    """What the figure is held against once the alert fires."""
+    """Threshold for a firing alert; by default `threshold`."""
     cooldown_seconds: float = Field(default=300.0, ge=0.0)
     """Shortest time between two notifications."""
     severity: Severity = "warning"
-    """How bad it is."""
+    """`info`, `warning` or `critical`."""
     labels: dict[str, str] = {}
     """Labels of the alert."""
     annotations: dict[str, str] = {}
     """Texts of the alert; `{{ $value }}` and `{{ $labels.route }}` are filled in."""
     notify: tuple[str, ...] = ()
-    """Who is told: `slack`, `email`, `pagerduty`, `webhook`."""
+    """Notifiers: `slack`, `email`, `pagerduty`, `webhook`."""
 
     @model_validator(mode="after")
     def _objective_of_a_ratio(self) -> Self:
@@ -304,39 +304,39 @@ class AlertRuleSettings(_Section):
 
 
 class AlertSettings(_Section):
-    """The alert rules that are judged in process."""
+    """Alert rules that the service evaluates itself."""
 
     defaults: bool = True
-    """Judge the rules that come with the package."""
+    """Evaluate the [rules of the package](status.md#rules-of-the-package)."""
     rules: Annotated[tuple[AlertRuleSettings, ...], CommaSeparated] = ()
-    """Rules of your own."""
+    """Rules of your own, as [data](status.md#rules-as-data)."""
 
 
 class NotifySettings(_Section):
-    """Whom alerts are told; what is not set is only logged. Each secret may be in a file of `SAGE_OBS_SECRETS_DIR`."""
+    """Receivers of alerts; without any, alerts are only logged."""
 
     slack_webhook_url: SecretHttpUrl | None = None
     """Incoming webhook of a Slack channel."""
     pagerduty_routing_key: SecretStr | None = None
     """Integration key of a PagerDuty service, Events API v2."""
     pagerduty_url: HttpUrl = "https://events.pagerduty.com/v2/enqueue"
-    """Where PagerDuty takes events; in Europe events.eu.pagerduty.com."""
+    """Address of PagerDuty's events API; in Europe at events.eu.pagerduty.com."""
     webhook_url: SecretHttpUrl | None = None
-    """Where alerts are posted in the format of Alertmanager's webhooks."""
+    """Receiver of alerts in the format of Alertmanager's webhooks."""
     smtp_host: str | None = None
-    """Mail server."""
+    """Mail server; needs `email_from` and `email_to`."""
     smtp_port: int = Field(default=587, ge=1, le=65535)
-    """Its port."""
+    """Port of the mail server."""
     smtp_security: Literal["starttls", "tls", "none"] = "starttls"
-    """How the connection is protected."""
+    """`starttls`, `tls` or `none`."""
     smtp_user: str | None = None
-    """User name, where the server wants one."""
+    """User name, if the mail server wants one."""
     smtp_password: SecretStr | None = None
     """Password of that user."""
     email_from: str | None = None
-    """Sender of the mails."""
+    """Sender of mails."""
     email_to: Names = ()
-    """Who gets them."""
+    """Recipients of mails."""
 
     @model_validator(mode="after")
     def _mail_has_sender_and_recipients(self) -> Self:
@@ -346,50 +346,50 @@ class NotifySettings(_Section):
 
 
 class ResultSettings(_Section):
-    """What lines about operations that give a `Result` say."""
+    """Lines about operations that return a `Result`."""
 
     include_stack_trace: bool = True
-    """Show the stack of an exception."""
+    """Show the stacks of exceptions in lines about [results](results.md)."""
     include_performance_data: bool = True
-    """Show how long it took, and what the memory of the process changed by."""
+    """Show in them the duration and the change of the process's memory."""
 
 
 class SlaSettings(_Section):
-    """What is promised: shares in percent, times as their names say; none is no promise."""
+    """Service levels: shares in percent, times in the unit of their names; null: no target."""
 
     availability: float | None = Field(default=99.9, ge=0.0, le=100.0)
-    """Least share of requests that go well."""
+    """Least share of requests that succeed, in percent."""
     error_rate: float | None = Field(default=0.1, ge=0.0, le=100.0)
-    """Most share of requests that fail."""
+    """Largest share of requests that fail, in percent."""
     response_time_p95_ms: float | None = Field(default=1000.0, gt=0.0)
     """Longest 95th percentile of response times."""
     response_time_mean_ms: float | None = Field(default=200.0, gt=0.0)
     """Longest mean response time."""
     max_response_ms: float | None = Field(default=1000.0, gt=0.0)
-    """Longest single response; shown beside the longest there was, and not a violation."""
+    """Longest single response; shown beside the longest measured, not evaluated."""
     rto_minutes: float | None = Field(default=5.0, gt=0.0)
-    """Time to recover; shown for those who are on call."""
+    """Recovery time objective; shown for those on call, not evaluated."""
 
 
 class ExportSettings(_Section):
-    """What `sage-obs export` has to know about the service beyond what it does."""
+    """Facts that `sage-obs export` needs beyond the other settings."""
 
     team: str = ""
-    """Who is responsible; a label of alerts."""
+    """Responsible team: a label of [exported alerts](alerts.md)."""
     targets: Names = ()
-    """Where Prometheus scrapes, as host and port; by default the service's name and the port of its metrics."""
+    """`host:port` addresses that Prometheus scrapes; by default the service's name and the port of its metrics."""
     job: RegularExpression | None = None
-    """Expression for the scrape jobs of this service, where there are several; by default its name."""
+    """Regular expression for the scrape jobs of this service, if there are several; by default its name."""
     runbooks_url: str = "docs/runbooks"
-    """Where the pages named after alerts are."""
+    """Location of the pages named after alerts."""
     dashboards_url: str = "http://localhost:3000"
-    """Where Grafana is."""
+    """Address of Grafana."""
     packs: Names = ()
-    """Classes with metrics of your own that dashboards get rows for, as `module:Class`."""
+    """Classes with metrics of your own, as `module:Class`, that [dashboards](dashboards.md) get rows for."""
     slack_channel: str = "#alerts"
-    """Channel of alerts; those of `critical` and `warning` ones are called so at the end."""
+    """Slack channel. Alerts of severity critical and warning go to `<channel>-critical` and `<channel>-warning`."""
     namespace: str = "default"
-    """Namespace in Kubernetes."""
+    """Kubernetes namespace."""
     image: str = ""
     """Container image; by default the service's name and version."""
 
@@ -398,13 +398,21 @@ class Settings(BaseSettings):
     """Everything that can be set.
 
     `Settings(...)` takes sections as dictionaries and reads nothing else. `Settings.from_env()` also reads a preset,
-    a YAML file and the environment. Unknown keys and impossible values raise `SettingsError`.
+    a YAML file, the environment and files of secrets. Unknown keys and impossible values raise `SettingsError`.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        # The types of the fields read lists, and say by name what is wrong with them.
+        enable_decoding=False,
+    )
 
     enabled: bool = True
-    """False: the middleware hands every request straight through."""
+    """false: the middleware passes every request straight through."""
     service: ServiceSettings = ServiceSettings()
     http: HttpSettings = HttpSettings()
     logging: LoggingSettings = LoggingSettings()
@@ -427,13 +435,12 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the name is pydantic-settings'
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        *_: Any,
+        **_others: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed counts: reading the environment is `from_env`'s explicit job."""
+        """Take only what is passed; `from_env` reads the other sources."""
         return (init_settings,)
 
     @classmethod
@@ -460,8 +467,8 @@ class Settings(BaseSettings):
         `sections`, then `SAGE_OBS_<SECTION>__<KEY>`, then files of such names in the folder `SAGE_OBS_SECRETS_DIR`, then
         `SERVICE_NAME`, `APP_ENV`, `NODE_ENV`, `APP_VERSION` and `OTEL_*`, then the YAML file (`path` or `SAGE_OBS_FILE`),
         then, in production, `ELASTICSEARCH_URL`, then the preset (`preset`, `SAGE_OBS_PRESET`, or by environment name:
-        anything that is not a name for development is production). A variable that is empty, or that Kubernetes sets for a
-        service, is as good as none.
+        any name but those for development is production). A variable that is empty, or that Kubernetes sets for a service,
+        counts as not set.
         """
         given, origin = read_all(cls, os.environ if env is None else env, preset, path, sections)
         return cls._of(given, origin)
@@ -479,5 +486,5 @@ class Settings(BaseSettings):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is odd about the values and where they came from, with what to change: told at the start."""
+        """Values that are allowed and probably not meant, with what to change; logged at the start."""
         return (*self._origin.remarks, *remarks_on(self))

@@ -13,7 +13,7 @@ from sage_fastapi_obs.settings.explain import unknown_key
 from sage_fastapi_obs.settings.field_types import with_otlp_endpoint
 from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_sections
 
-__all__ = ["PRESETS", "Origin", "over_preset", "read_all"]
+__all__ = ["ENV_PREFIX", "PRESETS", "Origin", "over_preset", "read_all"]
 
 ENV_PREFIX = "SAGE_OBS_"
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -42,7 +42,11 @@ class Origin:
 
 
 def read_all(
-    cls: type[BaseSettings], env: Mapping[str, str], preset: str | None, path: str | Path | None, sections: Mapping[str, Any]
+    settings_cls: type[BaseSettings],
+    env: Mapping[str, str],
+    preset: str | None,
+    path: str | Path | None,
+    sections: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Origin]:
     """Read all sources, the weakest first; return the sections to build settings from, and where they came from."""
     own = {name: value for name, value in env.items() if name.startswith(ENV_PREFIX) and value.strip()}
@@ -52,8 +56,8 @@ def read_all(
     layers = (
         _yaml_file(path) if path else {},
         standard_sections(env, remarks.append),
-        _variables(cls, _secret_files(folder)) if folder else {},
-        _variables(cls, own),
+        _variables(settings_cls, _secret_files(folder)) if folder else {},
+        _variables(settings_cls, own),
         sections,
     )
     # The older name is translated per source: that of a stronger source beats the new name in a weaker one.
@@ -94,37 +98,25 @@ def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class _Variables(EnvSettingsSource):
-    """Reads `SAGE_OBS_<SECTION>__<KEY>` from any mapping; pydantic-settings itself knows the process's environment alone."""
-
-    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str]) -> None:
-        self._variables = {name.lower(): value for name, value in variables.items()}
-        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._variables
-
-    def decode_complex_value(self, _name: str, _field: Any, value: Any) -> Any:
-        """Leave lists to the sections, which say by name what is wrong with them."""
-        return value
-
-
-def _variables(cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
-    known = _variable_names(cls)
+def _variables(settings_cls: type[BaseSettings], given: Mapping[str, str]) -> dict[str, Any]:
+    known = _variable_names(settings_cls)
     ours = {name: value for name, value in given.items() if name.upper() in known or not is_service_link(name, value)}
     for name in ours:
         if name.upper() not in known:
             dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise SettingsError(unknown_key(name, dotted, name.upper(), known))
+    source = EnvSettingsSource(settings_cls)
+    # It knows the process's environment alone.
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
-        return _Variables(cls, ours)()
+        return source()
     except ValueError as error:
         raise SettingsError(f"cannot read the {ENV_PREFIX}* variables: {error}") from None
 
 
-def _variable_names(cls: type[BaseSettings]) -> set[str]:
+def _variable_names(settings_cls: type[BaseSettings]) -> set[str]:
     names = set()
-    for name, section in cls.model_fields.items():
+    for name, section in settings_cls.model_fields.items():
         keys = getattr(section.annotation, "model_fields", ())
         names |= {f"{ENV_PREFIX}{name}__{key}".upper() for key in keys} or {f"{ENV_PREFIX}{name}".upper()}
     return names

@@ -1,6 +1,6 @@
 """Variables of the environment that others define: OpenTelemetry's, and what a platform injects.
 
-What is wrong with one of these is no reason not to start, as it may be meant for another program: it is said instead.
+A mistake in one of these does not stop the start, as it may be meant for another program: it is remarked instead.
 """
 
 import re
@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlsplit
 __all__ = ["OtlpVariables", "is_http_url", "is_service_link", "number", "standard_sections"]
 
 Say = Callable[[str], None]
-"""Takes a remark: what is wrong, and what to change."""
+"""Takes a remark: a mistake, and what to change."""
 Signal = Literal["traces", "logs"]
 Compression = Literal["none", "gzip", "deflate"]
 
 DEFAULT_ENDPOINT = "http://localhost:4318"
 TIMEOUT_SECONDS = 10.0
 LONGEST_SECONDS = 300.0
-"""A longer time limit is one in milliseconds: that is what the specification says, and Python's SDK takes seconds."""
+"""A greater time limit is in milliseconds, as the specification says; a smaller one in seconds, as in Python's SDK."""
 _KNOWN_EXPORTERS = {
     "otlp": "otlp",
     "otlp_proto_http": "otlp",
@@ -51,7 +51,7 @@ def is_http_url(url: object) -> bool:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        # Brackets without an address in them, or a port that is none.
+        # Brackets without an address, or a port that is no number.
         return False
 
 
@@ -64,22 +64,24 @@ def is_service_link(name: str, value: str) -> bool:
 
 
 def standard_sections(env: Mapping[str, str], say: Say) -> dict[str, dict[str, Any]]:
-    """Read the variables that mean the same as settings of ours, as sections; an empty one is as good as none."""
+    """Read the variables that mean the same as settings of ours, as sections; an empty variable counts as not set."""
     env = {name: value.strip() for name, value in env.items() if value.strip()}
+    is_disabled = _is_disabled(env, say)
+    sections = {
+        "service": _service(env),
+        "tracing": _tracing(env, say) | ({"enabled": False} if is_disabled else {}),
+        "logging": {} if is_disabled else _logging(env, say),
+    }
+    _check_metrics_exporter(env, say)
+    kept = {name: {key: value for key, value in keys.items() if value is not None} for name, keys in sections.items()}
+    return {name: keys for name, keys in kept.items() if keys}
+
+
+def _is_disabled(env: Mapping[str, str], say: Say) -> bool:
     disabled = env.get("OTEL_SDK_DISABLED", "false").lower()
     if disabled not in ("true", "false"):
         say(f"OTEL_SDK_DISABLED={disabled!r} disables nothing: only 'true' does")
-    found = {
-        "service": _service(env),
-        "tracing": _tracing(env, say) | ({"enabled": False} if disabled == "true" else {}),
-        "logging": {} if disabled == "true" else _logging(env, say),
-    }
-    _look_at_metrics(env, say)
-    return {section: kept for section, values in found.items() if (kept := _given(values))}
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+    return disabled == "true"
 
 
 def _service(env: Mapping[str, str]) -> dict[str, Any]:
@@ -94,43 +96,40 @@ def _service(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _tracing(env: Mapping[str, str], say: Say) -> dict[str, Any]:
-    named = _exporters(env, "traces", say)
-    endpoint = _endpoint(env, "traces", named, say)
+    listed = _exporters(env, "traces", say)
+    endpoint = _endpoint(env, "traces", listed, say)
     exporter = None
-    if named is not None:
-        wanted = named & ({"console", "otlp"} if endpoint else {"console"})
-        exporter = ",".join(sorted(wanted)) or "none"
+    if listed is not None:
+        exporter = ",".join(sorted(listed & ({"console", "otlp"} if endpoint else {"console"}))) or "none"
     return {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sample_rate(env, say)}
 
 
 def _logging(env: Mapping[str, str], say: Say) -> dict[str, Any]:
-    named = _exporters(env, "logs", say)
-    if named is None and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in env:
+    listed = _exporters(env, "logs", say)
+    if listed is None and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in env:
         # The endpoint of all signals does not switch this one on: the lines are on the console already.
         return {}
-    return {"otlp_endpoint": _endpoint(env, "logs", named, say)}
+    return {"otlp_endpoint": _endpoint(env, "logs", listed, say)}
 
 
 def _exporters(env: Mapping[str, str], signal: Signal, say: Say) -> set[str] | None:
-    """Read a list of exporters; None where there is none, and without those that we do not have."""
+    """Read a list of exporters, without unknown ones; None if the variable is not set."""
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     if variable not in env:
         return None
-    found = set()
-    for name in filter(None, (part.strip().lower() for part in env[variable].split(","))):
-        if name in _KNOWN_EXPORTERS:
-            found.add(_KNOWN_EXPORTERS[name])
-        else:
+    names = [name for part in env[variable].split(",") if (name := part.strip().lower())]
+    for name in names:
+        if name not in _KNOWN_EXPORTERS:
             say(f"{variable} names {name!r}, which is not supported: use otlp, console or none")
-    return found
+    return {_KNOWN_EXPORTERS[name] for name in names if name in _KNOWN_EXPORTERS}
 
 
-def _endpoint(env: Mapping[str, str], signal: Signal, named: set[str] | None, say: Say) -> str | None:
-    """Find where a signal goes over OTLP; None where that is nowhere, or where nobody understands what we speak."""
+def _endpoint(env: Mapping[str, str], signal: Signal, listed: set[str] | None, say: Say) -> str | None:
+    """Return the URL for a signal over OTLP; None if it is not exported, or not over HTTP."""
     own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
     variable = own if own in env else "OTEL_EXPORTER_OTLP_ENDPOINT"
-    is_wanted = variable in env if named is None else bool(named & {"otlp", "grpc"})
-    if not is_wanted or not _speaks_http(env, signal, named, say):
+    is_wanted = variable in env if listed is None else bool(listed & {"otlp", "grpc"})
+    if not is_wanted or not _speaks_http(env, signal, listed, say):
         return None
     endpoint = env.get(own) or f"{env.get(variable, DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
     if is_http_url(endpoint):
@@ -139,13 +138,13 @@ def _endpoint(env: Mapping[str, str], signal: Signal, named: set[str] | None, sa
     return None
 
 
-def _speaks_http(env: Mapping[str, str], signal: Signal, named: set[str] | None, say: Say) -> bool:
-    """Tell whether a signal may be sent over HTTP, which is all that we speak."""
-    variable, protocol = _either(env, signal, "PROTOCOL")
-    if protocol.lower() == "grpc" or (named is not None and "otlp" not in named):
-        asked = f"{variable}=grpc" if protocol.lower() == "grpc" else f"OTEL_{signal.upper()}_EXPORTER=otlp_proto_grpc"
+def _speaks_http(env: Mapping[str, str], signal: Signal, listed: set[str] | None, say: Say) -> bool:
+    """Tell whether a signal may be sent over HTTP, the only way that we have."""
+    variable, protocol = _own_or_common(env, signal, "PROTOCOL")
+    if protocol.lower() == "grpc" or (listed is not None and "otlp" not in listed):
+        cause = f"{variable}=grpc" if protocol.lower() == "grpc" else f"OTEL_{signal.upper()}_EXPORTER=otlp_proto_grpc"
         say(
-            f"{asked} is not supported, so no {signal} are exported: set http/protobuf, "
+            f"{cause} is not supported, so no {signal} are exported: set http/protobuf, "
             f"and an endpoint with the collector's port for it, usually 4318 instead of 4317"
         )
         return False
@@ -154,9 +153,9 @@ def _speaks_http(env: Mapping[str, str], signal: Signal, named: set[str] | None,
     return True
 
 
-def _look_at_metrics(env: Mapping[str, str], say: Say) -> None:
-    named = {part.strip().lower() for part in env.get("OTEL_METRICS_EXPORTER", "").split(",")}
-    if pushed := ", ".join(sorted(named - {"", "none", "prometheus"})):
+def _check_metrics_exporter(env: Mapping[str, str], say: Say) -> None:
+    names = {part.strip().lower() for part in env.get("OTEL_METRICS_EXPORTER", "").split(",")}
+    if pushed := ", ".join(sorted(names - {"", "none", "prometheus"})):
         say(f"OTEL_METRICS_EXPORTER names {pushed}, and metrics are not pushed: have metrics.path scraped")
 
 
@@ -180,22 +179,22 @@ def _sample_rate(env: Mapping[str, str], say: Say) -> float | None:
 
 
 def number(env: Mapping[str, str], variable: str, default: float, say: Say, *, least: float = 0.0, most: float = 1e9) -> float:
-    """Read a number; the default where there is none, and where it is none."""
-    given = env.get(variable, "").strip()
-    if not given:
+    """Read a number; the default if it is not set, or no number in these bounds."""
+    text = env.get(variable, "").strip()
+    if not text:
         return default
     try:
-        found = float(given)
+        value = float(text)
     except ValueError:
-        found = -1.0
-    if least <= found <= most:
-        return found
-    say(f"{variable}={given!r} is no number from {least:g} to {most:g}, and ignored: it is {default:g}")
+        value = -1.0
+    if least <= value <= most:
+        return value
+    say(f"{variable}={text!r} is no number from {least:g} to {most:g}, and ignored: it is {default:g}")
     return default
 
 
-def _either(env: Mapping[str, str], signal: Signal, what: str) -> tuple[str, str]:
-    """Read a variable of one signal, or that of all signals where it is missing or empty; return its name and value."""
+def _own_or_common(env: Mapping[str, str], signal: Signal, what: str) -> tuple[str, str]:
+    """Read a variable of one signal, or that of all signals if it is missing or empty; return its name and value."""
     for variable in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"):
         if value := env.get(variable, "").strip():
             return variable, value
@@ -204,19 +203,19 @@ def _either(env: Mapping[str, str], signal: Signal, what: str) -> tuple[str, str
 
 @dataclass(frozen=True)
 class OtlpVariables:
-    """How a signal goes to its collector: what `OTEL_EXPORTER_OTLP_*` say besides where."""
+    """The variables `OTEL_EXPORTER_OTLP_*` of one signal, without the endpoint."""
 
     headers: Mapping[str, str] = field(repr=False)
     timeout_seconds: float
     compression: Compression
     certificate: str | None
-    """File of those who may vouch for the collector."""
+    """File of CA certificates."""
     client_certificate: str | None
-    """File of the certificate that we show."""
+    """File of our certificate."""
     client_key: str | None
-    """File of its key; None where that is in the same file."""
+    """File of its key; None if it is in the same file."""
     remarks: tuple[str, ...]
-    """What is wrong with them."""
+    """Mistakes in them, with what to change."""
 
     @classmethod
     def of(cls, signal: Signal, env: Mapping[str, str]) -> "OtlpVariables":
@@ -228,12 +227,12 @@ class OtlpVariables:
             if env.get(variable, "").strip()
         ]
         return cls(
-            headers=_headers(*_either(env, signal, "HEADERS"), remarks.append),
+            headers=_headers(*_own_or_common(env, signal, "HEADERS"), remarks.append),
             timeout_seconds=_timeout_seconds(env, signal, remarks.append),
-            compression=_compression(*_either(env, signal, "COMPRESSION"), remarks.append),
-            certificate=_either(env, signal, "CERTIFICATE")[1] or None,
-            client_certificate=_either(env, signal, "CLIENT_CERTIFICATE")[1] or None,
-            client_key=_either(env, signal, "CLIENT_KEY")[1] or None,
+            compression=_compression(*_own_or_common(env, signal, "COMPRESSION"), remarks.append),
+            certificate=_own_or_common(env, signal, "CERTIFICATE")[1] or None,
+            client_certificate=_own_or_common(env, signal, "CLIENT_CERTIFICATE")[1] or None,
+            client_key=_own_or_common(env, signal, "CLIENT_KEY")[1] or None,
             remarks=tuple(remarks),
         )
 
@@ -252,9 +251,9 @@ def _headers(variable: str, given: str, say: Say) -> dict[str, str]:
 
 
 def _timeout_seconds(env: Mapping[str, str], signal: Signal, say: Say) -> float:
-    variable, _ = _either(env, signal, "TIMEOUT")
-    given = number(env, variable, TIMEOUT_SECONDS, say, least=0.001)
-    return min(given if given <= LONGEST_SECONDS else given / 1_000, LONGEST_SECONDS)
+    variable, _ = _own_or_common(env, signal, "TIMEOUT")
+    timeout = number(env, variable, TIMEOUT_SECONDS, say, least=0.001)
+    return min(timeout if timeout <= LONGEST_SECONDS else timeout / 1_000, LONGEST_SECONDS)
 
 
 def _compression(variable: str, given: str, say: Say) -> Compression:

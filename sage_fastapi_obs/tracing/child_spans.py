@@ -45,14 +45,20 @@ class CachedAttributes(dict[str, Any]):
 class ChildSpans:
     """Opens and ends spans of one tracer, and shows of attributes what may be shown."""
 
-    def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, root_bound: int | None) -> None:
-        """`root_bound`: as for `FastSpanFactory.of`."""
+    def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, readers: Any, root_bound: int | None) -> None:
+        """`readers`: of the tracer's provider, see `readers_of`; `root_bound`: as for `FastSpanFactory.of`."""
         self._tracer = tracer
+        self._readers = readers
         self._redaction = redaction
         self._lean = {kind: FastSpanFactory.of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few and come again with every span.
         self._short_name = lru_cache(maxsize=4096)(self._shown_name)
+
+    @property
+    def read(self) -> bool:
+        """Whether anybody reads these spans, which may change at any time."""
+        return bool(self._readers._span_processors)  # noqa: SLF001 - see `readers_of`
 
     def open(
         self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: Context, current: Span | None, started_ns: int

@@ -19,6 +19,7 @@ from sage_fastapi_obs.privacy.redaction import Redaction, readable
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current_span import SPAN, attach, detach, get_current, native_span, span_inside
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders, PropagatedHeaders
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
@@ -45,6 +46,7 @@ SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, Unsampled})
 """Spans that nobody reads."""
 _NOTHING = Context()
+_NEITHER = (None, None)
 Tell: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 Failed: TypeAlias = Callable[[Exception], None]
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
@@ -124,7 +126,7 @@ class ServerSpans(Recorder):
         ours = None if self._own is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._lean = FastSpanFactory.of(tracer, root_bound=ours)
         self._roots = None if ours is None else self._lean
-        self.children = ChildSpans(tracer, self._redaction, root_bound=ours)
+        self.children = ChildSpans(tracer, self._redaction, readers=self._readers, root_bound=ours)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
@@ -137,18 +139,19 @@ class ServerSpans(Recorder):
         own.shutdown()
 
     def request_started(self, exchange: Exchange) -> None:
-        """Adopt or open the span, and make it current for the app."""
+        """Adopt or open the span, and make it current for the app where somebody reads it."""
         current = get_current()
-        if current and exchange.parent is not None and _is_left_over(current, exchange.parent):
-            current = _NOTHING
-        scope = exchange.scope
+        scope, parent_exchange = exchange.scope, exchange.parent
+        around = innermost_context(parent_exchange) if current or parent_exchange is not None else current
+        if parent_exchange is not None and _is_left_over(around, parent_exchange):
+            current = around = _NOTHING
         span = _existing_span(exchange) if current or "fastapi.telemetry" in scope else None
         if span is not None:
             exchange.span = span
             _follow(exchange, span)
             return
         links: Sequence[Link] = ()
-        parent = current
+        parent = around
         if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
             parent, links = self._incoming(exchange)
         name = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
@@ -161,16 +164,18 @@ class ServerSpans(Recorder):
             )
         exchange.span = span
         exchange.outer_context = current
-        exchange.span_token = attach(Context({**parent, SPAN: span}))
         if self._readers._span_processors:  # noqa: SLF001 - see `readers_of`
+            exchange.span_token = attach(Context({**parent, SPAN: span}))
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has been taken care of. Where nobody reads ours, theirs may be what somebody reads.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
+        else:
+            _hand_on(exchange, current, _NOTHING if parent is around else parent)
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Tell the client its trace; a websocket's span ends here, with the handshake."""
-        if not self._readers._span_processors and exchange.span_token is not None:  # noqa: SLF001 - see `readers_of`
+        if exchange.app_current is not None:
             _follow(exchange, span_inside(exchange))
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
@@ -188,7 +193,7 @@ class ServerSpans(Recorder):
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
         background = exchange.background
-        if background is None or exchange.span_token is None or not exchange.sampled:
+        if background is None or exchange.outer_context is None or not exchange.sampled:
             return
         started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
@@ -197,7 +202,7 @@ class ServerSpans(Recorder):
         span.end(started + background.duration_us * 1_000)
 
     def app_returned(self, exchange: Exchange) -> None:
-        """Take the span off the caller's context."""
+        """Give the caller its context back."""
         if exchange.span_token is not None:
             detach(exchange.span_token)
             exchange.span_token = None
@@ -244,7 +249,7 @@ class ServerSpans(Recorder):
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         span = exchange.span
-        if exchange.span_token is None:
+        if exchange.outer_context is None:
             return
         name = started_as = exchange.method if exchange.method in KNOWN_METHODS else "HTTP"
         attributes: dict[str, Any] = {"http.response.status_code": exchange.status}
@@ -298,6 +303,17 @@ def _global_provider() -> trace.TracerProvider | None:
 def _is_left_over(context: Context, outer: Exchange) -> bool:
     """Tell whether a context is that of an exchange that is over: nobody's parent, unless a span in it goes on."""
     return outer.has_returned and not trace.get_current_span(context).is_recording()
+
+
+def _hand_on(exchange: Exchange, current: Context, incoming: Context) -> None:
+    """Let the app have its caller's context, and what the caller has sent, but not our span, which nobody reads.
+
+    What others open below is then a child of what somebody reads, or of nothing.
+    """
+    handed = incoming if not current else Context({**current, **incoming}) if incoming else current
+    if handed is not current or current is _NOTHING:
+        exchange.span_token = attach(handed)
+    exchange.app_current = (handed.get(SPAN), handed.get(RUNNING)) if handed else _NEITHER
 
 
 def _existing_span(exchange: Exchange) -> Span | None:

@@ -17,8 +17,9 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, server_in
 from opentelemetry.trace import SpanKind, StatusCode
 from support import PATIENCE_SECONDS, Watched, eventually
 
-from sage_fastapi_obs import GrpcMetricsInterceptor, ObservabilityError, get_correlation_id
+from sage_fastapi_obs import ObservabilityError, get_correlation_id
 from sage_fastapi_obs.clients import grpc_interceptor
+from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 METADATA = (("traceparent", TRACEPARENT), ("x-correlation-id", "corr-1"), ("blob-bin", b"\xff"))
@@ -287,7 +288,7 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
     """Whatever of ours fails, the call is answered and the failure is counted."""
     watched = watch()
     async with watched.obs:
-        monkeypatch.setattr(grpc_interceptor, "correlated", lambda _: 1 / 0)
+        monkeypatch.setattr(grpc_interceptor, "correlation_of", lambda _: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         monkeypatch.undo()
@@ -308,10 +309,11 @@ def test_without_grpcio_the_error_says_what_to_install():
 import sys
 for name in ("grpc", "redis", "asyncpg", "psycopg", "sqlalchemy", "aiokafka", "confluent_kafka"):
     sys.modules[name] = None
-import sage_fastapi_obs
+from sage_fastapi_obs import ObservabilityError
+from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
 try:
-    sage_fastapi_obs.GrpcMetricsInterceptor()
-except sage_fastapi_obs.ObservabilityError as error:
+    GrpcMetricsInterceptor()
+except ObservabilityError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from servers import free_port
 from support import PATIENCE_SECONDS, Watched
 
-from sage_fastapi_obs import CorrelationContext, correlation_hook, instrument_httpx, operation
+from sage_fastapi_obs import CorrelationContext, correlation_hook, operation
+from sage_fastapi_obs.clients.httpx import instrument_httpx
 
 CALLS = "dependency_calls_total"
 

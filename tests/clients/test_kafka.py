@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from servers import KafkaBroker, running
 from support import PATIENCE_SECONDS, Watched
 
-from sage_fastapi_obs import CorrelationContext, get_correlation_id, instrument_kafka, operation, process_message
+from sage_fastapi_obs import CorrelationContext, get_correlation_id, operation
+from sage_fastapi_obs.clients.kafka import instrument_kafka, process_message
 from sage_fastapi_obs.request.correlation import chosen_header
 
 PARTITIONS = range(4)

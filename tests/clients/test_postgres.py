@@ -24,9 +24,10 @@ from servers import Postgres, running
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import PATIENCE_SECONDS, Watched, eventually
 
-from sage_fastapi_obs import instrument_postgres, instrument_redis
 from sage_fastapi_obs.clients import sql_calls
+from sage_fastapi_obs.clients.postgres import instrument_postgres
 from sage_fastapi_obs.clients.postgres.psycopg import _text_of
+from sage_fastapi_obs.clients.redis import instrument_redis
 
 Run = Callable[[str], Awaitable[Any]]
 

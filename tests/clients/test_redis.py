@@ -16,8 +16,8 @@ from redis.retry import Retry
 from servers import Server, free_port, redis_server, running
 from support import Watched, client, until
 
-from sage_fastapi_obs import ObservabilityMiddleware, instrument_redis
-from sage_fastapi_obs.clients.redis import MOST_COMMANDS, _Commands, _name
+from sage_fastapi_obs import ObservabilityMiddleware
+from sage_fastapi_obs.clients.redis import MOST_COMMANDS, _Commands, _name, instrument_redis
 
 COUNT = "redis_commands_total"
 

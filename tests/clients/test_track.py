@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.trace import SpanKind
 from support import Watched
 
-from sage_fastapi_obs import track_dependency
+from sage_fastapi_obs.clients.track import track_dependency
 
 
 async def test_any_system_is_told(watched: Watched):

@@ -15,14 +15,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from servers import KafkaBroker, Postgres, redis_server, running
 from support import PATIENCE_SECONDS, Watched, client
 
-from sage_fastapi_obs import (
-    instrument_httpx,
-    instrument_kafka,
-    instrument_postgres,
-    instrument_redis,
-    process_message,
-    track_dependency,
-)
+from sage_fastapi_obs.clients.httpx import instrument_httpx
+from sage_fastapi_obs.clients.kafka import instrument_kafka, process_message
+from sage_fastapi_obs.clients.postgres import instrument_postgres
+from sage_fastapi_obs.clients.redis import instrument_redis
+from sage_fastapi_obs.clients.track import track_dependency
 
 
 @asynccontextmanager

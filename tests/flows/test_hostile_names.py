@@ -17,22 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from support import client
 
-from sage_fastapi_obs import (
-    Failure,
-    FluxResult,
+from sage_fastapi_obs import add_span_event, declare_counter, declare_gauge, declare_histogram, operation
+from sage_fastapi_obs.clients.track import track_dependency
+from sage_fastapi_obs.monitoring import (
     MetricType,
-    add_span_event,
     collect_flux_result_metric,
     collect_metric,
     collect_result_metric,
-    declare_counter,
-    declare_gauge,
-    declare_histogram,
     log_result_operation,
-    operation,
-    track_dependency,
 )
 from sage_fastapi_obs.packs.business import api as business
+from sage_fastapi_obs.packs.result import Failure, FluxResult
 from sage_fastapi_obs.packs.sage import api as sage
 from sage_fastapi_obs.packs.textbook import api as textbook
 from sage_fastapi_obs.privacy.printable import LONGEST, printable

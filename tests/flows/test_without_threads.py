@@ -23,7 +23,7 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for threads at every opportunity."""
     monkeypatch.setattr("sage_fastapi_obs.threads.RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("sage_fastapi_obs.observability.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("sage_fastapi_obs.lifecycle.RETRY_SECONDS", 0.0)
 
 
 def messages(path: Path) -> list[str]:

@@ -81,22 +81,20 @@ def independently(page: dict[str, Any], alias: Alias, name: str, suffix: str) ->
 
 
 @pytest.mark.parametrize(("accept", "parse"), [("text/plain", parse_text), (OPENMETRICS, parse_openmetrics)])
-@pytest.mark.parametrize("name", sorted(WITHOUT_RUNTIME))
-async def test_an_older_name_has_the_samples_of_the_newer(app_of, name: str, accept: str, parse: Any):
+async def test_an_older_name_has_the_samples_of_the_newer(app_of, accept: str, parse: Any):
     """Labels, words, units, sums and buckets are the metric's, translated; the formats agree."""
     _, app = app_of(compat_aliases=True)
     page = read(await scraped(app, accept), parse)
-    metric, alias = OLDER[name]
-    suffixes = ("_bucket", "_count", "_sum") if metric.type == "histogram" else ("",)
-    for suffix in suffixes:
-        expected = independently(page, alias, metric.name, suffix)
-        if name == "orders_by_category" and accept == OPENMETRICS:
+    for name in sorted(WITHOUT_RUNTIME):
+        metric, alias = OLDER[name]
+        for suffix in ("_bucket", "_count", "_sum") if metric.type == "histogram" else ("",):
             # OpenMetrics calls the counter by this very name.
-            expected = {}
-        found = page.get(name + suffix, {})
-        assert found.keys() == expected.keys()
-        assert list(map(found.get, expected)) == pytest.approx([*expected.values()])
-        assert expected or accept == OPENMETRICS
+            is_hidden = name == "orders_by_category" and accept == OPENMETRICS
+            expected = {} if is_hidden else independently(page, alias, metric.name, suffix)
+            found = page.get(name + suffix, {})
+            assert found.keys() == expected.keys(), name
+            assert list(map(found.get, expected)) == pytest.approx([*expected.values()]), name
+            assert expected or accept == OPENMETRICS, name
 
 
 async def test_older_names_are_off_unless_asked_for(app_of):
@@ -207,8 +205,14 @@ def test_it_is_a_stamped_collector_and_knows_foreign_registries():
 VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("accept", "parse"), [("text/plain", parse_text), (OPENMETRICS, parse_openmetrics)])
+@pytest.mark.parametrize(
+    ("view", "accept", "parse"),
+    [
+        ("sessions", "text/plain", parse_text),
+        ("handshakes", OPENMETRICS, parse_openmetrics),
+        ("crypto", "text/plain", parse_text),
+    ],
+)
 async def test_a_legacy_view_is_a_part_of_the_page(app_of, view: str, accept: str, parse: Any):
     """It has the samples whose names begin so, and no others."""
     _, app = app_of(legacy_views=True)

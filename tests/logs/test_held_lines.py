@@ -349,9 +349,9 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         await eventually(lambda: len(arrived) == 40)
         gate.set()
         await asyncio.gather(*asked)
-    line_format = [line for line in watched.lines if line["level"] == "debug"]
+    lines = [line for line in watched.lines if line["level"] == "debug"]
     for number in range(40):
-        mine = [line["message"] for line in line_format if line["request_id"] == f"r-{number}"]
+        mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
         assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
     assert watched.obs._logs.flight.size == 0
@@ -419,7 +419,7 @@ async def test_only_what_is_below_the_level_is_held(level: str, lines: list[str]
         await http.get("/boom")
     seen = told(watched)
     assert len(seen) == len(set(seen))
-    assert {level for _, level in [("", one) for one in line_format]} <= {level for level, _ in seen}
+    assert {level for _, level in [("", one) for one in lines]} <= {level for level, _ in seen}
     assert ("debug", "boom: plain") in seen
     assert ("info", "boom: info") in seen
 
@@ -567,7 +567,7 @@ def exchange() -> Exchange:
 
 
 def size_of(held: Any) -> int:
-    return sum(len(line) + held_lines.OVERHEAD_BYTES for line_format in held for line in line_format)
+    return sum(len(line) + held_lines.OVERHEAD_BYTES for lines in held for line in lines)
 
 
 class Holding(RuleBasedStateMachine):
@@ -575,8 +575,8 @@ class Holding(RuleBasedStateMachine):
 
     @initialize(lines=strategies.integers(1, 6), total=strategies.integers(300_000, 600_000))
     def build(self, lines: int, total: int) -> None:
-        self.most_lines, self.most_bytes = line_format, total
-        limits = LoggingSettings.model_construct(flight_slow_seconds=None, flight_lines=line_format, flight_bytes=total)
+        self.most_lines, self.most_bytes = lines, total
+        limits = LoggingSettings.model_construct(flight_slow_seconds=None, flight_lines=lines, flight_bytes=total)
         self.flight = HeldLines(limits, clock=Seconds())
         self.exchanges: list[Exchange] = []
         self.held: dict[int, list[bytes]] = {}
@@ -609,11 +609,11 @@ class Holding(RuleBasedStateMachine):
     def settle(self, which: int, wanted: bool) -> None:
         if which >= len(self.exchanges) or self.exchanges[which].held_lines is None:
             return
-        line_format, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
+        lines, missing = self.flight.settle(self.exchanges[which], wanted=wanted)
         mine = self.held.pop(which, [])
         was_missing = self.missing.pop(which, 0)
         self.counts["released" if wanted else "discarded"] += len(mine)
-        assert list(line_format) == (mine if wanted else [])
+        assert list(lines) == (mine if wanted else [])
         assert missing == was_missing + (0 if wanted else len(mine))
         assert self.exchanges[which].held_lines is None
 

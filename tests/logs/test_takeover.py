@@ -21,14 +21,7 @@ from fastapi import FastAPI, Request
 from loguru import logger
 from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
-from sage_fastapi_obs import (
-    CorrelationContext,
-    Observability,
-    ObservabilityMiddleware,
-    Settings,
-    bind,
-    get_correlation_id,
-)
+from sage_fastapi_obs import CorrelationContext, Observability, ObservabilityMiddleware, Settings, bind, get_correlation_id
 from sage_fastapi_obs.logs.server_loggers import CLIENT_LOGGERS, SERVER_LOGGERS
 from sage_fastapi_obs.request.middleware import exchange_behind
 
@@ -124,7 +117,7 @@ async def test_a_users_sink_sees_where_a_record_was_written(started: Watched) ->
     logger.remove(sink_id)
     (record,) = got
     function = "test_a_users_sink_sees_where_a_record_was_written"
-    assert (record["name"], record["function"], record["module"]) == ("library", function, "test_handover")
+    assert (record["name"], record["function"], record["module"]) == ("library", function, "test_takeover")
     assert record["line"] == sys._getframe().f_lineno - 5
 
 

@@ -58,7 +58,7 @@ class Clock:
 def alone(monkeypatch):
     """Be a process without any `Observability`."""
     monkeypatch.setattr(active, "_started", [])
-    monkeypatch.setattr(active, "_welcomes", [])
+    monkeypatch.setattr(active, "_callbacks", [])
     monkeypatch.setenv("SAGE_OBS_LOGGING__ENABLED", "false")
     yield
     reset_monitoring()

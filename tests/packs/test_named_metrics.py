@@ -11,10 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from support import Watched, client, times
 
-from sage_fastapi_obs import Failure, FluxResult, MetricType, Success, active, collect_metric
-from sage_fastapi_obs import collect_flux_result_metric as collect_flux
-from sage_fastapi_obs import collect_result_metric as collect_result
-from sage_fastapi_obs.packs.result import named_metrics
+from sage_fastapi_obs import active
+from sage_fastapi_obs.monitoring import MetricType, collect_metric
+from sage_fastapi_obs.monitoring import collect_flux_result_metric as collect_flux
+from sage_fastapi_obs.monitoring import collect_result_metric as collect_result
+from sage_fastapi_obs.packs.result import Failure, FluxResult, Success, named_metrics
 
 COUNTER, GAUGE, HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
 CONVERSIONS = [

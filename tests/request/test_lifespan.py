@@ -93,7 +93,7 @@ def test_same_with_and_without(watch, name, backend):
     assert seen.sent == bare.sent
     assert (type(seen.error), str(seen.error)) == (type(bare.error), str(bare.error))
     assert watched.obs.tracer_provider is watched.provider
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
     assert watched.obs.faults.counts == {}
 
 
@@ -117,15 +117,15 @@ def test_frameworks(watch, framework, way, backend):
 
     @asynccontextmanager
     async def lifespan(app: Any):
-        events.append(f"up {watched.obs._starts > 0}")
+        events.append(f"up {watched.obs.running}")
         yield {"shared": events}
-        events.append(f"down {watched.obs._starts > 0}")
+        events.append(f"down {watched.obs.running}")
 
     seen = live(backend, way(framework(lifespan=lifespan), watched.obs))
     assert [message["type"] for message in seen.sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert seen.scope["state"] == {"server": "own", "shared": events}
     assert events == ["up True", "down True"]
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -143,7 +143,7 @@ async def test_failing_framework_lifespan(watch, way):
     assert [message["type"] for message in seen.sent] == [message["type"] for message in bare.sent]
     assert [message["type"] for message in seen.sent] == ["lifespan.startup.failed"]
     assert type(seen.error) is type(bare.error) is OSError
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
 
 
 def fails(*_: Any, **__: Any) -> Any:
@@ -176,14 +176,14 @@ async def test_stopped_before_the_server_hears_of_it(watch):
     """Everything is flushed before the server learns that the shutdown is complete, for then it may end the process."""
     watched = watch()
     life = Life()
-    running: list[int] = []
+    running: list[bool] = []
 
     async def send(message: Any) -> None:
-        running.append(watched.obs._starts)
+        running.append(watched.obs.running)
 
     life.send = send  # type: ignore[method-assign]
     await life.run(around(raw_app(COMPLETE, STOPPED), watched.obs))
-    assert running == [1, 0]
+    assert running == [True, False]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -223,7 +223,7 @@ async def test_several_ways_at_once_start_once(watch):
     watched.obs._tracing.start = lambda: (starts.append("start"), real())  # type: ignore[method-assign, assignment]
     await Life().run(both_ways(Starlette(), watched.obs))
     assert starts == ["start"]
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
 
 
 async def test_draining_from_the_shutdown_on(watch):
@@ -271,12 +271,12 @@ def test_life_after_life(watch, backend):
 async def test_without_a_lifespan_the_first_request_starts_us(watch):
     """An app whose server runs no lifespan is watched from its first request on."""
     watched = watch()
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
 
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
     await around(app, watched.obs)(http_scope(), None, None)
-    assert watched.obs._starts == 1
+    assert watched.obs.running
     assert len(watched.access) == 1
 
 
@@ -291,12 +291,12 @@ def test_cancelled_lifespan(watch, backend):
     async def main() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(Life().run, around(app, watched.obs))
-            while not watched.obs._starts:
+            while not watched.obs.running:
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
 
     anyio.run(main, backend=backend)
-    assert watched.obs._starts == 0
+    assert not watched.obs.running
 
 
 async def test_a_lifespan_after_the_first_request_still_closes(watch):

@@ -12,24 +12,15 @@ import httpx
 from fastapi import BackgroundTasks, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 
-from sage_fastapi_obs import (
-    Observability,
-    Settings,
-    ai_tokens_used,
-    learning_session,
-    login_failed,
-    operation,
-    order_processed,
-    rate_limit_exceeded,
-    security_event,
-    set_active_users,
-    textbook_created,
-)
-from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs import Observability, Settings, operation
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.business import api as business
+from sage_fastapi_obs.packs.business import order_processed
 from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs.security import login_failed, rate_limit_exceeded, security_event
+from sage_fastapi_obs.packs.textbook import ai_tokens_used, learning_session, set_active_users, textbook_created
 
 ALL_PACKS = tuple(pack for pack in PACKS if pack != "sage-core")
 PAUSE_SECONDS = 0.05
@@ -177,9 +168,7 @@ def _others(turn: int) -> None:
     _dependencies(turn)
     # What only happens when something is broken: a word that a label does not know, and a fault of ours.
     login_failed("nonsense")
-    home = active_observability()
-    assert home is not None
-    count_fault(home, "demo", ValueError("made up"))
+    count_internal_error("demo", ValueError("made up"))
 
 
 def _results(turn: int) -> None:

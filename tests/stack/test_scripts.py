@@ -34,7 +34,13 @@ DRY = {
     "find_unstructured_logs.py": [str(ROOT / "example_app")],
 }
 """What an operator runs, with arguments that are needed; tools of developers are not among them."""
-OF_DEVELOPERS = {"document_alerts.py", "document_metrics.py", "install-servers.sh", "draw_dashboards.py"}
+OF_DEVELOPERS = {
+    "document_alerts.py",
+    "document_metrics.py",
+    "document_settings.py",
+    "install-servers.sh",
+    "draw_dashboards.py",
+}
 
 
 def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

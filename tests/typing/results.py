@@ -2,8 +2,9 @@
 
 from typing import assert_type
 
-from sage_fastapi_obs import Failure, FluxResult, MonoResult, Result, Success, create_logging_mono, log_result_operation
+from sage_fastapi_obs.monitoring import create_logging_mono, log_result_operation
 from sage_fastapi_obs.monitoring.result_logging import LoggingMonoResult
+from sage_fastapi_obs.packs.result import Failure, FluxResult, MonoResult, Result, Success
 from sage_fastapi_obs.packs.result.results import PendingFlux
 
 

@@ -12,19 +12,21 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem, count_fault, enable
+from sage_fastapi_obs.active import count_internal_error
+from sage_fastapi_obs.clients.client_call import Call, ClientSystem, enable
 from sage_fastapi_obs.clients.patching import Instrumented
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, correlation_of, incoming, outgoing_headers
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import innermost_span
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
 __all__ = ["PRODUCED", "Message", "Messages", "instrument_kafka", "place", "process_message"]
 
 Client = TypeVar("Client")
-_LIBRARIES = {"aiokafka": "aiokafka", "confluent_kafka": "confluent_kafka", "cimpl": "confluent_kafka"}
-"""By the first part of the name of a class's module, where it is watched."""
+_MODULES = {"aiokafka": "aiokafka", "confluent_kafka": "confluent", "cimpl": "confluent"}
+"""The module of this folder that watches a client, by the first part of the name of its class's module."""
 MOST_LINKS = 128
 MOST_TOPICS = 128
 """Topics that are described once; clients have few."""
@@ -44,12 +46,12 @@ def instrument_kafka(client: Client) -> Instrumented[Client]:
     Clients of confluent-kafka are written in C and cannot be changed: use the `client` of what is returned in their place.
     """
     modules = [kind.__module__.partition(".")[0] for kind in client.__class__.__mro__]
-    library = next((_LIBRARIES[module] for module in modules if module in _LIBRARIES), None)
-    if library is None:
+    watching = next((_MODULES[module] for module in modules if module in _MODULES), None)
+    if watching is None:
         known = "a producer or a consumer of aiokafka or confluent_kafka (pip install 'sage_fastapi_obs[kafka]')"
         raise TypeError(f"instrument_kafka takes {known}, not {client!r:.80}")
-    # Imported only now: each is an extra, and whoever has such a client has the library.
-    watch = import_module(f"sage_fastapi_obs.clients.{library}").watch
+    # Imported only now: each needs an extra, which is installed if there is such a client.
+    watch = import_module(f"sage_fastapi_obs.clients.kafka.{watching}").watch
     return cast("Instrumented[Client]", watch(client))
 
 
@@ -82,7 +84,7 @@ class Messages:
                 return (*args[:place], self.headers(call, args[place]), *args[place + 1 :]), kwargs
             return args, {**kwargs, "headers": self.headers(call, kwargs.get("headers"))}
         except Exception as fault:
-            count_fault(fault)
+            count_internal_error("clients", fault)
             return args, kwargs
 
     def headers(self, call: Call, given: Any) -> list[Header]:
@@ -134,7 +136,7 @@ def process_message(message: Any) -> AbstractContextManager[OperationRun]:
     try:
         return _Processing(Message(message))
     except Exception as fault:
-        count_fault(fault)
+        count_internal_error("clients", fault)
         return nullcontext(OperationRun(None, SpanKind.CONSUMER, RunMetrics(), {}, {}, {}))
 
 
@@ -158,7 +160,7 @@ class _Processing(OperationRun):
     def __enter__(self) -> Self:
         """Begin."""
         self._correlated.__enter__()
-        if not trace.get_current_span().get_span_context().is_valid:
+        if not innermost_span().get_span_context().is_valid:
             self._token = otel_context.attach(self._sender)
         self.begin()
         self.attach()

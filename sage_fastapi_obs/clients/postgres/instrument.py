@@ -8,8 +8,13 @@ from sage_fastapi_obs.clients.patching import Instrumented
 __all__ = ["instrument_postgres"]
 
 Client = TypeVar("Client")
-_LIBRARIES = {"asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_pool": "psycopg", "sqlalchemy": "sqlalchemy"}
-"""By the first part of the name of a class's module, where it is watched."""
+_MODULES = {
+    "asyncpg": "postgres.asyncpg",
+    "psycopg": "postgres.psycopg",
+    "psycopg_pool": "postgres.psycopg",
+    "sqlalchemy": "sqlalchemy",
+}
+"""The module of `clients` that watches a client, by the first part of the name of its class's module."""
 
 
 def instrument_postgres(client: Client) -> Instrumented[Client]:
@@ -20,11 +25,11 @@ def instrument_postgres(client: Client) -> Instrumented[Client]:
     watched.
     """
     modules = [kind.__module__.partition(".")[0] for kind in type(client).__mro__]
-    library = next((_LIBRARIES[module] for module in modules if module in _LIBRARIES), None)
-    if library is None:
+    watching = next((_MODULES[module] for module in modules if module in _MODULES), None)
+    if watching is None:
         known = "a connection or pool of asyncpg or psycopg, or an engine of SQLAlchemy"
         extras = "pip install 'sage_fastapi_obs[postgres,sqlalchemy]'"
         raise TypeError(f"instrument_postgres takes {known} ({extras}), not {client!r:.80}")
-    # Imported only now: each is an extra, and whoever has such a client has the library.
-    watch = import_module(f"sage_fastapi_obs.clients.{library}").watch
+    # Imported only now: each needs an extra, which is installed if there is such a client.
+    watch = import_module(f"sage_fastapi_obs.clients.{watching}").watch
     return cast("Instrumented[Client]", watch(client))

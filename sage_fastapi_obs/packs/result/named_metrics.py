@@ -10,14 +10,14 @@ from enum import Enum
 from numbers import Real
 from typing import Any
 
-from sage_fastapi_obs.active import active_observability, count_fault
+from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.http import SIZE_BUCKETS
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.legacy.metric_names import ResolvedName, resolve_name
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
-from sage_fastapi_obs.metrics.legacy_names import ResolvedName, resolve_name
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
@@ -183,7 +183,7 @@ def _component(labels: Mapping[str, str]) -> str:
     named = {_label(label): str(value) for label, value in labels.items()}
     component = named.pop("component", "")
     if named and home is not None:
-        count_fault(home, "collect_metric", ValueError(f"results have no labels {', '.join(sorted(named))}: use component"))
+        count_internal_error("collect_metric", ValueError(f"results have no labels {', '.join(sorted(named))}: use component"))
     return component
 
 

@@ -1,0 +1,79 @@
+"""The innermost span of this moment: the current one, or one of ours that is not current because nobody reads it.
+
+What others open below a span that goes nowhere would lose its parent. So ours are current only where somebody reads them, and
+what we tell and send on asks here.
+"""
+
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from sage_fastapi_obs.request.current_span import SPAN, get_current, span_inside
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+
+__all__ = ["RUNNING", "innermost_context", "innermost_ids", "innermost_span", "running"]
+
+RUNNING = otel_context.create_key("sage_fastapi_obs.operation")
+"""The key under which a context has the operation that runs in it: something with `fields` for the lines written there, the
+`outer_context` around it, and its span as `unread` where that is not current."""
+_NEITHER = (None, None)
+
+
+def running() -> Any:
+    """Return the innermost operation of this context; None outside of any."""
+    return get_current().get(RUNNING)
+
+
+def innermost_span() -> Span:
+    """Return the innermost span; an invalid one where there is none."""
+    return _span(get_current(), current_exchange.get())
+
+
+def innermost_context(exchange: Exchange | None) -> Context:
+    """Return the current context with the innermost span in it, as code of an exchange sees it."""
+    context: Context = get_current()
+    span = _span(context, exchange)
+    current = context.get(SPAN, INVALID_SPAN)
+    return context if span is current else Context({**context, SPAN: span})
+
+
+def innermost_ids() -> dict[str, str]:
+    """Return the ids of the innermost span as lines have them; none where there is none."""
+    exchange = current_exchange.get()
+    span = _innermost(get_current(), exchange)
+    if span is not None:
+        trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
+        if is_valid:
+            return {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}", "trace_flags": f"{flags & 1:02x}"}
+    if exchange is None or not exchange.trace_id:
+        return {}
+    # A thread of the application's own, too, has the exchange, through its logger, and no span.
+    flags_shown = "01" if exchange.sampled else "00"
+    return {"trace_id": exchange.trace_id, "span_id": exchange.span_id, "trace_flags": flags_shown}
+
+
+def _span(context: Context, exchange: Exchange | None) -> Span:
+    span = _innermost(context, exchange)
+    if span is not None:
+        return span
+    return INVALID_SPAN if exchange is None or exchange.app_current is None else span_inside(exchange) or exchange.span
+
+
+def _innermost(context: Context, exchange: Exchange | None) -> Span | None:
+    """Find the innermost span below that of the exchange; None where that is the one, or where there is none."""
+    current: Span | None = context.get(SPAN)  # type: ignore[assignment]
+    run: Any = context.get(RUNNING)
+    app_current = None if exchange is None else exchange.app_current
+    span_there, run_there = app_current or _NEITHER
+    while run is not None and run is not run_there:
+        outer = run.outer_context
+        if outer.get(SPAN) is not current:
+            # Somebody has opened a span in it.
+            return current
+        if run.unread is not None:
+            unread: Span = run.unread
+            return unread
+        run = outer.get(RUNNING)
+    return None if app_current is not None and current is span_there else current
