@@ -39,7 +39,9 @@ def test_every_public_name_is_documented() -> None:
     for name, module in PUBLIC.items():
         value = getattr(import_module(module), name)
         if get_origin(value) is not None or get_args(value):
-            sources = [inspect.getsource(module) for key, module in sys.modules.items() if key.startswith("sage_fastapi_obs.")]
+            sources = [
+                inspect.getsource(module) for key, module in [*sys.modules.items()] if key.startswith("sage_fastapi_obs.")
+            ]
             after = [source.partition(f"\n{name} = ")[2].split("\n")[1] for source in sources if f"\n{name} = " in source]
             assert len(after) == 1, name
             assert after[0].startswith('"""'), name

@@ -1,27 +1,29 @@
-"""Alerts: each rule's states over time, and a word to its callbacks when one begins or ends."""
+"""Alerts: evaluates rules over windows, follows each alert from pending to resolved, and notifies callbacks."""
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.alerting.expressions import View
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
-from sage_fastapi_obs.alerting.notify import Say
+from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback, Severity
-from sage_fastapi_obs.alerting.windows import Group, Window, Windows
+from sage_fastapi_obs.alerting.windows import Group, Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
 
 __all__ = ["Alert", "Alerts", "State"]
 
 State: TypeAlias = Literal["pending", "firing", "resolved"]
-"""An alert that is none of these is inactive, and not kept."""
+"""An alert in none of these states is inactive, and forgotten."""
 RESOLVED_SECONDS = 900.0
-"""How long an alert that is over is still shown."""
-_FILLED = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
+"""How long a resolved alert is still shown."""
+_TEMPLATE = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +32,32 @@ class Alert:
 
     rule: AlertRule
     labels: Mapping[str, str]
-    """The rule's, its severity, and those that its series are told apart by."""
+    """Those of the rule, its severity, and those that the rule groups by."""
     state: State
     value: float | None
-    """The last value that there was."""
+    """The last one known."""
     since: float
-    """Unix time at which it came into its state."""
+    """Unix time at which it entered its state."""
 
-    def notice(self, at: float) -> dict[str, Any]:
-        """Write what callbacks are told."""
+    def summary(self) -> dict[str, Any]:
+        """Describe it for pages and callbacks."""
         rule = self.rule
-        filled = {name: _fill(text, self.labels, self.value) for name, text in rule.annotations.items()}
         return {
             "name": rule.name,
-            "metric_name": rule.shown_metric,
+            "metric_name": rule.metric_label,
             "condition": rule.condition.name,
             "threshold": rule.threshold,
             "current_value": self.value,
-            "timestamp": timestamp(at),
             "severity": rule.severity,
             "state": self.state,
             "since": timestamp(self.since),
             "labels": dict(self.labels),
-            "annotations": filled,
         }
+
+    def notice(self, at: float) -> dict[str, Any]:
+        """Describe it for callbacks: also `timestamp`, and the annotations with their templates filled in."""
+        filled = {name: _fill(text, self.labels, self.value) for name, text in self.rule.annotations.items()}
+        return {**self.summary(), "timestamp": timestamp(at), "annotations": filled}
 
 
 def timestamp(at: float) -> str:
@@ -62,63 +66,57 @@ def timestamp(at: float) -> str:
 
 
 class Alerts:
-    """All rules, and what has become of them."""
+    """All rules, and the state of their alerts."""
 
     def __init__(
         self,
         windows: Windows,
-        dispatch: NotificationQueue,
+        notifications: NotificationQueue,
         faults: InternalErrors,
-        say: Say,
+        log: Log,
         *,
         wall_clock: Callable[[], float],
     ) -> None:
-        """`dispatch`: hands notifications to callbacks. `say`: writes a log line. `wall_clock`: Unix time, to be shown."""
+        """`log`: writes a log line. `wall_clock`: Unix time, only to be shown."""
         self._windows = windows
+        self._notifications = notifications
         self._faults = faults
-        self._dispatch = dispatch
-        self._say = say
+        self._log = log
         self._wall_clock = wall_clock
         self._lock = threading.RLock()
-        self._watched: dict[str, _Watched] = {}
+        self._states: dict[str, _RuleState] = {}
 
     @property
     def rules(self) -> list[AlertRule]:
         """All rules, in the order in which they were added."""
-        return [watched.rule for watched in [*self._watched.values()]]
+        return [state.rule for state in [*self._states.values()]]
 
     def add(self, rule: AlertRule) -> AlertRule:
-        """Add a rule, in place of another by its name if there is one; the same alert goes on if only its texts differ."""
+        """Add a rule, or replace the one of its name; its alerts go on if it watches the same."""
         with self._lock:
-            before = self._watched.get(rule.name)
-            self._watched[rule.name] = after = _Watched(rule)
-            if before is not None and _is_alike(before.rule, rule):
-                after.courses = before.courses
-                after.told_at = before.told_at
+            before = self._states.get(rule.name)
+            if before is not None and _watches_the_same(before.rule, rule):
+                self._states[rule.name] = _RuleState(rule, before.alerts, before.notified_at)
+            else:
+                self._states[rule.name] = _RuleState(rule)
         return rule
 
     def remove(self, name: str) -> bool:
-        """Forget a rule and its alerts; tell whether there was one."""
+        """Remove a rule and its alerts; tell whether there was one."""
         with self._lock:
-            return self._watched.pop(name, None) is not None
+            return self._states.pop(name, None) is not None
 
     def evaluate(self) -> list[Alert]:
-        """Judge all rules over the windows as of the last tick; return the alerts that have changed state.
+        """Evaluate all rules over the windows as of the last tick; return the alerts that have changed state.
 
         A rule that raises is counted, and keeps its state.
         """
         changed: list[Alert] = []
-        views: dict[float, Window] = {}
-
-        def view(seconds: float) -> Window:
-            if seconds not in views:
-                views[seconds] = self._windows.view(seconds)
-            return views[seconds]
-
+        view = cache(self._windows.view)
         with self._lock:
-            for watched in self._watched.values():
+            for state in self._states.values():
                 try:
-                    changed += self._judged(watched, view)
+                    changed += self._evaluate(state, view)
                 except Exception as error:
                     self._faults.count("AlertRule", error)
         return changed
@@ -126,53 +124,52 @@ class Alerts:
     def alerts(self, *states: State) -> list[Alert]:
         """Return the alerts in some states, by default those that are pending or firing, most severe first."""
         wanted = states or ("pending", "firing")
-        # Copied rather than locked: a probe must not wait for the rules to be judged.
+        # Copied rather than locked: a probe must not wait for an evaluation.
         found = [
-            course.alert(watched.rule, group)
-            for watched in [*self._watched.values()]
-            for group, course in [*watched.courses.items()]
-            if course.state in wanted
+            alert.as_alert(one.rule, group)
+            for one in [*self._states.values()]
+            for group, alert in [*one.alerts.items()]
+            if alert.state in wanted
         ]
         return sorted(found, key=lambda alert: (_SEVERITIES.index(alert.rule.severity), alert.since))
 
-    def _judged(self, watched: "_Watched", view: View) -> Iterator[Alert]:
-        rule = watched.rule
+    def _evaluate(self, state: "_RuleState", view: View) -> Iterator[Alert]:
+        rule = state.rule
         if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
-            # A process that has just begun, or was suspended, has nothing to say yet.
+            # The process has just begun, or was suspended: there is no window yet.
             return
         values = rule.expression.values(view)
         now, wall = self._windows.watched_seconds, self._wall_clock()
-        for group in {**values, **watched.courses}:
-            course = watched.courses.get(group) or _Course()
-            if course.goes_on(rule, values.get(group), now, wall):
-                watched.courses[group] = course
-                if course.state is not None:
-                    yield course.alert(rule, group)
-            self._tell(watched, group, course, now, wall)
-        watched.forget(now)
+        for group in {**values, **state.alerts}:
+            alert = state.alerts.get(group) or _AlertState()
+            if alert.advance(rule, values.get(group), now, wall):
+                state.alerts[group] = alert
+                if alert.state is not None:
+                    yield alert.as_alert(rule, group)
+            self._notify_if_due(state, group, alert, now, wall)
+        state.forget(now)
 
-    def _tell(self, watched: "_Watched", group: Group, course: "_Course", now: float, wall: float) -> None:
-        rule = watched.rule
-        if course.state == "firing" and not course.told:
-            if now - watched.told_at.get(group, -rule.cooldown_seconds) < rule.cooldown_seconds:
-                if not course.suppressed:
-                    self._dispatch.count("suppressed")
-                course.suppressed = True
-                return
-            course.told = True
-            watched.told_at[group] = now
-            self._notify(rule.callbacks, course.alert(rule, group), wall)
-        elif course.state == "resolved" and course.told:
-            course.told = False
-            self._notify(rule.resolved_callbacks, course.alert(rule, group), wall)
+    def _notify_if_due(self, state: "_RuleState", group: Group, alert: "_AlertState", now: float, wall: float) -> None:
+        rule = state.rule
+        if alert.state == "firing" and not alert.notified:
+            if now - state.notified_at.get(group, -math.inf) >= rule.cooldown_seconds:
+                alert.notified = True
+                state.notified_at[group] = now
+                self._notify(rule.callbacks, alert.as_alert(rule, group), wall)
+            elif not alert.suppressed:
+                alert.suppressed = True
+                self._notifications.count("suppressed")
+        elif alert.state == "resolved" and alert.notified:
+            alert.notified = False
+            self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
 
     def _notify(self, callbacks: Iterable[Callback], alert: Alert, wall: float) -> None:
-        notice = alert.notice(wall)
-        level = _LEVELS[alert.rule.severity] if alert.state == "firing" else "info"
-        told = {"alert": alert.rule.name, "value": alert.value, "threshold": alert.rule.threshold, "labels": dict(alert.labels)}
-        self._say(level, f"alert {alert.rule.name} is {alert.state}", told)
+        notice, rule = alert.notice(wall), alert.rule
+        level = _LEVELS[rule.severity] if alert.state == "firing" else "info"
+        fields = {"alert": rule.name, "value": alert.value, "threshold": rule.threshold, "labels": dict(alert.labels)}
+        self._log(level, f"alert {rule.name} is {alert.state}", fields)
         for callback in callbacks:
-            self._dispatch(callback, notice)
+            self._notifications.put(callback, notice)
 
 
 _LEVELS = {"critical": "error", "warning": "warn", "info": "info"}
@@ -180,39 +177,39 @@ _SEVERITIES: Sequence[Severity] = ("critical", "warning", "info")
 
 
 @dataclass(slots=True)
-class _Watched:
-    """A rule, and the courses that its alerts have taken."""
+class _RuleState:
+    """A rule and its alerts, one for each group of series."""
 
     rule: AlertRule
-    courses: dict[Group, "_Course"] = field(default_factory=dict)
-    told_at: dict[Group, float] = field(default_factory=dict)
-    """When somebody was last told of a group."""
+    alerts: dict[Group, "_AlertState"] = field(default_factory=dict)
+    notified_at: dict[Group, float] = field(default_factory=dict)
+    """When callbacks were last notified of a group, in watched time."""
 
     def forget(self, now: float) -> None:
-        """Let go of what is over."""
-        self.courses = {group: course for group, course in self.courses.items() if course.is_shown(now)}
-        cooling = self.rule.cooldown_seconds
-        self.told_at = {group: at for group, at in self.told_at.items() if group in self.courses or now - at < cooling}
+        """Drop alerts that are over, and notifications that no cool-down needs any more."""
+        self.alerts = {group: alert for group, alert in self.alerts.items() if alert.is_active(now)}
+        cooldown = self.rule.cooldown_seconds
+        self.notified_at = {group: at for group, at in self.notified_at.items() if group in self.alerts or now - at < cooldown}
 
 
 @dataclass(slots=True)
-class _Course:
-    """What has become of one alert."""
+class _AlertState:
+    """The state of one alert; all times but `since` are in watched time."""
 
     state: State | None = None
     entered: float = 0.0
-    """When it came into its state, in watched time."""
     since: float = 0.0
     """The same in Unix time."""
     ended: float | None = None
-    """Since when its condition does not hold any more."""
+    """Since when the condition does not hold any more."""
     value: float | None = None
-    told: bool = False
-    """Whether somebody was told that it fires."""
+    notified: bool = False
+    """Whether callbacks know that it fires."""
     suppressed: bool = False
+    """Whether the cool-down has held its notification back."""
 
-    def goes_on(self, rule: AlertRule, values: Sequence[float] | None, now: float, wall: float) -> bool:
-        """Take the next step; tell whether its state has changed."""
+    def advance(self, rule: AlertRule, values: Sequence[float] | None, now: float, wall: float) -> bool:
+        """Take the step to `now`; tell whether its state has changed."""
         if values is not None:
             self.value = values[0]
         holds = values is not None and rule.holds(values, firing=self.state == "firing")
@@ -238,23 +235,23 @@ class _Course:
                 return "firing"
         return "pending" if holds else self.state
 
-    def is_shown(self, now: float) -> bool:
-        """Tell whether there is anything to show."""
+    def is_active(self, now: float) -> bool:
+        """Tell whether it is pending, firing, or has just been resolved."""
         return self.state in ("pending", "firing") or (self.state == "resolved" and now - self.entered < RESOLVED_SECONDS)
 
-    def alert(self, rule: AlertRule, group: Group) -> Alert:
-        """Show it as it is now."""
-        told = zip(rule.expression.by, map(printable, group), strict=True)
-        labels = {**rule.labels, "severity": rule.severity, **dict(told)}
+    def as_alert(self, rule: AlertRule, group: Group) -> Alert:
+        """Return it as it is now."""
+        grouped = zip(rule.expression.by, map(printable, group), strict=True)
+        labels = {**rule.labels, "severity": rule.severity, **dict(grouped)}
         return Alert(rule, labels, self.state or "resolved", self.value, self.since)
 
 
-def _is_alike(one: AlertRule, other: AlertRule) -> bool:
+def _watches_the_same(one: AlertRule, other: AlertRule) -> bool:
     return (one.expression, one.condition, one.threshold) == (other.expression, other.condition, other.threshold)
 
 
 def _fill(text: str, labels: Mapping[str, str], value: float | None) -> str:
-    """Fill a text in, as Prometheus does with the templates that are in use here."""
+    """Fill the templates of an annotation in, as Prometheus does."""
 
     def filled(found: re.Match[str]) -> str:
         if found[2]:
@@ -268,4 +265,4 @@ def _fill(text: str, labels: Mapping[str, str], value: float | None) -> str:
                 return f"{value:.4g}s"
         return f"{value:.4g}"
 
-    return _FILLED.sub(filled, text)
+    return _TEMPLATE.sub(filled, text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sage_fastapi_obs.alerting.expressions import Values, View, number
 from sage_fastapi_obs.alerting.notify import Notifiers
@@ -9,8 +10,6 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Ratio, St
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 
 __all__ = ["SlaViolations", "default_rules"]
-
-_MORE = AlertCondition.GREATER_THAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +21,12 @@ class SlaViolations:
 
     @property
     def metric(self) -> str:
-        """Several, so none by name."""
+        """A name for the number of violations, as there are several metrics."""
         return "sla_violations"
 
     @property
     def by(self) -> tuple[str, ...]:
-        """Return no labels: the service has kept its promises, or has not."""
+        """None: service levels are those of the whole service."""
         return ()
 
     def windows(self) -> tuple[float, ...]:
@@ -39,7 +38,7 @@ class SlaViolations:
         return {(): (float(len(self.levels.compliance(self.minutes).violations)),)}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
-        """Add up what is violated, each target as 0 or 1."""
+        """Write each target as 0 or 1, and add them up."""
         seconds, targets = self.minutes * 60, self.levels.targets
         failed, requests = (stat.promql(also_by)[0] for stat in _http_failures(seconds))
         p95, mean = (Stat("http_request_duration_seconds", one, seconds).promql(also_by)[0] for one in ("p95", "mean"))
@@ -59,65 +58,61 @@ def default_rules(notifiers: Notifiers, levels: ServiceLevels) -> list[AlertRule
 
 
 def _http_failures(window_seconds: float) -> tuple[Stat, Stat]:
-    """Return the figures of failed requests, and of all."""
+    """Return the rate of failed requests, and of all."""
     failed = Stat("http_requests_total", "rate", window_seconds, {"status": "=~5.."})
     return failed, Stat("http_requests_total", "rate", window_seconds)
 
 
 def _http_rules(notifiers: Notifiers) -> list[AlertRule]:
     failed, requests = _http_failures(300.0)
+    rule = partial(
+        AlertRule,
+        condition=AlertCondition.GREATER_THAN,
+        callbacks=(notifiers.send_slack_alert,),
+        resolved_callbacks=(notifiers.send_slack_alert,),
+    )
     return [
-        AlertRule(
+        rule(
             name="HighErrorRate",
             expression=Ratio((failed,), (requests,)),
-            condition=_MORE,
             threshold=0.05,
             for_seconds=300.0,
             severity="critical",
             annotations={"summary": "{{ $value | humanizePercentage }} of all requests fail"},
-            callbacks=(notifiers.send_slack_alert,),
-            resolved_callbacks=(notifiers.send_slack_alert,),
         ),
-        AlertRule(
+        rule(
             name="HighResponseTime",
             expression=Stat("http_request_duration_seconds", "p95", 300.0),
-            condition=_MORE,
             threshold=1.0,
             for_seconds=600.0,
             annotations={"summary": "one request in twenty takes longer than {{ $value | humanizeDuration }}"},
-            callbacks=(notifiers.send_slack_alert,),
-            resolved_callbacks=(notifiers.send_slack_alert,),
         ),
     ]
 
 
 def _result_rules(notifiers: Notifiers) -> list[AlertRule]:
+    failures = partial(
+        AlertRule,
+        expression=Stat("result_failure_total", "increase"),
+        condition=AlertCondition.GREATER_THAN,
+        annotations={"summary": "{{ $value }} operations have failed in 5 minutes"},
+    )
     return [
-        AlertRule(
-            name="high_error_rate",
-            expression=Stat("result_failure_total", "increase"),
-            condition=_MORE,
-            threshold=50,
-            annotations={"summary": "{{ $value }} operations have failed in 5 minutes"},
-            callbacks=(notifiers.send_slack_notification,),
-        ),
+        failures(name="high_error_rate", threshold=50, callbacks=(notifiers.send_slack_notification,)),
         AlertRule(
             name="slow_api_response",
             expression=Stat("result_duration_seconds", "p95", scale=1000.0),
             metric_name="result_duration_ms",
-            condition=_MORE,
+            condition=AlertCondition.GREATER_THAN,
             threshold=5000,
             annotations={"summary": "one operation in twenty takes longer than {{ $value }} ms"},
             callbacks=(notifiers.escalate_to_oncall,),
             resolved_callbacks=(notifiers.escalate_to_oncall,),
         ),
-        AlertRule(
+        failures(
             name="critical_system_failure",
-            expression=Stat("result_failure_total", "increase"),
-            condition=_MORE,
             threshold=100,
             severity="critical",
-            annotations={"summary": "{{ $value }} operations have failed in 5 minutes"},
             callbacks=(notifiers.send_email_alert, notifiers.send_slack_alert, notifiers.create_incident_ticket),
         ),
         AlertRule(
@@ -137,7 +132,7 @@ def _sla_rule(notifiers: Notifiers, levels: ServiceLevels) -> AlertRule:
     return AlertRule(
         name="sla_violation",
         expression=SlaViolations(levels),
-        condition=_MORE,
+        condition=AlertCondition.GREATER_THAN,
         threshold=0,
         annotations={"summary": "{{ $value }} service levels were not kept in the last hour"},
         callbacks=(notifiers.send_sla_violation_alert,),

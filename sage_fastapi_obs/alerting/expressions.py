@@ -1,11 +1,12 @@
-"""What alert rules watch: figures, ratios and burn rates, computed over windows and written as PromQL."""
+"""What alert rules watch: statistics, ratios and burn rates, computed over windows and written in PromQL."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Numbers, quantile_of
-from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Where, Window, matcher, operator_of
+from sage_fastapi_obs.alerting.label_matchers import Where, matcher, operator_of
+from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, WindowStats, quantile_of
+from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Window
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.errors import SettingsError
 
@@ -14,7 +15,7 @@ __all__ = ["BurnRate", "Expression", "Ratio", "Stat", "Values", "View", "duratio
 View: TypeAlias = Callable[[float], Window]
 """Returns the window of so many seconds."""
 Values: TypeAlias = dict[Group, tuple[float, ...]]
-"""By group, the values that all have to meet a rule's condition; the first is the one that is shown."""
+"""By group, the values that all have to meet a rule's condition; the first is the one of the alert."""
 _PROMQL = {
     "increase": "sum{by} (increase({name}{chosen}{over}))",
     "rate": "sum{by} (rate({name}{suffix}{chosen}{over}))",
@@ -28,7 +29,7 @@ _PROMQL = {
     "highest": "max{by} (max_over_time({name}{chosen}{over}))",
 }
 _KINDS = {metric.name: metric.type for metric in CATALOG}
-_USUAL = {"counter": "increase", "histogram": "p95", "gauge": "last"}
+_STATS: dict[str, type[WindowStats]] = {"counter": CounterStats, "histogram": HistogramStats, "gauge": GaugeStats}
 
 
 class Expression(Protocol):
@@ -41,11 +42,11 @@ class Expression(Protocol):
 
     @property
     def by(self) -> tuple[str, ...]:
-        """Labels that it tells values apart by."""
+        """Labels that it groups by."""
         ...
 
     def windows(self) -> tuple[float, ...]:
-        """Lengths of the windows that it needs, in seconds."""
+        """Return the lengths of the windows that it needs, in seconds."""
         ...
 
     def values(self, view: View, /) -> Values:
@@ -53,13 +54,13 @@ class Expression(Protocol):
         ...
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
-        """Write its values in PromQL, told apart by labels of the scrape as well."""
+        """Write its values in PromQL; `also_by` names labels of the scrape to group by as well."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One figure of one metric over a window."""
+    """One statistic of one metric over a window."""
 
     metric: str
     """Counters with `_total`, histograms without a suffix."""
@@ -68,13 +69,13 @@ class Stat:
     highest of several series), `total`, `lowest`, `average`, `highest`. None: `increase`, `p95` or `last`."""
     window_seconds: float = 300.0
     where: Where = field(default_factory=dict)
-    """What labels must be, such as `{"status": "=~5.."}`."""
+    """Matchers of labels, such as `{"status": "=~5.."}`."""
     by: tuple[str, ...] = ()
-    """Labels of which each combination of values has a figure of its own."""
+    """Labels to group by."""
     absent: float | None = None
-    """The figure where there is none; not with `by`."""
+    """The value where there is none; not with `by`."""
     scale: float = 1.0
-    """Multiplies the figure: 1000 shows seconds as milliseconds."""
+    """Multiplies the value: 1000 shows seconds as milliseconds."""
 
     def __post_init__(self) -> None:
         if self.statistic is not None and self.statistic not in _PROMQL and quantile_of(self.statistic) is None:
@@ -90,15 +91,16 @@ class Stat:
         """Return the length of its window."""
         return (self.window_seconds,)
 
-    def figures(self, view: View) -> dict[Group, float]:
-        """Compute its figures."""
-        numbers = view(self.window_seconds).numbers(self.metric, self.where, self.by)
-        found = {group: figure * self.scale for group, one in numbers.items() if (figure := self._of(one)) is not None}
-        return {(): self.absent} if not found and self.absent is not None else found
+    def by_group(self, view: View) -> dict[Group, float]:
+        """Compute its value in each group."""
+        stats = view(self.window_seconds).stats(self.metric, self.where, self.by)
+        values = ((group, one.statistic(self.statistic)) for group, one in stats.items())
+        scaled = {group: value * self.scale for group, value in values if value is not None}
+        return {(): self.absent} if not scaled and self.absent is not None else scaled
 
     def values(self, view: View) -> Values:
-        """Compute its figures."""
-        return {group: (figure,) for group, figure in self.figures(view).items()}
+        """Compute its value in each group."""
+        return {group: (value,) for group, value in self.by_group(view).items()}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
@@ -107,12 +109,8 @@ class Stat:
             written = f"{number(self.scale)} * ({written})"
         return (f"({written} or vector({number(self.absent)}))" if self.absent is not None else written,)
 
-    def _of(self, numbers: Numbers) -> float | None:
-        usual = "increase" if isinstance(numbers, CounterStats) else "p95" if isinstance(numbers, HistogramStats) else "last"
-        return numbers.statistic(self.statistic or usual)
-
     def _promql(self, by: Sequence[str]) -> str:
-        statistic = self.meant()
+        statistic = self.effective_statistic()
         over, chosen = f"[{duration(self.window_seconds)}]", selector(self.where)
         if (q := quantile_of(statistic)) is not None:
             inner = f"sum by ({', '.join((*by, 'le'))}) (rate({self.metric}_bucket{chosen}{over}))"
@@ -121,19 +119,19 @@ class Stat:
         grouped = f" by ({', '.join(by)})" if by else ""
         return _PROMQL[statistic].format(name=self.metric, chosen=chosen, over=over, by=grouped, suffix=suffix)
 
-    def meant(self) -> str:
-        """Name its statistic, also where that is the usual one of its metric; `SettingsError` where nobody knows which."""
+    def effective_statistic(self) -> str:
+        """Return its statistic, or the default one of its metric; raises `SettingsError` where that is not known."""
         if self.statistic is not None:
             return self.statistic
         kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
         if kind is None:
             raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")
-        return _USUAL[kind]
+        return _STATS[kind].default_statistic
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A sum of figures over another; nothing while the latter is 0."""
+    """A sum of statistics divided by another; no value while the latter is 0."""
 
     part: tuple[Stat, ...]
     whole: tuple[Stat, ...]
@@ -145,7 +143,7 @@ class Ratio:
 
     @property
     def by(self) -> tuple[str, ...]:
-        """The labels of the first part; those of all figures have to be the same."""
+        """The labels of the first part; all statistics group by the same."""
         return self.part[0].by
 
     def __post_init__(self) -> None:
@@ -164,28 +162,27 @@ class Ratio:
         return Ratio(part, whole)
 
     def values(self, view: View) -> Values:
-        """Divide, group by group; a group that one of the figures does not have is left out, as in PromQL."""
-        part, whole = _added(self.part, view), _added(self.whole, view)
+        """Divide, group by group; a group that is missing in one of the statistics is left out, as in PromQL."""
+        part, whole = _sums(self.part, view), _sums(self.whole, view)
         return {group: (part[group] / total,) for group, total in whole.items() if group in part and total}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
-        part, whole = (" + ".join(stat.promql(also_by)[0] for stat in stats) for stats in (self.part, self.whole))
-        return (f"{_enclosed(part, self.part)} / {_enclosed(whole, self.whole)}",)
+        return (f"{_promql_sum(self.part, also_by)} / {_promql_sum(self.whole, also_by)}",)
 
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
     """How many times faster than allowed an error budget is used up, over a long and a short window at once.
 
-    The long window shows that it matters, the short one that it still goes on. A rate of 1 uses the budget up exactly at the
+    The long window shows that it matters, the short one that it still goes on. A rate of 1 uses up the budget exactly by the
     end of the objective's period.
     """
 
     errors: Ratio
-    """The share of what fails; its own windows do not matter."""
+    """Share of failures; the windows of its statistics do not matter."""
     objective: float
-    """The share that has to go well, such as 0.999."""
+    """Share that has to succeed, such as 0.999."""
     long_seconds: float = 3600.0
     short_seconds: float = 300.0
 
@@ -232,27 +229,28 @@ def duration(seconds: float) -> str:
 
 
 def selector(where: Where) -> str:
-    """Write what labels must be as a selector of PromQL."""
+    """Write matchers as a selector of PromQL."""
     pairs = ((label, *operator_of(wanted)) for label, wanted in where.items())
     chosen = ", ".join(f'{label}{operator}"{escaped(text)}"' for label, operator, text in pairs)
     return f"{{{chosen}}}" if chosen else ""
 
 
 def number(value: float) -> str:
-    """Write a number as briefly as it can be read back."""
+    """Write a number in the shortest way that reads back the same."""
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
 def escaped(text: str) -> str:
-    """Write a text for between quotation marks."""
+    """Escape a text for PromQL's quotation marks."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _added(stats: Sequence[Stat], view: View) -> dict[Group, float]:
-    first, *others = (stat.figures(view) for stat in stats)
+def _sums(stats: Sequence[Stat], view: View) -> dict[Group, float]:
+    first, *others = (stat.by_group(view) for stat in stats)
     groups = [group for group in first if all(group in other for other in others)]
     return {group: first[group] + sum(other[group] for other in others) for group in groups}
 
 
-def _enclosed(written: str, stats: Sequence[Stat]) -> str:
+def _promql_sum(stats: Sequence[Stat], also_by: Sequence[str]) -> str:
+    written = " + ".join(stat.promql(also_by)[0] for stat in stats)
     return f"({written})" if len(stats) > 1 or stats[0].statistic == "mean" else written

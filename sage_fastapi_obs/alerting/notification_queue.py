@@ -1,4 +1,4 @@
-"""Handing notifications to callbacks: each callback has a queue and a thread of its own, and harms nobody else."""
+"""Calls the callbacks of alerts: each callback has its own queue and thread, so that none delays another."""
 
 import asyncio
 import inspect
@@ -20,118 +20,116 @@ ATTEMPTS = 3
 TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 MOST_WAITING = 32
-"""Notifications that wait for one callback; the oldest goes when there are more."""
-LOOK_SECONDS = 0.5
-"""How often a call looks whether the event loop is still there."""
+"""Most notifications that wait for one callback; with more, the oldest is dropped."""
+LOOP_CHECK_SECONDS = 0.5
+"""How often a waiting call checks that the event loop is still open."""
 MOST_STUCK = 2
-"""Calls of one callback that never came back, above which it is not called again."""
+"""With so many calls of a callback that never returned, it is not called any more."""
 
 
 class NotificationQueue:
     """Calls callbacks in the background, and counts what became of each notification.
 
-    Of one callback, calls follow one another, and each has a time limit. One that raises is called again, up to three times in
-    all; one that hangs is left behind. An async callback runs on the application's event loop, where there is one.
+    The calls of one callback come one after another, and each has a time limit. A call that raises is repeated, up to three
+    attempts in all; one that hangs is left behind. An async callback runs on the application's event loop, where there is one.
     """
 
-    def __init__(
-        self, faults: InternalErrors, *, timeout_seconds: float = TIMEOUT_SECONDS, retry_seconds: float = RETRY_SECONDS
-    ) -> None:
-        """`retry_seconds`: wait before the second attempt; before the third it is twice that."""
+    def __init__(self, faults: InternalErrors) -> None:
         self._faults = faults
-        self.timeout_seconds = timeout_seconds
-        self.retry_seconds = retry_seconds
+        self.timeout_seconds = TIMEOUT_SECONDS
+        self.retry_seconds = RETRY_SECONDS
+        """Wait before the second attempt; before the third it is twice that."""
         self.counts: dict[Outcome, int] = dict.fromkeys(("sent", "failed", "timeout", "dropped", "suppressed"), 0)
-        """Notifications by what became of them; suppressed are those that a cool-down held back."""
+        """Notifications by outcome; `suppressed` are those that a cool-down held back."""
         self.loop: asyncio.AbstractEventLoop | None = None
-        """Where async callbacks run; without one each gets a loop of its own."""
+        """Where async callbacks run; without it each runs in a new loop."""
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew: threads of a parent process are not here."""
+        """Forget the queues of a parent process, whose threads are not in this one."""
         self.closing = threading.Event()
         self._lock = threading.Lock()
-        self._channels: dict[Hashable, _Channel] = {}
+        self._queues: dict[Hashable, _CallbackQueue] = {}
 
-    def __call__(self, callback: Callback, notice: dict[str, Any]) -> None:
+    def put(self, callback: Callback, notice: dict[str, Any]) -> None:
         """Queue a notification; returns at once."""
         with self._lock:
-            # Two looks at a method are two objects, and equal; what cannot be told by its value is told by what it is.
+            # Two references to a method are two objects, but equal; what has no hash is known by its identity.
             key = callback if isinstance(callback, Hashable) else id(callback)
-            channel = self._channels.get(key)
-            if channel is None:
-                self._channels = {known: one for known, one in self._channels.items() if one.is_busy}
-                channel = self._channels[key] = _Channel(self, callback)
-        channel.put(notice)
+            queue = self._queues.get(key)
+            if queue is None:
+                self._queues = {known: one for known, one in self._queues.items() if one.is_busy}
+                queue = self._queues[key] = _CallbackQueue(self, callback)
+        queue.put(notice)
 
-    def go_on(self) -> None:
-        """Deal with what still waits for a thread."""
-        for channel in [*self._channels.values()]:
-            channel.go_on()
+    def retry_threads(self) -> None:
+        """Start the threads that could not be started before."""
+        for queue in [*self._queues.values()]:
+            queue.start_thread()
 
     def count(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        """Count what became of a notification; an error is said, too."""
+        """Count what became of a notification, and the error behind it."""
         with self._lock:
             self.counts[outcome] += 1
         if error is not None:
-            self._faults.count("AlertCallback", error)
+            self.count_error(error)
 
-    def failed(self, error: Exception) -> None:
-        """Count that there is no thread."""
+    def count_error(self, error: BaseException) -> None:
+        """Count an internal error."""
         self._faults.count("AlertCallback", error)
 
-    def settle(self, seconds: float) -> bool:
-        """Wait until every notification has been dealt with; tell whether that was so in time."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until no notification is left; tell whether that was so in time."""
         deadline = time.monotonic() + seconds
-        settled = [channel.settle(deadline - time.monotonic()) for channel in [*self._channels.values()]]
-        return all(settled)
+        finished = [queue.wait(deadline - time.monotonic()) for queue in [*self._queues.values()]]
+        return all(finished)
 
     def close(self, seconds: float) -> None:
-        """Wait for what is on its way, without further attempts; what is left then is dropped."""
+        """Wait for the current attempts, and drop what is left then."""
         self.closing.set()
-        self.settle(seconds)
-        for channel in [*self._channels.values()]:
-            channel.drop()
+        self.wait(seconds)
+        for queue in [*self._queues.values()]:
+            queue.drop()
 
 
-class _Channel:
+class _CallbackQueue:
     """The notifications of one callback, in order."""
 
-    def __init__(self, dispatch: NotificationQueue, callback: Callback) -> None:
-        self._dispatch = dispatch
+    def __init__(self, owner: NotificationQueue, callback: Callback) -> None:
+        self._owner = owner
         self._callback = callback
         self._lock = threading.Condition()
         self._queue: deque[dict[str, Any]] = deque()
         self._thread: threading.Thread | None = None
-        self._threads = Threads("sage-obs-alert", dispatch.failed)
+        self._threads = Threads("sage-obs-alert", owner.count_error)
         self._stuck: list[threading.Thread] = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has something to do, or a call that never came back."""
+        """Whether notifications wait, or a call has not returned."""
         return bool(self._queue) or self._thread is not None or any(thread.is_alive() for thread in self._stuck)
 
     def put(self, notice: dict[str, Any]) -> None:
         with self._lock:
             if len(self._queue) >= MOST_WAITING:
                 self._queue.popleft()
-                self._dispatch.count("dropped")
+                self._owner.count("dropped")
             self._queue.append(notice)
-            self.go_on()
+            self.start_thread()
 
-    def go_on(self) -> None:
+    def start_thread(self) -> None:
         with self._lock:
             if self._queue and self._thread is None:
                 self._thread = self._threads.start(self._run)
 
-    def settle(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool:
         with self._lock:
             return self._lock.wait_for(lambda: self._thread is None, max(0.0, seconds))
 
     def drop(self) -> None:
         with self._lock:
             for _ in self._queue:
-                self._dispatch.count("dropped")
+                self._owner.count("dropped")
             self._queue.clear()
 
     def _run(self) -> None:
@@ -149,41 +147,42 @@ class _Channel:
     def _deliver(self, notice: dict[str, Any]) -> None:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MOST_STUCK:
-            self._dispatch.count("dropped")
+            self._owner.count("dropped")
             return
-        dispatch = self._dispatch
-        call = _Call(self._callback, dict(notice), dispatch)
-        for attempt in range(1, ATTEMPTS):
-            if call.outcome != "failed" or dispatch.closing.wait(dispatch.retry_seconds * attempt):
+        owner = self._owner
+        for attempt in range(ATTEMPTS):
+            if attempt and owner.closing.wait(owner.retry_seconds * attempt):
                 break
-            call = _Call(self._callback, dict(notice), dispatch)
+            call = _CallbackCall(self._callback, dict(notice), owner)
+            if call.outcome != "failed":
+                break
         if call.outcome == "timeout":
             self._stuck.append(call.thread)
-        dispatch.count(call.outcome, call.error)
+        owner.count(call.outcome, call.error)
 
 
-class _Call:
-    """One call of a callback in a thread of its own, waited for as long as the time limit."""
+class _CallbackCall:
+    """Calls a callback in a thread of its own, and waits for it up to the time limit."""
 
-    def __init__(self, callback: Callback, notice: dict[str, Any], dispatch: NotificationQueue) -> None:
+    def __init__(self, callback: Callback, notice: dict[str, Any], owner: NotificationQueue) -> None:
         self.error: BaseException | None = None
         self.is_over = False
         self._callback = callback
         self._notice = notice
-        self._loop = dispatch.loop
+        self._loop = owner.loop
         self._cancel: Callable[[], object] = bool
         try:
             self.thread = start_thread("sage-obs-alert-call", self._run)
         except NoThreadError:
-            # Only the notifications of this callback wait for it then.
+            # Called here: only the notifications of this callback have to wait.
             self.thread = threading.current_thread()
             self._run()
             self.is_over = True
             return
-        self.thread.join(dispatch.timeout_seconds)
+        self.thread.join(owner.timeout_seconds)
         if self.thread.is_alive():
             self._cancel()
-            self.error = TimeoutError(f"a callback did not return within {dispatch.timeout_seconds:g} s")
+            self.error = TimeoutError(f"a callback did not return within {owner.timeout_seconds:g} s")
         else:
             self.is_over = True
 
@@ -200,24 +199,24 @@ class _Call:
             if inspect.isawaitable(returned):
                 self._wait_for(returned)
         except BaseException as error:
-            # Also what would end a process: this is not the thread to do so.
+            # Also SystemExit and the like, which must not end anything from this thread.
             self.error = self.error or error
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
-        # A coroutine is handed over as it is: within another, it would never begin where that one is cancelled first.
-        loop, finishing = self._loop, returned if inspect.iscoroutine(returned) else _finish(returned)
+        # A coroutine is not wrapped into another: it would never begin if that one were cancelled first.
+        loop, coroutine = self._loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
         if loop is None or not loop.is_running():
-            asyncio.run(finishing)
+            asyncio.run(coroutine)
             return
-        future = asyncio.run_coroutine_threadsafe(finishing, loop)
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         self._cancel = future.cancel
-        while not wait([future], LOOK_SECONDS).done:
+        while not wait([future], LOOP_CHECK_SECONDS).done:
             if loop.is_closed():
-                # Nobody will go on with what came as the loop was about to end.
-                finishing.close()
+                # The coroutine came when the loop was about to end, and will never run there.
+                coroutine.close()
                 raise RuntimeError("the event loop has ended")
         future.result()
 
 
-async def _finish(returned: Awaitable[object]) -> None:
+async def _awaited(returned: Awaitable[object]) -> None:
     await returned

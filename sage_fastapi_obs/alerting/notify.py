@@ -1,8 +1,12 @@
-"""Telling people: Slack, mail, PagerDuty and webhooks; what is not configured is written to the log instead."""
+"""Notifies people: Slack, mail, PagerDuty and a webhook. A channel that is not configured writes a log line instead.
+
+A new channel is a method of `Notifiers`, its name in `Notifiers.by_name`, and its settings in `NotifySettings`.
+"""
 
 import smtplib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import partial
 from typing import Any, TypeAlias, get_args
@@ -15,33 +19,30 @@ from pydantic import SecretStr
 
 from sage_fastapi_obs.settings import NotifySettings, Severity
 
-__all__ = ["NotDeliveredError", "Notice", "Notifiers", "Say"]
+__all__ = ["Log", "NotDeliveredError", "Notice", "Notifiers"]
 
 Notice: TypeAlias = Mapping[str, Any] | str
-"""What an alert's callbacks are told, or a text."""
-Say: TypeAlias = Callable[[str, str, dict[str, Any]], None]
+"""An alert, as callbacks get it, or a text."""
+Log: TypeAlias = Callable[[str, str, dict[str, Any]], None]
 """Writes a log line: level, message, fields."""
-SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
 class NotDeliveredError(Exception):
-    """A notification did not arrive. The message names no address: the address may be the secret."""
+    """A notification did not arrive. The message names no address, as the address may be the secret."""
 
 
 class Notifiers:
-    """Takes notifications to where people read them.
+    """Sends notifications to each channel. Methods raise `NotDeliveredError`."""
 
-    Each method takes an alert as callbacks get it, or a text; raises `NotDeliveredError`.
-    """
-
-    def __init__(self, settings: NotifySettings, service: str, say: Say) -> None:
-        """`service`: who is speaking. `say`: writes a log line."""
+    def __init__(self, settings: NotifySettings, service: str, log: Log) -> None:
+        """`service`: in whose name it notifies. `log`: writes a log line."""
         self._settings = settings
         self._service = service
-        self._say = say
+        self._log = log
 
     def by_name(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[None]]]:
-        """Return the notifiers that rules in the settings may name."""
+        """Return the channels that rules in the settings may name under `notify`."""
         return {
             "slack": self.send_slack_alert,
             "email": self.send_email_alert,
@@ -49,162 +50,171 @@ class Notifiers:
             "webhook": self.create_incident_ticket,
         }
 
-    async def send_slack_notification(self, notice: Notice) -> None:
-        """Post a message to the Slack channel."""
-        url = _reveal(self._settings.slack_webhook_url)
-        if url is None:
-            self._only_log("slack", notice)
-            return
-        await self._post("Slack", url, {"text": f"{self._title(notice)}\n{_body(notice)}".rstrip()})
-
     async def send_slack_alert(self, notice: Notice) -> None:
         """Post an alert to the Slack channel."""
-        await self.send_slack_notification(notice)
+        message = _Message(self._service, notice)
+        if (url := self._secret(self._settings.slack_webhook_url, "slack", message)) is not None:
+            await _post("Slack", url, {"text": f"{message.title}\n{message.body}".rstrip()})
+
+    async def send_slack_notification(self, notice: Notice) -> None:
+        """Post a message to the Slack channel."""
+        await self.send_slack_alert(notice)
 
     async def send_email_alert(self, notice: Notice) -> None:
         """Send a mail."""
-        if self._settings.smtp_host is None:
-            self._only_log("email", notice)
+        message, settings = _Message(self._service, notice), self._settings
+        if settings.smtp_host is None:
+            self._log_unconfigured("email", message)
             return
-        message = EmailMessage()
-        message["From"], message["To"] = self._settings.email_from, ", ".join(self._settings.email_to)
-        message["Subject"] = _one_line(self._title(notice))
-        message.set_content(_body(notice) or self._title(notice))
-        password = _reveal(self._settings.smtp_password)
-        await anyio.to_thread.run_sync(self._mail, message, password)
+        mail = EmailMessage()
+        mail["From"], mail["To"] = settings.email_from, ", ".join(settings.email_to)
+        mail["Subject"] = " ".join(message.title.split())
+        mail.set_content(message.body or message.title)
+        await anyio.to_thread.run_sync(_send_mail, settings, settings.smtp_host, mail)
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""
-        key = _reveal(self._settings.pagerduty_routing_key)
-        if key is None:
-            self._only_log("pagerduty", notice)
+        message = _Message(self._service, notice)
+        if (key := self._secret(self._settings.pagerduty_routing_key, "pagerduty", message)) is None:
             return
-        alert = {} if isinstance(notice, str) else notice
-        severity = alert.get("severity")
+        severity = message.alert.get("severity")
         event = {
             "routing_key": key,
-            "event_action": "resolve" if alert.get("state") == "resolved" else "trigger",
+            "event_action": "resolve" if message.is_resolved else "trigger",
             "payload": {
-                "summary": self._title(notice)[:1024],
+                "summary": message.title[:1024],
                 "source": self._service,
                 "severity": severity if severity in get_args(Severity) else "error",
-                "custom_details": dict(alert),
+                "custom_details": dict(message.alert),
             },
         }
-        if alert:
-            event["dedup_key"] = _key(self._service, alert)
-        await self._post("PagerDuty", self._settings.pagerduty_url, event)
+        if message.alert:
+            event["dedup_key"] = _key(self._service, message.alert)
+        await _post("PagerDuty", self._settings.pagerduty_url, event)
 
     async def create_incident_ticket(self, notice: Notice) -> None:
-        """Post an alert to the webhook, in the format of Alertmanager's (version 4)."""
-        url = _reveal(self._settings.webhook_url)
-        if url is None:
-            self._only_log("webhook", notice)
+        """Post an alert to the webhook, in the format of Alertmanager's webhooks (version 4)."""
+        message = _Message(self._service, notice)
+        alert = message.alert or {"name": "notification", "annotations": {"summary": notice}}
+        if (url := self._secret(self._settings.webhook_url, "webhook", message)) is None:
             return
-        await self._post("the webhook", url, self._as_alertmanager(notice))
-
-    async def notify_incident_team(self, notice: Notice) -> None:
-        """Tell the Slack channel and whoever is on call."""
-        await self._both(self.send_slack_alert, self.escalate_to_oncall, notice)
-
-    async def send_sla_violation_alert(self, notice: Notice) -> None:
-        """Tell the Slack channel and send a mail."""
-        await self._both(self.send_slack_alert, self.send_email_alert, notice)
-
-    async def _both(
-        self, one: Callable[[Notice], Awaitable[None]], other: Callable[[Notice], Awaitable[None]], notice: Notice
-    ) -> None:
-        """Go both ways, also if the first is blocked."""
-        try:
-            await one(notice)
-        finally:
-            await other(notice)
-
-    def _only_log(self, channel: str, notice: Notice) -> None:
-        self._say("info", f"{self._title(notice)}: {channel} is not configured, so nobody is told there", {"channel": channel})
-
-    def _title(self, notice: Notice) -> str:
-        if isinstance(notice, str):
-            return f"{self._service}: {notice}"
-        state = str(notice.get("state", "firing")).upper()
-        return f"[{state}] {self._service}: {notice.get('name', 'alert')} ({notice.get('severity', 'warning')})"
-
-    def _as_alertmanager(self, notice: Notice) -> dict[str, Any]:
-        alert: Mapping[str, Any] = (
-            {"name": "notification", "annotations": {"summary": notice}} if isinstance(notice, str) else notice
-        )
-        status = "resolved" if alert.get("state") == "resolved" else "firing"
-        one = {
+        status = "resolved" if message.is_resolved else "firing"
+        entry = {
             "status": status,
             "labels": {**alert.get("labels", {}), "alertname": alert["name"], "service": self._service},
             "annotations": alert.get("annotations", {}),
             "startsAt": alert.get("since"),
-            "endsAt": alert.get("timestamp") if status == "resolved" else None,
+            "endsAt": alert.get("timestamp") if message.is_resolved else None,
             "fingerprint": _key(self._service, alert),
             "value": alert.get("current_value"),
             "threshold": alert.get("threshold"),
         }
-        return {"version": "4", "status": status, "receiver": "sage_fastapi_obs", "alerts": [one]}
+        body = {"version": "4", "status": status, "receiver": "sage_fastapi_obs", "alerts": [entry]}
+        await _post("the webhook", url, body)
 
-    async def _post(self, whom: str, url: str, body: dict[str, Any]) -> None:
-        # Not followed where it is redirected: the answer of one server must not make us ask another.
-        try:
-            with suppress_instrumentation(), anyio.fail_after(SECONDS):
-                async with (
-                    httpx.AsyncClient(timeout=SECONDS, follow_redirects=False) as client,
-                    client.stream("POST", url, json=body) as response,
-                ):
-                    # Nobody reads what else it says, however much that is.
-                    status = response.status_code
-        except Exception as error:
-            # Also where a variable names a proxy or a certificate that cannot be used.
-            raise NotDeliveredError(f"{whom} could not be reached: {type(error).__name__}") from None
-        if not 200 <= status < 300:
-            raise NotDeliveredError(f"{whom} answered {status}")
+    async def notify_incident_team(self, notice: Notice) -> None:
+        """Notify the Slack channel and whoever is on call."""
+        await _both(self.send_slack_alert(notice), self.escalate_to_oncall(notice))
 
-    def _mail(self, message: EmailMessage, password: str | None) -> None:
-        settings = self._settings
-        assert settings.smtp_host is not None
-        # The library itself would take any certificate.
-        context = ssl.create_default_context()
-        over_tls = partial(smtplib.SMTP_SSL, context=context)
-        connect: Callable[..., smtplib.SMTP] = over_tls if settings.smtp_security == "tls" else smtplib.SMTP
-        try:
-            with connect(settings.smtp_host, settings.smtp_port, timeout=SECONDS) as server:
-                if settings.smtp_security == "starttls":
-                    server.starttls(context=context)
-                if settings.smtp_user is not None:
-                    server.login(settings.smtp_user, password or "")
-                server.send_message(message)
-        except (smtplib.SMTPException, OSError) as error:
-            raise NotDeliveredError(f"the mail server did not take it: {type(error).__name__}") from None
+    async def send_sla_violation_alert(self, notice: Notice) -> None:
+        """Notify the Slack channel and send a mail."""
+        await _both(self.send_slack_alert(notice), self.send_email_alert(notice))
+
+    def _secret(self, secret: SecretStr | None, channel: str, message: "_Message") -> str | None:
+        """Return the secret of a channel; where there is none, log that nobody is notified there."""
+        if secret is None:
+            self._log_unconfigured(channel, message)
+            return None
+        return secret.get_secret_value()
+
+    def _log_unconfigured(self, channel: str, message: "_Message") -> None:
+        text = f"{message.title}: {channel} is not configured, so nobody is told there"
+        self._log("info", text, {"channel": channel})
 
 
-def _reveal(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A notice in the formats of the channels."""
+
+    service: str
+    notice: Notice
+
+    @property
+    def alert(self) -> Mapping[str, Any]:
+        """The alert; empty for a text."""
+        return {} if isinstance(self.notice, str) else self.notice
+
+    @property
+    def is_resolved(self) -> bool:
+        return self.alert.get("state") == "resolved"
+
+    @property
+    def title(self) -> str:
+        if isinstance(self.notice, str):
+            return f"{self.service}: {self.notice}"
+        state = str(self.alert.get("state", "firing")).upper()
+        return f"[{state}] {self.service}: {self.alert.get('name', 'alert')} ({self.alert.get('severity', 'warning')})"
+
+    @property
+    def body(self) -> str:
+        """What is known about an alert, a line each; empty for a text."""
+        if isinstance(self.notice, str):
+            return ""
+        alert = self.alert
+        value, limit = _short(alert.get("current_value")), _short(alert.get("threshold"))
+        annotations = (f"{name}: {text}" for name, text in alert.get("annotations", {}).items())
+        labels = (f"{name}: {value}" for name, value in alert.get("labels", {}).items() if name != "severity")
+        metric = f"{alert.get('metric_name')} is {value}, limit {limit}"
+        return "\n".join([*annotations, metric, *labels, f"since {alert.get('since')}"])
 
 
-def _body(notice: Notice) -> str:
-    """Write what there is to know about an alert, a line each."""
-    if isinstance(notice, str):
-        return ""
-    lines = [f"{name}: {text}" for name, text in notice.get("annotations", {}).items()]
-    lines.append(
-        f"{notice.get('metric_name')} is {_shown(notice.get('current_value'))}, limit {_shown(notice.get('threshold'))}"
-    )
-    lines += [f"{name}: {value}" for name, value in notice.get("labels", {}).items() if name != "severity"]
-    return "\n".join([*lines, f"since {notice.get('since')}"])
+async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
+    """Notify by both, also if the first fails."""
+    try:
+        await one
+    finally:
+        await other
 
 
-def _shown(value: object) -> str:
+async def _post(receiver: str, url: str, body: dict[str, Any]) -> None:
+    # Redirects are not followed: the answer of one server must not make us ask another.
+    try:
+        with suppress_instrumentation(), anyio.fail_after(TIMEOUT_SECONDS):
+            async with (
+                httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
+                client.stream("POST", url, json=body) as response,
+            ):
+                # The body is not read, however long it is.
+                status = response.status_code
+    except Exception as error:
+        # Also where a variable names a proxy or a certificate that cannot be used.
+        raise NotDeliveredError(f"{receiver} could not be reached: {type(error).__name__}") from None
+    if not 200 <= status < 300:
+        raise NotDeliveredError(f"{receiver} answered {status}")
+
+
+def _send_mail(settings: NotifySettings, host: str, mail: EmailMessage) -> None:
+    password = "" if settings.smtp_password is None else settings.smtp_password.get_secret_value()
+    # Without a context, smtplib accepts any certificate.
+    context = ssl.create_default_context()
+    over_tls = partial(smtplib.SMTP_SSL, context=context)
+    connect: Callable[..., smtplib.SMTP] = over_tls if settings.smtp_security == "tls" else smtplib.SMTP
+    try:
+        with connect(host, settings.smtp_port, timeout=TIMEOUT_SECONDS) as server:
+            if settings.smtp_security == "starttls":
+                server.starttls(context=context)
+            if settings.smtp_user is not None:
+                server.login(settings.smtp_user, password)
+            server.send_message(mail)
+    except (smtplib.SMTPException, OSError) as error:
+        raise NotDeliveredError(f"the mail server did not take it: {type(error).__name__}") from None
+
+
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "unknown"
 
 
 def _key(service: str, alert: Mapping[str, Any]) -> str:
-    """Identify an alert, the same when it begins and when it ends."""
+    """Identify an alert: the same when it begins and when it ends."""
     labels = ",".join(f"{name}={value}" for name, value in sorted(alert.get("labels", {}).items()))
     return f"{service}/{alert.get('name')}/{labels}"[:255]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

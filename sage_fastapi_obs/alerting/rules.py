@@ -1,8 +1,9 @@
-"""Alert rules: what to watch, when to say so, and whom to tell; also as an entry of a Prometheus rule file."""
+"""Alert rules: what to watch, when it is an alert, and whom to notify; also as an entry of a Prometheus rule file."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -10,10 +11,20 @@ from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, S
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import AlertRuleSettings, Severity
 
-__all__ = ["AlertCondition", "AlertRule", "BurnRate", "Callback", "Expression", "Ratio", "Severity", "Stat", "declared"]
+__all__ = [
+    "AlertCondition",
+    "AlertRule",
+    "BurnRate",
+    "Callback",
+    "Expression",
+    "Ratio",
+    "Severity",
+    "Stat",
+    "rule_from_settings",
+]
 
 Callback: TypeAlias = Callable[[dict[str, Any]], object]
-"""Told of an alert as a dictionary; sync or async."""
+"""Called with an alert as a dictionary; sync or async."""
 
 
 class AlertCondition(Enum):
@@ -28,21 +39,22 @@ class AlertCondition(Enum):
 
     def holds(self, value: float, threshold: float) -> bool:
         """Compare; a value that is not a number meets no condition."""
-        if math.isnan(value):
-            return False
-        return {
-            ">": value > threshold,
-            ">=": value >= threshold,
-            "<": value < threshold,
-            "<=": value <= threshold,
-            "==": value == threshold,
-            "!=": value != threshold,
-        }[self.value]
+        return not math.isnan(value) and _COMPARISONS[self.value](value, threshold)
+
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRule:
-    """What to watch, when to say so, and whom to tell."""
+    """What to watch, when it is an alert, and whom to notify."""
 
     name: str
     expression: Expression
@@ -53,7 +65,7 @@ class AlertRule:
     keep_firing_seconds: float = 0.0
     """How long it has to have ended for the alert to be over."""
     resolve_threshold: float | None = None
-    """Once firing, the condition is held against this instead: a value that wavers around the threshold is one alert."""
+    """Threshold once it fires, so that a value that wavers around `threshold` is one alert."""
     cooldown_seconds: float = 300.0
     """Shortest time between two notifications of one alert."""
     severity: Severity = "warning"
@@ -61,11 +73,11 @@ class AlertRule:
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Texts, in which `{{ $value }}` and `{{ $labels.route }}` are filled in as Prometheus does."""
     callbacks: tuple[Callback, ...] = ()
-    """Told when the alert begins to fire."""
+    """Called when the alert begins to fire."""
     resolved_callbacks: tuple[Callback, ...] = ()
-    """Told when an alert that others were told of is over."""
+    """Called when an alert is over of which callbacks were notified."""
     metric_name: str = ""
-    """What the metric is called in notifications; by default its own name."""
+    """Name of the metric in notifications; by default its own."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -76,14 +88,13 @@ class AlertRule:
             raise SettingsError(f"rule {self.name!r}: the threshold is a number")
 
     @property
-    def shown_metric(self) -> str:
-        """What the metric is called in notifications."""
+    def metric_label(self) -> str:
+        """Name of the metric in notifications."""
         return self.metric_name or self.expression.metric
 
     def holds(self, values: Sequence[float], *, firing: bool) -> bool:
         """Tell whether all values meet the condition."""
-        wants_more = firing and self.resolve_threshold is not None
-        threshold = self.resolve_threshold if wants_more and self.resolve_threshold is not None else self.threshold
+        threshold = self.resolve_threshold if firing and self.resolve_threshold is not None else self.threshold
         return all(self.condition.holds(value, threshold) for value in values)
 
     def promql(self, also_by: Sequence[str] = ()) -> str:
@@ -104,42 +115,32 @@ class AlertRule:
 
     def _promql(self, threshold: float, also_by: Sequence[str]) -> str:
         compared = f"{self.condition.value} {number(threshold)}"
-        written = [f"{value} {compared}" for value in self.expression.promql(also_by)]
-        return written[0] if len(written) == 1 else " and ".join(f"({one})" for one in written)
+        comparisons = [f"{value} {compared}" for value in self.expression.promql(also_by)]
+        return comparisons[0] if len(comparisons) == 1 else " and ".join(f"({one})" for one in comparisons)
 
 
-def declared(settings: AlertRuleSettings, notifiers: Mapping[str, Callback]) -> AlertRule:
-    """Build a rule from the settings; raises `SettingsError` for a notifier that there is not."""
+def rule_from_settings(settings: AlertRuleSettings, notifiers: Mapping[str, Callback]) -> AlertRule:
+    """Build a rule of `alerts.rules`; raises `SettingsError` for a notifier that does not exist."""
     if unknown := set(settings.notify) - set(notifiers):
         raise SettingsError(f"rule {settings.name!r}: {min(unknown)!r} is no notifier: use {', '.join(notifiers)}")
-    told = tuple(notifiers[name] for name in settings.notify)
-    return AlertRule(
-        name=settings.name,
-        expression=_expression(settings),
-        condition=AlertCondition(settings.condition),
-        threshold=settings.threshold,
-        for_seconds=settings.for_seconds,
-        keep_firing_seconds=settings.keep_firing_seconds,
-        resolve_threshold=settings.resolve_threshold,
-        cooldown_seconds=settings.cooldown_seconds,
-        severity=settings.severity,
-        labels=settings.labels,
-        annotations=settings.annotations,
-        callbacks=told,
-        resolved_callbacks=told,
-    )
+    callbacks = tuple(notifiers[name] for name in settings.notify)
+    same = {one.name: getattr(settings, one.name) for one in fields(AlertRule) if hasattr(settings, one.name)}
+    other = {
+        "expression": _expression(settings),
+        "condition": AlertCondition(settings.condition),
+        "callbacks": callbacks,
+        "resolved_callbacks": callbacks,
+    }
+    return AlertRule(**{**same, **other})
 
 
 def _expression(settings: AlertRuleSettings) -> Expression:
     window, by = settings.window_seconds, settings.by
-    figure = Stat(settings.metric, settings.statistic, window, settings.where, by, settings.absent)
+    stat = Stat(settings.metric, settings.statistic, window, settings.where, by, settings.absent)
     if not settings.divided_by:
-        return figure
-    ratio = Ratio((figure,), _whole(settings, window, by))
+        return stat
+    whole = tuple(Stat(one.metric, one.statistic, window, one.where, by) for one in settings.divided_by)
+    ratio = Ratio((stat,), whole)
     if settings.objective is None:
         return ratio
     return BurnRate(ratio, settings.objective, window, settings.short_window_seconds)
-
-
-def _whole(settings: AlertRuleSettings, window: float, by: tuple[str, ...]) -> tuple[Stat, ...]:
-    return tuple(Stat(one.metric, one.statistic, window, one.where, by) for one in settings.divided_by)

@@ -1,4 +1,4 @@
-"""How one service is doing: windows, alerts, service levels and checks, kept up to date by one thread."""
+"""How one service is doing: its windows, alerts and service levels, kept up to date by one thread."""
 
 import asyncio
 import threading
@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
-from sage_fastapi_obs.alerting.notify import Notifiers, Say
-from sage_fastapi_obs.alerting.rules import declared
+from sage_fastapi_obs.alerting.notify import Log, Notifiers
+from sage_fastapi_obs.alerting.rules import rule_from_settings
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.alerting.windows import Window, Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
@@ -24,16 +24,16 @@ from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
-__all__ = ["ServiceStatus", "StatusMetrics"]
+__all__ = ["AlertMetrics", "ServiceStatus"]
 
 CLOSE_SECONDS = 5.0
 
 
 class ServiceStatus:
-    """Answers how the service is doing. Everything it says is computed from the windows.
+    """Windows, alerts, service levels and notifiers of one service.
 
-    While started, a thread looks at the registry every `monitoring.interval_seconds` and judges the rules; `evaluate()` does so
-    by hand.
+    While started, a thread samples the registry and evaluates the rules every `monitoring.interval_seconds`; `evaluate()` does
+    so at once.
     """
 
     def __init__(
@@ -42,44 +42,43 @@ class ServiceStatus:
         read: Callable[[], Iterable[Reading]],
         health: Health,
         faults: InternalErrors,
-        say: Say,
+        log: Log,
         *,
         from_zero: bool = False,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`read`: tells the numbers of the registry. `clock`: monotonic seconds. `wall_clock`: Unix time.
+        """`read`: reads the registry. `log`: writes a log line. `clock`: monotonic seconds. `wall_clock`: Unix time.
 
-        `say`: writes a log line. `from_zero`: nobody had used the registry before.
+        `from_zero`: nobody had used the registry before.
         """
-        self.interval_seconds = settings.monitoring.interval_seconds
+        self.interval_seconds = interval = settings.monitoring.interval_seconds
         self.health = health
         self._faults = faults
         self.clock = clock
         self.wall_clock = wall_clock
-        interval = self.interval_seconds
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
-        self.dispatch = NotificationQueue(faults)
-        self.alerts = Alerts(self.windows, self.dispatch, faults, say, wall_clock=wall_clock)
-        self.metrics = StatusMetrics(self.alerts, self.dispatch)
-        """What it tells about itself, for a registry."""
+        self.notifications = NotificationQueue(faults)
+        self.alerts = Alerts(self.windows, self.notifications, faults, log, wall_clock=wall_clock)
+        self.metrics = AlertMetrics(self.alerts, self.notifications)
+        """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)
-        self.notifiers = Notifiers(settings.notify, settings.service.name, say)
+        self.notifiers = Notifiers(settings.notify, settings.service.name, log)
         if settings.alerts.defaults:
             self.add_default_alerts()
         for rule in settings.alerts.rules:
-            self.alerts.add(declared(rule, self.notifiers.by_name()))
+            self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
-        """Told of each rule whether it fires, whenever rules have been judged."""
-        self._turn = threading.Lock()
+        """Called after each evaluation, for each rule: its name, and whether it fires."""
+        self._sampling = threading.Lock()
+        self._sampled_at: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._wants_thread = False
-        self._looked_at: float | None = None
+        self._waits_for_thread = False
 
     @property
     def is_active(self) -> bool:
-        """Whether the thread is at work."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def add_default_alerts(self) -> None:
@@ -88,108 +87,110 @@ class ServiceStatus:
             self.alerts.add(rule)
 
     def evaluate(self) -> list[Alert]:
-        """Look at the registry, judge all rules, and return the alerts that have changed state."""
-        with self._turn:
-            self._look()
+        """Sample the registry, evaluate all rules, and return the alerts that have changed state."""
+        with self._sampling:
+            self._sample()
             changed = self.alerts.evaluate()
-            self.dispatch.go_on()
+            self.notifications.retry_threads()
             firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
             for rule in self.alerts.rules:
                 self.show_active(rule.name, rule.name in firing)
             return changed
 
-    def refresh(self, most_seconds: float = 0.0) -> None:
-        """Look at the registry, unless that was done in the last seconds; rules are not judged."""
-        with self._turn:
-            if self._looked_at is None or not 0 <= self.clock() - self._looked_at < most_seconds:
-                self._look()
-
-    def view(self, seconds: float) -> Window:
-        """Return the last seconds, as of the last look."""
-        return self.windows.view(seconds)
-
-    def start(self) -> None:
-        """Look for the first time in a thread, and go on doing so.
-
-        Raises `NoThreadError`: until it is called again and there is one, whoever calls looks.
-        """
-        if self.is_active:
-            return
-        if not self._wants_thread:
-            self.dispatch.restart()
-            self.dispatch.loop = _running_loop()
-        stopping = self._stopping = threading.Event()
-        # The thread does not keep alive what it looks after: without it, it ends.
-        status = weakref.ref(self, lambda _: stopping.set())
-        try:
-            self._thread = start_thread("sage-obs-status", partial(_keep_looking, status, stopping, self.interval_seconds))
-        except NoThreadError:
-            self._wants_thread = True
-            if self._looked_at is None or self.clock() - self._looked_at >= self.interval_seconds:
-                self.look()
-            raise
-        self._wants_thread = False
-
-    def close(self) -> None:
-        """Stop looking, and wait a moment for notifications that are on their way; blocks."""
-        thread, self._thread, self._wants_thread = self._thread, None, False
-        if thread is not None:
-            self._stopping.set()
-            thread.join(CLOSE_SECONDS)
-        self.dispatch.close(CLOSE_SECONDS)
-
-    def abandon(self) -> None:
-        """Stop looking without waiting for anything."""
-        self._thread, self._wants_thread = None, False
-        self._stopping.set()
-        self.dispatch.close(0.0)
-
-    def _look(self) -> None:
-        self._looked_at = self.clock()
-        self.windows.sample()
-
-    def look(self) -> None:
-        """Look and judge; what fails is counted."""
+    def evaluate_safely(self) -> None:
+        """Do the same; count what fails."""
         try:
             self.evaluate()
         except Exception as error:
             self._faults.count("ServiceStatus", error)
 
+    def refresh(self, most_seconds: float = 0.0) -> None:
+        """Sample the registry, unless that was done in the last seconds; rules are not evaluated."""
+        with self._sampling:
+            if not self._was_sampled_within(most_seconds):
+                self._sample()
 
-def _keep_looking(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
-    while not stopping.is_set():
-        status = find()
-        if status is None:
+    def view(self, seconds: float) -> Window:
+        """Return the last seconds before the last sample."""
+        return self.windows.view(seconds)
+
+    def start(self) -> None:
+        """Start the thread, which evaluates at once and then at each interval.
+
+        Raises `NoThreadError` where none can be started. Call it again later; until then each call evaluates when it is time.
+        """
+        if self.is_active:
             return
-        status.look()
+        if not self._waits_for_thread:
+            self.notifications.restart()
+            self.notifications.loop = _running_loop()
+        stopping = self._stopping = threading.Event()
+        # A weak reference: the thread ends when nobody else refers to this object.
+        status = weakref.ref(self, lambda _: stopping.set())
+        try:
+            self._thread = start_thread(
+                "sage-obs-status", partial(_evaluate_regularly, status, stopping, self.interval_seconds)
+            )
+        except NoThreadError:
+            self._waits_for_thread = True
+            if not self._was_sampled_within(self.interval_seconds):
+                self.evaluate_safely()
+            raise
+        self._waits_for_thread = False
+
+    def close(self) -> None:
+        """Stop the thread, and wait a moment for notifications; blocks."""
+        thread = self._thread
+        self._stop_thread()
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
+        self.notifications.close(CLOSE_SECONDS)
+
+    def abandon(self) -> None:
+        """Stop without waiting for anything."""
+        self._stop_thread()
+        self.notifications.close(0.0)
+
+    def _stop_thread(self) -> None:
+        self._thread, self._waits_for_thread = None, False
+        self._stopping.set()
+
+    def _was_sampled_within(self, seconds: float) -> bool:
+        return self._sampled_at is not None and 0 <= self.clock() - self._sampled_at < seconds
+
+    def _sample(self) -> None:
+        self._sampled_at = self.clock()
+        self.windows.sample()
+
+
+def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
+    while not stopping.is_set() and (status := find()) is not None:
+        status.evaluate_safely()
         del status
         stopping.wait(interval_seconds)
 
 
-class StatusMetrics(Collector):
-    """How many alerts fire, and what became of notifications."""
+class AlertMetrics(Collector):
+    """Collects how many alerts fire, and the outcomes of notifications."""
 
-    def __init__(self, alerts: Alerts, dispatch: NotificationQueue) -> None:
+    def __init__(self, alerts: Alerts, notifications: NotificationQueue) -> None:
         self._alerts = alerts
-        self._dispatch = dispatch
+        self._notifications = notifications
 
     def collect(self) -> Iterable[Metric]:
-        """Show all numbers."""
-        firing, notifications = self.describe()
-        severities = Counter(alert.rule.severity for alert in self._alerts.alerts("firing"))
-        for severity in ALERT_METRICS[0].labels["severity"]:
-            firing.add_sample(firing.name, {"severity": severity}, severities[severity])  # type: ignore[index]
-        for outcome, count in self._dispatch.counts.copy().items():
-            notifications.add_sample(f"{notifications.name}_total", {"outcome": outcome}, count)
-        return (firing, notifications)
+        """Return the metrics with their values of now."""
+        firing, outcomes = ALERT_METRICS
+        severities = Counter[str](alert.rule.severity for alert in self._alerts.alerts("firing"))
+        gauge = GaugeMetricFamily(firing.name, firing.help, labels=[*firing.labels])
+        for severity in firing.labels["severity"]:
+            gauge.add_metric([severity], severities[severity])
+        counter = CounterMetricFamily(outcomes.name, outcomes.help, labels=[*outcomes.labels])
+        for outcome, count in self._notifications.counts.copy().items():
+            counter.add_metric([outcome], count)
+        return (gauge, counter)
 
-    def describe(self) -> tuple[Metric, Metric]:
-        """Name the metrics."""
-        firing, notifications = ALERT_METRICS
-        return (
-            Metric(firing.name, firing.help, firing.type),
-            Metric(notifications.name.removesuffix("_total"), notifications.help, notifications.type),
-        )
+    describe = collect
+    """Called at registration, for the names."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,26 +1,26 @@
-"""What happened over a window, in the shapes that people and programs read."""
+"""Models of what pages and dashboards show: what happened over a window, alerts, and rules."""
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from sage_fastapi_obs.alerting.alerts import Alert, State, timestamp
+from sage_fastapi_obs.alerting.alerts import State, timestamp
+from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.rules import AlertRule, Severity
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
-from sage_fastapi_obs.alerting.windows import Group, Where, Window
+from sage_fastapi_obs.alerting.windows import Group, Window
 
 __all__ = [
-    "ActiveAlert",
+    "AlertSummary",
     "HistogramFigures",
     "OperationFigures",
     "RequestFigures",
     "RouteFigures",
-    "RuleShown",
+    "RuleSummary",
     "SlowOperation",
     "Summary",
-    "shown_alert",
-    "shown_rule",
+    "rule_summary",
     "slow_operations",
     "summary_of",
 ]
@@ -28,7 +28,6 @@ __all__ = [
 MOST_ROUTES = 100
 DURATION = "http_request_duration_seconds"
 REQUESTS = "http_requests_total"
-_OPERATION_DURATIONS = ("result_duration_seconds", "operation_duration_seconds")
 _FAILED: Where = {"status": "=~5.."}
 
 Figure: TypeAlias = float | None
@@ -115,8 +114,8 @@ class Summary(_Model):
     """How many routes there are."""
 
 
-class ActiveAlert(_Model):
-    """An alert that is not inactive."""
+class AlertSummary(_Model):
+    """An alert, as `Alert.summary` describes it."""
 
     name: str
     metric_name: str
@@ -129,7 +128,7 @@ class ActiveAlert(_Model):
     labels: dict[str, str]
 
 
-class RuleShown(_Model):
+class RuleSummary(_Model):
     """An alert rule; callbacks by their names."""
 
     name: str
@@ -155,49 +154,31 @@ def summary_of(window: Window) -> Summary:
         time_range_minutes=window.seconds / 60,
         covered_seconds=window.covered_seconds,
         timestamp=timestamp(window.ended_at),
-        counters={name: one.increase for name in names("counter") for one in window.counted(name).values()},
-        gauges={name: one.total for name in names("gauge") for one in window.measured(name).values()},
-        histograms={name: _figures(one) for name in names("histogram") for one in window.observed(name).values()},
+        counters={name: one.increase for name in names("counter") for one in window.counter(name).values()},
+        gauges={name: one.total for name in names("gauge") for one in window.gauge(name).values()},
+        histograms={name: _figures(one) for name in names("histogram") for one in window.histogram(name).values()},
         operations=_operations(window),
-        http=_requests(window),
+        http=RequestFigures(**_Requests(window).figures([()])[0]),
         routes=routes,
         routes_total=routes_total,
     )
 
 
 def slow_operations(window: Window, threshold_ms: float) -> list[SlowOperation]:
-    """Find the operations of which the 95th percentile is above a threshold, slowest first."""
-    found = [
-        SlowOperation(
-            operation=name, p95=figures.p95 * 1000, max=None if figures.max is None else figures.max * 1000, count=figures.count
-        )
-        for name, figures in _operations(window).items()
-        if figures.p95 is not None and figures.p95 * 1000 > threshold_ms
+    """Find the operations whose 95th percentile is above a threshold, slowest first."""
+    slow = [
+        SlowOperation(operation=name, p95=one.p95 * 1000, max=None if one.max is None else one.max * 1000, count=one.count)
+        for name, one in _operations(window).items()
+        if one.p95 is not None and one.p95 * 1000 > threshold_ms
     ]
-    return sorted(found, key=lambda one: -one.p95)
+    return sorted(slow, key=lambda one: -one.p95)
 
 
-def shown_alert(alert: Alert) -> ActiveAlert:
-    """Show an alert."""
-    rule = alert.rule
-    return ActiveAlert(
+def rule_summary(rule: AlertRule) -> RuleSummary:
+    """Describe a rule."""
+    return RuleSummary(
         name=rule.name,
-        metric_name=rule.shown_metric,
-        condition=rule.condition.name,
-        threshold=rule.threshold,
-        current_value=alert.value,
-        severity=rule.severity,
-        state=alert.state,
-        since=timestamp(alert.since),
-        labels=dict(alert.labels),
-    )
-
-
-def shown_rule(rule: AlertRule) -> RuleShown:
-    """Show a rule."""
-    return RuleShown(
-        name=rule.name,
-        metric_name=rule.shown_metric,
+        metric_name=rule.metric_label,
         condition=rule.condition.name,
         threshold=rule.threshold,
         statistic=getattr(rule.expression, "statistic", None),
@@ -208,63 +189,65 @@ def shown_rule(rule: AlertRule) -> RuleShown:
     )
 
 
-def _figures(one: HistogramStats | None) -> HistogramFigures:
-    if one is None:
+def _figures(stats: HistogramStats | None) -> HistogramFigures:
+    if stats is None:
         return HistogramFigures(count=0, sum=0, min=None, max=None, mean=None, p50=None, p95=None, p99=None)
-    p50, p95, p99 = map(one.quantile, (0.5, 0.95, 0.99))
-    return HistogramFigures(count=one.count, sum=one.sum, min=one.min, max=one.max, mean=one.mean, p50=p50, p95=p95, p99=p99)
+    return HistogramFigures(**{name: stats.statistic(name) for name in HistogramFigures.model_fields})
 
 
-def _requests(window: Window) -> RequestFigures:
-    return RequestFigures(**_of_requests(window, *_counts(window, ()), window.observed(DURATION).get(()), ()))
+class _Requests:
+    """HTTP requests over a window, by some labels."""
+
+    def __init__(self, window: Window, by: tuple[str, ...] = ()) -> None:
+        self._window = window
+        self._by = by
+        self.counts = _increases(window, REQUESTS, by)
+        self._failed = _increases(window, REQUESTS, by, _FAILED)
+
+    def figures(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """Return the fields of `RequestFigures` for each group."""
+        durations = self._window.histogram(DURATION, by=self._by, only=groups)
+        return [self._figures_of(group, durations.get(group)) for group in groups]
+
+    def _figures_of(self, group: Group, durations: HistogramStats | None) -> dict[str, Any]:
+        count, failed = self.counts.get(group, 0.0), self._failed.get(group, 0.0)
+        return {
+            "count": count,
+            "rate": count / self._window.seconds,
+            "failed": failed,
+            "error_ratio": failed / count if count else 0.0,
+            "duration": _figures(durations),
+        }
 
 
 def _routes(window: Window) -> tuple[int, list[RouteFigures]]:
-    """Count the routes in use, and tell of those with most requests."""
-    by = ("method", "route")
-    counts, failed = _counts(window, by)
+    """Count the routes in use, and describe those with most requests."""
+    requests = _Requests(window, ("method", "route"))
+    counts = requests.counts
     busiest = sorted((group for group, count in counts.items() if count), key=lambda group: (-counts[group], group))
-    shown = busiest[:MOST_ROUTES]
-    durations = window.observed(DURATION, by=by, only=shown)
+    top = busiest[:MOST_ROUTES]
+    figures = requests.figures(top)
     return len(busiest), [
-        RouteFigures(method=group[0], route=group[1], **_of_requests(window, counts, failed, durations.get(group), group))
-        for group in shown
+        RouteFigures(method=method, route=route, **one) for (method, route), one in zip(top, figures, strict=True)
     ]
 
 
-def _counts(window: Window, by: tuple[str, ...]) -> tuple[Mapping[Group, float], Mapping[Group, float]]:
-    """Count requests, and those that failed."""
-    all_, failed = (window.counted(REQUESTS, where, by) for where in ({}, _FAILED))
-    return {group: one.increase for group, one in all_.items()}, {group: one.increase for group, one in failed.items()}
-
-
-def _of_requests(
-    window: Window, counts: Mapping[Group, float], failed: Mapping[Group, float], durations: HistogramStats | None, group: Group
-) -> dict[str, object]:
-    count, failures = counts.get(group, 0.0), failed.get(group, 0.0)
-    return {
-        "count": count,
-        "rate": count / window.seconds,
-        "failed": failures,
-        "error_ratio": failures / count if count else 0.0,
-        "duration": _figures(durations),
-    }
+def _increases(window: Window, name: str, by: tuple[str, ...], where: Where | None = None) -> dict[Group, float]:
+    return {group: one.increase for group, one in window.counter(name, where, by).items()}
 
 
 def _operations(window: Window) -> dict[str, OperationFigures]:
-    success, failure = (_by_operation(window, name) for name in ("result_success_total", "result_failure_total"))
-    durations: dict[str, HistogramStats] = {}
-    for name in _OPERATION_DURATIONS:
-        for group, one in window.observed(name, by=("operation",)).items():
-            durations.setdefault(group[0], one)
-    return {
-        operation: _operation(success.get(operation, 0.0), failure.get(operation, 0.0), durations.get(operation))
-        for operation in sorted({*success, *failure, *durations})
+    by = ("operation",)
+    success, failure = (_increases(window, f"result_{outcome}_total", by) for outcome in ("success", "failure"))
+    durations = {
+        # Of an operation that is timed twice, the figures of its results win.
+        **window.histogram("operation_duration_seconds", by=by),
+        **window.histogram("result_duration_seconds", by=by),
     }
-
-
-def _by_operation(window: Window, name: str) -> dict[str, float]:
-    return {group[0]: one.increase for group, one in window.counted(name, by=("operation",)).items()}
+    return {
+        group[0]: _operation(success.get(group, 0.0), failure.get(group, 0.0), durations.get(group))
+        for group in sorted({*success, *failure, *durations})
+    }
 
 
 def _operation(success: float, failure: float, durations: HistogramStats | None) -> OperationFigures:

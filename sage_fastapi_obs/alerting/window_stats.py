@@ -1,12 +1,15 @@
-"""What series amount to over a window: figures of a counter, a histogram or a gauge, as Prometheus would compute them."""
+"""What a metric did over a window: increases, rates, means and quantiles, as Prometheus computes them.
+
+The estimate of a quantile, such as p95, is `histogram_quantile` here, and nowhere else.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypeAlias
+from typing import ClassVar
 
-__all__ = ["CounterStats", "HistogramStats", "Measured", "Numbers", "histogram_quantile", "quantile_of"]
+__all__ = ["CounterStats", "GaugeStats", "HistogramStats", "WindowStats", "histogram_quantile", "quantile_of"]
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
 
@@ -21,14 +24,14 @@ def histogram_quantile(q: float, bounds: Sequence[float], counts: Sequence[float
     if not bounds or not cumulative[-1] > 0:
         return None
     rank = q * cumulative[-1]
-    place = next(place for place, count in enumerate(cumulative) if count >= rank or place == len(bounds))
-    if place == len(bounds):
+    bucket = next(bucket for bucket, count in enumerate(cumulative) if count >= rank or bucket == len(bounds))
+    if bucket == len(bounds):
         return bounds[-1]
-    if place == 0 and bounds[0] <= 0:
+    if bucket == 0 and bounds[0] <= 0:
         return bounds[0]
-    lower, below = (bounds[place - 1], cumulative[place - 1]) if place else (0.0, 0.0)
-    inside = cumulative[place] - below
-    return lower + (bounds[place] - lower) * ((rank - below) / inside) if inside else None
+    lower, below = (bounds[bucket - 1], cumulative[bucket - 1]) if bucket else (0.0, 0.0)
+    inside = cumulative[bucket] - below
+    return lower + (bounds[bucket] - lower) * ((rank - below) / inside) if inside else None
 
 
 def quantile_of(statistic: str) -> float | None:
@@ -38,36 +41,54 @@ def quantile_of(statistic: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class CounterStats:
-    """A counter over a window."""
+class WindowStats:
+    """Statistics of a metric over a window."""
+
+    statistics: ClassVar[tuple[str, ...]]
+    default_statistic: ClassVar[str]
 
     seconds: float
     """Length of the window that was asked for."""
+
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic by its name, the default one without a name; None if there is none of this name."""
+        name = name or self.default_statistic
+        return getattr(self, name) if name in self.statistics else None
+
+
+@dataclass(frozen=True, slots=True)
+class CounterStats(WindowStats):
+    """A counter over a window."""
+
+    statistics = ("increase", "rate")
+    default_statistic = "increase"
+
     increase: float
-    """How much it has risen; a counter that began anew counts from 0."""
+    """How much it has risen; after a reset it counts from 0."""
 
     @property
     def rate(self) -> float:
         """Increase per second of the whole window, as Prometheus' `rate` has it."""
         return self.increase / self.seconds
 
-    def statistic(self, name: str) -> float | None:
-        """Return `increase` or `rate`."""
-        return {"increase": self.increase, "rate": self.rate}.get(name)
-
 
 @dataclass(frozen=True, slots=True)
-class HistogramStats:
-    """A histogram over a window. Figures of which nothing was observed are None."""
+class HistogramStats(WindowStats):
+    """A histogram over a window; quantiles such as `p95` are statistics, too.
 
-    seconds: float
+    Without observations all are None, but for `count`, `rate` and `sum`.
+    """
+
+    statistics = ("count", "rate", "sum", "mean", "min", "max")
+    default_statistic = "p95"
+
     bounds: tuple[float, ...]
     """Finite upper bounds of the buckets; none for a summary."""
     sum: float
     counts: tuple[float, ...]
     """Observations of each bucket alone, one more than bounds."""
     lowest: float | None = None
-    """The true extremes, where the instrument knows them."""
+    """The true minimum and maximum, where the instrument knows them."""
     highest: float | None = None
 
     @property
@@ -91,34 +112,36 @@ class HistogramStats:
         """The lowest observation; where that is not known, the bound below it."""
         if self.lowest is not None or not self.count:
             return self.lowest
-        place = next(place for place, count in enumerate(self.counts) if count)
-        return self.bounds[place - 1] if place else None
+        bucket = self._buckets_in_use()[0]
+        return self.bounds[bucket - 1] if bucket else None
 
     @property
     def max(self) -> float | None:
         """The highest observation; where that is not known, the bound above it, or the last one."""
         if self.highest is not None or not self.count or not self.bounds:
             return self.highest
-        place = max(place for place, count in enumerate(self.counts) if count)
-        return self.bounds[min(place, len(self.bounds) - 1)]
+        return self.bounds[min(self._buckets_in_use()[-1], len(self.bounds) - 1)]
 
     def quantile(self, q: float) -> float | None:
-        """Estimate a quantile, `q` from 0 to 1, as Prometheus does."""
+        """Estimate a quantile, `q` from 0 to 1."""
         return histogram_quantile(q, self.bounds, self.counts)
 
-    def statistic(self, name: str) -> float | None:
-        """Return `count`, `rate`, `sum`, `mean`, `min`, `max`, or a quantile such as `p95`."""
-        if (q := quantile_of(name)) is not None:
-            return self.quantile(q)
-        figures = {"count": self.count, "rate": self.rate, "sum": self.sum}
-        return figures[name] if name in figures else {"mean": self.mean, "min": self.min, "max": self.max}.get(name)
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic or quantile by its name, p95 without a name; None if there is none of this name."""
+        q = quantile_of(name or self.default_statistic)
+        return WindowStats.statistic(self, name) if q is None else self.quantile(q)
+
+    def _buckets_in_use(self) -> list[int]:
+        return [bucket for bucket, count in enumerate(self.counts) if count]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A gauge over a window, as it was at the ticks; of several series each figure but the total is the highest."""
+class GaugeStats(WindowStats):
+    """A gauge over a window, sampled at its ticks. Of several series, each statistic but `total` is the highest."""
 
-    seconds: float
+    statistics = ("last", "total", "lowest", "average", "highest")
+    default_statistic = "last"
+
     last: float
     """The newest value."""
     total: float
@@ -126,10 +149,3 @@ class Measured:
     lowest: float
     average: float
     highest: float
-
-    def statistic(self, name: str) -> float | None:
-        """Return `last`, `total`, `lowest`, `average` or `highest`."""
-        return getattr(self, name) if name in ("last", "total", "lowest", "average", "highest") else None
-
-
-Numbers: TypeAlias = CounterStats | HistogramStats | Measured

@@ -1,4 +1,4 @@
-"""What the registry told at past ticks: totals that never fall, further apart the older they are, and compressed."""
+"""Past samples of the registry: totals that never fall, compressed, and further apart the older they are."""
 
 import math
 import zlib
@@ -10,20 +10,20 @@ from operator import add, lt
 
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
-__all__ = ["MetricHistory", "Tick", "compress", "merge_tick", "thin", "unpacked"]
+__all__ = ["MetricHistory", "Tick", "compress", "decompress", "merge_tick", "thin"]
 
 FINENESS = 16
-"""Ticks of some age lie at most this part of it apart: those of an hour ago less than four minutes."""
+"""Ticks are at most this part of their age apart: those of an hour ago less than four minutes."""
 _NO_LOWEST, _NO_HIGHEST = math.inf, -math.inf
 
 
 def compress(numbers: "array[float]") -> bytes:
-    """Compress numbers; the level that is fastest, as most of them are alike."""
+    """Compress numbers at the fastest level, as most of them are alike."""
     return zlib.compress(numbers.tobytes(), 1)
 
 
-def unpacked(blob: bytes | None) -> "array[float]":
-    """Undo `compress`; nothing is no numbers."""
+def decompress(blob: bytes | None) -> "array[float]":
+    """Undo `compress`; None gives no numbers."""
     numbers = array("d")
     if blob is not None:
         numbers.frombytes(zlib.decompress(blob))
@@ -32,20 +32,20 @@ def unpacked(blob: bytes | None) -> "array[float]":
 
 @dataclass(slots=True)
 class Tick:
-    """One look at the registry."""
+    """One sample of the registry."""
 
     at: float
     """Monotonic seconds."""
     wall: float
     """Unix time, to be shown."""
     watched: float
-    """Seconds watched so far, those of a suspended process left out."""
+    """Seconds watched so far, without suspensions."""
     after_pause: bool = False
-    """Whether the process was suspended before."""
+    """Whether the process was suspended just before."""
     totals: dict[str, bytes] = field(default_factory=dict)
-    """By metric, packed."""
+    """By metric, compressed."""
     extremes: dict[str, bytes] = field(default_factory=dict)
-    """By metric, lowest and highest of each series since the tick before, packed."""
+    """By metric, lowest and highest of each series since the tick before, compressed."""
 
 
 class MetricHistory:
@@ -60,18 +60,18 @@ class MetricHistory:
         self.rows: dict[tuple[str, ...], int] = {}
         """The row of each series; rows are never given to another."""
         self.now = array("d")
-        """Row by row; replaced when it changes, so that whoever reads it goes on undisturbed."""
-        self.packed = compress(self.now)
-        self._begun_anew: dict[int, list[float]] = {}
-        """What is added to series that have fallen since they were first seen."""
+        """Row by row; replaced when it changes, so that readers are not disturbed."""
+        self.compressed = compress(self.now)
+        self._reset_bases: dict[int, list[float]] = {}
+        """By row, what is added to a series that was reset."""
 
     def fits(self, reading: Reading) -> bool:
         """Tell whether a reading is of the same metric, and not of another by the same name."""
         return (self.kind, self.labels, self.bounds) == (reading.kind, reading.labels, reading.bounds)
 
-    def take(self, reading: Reading, most_new: int) -> int:
-        """Note a reading with room for some new series; return how many were left out."""
-        # A gauge that has gone has no value; a counter that has gone has risen all the same.
+    def record(self, reading: Reading, most_new: int) -> int:
+        """Record a reading, with room for `most_new` new series; return how many were left out."""
+        # A gauge that has gone has no value; a counter that has gone keeps its total.
         numbers = array("d", [math.nan]) * len(self.now) if self.kind == "gauge" else self.now[:]
         most, left_out = len(self.rows) + most_new, 0
         for labels, values in reading.children:
@@ -83,26 +83,26 @@ class MetricHistory:
                 row = self.rows[labels] = len(self.rows)
                 numbers.extend([0.0] * self.width)
             start = row * self.width
-            numbers[start : start + self.width] = self._risen(row, numbers[start : start + self.width], values)
+            numbers[start : start + self.width] = self._totals(row, numbers[start : start + self.width], values)
         if memoryview(numbers).cast("B") != memoryview(self.now).cast("B"):
             self.now = numbers
-            self.packed = compress(numbers)
+            self.compressed = compress(numbers)
         return left_out
 
-    def _risen(self, row: int, before: "array[float]", values: Sequence[float]) -> "array[float]":
+    def _totals(self, row: int, before: "array[float]", values: Sequence[float]) -> "array[float]":
         if self.kind == "gauge":
             return array("d", values)
-        base = self._begun_anew.get(row) if self._begun_anew else None
+        base = self._reset_bases.get(row) if self._reset_bases else None
         after = array("d", values if base is None else map(add, values, base))
         # A histogram's sum may fall, when what it observes is negative; its counts may not.
         first = 1 if self.kind == "histogram" else 0
         if any(map(lt, after[first:], before[first:])):
-            self._begun_anew[row] = [*before]
+            self._reset_bases[row] = [*before]
             after = array("d", map(add, values, before))
         return after
 
     def extremes(self, reading: Reading) -> "array[float]":
-        """Lay the extremes of a reading out row by row."""
+        """Return the extremes of a reading row by row."""
         found = array("d", [_NO_LOWEST, _NO_HIGHEST]) * len(self.rows)
         for labels, lowest, highest in reading.extremes:
             if (row := self.rows.get(labels)) is not None:
@@ -111,9 +111,9 @@ class MetricHistory:
 
 
 def merge_tick(earlier: Tick, later: Tick) -> None:
-    """Let the later tick speak for the earlier, which goes: totals include it anyhow, extremes do not."""
+    """Merge a dropped tick into the next: totals are cumulative, but minimum and maximum have to be carried over."""
     for name, blob in earlier.extremes.items():
-        first, second = unpacked(blob), unpacked(later.extremes.get(name))
+        first, second = decompress(blob), decompress(later.extremes.get(name))
         second.extend([_NO_LOWEST, _NO_HIGHEST] * ((len(first) - len(second)) // 2))
         for row in range(0, len(first), 2):
             second[row] = min(second[row], first[row])
@@ -123,7 +123,7 @@ def merge_tick(earlier: Tick, later: Tick) -> None:
 
 
 def thin(ticks: Sequence[Tick], longest_seconds: float) -> list[Tick]:
-    """Return the ticks that are kept: those within the longest window and one before, fewer the older."""
+    """Return the ticks to keep: those within the longest window and one before, fewer the older they are."""
     now = ticks[-1].at
     outgrown = sum(tick.at <= now - longest_seconds for tick in ticks) - 1
     first, *rest = ticks[max(0, outgrown) :]

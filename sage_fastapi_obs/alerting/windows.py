@@ -1,68 +1,45 @@
 """Rolling windows over the registry's own instruments: what summary, alerts, health, targets and page are computed from.
 
-At each tick the totals of all series are noted; a window is the difference between two notes. Time is monotonic, and wall
-time is only shown: a clock that is set changes nothing. What was counted just before a pause of the process is not part of a
-short window after it.
+Each tick keeps the totals of all series; a window is the difference between two ticks. Windows go by a monotonic clock, so that
+setting the system clock changes nothing; Unix time is only shown. What was counted just before the process was suspended is not
+part of a short window after it.
 """
 
 import math
-import re
 import threading
 import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from operator import attrgetter
 from statistics import fmean
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Measured, Numbers
-from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, merge_tick, thin, unpacked
+from sage_fastapi_obs.alerting.label_matchers import Where, matcher
+from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, WindowStats
+from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, decompress, merge_tick, thin
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
-__all__ = ["LONGEST_SECONDS", "MOST_SERIES", "Group", "Where", "Window", "Windows", "matcher", "operator_of"]
+__all__ = ["LONGEST_SECONDS", "MOST_SERIES", "Group", "Window", "Windows"]
 
 LONGEST_SECONDS = 7 * 86_400.0
 """The longest window."""
 MOST_SERIES = 50_000
 """Label sets that are watched; more are counted as left out."""
-PAUSE_TICKS = 4
-"""A tick that comes this many intervals after the one before tells of a suspended process."""
-REMEMBERED_CHOICES = 256
+PAUSE_INTERVALS = 4
+"""A tick that comes so many intervals after the last one shows that the process was suspended."""
+MOST_SELECTIONS = 256
 
-Where: TypeAlias = Mapping[str, str]
-"""What labels must be, as in PromQL: `{"route": "/items", "status": "=~5..", "method": "!=HEAD"}`. Operators are `=`, which
-may be left out, `!=`, `=~` and `!~`; expressions match whole values, and a label that is missing is empty."""
 Group: TypeAlias = tuple[str, ...]
 """Values of the labels that series are grouped by, in their order."""
-
 _Rows: TypeAlias = dict[Group, list[int]]
-_at = attrgetter("at")
-
-
-@lru_cache(maxsize=1024)
-def matcher(wanted: str) -> Callable[[str], bool]:
-    """Build the test for one label of a `Where`; raises `SettingsError` for an expression that is none."""
-    operator, text = operator_of(wanted)
-    if operator in ("=", "!="):
-        return lambda value: (value == text) == (operator == "=")
-    try:
-        expression = re.compile(text)
-    except re.error as error:
-        raise SettingsError(f"{wanted!r} is no regular expression: {error}") from None
-    return lambda value: (expression.fullmatch(value) is not None) == (operator == "=~")
-
-
-def operator_of(wanted: str) -> tuple[str, str]:
-    """Split what a label must be into operator and text."""
-    found = next((operator for operator in ("=~", "!~", "!=", "=") if wanted.startswith(operator)), "")
-    return found or "=", wanted[len(found) :]
+"""By group, the rows of its series in a `MetricHistory`."""
+S = TypeVar("S", CounterStats, HistogramStats, GaugeStats)
 
 
 class Windows:
-    """Remembers what the registry told, up to seven days back, and answers for any window within."""
+    """Samples the registry, keeps up to seven days of it, and answers for any window within."""
 
     def __init__(
         self,
@@ -73,53 +50,79 @@ class Windows:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`read`: what tells the numbers. `clock`: monotonic seconds. `wall_clock`: Unix time.
+        """`read`: reads the registry. `clock`: monotonic seconds. `wall_clock`: Unix time.
 
-        `from_zero`: nothing had been counted before, so the first look finds what happened since; else it is the beginning.
+        `from_zero`: nothing had been counted before, so that the first sample is an increase; else it is the baseline.
         """
         self._read = read
         self._interval_seconds = interval_seconds
         self._from_zero = from_zero
         self._clock = clock
         self._wall_clock = wall_clock
-        self._columns: dict[str, MetricHistory] = {}
+        self._histories: dict[str, MetricHistory] = {}
         self._ticks: list[Tick] = []
         self._lock = threading.RLock()
-        self._choices: dict[tuple[object, ...], tuple[MetricHistory, int, _Rows]] = {}
+        self._selections: dict[tuple[object, ...], tuple[MetricHistory, int, _Rows]] = {}
         self.series = 0
         """Label sets that are watched."""
         self.left_out = 0
         """New label sets that the last tick found no room for."""
 
     @property
+    def ticks(self) -> Sequence[Tick]:
+        """The ticks that are kept, the oldest first."""
+        return self._ticks
+
+    @property
+    def selections(self) -> int:
+        """How many selections of series are remembered."""
+        return len(self._selections)
+
+    @property
     def watched_seconds(self) -> float:
-        """Time between the first and the last tick, in which the process was running; what `for` of a rule is measured in."""
+        """Time between the first and the last tick, without suspensions; the clock of alert rules."""
         return self._ticks[-1].watched if self._ticks else 0.0
 
     def sample(self) -> None:
-        """Look at the registry now.
+        """Read the registry now.
 
-        A tick that follows another by less than half an interval takes its place, so that looking often costs no memory.
+        A tick that follows another by less than half an interval replaces it, so that sampling often costs no memory.
         """
         with self._lock:
             tick = self._next_tick()
             self.left_out = 0
             for reading in self._read():
-                self._take(reading, tick)
-            for name, column in self._columns.items():
-                tick.totals[name] = column.packed
-            self._keep(tick)
+                self._record(reading, tick)
+            tick.totals = {name: history.compressed for name, history in self._histories.items()}
+            if len(self._ticks) > 1 and tick.at - self._ticks[-2].at < self._interval_seconds / 2:
+                merge_tick(self._ticks.pop(), tick)
+            self._ticks = thin([*self._ticks, tick], LONGEST_SECONDS)
 
     def view(self, seconds: float) -> "Window":
         """Return the last seconds before the last tick; it does not change when time goes on."""
         if not 0 < seconds <= LONGEST_SECONDS:
             raise SettingsError(f"a window is longer than 0 and at most {LONGEST_SECONDS:.0f} seconds, not {seconds:g}")
         with self._lock:
-            return Window(self, seconds, self._ticks[:], {name: column.now for name, column in self._columns.items()})
+            return Window(self, seconds, self._ticks[:], {name: history.now for name, history in self._histories.items()})
 
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
-        return {name: column.kind for name, column in self._columns.copy().items()}
+        return {name: history.kind for name, history in self._histories.copy().items()}
+
+    def select(self, name: str, where: Where, by: Sequence[str]) -> tuple[MetricHistory, _Rows] | None:
+        """Find the matching series of a metric, grouped; remembered until there are new series."""
+        with self._lock:
+            history = self._histories.get(name)
+            if history is None:
+                return None
+            key = (name, tuple(sorted(where.items())), tuple(by))
+            selected_of, series, rows = self._selections.get(key, (None, 0, {}))
+            if selected_of is not history or series != len(history.rows):
+                rows = _select(history, where, by)
+                self._selections[key] = (history, len(history.rows), rows)
+                if len(self._selections) > MOST_SELECTIONS:
+                    del self._selections[next(iter(self._selections))]
+            return history, rows
 
     def _next_tick(self) -> Tick:
         at, wall = self._clock(), self._wall_clock()
@@ -129,57 +132,36 @@ class Windows:
             self._ticks = [Tick(at - self._interval_seconds, wall - self._interval_seconds, 0.0)]
         last = self._ticks[-1]
         elapsed = max(0.0, at - last.at)
-        paused = elapsed > PAUSE_TICKS * self._interval_seconds
+        paused = elapsed > PAUSE_INTERVALS * self._interval_seconds
         watched = last.watched + (self._interval_seconds if paused else elapsed)
         return Tick(last.at + elapsed, wall, watched, paused)
 
-    def _take(self, reading: Reading, tick: Tick) -> None:
-        column = self._columns.get(reading.name)
-        if column is None or not column.fits(reading):
-            self.series -= len(column.rows) if column else 0
-            column = self._columns[reading.name] = MetricHistory(reading)
+    def _record(self, reading: Reading, tick: Tick) -> None:
+        history = self._histories.get(reading.name)
+        if history is None or not history.fits(reading):
+            self.series -= len(history.rows) if history else 0
+            history = self._histories[reading.name] = MetricHistory(reading)
             for earlier in self._ticks:
                 earlier.totals.pop(reading.name, None)
-        known = len(column.rows)
-        self.left_out += column.take(reading, MOST_SERIES - self.series)
-        self.series += len(column.rows) - known
-        if extremes := column.extremes(reading):
+        before = len(history.rows)
+        self.left_out += history.record(reading, MOST_SERIES - self.series)
+        self.series += len(history.rows) - before
+        if extremes := history.extremes(reading):
             tick.extremes[reading.name] = compress(extremes)
 
-    def _keep(self, tick: Tick) -> None:
-        ticks = self._ticks
-        if len(ticks) > 1 and tick.at - ticks[-2].at < self._interval_seconds / 2:
-            merge_tick(ticks.pop(), tick)
-        self._ticks = thin([*ticks, tick], LONGEST_SECONDS)
 
-    def choose(self, name: str, where: Where, by: Sequence[str]) -> tuple[MetricHistory, _Rows] | None:
-        """Find the series of a metric that are meant, grouped; remembered until there are new ones."""
-        with self._lock:
-            column = self._columns.get(name)
-            if column is None:
-                return None
-            key = (name, tuple(sorted(where.items())), tuple(by))
-            of, known, rows = self._choices.get(key, (None, 0, {}))
-            if of is not column or known != len(column.rows):
-                rows = _chosen(column, where, by)
-                self._choices[key] = (column, len(column.rows), rows)
-                while len(self._choices) > REMEMBERED_CHOICES:
-                    del self._choices[next(iter(self._choices))]
-            return column, rows
-
-
-def _chosen(column: MetricHistory, where: Where, by: Sequence[str]) -> _Rows:
-    places = {label: place for place, label in enumerate(column.labels)}
-    tests = [(places.get(label), matcher(wanted)) for label, wanted in where.items()]
-    groups = [places.get(label) for label in by]
+def _select(history: MetricHistory, where: Where, by: Sequence[str]) -> _Rows:
+    columns = {label: column for column, label in enumerate(history.labels)}
+    matchers = [(columns.get(label), matcher(wanted)) for label, wanted in where.items()]
+    grouping = [columns.get(label) for label in by]
     rows: _Rows = {}
-    for labels, row in column.rows.items():
-        if all(test("" if place is None else labels[place]) for place, test in tests):
-            rows.setdefault(tuple("" if place is None else labels[place] for place in groups), []).append(row)
+    for labels, row in history.rows.items():
+        if all(matches("" if column is None else labels[column]) for column, matches in matchers):
+            rows.setdefault(tuple("" if column is None else labels[column] for column in grouping), []).append(row)
     return rows
 
 
-class _Edge(NamedTuple):
+class _Begin(NamedTuple):
     """Where a window begins: between two ticks, at a share of the way from one to the other."""
 
     before: Tick
@@ -192,20 +174,20 @@ class _Edge(NamedTuple):
 
 
 class Window:
-    """A stretch of time up to a tick. All figures of one window are of the same moment."""
+    """A stretch of time up to a tick. All statistics of one window are of the same moment."""
 
     def __init__(self, windows: Windows, seconds: float, ticks: Sequence[Tick], now: Mapping[str, "array[float]"]) -> None:
         self._windows = windows
         self._ticks = ticks
         self._now = now
-        self._edge = _edge(ticks, seconds)
+        self._begin = _begin(ticks, seconds)
         self.seconds = seconds
         """Its length, as asked for."""
 
     @property
     def covered_seconds(self) -> float:
         """How much of it the process has been watched for: less after a start or while suspended; 0 before the second tick."""
-        return 0.0 if self._edge is None else self._ticks[-1].watched - self._edge.watched
+        return 0.0 if self._begin is None else self._ticks[-1].watched - self._begin.watched
 
     @property
     def ended_at(self) -> float:
@@ -216,70 +198,73 @@ class Window:
         """Return the names of all metrics, with their kinds."""
         return self._windows.metrics()
 
-    def numbers(
+    def stats(
         self, name: str, where: Where | None = None, by: Sequence[str] = (), only: Iterable[Group] | None = None
-    ) -> dict[Group, Numbers]:
-        """Return what the series of a metric amount to, by the values of some labels; `only`: of these groups.
+    ) -> dict[Group, WindowStats]:
+        """Return the statistics of a metric, by the values of some labels; `only`: of these groups.
 
         Nothing for a metric that is not known, for groups without series, and, but for gauges, before the second tick.
         """
-        chosen = self._windows.choose(name, where or {}, by)
-        if chosen is None or name not in self._now:
+        selected = self._windows.select(name, where or {}, by)
+        if selected is None or name not in self._now:
             return {}
-        column, groups = chosen
+        history, groups = selected
         if only is not None:
             groups = {group: groups[group] for group in only if group in groups}
-        if column.kind == "gauge":
-            return self._gauges(column, groups)
-        if self._edge is None or not self.covered_seconds:
+        if history.kind == "gauge":
+            return self._gauges(history, groups)
+        if self._begin is None or not self.covered_seconds:
             return {}
-        risen = self._risen(column, groups, self._edge)
-        if column.kind == "counter":
-            return {group: CounterStats(self.seconds, values[0]) for group, values in risen.items()}
-        extremes = self._extremes(column, groups)
+        increases = self._increases(history, groups, self._begin)
+        if history.kind == "counter":
+            return {group: CounterStats(self.seconds, values[0]) for group, values in increases.items()}
+        extremes = self._extremes(history, groups)
         return {
-            group: HistogramStats(self.seconds, column.bounds, values[0], tuple(values[1:]), *extremes.get(group, (None, None)))
-            for group, values in risen.items()
+            group: HistogramStats(self.seconds, history.bounds, values[0], tuple(values[1:]), *extremes.get(group, ()))
+            for group, values in increases.items()
         }
 
-    def counted(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, CounterStats]:
-        """Return the same for a counter; nothing if the metric is none."""
-        return {group: one for group, one in self.numbers(name, where, by).items() if isinstance(one, CounterStats)}
+    def counter(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, CounterStats]:
+        """Return the statistics of a counter; nothing if the metric is none."""
+        return _of_kind(CounterStats, self.stats(name, where, by))
 
-    def observed(
+    def histogram(
         self, name: str, where: Where | None = None, by: Sequence[str] = (), only: Iterable[Group] | None = None
     ) -> dict[Group, HistogramStats]:
-        """Return the same for a histogram; nothing if the metric is none."""
-        return {group: one for group, one in self.numbers(name, where, by, only).items() if isinstance(one, HistogramStats)}
+        """Return the statistics of a histogram; nothing if the metric is none."""
+        return _of_kind(HistogramStats, self.stats(name, where, by, only))
 
-    def measured(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, Measured]:
-        """Return the same for a gauge; nothing if the metric is none."""
-        return {group: one for group, one in self.numbers(name, where, by).items() if isinstance(one, Measured)}
+    def gauge(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, GaugeStats]:
+        """Return the statistics of a gauge; nothing if the metric is none."""
+        return _of_kind(GaugeStats, self.stats(name, where, by))
 
-    def _risen(self, column: MetricHistory, groups: _Rows, edge: _Edge) -> dict[Group, list[float]]:
-        now = self._now[column.name]
-        before, after = (unpacked(tick.totals.get(column.name)) for tick in (edge.before, edge.after))
-        may_fall = column.kind == "histogram"
-        risen = {}
+    def _increases(self, history: MetricHistory, groups: _Rows, begin: _Begin) -> dict[Group, list[float]]:
+        now = self._now[history.name]
+        before, after = (decompress(tick.totals.get(history.name)) for tick in (begin.before, begin.after))
+        # The sum of a histogram may fall.
+        may_fall = history.kind == "histogram"
+        increases = {}
         for group, rows in groups.items():
-            if (totals := _summed(now, rows, column.width)) is None:
+            if (totals := _sums(now, rows, history.width)) is None:
                 continue
-            nothing = [0.0] * column.width
-            # On the line between two ticks; series that were not there yet began at 0.
-            first, second = (_summed(numbers, rows, column.width) or nothing for numbers in (before, after))
-            base = [one + (other - one) * edge.share for one, other in zip(first, second, strict=True)]
+            # Interpolated between two ticks; series that did not exist yet began at 0.
+            zeros = [0.0] * history.width
+            first, second = (_sums(numbers, rows, history.width) or zeros for numbers in (before, after))
+            base = [one + (other - one) * begin.share for one, other in zip(first, second, strict=True)]
             # Interpolation may be off by the last bit, which must not make a count negative.
-            rises = [total - begin for total, begin in zip(totals, base, strict=True)]
-            risen[group] = [rise if may_fall and not place else max(0.0, rise) for place, rise in enumerate(rises)]
-        return risen
+            changes = [total - start for total, start in zip(totals, base, strict=True)]
+            increases[group] = [
+                change if may_fall and not column else max(0.0, change) for column, change in enumerate(changes)
+            ]
+        return increases
 
-    def _extremes(self, column: MetricHistory, groups: _Rows) -> dict[Group, tuple[float | None, float | None]]:
-        inside = [tick.extremes[column.name] for tick in self._inside() if column.name in tick.extremes]
+    def _extremes(self, history: MetricHistory, groups: _Rows) -> dict[Group, tuple[float | None, float | None]]:
+        inside = [tick.extremes[history.name] for tick in self._inside() if history.name in tick.extremes]
         if not inside:
             return {}
-        lows: list[float] = [math.inf] * len(column.rows)
-        highs: list[float] = [-math.inf] * len(column.rows)
-        for found in map(unpacked, inside):
+        lows: list[float] = [math.inf] * len(history.rows)
+        highs: list[float] = [-math.inf] * len(history.rows)
+        for found in map(decompress, inside):
             lows[: len(found) // 2] = map(min, lows, found[::2])
             highs[: len(found) // 2] = map(max, highs, found[1::2])
         return {
@@ -287,50 +272,54 @@ class Window:
             for group, rows in groups.items()
         }
 
-    def _gauges(self, column: MetricHistory, groups: _Rows) -> dict[Group, Numbers]:
-        now = self._now[column.name]
-        ticks = [*(unpacked(tick.totals.get(column.name)) for tick in self._inside()[:-1]), now]
-        found: dict[Group, Numbers] = {}
+    def _gauges(self, history: MetricHistory, groups: _Rows) -> dict[Group, WindowStats]:
+        now = self._now[history.name]
+        ticks = [*(decompress(tick.totals.get(history.name)) for tick in self._inside()[:-1]), now]
+        stats: dict[Group, WindowStats] = {}
         for group, rows in groups.items():
-            if newest := [*_known((now,), rows)]:
-                every = [values for row in rows if (values := [*_known(ticks, (row,))])]
-                low, mean, high = (max(map(of, every)) for of in (min, fmean, max))
-                found[group] = Measured(self.seconds, max(newest), sum(newest), low, mean, high)
-        return found
+            if newest := [*_values((now,), rows)]:
+                series = [values for row in rows if (values := [*_values(ticks, (row,))])]
+                low, mean, high = (max(map(statistic, series)) for statistic in (min, fmean, max))
+                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high)
+        return stats
 
     def _inside(self) -> list[Tick]:
-        """Return the ticks of the window; that at its very beginning belongs to the window before."""
-        if self._edge is None:
+        """Return the ticks of the window; one at its very beginning belongs to the window before."""
+        if self._begin is None:
             return [*self._ticks[-1:]]
         begin = self._ticks[-1].at - self.seconds
         return [tick for tick in self._ticks[1:] if tick.at > begin]
 
 
-def _edge(ticks: Sequence[Tick], seconds: float) -> _Edge | None:
+def _begin(ticks: Sequence[Tick], seconds: float) -> _Begin | None:
     if len(ticks) < 2:
         return None
-    begin = ticks[-1].at - seconds
-    place = bisect_right(ticks, begin, key=_at)
-    if not place:
-        return _Edge(ticks[0], ticks[0], 0.0)
-    before, after = ticks[place - 1], ticks[place]
-    # What was counted between a tick and a pause is older than the pause.
-    share = 1.0 if after.after_pause else (begin - before.at) / (after.at - before.at)
-    return _Edge(before, after, share)
+    at = ticks[-1].at - seconds
+    following = bisect_right(ticks, at, key=attrgetter("at"))
+    if not following:
+        return _Begin(ticks[0], ticks[0], 0.0)
+    before, after = ticks[following - 1], ticks[following]
+    # What was counted between a tick and a suspension is older than the suspension.
+    share = 1.0 if after.after_pause else (at - before.at) / (after.at - before.at)
+    return _Begin(before, after, share)
 
 
-def _summed(numbers: "array[float]", rows: Sequence[int], width: int) -> list[float] | None:
-    """Add rows up, column by column; None if none of them was there."""
-    there = len(numbers) // width
-    inside = rows if rows[-1] < there else [row for row in rows if row < there]
+def _of_kind(kind: type[S], stats: Mapping[Group, WindowStats]) -> dict[Group, S]:
+    return {group: one for group, one in stats.items() if isinstance(one, kind)}
+
+
+def _sums(numbers: "array[float]", rows: Sequence[int], width: int) -> list[float] | None:
+    """Add rows up, column by column; None if none of them existed."""
+    existing = len(numbers) // width
+    inside = rows if rows[-1] < existing else [row for row in rows if row < existing]
     if not inside:
         return None
-    if len(inside) == there:
-        return [sum(numbers[place::width]) for place in range(width)]
+    if len(inside) == existing:
+        return [sum(numbers[column::width]) for column in range(width)]
     return [*map(sum, zip(*(numbers[row * width : (row + 1) * width] for row in inside), strict=True))]
 
 
-def _known(ticks: Iterable[Sequence[float]], rows: Sequence[int]) -> Iterator[float]:
+def _values(ticks: Iterable[Sequence[float]], rows: Sequence[int]) -> Iterator[float]:
     return (numbers[row] for numbers in ticks for row in rows if row < len(numbers) and not math.isnan(numbers[row]))
 
 

@@ -1,4 +1,4 @@
-"""`/monitoring/loggers`: which lines are written, and a change of that for a while."""
+"""`/monitoring/loggers`: shows log levels, and changes them for a while."""
 
 import logging
 import os
@@ -9,28 +9,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.pages import UNCACHED, problem
+from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
 from sage_fastapi_obs.logs.levels import TooManyChangesError
 from sage_fastapi_obs.logs.line_format import LEVELS, level_name
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import usual_level
 from sage_fastapi_obs.threads import NoThreadError
 
-__all__ = ["Loggers"]
+__all__ = ["LogLevelsPage"]
 
 LONGEST_BODY_BYTES = 4_096
 LONGEST_SECONDS = 86_400
 
 
 class LevelChange(BaseModel):
-    """What is asked for."""
+    """Body of a PUT."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     level: Literal["trace", "debug", "info", "warn", "error", "critical"] | None
-    """None gives the configured level back."""
+    """None goes back to the configured level."""
     logger: str | None = Field(default=None, pattern=r"^[^.\s]+(\.[^.\s]+)*\z", max_length=200)
-    """A logger with all below it; None: all."""
+    """A logger with all below it; None means all."""
     seconds: int = Field(default=300, ge=1, le=LONGEST_SECONDS)
 
     _usual_spellings = field_validator("level", mode="before")(usual_level)
@@ -44,30 +44,30 @@ class LoggerLevel(BaseModel):
     seconds_left: float | None = None
 
 
-class LoggersAnswer(BaseModel):
+class LogLevelsResponse(BaseModel):
     """Which lines this process writes."""
 
     process_id: int
     configured: str
     level: str
     loggers: list[LoggerLevel]
-    """What differs from the configured level for a while."""
+    """Those that differ from the configured level for a while."""
     standard_library: dict[str, str]
     """Loggers of `logging` with a level of their own: they let nothing below it come this far."""
 
 
-class Loggers:
+class LogLevelsPage:
     """Shows and changes the levels of one process."""
 
     def __init__(self, access: Access, logs: LogWriter) -> None:
         self._access = access
         self._logs = logs
 
-    async def handle(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer GET with the levels, and PUT with those after the change."""
         if request.method == "PUT":
             return self._access.refusal_to_change(request) or await self._change(request)
-        return self._access.refusal(request) or self._shown()
+        return self._access.refusal(request) or self._levels()
 
     async def _change(self, request: Request) -> Response:
         body = b""
@@ -84,11 +84,11 @@ class Loggers:
             return problem(str(error), 422)
         except NoThreadError:
             return problem("no thread can be started that would end the change: raise the limit of this container", 503)
-        return self._shown()
+        return self._levels()
 
-    def _shown(self) -> Response:
+    def _levels(self) -> Response:
         levels = self._logs.levels
-        answer = LoggersAnswer(
+        answer = LogLevelsResponse(
             process_id=os.getpid(),
             configured=levels.configured,
             level=levels.level_of(None),
@@ -96,12 +96,12 @@ class Loggers:
                 LoggerLevel(logger=change.logger, level=change.level, seconds_left=round(left, 1))
                 for change, left in levels.changes
             ],
-            standard_library=_standard_library(),
+            standard_library=_standard_levels(),
         )
         return JSONResponse(answer.model_dump(), headers=UNCACHED)
 
 
-def _standard_library() -> dict[str, str]:
+def _standard_levels() -> dict[str, str]:
     root = logging.getLogger()
     # A copy, because another thread may be making a logger.
     found = root.manager.loggerDict.copy().items()
@@ -110,8 +110,8 @@ def _standard_library() -> dict[str, str]:
 
 
 def _explain(error: ValidationError) -> str:
-    """Say where and what; never repeat what was sent."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    said = [f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults]
+    """Say what is wrong; never repeat what was sent."""
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    messages = (f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in wrong)
     example = '{"level": "debug", "logger": null, "seconds": 300}'
-    return f"{'; '.join(said)}. Levels: {', '.join(LEVELS)}. Example: {example}"
+    return f"{'; '.join(messages)}. Levels: {', '.join(LEVELS)}. Example: {example}"

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_fastapi_obs.catalog import SCRAPE_METRICS, build
 from sage_fastapi_obs.endpoints.background_worker import GilPacer, OneAtATime
-from sage_fastapi_obs.endpoints.pages import MOST_QUERY_BYTES
+from sage_fastapi_obs.endpoints.json_page import MOST_QUERY_BYTES
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition.encoder import Encode
 from sage_fastapi_obs.metrics.exposition.page import Exposition, names_beginning

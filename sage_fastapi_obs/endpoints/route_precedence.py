@@ -1,4 +1,4 @@
-"""Our pages are found first, whatever else the app routes: catch-alls, mounts, and what is added later."""
+"""Routes requests for our pages to them first, before catch-alls, mounts and routes that the app adds later."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -13,34 +13,34 @@ __all__ = ["Precedence", "give_precedence"]
 
 
 class Precedence:
-    """Stands before an app's router, and asks our pages where the path may be one of theirs.
+    """Wraps an app's router: a path that may be one of our pages is matched with them first.
 
-    At the head of the app's routes, each request would be matched with all of them.
+    As the first routes of the app, they would be matched with every request.
     """
 
     def __init__(self, router: ASGIApp, pages: Sequence[Route]) -> None:
         self._router = router
         self._pages = pages
         self._own_router = APIRouter(routes=[*pages])
-        self._beginnings = tuple({_first_segment(page.path_format) for page in pages})
+        self._first_segments = tuple({_first_segment(page.path_format) for page in pages})
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Not a coroutine: a request to the app costs a call, not a task step.
+        """Route a request. Not a coroutine function, so that a request to the app costs one call only.
 
-        What a page does not take (another method, a websocket) is the app's, which may have a route for it.
+        What a page does not accept (another method, a websocket) goes to the app, which may have a route for it.
         """
         path: str = scope.get("path", "")
         if root_path := scope.get("root_path"):
             path = path.removeprefix(root_path)
-        if path.startswith(self._beginnings) and any(page.matches(scope)[0] is Match.FULL for page in self._pages):
+        if path.startswith(self._first_segments) and any(page.matches(scope)[0] is Match.FULL for page in self._pages):
             return self._own_router(scope, receive, send)
         return self._router(scope, receive, send)
 
 
 def give_precedence(app: Any, pages: APIRouter, prefixes: Sequence[str]) -> set[str]:
-    """Let an app find those pages first that it has among its routes.
+    """Route requests to those of our pages first that are among the routes of an app.
 
-    `prefixes`: what they are below. Returns the paths that the app has, too, and that are not found any more.
+    `prefixes`: the paths that our pages are below. Returns the paths of the app's own routes that are hidden by ours.
     """
     owner = routed_by(app)
     router = getattr(owner, "router", owner)
@@ -49,24 +49,24 @@ def give_precedence(app: Any, pages: APIRouter, prefixes: Sequence[str]) -> set[
     def is_ours(route: Any) -> bool:
         return id(getattr(route, "endpoint", None)) in endpoints or getattr(route, "original_router", None) is pages
 
-    ours, others = _parted(flattened(getattr(router, "routes", ())), is_ours)
+    ours, others = _split(flattened(getattr(router, "routes", ())), is_ours)
     if not ours:
         return set()
     if not isinstance(router.middleware_stack, Precedence):
         router.middleware_stack = Precedence(router.middleware_stack, ours)
-        # Where requests to the app come to them last.
-        last, first = _parted(router.routes, is_ours)
-        router.routes[:] = first + last
+        # `Precedence` finds ours, so that they may come last in the list.
+        ours_in_list, others_in_list = _split(router.routes, is_ours)
+        router.routes[:] = others_in_list + ours_in_list
     taken = {*prefixes, *(page.path for page in ours)}
     return {route.path for route in others if getattr(route, "path", None) in taken and _answers_get(route)}
 
 
-def _parted(routes: Iterable[Any], is_ours: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
-    """Part ours from others."""
-    parted: tuple[list[Any], list[Any]] = [], []
+def _split(routes: Iterable[Any], is_ours: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
+    """Split routes into ours and others."""
+    split: tuple[list[Any], list[Any]] = [], []
     for route in routes:
-        parted[0 if is_ours(route) else 1].append(route)
-    return parted
+        split[0 if is_ours(route) else 1].append(route)
+    return split
 
 
 def _answers_get(route: Any) -> bool:

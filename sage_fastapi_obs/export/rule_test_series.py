@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat, escaped
+from sage_fastapi_obs.alerting.label_matchers import matcher, operator_of
 from sage_fastapi_obs.alerting.rules import AlertCondition
 from sage_fastapi_obs.alerting.window_stats import quantile_of
-from sage_fastapi_obs.alerting.windows import matcher, operator_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
 
 __all__ = ["NoSceneError", "SeriesShape", "Shown", "TestSeries", "scene", "series", "values_around"]
@@ -91,7 +91,7 @@ def _of_stat(stat: Stat, value: float, labels: Mapping[str, str]) -> Shown:
 
 
 def _courses(stat: Stat, value: float, chosen: Mapping[str, str]) -> dict[str, SeriesShape]:
-    statistic = stat.meant()
+    statistic = stat.effective_statistic()
     if (q := quantile_of(statistic)) is not None:
         return _histogram(stat.metric, q, value, chosen)
     name, window = stat.metric, stat.window_seconds

@@ -4,14 +4,14 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from sage_fastapi_obs.errors import SettingsError
 
-__all__ = ["Check", "Health", "HealthResult", "ProbeStatus"]
+__all__ = ["Check", "CheckResult", "Health", "HealthReport", "ProbeStatus"]
 
 Check = Callable[[], Awaitable[object] | object]
 """Healthy when it returns anything but False; unhealthy when it returns False or raises. Sync ones run in a thread."""
@@ -19,8 +19,8 @@ ProbeStatus: TypeAlias = Literal["ready", "degraded", "not_ready", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
-class HealthResult:
-    """What a check found."""
+class CheckResult:
+    """Result of one health check."""
 
     name: str
     status: Literal["pass", "fail", "timeout"]
@@ -30,12 +30,24 @@ class HealthResult:
     """The exception's class; its message could carry credentials."""
 
 
+class HealthReport(NamedTuple):
+    """All results together."""
+
+    status: ProbeStatus
+    checks: list[CheckResult]
+
+    @property
+    def accepts_traffic(self) -> bool:
+        """Whether `/monitoring/health/ready` answers 200; else it answers 503."""
+        return self.status in ("ready", "degraded")
+
+
 class Health:
     """The registered checks, and whether this process should get traffic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._checks: dict[str, _Registered] = {}
+        self._checks: dict[str, _RegisteredCheck] = {}
         self.draining = False
         """True once the shutdown has begun: alive, and not ready."""
         self.has_started = False
@@ -49,7 +61,7 @@ class Health:
             raise SettingsError(f"check {name!r}: timeout_seconds must be above 0 and cache_seconds not below 0")
         if name in self._checks:
             raise SettingsError(f"there is a check {name!r} already: give this one another name")
-        self._checks[name] = _Registered(name, check, timeout_seconds, cache_seconds, critical, self._clock)
+        self._checks[name] = _RegisteredCheck(name, check, timeout_seconds, cache_seconds, critical, self._clock)
 
     def check(
         self, name: str, *, timeout_seconds: float = 2.0, cache_seconds: float = 1.0, critical: bool = True
@@ -62,24 +74,24 @@ class Health:
 
         return register
 
-    async def status(self) -> tuple[ProbeStatus, list[HealthResult]]:
+    async def report(self) -> HealthReport:
         """Sum the checks up: `not_ready` when a critical one failed, `degraded` when another did, else `ready`."""
         results = [] if self.draining else await self.results()
         if self.draining:
             # Also if the shutdown has begun while checks ran.
-            return "draining", []
+            return HealthReport("draining", [])
         failed = [result for result in results if result.status != "pass"]
         if any(result.critical for result in failed):
-            return "not_ready", results
+            return HealthReport("not_ready", results)
         self.has_started = True
-        return ("degraded" if failed else "ready"), results
+        return HealthReport("degraded" if failed else "ready", results)
 
-    async def results(self) -> list[HealthResult]:
+    async def results(self) -> list[CheckResult]:
         """Run all checks side by side; as long as the slowest time limit at most."""
         checks = [*self._checks.values()]
-        found: dict[str, HealthResult] = {}
+        found: dict[str, CheckResult] = {}
 
-        async def run(check: "_Registered") -> None:
+        async def run(check: "_RegisteredCheck") -> None:
             found[check.name] = await check.result()
 
         async with anyio.create_task_group() as tasks:
@@ -88,7 +100,7 @@ class Health:
         return [found[check.name] for check in checks]
 
 
-class _Registered:
+class _RegisteredCheck:
     """One check, its last result, and the run in progress if there is one."""
 
     def __init__(
@@ -99,12 +111,12 @@ class _Registered:
         self._timeout_seconds = timeout_seconds
         self._cache_seconds = cache_seconds
         self._clock = clock
-        self._unknown = HealthResult(name, "fail", critical, 0.0)
-        self._last: tuple[float, HealthResult] | None = None
+        self._unknown = CheckResult(name, "fail", critical, 0.0)
+        self._last: tuple[float, CheckResult] | None = None
         self._running: anyio.Event | None = None
-        self._threads_left = 0
+        self._threads_in_use = 0
 
-    async def result(self) -> HealthResult:
+    async def result(self) -> CheckResult:
         """Return a result no older than the cache allows."""
         while True:
             if self._last is not None and self._clock() - self._last[0] < self._cache_seconds:
@@ -113,7 +125,7 @@ class _Registered:
                 return await self._run()
             await self._running.wait()
 
-    async def _run(self) -> HealthResult:
+    async def _run(self) -> CheckResult:
         done = self._running = anyio.Event()
         started = self._clock()
         result = replace(self._unknown, status="timeout")
@@ -127,7 +139,7 @@ class _Registered:
             done.set()
         return result
 
-    async def _outcome(self) -> HealthResult:
+    async def _outcome(self) -> CheckResult:
         try:
             healthy = await self._call()
         except anyio.get_cancelled_exc_class():
@@ -140,17 +152,17 @@ class _Registered:
     async def _call(self) -> object:
         if inspect.iscoroutinefunction(self._check) or inspect.iscoroutinefunction(type(self._check).__call__):
             return await self._check()  # type: ignore[misc]
-        if self._threads_left:
-            # The last run still hangs in its thread; another thread would hang beside it until the pool is gone.
+        if self._threads_in_use:
+            # The last run still hangs in its thread. Further runs would hang beside it, until the pool has no thread left.
             await anyio.sleep(self._timeout_seconds)
         (returned,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await returned if inspect.isawaitable(returned) else returned
 
     def _in_thread(self) -> tuple[object]:
-        # Counted here: a run may be given up while it still waits for a thread, and then has none to leave.
-        self._threads_left += 1
+        # Counted in the thread: a run that is given up while it waits for a thread never gets here.
+        self._threads_in_use += 1
         try:
-            # In a tuple, as trio refuses a bare coroutine from a thread, and a lambda may return one.
+            # In a tuple, as a lambda may return a coroutine, and trio refuses a bare one from a thread.
             return (self._check(),)
         finally:
-            self._threads_left -= 1
+            self._threads_in_use -= 1

@@ -1,4 +1,4 @@
-"""The beginning of a shutdown: the signals that stop a service are noticed on their way to whoever handles them."""
+"""Notices the signals that stop a service (SIGTERM, SIGINT) before the handler of the server does."""
 
 import signal
 import threading
@@ -12,48 +12,47 @@ Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
 class StopSignals:
-    """Calls a function when SIGTERM or SIGINT arrives, before the handler that was there.
+    """Calls a function when SIGTERM or SIGINT arrives, then the previous handler.
 
-    Where nobody handles SIGTERM, nothing is done: it ends the process, as it would without us, and SIGINT is the business of
-    the event loop.
+    Where nobody handles SIGTERM, nothing is done: it ends the process as without us, and SIGINT is left to the event loop.
     """
 
     def __init__(self, notice: Callable[[], None]) -> None:
         self._notice = notice
         self._handlers: dict[int, tuple[Handler, Handler]] = {}
-        """By signal: the handler that was there, and ours before it."""
+        """By signal: the previous handler, and ours."""
 
     def watch(self) -> None:
-        """Step in front of the handlers; only the main thread may do so, and elsewhere nothing is done."""
+        """Put our handlers before the present ones. Only the main thread may do so; in another, nothing is done."""
         if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
             return
         for number in (signal.SIGTERM, signal.SIGINT):
-            theirs = signal.getsignal(number)
-            if callable(theirs) and theirs is not signal.default_int_handler and not self._is_watched(number):
-                self._handlers[number] = theirs, _before(theirs, self._notice)
+            previous = signal.getsignal(number)
+            if callable(previous) and previous is not signal.default_int_handler and not self._is_watched(number):
+                self._handlers[number] = previous, _notice_first(self._notice, previous)
                 signal.signal(number, self._handlers[number][1])
 
     def leave(self) -> None:
-        """Step aside again, where nobody has stepped in front of us meanwhile."""
+        """Restore the previous handlers, unless somebody has replaced ours meanwhile."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number, (theirs, _) in self._handlers.items():
+        for number, (previous, _) in self._handlers.items():
             if self._is_watched(number):
-                signal.signal(number, theirs)
+                signal.signal(number, previous)
 
     def _is_watched(self, number: int) -> bool:
         return number in self._handlers and signal.getsignal(number) == self._handlers[number][1]
 
 
-def _before(theirs: Handler, notice: Callable[[], None]) -> Handler:
-    """Make a handler that calls another one after `notice`, and belongs to the same object.
+def _notice_first(notice: Callable[[], None], previous: Handler) -> Handler:
+    """Return a handler that calls `notice`, then the previous handler, and is a method of the same object as that.
 
-    Libraries find the server through its handler, to see when it stops: they have to find it through ours.
+    Libraries find the server through its handler, to see when it stops, and have to find it through ours.
     """
 
-    def notice_first(number: int, frame: FrameType | None) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         notice()
-        theirs(number, frame)
+        previous(number, frame)
 
-    owner = getattr(theirs, "__self__", None)
-    return notice_first if owner is None else MethodType(lambda _, *arguments: notice_first(*arguments), owner)
+    owner = getattr(previous, "__self__", None)
+    return handler if owner is None else MethodType(lambda _, *arguments: handler(*arguments), owner)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from sage_fastapi_obs.alerting.alerts import Alert
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import RESULTS
-from sage_fastapi_obs.alerting.summary import shown_alert, shown_rule, slow_operations
+from sage_fastapi_obs.alerting.summary import rule_summary, slow_operations
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes
@@ -169,8 +169,8 @@ def get_dashboard_data() -> dict[str, Any]:
     rules = [] if found is None else found.status.alerts.rules
     return {
         "metrics_summary": summary,
-        "active_alerts": [shown_alert(alert).model_dump() for alert in firing],
-        "alert_rules": [shown_rule(rule).model_dump() for rule in rules],
+        "active_alerts": [alert.summary() for alert in firing],
+        "alert_rules": [rule_summary(rule).model_dump() for rule in rules],
         "system_status": {
             "monitoring_active": found is not None and found.status.is_active,
             "total_metrics": 0 if found is None else found.status.windows.series,

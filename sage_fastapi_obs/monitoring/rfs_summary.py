@@ -74,12 +74,12 @@ def documented(window: Window, names: Mapping[str, ResolvedName]) -> dict[str, A
         return ((name, meaning) for name, meaning in called.items() if kinds.get(meaning.metric) == kind)
 
     def risen(meaning: ResolvedName) -> float:
-        return sum(one.increase for one in window.counted(meaning.metric, meaning.labels).values()) * meaning.scale
+        return sum(one.increase for one in window.counter(meaning.metric, meaning.labels).values()) * meaning.scale
 
     def last(meaning: ResolvedName) -> float:
-        return sum(one.total for one in window.measured(meaning.metric, meaning.labels).values()) * meaning.scale
+        return sum(one.total for one in window.gauge(meaning.metric, meaning.labels).values()) * meaning.scale
 
-    memory = window.measured("operation_memory_delta_bytes", by=("operation",))
+    memory = window.gauge("operation_memory_delta_bytes", by=("operation",))
     return {
         "time_range_minutes": summary.time_range_minutes,
         "timestamp": summary.timestamp,
@@ -110,8 +110,8 @@ def _histograms(window: Window) -> dict[str, dict[str, float]]:
     shown: dict[str, dict[str, float]] = {}
     for name in sorted(names):
         called, scale = _called(name)
-        shown[called] = _figures(window.observed(name).get(()), scale)
-    for (operation,), observed in window.observed("operation_duration_seconds", by=("operation",)).items():
+        shown[called] = _figures(window.histogram(name).get(()), scale)
+    for (operation,), observed in window.histogram("operation_duration_seconds", by=("operation",)).items():
         shown[f"{operation}.duration_ms"] = _figures(observed, 1000.0)
     return shown
 

@@ -14,7 +14,7 @@ from worlds import World
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.alerting import windows as windows_module
-from sage_fastapi_obs.alerting.window_stats import CounterStats, HistogramStats, Measured, histogram_quantile, quantile_of
+from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, histogram_quantile, quantile_of
 from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading, RegistryReader
@@ -98,26 +98,26 @@ def test_figures_of_each_kind():
         gauge.labels("1").set(-step)
         windows.sample()
     window = windows.view(30)
-    assert window.counted("jobs_total", by=["kind"]) == {("a",): CounterStats(30, 5.0), ("b",): CounterStats(30, 20.0)}
-    assert window.counted("jobs_total")[()].rate == pytest.approx(25 / 30)
-    assert window.counted("jobs_total", {"kind": "=~a|c"})[()].statistic("increase") == 5.0
-    assert window.counted("jobs_total", {"kind": "!=a"})[()].increase == 20.0
-    assert window.counted("jobs_total", {"kind": "=none"}) == {}
-    assert window.counted("jobs_total", {"nothing": ""}, by=["nothing"])[("",)].increase == 25.0
-    assert window.counted("jobs_total", by=["kind"])[("a",)].statistic("p95") is None
-    assert window.numbers("jobs_total", by=["kind"], only=[("b",), ("x",)]) == {("b",): CounterStats(30, 20.0)}
-    observed = window.observed("time_seconds")[()]
+    assert window.counter("jobs_total", by=["kind"]) == {("a",): CounterStats(30, 5.0), ("b",): CounterStats(30, 20.0)}
+    assert window.counter("jobs_total")[()].rate == pytest.approx(25 / 30)
+    assert window.counter("jobs_total", {"kind": "=~a|c"})[()].statistic("increase") == 5.0
+    assert window.counter("jobs_total", {"kind": "!=a"})[()].increase == 20.0
+    assert window.counter("jobs_total", {"kind": "=none"}) == {}
+    assert window.counter("jobs_total", {"nothing": ""}, by=["nothing"])[("",)].increase == 25.0
+    assert window.counter("jobs_total", by=["kind"])[("a",)].statistic("p95") is None
+    assert window.stats("jobs_total", by=["kind"], only=[("b",), ("x",)]) == {("b",): CounterStats(30, 20.0)}
+    observed = window.histogram("time_seconds")[()]
     assert observed == HistogramStats(30, (1.0, 2.0), 2.5, (1.0, 1.0, 0.0))
     assert (observed.count, observed.mean, observed.min, observed.max) == (2, 1.25, None, 2.0)
     assert observed.statistic("p50") == 1.0
     assert [observed.statistic(name) for name in ("sum", "rate", "mean", "last")] == [2.5, 2 / 30, 1.25, None]
-    assert window.observed("size")[()] == HistogramStats(30, (), 8.0, (2.0,))
-    assert (window.observed("size")[()].max, window.observed("size")[()].statistic("p95")) == (None, None)
-    assert window.measured("load")[()] == Measured(30, 3.0, 0.0, 2.0, 2.5, 3.0)
-    assert window.measured("load", by=["cpu"])[("1",)] == Measured(30, -3.0, -3.0, -3.0, -2.5, -2.0)
-    assert window.measured("load", by=["cpu"])[("1",)].statistic("mean") is None
-    assert window.measured("asked")[()].last == 7.0
-    assert window.observed("jobs_total") == window.counted("load") == window.measured("size") == window.numbers("unknown") == {}
+    assert window.histogram("size")[()] == HistogramStats(30, (), 8.0, (2.0,))
+    assert (window.histogram("size")[()].max, window.histogram("size")[()].statistic("p95")) == (None, None)
+    assert window.gauge("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0)
+    assert window.gauge("load", by=["cpu"])[("1",)] == GaugeStats(30, -3.0, -3.0, -3.0, -2.5, -2.0)
+    assert window.gauge("load", by=["cpu"])[("1",)].statistic("mean") is None
+    assert window.gauge("asked")[()].last == 7.0
+    assert window.histogram("jobs_total") == window.counter("load") == window.gauge("size") == window.stats("unknown") == {}
     assert not {"build_info", "mode", "build"} & windows.metrics().keys()
 
 
@@ -128,7 +128,7 @@ def test_an_expression_that_is_none_is_refused():
     windows, _ = watched(registry)
     windows.sample()
     with pytest.raises(SettingsError, match="no regular expression"):
-        windows.view(60).counted("jobs_total", {"a": "=~("})
+        windows.view(60).counter("jobs_total", {"a": "=~("})
     for seconds in (0, -1, LONGEST_SECONDS + 1, math.nan):
         with pytest.raises(SettingsError, match="window is longer than 0"):
             windows.view(seconds)
@@ -143,12 +143,12 @@ def test_what_was_before_the_first_look():
         windows, clock = watched(registry, from_zero=from_zero)
         assert windows.view(60).ended_at == windows.watched_seconds == windows.view(60).covered_seconds == 0
         windows.sample()
-        found = windows.view(60).counted("jobs_total").get(())
+        found = windows.view(60).counter("jobs_total").get(())
         assert (None if found is None else found.increase) == increase
         clock.now += 15
         counter.inc(2)
         windows.sample()
-        assert windows.view(60).counted("jobs_total")[()].increase == (increase or 0) + 2
+        assert windows.view(60).counter("jobs_total")[()].increase == (increase or 0) + 2
 
 
 def test_series_that_appear_late_count_from_nothing():
@@ -162,7 +162,7 @@ def test_series_that_appear_late_count_from_nothing():
         clock.now += 15
         counter.labels(kind).inc(3)
         windows.sample()
-        seen.append(windows.view(60).counted("jobs_total", by=["kind"]))
+        seen.append(windows.view(60).counter("jobs_total", by=["kind"]))
     assert seen == [{("new",): CounterStats(60, 3.0)}, {("new",): CounterStats(60, 3.0), ("newer",): CounterStats(60, 3.0)}]
 
 
@@ -185,9 +185,9 @@ def test_series_that_begin_anew_never_fall():
         histogram.labels("a").observe(3)
         windows.sample()
     window = windows.view(300)
-    assert window.counted("jobs_total")[()].increase == 18.0
-    assert window.observed("time_seconds")[()].counts == (3.0, 3.0)
-    assert window.observed("time_seconds")[()].sum == 10.5
+    assert window.counter("jobs_total")[()].increase == 18.0
+    assert window.histogram("time_seconds")[()].counts == (3.0, 3.0)
+    assert window.histogram("time_seconds")[()].sum == 10.5
 
 
 def test_a_sum_may_fall():
@@ -200,8 +200,8 @@ def test_a_sum_may_fall():
         clock.now += 15
         histogram.observe(value)
         windows.sample()
-    assert windows.view(300).observed("balance")[()].sum == -4.0
-    assert windows.view(15).observed("balance")[()].sum == -1.0
+    assert windows.view(300).histogram("balance")[()].sum == -4.0
+    assert windows.view(15).histogram("balance")[()].sum == -1.0
 
 
 def test_a_gauge_that_is_gone_has_no_value():
@@ -215,7 +215,7 @@ def test_a_gauge_that_is_gone_has_no_value():
     clock.now += 15
     gauge.remove("a")
     windows.sample()
-    assert windows.view(60).measured("users", by=["room"]).keys() == {("b",)}
+    assert windows.view(60).gauge("users", by=["room"]).keys() == {("b",)}
 
 
 def test_another_metric_by_the_same_name_begins_anew():
@@ -229,7 +229,7 @@ def test_another_metric_by_the_same_name_begins_anew():
     Histogram("time_seconds", "t", buckets=(1.0, 2.0), registry=registry).observe(1.5)
     clock.now += 15
     windows.sample()
-    assert windows.view(60).observed("time_seconds")[()].counts == (0.0, 1.0, 0.0)
+    assert windows.view(60).histogram("time_seconds")[()].counts == (0.0, 1.0, 0.0)
     assert windows.series == 1
 
 
@@ -242,7 +242,7 @@ def test_what_was_found_of_a_metric_is_not_said_of_another_by_its_name():
         counter = Counter("jobs", "j", [label], registry=registry)
         counter.labels(value).inc()
         windows.sample()
-        found.append([*windows.view(60).counted("jobs_total", by=["kind"])])
+        found.append([*windows.view(60).counter("jobs_total", by=["kind"])])
         registry.unregister(counter)
         clock.now += 15
     assert found == [[("a",)], [("",)]]
@@ -319,10 +319,10 @@ def test_the_true_extremes_of_requests():
         world.status.evaluate()
     view = world.status.view
     name = "http_request_duration_seconds"
-    assert (view(2 * 3600).observed(name)[()].min, view(2 * 3600).observed(name)[()].max) == (0.000123, 4.321)
-    assert view(1800).observed(name)[()].max == 1.25
-    assert view(300).observed(name, by=["route"])[("/slow",)].max == 0.5
-    assert view(60).observed(name, {"route": "/none"}) == {}
+    assert (view(2 * 3600).histogram(name)[()].min, view(2 * 3600).histogram(name)[()].max) == (0.000123, 4.321)
+    assert view(1800).histogram(name)[()].max == 1.25
+    assert view(300).histogram(name, by=["route"])[("/slow",)].max == 0.5
+    assert view(60).histogram(name, {"route": "/none"}) == {}
 
 
 @pytest.mark.parametrize("hours", [0.5, 3, 30])
@@ -339,14 +339,14 @@ def test_a_suspended_process_does_not_count_old_traffic_as_new(hours: float):
     world.tick(hours * 3600)
     world.status.evaluate()
     assert world.status.view(300).covered_seconds == 0
-    assert world.status.view(300).counted("http_requests_total") == {}
+    assert world.status.view(300).counter("http_requests_total") == {}
     assert world.status.windows.watched_seconds == before + 15
     world.tick()
     world.request(times=3)
     world.status.evaluate()
     window = world.status.view(300)
-    assert (window.counted("http_requests_total")[()].increase, window.covered_seconds) == (3.0, 15.0)
-    assert world.status.view(6 * DAY).counted("http_requests_total")[()].increase == pytest.approx(810)
+    assert (window.counter("http_requests_total")[()].increase, window.covered_seconds) == (3.0, 15.0)
+    assert world.status.view(6 * DAY).counter("http_requests_total")[()].increase == pytest.approx(810)
 
 
 @given(st.lists(st.tuples(st.floats(-7200, 7200), st.integers(0, 5)), max_size=40))
@@ -364,7 +364,7 @@ def test_clocks_that_jump_never_make_a_rate_negative(steps: list[tuple[float, in
         world.status.evaluate()
         assert 0 <= world.status.windows.watched_seconds - watched <= 60
         for length in (60, 300, 7200):
-            for one in world.status.view(length).counted("http_requests_total").values():
+            for one in world.status.view(length).counter("http_requests_total").values():
                 assert 0 <= one.increase <= happened + 1e-6
     assert world.faults.counts == {}
 
@@ -377,7 +377,7 @@ def test_wall_time_is_only_shown():
         world.wall -= 3600 if tick == 15 else 0
         world.request(times=2)
         world.status.evaluate()
-    assert world.status.view(300).counted("http_requests_total")[()].increase == 40.0
+    assert world.status.view(300).counter("http_requests_total")[()].increase == 40.0
     assert world.status.view(300).ended_at == world.wall
 
 
@@ -391,8 +391,8 @@ def test_looking_often_takes_no_memory_and_loses_nothing():
             world.tick(0.001)
             world.request(seconds=0.7 if look == 25 else 0.03)
             world.status.windows.sample()
-    assert len(world.status.windows._ticks) < 50
-    found = world.status.view(3600).observed("http_request_duration_seconds")[()]
+    assert len(world.status.windows.ticks) < 50
+    found = world.status.view(3600).histogram("http_request_duration_seconds")[()]
     assert (found.count, found.max) == (1000, 0.7)
 
 
@@ -400,7 +400,7 @@ def test_a_week_in_bounded_memory():
     """Seven days leave a few hundred notes, and all windows tell what happened within their resolution."""
     world = World()
     world.status.evaluate()
-    begun = len(world.status.windows._ticks)
+    begun = len(world.status.windows.ticks)
     for tick in range(int(7.2 * DAY / 60)):
         world.tick(60)
         world.request(times=6)
@@ -408,12 +408,12 @@ def test_a_week_in_bounded_memory():
             world.request(status="500")
         world.status.windows.sample()
     assert begun == 1
-    assert len(world.status.windows._ticks) < 400
+    assert len(world.status.windows.ticks) < 400
     for seconds in (300, 3600, 6 * 3600, DAY, 7 * DAY):
-        assert world.status.view(seconds).counted("http_requests_total", {"status": "200"})[()].increase == pytest.approx(
+        assert world.status.view(seconds).counter("http_requests_total", {"status": "200"})[()].increase == pytest.approx(
             seconds / 10, rel=0.02
         )
-    assert world.status.view(7 * DAY).counted("http_requests_total", {"status": "500"})[()].increase == pytest.approx(
+    assert world.status.view(7 * DAY).counter("http_requests_total", {"status": "500"})[()].increase == pytest.approx(
         168, abs=2
     )
 
@@ -432,10 +432,10 @@ def test_ten_thousand_label_sets():
             child.observe(0.2)
         windows.sample()
     assert windows.series == 10_000
-    found = windows.view(60).observed("time_seconds", by=["status"])
+    found = windows.view(60).histogram("time_seconds", by=["status"])
     assert sum(one.count for one in found.values()) == 8_000
     assert len(found) == 3
-    assert max(len(tick.totals["time_seconds"]) for tick in windows._ticks) < 400_000
+    assert max(len(tick.totals["time_seconds"]) for tick in windows.ticks) < 400_000
 
 
 def test_label_sets_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch):
@@ -451,7 +451,7 @@ def test_label_sets_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch
     counter.labels("3").inc()
     windows.sample()
     assert (windows.series, windows.left_out) == (10, 15)
-    assert windows.view(60).counted("jobs_total")[()].increase == 1.0
+    assert windows.view(60).counter("jobs_total")[()].increase == 1.0
 
 
 def test_remembered_choices_are_bounded():
@@ -461,5 +461,5 @@ def test_remembered_choices_are_bounded():
     windows, _ = watched(registry, from_zero=True)
     windows.sample()
     for number in range(600):
-        windows.view(60).counted("jobs_total", {"kind": f"!=x{number}"})
-    assert len(windows._choices) <= windows_module.REMEMBERED_CHOICES
+        windows.view(60).counter("jobs_total", {"kind": f"!=x{number}"})
+    assert windows.selections <= windows_module.MOST_SELECTIONS

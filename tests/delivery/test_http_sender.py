@@ -104,7 +104,7 @@ def test_an_answer_costs_neither_memory_nor_time(
 ) -> None:
     """However much comes, however packed and however slowly, it is over in time and the connection is closed."""
     monkeypatch.setattr(http_sender, "REQUEST_SECONDS", SHORT_SECONDS)
-    monkeypatch.setattr(notify, "SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", SHORT_SECONDS)
     with serving(Hostile(*HOSTILE[what])) as server:
         tracemalloc.start()
         try:

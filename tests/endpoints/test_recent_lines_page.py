@@ -75,11 +75,8 @@ async def test_where_they_are_not_shown_it_is_404(monitoring: Any, watch: Any) -
     [
         ("open", None, None, 200),
         ("local", None, None, 403),
-        ("token", None, None, 403),
-        ("token", TOKEN, None, 401),
         ("token", TOKEN, f"{TOKEN}x", 401),
         ("token", TOKEN, TOKEN, 200),
-        ("port", None, None, 404),
     ],
 )
 async def test_who_may_read_them(access: str, token: Any, given: Any, status: int, watch: Any) -> None:

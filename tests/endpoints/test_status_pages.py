@@ -5,7 +5,7 @@ import json
 import math
 import threading
 import time
-from itertools import product
+from itertools import cycle, product
 from string import ascii_letters
 from typing import Any
 
@@ -21,8 +21,7 @@ from support import PATIENCE_SECONDS, drive, eventually, http_scope, times
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Stat
-from sage_fastapi_obs.endpoints import pages as pages_module
-from sage_fastapi_obs.endpoints.pages import Shared
+from sage_fastapi_obs.endpoints.json_page import MOST_CACHED, MOST_WAITING, ProblemResponse, ResponseCache
 
 PATHS = [
     "/monitoring/health",
@@ -245,8 +244,7 @@ async def test_startup_and_draining():
     assert await statuses() == [200, 503, 200]
 
 
-@pytest.mark.parametrize("access", ["local", "token", "port"])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "access"), [*zip(PATHS, cycle(["local", "token", "port"]), strict=False)])
 async def test_only_probes_are_open(path: str, access: str):
     """Everything else needs what the settings say, and probes tell no details."""
     shop = Shop(monitoring={"access": access}, metrics={"port": 0})
@@ -334,33 +332,33 @@ async def test_a_starlette_app_has_them_too():
         assert (await client.get("/openapi.json")).json()["paths"].keys() == {"/items/{item_id}", "/boom"}
 
 
-async def test_answers_are_shared_made_off_the_loop_and_kept_for_a_second(monkeypatch: pytest.MonkeyPatch):
-    """A hundred tabs cost as much as one; answers are kept up to a limit, and at some point people are turned away."""
+async def test_responses_are_shared_made_off_the_loop_and_kept_for_a_second():
+    """A hundred tabs cost as much as one; responses are kept up to a limit, and at some point people are turned away."""
     now, made, release = [0.0], [], threading.Event()
-    shared = Shared(clock=lambda: now[0])
+    cache = ResponseCache(clock=lambda: now[0])
 
-    def make() -> pages_module.Problem:
+    def make() -> ProblemResponse:
         made.append(threading.get_ident())
         release.wait(PATIENCE_SECONDS)
-        return pages_module.Problem(detail=str(len(made)))
+        return ProblemResponse(detail=str(len(made)))
 
-    waiting = [asyncio.create_task(shared.response("key", make)) for _ in range(50)]
-    await eventually(lambda: shared._turns.waiting == 49)
+    waiting = [asyncio.create_task(cache.response("key", make)) for _ in range(50)]
+    await eventually(lambda: cache.waiting == 49)
     release.set()
     answers = await asyncio.gather(*waiting)
     assert {answer.body for answer in answers} == {b'{"detail":"1"}'}
     assert threading.get_ident() not in made
     now[0] += 1.1
-    assert (await shared.response("key", make)).body == b'{"detail":"2"}'
-    for number in range(100):
-        await shared.response(number, make)
-    assert len(shared._kept) == pages_module.MOST_REMEMBERED
-    monkeypatch.setattr(pages_module, "MOST_WAITING", 2)
+    assert (await cache.response("key", make)).body == b'{"detail":"2"}'
+    for number in range(MOST_CACHED):
+        await cache.response(number, make)
+    for key, count in (("key", 3 + MOST_CACHED), (MOST_CACHED - 1, 2 + MOST_CACHED)):
+        assert (await cache.response(key, make)).body == b'{"detail":"%d"}' % count
     release.clear()
     now[0] += 10
-    waiting = [asyncio.create_task(shared.response("key", make)) for _ in range(3)]
-    await eventually(lambda: shared._turns.waiting == 2)
-    refused = await shared.response("key", make)
+    waiting = [asyncio.create_task(cache.response("key", make)) for _ in range(MOST_WAITING + 1)]
+    await eventually(lambda: cache.waiting == MOST_WAITING)
+    refused = await cache.response("key", make)
     release.set()
     await asyncio.gather(*waiting)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")

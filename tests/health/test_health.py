@@ -178,7 +178,7 @@ def test_a_probe_that_was_under_way_says_that_the_shutdown_has_begun():
         await anyio.lowlevel.checkpoint()
         health.draining = True
 
-    assert [run(health.status, "asyncio")[0] for _ in range(2)] == ["draining"] * 2
+    assert [run(health.report, "asyncio").status for _ in range(2)] == ["draining"] * 2
     assert (len(ran), health.has_started) == (1, False)
 
 

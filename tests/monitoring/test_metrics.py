@@ -70,14 +70,14 @@ def watched(watch, alone):
     watched = watch(alerts={"defaults": False}, status_clock=Clock())
     active.register(watched.obs)
     yield watched
-    watched.obs.status.dispatch.settle(PATIENCE_SECONDS)
+    watched.obs.status.notifications.wait(PATIENCE_SECONDS)
 
 
 def told(callback):
     """Let what is on its way to callbacks arrive."""
     found = process.active_or_none()
     assert found is not None
-    assert found.status.dispatch.settle(PATIENCE_SECONDS)
+    assert found.status.notifications.wait(PATIENCE_SECONDS)
     return callback
 
 
@@ -234,7 +234,7 @@ def test_callbacks_may_be_of_any_kind(watched):
         done.set()
         raise RuntimeError("no network")
 
-    watched.obs.status.dispatch.retry_seconds = 0.01
+    watched.obs.status.notifications.retry_seconds = 0.01
     collect_metric("level", 5, MetricType.GAUGE)
     for name, callback in (("coroutine", later), ("lambda", lambda alert: later(alert)), ("failing", fail), ("none", None)):
         create_alert_rule(name, "level", AlertCondition.GREATER_THAN, 1, callback)

@@ -46,7 +46,7 @@ def service(tmp_path: Path) -> Iterator[str]:
 def watching(tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run Prometheus with the service's own rules; yield its address."""
     monkeypatch.setenv("SAGE_OBS_LOGGING__OUTPUT", str(tmp_path / "unused"))
-    rules = [rule.prometheus() for rule in create_app().state.sage_fastapi_obs.alerting.alerts.rules]
+    rules = [rule.prometheus() for rule in create_app().state.sage_fastapi_obs.status.alerts.rules]
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "shop", "rules": rules}]}))
     subprocess.run([need("promtool"), "check", "rules", tmp_path / "rules.yml"], check=True, capture_output=True)
     config = tmp_path / "prometheus.yml"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from sage_fastapi_obs.alerting.expressions import escaped
-from sage_fastapi_obs.alerting.windows import operator_of
+from sage_fastapi_obs.alerting.label_matchers import operator_of
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.errors import DeclarationError
 

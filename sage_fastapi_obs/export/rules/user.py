@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sage_fastapi_obs.alerting.expressions import Expression
 from sage_fastapi_obs.alerting.notify import Notifiers
-from sage_fastapi_obs.alerting.rules import AlertRule, BurnRate, Ratio, Stat, declared
+from sage_fastapi_obs.alerting.rules import AlertRule, BurnRate, Ratio, Stat, rule_from_settings
 from sage_fastapi_obs.export import services as of
 from sage_fastapi_obs.export.exported_rule import ExportedRule, alert_from_rule
 from sage_fastapi_obs.export.services import Services
@@ -20,7 +20,7 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 def _rules(service: Settings) -> list[AlertRule]:
     notifiers = Notifiers(service.notify, of.name(service), _say_nothing).by_name()
-    return [declared(rule, notifiers) for rule in service.alerts.rules]
+    return [rule_from_settings(rule, notifiers) for rule in service.alerts.rules]
 
 
 def _alert(rule: AlertRule, service: Settings) -> ExportedRule:
@@ -28,7 +28,7 @@ def _alert(rule: AlertRule, service: Settings) -> ExportedRule:
     own = replace(rule, expression=_of(rule.expression, name), labels={**rule.labels, "service": name})
     described = (
         rule.annotations.get("description")
-        or f"{rule.shown_metric} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
+        or f"{rule.metric_label} {rule.condition.value} {rule.threshold:g}: {{{{ $value }}}}"
     )
     return alert_from_rule(own, "own", "", described, also_by=(), target={"service": name})
 
