@@ -6,7 +6,7 @@ alone, nothing is recorded and nothing is raised.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from weakref import ReferenceType, ref
 
 from sage_fastapi_obs.internal_errors import InternalErrors
@@ -71,7 +71,8 @@ _errors_of_no_one = InternalErrors()
 def request_observability() -> ActiveObservability | None:
     """Return the `Observability` of the request; None outside requests."""
     exchange = current_exchange.get()
-    return None if exchange is None else cast("ActiveObservability | None", exchange.observer)
+    observability: ActiveObservability | None = None if exchange is None else exchange.observer
+    return observability
 
 
 def active_observability() -> ActiveObservability | None:
@@ -80,7 +81,10 @@ def active_observability() -> ActiveObservability | None:
     if observability is not None:
         return observability
     # A copy: another thread may be closing one.
-    return next((started for reference in reversed(_started[:]) if (started := reference()) is not None), None)
+    for reference in reversed(_started[:]):
+        if (started := reference()) is not None:
+            return started
+    return None
 
 
 def count_internal_error(component: str, error: Exception, observability: ActiveObservability | None = None) -> None:

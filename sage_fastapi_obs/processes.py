@@ -9,7 +9,7 @@ from multiprocessing import util
 __all__ = ["AtEnd", "at_fork"]
 
 LAST = -100
-"""Priority among what multiprocessing does at the end of a child: after the others, who may still have something to say."""
+"""Priority among the finalizers of multiprocessing: after the others, which may still write lines."""
 
 
 def at_fork(*, in_child: Callable[[], None], before: Callable[[], None] | None = None) -> None:
@@ -31,10 +31,10 @@ def _weak(method: Callable[[], None]) -> Callable[[], None]:
 
 
 class AtEnd:
-    """Does something when a process ends normally without having closed what is its own.
+    """Closes something when a process ends normally and has not closed it.
 
-    An interpreter calls `close` after all threads but daemons. A child of multiprocessing, one of a `ProcessPoolExecutor`
-    included, is never told of that, as it leaves with `os._exit`: there it is `settle`, when its function has returned.
+    The interpreter calls `close` after all threads but daemons. A child of multiprocessing, also of a `ProcessPoolExecutor`,
+    ends with `os._exit` instead: there `settle` is called, when its function has returned.
     """
 
     def __init__(self, close: Callable[[], None], settle: Callable[[], None]) -> None:
@@ -44,12 +44,12 @@ class AtEnd:
         util.register_after_fork(self, AtEnd._in_child)
 
     def watch(self) -> None:
-        """Begin."""
+        """Start watching for the end of the process."""
         atexit.register(self._close)
         self._watch_child()
 
     def leave(self) -> None:
-        """Do nothing any more."""
+        """Stop watching."""
         atexit.unregister(self._close)
         finalizer, self._finalizer = self._finalizer, None
         if finalizer is not None:

@@ -1,4 +1,4 @@
-"""Threads of ours, and what is done where there is none: in a container at its limit, or in an interpreter that ends."""
+"""Starts our threads, and copes when the system starts none: in a container at its limit, or while the interpreter ends."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ __all__ = ["RETRY_SECONDS", "NoThreadError", "Threads", "in_thread", "start_thre
 
 T = TypeVar("T")
 RETRY_SECONDS = 1.0
-"""How long nobody asks again after a thread could not be started: asking costs more than writing a line."""
+"""Time between two tries to start a thread: each costs more than writing a line."""
 
 
 class NoThreadError(RuntimeError):
@@ -29,16 +29,16 @@ def start_thread(name: str, run: Callable[[], object]) -> threading.Thread:
 
 
 class Threads:
-    """Starts the thread of some work that can be done without one, and asks again later where it gets none."""
+    """Starts the thread for work that can also be done without one, and tries again later if it gets none."""
 
     def __init__(self, name: str, refused: Callable[[Exception], None]) -> None:
-        """`refused`: is told why there is no thread, except by an interpreter that ends, which is no trouble."""
+        """`refused`: is called with the error when there is no thread, unless the interpreter is ending."""
         self._name = name
         self._refused = refused
         self._ask_at = 0.0
 
     def start(self, run: Callable[[], object]) -> threading.Thread | None:
-        """Start a daemon thread; None where there is none to be had now."""
+        """Start a daemon thread; None if there is none now."""
         now = time.monotonic()
         if now < self._ask_at:
             return None
@@ -52,17 +52,17 @@ class Threads:
 
 
 async def in_thread(work: Callable[[], T], limiter: CapacityLimiter | None = None) -> T:
-    """Work off the event loop; on it, where no thread can be started."""
-    has_begun = False
+    """Do some work in a thread; on the event loop if no thread can be started."""
+    has_started = False
 
-    def begun() -> T:
-        nonlocal has_begun
-        has_begun = True
+    def run() -> T:
+        nonlocal has_started
+        has_started = True
         return work()
 
     try:
-        return await to_thread.run_sync(begun, limiter=limiter)
+        return await to_thread.run_sync(run, limiter=limiter)
     except RuntimeError:
-        if has_begun:
+        if has_started:
             raise
     return work()

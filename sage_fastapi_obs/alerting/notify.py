@@ -3,7 +3,6 @@
 A new channel is a method of `Notifiers`, its name in `Notifiers.by_name`, and its settings in `NotifySettings`.
 """
 
-import smtplib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, TypeAlias, get_args
 
 import anyio
 import anyio.to_thread
-import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
@@ -177,6 +175,8 @@ async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
 
 
 async def _post(receiver: str, url: str, body: dict[str, Any]) -> None:
+    import httpx  # noqa: PLC0415 - takes long, and few services post alerts
+
     # Redirects are not followed: the answer of one server must not make us ask another.
     try:
         with suppress_instrumentation(), anyio.fail_after(TIMEOUT_SECONDS):
@@ -194,6 +194,8 @@ async def _post(receiver: str, url: str, body: dict[str, Any]) -> None:
 
 
 def _send_mail(settings: NotifySettings, host: str, mail: EmailMessage) -> None:
+    import smtplib  # noqa: PLC0415 - few services send mails
+
     password = "" if settings.smtp_password is None else settings.smtp_password.get_secret_value()
     # Without a context, smtplib accepts any certificate.
     context = ssl.create_default_context()

@@ -1,6 +1,7 @@
-"""One call of something outside the process: an operation that is told once, by us or by OpenTelemetry's instrumentation."""
+"""`Call`: one call of something outside the process, with one span, ours or that of OpenTelemetry's instrumentation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -14,66 +15,53 @@ from sage_fastapi_obs.request.exchange import current_exchange
 __all__ = ["CALLS", "OTEL_SCOPE_PREFIX", "Call", "ClientSystem", "enable", "is_instrumented_by_otel"]
 
 OTEL_SCOPE_PREFIX = "opentelemetry.instrumentation."
-"""Where OpenTelemetry's instrumentations of clients live, and what the scopes of their spans are called."""
+"""How the modules of OpenTelemetry's instrumentations begin, and the scopes of their spans."""
 CALLS = RunMetrics(duration="dependency_call_duration_seconds", total="dependency_calls_total")
-"""Those of dependencies that have none of their own."""
+"""The metrics of dependencies that have none of their own."""
 
 
 def _no_code(_: Exception) -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
 class ClientSystem:
-    """What is called, and what is told of it."""
+    """The kind of system that is called, and its metrics."""
 
-    __slots__ = ("code_attribute", "code_of", "kind", "measures", "pack", "theirs")
-
-    def __init__(
-        self,
-        client: str,
-        measures: RunMetrics,
-        *,
-        kind: SpanKind = SpanKind.CLIENT,
-        code_of: Callable[[Exception], str | None] = _no_code,
-        code_attribute: str = "",
-        pack: str = "dependencies",
-    ) -> None:
-        """Describe it.
-
-        `client`: as OpenTelemetry's instrumentation of it is called. `code_of`: finds what the other side has answered in an
-        exception, which is told as `code_attribute`, and as the error's type; else the exception's class is.
-        """
-        self.theirs = OTEL_SCOPE_PREFIX + client
-        self.measures = measures
-        self.kind = kind
-        self.code_of = code_of
-        self.code_attribute = code_attribute
-        self.pack = pack
+    otel_scope: str
+    """OpenTelemetry's instrumentation of the client."""
+    measures: RunMetrics
+    kind: SpanKind = SpanKind.CLIENT
+    code_of: Callable[[Exception], str | None] = _no_code
+    """Finds the system's own code in an exception, which becomes the error's type; otherwise that is the exception's class."""
+    code_attribute: str = ""
+    """The attribute that has this code, too."""
+    pack: str = "dependencies"
 
 
 class Call(OperationRun):
     """One call, in a `with` block around it.
 
-    It has no span where there is one already: by OpenTelemetry's instrumentation of the same client. Of an exception only the
-    type is told, because the messages of databases and brokers quote what was sent to them.
+    It has no span if OpenTelemetry's instrumentation of the same client opens one. Of an exception only the type is recorded,
+    because the messages of databases and brokers quote what was sent to them.
     """
 
-    __slots__ = ("_target",)
+    __slots__ = ("_system",)
 
     def __init__(
         self,
-        target: ClientSystem,
+        system: ClientSystem,
         name: str,
         labels: Mapping[str, str],
         attributes: Mapping[str, Any],
         *,
-        theirs: bool = False,
+        otel_traced: bool = False,
     ) -> None:
-        """Describe a call; `theirs`: whether somebody else's span will tell of it."""
-        told = theirs or _is_told(target)
-        super().__init__(None if told else name, target.kind, target.measures, labels, attributes, {})
-        self._target = target
-        enable(target.pack)
+        """Describe a call; `otel_traced`: whether OpenTelemetry's instrumentation opens a span inside of ours."""
+        has_span = otel_traced or _has_span(system)
+        super().__init__(None if has_span else name, system.kind, system.measures, labels, attributes, {})
+        self._system = system
+        enable(system.pack)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -82,38 +70,38 @@ class Call(OperationRun):
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """End; never keeps an exception."""
-        self.over(error)
+        self.finish(error)
 
     @property
     def own_span(self) -> Span | None:
-        """Its span; None where somebody else tells of it, or nobody."""
+        """Its span; None if it has none, or OpenTelemetry's instrumentation has it."""
         return self._span
 
-    def tell(self, attributes: Mapping[str, Any]) -> None:
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes to its span."""
         if self._span is not None:
             self._span.set_attributes(attributes)
 
-    def over(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         """End the call, with what it has raised."""
         if isinstance(error, Exception):
-            code = self._target.code_of(error)
+            code = self._system.code_of(error)
             self.fail(code or error)
-            if code and self._target.code_attribute:
-                self.tell({self._target.code_attribute: code})
+            if code and self._system.code_attribute:
+                self.set_attributes({self._system.code_attribute: code})
             error = None
         self.end(error)
 
 
 def enable(pack: str) -> None:
-    """Switch a pack on: who watches a client wants its numbers, and need not say so twice."""
+    """Switch a pack on: a watched client needs no setting for its metrics."""
     observability = active_observability()
     if observability is not None and pack not in observability.instruments.packs:
         observability.instruments.enable(pack)
 
 
 def is_instrumented_by_otel(function: Any) -> bool:
-    """Tell whether OpenTelemetry's instrumentation is around a function."""
+    """Return whether OpenTelemetry's instrumentation is around a function."""
     while function is not None:
         wrapper = getattr(function, "_self_wrapper", None)
         while isinstance(wrapper, partial):
@@ -124,10 +112,10 @@ def is_instrumented_by_otel(function: Any) -> bool:
     return False
 
 
-def _is_told(target: ClientSystem) -> bool:
+def _has_span(system: ClientSystem) -> bool:
     exchange = current_exchange.get()
     if exchange is not None and exchange.excluded:
-        # What is asked for the monitoring's sake, such as by health checks, has no trace to be part of.
+        # Requests for our own pages, such as health checks, have no trace.
         return True
     scope = getattr(trace.get_current_span(), "instrumentation_scope", None)
-    return scope is not None and scope.name.startswith(target.theirs)
+    return scope is not None and scope.name.startswith(system.otel_scope)

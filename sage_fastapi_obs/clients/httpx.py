@@ -1,13 +1,15 @@
-"""Requests to other services through httpx; they carry the ids of what has sent them."""
+"""Requests to other services through httpx, with the trace context and the ids in their headers."""
 
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
-from sage_fastapi_obs.clients.client_call import CALLS, Call, ClientSystem, is_instrumented_by_otel
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
@@ -16,8 +18,8 @@ __all__ = ["instrument_httpx"]
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOWEST_FAILURE = 400
-"""For who asks, an answer of 4xx is a failure, too."""
-HTTPX = ClientSystem("httpx", CALLS)
+"""For a client, 4xx is a failure, too."""
+HTTPX = ClientSystem(OTEL_SCOPE_PREFIX + "httpx", CALLS)
 
 
 def instrument_httpx(client: Client) -> Instrumented[Client]:
@@ -29,7 +31,7 @@ def instrument_httpx(client: Client) -> Instrumented[Client]:
     clients that call services of yours.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise TypeError(f"instrument_httpx takes an httpx.Client or httpx.AsyncClient, not {client!r:.80}")
+        raise wrong_client("instrument_httpx", "an httpx.Client or httpx.AsyncClient", client)
     return instrument_once(client, _watch)
 
 
@@ -43,44 +45,25 @@ def _watch(instrumented: Instrumented[Any]) -> None:
 
 def _watch_transport(instrumented: Instrumented[Any]) -> None:
     if isinstance(instrumented.client, httpx.AsyncBaseTransport):
-        instrumented.replace("handle_async_request", lambda original: _around_async(instrumented, original))
+        instrumented.replace("handle_async_request", partial(_watched, instrumented))
     if isinstance(instrumented.client, httpx.BaseTransport):
-        instrumented.replace("handle_request", lambda original: _around(instrumented, original))
+        instrumented.replace("handle_request", partial(_watched, instrumented))
 
 
-def _around(instrumented: Instrumented[Any], original: Any) -> Any:
-    theirs = is_instrumented_by_otel(original)
+def _watched(instrumented: Instrumented[Any], original: Any) -> Any:
+    otel_traced = is_instrumented_by_otel(original)
 
-    @wraps(original)
-    def handle_request(request: httpx.Request) -> httpx.Response:
-        with instrumented.call(_describe, request, theirs) as call:
+    @contextmanager
+    def sending(request: httpx.Request) -> Iterator[Call | None]:
+        with instrumented.call(_describe, request, otel_traced) as call:
             if call is not None:
-                count_errors_of(lambda: _send_on(call, request, traced=not theirs))
-            response: httpx.Response = original(request)
-            if call is not None:
-                count_errors_of(lambda: _tell_response(call, response))
-            return response
+                count_errors_of(lambda: _add_ids(call, request, traced=not otel_traced))
+            yield call
 
-    return handle_request
+    return wrapped(original, sending, _add_response)
 
 
-def _around_async(instrumented: Instrumented[Any], original: Any) -> Any:
-    theirs = is_instrumented_by_otel(original)
-
-    @wraps(original)
-    async def handle_async_request(request: httpx.Request) -> httpx.Response:
-        with instrumented.call(_describe, request, theirs) as call:
-            if call is not None:
-                count_errors_of(lambda: _send_on(call, request, traced=not theirs))
-            response: httpx.Response = await original(request)
-            if call is not None:
-                count_errors_of(lambda: _tell_response(call, response))
-            return response
-
-    return handle_async_request
-
-
-def _describe(request: httpx.Request, theirs: bool) -> Call:
+def _describe(request: httpx.Request, otel_traced: bool) -> Call:
     url = request.url
     method = request.method if request.method in KNOWN_METHODS else OTHER_METHOD
     port = url.port or DEFAULT_PORTS.get(url.scheme)
@@ -94,10 +77,10 @@ def _describe(request: httpx.Request, theirs: bool) -> Call:
         attributes["http.request.method_original"] = request.method
     server = url.host if url.port is None else f"{url.host}:{url.port}"
     labels = {"system": "http", "operation": f"{method} {server}"}
-    return Call(HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, theirs=theirs)
+    return Call(HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, otel_traced=otel_traced)
 
 
-def _send_on(call: Call, request: httpx.Request, *, traced: bool) -> None:
+def _add_ids(call: Call, request: httpx.Request, *, traced: bool) -> None:
     """Add the ids; a trace context that the request has already stays, but for one of this very trace."""
     headers = request.headers
     span = call.own_span
@@ -109,11 +92,13 @@ def _send_on(call: Call, request: httpx.Request, *, traced: bool) -> None:
             headers[name] = value
 
 
-def _tell_response(call: Call, response: httpx.Response) -> None:
+def _add_response(call: Call | None, response: httpx.Response) -> None:
+    if call is None:
+        return
     attributes: dict[str, Any] = {"http.response.status_code": response.status_code}
     version = response.extensions.get("http_version")
     if isinstance(version, bytes):
         attributes["network.protocol.version"] = version.decode("latin-1").removeprefix("HTTP/")
-    call.tell(attributes)
+    call.set_attributes(attributes)
     if response.status_code >= LOWEST_FAILURE:
         call.fail(str(response.status_code))

@@ -1,12 +1,16 @@
-"""Commands and pipelines of Redis clients, sync and async, single and cluster."""
+"""Commands and pipelines of Redis clients, sync and async, single and cluster.
+
+This is the pattern for a client: a `ClientSystem` names its metrics, `instrument_…` checks what it is given, `_watch` replaces
+methods, and a class describes a call by its arguments, without keys and values.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem, is_instrumented_by_otel
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
@@ -16,7 +20,7 @@ Client = TypeVar("Client")
 DEFAULT_PORT = 6379
 OTHER_COMMAND = "_OTHER"
 MOST_COMMANDS = 512
-"""Commands that are remembered; Redis knows some four hundred."""
+"""Commands whose description is cached; Redis has some four hundred."""
 _COMMAND = re.compile(r"[A-Z][A-Z0-9._]{0,31}")
 _WITH_SUBCOMMANDS = frozenset(
     {"ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "FUNCTION", "LATENCY", "MEMORY", "MODULE", "OBJECT"}
@@ -26,7 +30,7 @@ _ERROR = re.compile(r"([A-Z]{3,32})(?: |\Z)")
 
 
 def _code_of(error: Exception) -> str | None:
-    """Find the prefix of Redis' answer, such as `WRONGTYPE`."""
+    """Return the prefix of Redis' error, such as `WRONGTYPE`."""
     code = getattr(error, "status_code", None)
     if code is None and type(error).__name__ == "ResponseError":
         found = _ERROR.match(str(error))
@@ -36,7 +40,7 @@ def _code_of(error: Exception) -> str | None:
 
 COMMANDS = RunMetrics(duration="redis_latency_seconds", total="redis_commands_total")
 REDIS = ClientSystem(
-    "redis",
+    OTEL_SCOPE_PREFIX + "redis",
     COMMANDS,
     code_of=_code_of,
     code_attribute="db.response.status_code",
@@ -47,11 +51,11 @@ def instrument_redis(client: Client) -> Instrumented[Client]:
     """Watch a `redis.Redis`, `redis.RedisCluster`, or their twins of `redis.asyncio`.
 
     Each command and each pipeline is a span and counts in `redis_commands_total` and `redis_latency_seconds`; keys and values
-    are not told. Pub/sub and clients made by `client.client()` are not watched.
+    are not recorded. Pub/sub and clients made by `client.client()` are not watched.
     """
     if not callable(getattr(client, "execute_command", None)) or not callable(getattr(client, "pipeline", None)):
-        known = "a client of redis or redis.asyncio (pip install 'sage_fastapi_obs[redis]')"
-        raise TypeError(f"instrument_redis takes {known}, not {client!r:.80}")
+        takes = "a client of redis or redis.asyncio (pip install 'sage_fastapi_obs[redis]')"
+        raise wrong_client("instrument_redis", takes, client)
     return instrument_once(client, _watch)
 
 
@@ -59,15 +63,10 @@ def _watch(instrumented: Instrumented[Any]) -> None:
     commands = _Commands(instrumented.client)
     instrumented.watch("execute_command", commands.command)
 
-    def watched_pipelines(original: Any) -> Any:
-        def pipeline(*args: Any, **kwargs: Any) -> Any:
-            made = original(*args, **kwargs)
-            count_errors_of(partial(instrument_once, made, partial(_watch_pipeline, commands)))
-            return made
+    def watch_pipeline(_: None, pipeline: Any) -> None:
+        instrument_once(pipeline, partial(_watch_pipeline, commands))
 
-        return pipeline
-
-    instrumented.replace("pipeline", watched_pipelines)
+    instrumented.replace("pipeline", lambda original: wrapped(original, with_result=watch_pipeline))
 
 
 def _watch_pipeline(commands: "_Commands", instrumented: Instrumented[Any]) -> None:
@@ -82,15 +81,15 @@ class _Commands:
 
     def __init__(self, client: Any) -> None:
         self._attributes = _server(client)
-        self._theirs = is_instrumented_by_otel(client.execute_command)
-        self._known: dict[Any, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {}
+        self._otel_traced = is_instrumented_by_otel(client.execute_command)
+        self._cached: dict[Any, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {}
 
     def command(self, *args: Any, **_: Any) -> Call:
         """Describe a command by its first argument; the others are keys and values."""
         given = args[0] if args else ""
-        return Call(REDIS, *(self._known.get(given) or self._learn(given)), theirs=self._theirs)
+        return Call(REDIS, *(self._cached.get(given) or self._describe(given)), otel_traced=self._otel_traced)
 
-    def pipeline(self, pipeline: Any, theirs: bool, *_: Any, **__: Any) -> Call:
+    def pipeline(self, pipeline: Any, otel_traced: bool, *_: Any, **__: Any) -> Call:
         """Describe a pipeline by the commands in it."""
         names = [_name(_first(command)) for command in _queue(pipeline)]
         name = "MULTI" if _is_transaction(pipeline) else "PIPELINE"
@@ -98,26 +97,26 @@ class _Commands:
         attributes = {**self._attributes, "db.operation.name": of_one}
         if len(names) != 1:
             attributes["db.operation.batch.size"] = len(names)
-        return Call(REDIS, of_one, {"command": name}, attributes, theirs=theirs)
+        return Call(REDIS, of_one, {"command": name}, attributes, otel_traced=otel_traced)
 
-    def _learn(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
+    def _describe(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
         name = _name(given)
         found = name, {"command": name}, CachedAttributes({**self._attributes, "db.operation.name": name})
-        if str(given).upper() == name and len(self._known) < MOST_COMMANDS:
-            # Anything longer has a key or a value in it.
-            self._known[given] = found
+        if str(given).upper() == name and len(self._cached) < MOST_COMMANDS:
+            # Not others: they have keys or values in them.
+            self._cached[given] = found
         return found
 
 
 def _queue(pipeline: Any) -> Iterable[Any]:
-    """Find what waits in a pipeline; that of a cluster has it elsewhere, and another one in each version."""
+    """Return the commands that wait in a pipeline; their attribute differs for clusters and between versions."""
     strategy = getattr(pipeline, "_execution_strategy", pipeline)
     queues = (getattr(strategy, name, None) for name in ("_command_queue", "command_queue", "command_stack"))
     return next((queue for queue in queues if queue is not None), ())
 
 
 def _is_transaction(pipeline: Any) -> bool:
-    """Tell whether a pipeline is sent as one; sync and async ones know it by different names."""
+    """Return whether a pipeline is a transaction; sync and async ones have different attributes for it."""
     known = (getattr(pipeline, name, False) for name in ("is_transaction", "transaction", "explicit_transaction"))
     return any(value is True for value in known)
 
@@ -129,7 +128,7 @@ def _first(command: Any) -> Any:
 
 
 def _name(given: Any) -> str:
-    """Read a command's name; whoever writes `execute_command("SET key value")` has more than a name in it."""
+    """Return a command's name without arguments, which `execute_command("SET key value")` has in it."""
     text = given.decode("latin-1") if isinstance(given, bytes) else str(given)
     words = text.upper().split(maxsplit=2)[:2]
     if words and words[0] not in _WITH_SUBCOMMANDS:
@@ -138,7 +137,7 @@ def _name(given: Any) -> str:
 
 
 def _server(client: Any) -> dict[str, Any]:
-    """Describe where commands go: the database is that of the connection's start."""
+    """Return the attributes of the server; the database is the first one of the connection."""
     attributes: dict[str, Any] = {"db.system.name": "redis"}
     kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     address = kwargs.get("path") or kwargs.get("host")

@@ -1,26 +1,26 @@
-"""What is told of a query to a database, whichever client sends it."""
+"""What is recorded of a query to a database, whichever client sends it."""
 
 from collections.abc import Mapping, Sized
 from functools import lru_cache
 from typing import Any
 
-from sage_fastapi_obs.clients.client_call import Call, ClientSystem
+from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem
 from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "target"]
+__all__ = ["QUERIES", "SqlCalls", "given_query", "server", "size", "sql_system"]
 
 POSTGRES_PORT = 5432
 MOST_KNOWN = 128
-"""Queries of one client of which the description is kept."""
+"""Queries of one client whose description is cached."""
 _NAMES = ("query", "command", "statement")
 QUERIES = RunMetrics(duration="pg_query_duration_seconds", total="pg_queries_total")
 
 
-def target(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
-    """Build what is told of queries by a client; failures are named by the SQLSTATE of the server's answer."""
-    return ClientSystem(client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
+def sql_system(client: str, measures: RunMetrics = QUERIES) -> ClientSystem:
+    """Describe a client of SQL databases; the error type of a failure is the SQLSTATE of the server's answer."""
+    return ClientSystem(OTEL_SCOPE_PREFIX + client, measures, code_of=_sqlstate, code_attribute="db.response.status_code")
 
 
 def _sqlstate(error: Exception) -> str | None:
@@ -31,29 +31,29 @@ def _sqlstate(error: Exception) -> str | None:
 class SqlCalls:
     """Describes the queries of one connection, pool or engine."""
 
-    def __init__(self, target: ClientSystem, attributes: dict[str, Any]) -> None:
-        self._target = target
+    def __init__(self, system: ClientSystem, attributes: dict[str, Any]) -> None:
+        self._system = system
         self._attributes = attributes
         self._mysql = attributes.get("db.system.name") in ("mysql", "mariadb")
-        self._described_once = lru_cache(MOST_KNOWN)(self._described)
+        self._cached = lru_cache(MOST_KNOWN)(self._described)
 
-    def query(self, text: str, *, many: int | None = None, theirs: bool = False) -> Call:
+    def query(self, text: str, *, many: int | None = None, otel_traced: bool = False) -> Call:
         """Describe a query; `many`: how many sets of arguments it is run with."""
-        described = self._described_once if len(text) <= LONGEST_REMEMBERED else self._described
-        return Call(self._target, *described(text, many), theirs=theirs)
+        described = self._cached if len(text) <= LONGEST_REMEMBERED else self._described
+        return Call(self._system, *described(text, many), otel_traced=otel_traced)
 
     def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
-        told = statement(text, mysql=self._mysql)
-        summary = f"BATCH {told.summary}" if many not in (None, 1) else told.summary
-        attributes = {**self._attributes, "db.query.text": told.text, "db.query.summary": summary}
+        parsed = statement(text, mysql=self._mysql)
+        summary = f"BATCH {parsed.summary}" if many not in (None, 1) else parsed.summary
+        attributes = {**self._attributes, "db.query.text": parsed.text, "db.query.summary": summary}
         if many not in (None, 1):
             attributes["db.operation.batch.size"] = many
-        labels = {"operation": told.operation, "system": self._attributes["db.system.name"]}
+        labels = {"operation": parsed.operation, "system": self._attributes["db.system.name"]}
         return summary or labels["system"], labels, CachedAttributes(attributes)
 
 
 def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
-    """Describe where queries go."""
+    """Return the attributes of the server."""
     attributes: dict[str, Any] = {"db.system.name": system}
     if host:
         attributes["server.address"] = str(host)
@@ -65,11 +65,11 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
 
 
 def given_query(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Find the query among the arguments of a method, which comes first, and has another name in some."""
+    """Return the query among the arguments of a method: the first one, whose name differs between methods."""
     return args[0] if args else next((kwargs[name] for name in _NAMES if name in kwargs), "")
 
 
 def size(args: tuple[Any, ...]) -> int | None:
-    """Count the sets of arguments, which come first, where that can be done without using them up."""
+    """Return the number of sets of arguments, which come first; None if counting would use them up."""
     sets = args[0] if args else None
     return len(sets) if isinstance(sets, Sized) else None

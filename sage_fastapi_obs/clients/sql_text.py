@@ -1,4 +1,4 @@
-"""What may be told of an SQL statement: its text without literals and comments, and a summary in few words."""
+"""What is recorded of an SQL statement: its text without literals and comments, and a summary in few words."""
 
 import re
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import NamedTuple
 __all__ = ["LONGEST_REMEMBERED", "Statement", "statement"]
 
 MOST_READ = 16_384
-"""Characters of a statement that are looked at; what comes after is not told."""
-MOST_TOLD = 2_048
+"""Characters of a statement that are read; the rest is dropped."""
+MOST_SHOWN = 2_048
 MOST_SUMMARY = 255
 """As the OpenTelemetry conventions cut a summary."""
 REMEMBERED = 512
-"""Statements of which the outcome is kept: applications have few, and repeat them."""
+"""Statements that are cached: applications have few, and repeat them."""
 LONGEST_REMEMBERED = 4_096
 
 _TOKEN = re.compile(
@@ -46,25 +46,25 @@ _TARGETS = frozenset(
 _OF_OBJECTS = frozenset({"CREATE", "ALTER", "DROP"})
 """Commands that say what kind of thing they are about."""
 _BETWEEN = frozenset({"ONLY", "IF", "NOT", "EXISTS", "TABLE", "LATERAL", "INTO", "VERBOSE", "FULL"})
-"""Words that may stand between one of the targets' words and the name."""
+"""Words that may stand between a target word and the name."""
 _KEYWORDS = frozenset(
     {*_VERBS, *_TARGETS, "CROSS", "FULL", "INNER", "LEFT", "NATURAL", "ON", "RIGHT", "SET", "USING", "VALUES", "WHERE"}
 )
 
 
 class Statement(NamedTuple):
-    """What is told of a statement."""
+    """What is recorded of a statement."""
 
     text: str
     """Without comments; `?` stands for every literal, and for a list of them in brackets."""
     summary: str
-    """Its commands and the tables they name, in order: `INSERT archive SELECT orders`; empty when there is nothing to tell."""
+    """Its commands and the tables they name, in order: `INSERT archive SELECT orders`; empty if there are none."""
     operation: str
     """`select`, `insert`, `update`, `delete`, or `other`."""
 
 
 def statement(query: str, *, mysql: bool = False) -> Statement:
-    """Tell what may be told of a statement; `mysql`: in double quotes stands a string, and `#` begins a comment."""
+    """Read a statement; `mysql`: double quotes enclose a string, and `#` begins a comment."""
     return _remembered(query, mysql) if len(query) <= LONGEST_REMEMBERED else _read(query[:MOST_READ], mysql)
 
 
@@ -88,7 +88,7 @@ class _Token(NamedTuple):
 def _read(query: str, mysql: bool) -> Statement:
     tokens = [*_tokens(query, mysql)]
     words = [token for token in tokens if token.kind != "space"]
-    return Statement(_text(tokens), _Summary(words).told(), _operation(words))
+    return Statement(_text(tokens), _Summary(words).text(), _operation(words))
 
 
 _remembered = lru_cache(maxsize=REMEMBERED)(_read)
@@ -125,11 +125,11 @@ def _end_of_comment(query: str, at: int) -> int:
 
 
 def _text(tokens: list[_Token]) -> str:
-    told = _SPACES.sub(" ", "".join(map(_told, tokens))).strip()
-    return _LIST.sub("(?)", told)[:MOST_TOLD]
+    text = _SPACES.sub(" ", "".join(map(_shown_token, tokens))).strip()
+    return _LIST.sub("(?)", text)[:MOST_SHOWN]
 
 
-def _told(token: _Token) -> str:
+def _shown_token(token: _Token) -> str:
     if token.kind == "space":
         return " "
     if token.kind in ("parameter", "quoted", "sign") or (token.kind == "word" and token.word not in _BOOLEANS):
@@ -157,7 +157,7 @@ class _Summary:
         self._verbs: dict[int, str] = {}
         """The last command at each depth: `FROM` has another meaning in `extract(day FROM x)`."""
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Put together what was found, cut between words."""
         while self._at < len(self._words):
             self._step()

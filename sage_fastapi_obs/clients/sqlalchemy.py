@@ -1,4 +1,4 @@
-"""Queries through engines of SQLAlchemy, which tell of what they execute."""
+"""Queries through engines of SQLAlchemy, by its events."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
-from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, target
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
+from sage_fastapi_obs.clients.sql_calls import QUERIES, SqlCalls, server, size, sql_system
 
 __all__ = ["watch"]
 
@@ -20,7 +20,7 @@ def watch(client: Any) -> Instrumented[Any]:
     """Watch an engine, sync or async."""
     engine = getattr(client, "sync_engine", client)
     if not isinstance(engine, Engine):
-        raise TypeError(f"instrument_postgres takes an engine of SQLAlchemy, not {client!r:.80}")
+        raise wrong_client("instrument_postgres", "an engine of SQLAlchemy", client)
     inner = instrument_once(engine, _watch_engine)
     if engine is client:
         return inner
@@ -34,19 +34,21 @@ def _watch_engine(instrumented: Instrumented[Any]) -> None:
     dialect = engine.dialect.name
     system = dialect if dialect in _KNOWN_SYSTEMS else _SYSTEMS.get(dialect, "other_sql")
     measures = QUERIES if system == "postgresql" else CALLS
-    queries = SqlCalls(target("sqlalchemy", measures), server(engine.url.host, engine.url.port, engine.url.database, system))
+    queries = SqlCalls(
+        sql_system("sqlalchemy", measures), server(engine.url.host, engine.url.port, engine.url.database, system)
+    )
 
     def before(_: Any, __: Any, text: str, parameters: Any, context: Any, executemany: bool) -> None:
-        theirs = any(_module(listener).startswith(OTEL_SCOPE_PREFIX) for listener in engine.dispatch.before_cursor_execute)
-        call = queries.query(text, many=size((parameters,)) if executemany else None, theirs=theirs)
+        otel_traced = any(_module(listener).startswith(OTEL_SCOPE_PREFIX) for listener in engine.dispatch.before_cursor_execute)
+        call = queries.query(text, many=size((parameters,)) if executemany else None, otel_traced=otel_traced)
         call.begin()
         context.sage_fastapi_obs_call = call
 
     def after(_: Any, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
         _end(context, None)
 
-    def failed(told: Any) -> None:
-        _end(told.execution_context, told.original_exception)
+    def failed(failure: Any) -> None:
+        _end(failure.execution_context, failure.original_exception)
 
     def guarded(listener: Callable[..., None]) -> Callable[..., None]:
         @wraps(listener)
@@ -69,4 +71,4 @@ def _end(context: Any, error: BaseException | None) -> None:
     call = getattr(context, "sage_fastapi_obs_call", None)
     if call is not None:
         context.sage_fastapi_obs_call = None
-        call.over(error)
+        call.finish(error)

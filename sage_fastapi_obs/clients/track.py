@@ -1,4 +1,4 @@
-"""Calls of whatever else an application depends on, told by hand."""
+"""`track_dependency`: calls of anything else that an application depends on."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _ALSO = {"postgres": "postgresql", "pg": "postgresql"}
 
 
 class _Tracked(Operation):
-    """An operation that switches the metrics of dependencies on."""
+    """An operation that switches on the metrics of dependencies."""
 
     __slots__ = ()
 
@@ -33,12 +33,12 @@ class _Tracked(Operation):
 
 
 def track_dependency(system: str, operation: str, /, **attributes: Any) -> Operation:
-    """Tell of a call of something outside the process: as `with`, `async with` or a decorator, like `operation`.
+    """Watch a call of something outside the process: as `with`, `async with` or a decorator, like `operation`.
 
     `with track_dependency("payments", "charge"):` is a CLIENT span, and counts in `dependency_calls_total` and
     `dependency_call_duration_seconds`. For `redis`, `postgresql` and `kafka`, where the operation is a command, one of
-    `select`, `insert`, `update`, `delete` and `other`, or a topic, it counts in theirs. Both words are labels: few, without
-    ids in them.
+    `select`, `insert`, `update`, `delete` and `other`, or a topic, it counts in their own metrics. Both words are labels:
+    few, without ids in them.
     """
     system = _ALSO.get(system.lower(), system.lower() if system.lower() in _OWN else system)
     measures, label, attribute = _OWN.get(system, (CALLS, "operation", "peer.service"))

@@ -11,7 +11,9 @@ from typing import Any
 import httpcore
 import httpx
 
-__all__ = ["REQUEST_SECONDS", "Poster", "Refused", "TooLarge", "Unavailable"]
+from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
+
+__all__ = ["REQUEST_SECONDS", "Poster"]
 
 REQUEST_SECONDS = 10.0
 LEAST_SECONDS = 0.001
@@ -20,22 +22,6 @@ LONGEST_ANSWER_BYTES = 16 * 1024
 PIECE_BYTES = 64 * 1024
 _CLIENT_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _ASKED = {"accept-encoding": "identity"}
-
-
-class Unavailable(Exception):  # noqa: N818 - says what the server is
-    """The server cannot take anything now."""
-
-    def __init__(self, reason: str, after_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after_seconds = after_seconds
-
-
-class Refused(Exception):  # noqa: N818 - says what was sent
-    """The server will never take this."""
-
-
-class TooLarge(Exception):  # noqa: N818 - says what the batch is
-    """The server takes smaller batches."""
 
 
 class Poster:

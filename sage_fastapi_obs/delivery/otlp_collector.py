@@ -5,12 +5,12 @@ import os
 import ssl
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from sage_fastapi_obs.delivery.http_sender import Poster
 from sage_fastapi_obs.settings.standard_variables import OtlpVariables, Signal
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Collector"]
 
@@ -25,6 +25,9 @@ class Collector:
 
         `answer`: the message in which the collector says what it has taken.
         """
+        # Late, as below: httpx takes long to import, and only who sends needs it.
+        from sage_fastapi_obs.delivery.http_sender import Poster  # noqa: PLC0415
+
         self._variables = variables = OtlpVariables.of(signal, os.environ)
         self.remarks = variables.remarks
         """What is wrong with the variables."""
@@ -54,7 +57,9 @@ class Collector:
         """Let go of connections."""
         self._poster.close()
 
-    def _client(self, **options: Any) -> httpx.Client:
+    def _client(self, **options: Any) -> "httpx.Client":
+        import httpx  # noqa: PLC0415
+
         variables = self._variables
         if variables.certificate is None and variables.client_certificate is None:
             return httpx.Client(**options)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from sage_fastapi_obs.delivery.http_sender import Refused, TooLarge, Unavailable
+from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
 from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.logs.line_format import LEVELS, Line
 from sage_fastapi_obs.processes import at_fork

@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +15,9 @@ from starlette.routing import Route
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
 from sage_fastapi_obs.settings import MetricsSettings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
+
+if TYPE_CHECKING:
+    import uvicorn
 
 __all__ = ["MetricsPort"]
 
@@ -38,6 +41,7 @@ class MetricsPort:
 
     def start(self) -> None:
         """Listen; raises OSError when the port is taken, and `NoThreadError`, listening to nobody."""
+        import uvicorn  # noqa: PLC0415 - takes long, and only this way of access needs it
 
         async def metrics(request: Request) -> Response:
             return await self._scrape.response(request, self._paths[request.url.path])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.errors import SettingsError
@@ -20,6 +19,7 @@ LAG_PROBE_SECONDS = 0.01
 
 def url(address: str, *, timeout_seconds: float = 2.0) -> Callable[[], Awaitable[bool]]:
     """Check that an address answers a GET with a status below 400."""
+    import httpx  # noqa: PLC0415 - takes long, and few services check others
 
     async def answers() -> bool:
         with suppress_instrumentation(), anyio.fail_after(timeout_seconds):

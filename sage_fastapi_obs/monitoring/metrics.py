@@ -1,13 +1,14 @@
-"""Metrics, alerts and service levels under the names of the RFS interface, on the `Observability` of the code that calls.
+"""Metrics, alerts and service levels under the names of the RFS interface. They act on the active `Observability`.
 
-Values are in the units that the names say: milliseconds, mebibytes, percent. Where there is no `Observability`, nothing is
-recorded, summaries are empty, and rules wait for one.
+Values are in the units of their names: milliseconds, mebibytes, percent. Without an `Observability`, nothing is recorded,
+summaries are empty, and rules are kept for one that starts.
 """
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
+from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.alerting.alerts import Alert
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import RESULTS
@@ -16,12 +17,12 @@ from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.monitoring import notifiers, process
-from sage_fastapi_obs.monitoring.rfs_summary import documented, watched
+from sage_fastapi_obs.monitoring.rfs_summary import rfs_expression, rfs_summary
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.operations.count import set_gauge
 from sage_fastapi_obs.operations.operation import operation
 from sage_fastapi_obs.operations.operation_run import OperationRun
-from sage_fastapi_obs.packs.result import logging as journal
+from sage_fastapi_obs.packs.result.logging import override_options
 from sage_fastapi_obs.packs.result.named_metrics import (
     MetricType,
     collect_flux_result_metric,
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 SLA_TARGETS: Mapping[str, float] = {"availability": 99.9, "response_time_p95": 1000.0, "error_rate": 0.1}
-"""What is promised where nothing else is: shares in percent, times in milliseconds."""
+"""The targets by default: shares in percent, times in milliseconds."""
 _TARGETS = {"response_time_p95": "response_time_p95_ms", "response_time_mean": "response_time_mean_ms"}
 OPEN, CLOSED = 1.0, 0.0
 
@@ -74,8 +75,8 @@ OPEN, CLOSED = 1.0, 0.0
 def start_monitoring(interval_seconds: float = 15.0) -> None:
     """Judge alert rules from now on; once is enough.
 
-    An `Observability` that has started does so by itself, at the interval of its settings. In a process without one, such as a
-    script, one is made from the environment and started; it closes when an application's starts. Raises `SettingsError`.
+    A started `Observability` does so by itself, at the interval of its settings. In a process without one, such as a script,
+    one is started from the environment; it closes when an application's starts. Raises `SettingsError`.
     """
     process.start(interval_seconds)
 
@@ -92,7 +93,7 @@ def reset_monitoring() -> None:
     an application's `Observability` has recorded stays: give each test its own.
     """
     process.reset()
-    journal.override_options(None)
+    override_options(None)
     chosen_header.choose(None)
 
 
@@ -112,15 +113,15 @@ def create_alert_rule(
 
     It compares a figure of the last `window_minutes` with the threshold, in the unit of the metric's name: what a counter has
     risen by, the 95th percentile of a histogram, the last value of a gauge, or another `statistic`. `callback`, sync or async,
-    is told once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
+    is called once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
     `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`.
     """
     if severity not in get_args(Severity):
         raise SettingsError(f"rule {name!r}: {severity!r} is no severity: use {', '.join(get_args(Severity))}")
-    return process.keep_rule(
+    return process.add_rule(
         AlertRule(
             name=name,
-            expression=watched(metric_name, statistic, window_minutes * 60),
+            expression=rfs_expression(metric_name, statistic, window_minutes * 60),
             metric_name=metric_name,
             condition=AlertCondition(condition),
             threshold=threshold,
@@ -132,18 +133,18 @@ def create_alert_rule(
 
 
 def remove_alert_rule(name: str) -> bool:
-    """Remove a rule and its alerts; tell whether there was one."""
-    return process.forget_rule(name)
+    """Remove a rule and its alerts; return whether there was one."""
+    return process.remove_rule(name)
 
 
 def setup_default_alerts() -> None:
     """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
-    process.on_each_start("the default alerts", lambda found: found.status.add_default_alerts())
+    process.on_each_start("the default alerts", lambda observability: observability.status.add_default_alerts())
 
 
 def evaluate_alerts() -> list[Alert]:
     """Judge all rules now; return the alerts that have changed state."""
-    found = process.active_or_none()
+    found = active_observability()
     return [] if found is None else found.status.evaluate()
 
 
@@ -154,16 +155,16 @@ def get_metrics_summary(time_range_minutes: float = 60) -> dict[str, Any]:
     and `p99`, in milliseconds and mebibytes. `operations`: `success`, `failure`, `failure_rate` (0 to 1), and `mean`, `p95`,
     `max` in milliseconds with `count`. Label sets are added up. The metrics of results are always there.
     """
-    found = process.active_or_none()
-    # Without one, what one would say that has seen nothing.
+    found = active_observability()
+    # Without one: the summary of one that has recorded nothing.
     observability = Observability(Settings()) if found is None else found
     observability.status.refresh()
-    return documented(observability.status.view(time_range_minutes * 60), observability.collected.names)
+    return rfs_summary(observability.status.view(time_range_minutes * 60), observability.collected.names)
 
 
 def get_dashboard_data() -> dict[str, Any]:
     """Return what a dashboard shows: `metrics_summary`, `active_alerts`, `alert_rules` and `system_status`."""
-    found = process.active_or_none()
+    found = active_observability()
     summary = get_metrics_summary()
     firing = [] if found is None else found.status.alerts.alerts("firing")
     rules = [] if found is None else found.status.alerts.rules
@@ -191,19 +192,19 @@ async def performance_tracker(operation_name: str) -> AsyncGenerator[OperationRu
 
 
 def get_memory_usage() -> float:
-    """Return the memory that this process has, in MiB; 0 where the system does not tell."""
+    """Return the memory that this process has, in MiB; 0 if the system does not say."""
     return resident_bytes() / MEBIBYTE
 
 
 async def check_sla_compliance(
     time_range_minutes: float = 60, targets: Mapping[str, float] | None = None
 ) -> Result[dict[str, Any], str]:
-    """Hold the operations of the last minutes against targets, by default those of the settings.
+    """Compare the operations of the last minutes with targets, by default those of the settings.
 
-    `targets`: as `SLA_TARGETS`. Gives `sla_compliant`, `violations` in words, `targets` and `actual`. Violations are told to
-    `send_sla_violation_alert`; what it raises is counted. A Failure where there is no `Observability`.
+    `targets`: as `SLA_TARGETS`. Gives `sla_compliant`, `violations` in words, `targets` and `actual`. Violations are sent with
+    `send_sla_violation_alert`; its errors are counted. A Failure without an `Observability`.
     """
-    found = process.active_or_none()
+    found = active_observability()
     if found is None:
         return Failure("there is no Observability: call start_monitoring() first")
     wanted = None if targets is None else {_TARGETS.get(name, name): target for name, target in targets.items()}
@@ -213,7 +214,7 @@ async def check_sla_compliance(
         try:
             await notifiers.send_sla_violation_alert(list(compliance.violations))
         except Exception as error:
-            found.faults.count("check_sla_compliance", error)
+            count_internal_error("check_sla_compliance", error, found)
     return Success(
         {
             "sla_compliant": compliance.compliant,
@@ -231,7 +232,7 @@ def calculate_failure_rate(metrics: Mapping[str, Any]) -> float:
 
 
 async def circuit_breaker_monitoring(name: str = "user_service", threshold: float = 50.0, window_minutes: float = 5.0) -> bool:
-    """Open a circuit breaker if more than `threshold` percent of the last operations failed; tell whether that was so."""
+    """Open a circuit breaker if more than `threshold` percent of the last operations failed; return whether they did."""
     is_failing = calculate_failure_rate(get_metrics_summary(window_minutes)) > threshold
     if is_failing:
         await activate_circuit_breaker(name)
@@ -258,7 +259,7 @@ async def reset_circuit_breaker(name: str) -> None:
 
 def find_slow_operations(threshold_ms: float = 5000.0, time_range_minutes: float = 60) -> list[dict[str, Any]]:
     """List the operations whose 95th percentile is above a threshold, slowest first: `operation`, `p95`, `max`, `count`."""
-    found = process.active_or_none()
+    found = active_observability()
     if found is None:
         return []
     found.status.refresh()

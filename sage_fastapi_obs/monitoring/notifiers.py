@@ -1,11 +1,11 @@
-"""Telling people, by the notifiers of the `Observability` of the code that calls; what is not configured is only logged."""
+"""Notifications under the names of the RFS interface, by the active `Observability`; channels without settings only log."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.alerting.notify import Notice, Notifiers
 from sage_fastapi_obs.logs.loggers import create_logger
-from sage_fastapi_obs.monitoring import process
 from sage_fastapi_obs.settings import NotifySettings
 
 __all__ = [
@@ -18,57 +18,60 @@ __all__ = [
     "send_slack_notification",
 ]
 
-Told = Mapping[str, Any] | Iterable[str] | str
+Message = Mapping[str, Any] | Iterable[str] | str
 """An alert as callbacks get it, a text, or several."""
 
 
-async def send_slack_notification(alert: Told) -> None:
+async def send_slack_notification(alert: Message) -> None:
     """Post a message to the Slack channel."""
     await _notifiers().send_slack_notification(_notice(alert))
 
 
-async def send_slack_alert(alert: Told) -> None:
+async def send_slack_alert(alert: Message) -> None:
     """Post an alert to the Slack channel."""
     await _notifiers().send_slack_alert(_notice(alert))
 
 
-async def send_email_alert(alert: Told) -> None:
+async def send_email_alert(alert: Message) -> None:
     """Send a mail."""
     await _notifiers().send_email_alert(_notice(alert))
 
 
-async def escalate_to_oncall(alert: Told) -> None:
+async def escalate_to_oncall(alert: Message) -> None:
     """Trigger an incident in PagerDuty."""
     await _notifiers().escalate_to_oncall(_notice(alert))
 
 
-async def create_incident_ticket(alert: Told) -> None:
+async def create_incident_ticket(alert: Message) -> None:
     """Post an alert to the webhook."""
     await _notifiers().create_incident_ticket(_notice(alert))
 
 
-async def notify_incident_team(alert: Told) -> None:
-    """Tell the Slack channel and whoever is on call."""
+async def notify_incident_team(alert: Message) -> None:
+    """Post to the Slack channel and trigger an incident in PagerDuty."""
     await _notifiers().notify_incident_team(_notice(alert))
 
 
-async def send_sla_violation_alert(violations: Told) -> None:
-    """Tell the Slack channel of violations, and send a mail."""
+async def send_sla_violation_alert(violations: Message) -> None:
+    """Post violations to the Slack channel, and send a mail."""
     await _notifiers().send_sla_violation_alert(_notice(violations))
 
 
 def _notifiers() -> Notifiers:
-    found = process.active_or_none()
-    return Notifiers(NotifySettings(), "unknown_service", _say) if found is None else found.status.notifiers
+    observability = active_observability()
+    if observability is None:
+        return Notifiers(NotifySettings(), "unknown_service", _log)
+    notifiers: Notifiers = observability.status.notifiers
+    return notifiers
 
 
-def _notice(told: Told) -> Notice:
-    if isinstance(told, str):
-        return told
-    if isinstance(told, Mapping):
-        return {"name": "notification", "metric_name": told.get("metric"), **told}
-    return "; ".join(map(str, told))
+def _notice(message: Message) -> Notice:
+    if isinstance(message, str):
+        return message
+    if isinstance(message, Mapping):
+        return {"name": "notification", "metric_name": message.get("metric"), **message}
+    return "; ".join(map(str, message))
 
 
-def _say(level: str, message: str, fields: dict[str, Any]) -> None:
+def _log(level: str, message: str, fields: dict[str, Any]) -> None:
     getattr(create_logger("sage_fastapi_obs.notifiers"), level)(message, **fields)

@@ -1,119 +1,107 @@
-"""What was asked of the monitoring while there was no `Observability`; all that is the process's own is kept here.
-
-Rules wait for each that starts. `start_monitoring()` makes one for a process that has none, such as a script, and it closes
-when an application's starts.
-"""
+"""What the RFS functions keep for the process: an `Observability` of their own, and rules for those that start later."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 from weakref import WeakKeyDictionary
 
-from sage_fastapi_obs import active
+from sage_fastapi_obs.active import ActiveObservability, active_observability, on_start
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.settings import Settings
 
-__all__ = ["active_or_none", "forget_rule", "keep_rule", "on_each_start", "reset", "start", "stop"]
+__all__ = ["add_rule", "on_each_start", "remove_rule", "reset", "start", "stop"]
 
 
 class _Process:
-    """What this process has."""
-
     def __init__(self) -> None:
         self.own: Observability | None = None
-        """Made here, for want of another."""
-        self.waiting: dict[str, Callable[[Observability], None]] = {}
-        """What is to be done with each that starts, by what it is about."""
-        self.given: WeakKeyDictionary[Observability, set[str]] = WeakKeyDictionary()
-        """Names of the rules that were added."""
+        """Started here because there was no other."""
+        self.waiting: dict[str, Callable[[ActiveObservability], None]] = {}
+        """What is done with each that starts, by a name."""
+        self.rules: WeakKeyDictionary[ActiveObservability, set[str]] = WeakKeyDictionary()
+        """Names of the rules that were added here."""
 
 
 _process = _Process()
 
 
-def active_or_none() -> Observability | None:
-    """Return the `Observability` of the code that calls; None where there is none."""
-    return cast("Observability | None", active.active_observability())
-
-
 def start(interval_seconds: float) -> None:
-    """Judge rules from now on; where there is no `Observability`, make and start one from the environment."""
-    found = active_or_none()
-    if found is None:
-        found = _process.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
-        active.on_start(_arrived)
-        found.start()
-    elif found.settings.metrics.enabled:
-        found.status.start()
+    """Judge rules from now on; without an `Observability`, start one from the environment."""
+    observability = active_observability()
+    if observability is None:
+        _process.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
+        on_start(_on_start)
+        _process.own.start()
+    elif observability.settings.metrics.enabled:
+        observability.status.start()
 
 
 def stop() -> None:
-    """Judge no more rules; close what was made here. Waits for notifications that are on their way."""
-    found, own = active_or_none(), _process.own
-    if found is not None and found is not own:
-        found.status.close()
+    """Judge no more rules, and close what was started here. Waits for notifications that are on their way."""
+    observability, own = active_observability(), _process.own
+    if observability is not None and observability is not own:
+        observability.status.close()
     if own is not None:
         _process.own = None
         own.status.close()
-        # Without a loop: that of the caller, if there is one, is busy with this call.
+        # Without a loop: if the caller has one, this call blocks it.
         own.abandon()
 
 
-def on_each_start(about: str, do: Callable[[Observability], None]) -> None:
-    """Do something with the `Observability` of the code that calls; where there is none, with each that starts from now on."""
-    found = active_or_none()
-    if found is not None:
-        do(found)
+def on_each_start(name: str, do: Callable[[ActiveObservability], None]) -> None:
+    """Do something with the active `Observability`; without one, with each that starts from now on."""
+    observability = active_observability()
+    if observability is not None:
+        do(observability)
         return
-    _process.waiting[about] = do
-    active.on_start(_arrived)
+    _process.waiting[name] = do
+    on_start(_on_start)
 
 
-def keep_rule(rule: AlertRule) -> AlertRule:
-    """Add a rule to the `Observability` of the code that calls, or to each that starts from now on."""
-    on_each_start(rule.name, partial(_give, rule))
+def add_rule(rule: AlertRule) -> AlertRule:
+    """Add a rule to the active `Observability`, or to each that starts from now on."""
+    on_each_start(rule.name, partial(_add, rule))
     return rule
 
 
-def forget_rule(name: str) -> bool:
-    """Remove a rule; tell whether there was one."""
-    waited = _process.waiting.pop(name, None) is not None
-    found = active_or_none()
-    return (found is not None and _take_back(found, name)) or waited
+def remove_rule(name: str) -> bool:
+    """Remove a rule; return whether there was one."""
+    was_waiting = _process.waiting.pop(name, None) is not None
+    observability = active_observability()
+    return (observability is not None and _remove(observability, name)) or was_waiting
 
 
 def reset() -> None:
-    """Stop what was made here, and take back the rules that were added."""
-    own = _process.own
-    if own is not None:
+    """Stop what was started here, and remove the rules that were added."""
+    if _process.own is not None:
         stop()
-    for observability, names in _process.given.items():
+    for observability, names in _process.rules.items():
         for name in names:
-            _take_back(observability, name)
-    _process.given.clear()
+            _remove(observability, name)
+    _process.rules.clear()
     _process.waiting.clear()
 
 
-def _give(rule: AlertRule, observability: Observability) -> None:
-    _process.given.setdefault(observability, set()).add(rule.name)
+def _add(rule: AlertRule, observability: ActiveObservability) -> None:
+    _process.rules.setdefault(observability, set()).add(rule.name)
     observability.status.alerts.add(rule)
 
 
-def _take_back(observability: Observability, name: str) -> bool:
-    removed = observability.status.alerts.remove(name)
+def _remove(observability: ActiveObservability, name: str) -> bool:
+    removed: bool = observability.status.alerts.remove(name)
     if removed:
         observability.status.show_active(name, False)
     return removed
 
 
-def _arrived(started: active.ActiveObservability) -> None:
-    observability, own = cast("Observability", started), _process.own
+def _on_start(observability: ActiveObservability) -> None:
+    own = _process.own
     for do in [*_process.waiting.values()]:
         do(observability)
     if own is not None and own is not observability:
+        # That of an application replaces ours.
         _process.own = None
         for rule in own.status.alerts.rules:
-            if rule.name in _process.given.get(own, ()):
-                _give(rule, observability)
+            if rule.name in _process.rules.get(own, ()):
+                _add(rule, observability)
         own.abandon()

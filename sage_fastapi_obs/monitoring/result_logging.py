@@ -1,20 +1,20 @@
 """What is logged of results, and the ids that lines are found by, under the names of the RFS interface."""
 
+from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.logs.recent_lines import LogEntry
-from sage_fastapi_obs.monitoring import process
 from sage_fastapi_obs.operations.correlation_context import (
     CorrelationContext,
     correlation_hook,
     get_correlation_id,
     with_correlation_id,
 )
-from sage_fastapi_obs.packs.result import logging as journal
 from sage_fastapi_obs.packs.result.logging import (
     LoggingMonoResult,
     LogLevel,
     ResultLogOptions,
     create_logging_mono,
     log_result_operation,
+    override_options,
 )
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
 from sage_fastapi_obs.request.correlation import chosen_header
@@ -57,7 +57,7 @@ def configure_result_logging(
     if chosen is not None:
         # Refused as it would be in the settings.
         Settings(http={"correlation_header": chosen})
-    journal.override_options(ResultLogOptions(LogLevel(level), include_stack_trace, include_performance_data))
+    override_options(ResultLogOptions(LogLevel(level), include_stack_trace, include_performance_data))
     chosen_header.choose(chosen)
 
 
@@ -66,5 +66,5 @@ def query_logs_by_correlation_id(correlation_id: str, limit: int = 1_000) -> lis
 
     Lines are kept with `monitoring.expose_logs` or `monitoring.log_buffer_size`.
     """
-    found = process.active_or_none()
-    return [] if found is None else found.query_logs_by_correlation_id(correlation_id, limit)
+    observability = active_observability()
+    return [] if observability is None else observability.query_logs_by_correlation_id(correlation_id, limit)

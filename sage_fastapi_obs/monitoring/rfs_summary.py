@@ -11,7 +11,7 @@ from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE, ResolvedName, resolve_name
 
-__all__ = ["documented", "watched"]
+__all__ = ["rfs_expression", "rfs_summary"]
 
 _SHOWN_UNITS = {"_seconds": ("_ms", 1000.0), "_bytes": ("_mb", 1 / MEBIBYTE)}
 _RESULTS = [metric for metric in CATALOG if metric.pack == "result"]
@@ -23,7 +23,7 @@ _FIGURES = ("sum", "min", "max", "mean", "p50", "p95", "p99")
 
 @dataclass(frozen=True, slots=True)
 class _First:
-    """The figure of a metric, or of the other if there is none of that name: counters may be called without `_total`."""
+    """The figure of a metric, or of the other if that does not exist: RFS names of counters have no `_total`."""
 
     figure: Stat
     other: Stat
@@ -51,7 +51,7 @@ class _First:
         return (f"({self.figure.promql(also_by)[0]} or {self.other.promql(also_by)[0]})",)
 
 
-def watched(metric_name: str, statistic: str | None, window_seconds: float) -> Expression:
+def rfs_expression(metric_name: str, statistic: str | None, window_seconds: float) -> Expression:
     """Return the figure of a metric by any of its names, in the unit of that name."""
     meaning = resolve_name(metric_name)
 
@@ -64,7 +64,7 @@ def watched(metric_name: str, statistic: str | None, window_seconds: float) -> E
     return named if is_known else _First(named, figure(f"{meaning.metric}_total"))
 
 
-def documented(window: Window, names: Mapping[str, ResolvedName]) -> dict[str, Any]:
+def rfs_summary(window: Window, names: Mapping[str, ResolvedName]) -> dict[str, Any]:
     """Summarise a window; `names`: what metrics were called when they were collected."""
     summary = summary_of(window)
     called = {**_OLDER, **names}

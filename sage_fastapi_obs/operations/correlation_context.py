@@ -33,7 +33,7 @@ class CorrelationContext:
 
     Blocks nest, also inside a request, whose id is back at the end. Tasks and threads started in the block keep its id where
     they get its context. As a decorator it is for functions of every kind: each call is a block; that of a generator is
-    open only while its body runs, so that whoever iterates over it does not get the id.
+    open only while its body runs, so that its caller does not get the id.
     """
 
     def __init__(self, correlation_id: str | None = None) -> None:

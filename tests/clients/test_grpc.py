@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from support import PATIENCE_SECONDS, Watched, eventually
 
 from sage_fastapi_obs import ObservabilityError, get_correlation_id
-from sage_fastapi_obs.clients import grpc_interceptor
+from sage_fastapi_obs.clients import grpc as grpc_client
 from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -288,15 +288,15 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
     """Whatever of ours fails, the call is answered and the failure is counted."""
     watched = watch()
     async with watched.obs:
-        monkeypatch.setattr(grpc_interceptor, "correlation_of", lambda _: 1 / 0)
+        monkeypatch.setattr(grpc_client, "CallerContext", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         monkeypatch.undo()
-        monkeypatch.setattr(grpc_interceptor, "_code", lambda *_: 1 / 0)
+        monkeypatch.setattr(grpc_client, "_code", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         monkeypatch.undo()
-        monkeypatch.setattr(grpc_interceptor, "_around", lambda *_: 1 / 0)
+        monkeypatch.setattr(grpc_client, "_around", lambda *_: 1 / 0)
         async with serving(GrpcMetricsInterceptor(), is_async=is_async) as channel:
             assert await channel.unary_unary("/pkg.Shop/Echo")(b"x") == b"x"
         assert await eventually(lambda: watched.obs.faults.counts == {"clients": 3})
@@ -304,15 +304,14 @@ async def test_our_failures_stay_ours(watch: Any, is_async: bool, monkeypatch: p
 
 
 def test_without_grpcio_the_error_says_what_to_install():
-    """The package is importable without any extra; the interceptor is not built."""
+    """The package is importable without any extra; only the interceptor is not."""
     code = """
 import sys
 for name in ("grpc", "redis", "asyncpg", "psycopg", "sqlalchemy", "aiokafka", "confluent_kafka"):
     sys.modules[name] = None
 from sage_fastapi_obs import ObservabilityError
-from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
 try:
-    GrpcMetricsInterceptor()
+    from sage_fastapi_obs.clients.grpc import GrpcMetricsInterceptor
 except ObservabilityError as error:
     print(error)
 """

@@ -149,9 +149,9 @@ def test_names_with_values_in_them_are_not_remembered():
     commands = _Commands(SimpleNamespace(execute_command=print))
     for given in ("GET", "get", b"GET", "SET geheim 1", *(f"C{number}" for number in range(1000))):
         commands.command(given)
-    assert not [known for known in commands._known if "geheim" in str(known)]
-    assert "GET" in commands._known
-    assert len(commands._known) == MOST_COMMANDS
+    assert not [known for known in commands._cached if "geheim" in str(known)]
+    assert "GET" in commands._cached
+    assert len(commands._cached) == MOST_COMMANDS
 
 
 async def test_twice_counts_once_and_the_way_back_is_whole(watched: Watched, cache: redis.asyncio.Redis):

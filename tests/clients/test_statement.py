@@ -115,7 +115,7 @@ def test_mysql_has_strings_in_double_quotes():
 def test_what_is_long_is_cut():
     """A long text is told as its beginning; of a very long one only the beginning is read."""
     told = statement("select " + ", ".join(f"column_{number}" for number in range(10_000)) + " from t where a = 'secret'")
-    assert len(told.text) == module.MOST_TOLD
+    assert len(told.text) == module.MOST_SHOWN
     assert told.operation == "select"
     assert statement("select '" + "x" * 1_000_000 + "' from t").text == "select ?"
 

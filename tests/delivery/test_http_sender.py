@@ -22,7 +22,8 @@ from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.alerting import notify
 from sage_fastapi_obs.alerting.notify import NotDeliveredError, Notifiers
 from sage_fastapi_obs.delivery import http_sender
-from sage_fastapi_obs.delivery.http_sender import Poster, Unavailable
+from sage_fastapi_obs.delivery.answers import Unavailable
+from sage_fastapi_obs.delivery.http_sender import Poster
 from sage_fastapi_obs.health import checks
 from sage_fastapi_obs.settings import NotifySettings
 

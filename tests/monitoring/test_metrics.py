@@ -12,7 +12,7 @@ from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
 from sage_fastapi_obs.metrics import memory
-from sage_fastapi_obs.monitoring import notifiers, process
+from sage_fastapi_obs.monitoring import notifiers
 from sage_fastapi_obs.monitoring.metrics import (
     SLA_TARGETS,
     AlertCondition,
@@ -75,7 +75,7 @@ def watched(watch, alone):
 
 def told(callback):
     """Let what is on its way to callbacks arrive."""
-    found = process.active_or_none()
+    found = active.active_observability()
     assert found is not None
     assert found.status.notifications.wait(PATIENCE_SECONDS)
     return callback
@@ -308,16 +308,16 @@ def test_a_script_has_a_monitoring_of_its_own(alone):
     """Without an app, starting makes one; starting again changes nothing; after stopping nothing runs and nothing is kept."""
     others = set(threading.enumerate())
     start_monitoring(interval_seconds=60)
-    own = process.active_or_none()
+    own = active.active_observability()
     start_monitoring()
-    assert process.active_or_none() is own
+    assert active.active_observability() is own
     assert own.status.interval_seconds == 60
     collect_result_metric("work", Success(1), 5)
     assert get_metrics_summary()["counters"]["result_success_total"] == 1
     assert get_dashboard_data()["system_status"]["total_metrics"] > 0
     stop_monitoring()
     stop_monitoring()
-    assert process.active_or_none() is None
+    assert active.active_observability() is None
     assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("sage-obs")]
     with pytest.raises(SettingsError):
         start_monitoring(interval_seconds=0)
@@ -339,16 +339,16 @@ def test_a_script_has_its_signal_back(alone):
 async def test_an_app_takes_over_from_the_script(alone):
     """What was started before the app steps back, and its rules go on in the app's."""
     start_monitoring()
-    own = process.active_or_none()
+    own = active.active_observability()
     create_alert_rule("early", "a", AlertCondition.GREATER_THAN, 1)
     obs = Observability(Settings.from_env())
     async with obs:
-        assert process.active_or_none() is obs
+        assert active.active_observability() is obs
         assert not own.status.is_active
         assert "early" in rule_names()
         collect_metric("a", 5, MetricType.GAUGE)
         assert obs.registry.get_sample_value("a") == 5
-    assert process.active_or_none() is None
+    assert active.active_observability() is None
 
 
 def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
@@ -509,4 +509,4 @@ def test_stopping_inside_a_loop_does_not_hang(alone):
 
     for backend in ("asyncio", "trio"):
         anyio.run(run, backend=backend)
-        assert process.active_or_none() is None
+        assert active.active_observability() is None

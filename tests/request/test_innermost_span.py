@@ -17,14 +17,7 @@ from opentelemetry.trace import SpanKind
 from starlette.types import Receive, Scope, Send
 from support import Watched, client, drive, http_scope
 
-from sage_fastapi_obs import (
-    CurrentSpan,
-    ObservabilityMiddleware,
-    RequestLogger,
-    correlation_hook,
-    create_logger,
-    operation,
-)
+from sage_fastapi_obs import CurrentSpan, ObservabilityMiddleware, RequestLogger, correlation_hook, create_logger, operation
 from sage_fastapi_obs.clients.httpx import instrument_httpx
 from sage_fastapi_obs.clients.kafka import process_message
 from sage_fastapi_obs.operations.count import add_span_event

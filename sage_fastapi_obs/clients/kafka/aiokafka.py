@@ -7,8 +7,8 @@ from typing import Any
 import aiokafka
 
 from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
-from sage_fastapi_obs.clients.kafka.messages import Message, Messages, place
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
+from sage_fastapi_obs.clients.kafka.messages import Messages, place
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrong_client
 
 __all__ = ["watch"]
 
@@ -19,13 +19,13 @@ def watch(client: Any) -> Instrumented[Any]:
         return instrument_once(client, _watch_producer)
     if isinstance(client, aiokafka.AIOKafkaConsumer):
         return instrument_once(client, _watch_consumer)
-    raise TypeError(f"instrument_kafka takes a producer or a consumer of aiokafka, not {client!r:.80}")
+    raise wrong_client("instrument_kafka", "a producer or a consumer of aiokafka", client)
 
 
 def _watch_producer(instrumented: Instrumented[Any]) -> None:
-    messages = Messages("aiokafka", theirs=is_instrumented_by_otel(instrumented.client.send))
+    messages = Messages("aiokafka", otel_traced=is_instrumented_by_otel(instrumented.client.send))
 
-    def put(original: Any) -> Any:
+    def send_of(original: Any) -> Any:
         @wraps(original)
         async def send(topic: str, *args: Any, **kwargs: Any) -> Any:
             call = instrumented.begin(messages.sending, topic)
@@ -35,57 +35,44 @@ def _watch_producer(instrumented: Instrumented[Any]) -> None:
                 args, kwargs = messages.with_headers(call, args, kwargs, place=HEADERS_PLACE)
                 future = await original(topic, *args, **kwargs)
             except BaseException as error:
-                call.over(error)
+                call.finish(error)
                 raise
             future.add_done_callback(partial(_acknowledged, call))
             return future
 
         return send
 
-    instrumented.replace("send", put)
+    instrumented.replace("send", send_of)
 
 
 HEADERS_PLACE = 4
-"""Of `send(topic, value, key, partition, timestamp_ms, headers)`, counted from the second argument."""
+"""The index of `headers` after the topic: `send(topic, value, key, partition, timestamp_ms, headers)`."""
 
 
 def _acknowledged(call: Call, future: "asyncio.Future[Any]") -> None:
     if future.cancelled():
-        call.over(asyncio.CancelledError())
+        call.finish(asyncio.CancelledError())
         return
-    # Not `exception()`: asyncio says so when nobody has asked for it, and we are nobody.
+    # Not `exception()`: after that, asyncio no longer warns about an exception that the application never reads.
     error = getattr(future, "_exception", None)
     if error is None:
-        count_errors_of(lambda: _tell_place(call, future.result()))
-    call.over(error)
+        count_errors_of(lambda: _add_place(call, future.result()))
+    call.finish(error)
 
 
-def _tell_place(call: Call, placed: Any) -> None:
-    call.tell(place(placed.partition, placed.offset))
+def _add_place(call: Call, placed: Any) -> None:
+    call.set_attributes(place(placed.partition, placed.offset))
 
 
 def _watch_consumer(instrumented: Instrumented[Any]) -> None:
     group = instrumented.client._group_id  # noqa: SLF001 - it has no public name
-    messages = Messages("aiokafka", theirs=is_instrumented_by_otel(instrumented.client.getone), group=group)
+    messages = Messages("aiokafka", otel_traced=is_instrumented_by_otel(instrumented.client.getone), group=group)
 
-    def put(original: Any) -> Any:
-        batch = original.__name__ == "getmany"
+    def one(message: Any) -> list[Any]:
+        return [message]
 
-        @wraps(original)
-        async def receive(*args: Any, **kwargs: Any) -> Any:
-            call = instrumented.begin(messages.receiving)
-            try:
-                received = await original(*args, **kwargs)
-            except Exception as error:
-                if call is not None:
-                    call.over(error)
-                raise
-            if call is not None:
-                found = [message for many in received.values() for message in many] if batch else [received]
-                count_errors_of(lambda: messages.received(call, [*map(Message, found)], batch=batch))
-            return received
+    def many(by_partition: Any) -> list[Any]:
+        return [message for messages in by_partition.values() for message in messages]
 
-        return receive
-
-    instrumented.replace("getone", put)
-    instrumented.replace("getmany", put)
+    for name, messages_of in (("getone", one), ("getmany", many)):
+        instrumented.replace(name, partial(messages.watched, instrumented, messages_of=messages_of))

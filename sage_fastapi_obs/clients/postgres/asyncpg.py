@@ -4,19 +4,19 @@ They take no other methods, but another class that has them. What asyncpg offers
 prepared statements nor of queries whose connection was lost.
 """
 
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 import asyncpg
 
 from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of
-from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, target
+from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrapped, wrong_client
+from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
 __all__ = ["watch"]
 
-ASYNCPG = target("asyncpg")
+ASYNCPG = sql_system("asyncpg")
 _WITH_SETS = frozenset({"executemany", "fetchmany"})
 _OF_CONNECTION = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", *_WITH_SETS)
 _OF_STATEMENT = ("fetch", "fetchrow", "fetchval", *_WITH_SETS)
@@ -31,7 +31,7 @@ def watch(client: Any) -> Instrumented[Any]:
     elif isinstance(client, asyncpg.Connection):
         watching.watch(client)
     else:
-        raise TypeError(f"instrument_postgres takes a pool or a connection of asyncpg, not {client!r:.80}")
+        raise wrong_client("instrument_postgres", "a pool or a connection of asyncpg", client)
     return watching.instrumented
 
 
@@ -84,67 +84,54 @@ class _Asyncpg:
         self._connections.add(connection)
 
     def _watched_class(self, base: type, queries: SqlCalls) -> type:
-        theirs = is_instrumented_by_otel(getattr(base, "execute", None))
-        methods = {name: self._with_query(getattr(base, name), queries, theirs, name in _WITH_SETS) for name in _OF_CONNECTION}
-        methods |= {name: self._with_table(getattr(base, name), queries, text, theirs) for name, text in _COPIES.items()}
+        otel_traced = is_instrumented_by_otel(getattr(base, "execute", None))
+        methods = {
+            name: self._with_query(getattr(base, name), queries, otel_traced, name in _WITH_SETS) for name in _OF_CONNECTION
+        }
+        methods |= {name: self._with_table(getattr(base, name), queries, text, otel_traced) for name, text in _COPIES.items()}
         return _subclass(base, {**methods, "prepare": self._prepare(getattr(base, "prepare"), queries)})  # noqa: B009
 
-    def _with_query(self, original: Any, queries: SqlCalls, theirs: bool, has_sets: bool) -> Any:
+    def _with_query(self, original: Any, queries: SqlCalls, otel_traced: bool, has_sets: bool) -> Any:
         def describe(connection: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
             query = given_query(args, kwargs)
             if query is getattr(connection, "_reset_query", None):
                 # What a pool does when it takes a connection back is not the application's.
                 return None
-            return queries.query(query, many=size(args[1:]) if has_sets else None, theirs=theirs)
+            return queries.query(query, many=size(args[1:]) if has_sets else None, otel_traced=otel_traced)
 
-        @wraps(original)
-        async def watched(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            with self.instrumented.call(describe, connection, args, kwargs):
-                return await original(connection, *args, **kwargs)
+        return wrapped(original, lambda connection, *args, **kwargs: self.instrumented.call(describe, connection, args, kwargs))
 
-        return watched
+    def _with_table(self, original: Any, queries: SqlCalls, text: str, otel_traced: bool) -> Any:
+        def describe(table_name: str) -> Call:
+            return queries.query(text.format(f'"{table_name}"'), otel_traced=otel_traced)
 
-    def _with_table(self, original: Any, queries: SqlCalls, text: str, theirs: bool) -> Any:
-        @wraps(original)
-        async def watched(connection: Any, table_name: str, **kwargs: Any) -> Any:
-            with self.instrumented.call(lambda: queries.query(text.format(f'"{table_name}"'), theirs=theirs)):
-                return await original(connection, table_name, **kwargs)
-
-        return watched
+        return wrapped(original, lambda _, table_name, **__: self.instrumented.call(describe, table_name))
 
     def _prepare(self, original: Any, queries: SqlCalls) -> Any:
-        # Of all statements alike: a class for each would cost more than all that is told of it.
+        # One class for all statements of a connection: a class for each would cost more than the rest.
         classes: dict[type, type] = {}
 
-        def watch(prepared: Any) -> None:
+        def watch(_: None, prepared: Any) -> None:
             base = type(prepared)
             if base not in classes:
                 classes[base] = self._watched_statement(base, queries)
             prepared.__class__ = classes[base]
 
-        @wraps(original)
-        async def prepare(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            prepared = await original(connection, *args, **kwargs)
-            count_errors_of(partial(watch, prepared))
-            return prepared
-
-        return prepare
+        return wrapped(original, with_result=watch)
 
     def _watched_statement(self, base: type, queries: SqlCalls) -> type:
         def describe(prepared: Any, args: tuple[Any, ...], has_sets: bool) -> Call:
-            # Not by its method, which refuses to tell once the connection is released.
+            # Not by its method, which raises once the connection is released.
             query = prepared._query  # noqa: SLF001
             return queries.query(query, many=size(args) if has_sets else None)
 
-        def around_method(original: Any, has_sets: bool) -> Any:
-            @wraps(original)
-            async def watched(prepared: Any, *args: Any, **kwargs: Any) -> Any:
-                with self.instrumented.call(describe, prepared, args, has_sets):
-                    return await original(prepared, *args, **kwargs)
+        def watched(name: str) -> Any:
+            has_sets = name in _WITH_SETS
+            return wrapped(
+                getattr(base, name), lambda prepared, *args, **_: self.instrumented.call(describe, prepared, args, has_sets)
+            )
 
-            return watched
-
-        return _subclass(base, {name: around_method(getattr(base, name), name in _WITH_SETS) for name in _OF_STATEMENT})
+        return _subclass(base, {name: watched(name) for name in _OF_STATEMENT})
 
 
 def _subclass(base: type, methods: dict[str, Any]) -> type:

@@ -3,19 +3,19 @@
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 import psycopg
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
-from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once
-from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, target
+from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
+from sage_fastapi_obs.clients.sql_calls import SqlCalls, given_query, server, size, sql_system
 
 __all__ = ["watch"]
 
-PSYCOPG = target("psycopg")
+PSYCOPG = sql_system("psycopg")
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 
 
@@ -25,7 +25,7 @@ def watch(client: Any) -> Instrumented[Any]:
         return instrument_once(client, _watch_connection)
     if callable(getattr(client, "getconn", None)):
         return instrument_once(client, _watch_pool)
-    raise TypeError(f"instrument_postgres takes a connection of psycopg or a pool of psycopg_pool, not {client!r:.80}")
+    raise wrong_client("instrument_postgres", "a connection of psycopg or a pool of psycopg_pool", client)
 
 
 def _watch_connection(instrumented: Instrumented[Any]) -> None:
@@ -37,30 +37,18 @@ def _watch_connection(instrumented: Instrumented[Any]) -> None:
 
 
 def _watched_cursor(instrumented: Instrumented[Any], queries: SqlCalls, base: type) -> type:
-    theirs = base.__module__.startswith(OTEL_SCOPE_PREFIX)
+    otel_traced = base.__module__.startswith(OTEL_SCOPE_PREFIX)
 
     def describe(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], has_sets: bool = False) -> Call:
         query = _text_of(given_query(args, kwargs), cursor)
-        return queries.query(query, many=size(args[1:]) if has_sets else None, theirs=theirs)
+        return queries.query(query, many=size(args[1:]) if has_sets else None, otel_traced=otel_traced)
 
     def watched(name: str) -> Any:
-        original = getattr(base, name)
         has_sets = name == "executemany"
-        if inspect.iscoroutinefunction(original):
-
-            @wraps(original)
-            async def method_async(cursor: Any, *args: Any, **kwargs: Any) -> Any:
-                with instrumented.call(describe, cursor, args, kwargs, has_sets):
-                    return await original(cursor, *args, **kwargs)
-
-            return method_async
-
-        @wraps(original)
-        def method(cursor: Any, *args: Any, **kwargs: Any) -> Any:
-            with instrumented.call(describe, cursor, args, kwargs, has_sets):
-                return original(cursor, *args, **kwargs)
-
-        return method
+        return wrapped(
+            getattr(base, name),
+            lambda cursor, *args, **kwargs: instrumented.call(describe, cursor, args, kwargs, has_sets),
+        )
 
     def copied(original: Any) -> Any:
         @contextmanager
@@ -93,29 +81,15 @@ def _text_of(query: Any, cursor: Any) -> str:
 
 
 def _watch_pool(instrumented: Instrumented[Any]) -> None:
-    # Pools replace their connections as long as they live: what is gone needs no way back.
+    # Weak: a pool replaces its connections, and those that are gone need no undo.
     watched: WeakSet[Instrumented[Any]] = WeakSet()
 
-    def watch(connection: Any) -> None:
+    def watch_connection(_: None, connection: Any) -> None:
         watched.add(instrument_once(connection, _watch_connection))
 
-    def give_back() -> None:
-        for one in watched:
-            one.undo()
+    def undo_all() -> None:
+        for connection in watched:
+            connection.undo()
 
-    instrumented.on_undo(give_back)
-
-    def put(original: Any) -> Any:
-        async def getconn_async(*args: Any, **kwargs: Any) -> Any:
-            connection = await original(*args, **kwargs)
-            count_errors_of(partial(watch, connection))
-            return connection
-
-        def getconn(*args: Any, **kwargs: Any) -> Any:
-            connection = original(*args, **kwargs)
-            count_errors_of(partial(watch, connection))
-            return connection
-
-        return getconn_async if inspect.iscoroutinefunction(original) else getconn
-
-    instrumented.replace("getconn", put)
+    instrumented.on_undo(undo_all)
+    instrumented.replace("getconn", lambda original: wrapped(original, with_result=watch_connection))

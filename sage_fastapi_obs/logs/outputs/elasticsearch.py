@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import httpx
 import orjson
 
-from sage_fastapi_obs.delivery.http_sender import Poster, Unavailable
+from sage_fastapi_obs.delivery.answers import Unavailable
 from sage_fastapi_obs.delivery.queued_sender import Entry
 from sage_fastapi_obs.logs.line_format import Line
 from sage_fastapi_obs.settings import LoggingSettings
@@ -29,6 +28,10 @@ class Elasticsearch:
     remarks: tuple[str, ...] = ()
 
     def __init__(self, settings: LoggingSettings, form: Callable[[Line], bytes]) -> None:
+        import httpx  # noqa: PLC0415 - takes long, as does what posts with it
+
+        from sage_fastapi_obs.delivery.http_sender import Poster  # noqa: PLC0415
+
         assert settings.elasticsearch_url is not None
         self.form = form
         names = settings.field_aliases
