@@ -38,7 +38,7 @@ SAMPLES = {
     "starlette": ("middleware/*", "test_websockets.py", "test_responses.py", "test_background.py"),
     "fastapi": (
         *("test_telemetry/test_data.py", "test_telemetry/test_exceptions.py", "test_telemetry/test_websockets.py"),
-        *("test_ws_*.py", "test_stream_*.py", "test_dependency_*yield*.py", "test_router_events.py"),
+        *("test_ws_*.py", "test_stream_json*.py", "test_dependency_*yield*.py", "test_router_events.py"),
     ),
 }
 """What of each suite is run each time: what is most likely to see us. The whole of them is the long form."""
@@ -132,7 +132,7 @@ class Suite:
 
     def broken(self, layer: str) -> set[str]:
         """Find the tests that fail because of us: each time, and not without us."""
-        found = self.failures(layer, *self._chosen(), workers=2)
+        found = self.failures(layer, *self._chosen(), workers=2 if SOAK else 0)
         for once_more in (layer, "nowhere"):
             others = sorted(test for test in found if test.partition("[")[0] not in self._seen)
             again = self.failures(once_more, *others) if others else set()
