@@ -23,7 +23,7 @@ VERSIONS = {
 }
 USUAL = ["0.115.0"] if not SOAK else list(VERSIONS)
 """The versions that are tried each time; the newest is what all other tests run with."""
-TESTS = ["tests/request/test_route_templates.py", "tests/endpoints/test_precedence.py", "tests/test_smoke.py"]
+TESTS = ["tests/request/test_route_templates.py", "tests/endpoints/test_route_precedence.py", "tests/test_smoke.py"]
 
 SUITES = {
     "starlette": "starlette[full] httpx2[zstd] blockbuster pytest>=9.1 pytest-xdist trio",
