@@ -77,7 +77,7 @@ def environment(name: str, *packages: str) -> Path:
     python = folder / "bin" / "python"
     ready = folder / ".ready"
     wanted = [*packages, "--editable", "."]
-    made_of = "\n".join([*wanted, (ROOT / "pyproject.toml").read_text()])
+    made_of = "\n".join([str(ROOT), *wanted, (ROOT / "pyproject.toml").read_text()])
     if not ready.exists() or ready.read_text() != made_of:
         run(sys.executable, "-m", "venv", "--clear", folder)
         run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
