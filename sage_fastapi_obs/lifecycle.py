@@ -151,7 +151,7 @@ class Lifecycle:
     def _leave(self) -> None:
         """Finish the exchanges in progress, and undo what the serving thread has to undo."""
         for watch in [*self.in_progress]:
-            watch.cut()
+            watch.finish_early()
         active.unregister(self)  # type: ignore[arg-type] # the subclass has all its parts
         self._do(((self._signals.leave, True), *self._leave_steps()))
 

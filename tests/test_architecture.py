@@ -9,7 +9,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "internal_errors", "moved_names", "threads", "processes"},
+    {"errors", "internal_errors", "moved_names", "otel_internals", "threads", "processes"},
     {"settings"},
     {"privacy"},
     {"catalog"},

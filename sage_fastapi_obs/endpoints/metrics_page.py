@@ -1,4 +1,4 @@
-"""`/metrics`: written off the event loop, one page at a time, shared by those who wait for it, and sent in pieces."""
+"""`/metrics`: the page is written in a worker thread, one at a time; scrapes that come meanwhile share the next one."""
 
 import threading
 import time
@@ -19,32 +19,35 @@ from sage_fastapi_obs.catalog import SCRAPE_METRICS, build
 from sage_fastapi_obs.endpoints.background_worker import GilPacer, OneAtATime
 from sage_fastapi_obs.endpoints.json_page import MOST_QUERY_BYTES
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition.encoder import Encode
-from sage_fastapi_obs.metrics.exposition.page import Exposition, names_beginning
+from sage_fastapi_obs.metrics.exposition.exposition import Exposition, exposition_of
+from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
 from sage_fastapi_obs.settings import MetricsSettings
 
 __all__ = ["MetricsPage", "parts"]
 
 LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
-"""Parts of `/metrics` by which scrapers used to know SAGE, and how the names there begin."""
+"""Older paths of parts of the page, and how the names of their metrics begin."""
 
 MOST_FORMATS = 2
-"""How many formats are remembered: that of Prometheus, and that of a person."""
+"""How many formats are remembered: that of Prometheus, and that of a browser."""
 MOST_WAITING = 32
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
+    """A written page."""
+
     pieces: list[bytes]
     content_type: str
-    begun_at: float
+    started_at: float
 
 
 class MetricsPage:
     """Answers scrapes of one registry."""
 
     def __init__(self, registry: CollectorRegistry, faults: InternalErrors, *, measured: bool = True) -> None:
-        """`measured`: register the metrics of the scrape itself, too."""
+        """`measured`: register the metrics of scrapes, too."""
         self._registry = registry
         self._faults = faults
         self._own = cast("dict[str, Gauge]", build(SCRAPE_METRICS, registry) if measured else {})
@@ -65,7 +68,7 @@ class MetricsPage:
         accept = request.headers.get("accept", "")
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
         if start:
-            # Without a name, the page would be whole; nothing is called by a beginning alone.
+            # Without any name the page would be whole, so that the beginning, which is the name of nothing, stands for none.
             found = names_beginning(self._registry, start)
             names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
@@ -78,26 +81,25 @@ class MetricsPage:
     def _page(self, accept: str, names: tuple[str, ...], zipped: bool, asked_at: float, pace: GilPacer) -> _Page:
         encode, content_type = _format(accept)
         key = (content_type, names, zipped)
-        # Another loop may be scraping, too: that of the metrics port.
+        # The metrics port has an event loop of its own.
         with self._lock:
             last = self._last.get(key)
-            if last is not None and last.begun_at >= asked_at:
-                # Begun while we waited for our turn: it tells all that ours would.
+            if last is not None and last.started_at >= asked_at:
+                # A second scrape shares a page that was started after it had asked: that page is new enough.
                 return last
-            begun_at = time.monotonic()
+            started_at = time.monotonic()
             pieces = list(self._exposition(encode, content_type, names).pieces(pace))
             size = sum(map(len, pieces))
-            page = _Page(list(_gzipped(pieces, pace)) if zipped else pieces, content_type, begun_at)
-            # One remembered page: scrapers that wait ask for the same, and memory stays bounded.
+            page = _Page(list(_gzipped(pieces, pace)) if zipped else pieces, content_type, started_at)
+            # One page is kept, which bounds memory: waiting scrapers nearly always ask for the same.
             self._last = {key: page}
-            self._measure(time.monotonic() - begun_at, size)
+            self._measure(time.monotonic() - started_at, size)
             return page
 
     def _exposition(self, encode: Encode, content_type: str, names: tuple[str, ...]) -> Exposition:
         if names:
-            # Anybody can ask for some names, and nothing is remembered for it.
-            return Exposition(encode, self._registry, self._faults, names)
-        known = self._expositions.pop(content_type, None) or Exposition(encode, self._registry, self._faults)
+            return exposition_of(encode, self._registry, self._faults, frozenset(names))
+        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._registry, self._faults)
         self._expositions[content_type] = known
         if len(self._expositions) > MOST_FORMATS:
             del self._expositions[next(iter(self._expositions))]
@@ -110,13 +112,13 @@ class MetricsPage:
 
 
 def parts(settings: MetricsSettings) -> dict[str, str]:
-    """List the paths of parts of the page that are served, and how the names on each begin."""
+    """Return the older paths that are served, each with the beginning of its metrics' names."""
     views = LEGACY_VIEWS if settings.legacy_views else {}
     return {f"{settings.path}/{part}": start for part, start in views.items()}
 
 
 class _InPieces(Response):
-    """A response that lets others in between the pieces of its body."""
+    """A response that lets other tasks run between the pieces of its body."""
 
     def __init__(self, pieces: list[bytes], headers: dict[str, str]) -> None:
         super().__init__(headers={**headers, "Content-Length": str(sum(map(len, pieces)))})
@@ -127,7 +129,7 @@ class _InPieces(Response):
         *first, last = self._pieces
         for piece in first:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            # A server that can write at once does not let anybody in.
+            # A server that can write at once does not yield by itself.
             await checkpoint()
         await send({"type": "http.response.body", "body": last})
 
@@ -136,7 +138,7 @@ def _format(accept: str) -> tuple[Encode, str]:
     try:
         return choose_encoder(accept)
     except Exception:
-        # The library reads versions that are no numbers, and fails over them.
+        # The library fails for versions in `Accept` that are no numbers.
         return choose_encoder("")
 
 

@@ -1,4 +1,4 @@
-"""Metrics on a port of their own: a small server in a thread, for networks where the port is the fence."""
+"""Metrics on a port of their own, by a small server in a thread: for networks that protect them by the port."""
 
 import os
 import socket
@@ -30,17 +30,17 @@ class MetricsPort:
     def __init__(self, scrape: MetricsPage, settings: MetricsSettings) -> None:
         self._scrape = scrape
         self._paths = {settings.path: "", **parts(settings)}
-        """Where the page and its parts are, and how the names on each begin."""
-        self._wanted = settings.port
+        """The paths of the page and its parts, each with the beginning of its metrics' names."""
+        self._configured_port = settings.port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self.port: int | None = None
-        """The port that is listened on; None until started."""
+        """The port that it listens on; None until started."""
         self.failure = ""
-        """Why it is not listened on, where that could not be done."""
+        """Why it does not listen."""
 
     def start(self) -> None:
-        """Listen; raises OSError when the port is taken, and `NoThreadError`, listening to nobody."""
+        """Listen. Raises `OSError` when the port is taken, `NoThreadError` when no thread can start."""
         import uvicorn  # noqa: PLC0415 - takes long, and only this way of access needs it
 
         async def metrics(request: Request) -> Response:
@@ -54,7 +54,7 @@ class MetricsPort:
         try:
             self._thread = start_thread("sage-obs-metrics", partial(server.run, [listening]))
         except NoThreadError:
-            # Whoever connects would wait for an answer.
+            # Otherwise clients could connect, and would wait for ever.
             listening.close()
             raise
         self._server, self.port = server, port
@@ -65,7 +65,7 @@ class MetricsPort:
     def _listening(self) -> socket.socket:
         """Bind here: uvicorn would end the process when the port is taken."""
         try:
-            return socket.create_server(("0.0.0.0", self._wanted))  # noqa: S104 - scraped from elsewhere; the port is the fence
+            return socket.create_server(("0.0.0.0", self._configured_port))  # noqa: S104 - scraped from elsewhere; the port is the fence
         except OSError as error:
             self.failure = os.strerror(error.errno) if error.errno else type(error).__name__
             raise

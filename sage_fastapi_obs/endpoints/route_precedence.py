@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sage_fastapi_obs.request.route import flattened, routed_by
+from sage_fastapi_obs.request.fastapi_internals import flattened
+from sage_fastapi_obs.request.route import routed_by
 
 __all__ = ["Precedence", "give_precedence"]
 

@@ -13,9 +13,8 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.catalog import CATALOG, Alias, Metric
-from sage_fastapi_obs.metrics.exposition.incremental import StampedChild, StampedFamily
-from sage_fastapi_obs.metrics.exposition.page import TextOnly
-from sage_fastapi_obs.metrics.exposition.prometheus_internals import stamped
+from sage_fastapi_obs.metrics.exposition.incremental import TextOnly, VersionedChild, VersionedFamily
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import collector_of, versioned
 
 __all__ = ["Aliases"]
 
@@ -35,16 +34,15 @@ class Aliases(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield the family of every alias whose metric is registered now, with its samples."""
-        for family, children in self.stamped():
+        for family, children in self.versioned():
             family.samples = [sample for _, _, samples in children for sample in samples()]
             yield family
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         """Yield the same, with what a scrape may remember of it."""
-        collectors: dict[str, Collector] = getattr(self._registry, "_names_to_collectors", {})
         for aliased in self._aliased:
             try:
-                children = _children_of(aliased.metric, collectors.get(aliased.metric.name))
+                children = _children_of(aliased.metric, collector_of(self._registry, aliased.metric.name))
             except Exception:  # noqa: S112 - the page asks that collector itself, too, and counts its failure
                 continue
             if children is not None:
@@ -64,19 +62,19 @@ class _AliasedMetric:
         family = TextOnly if self.metric.name == f"{name}_total" and kind != "counter" else Family
         return family(name, f"Older name of {self.metric.name}: {self.metric.help}", kind, unit)
 
-    def children(self, children: Iterable[StampedChild]) -> Iterator[StampedChild]:
+    def children(self, children: Iterable[VersionedChild]) -> Iterator[VersionedChild]:
         """Translate the children that the older name has; those that become alike are added up."""
         labels, alias = [*self.metric.labels], self.alias
         only = [(labels.index(label), allowed) for label, allowed in alias.only.items()]
         kept = [label not in alias.without for label in labels]
-        alike: dict[tuple[str, ...], list[StampedChild]] = {}
+        alike: dict[tuple[str, ...], list[VersionedChild]] = {}
         for child in children:
-            # The values of the labels, in their order; none for a collector that is read as a whole.
+            # The values of the labels, in their order.
             values: Any = child[0]
-            if not values or all(values[at] in allowed for at, allowed in only):
+            if all(values[at] in allowed for at, allowed in only):
                 alike.setdefault(tuple(compress(values, kept)), []).append(child)
         for key, same in alike.items():
-            yield key, tuple([stamp for _, stamp, _ in same]), partial(self._samples, [samples for _, _, samples in same])
+            yield key, tuple([version for _, version, _ in same]), partial(self._samples, [samples for _, _, samples in same])
 
     def _samples(self, several: Sequence[Callable[[], Iterable[Sample]]]) -> list[Sample]:
         read = [sample for samples in several for sample in samples() if not sample.name.endswith("_created")]
@@ -114,14 +112,19 @@ def _scaled_bound(bound: str, factor: float) -> str:
     return scaled
 
 
-def _children_of(metric: Metric, collector: Collector | None) -> Iterable[StampedChild] | None:
+def _children_of(metric: Metric, collector: Collector | None) -> Iterable[VersionedChild] | None:
     """Read the children of one metric; None where its pack is off, or its collector has none of it now."""
     if collector is None:
         return None
     name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
-    read = stamped(collector)
+    read = versioned(collector)
     if read is not None:
         return next((children for family, children in read() if family.name == name), None)
     samples = next((family.samples for family in collector.collect() if family.name == name), None)
-    # One child, whose stamp is new each time.
-    return None if samples is None else [((), object(), lambda: samples)]
+    if samples is None:
+        return None
+    by_labels: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in samples:
+        by_labels.setdefault(tuple(sample.labels.get(label, "") for label in metric.labels), []).append(sample)
+    # With versions that are new each time.
+    return [(key, object(), partial(list, same)) for key, same in by_labels.items()]

@@ -1,8 +1,7 @@
 """The numbers of HTTP requests: kept together per method, route and status, and shown to Prometheus as metric families.
 
-Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or when
-somebody asks, which costs a fraction of what as many separate instruments do. No scrape sees a request that is counted but
-not timed.
+Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or at a
+scrape, for a fraction of the cost of five separate instruments. No scrape sees a request that is counted but not timed.
 """
 
 import sys
@@ -22,7 +21,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.catalog import METHODS, Metric, known_method
-from sage_fastapi_obs.metrics.exposition.incremental import StampedChild, StampedFamily
+from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedFamily
 from sage_fastapi_obs.metrics.registry_reader import Child, Reading
 from sage_fastapi_obs.request.exchange import Exchange
 
@@ -87,7 +86,7 @@ class RequestSeries:
 
     def __init__(self, duration_buckets: int, size_buckets: int) -> None:
         self.pending: list[Numbers] = []
-        """Requests that have not been added up; appended to by whoever likes, taken away under the lock."""
+        """Requests that have not been added up; appended without the lock, removed under it."""
         self.totals = Totals(duration_buckets, size_buckets)
         """Of the requests that have been added up."""
         self.read = -1
@@ -123,7 +122,7 @@ class HttpRequestSeries(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield all families with all samples."""
-        for family, children in self.stamped():
+        for family, children in self.versioned():
             family.samples = [sample for _, _, samples in children for sample in samples()]
             yield family
 
@@ -131,7 +130,7 @@ class HttpRequestSeries(Collector):
         """Yield all families without samples."""
         return map(_family, (self._total, self._duration, self._in_flight, self._received, self._sent))
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         """Yield all families, each with what a scrape may remember of it."""
         with self.lock:
             labels, kept = [*self._series], [*self._series.values()]
@@ -217,24 +216,24 @@ class HttpRequestSeries(Collector):
 
     def _each_counted(
         self, labels: Sequence[tuple[str, str, str]], series: Sequence[RequestSeries], totals: list[Totals]
-    ) -> Iterator[StampedChild]:
+    ) -> Iterator[VersionedChild]:
         """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
         for own, each in zip(labels, series, strict=True):
             totals.append(self._added_up(each))
             yield self._counted(own, totals[-1])
 
-    def _counted(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+    def _counted(self, labels: tuple[str, str, str], totals: Totals) -> VersionedChild:
         count = totals.requests
         return labels, count, lambda: [Sample(self._total.name, _named(self._total, labels), float(count))]
 
-    def _timed(self, labels: tuple[str, str, str], totals: Totals) -> StampedChild:
+    def _timed(self, labels: tuple[str, str, str], totals: Totals) -> VersionedChild:
         def samples() -> list[Sample]:
             seconds = totals.duration_us / 1_000_000
             return _histogram(self._duration, labels, totals.durations, seconds, totals.exemplars)
 
         return labels, totals.timed, samples
 
-    def _flying(self) -> Iterator[StampedChild]:
+    def _flying(self) -> Iterator[VersionedChild]:
         for method, count in self._in_flight_by_method():
             sample = Sample(self._in_flight.name, {"method": method}, float(count))
             yield method, sample.value, partial(list, [sample])
@@ -243,14 +242,14 @@ class HttpRequestSeries(Collector):
         counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
         return [(method, counts[method]) for method in METHODS]
 
-    def _received_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
+    def _received_by(self, labels: tuple[str, str], totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.received for one in totals), strict=True)]
             return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in totals))
 
         return labels, sum(one.requests for one in totals), samples
 
-    def _sent_by(self, labels: tuple[str, str], totals: list[Totals]) -> StampedChild:
+    def _sent_by(self, labels: tuple[str, str], totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.sent for one in totals), strict=True)]
             return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in totals))

@@ -1,4 +1,4 @@
-"""The instruments of one `Observability`: made when their pack is switched on, with labels that cannot grow without end."""
+"""The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
@@ -19,6 +19,7 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.settings import MetricsSettings
@@ -31,7 +32,7 @@ _PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in
 
 
 class LabelGuard:
-    """Lets the first N values of a label through, each printable and short, and folds the rest into one."""
+    """Passes the first N values of a label, printable and short, and replaces the rest by one value."""
 
     def __init__(self, most: int, overflow: Counter) -> None:
         self._most = most
@@ -39,7 +40,7 @@ class LabelGuard:
         self._seen: set[str] = set()
 
     def __call__(self, value: str) -> str:
-        """Return the value as it is shown, or what stands for all that are too many."""
+        """Return the value as it is shown, or the one that replaces all others."""
         if value in self._seen:
             return value
         value = printable(value)
@@ -51,12 +52,12 @@ class LabelGuard:
         return value
 
     def release(self, value: str) -> None:
-        """Make room: nothing has this value any more."""
+        """Make room for another value: no series has this one any more."""
         self._seen.discard(value)
 
 
 class LabelledMetric:
-    """One metric's series, by label values in the order of its labels; values that are not allowed become `other`."""
+    """The series of one metric, by label values in the order of its labels; values that are not allowed become `other`."""
 
     __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric")
 
@@ -68,14 +69,14 @@ class LabelledMetric:
         self._lock = Lock()
         self._children: dict[tuple[str, ...], Any] = {} if metric.labels else {(): parent}
         self._folded: dict[tuple[str, ...], Any] = {}
-        """Those that stand for values which overflowed."""
+        """Those with the value that replaces others."""
 
     def of(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
         return self._children.get(values) or self._resolve(values)
 
     def labelled(self, labels: Mapping[str, str]) -> Any:
-        """Return the counter, gauge or histogram of the values that labels have by their names; of those missing, empty."""
+        """Return the counter, gauge or histogram of label values by label name; missing ones are empty."""
         values = tuple([labels.get(name, "") for name in self._names])
         return self._children.get(values) or self._resolve(values)
 
@@ -86,17 +87,17 @@ class LabelledMetric:
             child.inc(by)
 
     def fall(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
-        """Lower a gauge that `rise` has raised, never below 0; `forget`: at 0 its series goes, and leaves room for another."""
+        """Lower a gauge that `rise` has raised, never below 0. `forget`: remove the series at 0, to make room for another."""
         with self._lock:
             values = tuple(map(printable, values))
             child = self._children.get(values)
             if child is None:
-                # Raised while there was no room for it, or never.
+                # It was raised while there was no room for its value, or never.
                 values = tuple([OVERFLOW] * len(values))
                 child = self._folded.get(values)
             if child is None:
                 return
-            left = max(0.0, child._value.get() - by)  # noqa: SLF001 - a gauge can be read in no other way
+            left = max(0.0, gauge_value(child) - by)
             child.set(left)
             if forget and not left:
                 self._forget(values)
@@ -112,7 +113,7 @@ class LabelledMetric:
         if guarded == values:
             self._children[values] = child
         else:
-            # Not by the values themselves: remembering those would be the growth that the guards prevent.
+            # Not by the values themselves: that would be the growth which the guards prevent.
             self._folded[guarded] = child
         return child
 
@@ -128,7 +129,7 @@ class LabelledMetric:
 
 
 class Instruments:
-    """The instruments of one registry, besides those that recorders and collectors keep for themselves."""
+    """The instruments of one registry, other than those of recorders and collectors."""
 
     def __init__(
         self,
@@ -137,9 +138,9 @@ class Instruments:
         faults: InternalErrors,
         say: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
     ) -> None:
-        """Build those of `metrics.packs`, and those that are always there; none at all where metrics are switched off.
+        """Build those of `metrics.packs`, and those that are always there; none where metrics are switched off.
 
-        `say`: writes a line.
+        `say` writes a log line.
         """
         self.registry = registry
         self._say = say
@@ -149,7 +150,7 @@ class Instruments:
         self.runtime = Runtime(faults)
         """Watches the process while it is started, for the pack of that name."""
         self.exemplars = settings.exemplars
-        """Whether durations name the trace they are from."""
+        """Whether durations have exemplars."""
         self._most = settings.max_label_values
         self._known: dict[str, LabelledMetric] = {}
         self._lock = Lock()
@@ -163,7 +164,7 @@ class Instruments:
             self.enable(pack)
 
     def enable(self, pack: str) -> None:
-        """Switch a pack on; once is enough."""
+        """Switch a pack on; does nothing the second time."""
         if pack in self.packs or not self._enabled:
             return
         if pack == "runtime":
@@ -175,7 +176,7 @@ class Instruments:
         self.packs.add(pack)
 
     def add(self, metrics: Iterable[Metric]) -> None:
-        """Make the instruments of metrics; raises `DuplicateInstrumentError` where a name means another metric already."""
+        """Build the instruments of metrics; raises `DuplicateInstrumentError` for a name that another metric has."""
         if not self._enabled:
             return
         with self._lock:
@@ -183,7 +184,7 @@ class Instruments:
                 self._add(metric)
 
     def share(self, instrument: LabelledMetric) -> None:
-        """Let others count with an instrument that somebody keeps for himself."""
+        """Make the instrument of a recorder available to others."""
         self._known[instrument.metric.name] = instrument
 
     def get(self, name: str) -> LabelledMetric | None:
@@ -191,7 +192,7 @@ class Instruments:
         return self._known.get(name)
 
     def wanted(self, name: str | None) -> LabelledMetric | None:
-        """Return the same for somebody who has a number for it; where its pack is switched off, that is said once."""
+        """Return an instrument by name; where its pack is switched off, log that once."""
         if name is None:
             return None
         found = self._known.get(name)
@@ -232,13 +233,13 @@ class Instruments:
             yield self._among(label, allowed) if allowed else self.guard(label, metric.max_label_values)
 
     def _among(self, label: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
-        """Let the values through that a label knows; a guard without room counts the others."""
+        """Pass the allowed values of a label; a guard without room counts the others."""
         known, none_of_them = frozenset(allowed), self.guard(label, 0)
         return lambda value: value if value in known else none_of_them(value)
 
 
 class _FaultCounts(CountCollector):
-    """Shows the failures that were counted where nothing may be assumed to work, not even this registry."""
+    """Shows the internal errors, which are counted without any registry: that may be what fails."""
 
     metric = SELF_METRICS[0]
 

@@ -1,7 +1,7 @@
 """What the process and its interpreter use: memory, CPU, tasks, threads, pauses of the garbage collector, lag of the loop.
 
-Most of it is read when somebody asks. Only two things are watched meanwhile: a timer twice a second tells by how much the event
-loop is late, and a callback of the garbage collector measures its pauses.
+Most of it is read at a scrape. Only two things are measured all the time: a timer measures twice a second how late the event
+loop is, and a callback of the garbage collector measures its pauses.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 __all__ = ["Runtime"]
 
 TICK_SECONDS = 0.5
-"""How often the lag of the event loop is looked at: each time costs some ten microseconds."""
+"""How often the lag of the event loop is measured: each time costs some ten microseconds."""
 SHORTEST_SAMPLE_SECONDS = 1.0
-"""Time that a share of the CPU is told of at least, however often it is asked for."""
+"""Minimum interval over which CPU usage is averaged."""
 GENERATIONS = 3
 _STATUS = Path("/proc/self/status")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Runtime(Collector):
-    """Watches the process from `start` to `stop`, and tells of it when asked."""
+    """Watches the process from `start` to `stop`."""
 
     def __init__(self, faults: InternalErrors, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self._faults = faults
@@ -57,7 +57,7 @@ class Runtime(Collector):
             "python_traced_memory_bytes": lambda metric: _value(metric, _traced_bytes()),
             "python_asyncio_tasks": lambda metric: _value(metric, self._tasks()),
             "python_threads": lambda metric: _value(metric, threading.active_count()),
-            "python_gc_pause_seconds": self._told_pauses,
+            "python_gc_pause_seconds": self._pause_samples,
             "python_event_loop_lag_seconds": lambda metric: self._lag.samples(metric, {}),
             "python_threadpool_threads_busy": lambda metric: _value(metric, self._pool("borrowed_tokens")),
             "python_threadpool_threads_max": lambda metric: _value(metric, self._pool("total_tokens")),
@@ -65,18 +65,18 @@ class Runtime(Collector):
         }
 
     def start(self) -> None:
-        """Watch; in an event loop also that loop and its pool of threads."""
+        """Start; in an event loop also for that loop and its pool of threads."""
         gc.callbacks.append(self._collected)
         try:
             self._limiter = anyio.to_thread.current_default_thread_limiter()
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
-            # Outside of an event loop there is neither; trio has a pool, and no loop that could be asked how late it is.
+            # Outside of an event loop there is neither. Trio has a pool, and no clock to compare with.
             return
         self._wait()
 
     def stop(self) -> None:
-        """Watch no longer; in the thread of the event loop, if it was started there."""
+        """Stop; in the thread of the event loop, if it was started there."""
         if self._collected in gc.callbacks:
             gc.callbacks.remove(self._collected)
         tick, self._tick, self._loop, self._limiter = self._tick, None, None, None
@@ -84,7 +84,7 @@ class Runtime(Collector):
             tick.cancel()
 
     def collect(self) -> Iterator[Family]:
-        """Yield what is known; a system or a loop that cannot tell leaves families empty."""
+        """Yield all families; empty where the system or the loop does not have the number."""
         for metric in RUNTIME_METRICS:
             family = _family(metric)
             try:
@@ -115,7 +115,7 @@ class Runtime(Collector):
             self._pauses[info["generation"]].add((self._clock() - self._pause_began) / 1_000_000_000)
             self._pause_began = None
 
-    def _told_pauses(self, metric: Metric) -> Iterator[Sample]:
+    def _pause_samples(self, metric: Metric) -> Iterator[Sample]:
         for generation, pauses in enumerate(self._pauses):
             yield from pauses.samples(metric, {"generation": str(generation)})
 
@@ -125,7 +125,7 @@ class Runtime(Collector):
         try:
             return len(asyncio.all_tasks(self._loop))
         except RuntimeError:
-            # Read from another thread, the set of tasks may never hold still.
+            # In another thread, the set of tasks may change all the time.
             return None
 
     def _pool(self, what: str) -> float | None:
@@ -133,7 +133,7 @@ class Runtime(Collector):
 
 
 class _Times:
-    """A histogram that is written to by one thread at a time, which costs a tenth of one that is not."""
+    """A histogram for one writing thread at a time: a tenth of the cost of one with a lock."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -153,7 +153,7 @@ class _Times:
 
 
 class _CpuShare:
-    """CPU seconds per second and available core, since the reading before."""
+    """CPU seconds per second and available core, since the previous reading."""
 
     def __init__(self) -> None:
         self._cores = _cores()
@@ -170,7 +170,7 @@ class _CpuShare:
 
 
 def _cores() -> float:
-    """Count the cores that this process may use: a container's quota may be less than what its machine has."""
+    """Count the cores that this process may use: a container's quota may be below the cores of the machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
     try:
@@ -182,10 +182,10 @@ def _cores() -> float:
 
 def _anonymous_bytes() -> int | None:
     try:
-        told = _STATUS.read_text()
+        status = _STATUS.read_text()
     except OSError:
         return None
-    _, found, rest = told.partition("RssAnon:")
+    _, found, rest = status.partition("RssAnon:")
     return int(rest.split(maxsplit=1)[0]) * 1024 if found else None
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a registry, read without writing a page: what rolling windows are made of."""
+"""Reads the numbers of a registry without writing a page, for rolling windows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,11 +16,11 @@ __all__ = ["Child", "Kind", "ReadCollector", "Reading", "RegistryReader"]
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Child: TypeAlias = tuple[tuple[str, ...], Sequence[float]]
-"""Values of the labels, and numbers: of a counter or gauge its value; of a histogram its sum and the count of each bucket
-alone, that above the last bound included."""
+"""Values of the labels, and numbers: the value of a counter or gauge; the sum of a histogram and the count of each bucket by
+itself, +Inf included."""
 
 _CHEAP = ("prometheus_client", "sage_fastapi_obs")
-"""Packages of which collectors are asked for samples at each reading."""
+"""Packages whose collectors make samples cheaply enough for each reading."""
 _KINDS: dict[str, Kind] = {
     "counter": "counter",
     "gauge": "gauge",
@@ -34,20 +34,20 @@ class Reading(NamedTuple):
     """One metric as it is now."""
 
     name: str
-    """As its samples have it: counters with `_total`, histograms without a suffix."""
+    """As in its samples: counters with `_total`, histograms without a suffix."""
     kind: Kind
     labels: tuple[str, ...]
     bounds: tuple[float, ...]
     """Finite upper bounds of a histogram's buckets; none for a summary, which is a histogram of one bucket here."""
     children: Iterable[Child]
-    """Of a counter or histogram, those that have not changed since the reading before may be left out."""
+    """Children of a counter or histogram that have not changed since the previous reading may be left out."""
     extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
     """Values of the labels, with the lowest and the highest value observed since the reading before, where that is known."""
 
 
 @runtime_checkable
 class ReadCollector(Protocol):
-    """A collector that tells its numbers without making samples."""
+    """A collector that gives its numbers without making samples."""
 
     def readings(self) -> Iterable[Reading]:
         """Yield every metric."""
@@ -57,38 +57,28 @@ class ReadCollector(Protocol):
 class RegistryReader:
     """Reads a registry; how each collector is read is found out once.
 
-    Left out are collectors of others that do not tell their numbers: making samples may cost them a query each time, which is
+    Collectors of others that do not give their numbers are left out: making samples may cost them a query each time, which is
     meant for scrapes.
     """
 
     def __init__(self, registry: CollectorRegistry, faults: InternalErrors) -> None:
         self._registry = registry
         self._faults = faults
-        self._ways: dict[Collector, Callable[[], Iterable[Reading]]] = {}
+        self._readers: dict[Collector, Callable[[], Iterable[Reading]]] = {}
 
     def __call__(self) -> Iterator[Reading]:
         """Yield every metric; a collector that raises is counted, and the others are read."""
-        for collector in self._collectors():
+        found = collectors(self._registry)
+        found = [self._registry] if found is None else found
+        self._readers = {collector: self._readers.get(collector) or _reader_of(collector) for collector in found}
+        for collector, read in self._readers.items():
             try:
-                yield from self._way(collector)()
+                yield from read()
             except Exception as error:
                 self._faults.count(component_of(collector), error)
 
-    def _collectors(self) -> list[Collector]:
-        if type(self._registry) is not CollectorRegistry:
-            return [self._registry]
-        found = [*collectors(self._registry)]
-        self._ways = {collector: way for collector, way in self._ways.items() if collector in found}
-        return found
 
-    def _way(self, collector: Collector) -> Callable[[], Iterable[Reading]]:
-        way = self._ways.get(collector)
-        if way is None:
-            way = self._ways[collector] = _way(collector)
-        return way
-
-
-def _way(collector: Collector) -> Callable[[], Iterable[Reading]]:
+def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:
     if isinstance(collector, ReadCollector):
         return collector.readings
     own = instrument(collector)

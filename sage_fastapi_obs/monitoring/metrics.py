@@ -30,7 +30,7 @@ from sage_fastapi_obs.packs.result.named_metrics import (
     collect_result_metric,
 )
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
-from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.settings import Settings, Severity
 
 __all__ = [
@@ -94,7 +94,7 @@ def reset_monitoring() -> None:
     """
     process.reset()
     override_options(None)
-    chosen_header.choose(None)
+    header_override.set(None)
 
 
 def create_alert_rule(

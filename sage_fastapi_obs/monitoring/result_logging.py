@@ -17,7 +17,7 @@ from sage_fastapi_obs.packs.result.logging import (
     override_options,
 )
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
-from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.settings import HttpSettings, Settings
 
 __all__ = [
@@ -58,7 +58,7 @@ def configure_result_logging(
         # Refused as it would be in the settings.
         Settings(http={"correlation_header": chosen})
     override_options(ResultLogOptions(LogLevel(level), include_stack_trace, include_performance_data))
-    chosen_header.choose(chosen)
+    header_override.set(chosen)
 
 
 def query_logs_by_correlation_id(correlation_id: str, limit: int = 1_000) -> list[LogEntry]:

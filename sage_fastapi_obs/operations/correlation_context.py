@@ -8,8 +8,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
-from sage_fastapi_obs.request.correlation import chosen_header, current_correlation_id, pop_correlation_id, push_correlation_id
+from sage_fastapi_obs.request.correlation import current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
+from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.request.ids import SAFE_ID, new_request_id
 from sage_fastapi_obs.request.innermost_span import innermost_context
 from sage_fastapi_obs.settings import HttpSettings
@@ -138,7 +139,7 @@ def ids_to_send() -> dict[str, str]:
 
 def correlation_header() -> str:
     """Return the name of the header that carries correlation ids, in and out."""
-    return chosen_header.name or _http_settings().correlation_header
+    return header_override.name or _http_settings().correlation_header
 
 
 def _http_settings() -> HttpSettings:

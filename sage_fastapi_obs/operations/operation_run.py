@@ -10,9 +10,9 @@ from opentelemetry.trace import Span, SpanKind
 from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
 from sage_fastapi_obs.catalog import OVERFLOW
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.otel_internals import SPAN, attach, get_current
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.current_span import SPAN, attach, get_current
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context, innermost_span
 

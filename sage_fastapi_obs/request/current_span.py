@@ -1,45 +1,21 @@
-"""OpenTelemetry's current context, without the detours that its functions take, and the server spans of others."""
+"""The server spans that others have opened for a request, inside of us."""
 
 import sys
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
-from starlette.types import Scope
 
+from sage_fastapi_obs.otel_internals import SPAN, get_current
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.request.fastapi_internals import native_span
 
-__all__ = ["SPAN", "attach", "detach", "get_current", "native_span", "span_inside"]
-
-SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
-"""The key under which a context has its span."""
-_variable: Any = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_context", None)
-get_current: Callable[[], Any]
-attach: Callable[[Context], Any]
-detach: Callable[[Any], None]
-get_current, attach, detach = (
-    (_variable.get, _variable.set, _variable.reset)
-    if type(_variable) is ContextVar
-    else (otel_context.get_current, otel_context.attach, otel_context.detach)
-)
-"""What keeps the current context is a context variable, to which OpenTelemetry's functions only pass on."""
-
-
-def native_span(scope: Scope) -> Span | None:
-    """Find the server span that FastAPI's own telemetry has open for a request."""
-    span: Span | None = getattr(scope.get("fastapi.telemetry"), "span", None)
-    return span
+__all__ = ["span_inside"]
 
 
 def span_inside(exchange: Exchange) -> Span | None:
-    """Find the server span that somebody inside of us has opened for this request; None where ours is the one.
+    """Find the server span that the framework has started inside of us for this request; None if it has not.
 
-    FastAPI and Starlette open theirs below the caller's, not below the current one. Where all is known of it is that it is
-    of another trace, it may be a span below theirs.
+    FastAPI and Starlette start it below the span of the caller, not below the current one. A current span of another trace may
+    also be one below theirs.
     """
     native = native_span(exchange.scope)
     if native is not None:

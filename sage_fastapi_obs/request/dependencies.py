@@ -39,4 +39,4 @@ RequestId = Annotated[str, Depends(_request_id)]
 CorrelationId = Annotated[str, Depends(_correlation_id)]
 """The id shared by all hops; empty where the middleware is not installed."""
 CurrentSpan = Annotated[Span, Depends(_span)]
-"""The request's server span, ours or that of somebody else; a no-op span without tracing."""
+"""The server span of the request, ours or another library's; a no-op span without tracing."""

@@ -1,19 +1,15 @@
 """The one record of a request and its response, from which every signal is derived."""
 
-import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from opentelemetry.trace import INVALID_SPAN, Span
-from starlette.requests import ClientDisconnect
 from starlette.types import Scope
-from starlette.websockets import WebSocketDisconnect
 
-from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.request.outcome import NOT_OUR_FAULT
 
 __all__ = [
-    "CLIENT_DISCONNECT",
     "SCOPE_KEY",
     "Background",
     "Exchange",
@@ -23,22 +19,6 @@ __all__ = [
 ]
 
 SCOPE_KEY = "sage_fastapi_obs.exchange"
-CLIENT_DISCONNECT = "client_disconnect"
-CANCELLED = "cancelled"
-INCOMPLETE = "incomplete_response"
-INVALID = "invalid_response"
-_NOT_OURS = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
-SWITCHING_PROTOCOLS = 101
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left before it was answered."""
-ABNORMAL_CLOSURE = 1006
-"""WebSocket code of a connection that ended without a close frame."""
-CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
-"""WebSocket codes of a client that said goodbye: normal, going away, and a close frame without a code."""
-SERVICE_RESTART = 1012
-"""WebSocket code by which a server that stops ends its connections."""
-_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: CLIENT_DISCONNECT, SERVICE_RESTART: CANCELLED}
-"""What is noted of WebSocket codes that come without an exception."""
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)
 """The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
@@ -136,7 +116,7 @@ class Exchange:
         self.outer_context: Any = None
         """OpenTelemetry's context around our own span; None when the span is adopted."""
         self.app_current: tuple[Any, Any] | None = None
-        """The span and the operation that the app finds current where nobody reads ours, each if any; else None."""
+        """Where our span is not current: the span and the operation that are, or None for each. None where ours is current."""
         self.trace_id = self.span_id = ""
         """32 and 16 hex digits, or empty without a valid span."""
         self.bound_fields: dict[str, Any] | None = None
@@ -144,7 +124,7 @@ class Exchange:
         self.route: str | None = None
         """The route's template; None when nothing matched."""
         self.status = self.duration_us = self.received_bytes = self.sent_bytes = 0
-        """The status that was sent; 500 when the app failed without one, 499 when nobody was left to send one to."""
+        """The status that was sent; 500 when the app failed before it, 499 when the client left before it."""
         self.first_byte_us: int | None = None
         """Of a body that came in pieces."""
         self.socket: Socket | None = None
@@ -152,13 +132,13 @@ class Exchange:
         self.background: Background | None = None
         """The work after the last byte, when there was any."""
         self.rejection: str | None = None
-        """Why this request is answered 400 instead of being handed to the app."""
+        """Why this request is answered 400 and does not reach the app."""
         self.error: BaseException | None = None
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
         self.error_logged = False
-        """Whether what has left the app is in a line of ours; known once the app has returned."""
+        """Whether a line of ours has the exception that has left the app; known once the app has returned."""
         self.held_lines: Any = None
         """Lines that wait for the outcome; None when there are none."""
 
@@ -187,7 +167,7 @@ class Exchange:
     @property
     def failed(self) -> bool:
         """Whether the service is to blame: a 5xx, an exception, half a response; not a client that left."""
-        return self.error_type not in _NOT_OURS
+        return self.error_type not in NOT_OUR_FAULT
 
     def __deepcopy__(self, _: Any) -> "Exchange":
         """Return itself: who copies a scope, as middlewares do, has the same request."""
@@ -201,56 +181,12 @@ class Exchange:
         """Become None in a pickled scope: in another process there is nothing to watch."""
         return type(None), ()
 
-    def classify(self, *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
-        """Decide once, for all signals, what this exchange amounted to.
-
-        `stopping`: whether the service is about to end, which is why an app leaves an answer where it is.
-        """
-        error = self.error
-        if self.client_gone and self.status in (0, CLIENT_CLOSED_REQUEST):
-            self.error_type = CLIENT_DISCONNECT
-        elif error is not None and (not complete or (self.status >= 500 and self.is_failure(error))):
-            self.error_type = self._error_type_of(error)
-        elif not complete:
-            self.error_type = CLIENT_DISCONNECT if self.client_gone else CANCELLED if stopping and self.status else INCOMPLETE
-        elif not valid:
-            self.error_type = INVALID
-        elif self.status >= 500:
-            self.error_type = str(self.status)
-        elif self.client_gone:
-            code = ABNORMAL_CLOSURE if self.socket is None else self.socket.close_code
-            self.error_type = _UNCLEAN_CLOSURES.get(code)
-        if not self.status:
-            self.status = 500 if self.failed else CLIENT_CLOSED_REQUEST
-
     def release_error(self) -> None:
-        """Let go the exception that has left the app, and with it the frames that it came through."""
+        """Let go of the exception that has left the app, and of the frames that it came through."""
         background = self.background
-        told = (self.error if self.failed else None) if background is None else background.error
-        self.error_logged = told is not None and not self.excluded
+        logged = (self.error if self.failed else None) if background is None else background.error
+        self.error_logged = logged is not None and not self.excluded
         self.error = self.background = None
-
-    def is_failure(self, error: BaseException | None) -> bool:
-        """Tell whether an exception is the service's own, and not a client that left or a cancellation."""
-        return error is not None and self._error_type_of(error) not in _NOT_OURS
-
-    def _error_type_of(self, error: BaseException) -> str | None:
-        if isinstance(error, BaseExceptionGroup):
-            blamed = {self._error_type_of(inner) for inner in error.exceptions}
-            return blamed.pop() if len(blamed) == 1 and blamed <= _NOT_OURS else exception_name(error)
-        if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
-            return CLIENT_DISCONNECT if self.client_gone else CANCELLED
-        if isinstance(error, WebSocketDisconnect):
-            return None if error.code in CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, CLIENT_DISCONNECT)
-        if isinstance(error, ClientDisconnect) or (self.client_gone and isinstance(error, OSError)):
-            return CLIENT_DISCONNECT
-        return exception_name(error)
-
-
-def _is_trio_cancellation(error: BaseException) -> bool:
-    """Trio has a cancellation of its own, and importing trio to name it would be a dependency."""
-    kind = type(error)
-    return kind.__name__ == "Cancelled" and kind.__module__.partition(".")[0] == "trio"
 
 
 def exchange_of(scope: Scope) -> Exchange | None:

@@ -1,4 +1,4 @@
-"""Our headers among those of a response."""
+"""Adds our headers to a response."""
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
@@ -13,7 +13,7 @@ __all__ = ["content_length", "with_headers"]
 
 
 def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
-    """Return the start of a response with our headers in place of any by the same names, and whether it tells its length."""
+    """Return the start of a response with our headers in place of others of these names, and whether it has a length."""
     headers = message.get("headers", ())
     if type(headers) is not list:
         return _with_others(message, headers, ours)
@@ -22,7 +22,7 @@ def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
         if not b"".join(names).islower():
             names = _names(headers)
     except Exception:
-        # Headers that are no pairs of bytes only the server can judge.
+        # Headers that are no pairs of bytes are for the server to accept or refuse.
         names = _names(headers)
     if not names.isdisjoint(dict(ours)):
         headers = _without(headers, ours)
@@ -30,7 +30,7 @@ def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
 
 
 def content_length(headers: Any) -> int | None:
-    """Return the length of a body by the headers of its response; None where they do not tell it, or can be read only once."""
+    """Return the content-length of a response; None if it has none, or its headers can be read only once."""
     if not isinstance(headers, list | tuple):
         return None
     try:
@@ -40,9 +40,9 @@ def content_length(headers: Any) -> int | None:
 
 
 def _with_others(message: Message, headers: Any, ours: Headers) -> tuple[Message, bool]:
-    """Do the same with headers in something else than a list."""
+    """Do the same for headers that are no list."""
     if isinstance(headers, Iterator):
-        # The server reads it, as without us: should it fail, it has to fail there.
+        # It can be read only once, by the server; if that fails, it has to fail there.
         return {**message, "headers": chain(_without(headers, ours), ours)}, False
     if not hasattr(headers, "__iter__"):
         return message, True
@@ -59,7 +59,7 @@ def _without(headers: Iterable[Any], ours: Headers) -> Iterator[Any]:
 
 
 def _name(header: Any) -> bytes:
-    """Read a header's name, lower-case; empty for something only the server can judge."""
+    """Return the name of a header in lower case; empty if it is no valid header."""
     try:
         name = header[0]
         return (name.encode("latin-1") if isinstance(name, str) else bytes(name)).lower()

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from sage_fastapi_obs.privacy.redaction import BUILT_IN
-from sage_fastapi_obs.request.correlation import chosen_header
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.header_override import header_override
 from sage_fastapi_obs.request.random_ids import RandomPool
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings
@@ -15,6 +15,7 @@ __all__ = ["Identity", "new_request_id"]
 
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 """What proxies and tracers send as ids; anything else could forge lines or headers."""
+VALID_ID = "1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -"
 _variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _tails = RandomPool(19, lambda digits: f"{digits[:3]}-{_variants[digits[18]]}{digits[3:6]}-{digits[6:18]}")
 """Random parts of ids."""
@@ -33,7 +34,7 @@ def new_request_id() -> str:
     try:
         return head + _tails.pop()
     except IndexError:
-        return head + _tails.more()
+        return head + _tails.refill_and_take()
 
 
 class Identity(Recorder):
@@ -42,27 +43,30 @@ class Identity(Recorder):
     def __init__(self, settings: HttpSettings, new_id: Callable[[], str] = new_request_id) -> None:
         self._new_id = new_id if new_id is new_request_id else _checked(new_id)
         self._adopts = settings.incoming_ids != "replace"
-        self._refuses = settings.incoming_ids == "reject"
+        self._rejects = settings.incoming_ids == "reject"
         self._request_header = settings.request_id_header.lower().encode()
         self._configured_header = settings.correlation_header
-        chosen_header.tell(self)
+        header_override.subscribe(self)
 
-    def follow_header(self, chosen: str | None) -> None:
-        """Go by a header that was chosen beside the settings, or by that of the settings."""
-        self._correlation_header = (chosen or self._configured_header).lower().encode()
-        self._names = frozenset({self._request_header, self._correlation_header})
+    def correlation_header_changed(self, override: str | None) -> None:
+        """Use a header that was set for the whole process; None for that of the settings."""
+        self._correlation_header = (override or self._configured_header).lower().encode()
+        self._request_id_headers = (self._request_header,)
+        """Where a caller's request id is read from: the first of these that has a valid one."""
+        self._correlation_id_headers = (self._correlation_header,)
+        self._read_headers = frozenset(self._request_id_headers + self._correlation_id_headers)
 
     def request_started(self, exchange: Exchange) -> None:
         """Give the exchange its ids."""
-        if not self._names.isdisjoint(exchange.headers):
-            exchange.correlation_id = self._incoming(exchange, self._correlation_header) or ""
-            exchange.request_id = self._incoming(exchange, self._request_header) or ""
+        if not self._read_headers.isdisjoint(exchange.headers):
+            exchange.correlation_id = self._incoming(exchange, self._correlation_id_headers)
+            exchange.request_id = self._incoming(exchange, self._request_id_headers)
         if not exchange.request_id:
             new_id = self._new_id
             try:
                 exchange.request_id = new_id()
             except Exception:
-                # The factory's failure is counted by whoever called; the request still gets its ids.
+                # The caller counts the failure of the factory; the request still gets its ids.
                 exchange.request_id = new_request_id()
                 exchange.correlation_id = exchange.correlation_id or exchange.request_id
                 raise
@@ -78,25 +82,27 @@ class Identity(Recorder):
             (self._correlation_header, encoded if correlation_id is request_id else correlation_id.encode()),
         )
 
-    def _incoming(self, exchange: Exchange, header: bytes) -> str | None:
-        value = exchange.headers.get(header)
-        if value is None or not self._adopts:
-            return None
-        # What looks like a secret would be hidden in lines, and could join nothing.
-        if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
-            return text
-        if self._refuses:
-            exchange.rejection = f"{header.decode()} must be 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, and no secret"
-        return None
+    def _incoming(self, exchange: Exchange, names: tuple[bytes, ...]) -> str:
+        """Return the first valid id in headers of some names; empty if there is none."""
+        for name in names if self._adopts else ():
+            value = exchange.headers.get(name)
+            if value is None:
+                continue
+            # A secret would be hidden in lines, and could join nothing.
+            if SAFE_ID.fullmatch(value) and BUILT_IN.text(text := value.decode("ascii")) == text:
+                return text
+            if self._rejects:
+                exchange.rejection = f"{name.decode()} must be {VALID_ID}, and no secret"
+        return ""
 
 
 def _checked(new_id: Callable[[], str]) -> Callable[[], str]:
-    """Hold the ids of an application's factory to what is asked of everybody's."""
+    """Make an application's factory raise for an id that no header may have."""
 
     def checked() -> str:
         made = new_id()
         if not SAFE_ID.fullmatch(made.encode("utf-8", "replace")):
-            raise ValueError("new_id must return 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -")
+            raise ValueError(f"new_id must return {VALID_ID}")
         return made
 
     return checked

@@ -1,7 +1,7 @@
-"""The innermost span of this moment: the current one, or one of ours that is not current because nobody reads it.
+"""The innermost span of the running code: the current one, or one of ours that is not current because it is not exported.
 
-What others open below a span that goes nowhere would lose its parent. So ours are current only where somebody reads them, and
-what we tell and send on asks here.
+Spans of other libraries below one that goes nowhere would lose their parent. So ours are made current only where the provider
+has a processor. Log lines and outgoing calls find the innermost span here.
 """
 
 from typing import Any
@@ -10,7 +10,8 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from sage_fastapi_obs.request.current_span import SPAN, get_current, span_inside
+from sage_fastapi_obs.otel_internals import SPAN, get_current
+from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 __all__ = ["RUNNING", "innermost_context", "innermost_ids", "innermost_span", "running"]

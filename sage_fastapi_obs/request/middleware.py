@@ -1,4 +1,4 @@
-"""The only ASGI callable: it guards the scope, starts a watch for each request, and hands everything else on."""
+"""The only ASGI callable: it starts a watch for each request, and passes everything else on."""
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,13 +24,13 @@ class ObservabilityMiddleware:
         self.observability = observability
         self._routes = RouteTemplates(app)
         self._placed = False
-        """Whether this layer has been where it belongs since it saw its first scope."""
+        """Whether this layer has moved to the outside, at its first scope."""
         http = HttpWatch if observability.callbacks.request_finished else IdsOnlyWatch
         watches: dict[str, type[Watch]] = {"http": http, "websocket": WebSocketWatch}
         self._watches = watches if observability.enabled else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request to the app, unchanged, and watch."""
+        """Pass the request to the app, unchanged, and watch."""
         observability = self.observability
         watch = self._watches.get(scope["type"])
         if watch is None or ((watching := scope.get(SCOPE_KEY)) is not None and not watching.finished):
@@ -58,7 +58,7 @@ class ObservabilityMiddleware:
         watched.close(None)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on what is no request, or is watched already; a lifespan with ours around the app's."""
+        """Pass on other scopes and watched requests; run our lifespan around that of the app."""
         if scope["type"] == "lifespan" and self.observability.enabled:
             self._move_outermost(scope)
             await self.observability.lifespan(self.app, scope, receive, send)

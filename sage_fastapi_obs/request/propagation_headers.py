@@ -1,7 +1,7 @@
-"""Headers by which a caller passes on its trace, checked before OpenTelemetry's propagators read them.
+"""Checks the trace headers of a caller before OpenTelemetry's propagators read them.
 
-What these dislike they log, a line for each of some hundred members that one header may have, and anybody may send it. So they
-get what they like, and the rest is counted.
+The propagators log a line for each invalid member, and anybody may send a header with hundreds of them. So they get only
+what is valid, and the rest is counted.
 """
 
 import re
@@ -21,7 +21,7 @@ LONGEST_TRACESTATE = LONGEST_BAGGAGE = 8192
 LONGEST_IN_BAGGAGE = 4096
 MOST_IN_TRACESTATE = 32
 MOST_IN_BAGGAGE = 180
-"""The limits of the propagators: W3C lets them be no narrower."""
+"""The limits of the propagators, which are the narrowest that W3C allows."""
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*+"
 _PAIR = rf"[ \t]*+{_NAME}[ \t]*+=[ \t]*+{_VALUE}[ \t]*+"
@@ -31,9 +31,9 @@ _STATE = rf"(?:{_VENDOR})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2b\x2d-\
 _TRACESTATE_MEMBER = re.compile(_STATE)
 _USUAL_TRACESTATE = re.compile(rf"{_STATE}(?:,{_STATE}){{0,{MOST_IN_TRACESTATE - 1}}}")
 _USUAL_BAGGAGE = re.compile(rf"{_NAME}={_VALUE}(?:,{_NAME}={_VALUE}){{0,{MOST_IN_BAGGAGE - 1}}}+")
-"""What nearly everybody sends: one look is enough."""
+"""What nearly everybody sends: one match is enough."""
 _Checked: TypeAlias = tuple[list[str] | None, bool]
-"""What may be read, and whether that is all there was."""
+"""The valid part, and whether it is the whole."""
 _NOTHING: _Checked = (None, False)
 _NO_SPACE = str.maketrans("", "", " \t")
 
@@ -65,7 +65,7 @@ class PropagatedHeaders(Getter[Exchange]):
         """Return the values of a header; None where there is none, or none that can be read."""
         name = _header_name(key)
         if name not in carrier.headers:
-            # As nearly always: one look is cheaper than one at each header.
+            # Nearly always; cheaper than a loop over the headers.
             return None
         values = [value.decode("latin-1") for header, value in carrier.scope["headers"] if header == name]
         check = _CHECKS.get(key)
@@ -87,12 +87,12 @@ def _header_name(key: str) -> bytes:
 
 
 def _traceparent(values: list[str]) -> _Checked:
-    """Leave it to whoever asks to count one that says nothing: most of those are short, and no propagator dislikes them."""
+    """Pass a short one, valid or not: no propagator logs it, and the caller counts one that gave no span."""
     return values if len(values[0]) <= LONGEST_TRACEPARENT else None, True
 
 
 def _tracestate(values: list[str]) -> _Checked:
-    """Take all or nothing, as W3C wants it."""
+    """Take all or nothing, as W3C demands."""
     if len(values) == 1 and len(values[0]) <= LONGEST_TRACESTATE and _USUAL_TRACESTATE.fullmatch(values[0]):
         return values, True
     joined = ",".join(values)
@@ -102,7 +102,7 @@ def _tracestate(values: list[str]) -> _Checked:
 
 
 def _baggage(values: list[str]) -> _Checked:
-    """Take the members that are well-formed; of several headers too, of which the propagator reads only the first."""
+    """Take the well-formed members of all headers; the propagator would read only the first header."""
     joined = ",".join(values)
     if len(joined) <= LONGEST_IN_BAGGAGE and _USUAL_BAGGAGE.fullmatch(joined):
         return [joined], True

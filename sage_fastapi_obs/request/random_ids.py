@@ -1,4 +1,4 @@
-"""Random values made many at a time: each then costs a fraction of one made alone, and no system call."""
+"""Random ids made many at a time: each costs a fraction of one made alone, and no system call."""
 
 import os
 import random
@@ -12,9 +12,9 @@ Value = TypeVar("Value")
 
 
 class RandomPool(Generic[Value]):
-    """Values to come, made of random hex digits; of those of a process before it has forked, none is used in its child.
+    """Values made in advance, of random hex digits. A forked child never uses a value that its parent had prepared.
 
-    For modules to make when they are imported: a forked child prepares every one anew, for good.
+    Make one only at the import of a module: the hook that empties it in a forked child stays for good.
     """
 
     def __init__(self, digits: int, make: Callable[[str], Value]) -> None:
@@ -22,14 +22,14 @@ class RandomPool(Generic[Value]):
         self._digits = digits
         self._make = make
         self._random = random.Random()  # noqa: S311 - these values name things and keep no secret
-        """A generator of our own: the application may seed the shared one, and expects its numbers from it."""
+        """Not the shared generator: the application may seed that, and expects its numbers from it."""
         self._values: list[Value] = []
         self.pop = self._values.pop
-        """Take a value; raises `IndexError` when it is time for `more`. Not a method of ours, which would cost a call."""
+        """Take a value; raises `IndexError` when `refill_and_take` has to be called. Our own method would be a call more."""
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
-    def more(self) -> Value:
+    def refill_and_take(self) -> Value:
         """Make more values, and take one."""
         digits = self._random.randbytes(BATCH * self._digits // 2).hex()
         made = [self._make(digits[start : start + self._digits]) for start in range(0, len(digits), self._digits)]

@@ -5,7 +5,7 @@ When each method is called:
 - `request_started`: before the app sees the request. Everything about the request is known, nothing about the response.
 - `response_started`: the app has sent its status; append to `headers` to add response headers. For a websocket: the
   handshake was answered. Not called when the app never answers.
-- `request_finished`: once, after the last byte was handed to the server, or when the app failed or was cancelled.
+- `request_finished`: once, when the server has the last byte, or when the app failed or was cancelled.
 - `background_finished`: only when the app went on working after the last byte, or failed there.
 - `app_returned`: at the very end, in the context of `request_started`; undo there what was attached.
 """

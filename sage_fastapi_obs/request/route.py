@@ -1,14 +1,16 @@
 """The template of the route that served a request, read from what the router left in the scope."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from starlette.routing import Host, Match, Mount, compile_path
 from starlette.types import Scope
 
-__all__ = ["RouteTemplates", "flattened", "routes_of"]
+from sage_fastapi_obs.request.fastapi_internals import flattened, frontend_path, frontend_scope, readable_attribute, route_of
+
+__all__ = ["RouteTemplates", "routed_by", "routes_of"]
 
 REMEMBERED_PREFIXES = REMEMBERED_PATHS = 1024
 LONGEST_REMEMBERED_PATH = 512
@@ -24,8 +26,8 @@ class RouteTemplates:
     """Finds route templates for one app, without matching the route table again.
 
     The routes are walked once, for the templates of parameterised mounts (Starlette keeps only the concrete prefix) and
-    for routers that leave no route in the scope, only its endpoint. They are matched again where a middleware has handed
-    on a copy of the scope, so that what the router found cannot be seen.
+    for routers that leave no route in the scope, only its endpoint. They are matched again only where a middleware has
+    passed on a copy of the scope, which hides the router's result.
     """
 
     def __init__(self, app: Any) -> None:
@@ -41,18 +43,12 @@ class RouteTemplates:
         if "app_root_path" in scope or "route" not in scope:
             return self._template_by_search(scope)
         # Nearly always: an app's own route, in no mount.
-        route = scope["route"]
-        # FastAPI >= 0.137 keeps include_router() prefixes here, no longer on the route itself. An outer router's context
-        # stays in the scope when a mounted app routes on, so it must be this route's.
-        context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
-        if context is not None and context.original_route is route:
-            route = context
-        return getattr(route, "path_format", None) or self._template_by_search(scope)
+        return getattr(route_of(scope), "path_format", None) or self._template_by_search(scope)
 
     def _template_by_search(self, scope: Scope) -> str | None:
         found = self._search(scope)
         telemetry = scope.get("fastapi.telemetry")
-        return found if telemetry is None else _agreed(found, telemetry, scope)
+        return found if telemetry is None else _route_of_both(found, telemetry, scope)
 
     def _search(self, scope: Scope) -> str | None:
         leaf = self._leaf(scope) or _frontend(scope)
@@ -60,20 +56,17 @@ class RouteTemplates:
             return self._prefix(scope) + leaf
         endpoint = scope.get("endpoint")
         if endpoint is None:
-            # A router that has seen this scope has found nothing; one that has not may have had a copy of it.
-            return None if "router" in scope or _is_preflight(scope) else self._rematched(scope)
+            # A router that has seen this scope has found nothing; one that has not may have worked on a copy.
+            return None if "router" in scope or _is_preflight(scope) else self._matched_again(scope)
         if routes_of(endpoint):
             # The mounted app has found nothing, or one of its middlewares has copied the scope.
-            return self._rematched(scope)
+            return self._matched_again(scope)
         return self._prefix(scope) + ALL_BELOW if "app_root_path" in scope else None
 
     def _leaf(self, scope: Scope) -> str | None:
-        route = scope.get("route")
-        if isinstance(route, (Mount, Host)):
-            return self._leaf_by_endpoint(scope)
-        context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
-        of_route = _path_format(context if context is not None and context.original_route is route else route)
-        return self._leaf_by_endpoint(scope) if of_route is None else of_route
+        route = route_of(scope)
+        template = None if isinstance(route, (Mount, Host)) else _path_format(route)
+        return self._leaf_by_endpoint(scope) if template is None else template
 
     def _leaf_by_endpoint(self, scope: Scope) -> str | None:
         endpoint = scope.get("endpoint")
@@ -142,12 +135,12 @@ class RouteTemplates:
             return
         self._mounts.setdefault(template, regex)
 
-    def _rematched(self, scope: Scope) -> str | None:
+    def _matched_again(self, scope: Scope) -> str | None:
         path: str = scope["path"]
         host = next((value for name, value in scope["headers"] if name == b"host"), None)
         key = (scope["type"], scope.get("method"), path, scope.get("root_path"), scope.get("app_root_path"), host)
         if key not in self._remembered:
-            template = self._rematch(scope)
+            template = self._match_again(scope)
             if len(path) > LONGEST_REMEMBERED_PATH:
                 return template
             if len(self._remembered) >= REMEMBERED_PATHS:
@@ -155,8 +148,8 @@ class RouteTemplates:
             self._remembered[key] = template
         return self._remembered[key]
 
-    def _rematch(self, scope: Scope) -> str | None:
-        """Go the way of the routers once more."""
+    def _match_again(self, scope: Scope) -> str | None:
+        """Match the route tables as the routers did."""
         asked = {key: value for key, value in scope.items() if key not in _LEFT_BY_ROUTERS}
         asked.update(root_path=scope.get("app_root_path", scope.get("root_path", "")), path_params={}, fastapi={})
         app, prefix = routed_by(self._app), ""
@@ -171,42 +164,21 @@ class RouteTemplates:
 
 
 def routed_by(app: Any) -> Any:
-    """Find the router of an app, through any middlewares that keep what they wrap in `.app`; None for no such app.
-
-    What other frameworks call routes, and whatever else is called so, is none.
-    """
+    """Find the router of an app, through middlewares that keep what they wrap in `.app`; None for apps of other frameworks."""
     for _ in range(100):
-        routes = _attribute(app, "routes")
-        if isinstance(routes, Sequence) and any(callable(_attribute(route, "matches")) for route in routes):
+        routes = readable_attribute(app, "routes")
+        if isinstance(routes, Sequence) and any(callable(readable_attribute(route, "matches")) for route in routes):
             return app
-        app = _attribute(app, "app")
+        app = readable_attribute(app, "app")
         if app is None:
             break
     return None
 
 
 def routes_of(app: Any) -> Sequence[Any]:
-    """Find the routes of an app, in the same way."""
+    """Find the routes of an app; empty for apps of other frameworks."""
     routes: Sequence[Any] = getattr(routed_by(app), "routes", ())
     return routes
-
-
-def flattened(routes: Iterable[Any]) -> Iterator[Any]:
-    """Yield plain routes; FastAPI >= 0.137 keeps included routers as one object with a context per route."""
-    for route in routes:
-        if hasattr(route, "effective_route_contexts"):
-            for context in route.effective_route_contexts():
-                yield getattr(context, "starlette_route", None) or context
-        elif callable(_attribute(route, "matches")):
-            yield route
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    """Read an attribute of something that anybody may have written."""
-    try:
-        return getattr(owner, name, None)
-    except Exception:
-        return None
 
 
 def _matching(app: Any, scope: Scope) -> Any:
@@ -220,9 +192,7 @@ def _matching(app: Any, scope: Scope) -> Any:
         if matched is Match.PARTIAL and partial is None:
             partial = route, child_scope
     if partial is None:
-        # What FastAPI asks when no route matches, where it does.
-        frontends = getattr(getattr(app, "router", app), "_match_low_priority", None)
-        partial = None, frontends(scope)[1] if frontends is not None else {}
+        partial = None, frontend_scope(app, scope)
     scope.update(partial[1])
     return partial[0]
 
@@ -238,8 +208,8 @@ def _below_root(scope: Scope) -> str:
 
 
 def _frontend(scope: Scope) -> str | None:
-    """Return the template of FastAPI's `frontend()`, which leaves only what it has cut off: the path of the file."""
-    below = scope["fastapi"].get("frontend_path") if "fastapi" in scope else None
+    """Return the template of FastAPI's `frontend()`, which is known only by the path of the file below it."""
+    below = frontend_path(scope)
     return None if below is None else _below_root(scope).removesuffix(below).rstrip("/") + ALL_BELOW
 
 
@@ -248,8 +218,8 @@ def _is_preflight(scope: Scope) -> bool:
     return scope.get("method") == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def _agreed(found: str | None, telemetry: Any, scope: Scope) -> str | None:
-    """Return the one route for us and for FastAPI's own telemetry, whose span is the request's."""
+def _route_of_both(found: str | None, telemetry: Any, scope: Scope) -> str | None:
+    """Agree with FastAPI's own telemetry, whose span is the request's: the more precise template counts, in its span, too."""
     theirs: str | None = getattr(telemetry, "route", None)
     if theirs is None:
         return found

@@ -1,4 +1,4 @@
-"""What every watch of an exchange shares: its beginning, the answer's headers, its end, and the work after it."""
+"""What all watches of an exchange share: its start, the response headers we add, its end, and the work after it."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -9,18 +9,19 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.request.current_span import detach
-from sage_fastapi_obs.request.exchange import CLIENT_CLOSED_REQUEST, SCOPE_KEY, Background, Exchange, current_exchange
+from sage_fastapi_obs.otel_internals import detach
+from sage_fastapi_obs.request.exchange import SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
+from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, classify, is_failure
 from sage_fastapi_obs.request.recorder import Headers, RecorderCallbacks
 from sage_fastapi_obs.request.route import RouteTemplates
 
-__all__ = ["Observer", "Watch", "elapsed_us", "size_of", "status_of", "step_back"]
+__all__ = ["Observer", "Watch", "elapsed_us", "reenter", "size_of", "status_of"]
 
 TIDYING_UP_NS = 10_000_000
-"""Work after the last byte shorter than this is the framework tidying up, not a background task."""
-CUT = sys.maxsize
-"""Stands for a time that never comes, of what was told before it was over."""
+"""Shorter work after the last byte is the framework cleaning up, not a background task."""
+STILL_RUNNING = sys.maxsize
+"""Stands for the time of the end, of an exchange that was finished before its app had returned."""
 _NO_SCOPE: Scope = {}
 _NO_HEADERS: dict[bytes, bytes] = {}
 _get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
@@ -53,7 +54,7 @@ class Observer(Protocol):
         """Start what has to run."""
 
     def place_pages(self, app: ASGIApp) -> None:
-        """Let an app find our pages before its own."""
+        """Put our pages before the routes of an app."""
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app's lifespan with ours around it."""
@@ -64,18 +65,18 @@ class Watch(ABC):
 
     __slots__ = (
         "_callbacks",
+        "_finished_at_ns",
         "_inner_receive",
         "_inner_send",
         "_observer",
         "_routes",
         "_token",
-        "_told_ns",
         "_valid",
         "exchange",
     )
 
-    _told_ns: int
-    """When everybody had been told of the whole response, where that was before the app returned."""
+    _finished_at_ns: int
+    """When all recorders had seen the whole response, where that was before the app returned."""
 
     def __init__(self, observer: Observer, routes: RouteTemplates, scope: Scope, receive: Receive, send: Send) -> None:
         if type(scope.get("headers")) is not list:
@@ -103,12 +104,12 @@ class Watch(ABC):
                 callbacks.failed(callback, error)
         observer.in_progress.add(self)
         if exchange.parent is not None and exchange.parent.has_returned:
-            # Whoever has started knows by now.
+            # The recorders needed it only to start.
             exchange.parent = None
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Set what a kind of watch has besides."""
+        """Set the attributes that this kind of watch adds."""
 
     @abstractmethod
     async def receive(self) -> Message:
@@ -126,11 +127,11 @@ class Watch(ABC):
             if not exchange.finished:
                 self._end(error)
             elif self._callbacks.background_finished and (
-                error is not None or self._observer.clock() - self._told_ns > TIDYING_UP_NS
+                error is not None or self._observer.clock() - self._finished_at_ns > TIDYING_UP_NS
             ):
                 self._end_background(error)
         except Exception as fault:
-            self._fault(fault)
+            self._count_error(fault)
         returned = self._callbacks.app_returned
         try:
             _reset_current(self._token)
@@ -149,35 +150,35 @@ class Watch(ABC):
         if error is not None:
             exchange.release_error()
 
-    def cut(self) -> None:
-        """Tell an exchange that is not over although the service is: whoever runs the app may not let it come to its end."""
+    def finish_early(self) -> None:
+        """Finish an exchange whose app still runs when the service ends: the server may not let the app end."""
         try:
             if not self.exchange.finished:
-                self._told_ns = CUT
+                self._finished_at_ns = STILL_RUNNING
                 self._end(CancelledError())
         except Exception as fault:
-            self._fault(fault)
+            self._count_error(fault)
 
     @abstractmethod
     def _end(self, error: BaseException | None) -> None:
         """End the watch of an exchange that has no answer yet, or not all of it."""
 
-    def _answered(self, message: Message, status: Any, *, may_stream: bool) -> Message:
-        """Tell the start of a response; return it with our headers in place of any of theirs by the same names."""
+    def _response_started(self, message: Message, status: Any, *, may_stream: bool) -> Message:
+        """Call the recorders at the start of a response; return its message with our headers added."""
         exchange = self.exchange
-        # When nobody is left to receive it, that is the client's doing, whatever the app made of it.
+        # A client that has gone receives no status, whatever the app answers.
         status = status if type(status) is int else status_of(status)
         exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else status
         if not exchange.finished:
             try:
                 exchange.route = self._routes.template(exchange.scope)
             except Exception as error:
-                self._fault(error, "RouteTemplates")
-        message, has_length = with_headers(message, self._our_headers())
+                self._count_error(error, "RouteTemplates")
+        message, has_length = with_headers(message, self._added_headers())
         exchange.streamed = may_stream and not has_length
         return message
 
-    def _our_headers(self) -> Headers:
+    def _added_headers(self) -> Headers:
         ours: Headers = []
         for callback in self._callbacks.response_started:
             try:
@@ -187,16 +188,16 @@ class Watch(ABC):
         return ours
 
     def _finish(self, *, complete: bool) -> None:
-        """Tell an exchange whose numbers are final."""
+        """Call the recorders with an exchange whose numbers are final."""
         exchange = self.exchange
         exchange.finished = True
         if exchange.route is None:
             try:
                 exchange.route = self._routes.template(exchange.scope)
             except Exception as error:
-                self._fault(error, "RouteTemplates")
+                self._count_error(error, "RouteTemplates")
         if not complete or exchange.status >= 500 or exchange.client_gone or not self._valid:
-            exchange.classify(complete=complete, valid=self._valid, stopping=self._observer.stopping)
+            classify(exchange, complete=complete, valid=self._valid, stopping=self._observer.stopping)
         for callback in self._callbacks.request_finished:
             try:
                 callback(exchange)
@@ -204,27 +205,27 @@ class Watch(ABC):
                 self._callbacks.failed(callback, error)
 
     def _end_background(self, error: BaseException | None) -> None:
-        """Tell what the app did after the last byte, without what we did."""
+        """Call the recorders with the work of the app after the last byte, without our own."""
         exchange = self.exchange
-        if self._told_ns == CUT and not exchange.is_failure(error):
-            # What an app does at its end is no work of its own.
+        if self._finished_at_ns == STILL_RUNNING and not is_failure(exchange, error):
+            # The app was only ending.
             return
-        told_ns = 0 if self._told_ns == CUT else self._told_ns
-        started_us = max(exchange.duration_us, (told_ns - exchange.started_ns + 500) // 1_000)
+        finished_at_ns = 0 if self._finished_at_ns == STILL_RUNNING else self._finished_at_ns
+        started_us = max(exchange.duration_us, (finished_at_ns - exchange.started_ns + 500) // 1_000)
         duration_us = max(0, elapsed_us(exchange) - started_us)
-        exchange.background = Background(started_us, duration_us, error if exchange.is_failure(error) else None)
+        exchange.background = Background(started_us, duration_us, error if is_failure(exchange, error) else None)
         for callback in self._callbacks.background_finished:
             try:
                 callback(exchange)
             except Exception as fault:
                 self._callbacks.failed(callback, fault)
 
-    def _fault(self, error: Exception, part: str = "ObservabilityMiddleware") -> None:
+    def _count_error(self, error: Exception, part: str = "ObservabilityMiddleware") -> None:
         self._observer.faults.count(part, error)
 
 
-def step_back(token: Any, outside: Any) -> None:
-    """Go back into an exchange, and into its context where that was left, too."""
+def reenter(token: Any, outside: Any) -> None:
+    """Make an exchange current again, and its OpenTelemetry context where that was left, too."""
     try:
         _reset_current(token)
         if outside is not None:
@@ -247,7 +248,7 @@ def elapsed_us(exchange: Exchange) -> int:
 
 
 def status_of(status: Any) -> int:
-    """Read what the app sent as a status: an int, an HTTPStatus, or something only the server can judge."""
+    """Read a status of any type; 500 for one that is no number, which the server may refuse."""
     try:
         return int(status)
     except Exception:
@@ -255,7 +256,7 @@ def status_of(status: Any) -> int:
 
 
 def size_of(body: Any) -> int:
-    """Measure a piece of a body; what is none has no size."""
+    """Return the size of a body chunk; 0 if it is not bytes."""
     if isinstance(body, memoryview):
         return body.nbytes
     return len(body) if hasattr(body, "__len__") else 0

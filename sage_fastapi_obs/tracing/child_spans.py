@@ -1,6 +1,6 @@
-"""Spans below the current one: for what happens in a request, and for work outside of any."""
+"""Spans below the current one, in a request or outside of any."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import ReferenceType, ref
@@ -14,7 +14,7 @@ from sage_fastapi_obs.privacy.exception_text import exception_event
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 from sage_fastapi_obs.privacy.quoted_data import exception_text
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
-from sage_fastapi_obs.tracing.fast_span import MOST_ATTRIBUTES, FastSpan, FastSpanFactory
+from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 __all__ = ["CachedAttributes", "ChildSpans", "mark_failed"]
 
@@ -25,17 +25,17 @@ INTEGERS = range(-(1 << 63), 1 << 63)
 
 
 class CachedAttributes(dict[str, Any]):
-    """Attributes that many spans have, which nobody changes: what may be shown of them is looked at once."""
+    """Attributes of many spans, which nobody changes: they are sanitized once."""
 
     __slots__ = ("_shown",)
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         super().__init__(attributes)
-        # Weak, because these are often kept longer than what serves now.
+        # Weak, because these often live longer than an `Observability`.
         self._shown: tuple[ReferenceType[ChildSpans], dict[str, Any]] | None = None
 
     def shown_by(self, spans: "ChildSpans") -> dict[str, Any]:
-        """Return what may be shown, as the settings behind `spans` have it."""
+        """Return them sanitized by the settings of `spans`."""
         known = self._shown
         if known is None or known[0]() is not spans:
             known = self._shown = ref(spans), spans.shown(self)
@@ -43,27 +43,33 @@ class CachedAttributes(dict[str, Any]):
 
 
 class ChildSpans:
-    """Opens and ends spans of one tracer, and shows of attributes what may be shown."""
+    """Starts and ends spans of one tracer, with sanitized attributes."""
 
-    def __init__(self, tracer: trace.Tracer, redaction: Redaction, *, readers: Any, root_bound: int | None) -> None:
-        """`readers`: of the tracer's provider, see `readers_of`; `root_bound`: as for `FastSpanFactory.of`."""
-        self._tracer = tracer
-        self._readers = readers
+    def __init__(
+        self,
+        tracer: trace.Tracer,
+        redaction: Redaction,
+        *,
+        processors: Callable[[], Collection[object]],
+        root_bound: int | None,
+    ) -> None:
+        """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.of`."""
+        self._processors = processors
         self._redaction = redaction
-        self._lean = {kind: FastSpanFactory.of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
+        self._factories = {kind: span_factory_of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
-        # Names are few and come again with every span.
+        # Names are few, and the same for every span.
         self._short_name = lru_cache(maxsize=4096)(self._shown_name)
 
     @property
     def read(self) -> bool:
         """Whether anybody reads these spans, which may change at any time."""
-        return bool(self._readers._span_processors)  # noqa: SLF001 - see `readers_of`
+        return bool(self._processors())
 
     def open(
         self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: Context, current: Span | None, started_ns: int
     ) -> Span | None:
-        """Open a span below the one of a context; None where nobody is to read it.
+        """Start a span below that of a context; None below an unsampled one.
 
         `current`: the span of `parent`, or None. `started_ns`: Unix time.
         """
@@ -73,10 +79,7 @@ class ChildSpans:
                 return None
         name = printable(name)
         shown = attributes.shown_by(self) if type(attributes) is CachedAttributes else self.shown(attributes)
-        lean = self._lean[kind]
-        if lean is None or len(shown) >= MOST_ATTRIBUTES:
-            return self._tracer.start_span(name, parent, kind, shown, start_time=started_ns)
-        span, _ = lean.start(name, parent, (), started_ns, dict, shown)
+        span, _ = self._factories[kind].start(name, parent, (), started_ns, dict, shown)
         return span
 
     def end(self, span: Span, error: BaseException | None, error_type: str | None, ended_ns: int) -> None:
@@ -85,14 +88,11 @@ class ChildSpans:
         if error_type is not None:
             attributes["error.type"] = printable(error_type)
             mark_failed(span, error, self._redaction)
-        if isinstance(span, FastSpan):
-            span.finish(span.name, span.name, attributes, ended_ns)
-            return
-        span.set_attributes(attributes)
-        span.end(ended_ns)
+        name = getattr(span, "name", "")
+        finish_span(span, name, name, attributes, ended_ns)
 
     def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Make attributes of any values: without secrets, of bounded length, of types that exporters know; not those None."""
+        """Return attributes without secrets and None, of bounded length, and of types that exporters know."""
         return {
             self._short_name(name) if len(name) <= LONGEST else self._shown_name(name): self._value(name, value)
             for name, value in attributes.items()
@@ -114,7 +114,7 @@ class ChildSpans:
         return self._number(value) if kind is int else self._other(value)
 
     def _number(self, value: int) -> int | str:
-        # Python does not write numbers of more than some thousand digits.
+        # Python refuses to write numbers of some thousand digits.
         return self._redaction.number(value) if value in INTEGERS else self._text(value)[:MOST_ITEMS]
 
     def _other(self, value: Any) -> Any:
@@ -137,18 +137,18 @@ class ChildSpans:
 
 
 def mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
-    """Set the status of a failed span, and tell of the exception if there is one."""
+    """Set the status of a failed span, and add an event for the exception if there is one."""
     status = getattr(span, "status", None)
     if status is None or status.status_code is not StatusCode.ERROR:
-        # One that the application has set keeps its description.
+        # A status that the application has set keeps its description.
         span.set_status(StatusCode.ERROR)
     if error is not None:
-        # Not `record_exception`, which would tell all that the message and the stack tell.
+        # Not `record_exception`, which does not redact the message and the stack.
         span.add_event("exception", exception_event(error, redaction))
 
 
 def _follows_parent(sampler: Sampler | None) -> bool:
-    """Tell whether a span below an unsampled one is unsampled, too, without asking each time."""
+    """Tell whether a sampler never samples a span below an unsampled one."""
     if not isinstance(sampler, ParentBased):
         return False
     unsampled = NonRecordingSpan(SpanContext(1, 1, is_remote=False))

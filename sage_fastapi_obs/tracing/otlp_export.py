@@ -1,7 +1,7 @@
-"""Ended spans to a collector, over OTLP/HTTP.
+"""Sends ended spans to a collector, over OTLP/HTTP.
 
-Encoded by the SDK, and sent by what sends lines. Its own batch processor and exporter lose spans without a number, say so in a
-line per batch, wait for half a minute at the end, and read whatever a collector answers.
+The SDK encodes them, and the sender of log lines sends them. The SDK's own batch processor and exporter do not count lost
+spans, log a line per batch, wait for half a minute at the end, and read responses of any size.
 """
 
 import os
@@ -35,7 +35,7 @@ class SpanLosses(Losses):
 
 
 class SpanOutput(SpanProcessor):
-    """Hands ended spans on, and waits for the last of them for no longer than it may."""
+    """Queues ended spans, and waits a bounded time for the last of them."""
 
     def __init__(
         self,
@@ -45,19 +45,19 @@ class SpanOutput(SpanProcessor):
         failed: Callable[[Exception], None],
         shutdown_seconds: float,
     ) -> None:
-        """`tell` writes a line. `failed`: is told of a missing thread. Raises `SettingsError` where the extra is missing."""
+        """`tell` logs a line, `failed` counts a missing thread. Raises `SettingsError` where the extra is missing."""
         remarks: list[str] = []
         self._sender = _SpanSender(_Spans(url), losses, tell, failed, _limits(remarks))
         self._shutdown_seconds = shutdown_seconds
         self.remarks = (*self._sender.remarks, *remarks)
-        """What is wrong with OpenTelemetry's variables about this."""
+        """What is wrong with OpenTelemetry's environment variables."""
 
     def open(self) -> None:
-        """Take spans from now on."""
+        """Accept spans from now on."""
         self._sender.open()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue a span, unless it was recorded for others only."""
+        """Queue a span, unless it is recorded and not sampled."""
         context = span.context
         if context is not None and context.trace_flags & SAMPLED:
             self._sender.put(span)
@@ -67,7 +67,7 @@ class SpanOutput(SpanProcessor):
         return self._sender.flush(timeout_millis / 1_000)
 
     def shutdown(self) -> None:
-        """Send the rest, and count what is left then as lost."""
+        """Send the rest within the time; what is left is counted as lost."""
         self._sender.stop(time.monotonic() + self._shutdown_seconds)
         self._sender.close()
 
@@ -78,7 +78,7 @@ class _SpanSender(Sender):
 
 
 class _Spans:
-    """Where batches of spans go."""
+    """Encodes batches of spans, and sends them to a collector."""
 
     name = "otlp"
 
@@ -93,26 +93,26 @@ class _Spans:
         self.remarks = self._collector.remarks
 
     def prepare(self) -> None:
-        """Nothing has to be found out: each span knows its resource."""
+        """Do nothing: each span knows its resource."""
 
     def open(self) -> None:
-        """Begin in the process that sends: a connection of the one that it was forked from is not its own."""
+        """Drop a connection that belongs to the process from which this one was forked."""
         self._collector.close()
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
-        """Export a batch; return how many were refused, or could not be written as the protocol wants them."""
+        """Send a batch; return how many the collector has refused, or could not be encoded."""
         spans: list[ReadableSpan] = [entry.content for entry in batch]
         try:
             request = self._encode(spans)
         except Exception:
-            # One that is broken costs no other.
+            # Leave out those that cannot be encoded.
             spans = [span for span in spans if self._is_encodable(span)]
             request = self._encode(spans)
         refused = self._collector.send(request, seconds) if spans else 0
         return (), min(len(batch), len(batch) - len(spans) + refused)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._collector.close()
 
     def _is_encodable(self, span: ReadableSpan) -> bool:
@@ -124,7 +124,7 @@ class _Spans:
 
 
 def _limits(remarks: list[str]) -> Limits:
-    """Read the variables of the SDK's batch processor, which are set to have more spans wait, or less."""
+    """Read the environment variables of the SDK's batch processor."""
     env, say = os.environ, remarks.append
     queue = int(number(env, "OTEL_BSP_MAX_QUEUE_SIZE", 2048, say, least=1))
     batch = int(number(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, say, least=1))

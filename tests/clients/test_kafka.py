@@ -17,7 +17,7 @@ from support import PATIENCE_SECONDS, Watched
 
 from sage_fastapi_obs import CorrelationContext, get_correlation_id, operation
 from sage_fastapi_obs.clients.kafka import instrument_kafka, process_message
-from sage_fastapi_obs.request.correlation import chosen_header
+from sage_fastapi_obs.request.header_override import header_override
 
 PARTITIONS = range(4)
 
@@ -200,7 +200,7 @@ async def test_an_id_comes_in_by_the_header_it_went_out_by(
     watched: Watched, producer: Any, kafka_at: KafkaBroker, topic: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Where a header was chosen for the whole process, messages carry the id in that one, and are read by it."""
-    monkeypatch.setattr(chosen_header, "name", "X-Flow-ID")
+    monkeypatch.setattr(header_override, "name", "X-Flow-ID")
     instrument_kafka(producer)
     with CorrelationContext("flow-1"):
         await producer.send_and_wait(topic, b"v")

@@ -62,7 +62,7 @@ async def test_the_loop_stands_still_ever_more_seldom_for_work_that_waits_for_so
 
     pace = GilPacer()
     counted = pace._rests = Counted()
-    lending = asyncio.create_task(pace.lend())
+    lending = asyncio.create_task(pace.let_worker_run())
     began = time.monotonic()
     await eventually(lambda: counted.waits >= 8)
     # With a wait that doubles from a millisecond to 64, however slow the machine is.
@@ -76,7 +76,7 @@ async def test_the_loop_stands_still_ever_more_seldom_for_work_that_waits_for_so
 async def test_the_loop_does_not_stand_still_for_work_that_is_over():
     """The last portion ends without a rest."""
     pace = GilPacer()
-    lending = asyncio.create_task(pace.lend())
+    lending = asyncio.create_task(pace.let_worker_run())
     pace._rests.wait = lambda _: pytest.fail("stood still")  # type: ignore[method-assign]
     pace.end()
     await asyncio.wait_for(lending, PATIENCE_SECONDS)

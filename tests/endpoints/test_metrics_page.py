@@ -20,7 +20,7 @@ from support import PATIENCE_SECONDS, client, drive, eventually, http_scope
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints.metrics_page import MOST_FORMATS, MOST_WAITING, MetricsPage
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition.incremental import StampedFamily
+from sage_fastapi_obs.metrics.exposition.incremental import VersionedFamily
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 GZIP = [(b"accept-encoding", b"gzip")]
@@ -188,7 +188,7 @@ async def test_any_accept_is_answered(version: str, watch: Any) -> None:
 
 
 class Counting:
-    """A stamped collector that never changes, and counts how often it is asked."""
+    """A versioned collector that never changes, and counts how often it is asked."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -198,9 +198,11 @@ class Counting:
         return [Sample("counting", {}, 1.0)]
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("counting", "counting", value=1)
+        family = Metric("counting", "counting", "gauge")
+        family.samples = self._samples()
+        yield family
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         yield Metric("counting", "counting", "gauge"), [((), 1, self._samples)]
 
 

@@ -212,7 +212,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "excluding": ({}, breaking_exclusion, "ObservabilityMiddleware"),
     "span processor": ({"processor": BrokenProcessor}, None, "Tracing"),
     "sampler": ({"sampler": BrokenSampler()}, None, "Tracing"),
-    "tracer": ({}, breaking("_tracing._open"), "Tracing"),
+    "tracer": ({}, breaking("_tracing._spans.start_root"), "Tracing"),
     "span's end": ({}, breaking("_tracing._end"), "Tracing"),
     "line's layout": ({}, breaking("_logs._layout"), "Logs"),
     "line's format": ({}, breaking("_logs._format"), "Logs"),

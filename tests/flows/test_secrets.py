@@ -20,8 +20,8 @@ from receivers import Bulk, LogCollector, serving
 from support import Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CurrentSpan, ObservabilityMiddleware, RequestLogger, bind
+from sage_fastapi_obs.otel_internals import FastSpan
 from sage_fastapi_obs.privacy.redaction import REDACTED
-from sage_fastapi_obs.tracing.fast_span import FastSpan
 
 
 def jwt(claim: str) -> str:

@@ -14,7 +14,7 @@ from support import client
 
 from sage_fastapi_obs.catalog import CATALOG, PACKS, Alias
 from sage_fastapi_obs.legacy.aliases import Aliases
-from sage_fastapi_obs.metrics.exposition.incremental import StampedCollector
+from sage_fastapi_obs.metrics.exposition.incremental import VersionedCollector
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 OLDER = {alias.name: (metric, alias) for metric in CATALOG for alias in metric.aliases}
@@ -191,10 +191,10 @@ async def test_a_metric_that_fails_does_not_take_the_older_names_with_it(app_of)
     assert "sage_handshakes_total" in text
 
 
-def test_it_is_a_stamped_collector_and_knows_foreign_registries():
+def test_it_is_a_versioned_collector_and_knows_foreign_registries():
     """A scrape writes only what has changed; a registry of another kind has none of our metrics."""
     aliases = Aliases(CollectorRegistry(), ["sage"])
-    assert isinstance(aliases, StampedCollector)
+    assert isinstance(aliases, VersionedCollector)
     assert list(aliases.collect()) == []
     assert {family.name for family in aliases.describe()} == {
         name.removesuffix("_total") for name, (_, alias) in OLDER.items() if alias.group == "sage"

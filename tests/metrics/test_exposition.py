@@ -1,4 +1,4 @@
-"""What is written, from memory or anew, is byte for byte what the client library writes."""
+"""The fast exposition and the library's way write, byte for byte, what the client library's encoder writes."""
 
 import copy
 import gc
@@ -26,10 +26,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Exemplar, Sample, Timestamp
 
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition import encoder
-from sage_fastapi_obs.metrics.exposition.incremental import StampedCollector, StampedFamily
-from sage_fastapi_obs.metrics.exposition.page import Exposition
-from sage_fastapi_obs.metrics.exposition.prometheus_internals import stamped
+from sage_fastapi_obs.metrics.exposition import fast_encoder
+from sage_fastapi_obs.metrics.exposition.exposition import exposition_of
+from sage_fastapi_obs.metrics.exposition.incremental import VersionedCollector, VersionedFamily
+from sage_fastapi_obs.metrics.exposition.library_exposition import LibraryExposition
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import versioned
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 FORMATS = [
@@ -87,11 +88,15 @@ class Page:
         self.registry = registry
         self.names = names
         self.faults = InternalErrors()
-        self.exposition = Exposition(self.encode, registry, self.faults, names)
+        self.exposition = exposition_of(self.encode, registry, self.faults, frozenset(names))
 
     @property
     def ours(self) -> bytes:
         return b"".join(self.exposition.pieces(lambda: None))
+
+    @property
+    def slow(self) -> bytes:
+        return b"".join(LibraryExposition(self.encode, self.registry, self.faults).pieces(lambda: None))
 
     @property
     def theirs(self) -> bytes:
@@ -110,7 +115,7 @@ class Custom:
 
 
 class Versioned:
-    """A stamped collector of counters, whose stamp is a count of changes."""
+    """A versioned collector of counters, whose version is a count of changes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -135,7 +140,7 @@ class Versioned:
         family.samples = [sample for key in self.children for sample in self._samples(key)]
         yield family
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         yield self._family(), [(key, self.children[key][0], partial(self._samples, key)) for key in self.children]
 
 
@@ -252,7 +257,7 @@ class Pages(RuleBasedStateMachine):
             collector.families = drawn.draw(st.lists(families(self._name()), max_size=1))
 
     @rule()
-    def register_stamped(self) -> None:
+    def register_versioned(self) -> None:
         name = self._name()
         self.registered[name] = Versioned(name)
         self.registry.register(self.registered[name])
@@ -299,7 +304,7 @@ class Pages(RuleBasedStateMachine):
             child.state(state)
 
     @rule(data=st.data(), key=odd, number=numbers, exemplar=exemplars)
-    def set_stamped(self, data: Any, key: str, number: float, exemplar: Any) -> None:
+    def set_versioned(self, data: Any, key: str, number: float, exemplar: Any) -> None:
         if collector := self._one(data, Versioned):
             collector.set(key, number, exemplar)
 
@@ -314,7 +319,7 @@ class Pages(RuleBasedStateMachine):
                 instrument.labels(*labels)
 
     @rule(data=st.data())
-    def remove_stamped(self, data: Any) -> None:
+    def remove_versioned(self, data: Any) -> None:
         collector = self._one(data, Versioned)
         if collector is not None and collector.children:
             del collector.children[data.draw(st.sampled_from(sorted(collector.children)))]
@@ -341,7 +346,7 @@ class Pages(RuleBasedStateMachine):
     @invariant()
     def the_pages_are_the_librarys(self) -> None:
         for page in getattr(self, "pages", ()):
-            assert page.ours == page.theirs
+            assert page.ours == page.slow == page.theirs
             assert page.faults.counts == {}
 
 
@@ -363,7 +368,7 @@ def texts(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 def test_only_what_has_changed_is_written(accept: str) -> None:
-    """A stamped collector is asked for samples only where a stamp is new, whatever has been removed or added beside it."""
+    """A versioned collector is asked for samples only where a version is new, whatever has been removed or added beside it."""
     registry = CollectorRegistry()
     collector = Versioned("v")
     registry.register(collector)
@@ -458,7 +463,7 @@ def test_a_sample_is_in_or_out_of_line_by_its_family() -> None:
 
 
 class Several:
-    """A stamped collector with any families, one child each, that never change."""
+    """A versioned collector with any families, one child each, that never change."""
 
     def __init__(self, *given: Metric) -> None:
         self.families = given
@@ -466,14 +471,14 @@ class Several:
     def collect(self) -> Any:
         return self.families
 
-    def stamped(self) -> Iterator[StampedFamily]:
+    def versioned(self) -> Iterator[VersionedFamily]:
         for family in self.families:
             bare = copy.copy(family)
             bare.samples = []
             yield bare, [("key", 1, partial(list, family.samples))]
 
 
-def test_stamped_families_of_every_kind() -> None:
+def test_versioned_families_of_every_kind() -> None:
     """Families that look the same, and such as cannot be written line by line, are as the collector tells them."""
     first, second, below = Metric("g", "g", "gauge"), Metric("g", "g", "gauge"), GaugeHistogramMetricFamily("h", "h")
     first.samples, second.samples = [Sample("g", {"a": "1"}, 1)], [Sample("g", {"a": "2"}, 2)]
@@ -559,19 +564,19 @@ def test_the_same_sum_in_other_buckets() -> None:
 
 
 @pytest.mark.parametrize("meanwhile", [2.0, -1.0])
-def test_a_text_tells_the_state_that_its_stamp_tells(meanwhile: float) -> None:
+def test_a_text_is_that_of_the_state_its_version_stands_for(meanwhile: float) -> None:
     """What is set while a child is written, and set back afterwards, is in no text that is kept for the value before."""
     gauge = Gauge("g", "g", ["a"], registry=None)
     gauge.labels("x").set(1.0)
-    read = stamped(gauge)
+    read = versioned(gauge)
     assert read is not None
     ((_, children),) = read()
-    ((key, stamp, write),) = children
+    ((key, version, write),) = children
     gauge.labels("x").set(meanwhile)
     assert [sample.value for sample in write()] == [1.0]
     gauge.labels("x").set(1.0)
     ((_, children),) = read()
-    assert [(each[0], each[1]) for each in children] == [(key, stamp)]
+    assert [(each[0], each[1]) for each in children] == [(key, version)]
 
 
 def test_an_exemplar_equal_to_the_last_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -597,7 +602,7 @@ def test_what_has_gone_is_forgotten() -> None:
     for number in range(49):
         gauge.remove(str(number))
     assert (len(texts(page)), len(texts(page))) == (1, 1)
-    (family,) = page.exposition._kept[gauge].families.values()
+    (family,) = page.exposition._texts[gauge].families.values()
     assert list(family.entries) == [("49",)]
     left = weakref.ref(gauge)
     registry.unregister(gauge)
@@ -615,9 +620,9 @@ class Broken:
         raise RuntimeError("broken on purpose")
 
 
-class BrokenStamps(Versioned):
-    def stamped(self) -> Iterator[StampedFamily]:
-        yield from super().stamped()
+class BrokenVersions(Versioned):
+    def versioned(self) -> Iterator[VersionedFamily]:
+        yield from super().versioned()
         raise RuntimeError("broken on purpose")
 
 
@@ -666,15 +671,15 @@ def test_a_function_that_raises_loses_its_gauge() -> None:
     assert page.faults.counts == {"Gauge": 1}
 
 
-def test_stamps_that_fail_are_counted_and_done_without() -> None:
-    """A collector whose `stamped()` raises is asked for everything, and nothing is lost."""
+def test_versions_that_fail_are_counted_and_done_without() -> None:
+    """A collector whose `versioned()` raises is asked for everything, and nothing is lost."""
     registry = CollectorRegistry()
-    collector = BrokenStamps("v")
+    collector = BrokenVersions("v")
     collector.set("a", 1.0, None)
     registry.register(collector)
     page = Page(registry, "")
     assert page.ours == page.theirs
-    assert page.faults.counts == {"BrokenStamps": 1}
+    assert page.faults.counts == {"BrokenVersions": 1}
 
 
 class Tripled(Counter):
@@ -779,7 +784,7 @@ def test_collectors_without_names_are_asked_for_every_name() -> None:
 
 def test_shapes_of_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector that makes up label names does not grow what is remembered."""
-    monkeypatch.setattr(encoder, "MOST_PATTERNS", 3)
+    monkeypatch.setattr(fast_encoder, "MOST_PATTERNS", 3)
     registry = CollectorRegistry()
     collector = Custom()
     registry.register(collector)
@@ -819,6 +824,6 @@ def test_long_families_are_written_in_pieces() -> None:
 
 
 def test_the_protocol_is_told_apart() -> None:
-    """Collectors with `stamped()` are stamped collectors, those without are not."""
-    assert isinstance(Versioned("v"), StampedCollector)
-    assert not isinstance(Custom(), StampedCollector)
+    """Collectors with `versioned()` are versioned collectors, those without are not."""
+    assert isinstance(Versioned("v"), VersionedCollector)
+    assert not isinstance(Custom(), VersionedCollector)

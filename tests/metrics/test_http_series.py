@@ -29,19 +29,19 @@ def counts(families: object) -> set[float]:
 def test_a_page_is_of_one_moment():
     """What is added up while a page is being written is on the next one."""
     requests, series = built()
-    page = requests.stamped()
+    page = requests.versioned()
     family, children = next(page)
     first = family, [*children]
     series.pending.append((1_000, 0, 10, None))
     requests.add_up(series)
     assert counts([first, *page]) == {1}
-    assert counts(requests.stamped()) == {2}
+    assert counts(requests.versioned()) == {2}
 
 
 def test_a_family_needs_no_other_to_be_looked_at():
     """The sizes are those of the page, also for whoever leaves its first families out."""
     requests, _ = built()
-    *_, last = requests.stamped()
+    *_, last = requests.versioned()
     assert counts([last]) == {1}
 
 

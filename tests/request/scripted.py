@@ -197,6 +197,12 @@ SETUPS = [(framework, way) for framework in FRAMEWORKS for way in WAYS if framew
 SETUP_IDS = [f"{framework.__name__}-{way.__name__}" for framework, way in SETUPS]
 
 
+def setups_of(framework: Any, turn: int) -> list[tuple[str, Any]]:
+    """Choose a way in for each backend; three turns in a row have every way with every backend."""
+    ways = (around,) if framework is raw else WAYS
+    return [(backend, ways[(turn + place) % len(ways)]) for place, backend in enumerate(BACKENDS)]
+
+
 def total(watched: Watched, *names: str) -> float:
     """Add up all series of some names."""
     # Only those are collected: reading the process's own numbers each time is what takes long.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, WebSocket, routing
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Host, Mount, Route, Router
@@ -356,3 +356,19 @@ async def test_a_mount_inside_an_included_router(watch, folder):
     async with client(app) as c:
         status = (await c.get("/included/m/7/leaf/3")).status_code
     assert watched.access[0]["route"] == ("/included/m/{k}/leaf/{n}" if status == 200 else None)
+
+
+@pytest.mark.skipif(not hasattr(routing, "_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY"), reason="this FastAPI keeps no such context")
+async def test_a_fastapi_that_keeps_its_context_elsewhere(watch, folder, monkeypatch):
+    """Where the context of a route is not found, templates may lack the prefix of a router, and are never paths."""
+    monkeypatch.setattr(routing, "_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY", "renamed")
+    watched = watch()
+    app = build_app(folder)
+    watched.obs.install(app)
+    async with client(app) as c:
+        statuses = [(await c.get(path)).status_code for path in ("/outer/inner/7", "/plain/7", "/sub/leaf/3", "/nowhere")]
+    assert statuses == [200, 200, 200, 404]
+    routes = [line["route"] for line in watched.access]
+    assert (routes[0] or "").endswith("/{x}")
+    assert routes[1:] == ["/plain/{item}", "/sub/leaf/{n}", None]
+    assert watched.obs.faults.counts == {}

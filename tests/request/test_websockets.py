@@ -18,8 +18,8 @@ from scripted import (
     assert_counted_once,
     call,
     install,
-    raw,
     run,
+    setups_of,
     total,
     websocket_scope,
 )
@@ -186,17 +186,16 @@ def test_same_with_and_without(watch, name, framework):
     """Whatever a WebSocket app does, server and caller see the same with and without us, by every way in."""
     app, incoming, *_ = OUTCOMES[name]
     case = Case(app, incoming, SOCKET)
-    for backend in BACKENDS:
+    for backend, way in setups_of(framework, [*OUTCOMES].index(name) + FRAMEWORKS.index(framework)):
         bare = run(backend, framework(app), case)
-        for way in (around,) if framework is raw else WAYS:
-            watched = watch()
-            seen = run(backend, way(framework(app), watched.obs), case)
-            assert seen.sent == bare.sent
-            assert seen.server.given == bare.server.given
-            assert seen.scope["state"].get("got") == bare.scope["state"].get("got")
-            assert type(seen.error) is type(bare.error)
-            assert bare.error is not bare.scope["state"].get("raised") or seen.error is seen.scope["state"].get("raised")
-            assert_counted_once(watched, "websocket")
+        watched = watch()
+        seen = run(backend, way(framework(app), watched.obs), case)
+        assert seen.sent == bare.sent
+        assert seen.server.given == bare.server.given
+        assert seen.scope["state"].get("got") == bare.scope["state"].get("got")
+        assert type(seen.error) is type(bare.error)
+        assert bare.error is not bare.scope["state"].get("raised") or seen.error is seen.scope["state"].get("raised")
+        assert_counted_once(watched, "websocket")
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

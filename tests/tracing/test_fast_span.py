@@ -1,4 +1,4 @@
-"""Lean spans are held against the SDK's: whatever is done to both, exporters receive the same."""
+"""The fast way to make spans beside the SDK's: whatever is done to both, exporters receive the same."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -22,7 +23,9 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.tracing.fast_span import MOST_ATTRIBUTES, FastSpan, FastSpanFactory, Processors
+from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, FastSpan, SplitProcessor
+from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
+from sage_fastapi_obs.tracing.span_factory import SdkSpanFactory, finish_span, span_factory_of
 
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
 AT_THE_END = {"http.route": "/items/{item}", "http.response.status_code": 200}
@@ -69,7 +72,7 @@ class Both:
     ) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
-        for exporter, processors in zip(self.exporters, (SynchronousMultiSpanProcessor(), Processors()), strict=True):
+        for exporter, processors in zip(self.exporters, (SynchronousMultiSpanProcessor(), SplitProcessor()), strict=True):
             resource, ids = Resource({"service.name": "x"}), Counted()
             provider = TracerProvider(
                 sampler,
@@ -240,7 +243,7 @@ def test_an_ended_span_takes_no_more():
     assert not spans[1].is_recording()
 
 
-@pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, Processors])
+@pytest.mark.parametrize("processors", [SynchronousMultiSpanProcessor, SplitProcessor])
 @pytest.mark.parametrize("how", ["root", "known sampler", "asked sampler"])
 def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSpanProcessor], how: str):
     """In their order, also those that come late; one may write at the start, as baggage processors do."""
@@ -260,7 +263,7 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
     exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
     patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
     provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
-    spans = FastSpanFactory(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
+    spans = FastSpanFactory.of(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
     for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
         provider.add_span_processor(processor)
     span = spans.start_root("GET", 1, dict, {})[0] if how == "root" else spans.start("GET", None, (), 1, dict, {})[0]
@@ -274,7 +277,7 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
 
 def test_processors_that_do_nothing_at_a_moment_are_not_called():
     """The SDK's own only want a span ended."""
-    processors = Processors()
+    processors = SplitProcessor()
     for processor in (BatchSpanProcessor(InMemorySpanExporter()), SimpleSpanProcessor(InMemorySpanExporter())):
         processors.add_span_processor(processor)
     assert (processors.starting, processors.ending, len(processors.ended)) == ((), (), 2)
@@ -299,3 +302,44 @@ def test_internal_metrics_of_the_sdk_keep_their_spans(monkeypatch):
     """An SDK that counts its spans goes on counting all of them."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     assert FastSpanFactory.of(TracerProvider(shutdown_on_exit=False).get_tracer("x")) is None
+
+
+@given(
+    st.floats(0, 1),
+    st.sampled_from([None, REMOTE, RANDOM, SpanContext(0xABC, 0xDEF, is_remote=True)]),
+    st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=MOST_ATTRIBUTES + 1),
+    st.booleans(),
+)
+def test_both_factories_start_and_finish_the_same_span(rate: float, parent: Any, attributes: dict[str, str], linked: bool):
+    """At any rate, below any parent, with any attributes: what the SDK's way exports, the fast one exports."""
+    both = Both(ParentBased(TraceIdRatioBased(rate)), root_bound=TraceIdRatioBased.get_bound_for_rate(rate))
+    context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+    links = [Link(REMOTE)] if linked else ()
+    spans = [
+        factory.start("GET", context, links, 100, dict, attributes)[0] for factory in (SdkSpanFactory(both.sdk), both.lean)
+    ]
+    assert spans[0].get_span_context() == spans[1].get_span_context()
+    for span in spans:
+        finish_span(span, "GET", "GET /items/{item}", AT_THE_END, 200)
+    assert both.exported[0] == both.exported[1]
+
+
+@given(st.sampled_from([0.0, 1.0]), st.booleans())
+def test_both_factories_begin_a_trace_alike(rate: float, known: bool):
+    """Of the span that begins a trace, both return the ids as they are written, and whether it is sampled."""
+    both = Both(ParentBased(TraceIdRatioBased(rate)), root_bound=TraceIdRatioBased.get_bound_for_rate(rate) if known else None)
+    for factory in (SdkSpanFactory(both.sdk), both.lean):
+        span, trace_id, span_id, sampled = factory.start_root("GET", 100, dict, ATTRIBUTES)
+        context = span.get_span_context()
+        assert (trace_id, span_id) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+        assert sampled == context.trace_flags.sampled == span.is_recording() == bool(rate)
+        finish_span(span, "GET", "GET /items/{item}", AT_THE_END, 200)
+    shown = [[{**one, "context": None, "trace_state": None} for one in each] for each in both.exported]
+    assert shown[0] == shown[1]
+
+
+def test_without_tracing_a_trace_has_no_ids():
+    """The API's own tracer makes spans that are invalid, and so are their ids."""
+    factory = span_factory_of(trace.NoOpTracer())
+    assert isinstance(factory, SdkSpanFactory)
+    assert factory.start_root("GET", 100, dict, ATTRIBUTES)[1:] == ("", "", False)

@@ -6,30 +6,34 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-__all__ = ["StampedChild", "StampedCollector", "StampedFamily"]
+__all__ = ["TextOnly", "VersionedChild", "VersionedCollector", "VersionedFamily"]
 
-StampedChild: TypeAlias = tuple[Hashable, object, Callable[[], Iterable[Sample]]]
-"""`(key, stamp, samples)`: one label set of a family.
+VersionedChild: TypeAlias = tuple[Hashable, object, Callable[[], Iterable[Sample]]]
+"""`(key, version, samples)`: one label set of a family.
 
-`key` identifies the label set within the family. `stamp` is compared with `==` to that of the scrape before, and must differ
+`key` identifies the label set within the family. `version` is compared with `==` to that of the scrape before, and must differ
 whenever the samples do; it is kept, so make it small and immutable (a count of changes, a tuple of raw values). `samples`
-returns the samples of all its series, and is called only when the stamp has changed. Equal is not always the same: `0.0 ==
--0.0`, so put a value that may be `-0.0` into the stamp by its `repr`; an exemplar belongs in it, too.
+returns the samples of all its series, and is called only when the version has changed. Equal is not always the same: `0.0 ==
+-0.0`, so put a value that may be `-0.0` into the version by its `repr`; an exemplar belongs in it, too.
 """
 
-StampedFamily: TypeAlias = tuple[Metric, Iterable[StampedChild]]
+VersionedFamily: TypeAlias = tuple[Metric, Iterable[VersionedChild]]
 """`(family, children)`: name, documentation, type and unit as `collect()` would give them, without samples."""
 
 
 @runtime_checkable
-class StampedCollector(Protocol):
+class VersionedCollector(Protocol):
     """A collector whose text is written anew only for children that have changed.
 
-    `stamped()` and `collect()` tell the same: the same families in the same order, and the samples of each child in the
-    order of the children. A collector without `stamped()` is written from `collect()` at every scrape. Both are called in a
+    `versioned()` and `collect()` give the same: the same families in the same order, and the samples of each child in the
+    order of the children. A collector without `versioned()` is written from `collect()` at every scrape. Both are called in a
     thread, while the application counts.
     """
 
-    def stamped(self) -> Iterable[StampedFamily]:
+    def versioned(self) -> Iterable[VersionedFamily]:
         """Yield every family with its children."""
         ...
+
+
+class TextOnly(Metric):
+    """A family that OpenMetrics has no place for: there, one of its name exists with another type."""

@@ -1,9 +1,9 @@
-"""The client library's own instruments, read child by child, as if they were stamped collectors.
+"""All private attributes of prometheus_client that are read here. Checked with versions 0.21 and 0.26.
 
-Their attributes are private, and have been the same for years. What is not exactly as expected (another class, a value shared
-between processes, a function in place of a value) is asked for its samples instead.
+Where a version lacks one, or has another meaning for it, the public way is taken: `collect()` of the collector or the registry.
+That is also the way for an instrument whose class or methods somebody has replaced.
 """
-# ruff: noqa: SLF001 - reading the values themselves is what this module is for
+# ruff: noqa: SLF001 - reading them is what this module is for
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,45 +12,80 @@ from operator import is_
 from struct import Struct, pack, unpack
 from typing import Any, NamedTuple, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, values
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
-from sage_fastapi_obs.metrics.exposition.incremental import StampedChild, StampedCollector, StampedFamily
+from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedCollector, VersionedFamily
 
-__all__ = ["ClientInstrument", "Stamped", "collectors", "instrument", "stamped"]
+__all__ = ["ClientInstrument", "collector_of", "collectors", "gauge_value", "instrument", "names_beginning", "versioned"]
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
-_PLAIN = {MutexValue}
+_ONLY_MUTEX_VALUES = {MutexValue}
 _number = Struct("d").pack
 
 _Line: TypeAlias = tuple[str, Mapping[str, str], float, Exemplar | None]
 """Suffix of the name, labels besides those of the child, value, exemplar."""
 
 
-Stamped: TypeAlias = Callable[[], Iterable[StampedFamily]]
+def collectors(registry: CollectorRegistry, names: frozenset[str] = frozenset()) -> list[Collector] | None:
+    """List the collectors that may have samples of some names, all for no names; None for a registry that cannot be read."""
+    if type(registry) is not CollectorRegistry:
+        return None
+    try:
+        with registry._lock:
+            found = registry._collector_to_names.copy()
+    except AttributeError:
+        return None
+    nameless = getattr(registry, "_collectors_without_names", ())
+    return [
+        collector
+        for collector, own in found.items()
+        if not names or not names.isdisjoint(own) or (not own and collector in nameless)
+    ]
 
 
-def stamped(collector: object) -> Stamped | None:
-    """Find out how a collector is read child by child, once for all scrapes; None if it can only be asked for all samples."""
-    if isinstance(collector, StampedCollector):
-        return collector.stamped
+def collector_of(registry: CollectorRegistry, name: str) -> Collector | None:
+    """Find the collector of a metric; None for a metric that is not registered, and for a registry of another kind."""
+    known: dict[str, Collector] | None = getattr(registry, "_names_to_collectors", None)
+    if known is not None:
+        return known.get(name)
+    if not isinstance(registry, CollectorRegistry):
+        return None
+    only: Collector = registry.restricted_registry([name, *(name + suffix for suffix in ("_bucket", "_count", "_sum"))])
+    return only
+
+
+def names_beginning(registry: CollectorRegistry, start: str) -> list[str]:
+    """List the names of samples that begin with some text."""
+    known: dict[str, Collector] | None = getattr(registry, "_names_to_collectors", None)
+    names = {sample.name for family in registry.collect() for sample in family.samples} if known is None else known.copy()
+    return [name for name in names if name.startswith(start)]
+
+
+def gauge_value(gauge: Gauge) -> float:
+    """Return the value of a gauge without labels, or of one child."""
+    value = getattr(gauge, "_value", None)
+    if type(value) is MutexValue:
+        return value.get()  # type: ignore[no-any-return, no-untyped-call]
+    (family,) = gauge.collect()
+    return family.samples[0].value
+
+
+def versioned(collector: object) -> Callable[[], Iterable[VersionedFamily]] | None:
+    """Find out how a collector is read child by child, once for all scrapes; None if it only has `collect()`."""
+    if isinstance(collector, VersionedCollector):
+        return collector.versioned
     found = instrument(collector)
-    return None if found is None else found.stamped
+    return None if found is None else found.versioned
 
 
 def instrument(collector: object) -> "ClientInstrument | None":
     """Return a reader of one of the client library's own instruments; None for any other collector."""
     kind = _KINDS.get(type(collector))
     return ClientInstrument(collector, kind) if kind is not None and _is_original(collector) else None
-
-
-def collectors(registry: CollectorRegistry) -> dict[Collector, list[str]]:
-    """Return the collectors of a registry, each with the names it has claimed."""
-    with registry._lock:
-        return registry._collector_to_names.copy()
 
 
 def _is_original(instrument: object) -> bool:
@@ -65,15 +100,12 @@ def _is_bound(method: object, original: object) -> bool:
 
 
 class _Kind(NamedTuple):
-    """How to read the children of one class.
-
-    `state` is all that the text of a child depends on, raw: equal states, equal text; None for a child that is not as
-    expected. `lines` tells the samples of a state, not those of now: a value that is changed and changed back meanwhile
-    would leave a text behind that its stamp does not belong to.
-    """
+    """How to read the children of one class."""
 
     state: Callable[[Any], object]
+    """All that the text of a child depends on, raw: equal states, equal text; None for a child that is not as expected."""
     lines: Callable[[Any, Any], Iterable[_Line]]
+    """The samples of a state, not those of now: a value that changes and changes back meanwhile would leave a wrong text."""
 
 
 class ClientInstrument:
@@ -84,19 +116,12 @@ class ClientInstrument:
         self._kind = kind
         (self.family,) = instrument.describe()
         """Name, documentation, type and unit, as `collect()` would give them."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of its labels."""
-        return tuple(self._instrument._labelnames)
-
-    @property
-    def bounds(self) -> tuple[float, ...]:
+        self.labels: tuple[str, ...] = tuple(instrument._labelnames)
+        self.bounds: tuple[float, ...] = tuple(getattr(instrument, "_upper_bounds", ())[:-1])
         """The finite upper bounds of its buckets, if it has any."""
-        return tuple(getattr(self._instrument, "_upper_bounds", ())[:-1])
 
-    def stamped(self) -> Iterable[StampedFamily]:
-        """Return its one family, with a stamp for every child."""
+    def versioned(self) -> Iterable[VersionedFamily]:
+        """Return its one family, with a version of every child."""
         return ((self.family, self._children()),)
 
     def numbers(self) -> Iterator[tuple[tuple[str, ...], tuple[float, ...] | None]]:
@@ -106,15 +131,15 @@ class ClientInstrument:
         """
         for labels, child in self._by_labels():
             state = self._state(child)
-            yield labels, None if state is None else _told(state)[0]
+            yield labels, None if state is None else _unpacked(state)[0]
 
-    def _children(self) -> Iterator[StampedChild]:
+    def _children(self) -> Iterator[VersionedChild]:
         for labels, child in self._by_labels():
             state = self._state(child)
             if state is None:
-                yield labels, object(), partial(self._asked, labels, child)
+                yield labels, object(), partial(self._samples_of_child, labels, child)
             else:
-                yield labels, state, partial(self._written, labels, state)
+                yield labels, state, partial(self._samples_of_state, labels, state)
 
     def _state(self, child: Any) -> object:
         expected = type(self._instrument)
@@ -133,18 +158,18 @@ class ClientInstrument:
             if (child := children.get(labels)) is not None:
                 yield labels, child
 
-    def _written(self, labels: tuple[str, ...], state: object) -> Iterator[Sample]:
+    def _samples_of_state(self, labels: tuple[str, ...], state: object) -> Iterator[Sample]:
         name, common = self._instrument._name, self._named(labels)
         for suffix, own, value, exemplar in self._kind.lines(self._instrument, state):
             yield Sample(name + suffix, {**common, **own}, value, None, exemplar)
 
-    def _asked(self, labels: tuple[str, ...], child: Any) -> Iterator[Sample]:
+    def _samples_of_child(self, labels: tuple[str, ...], child: Any) -> Iterator[Sample]:
         name, common = self._instrument._name, self._named(labels)
         for suffix, own, *rest in child._samples():
             yield Sample(name + suffix, {**common, **own}, *rest)
 
     def _named(self, labels: tuple[str, ...]) -> dict[str, str]:
-        return dict(zip(self._instrument._labelnames, labels, strict=True)) if labels else {}
+        return dict(zip(self.labels, labels, strict=True)) if labels else {}
 
 
 class _Exemplars:
@@ -162,7 +187,7 @@ class _Exemplars:
         return hash(tuple(map(id, self.each)))
 
 
-def _one(child: Any) -> object:
+def _packed_value(child: Any) -> object:
     """Return a number bit by bit, so that NaN equals itself and 0.0 is not -0.0, and an exemplar if there is one."""
     value = child._value
     if type(value) is not MutexValue:
@@ -172,40 +197,40 @@ def _one(child: Any) -> object:
     return number if exemplar is None else (number, _Exemplars((exemplar,)))
 
 
-def _several(values: Sequence[MutexValue]) -> object:
+def _packed(values: Sequence[MutexValue]) -> object:
     """Return numbers bit by bit, and exemplars if there are any."""
-    if set(map(type, values)) != _PLAIN:
+    if set(map(type, values)) != _ONLY_MUTEX_VALUES:
         return None
     numbers = pack(f"{len(values)}d", *[value._value for value in values])
     exemplars = [value._exemplar for value in values]
     return (numbers, _Exemplars(exemplars)) if any(exemplars) else numbers
 
 
-def _told(state: Any) -> tuple[tuple[float, ...], Sequence[Exemplar | None]]:
+def _unpacked(state: Any) -> tuple[tuple[float, ...], Sequence[Exemplar | None]]:
     """Return the numbers and exemplars of a state."""
     numbers, exemplars = (state, None) if isinstance(state, bytes) else state
-    values = unpack(f"{len(numbers) // 8}d", numbers)
-    return values, (None,) * len(values) if exemplars is None else exemplars.each
+    unpacked = unpack(f"{len(numbers) // 8}d", numbers)
+    return unpacked, (None,) * len(unpacked) if exemplars is None else exemplars.each
 
 
 def _counter(_: Counter, state: Any) -> Iterator[_Line]:
-    (value,), (exemplar,) = _told(state)
+    (value,), (exemplar,) = _unpacked(state)
     yield "_total", {}, value, exemplar
 
 
 def _gauge(_: Gauge, state: Any) -> Iterator[_Line]:
-    (value,), _exemplar = _told(state)
+    (value,), _exemplar = _unpacked(state)
     yield "", {}, value, None
 
 
 def _summary(_: Summary, state: Any) -> Iterator[_Line]:
-    (count, total), _exemplars = _told(state)
+    (count, total), _exemplars = _unpacked(state)
     yield "_count", {}, count, None
     yield "_sum", {}, total, None
 
 
 def _histogram(histogram: Histogram, state: Any) -> Iterator[_Line]:
-    (total, *counts), (_, *exemplars) = _told(state)
+    (total, *counts), (_, *exemplars) = _unpacked(state)
     running = list(accumulate(counts, initial=0.0))
     bounds = histogram._upper_bounds
     for bound, count, exemplar in zip(bounds, running[1:], exemplars, strict=True):
@@ -224,11 +249,36 @@ def _enum(enum: Enum, state: Any) -> Iterator[_Line]:
         yield "", {enum._name: name}, float(place == state), None
 
 
+def _is_readable(instrument: type, kind: _Kind) -> bool:
+    """Read two instruments of a class as this module does, and as the library does."""
+    if values.ValueClass is not MutexValue:
+        # Of values in files of several processes, no trial may be made. Each is recognised when it is read.
+        return True
+    options = {"states": ["on"]} if instrument is Enum else {}
+    trials = [instrument("trial", "trial", labels, registry=None, **options) for labels in ((), ("label",))]
+    trials[1].labels("value")
+    try:
+        for trial in trials:
+            ((_, children),) = ClientInstrument(trial, kind).versioned()
+            read = [sample for _, _, samples in children for sample in samples()]
+            (family,) = trial.collect()
+            if not _is_original(trial) or read != [one for one in family.samples if not one.name.endswith("_created")]:
+                return False
+    except Exception:
+        return False
+    return True
+
+
 _KINDS: dict[type, _Kind] = {
-    Counter: _Kind(_one, _counter),
-    Gauge: _Kind(_one, _gauge),
-    Summary: _Kind(lambda child: _several((child._count, child._sum)), _summary),
-    Histogram: _Kind(lambda child: _several((child._sum, *child._buckets)), _histogram),
-    Info: _Kind(lambda child: child._value, _info),
-    Enum: _Kind(lambda child: child._value, _enum),
+    instrument: kind
+    for instrument, kind in {
+        Counter: _Kind(_packed_value, _counter),
+        Gauge: _Kind(_packed_value, _gauge),
+        Summary: _Kind(lambda child: _packed((child._count, child._sum)), _summary),
+        Histogram: _Kind(lambda child: _packed((child._sum, *child._buckets)), _histogram),
+        Info: _Kind(lambda child: child._value, _info),
+        Enum: _Kind(lambda child: child._value, _enum),
+    }.items()
+    if _is_readable(instrument, kind)
 }
+"""Classes of the library whose children can be read; a version in which one cannot is without it."""

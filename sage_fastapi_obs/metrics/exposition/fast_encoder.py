@@ -1,22 +1,20 @@
-"""How families and samples are written in one format: as the client library does, and faster.
+"""Writes samples in one format as the client library does, and faster.
 
-The library's encoder decides. It is asked once for each shape of line (a name and its label names), its answer is the pattern
-of all lines of that shape, and what is out of the ordinary it writes itself.
+The library's encoder is asked once for each shape of line (a name and its label names). Its answer is the pattern of all lines
+of that shape. Samples that are out of the ordinary it writes itself.
 """
 
-import copy
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from prometheus_client.core import Metric
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
-__all__ = ["Encode", "Encoder", "NotByLineError"]
+from sage_fastapi_obs.metrics.exposition.library_exposition import Encode, LibraryEncoder
 
-Encode = Callable[[Any], bytes]
-"""An encoder of the client library: takes anything with `collect()`."""
+__all__ = ["FastEncoder", "NotByLineError"]
 
 MOST_PATTERNS = 10_000
 _MARK = re.compile("\0([0-9]+)\0")
@@ -27,15 +25,11 @@ class NotByLineError(Exception):
     """The text of a family is not that of its samples, one after the other."""
 
 
-class Encoder:
+class FastEncoder(LibraryEncoder):
     """Writes headers and samples in one format."""
 
     def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-        self.trailer = encode(_Families())
-        """What ends a page."""
-        self.openmetrics = bool(self.trailer)
-        """Whether this is OpenMetrics."""
+        super().__init__(encode)
         self._headers: dict[tuple[str, str, str, str], bytes] = {}
         self._patterns: dict[tuple[str, ...], _Pattern | None] = {}
 
@@ -44,26 +38,8 @@ class Encoder:
         key = (family.name, family.documentation, family.type, family.unit)
         header = self._headers.get(key)
         if header is None:
-            header = _room(self._headers)[key] = self.whole(family, ())
+            header = _with_room(self._headers)[key] = self.family(family, ())
         return header
-
-    def whole(self, family: Metric, samples: Iterable[Sample]) -> bytes:
-        """Write a family with its header, all by the library."""
-        bare = copy.copy(family)
-        bare.samples = list(samples)
-        try:
-            return self._written(bare)
-        except UnicodeEncodeError:
-            bare.documentation = _encodable(bare.documentation)
-            bare.samples = list(map(_encodable_sample, bare.samples))
-            return self._written(bare)
-        except Exception as error:
-            # The library adds the family, of any size, to what it raises, and the fault is said on stderr.
-            error.args = tuple(arg for arg in error.args if not isinstance(arg, Metric))
-            raise
-
-    def _written(self, family: Metric) -> bytes:
-        return self._encode(_Families(family)).removesuffix(self.trailer)
 
     def lines(self, family: Metric, samples: Iterable[Sample]) -> bytes:
         """Write samples of a family; raises `NotByLineError` if one would not stand where it is in the order."""
@@ -71,7 +47,7 @@ class Encoder:
 
     def _line(self, family: Metric, sample: Sample) -> str:
         labels, value = sample.labels, sample.value
-        exemplar = sample.exemplar if self.openmetrics else None
+        exemplar = sample.exemplar if self.is_openmetrics else None
         pattern = self._pattern(family, sample)
         if pattern is None or value is None or sample.timestamp is not None or any(sample[5:]):
             return self._by_library(family, sample)
@@ -87,7 +63,7 @@ class Encoder:
         try:
             return self._patterns[key]
         except KeyError:
-            pattern = _room(self._patterns)[key] = self._learned(family, sample)
+            pattern = _with_room(self._patterns)[key] = self._learned(family, sample)
             return pattern
 
     def _learned(self, family: Metric, sample: Sample) -> "_Pattern | None":
@@ -102,7 +78,7 @@ class Encoder:
         return _Pattern(text, tuple(names[place] for place in places))
 
     def _by_library(self, family: Metric, sample: Sample) -> str:
-        line = self.whole(family, (sample,)).removeprefix(self.header(family)).decode()
+        line = self.family(family, (sample,)).removeprefix(self.header(family)).decode()
         if line.count("\n") > 1:
             # It got a header of its own, below all other samples.
             raise NotByLineError(sample.name)
@@ -115,31 +91,7 @@ class _Pattern(NamedTuple):
     labels: tuple[str, ...]
 
 
-class _Families:
-    """What an encoder expects: something to collect from."""
-
-    def __init__(self, *families: Metric) -> None:
-        self._families = families
-
-    def collect(self) -> Sequence[Metric]:
-        return self._families
-
-
-def _encodable(text: str) -> str:
-    """Put `?` in place of what UTF-8 does not have: one such label would cost its whole family."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _encodable_sample(sample: Sample) -> Sample:
-    exemplar = sample.exemplar and sample.exemplar._replace(labels=_encodable_labels(sample.exemplar.labels))
-    return sample._replace(labels=_encodable_labels(sample.labels), exemplar=exemplar)
-
-
-def _encodable_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: _encodable(value) for name, value in labels.items()}
-
-
-def _room(learned: dict[Any, Any]) -> dict[Any, Any]:
+def _with_room(learned: dict[Any, Any]) -> dict[Any, Any]:
     """Forget everything rather than grow with a collector that makes up names."""
     if len(learned) >= MOST_PATTERNS:
         learned.clear()

@@ -1,0 +1,282 @@
+"""All private attributes of OpenTelemetry's API and SDK that are read here. Checked with versions 1.30 and 1.45.
+
+Where a version lacks one, OpenTelemetry's public functions and its own spans are used instead.
+"""
+# ruff: noqa: SLF001 - reading them is what this module is for
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
+from functools import partial
+from operator import attrgetter
+from threading import Lock
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Tracer as SdkTracer
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, TraceFlags, Tracer
+
+__all__ = [
+    "MOST_ATTRIBUTES",
+    "NO_STATE",
+    "SPAN",
+    "FastSpan",
+    "SplitProcessor",
+    "attach",
+    "detach",
+    "fast_span_type",
+    "get_current",
+    "new_context",
+    "processors_of",
+]
+
+SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""The key under which a context has its span."""
+_variable: Any = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_context", None)
+get_current: Callable[[], Any]
+attach: Callable[[Context], Any]
+detach: Callable[[Any], None]
+get_current, attach, detach = (
+    (_variable.get, _variable.set, _variable.reset)
+    if type(_variable) is ContextVar
+    else (otel_context.get_current, otel_context.attach, otel_context.detach)
+)
+"""The context variable behind OpenTelemetry's functions, whose own work a request would pay for."""
+
+MOST_ATTRIBUTES = 32
+"""Upper bound for the attributes of one of our spans."""
+LAST_ATTRIBUTES = 4
+"""Upper bound for those that are added at its end."""
+NO_STATE = trace.INVALID_SPAN_CONTEXT.trace_state
+new_context = tuple.__new__
+"""Makes a span context, which is a tuple, of ids that need no check."""
+_PLAIN = frozenset({str, bool, int, float})
+"""Types of values that the SDK takes as they are."""
+_NONE_YET: tuple[Any, ...] = ()
+_FIELDS_OF_THE_TRACER = frozenset(
+    {"_resource", "_sampler", "_span_processor", "_instrumentation_scope", "_instrumentation_info", "_limits"}
+)
+"""Fields of the SDK's span that are the same for all spans of a tracer."""
+_FIELDS_OF_A_SPAN = frozenset({"_name", "_context", "_parent", "_start_time", "_end_time", "_attributes", "_lock"})
+_DEFAULTS = frozenset({"_kind", "_events", "_links", "_status"})
+_METHODS = ("_new_events", "_new_links")
+
+
+def processors_of(provider: trace.TracerProvider) -> Callable[[], Collection[object]]:
+    """Return what lists the processors of a provider; the list is empty while its spans go nowhere.
+
+    A provider that is not the SDK's is taken to have some, unless it is the API's, which makes no spans.
+    """
+    if isinstance(provider, NoOpTracerProvider):
+        return tuple
+    processor = getattr(provider, "_active_span_processor", None)
+    if isinstance(getattr(processor, "_span_processors", None), tuple):
+        return partial(attrgetter("_span_processors"), processor)
+    return lambda: (provider,)
+
+
+def _on_ending(processor: Any) -> Callable[..., None] | None:
+    """Return the method that the SDK calls before a span is closed for writes, since 1.28."""
+    method: Callable[..., None] | None = getattr(processor, "_on_ending", None)
+    return method
+
+
+_SDK_PROCESSORS = (SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)
+_IDLE = frozenset({*(kind.on_start for kind in _SDK_PROCESSORS), *map(_on_ending, _SDK_PROCESSORS)})
+"""Methods that do nothing."""
+
+
+def _acting(methods: Iterable[Callable[..., None] | None]) -> tuple[Callable[..., None], ...]:
+    return tuple(method for method in methods if method is not None and getattr(method, "__func__", None) not in _IDLE)
+
+
+class SplitProcessor(SynchronousMultiSpanProcessor):
+    """The processors of a provider, and which of their methods a fast span has to call: most only act at the end of a span."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._adding = Lock()
+        self._added: tuple[SpanProcessor, ...] = ()
+        self.starting: tuple[Callable[..., None], ...] = ()
+        self.ending: tuple[Callable[..., None], ...] = ()
+        self.ended: tuple[Callable[..., None], ...] = ()
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Call one more, after the others."""
+        with self._adding:
+            super().add_span_processor(span_processor)
+            self._added = added = (*self._added, span_processor)
+            self.starting = _acting(one.on_start for one in added)
+            self.ending = _acting(map(_on_ending, added))
+            self.ended = tuple(one.on_end for one in added)
+
+
+class _ForeignProcessor:
+    """The processor of a provider that is not ours: all its methods are called."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self.starting = (processor.on_start,)
+        self.ending = tuple(method for method in (_on_ending(processor),) if method is not None)
+        self.ended = (processor.on_end,)
+
+
+class FastSpan(SdkSpan):
+    """An SDK span that takes its first and last attributes unchecked, which are made here: of the right types, few, and once.
+
+    The SDK checks and copies each. Attributes that are set later stay that cheap while the SDK's checks would change nothing
+    about them; from the first other one on, it is an ordinary SDK span. `fast_span_type` makes a subclass for a tracer, with
+    everything that all its spans share.
+    """
+
+    callbacks: SplitProcessor | _ForeignProcessor
+
+    def begin(
+        self, name: str, context: SpanContext, parent: SpanContext | None, started_ns: int, attributes: dict[str, Any]
+    ) -> None:
+        """Set what the SDK's constructor would set, except for what all spans share."""
+        self._name = name
+        self._context = context
+        self._parent = parent
+        self._start_time = started_ns
+        self._end_time = None
+        self._attributes = attributes
+        self._lock = Lock()
+
+    def begin_with_links(self, links: Iterable[trace.Link]) -> None:
+        """Set the links that it starts with."""
+        self._links = self._new_links(links)  # type: ignore[arg-type]
+
+    def finish(self, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
+        """End the span, with its last attributes and its name, unless the application has renamed it."""
+        if self._name != started_as:
+            name = self._name
+        if type(self._attributes) is not dict:
+            self.update_name(name)
+            self.set_attributes(attributes)
+            self.end(ended_ns)
+            return
+        with self._lock:
+            if self._end_time is not None:
+                return
+            self._name = name
+            self._attributes.update(attributes)
+            self._end_time = ended_ns
+        # An ended span takes no more writes, so that processors may get it itself.
+        callbacks = self.callbacks
+        for on_ending in callbacks.ending:
+            on_ending(self)
+        for on_end in callbacks.ended:
+            on_end(self)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute, checked as the SDK checks it."""
+        if type(key) is not str or not self._take({key: value}):
+            self._become_ordinary()
+            super().set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes, checked as the SDK checks them."""
+        if not self._take(attributes):
+            self._become_ordinary()
+            super().set_attributes(attributes)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Add an event."""
+        with self._lock:
+            if self._events is _NONE_YET:
+                self._events = self._new_events()  # type: ignore[no-untyped-call]
+        super().add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        """Add a link."""
+        with self._lock:
+            if self._links is _NONE_YET:
+                self._links = self._new_links(())
+        super().add_link(context, attributes)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span."""
+        self._become_ordinary()
+        super().end(end_time)
+
+    def _take(self, attributes: Mapping[str, Any]) -> bool:
+        """Take attributes as they are, unless the SDK might change them, or their number."""
+        for key, value in attributes.items():
+            if type(value) not in _PLAIN or type(key) is not str or not key:
+                return False
+        with self._lock:
+            known = self._attributes
+            if type(known) is not dict or self._end_time is not None:
+                return False
+            if len(known) + len(attributes) > MOST_ATTRIBUTES - LAST_ATTRIBUTES:
+                return False
+            # A new one, because others may be reading the old.
+            self._attributes = {**known, **attributes}
+        return True
+
+    def _become_ordinary(self) -> None:
+        with self._lock:
+            if type(self._attributes) is not dict or self._end_time is not None:
+                return
+            limits = self._limits
+            self._attributes = BoundedAttributes(
+                limits.max_span_attributes, self._attributes, immutable=False, max_value_len=limits.max_span_attribute_length
+            )
+
+
+def fast_span_type(tracer: Tracer, kind: SpanKind) -> type[FastSpan] | None:
+    """Make the type of the fast spans of a tracer; None for a tracer whose spans they could not replace."""
+    if not isinstance(tracer, SdkTracer) or not _is_supported(tracer):
+        return None
+    processor = tracer.span_processor
+    shared = {name: _class_value(value) for name, value in vars(_trial_span()).items() if name not in _FIELDS_OF_A_SPAN}
+    of_the_tracer = {
+        "_resource": tracer.resource,
+        "_sampler": tracer.sampler,
+        "_span_processor": processor,
+        "_instrumentation_scope": tracer._instrumentation_scope,
+        "_instrumentation_info": tracer.instrumentation_info,
+        "_limits": tracer._span_limits,
+        "callbacks": processor if isinstance(processor, SplitProcessor) else _ForeignProcessor(processor),
+    }
+    own = {"_kind": kind, "_events": _NONE_YET, "_links": _NONE_YET}
+    return type("FastSpan", (FastSpan,), {**shared, **of_the_tracer, **own})
+
+
+def _is_supported(tracer: SdkTracer) -> bool:
+    """Tell whether a tracer is the SDK's own, of a version and with settings whose spans `FastSpan` can replace."""
+    if type(tracer) is not SdkTracer or not getattr(tracer, "_is_enabled", lambda: True)():
+        return False
+    if type(getattr(tracer, "_tracer_metrics", None)).__name__ not in ("NoneType", "NoOpTracerMetrics"):
+        # The SDK counts its spans, and would miss these.
+        return False
+    limits = getattr(tracer, "_span_limits", None)
+    most = getattr(limits, "max_span_attributes", MOST_ATTRIBUTES)
+    if limits is None or limits.max_span_attribute_length is not None or (most is not None and most < MOST_ATTRIBUTES):
+        return False
+    made = new_context(SpanContext, (1, 2, False, TraceFlags(0), NO_STATE, True))
+    expected = SpanContext(1, 2, is_remote=False)
+    if tuple(made) != tuple(expected) or made.trace_state is not expected.trace_state:
+        return False
+    if not hasattr(tracer, "_instrumentation_scope") or not all(hasattr(SdkSpan, method) for method in _METHODS):
+        return False
+    return set(vars(_trial_span())) >= _FIELDS_OF_A_SPAN | _FIELDS_OF_THE_TRACER | _DEFAULTS
+
+
+def _trial_span() -> trace.Span:
+    """Make an SDK span that goes nowhere, to see which fields this version's constructor sets."""
+    # With an empty resource: to detect one takes threads.
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False, resource=Resource.get_empty())
+    return provider.get_tracer("trial").start_span("trial")
+
+
+def _class_value(value: Any) -> Any:
+    """Return what a class has to have, so that its instances have this value: a function would become a method."""
+    return staticmethod(value) if hasattr(type(value), "__get__") else value

@@ -1,0 +1,58 @@
+"""What FastAPI and Starlette leave in a scope, and keep in their routers, without documenting it.
+
+Checked with FastAPI 0.115 to 0.165 and Starlette 0.37 to 1.10. Where a version lacks something, the documented `scope["route"]`
+and `routes` say what they can: a template may then lack the prefix of a router, and is never a path.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from opentelemetry.trace import Span
+from starlette.types import Scope
+
+__all__ = ["flattened", "frontend_path", "frontend_scope", "native_span", "readable_attribute", "route_of"]
+
+
+def route_of(scope: Scope) -> Any:
+    """Return the route that matched or, since FastAPI 0.137, its context: that has the prefixes of `include_router()`."""
+    route = scope.get("route")
+    context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
+    # An outer router's context stays in the scope when a mounted app routes on, so it must be this route's.
+    return route if context is None or getattr(context, "original_route", None) is not route else context
+
+
+def flattened(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield plain routes; FastAPI >= 0.137 keeps included routers as one object with a context per route."""
+    for route in routes:
+        if hasattr(route, "effective_route_contexts"):
+            for context in route.effective_route_contexts():
+                yield getattr(context, "starlette_route", None) or context
+        elif callable(readable_attribute(route, "matches")):
+            yield route
+
+
+def frontend_path(scope: Scope) -> str | None:
+    """Return the path of the file that FastAPI's `frontend()` serves; None for any other request."""
+    path: str | None = scope["fastapi"].get("frontend_path") if "fastapi" in scope else None
+    return path
+
+
+def frontend_scope(app: Any, scope: Scope) -> Scope:
+    """Return what FastAPI adds to a scope that no route matches, where a `frontend()` does."""
+    match = getattr(getattr(app, "router", app), "_match_low_priority", None)
+    found: Scope = {} if match is None else match(scope)[1]
+    return found
+
+
+def native_span(scope: Scope) -> Span | None:
+    """Return the server span that FastAPI's own telemetry has open for a request."""
+    span: Span | None = getattr(scope.get("fastapi.telemetry"), "span", None)
+    return span
+
+
+def readable_attribute(owner: Any, name: str) -> Any:
+    """Read an attribute of an object that anybody may have written; None where that fails."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None
