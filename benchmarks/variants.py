@@ -55,7 +55,7 @@ def observability(place: Place, provider: TracerProvider | None = None, **sectio
 
 def _watched(app: FastAPI, obs: Observability) -> Watched:
     def flush() -> None:
-        obs._logs.flush()  # noqa: SLF001 - lines that have gathered belong to the block that made them
+        obs.logs.flush()  # lines that have gathered belong to the block that made them
         if isinstance(provider, TracerProvider):
             provider.force_flush()
 

@@ -23,7 +23,7 @@ from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
-from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines
+from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
@@ -41,7 +41,6 @@ from sage_fastapi_obs.tracing.server_span import ServerSpans
 
 __all__ = ["Observability"]
 
-LOG_BUFFER_SIZE = 10_000
 """Recent lines that are kept by default where they are shown."""
 
 
@@ -84,7 +83,7 @@ class Observability(Lifecycle):
             failed=partial(self.faults.count, ServerSpans.component),
         )
         self._logs = LogWriter(
-            settings.logging, settings.service, self.faults, wall_clock, self, redaction, _recent_lines(settings)
+            settings.logging, settings.service, self.faults, wall_clock, self, redaction, recent_lines_of(settings)
         )
         self.instruments = Instruments(settings.metrics, self.registry, self.faults, self._log_missing_pack)
         self.collected = NamedMetrics(self.instruments, self.faults)
@@ -118,7 +117,7 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        logs = self._logs if settings.logging.enabled else None
+        logs = self._logs.access if settings.logging.enabled else None
         held_lines = self._logs.flight if settings.logging.enabled else None
         self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
         self.excluded_callbacks = self._callbacks(identity, logs)
@@ -226,6 +225,19 @@ class Observability(Lifecycle):
         else:
             self.instruments.enable(pack)
 
+    @property
+    def logs(self) -> LogWriter:
+        """What writes the lines."""
+        return self._logs
+
+    def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
+        """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
+
+        `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
+        Raises `ValueError` for what is no level.
+        """
+        self._logs.change_level(logger, level, seconds)
+
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.
 
@@ -260,11 +272,3 @@ class Observability(Lifecycle):
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
             instrument.of(rule).set(active)
-
-
-def _recent_lines(settings: Settings) -> RecentLines | None:
-    monitoring = settings.monitoring
-    most_lines = monitoring.log_buffer_size
-    if most_lines is None:
-        most_lines = LOG_BUFFER_SIZE if monitoring.expose_logs else 0
-    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -1,28 +1,21 @@
-"""Write the tables of `docs/alerts.md` from the rules of the demo services; with `--check` only say whether they are right."""
+"""Write the tables of `docs/alerts.md` and `docs/runbooks/` from the rules of the demo services.
+
+With `--check` only say whether they are right.
+"""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from sage_fastapi_obs import Settings
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.alerting.expressions import duration
-from sage_fastapi_obs.export.exported_rule import ExportedRule
-from sage_fastapi_obs.export.rules import GROUPS, alerts, recordings
+from sage_fastapi_obs.export.rules import alerts, recordings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "alerts.md"
 SERVICES = ("sage-backend", "ai-textbook-core", "customer-id", "rfs-demo")
 BEGIN, END = "<!-- written by scripts/document_alerts.py -->\n", "<!-- end of what is written -->\n"
-TITLES = {
-    "sage_critical": "SAGE, critical: pack `sage`",
-    "sage_warning": "SAGE, warnings: pack `sage`",
-    "availability": "Availability: any service; `HighErrorRate` with pack `http`",
-    "performance": "Performance: packs `http` and `runtime`",
-    "business": "Business: pack `textbook`",
-    "customer-id-alerts": "A service called customer-id",
-    "result": "Results: pack `result`",
-    "slo": "What was promised: pack `http` and the settings `sla.*`",
-}
 
 
 def page() -> str:
@@ -35,17 +28,12 @@ def tables() -> Iterator[str]:
     """Yield the lines of all tables."""
     services = [Settings.from_env({}, path=ROOT / "deploy" / "services" / f"{name}.yaml") for name in SERVICES]
     found = alerts(services)
-    for group in GROUPS:
+    for group in dict.fromkeys(alert.group for alert in found):
         # What is promised differently by each service is shown once.
         some = {(alert.name, alert.labels.get("window")): alert for alert in reversed(found) if alert.group == group}
-        if some:
-            yield from (
-                f"### {TITLES[group]}\n",
-                "| alert | fires when | for | severity | elsewhere |",
-                "|---|---|---|---|---|",
-            )
-            yield from map(row, reversed(some.values()))
-            yield ""
+        yield from (f"### {group.title}\n", "| alert | fires when | for | severity | elsewhere |", "|---|---|---|---|---|")
+        yield from map(row, reversed(some.values()))
+        yield ""
     yield from ("### Recorded\n", "| series | expression |", "|---|---|")
     yield from (f"| `{one['record']}` | {code(one['expr'])} |" for one in recordings(services))
 
@@ -61,8 +49,15 @@ def code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
+def pages() -> dict[Path, str]:
+    """Return all pages as they should be. A runbook is written beside its rule, and copied to where alerts link to."""
+    runbooks = (ROOT / "sage_fastapi_obs").rglob("runbooks/*.md")
+    return {PAGE: page(), **{ROOT / "docs" / "runbooks" / runbook.name: runbook.read_text() for runbook in runbooks}}
+
+
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
-        sys.exit(f"{PAGE} is not what the rules say: run python scripts/document_alerts.py")
+    for path, text in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            sys.exit(f"{path} is not what the rules say: run python scripts/document_alerts.py")

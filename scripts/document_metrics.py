@@ -5,11 +5,13 @@ from pathlib import Path
 
 from sage_fastapi_obs.catalog import ALWAYS, CATALOG, PACKS
 from sage_fastapi_obs.export.tables import bounds_table, metrics_table
+from sage_fastapi_obs.pack_registry import pack_module
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENING = """# Metrics
 
-All of them are declared in `sage_fastapi_obs/catalog/`; `scripts/document_metrics.py` writes this page from there.
+Those of a pack are declared in `sage_fastapi_obs/packs/<pack>/metrics.py`, all others in `sage_fastapi_obs/catalog/` and
+`sage_fastapi_obs/clients/`; `scripts/document_metrics.py` writes this page from there.
 
 `metrics.packs` says which packs are switched on: `http`, `runtime` and `result` by default. `sage-core` is the first part of
 `sage`: handshakes, their time, and open sessions. How an application counts into packs, and declares metrics of its own, is in
@@ -24,24 +26,22 @@ the start, at 0.
 Older names are shown besides the new ones where `metrics.compat_aliases` asks for them: the same samples, in the older name's
 unit and words.
 """
-TITLES = {
-    "http": "HTTP and WebSocket: pack `http`",
-    "runtime": "Process and interpreter: pack `runtime`",
-    "sage": "SAGE: packs `sage` and `sage-core`",
-    "textbook": "Textbooks: pack `textbook`",
-    "security": "Security: pack `security`",
-    "dependencies": "Redis, PostgreSQL and Kafka: pack `dependencies`",
-    "grpc": "gRPC servers: pack `grpc`",
-    "result": "Results and batches: pack `result`",
-    "business": "Business: pack `business`",
-}
 
 
 def page() -> str:
     """Return the page as it should be."""
-    sections = [f"## {title}\n\n{metrics_table(PACKS[pack])}\n" for pack, title in TITLES.items()]
+    whole = [pack for pack in PACKS if PACKS[pack][0].pack == pack]
+    sections = [f"## Pack `{pack}`\n\n{about(pack)}\n\n{metrics_table(PACKS[pack])}\n" for pack in whole]
     always = f"## Always there\n\n{metrics_table(ALWAYS)}\n"
     return "\n".join([OPENING, *sections, always, "## Bounds of histograms\n", bounds_table(CATALOG), ""])
+
+
+def about(pack: str) -> str:
+    """Return what a pack is about: the first line of its module of metrics."""
+    documented = pack_module(pack, "metrics")
+    assert documented is not None
+    assert documented.__doc__ is not None
+    return documented.__doc__.splitlines()[0]
 
 
 if __name__ == "__main__":

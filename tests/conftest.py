@@ -46,7 +46,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     for watched in made:
         active.unregister(watched.obs)
         watched.obs.status.abandon()
-        watched.obs._logs.close()
+        watched.obs.logs.close()
         watched.provider.shutdown()
 
 

@@ -103,7 +103,7 @@ class Watched:
     @property
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""
-        self.obs._logs.flush()
+        self.obs.logs.flush()
         if not self.path.exists():
             return []
         # Not `splitlines`, which also splits at characters that JSON need not escape.

@@ -28,7 +28,6 @@ _PROMQL = {
     "average": "max{by} (avg_over_time({name}{chosen}{over}))",
     "highest": "max{by} (max_over_time({name}{chosen}{over}))",
 }
-_KINDS = {metric.name: metric.type for metric in CATALOG}
 _STATS: dict[str, type[WindowStats]] = {"counter": CounterStats, "histogram": HistogramStats, "gauge": GaugeStats}
 
 
@@ -123,7 +122,8 @@ class Stat:
         """Return its statistic, or the default one of its metric; raises `SettingsError` where that is not known."""
         if self.statistic is not None:
             return self.statistic
-        kind = "counter" if self.metric.endswith("_total") else _KINDS.get(self.metric)
+        metric = CATALOG.get(self.metric)
+        kind = "counter" if self.metric.endswith("_total") else metric.type if metric else None
         if kind is None:
             raise SettingsError(f"{self.metric} is no metric of the catalog: say which statistic of it is meant")
         return _STATS[kind].default_statistic

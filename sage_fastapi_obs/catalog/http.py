@@ -1,17 +1,25 @@
-"""RED metrics of HTTP, and what WebSockets have in their place."""
+"""Metrics of HTTP requests and WebSockets, and the labels that are read from a request.
 
-from functools import partial
+To add a label, add it to `REQUEST_LABELS`: what records and shows the metrics follows that list.
+"""
 
-from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, Metric
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, counter, gauge, histogram
 
 __all__ = [
     "HTTP_METRICS",
     "KNOWN_METHODS",
-    "METHODS",
+    "METRICS",
     "OTHER_METHOD",
+    "REQUEST_LABELS",
     "REQUEST_METRICS",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
+    "RequestLabel",
     "known_method",
 ]
 
@@ -19,9 +27,7 @@ KNOWN_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH
 """Methods of the OpenTelemetry HTTP conventions."""
 OTHER_METHOD = "_OTHER"
 UNMATCHED = "unmatched"
-
 SIZE_BUCKETS = tuple(float(64 * 4**k) for k in range(10))
-_http = partial(Metric, pack="http")
 
 
 def known_method(method: str) -> str:
@@ -29,66 +35,72 @@ def known_method(method: str) -> str:
     return method if method in KNOWN_METHODS else OTHER_METHOD
 
 
-METHODS = (*sorted(KNOWN_METHODS), OTHER_METHOD)
-"""All values of the label `method`."""
-_RED: dict[str, tuple[str, ...]] = {"method": METHODS, "route": (), "status": ()}
-_ROUTE: dict[str, tuple[str, ...]] = {"method": METHODS, "route": ()}
+def _route_or_unmatched(route: str | None) -> str:
+    return route or UNMATCHED
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLabel:
+    """A label, and where its value comes from."""
+
+    name: str
+    attribute: str
+    """Attribute of the `Exchange` that it is read from."""
+    to_text: Callable[[Any], str] = str
+    """Returns the label's value for that of the attribute."""
+    values: tuple[str, ...] = ()
+    """All values that there are; an open label (none) is guarded against growth."""
+
+    def of(self, exchange: object) -> str:
+        """Return the value for an exchange."""
+        return self.to_text(attrgetter(self.attribute)(exchange))
+
+
+METHOD = RequestLabel("method", "method", known_method, (*sorted(KNOWN_METHODS), OTHER_METHOD))
+ROUTE = RequestLabel("route", "route", _route_or_unmatched)
+STATUS = RequestLabel("status", "status")
+REQUEST_LABELS = (METHOD, ROUTE, STATUS)
+"""Labels of the number of requests and of their durations."""
+
+
+def _labels(labels: Iterable[RequestLabel]) -> dict[str, tuple[str, ...]]:
+    return {label.name: label.values for label in labels}
+
+
+_RED = _labels(REQUEST_LABELS)
+_ROUTE = _labels((METHOD, ROUTE))
 
 REQUEST_METRICS = (
-    _http("http_requests_total", "counter", "HTTP requests answered.", _RED),
-    _http(
+    counter("http_requests_total", "HTTP requests answered.", _RED),
+    histogram(
         "http_request_duration_seconds",
-        "histogram",
         "Time from the first sight of a request to the last byte of its response; streams are in http_stream_duration_seconds.",
-        _RED,
-        "seconds",
         LATENCY_BUCKETS,
+        _RED,
     ),
-    _http("http_requests_in_flight", "gauge", "HTTP requests being handled now.", {"method": METHODS}),
-    _http("http_request_size_bytes", "histogram", "Bytes of request bodies as received.", _ROUTE, "bytes", SIZE_BUCKETS),
-    _http("http_response_size_bytes", "histogram", "Bytes of response bodies as sent.", _ROUTE, "bytes", SIZE_BUCKETS),
+    gauge("http_requests_in_flight", "HTTP requests being handled now.", _labels([METHOD])),
+    histogram("http_request_size_bytes", "Bytes of request bodies as received.", SIZE_BUCKETS, _ROUTE),
+    histogram("http_response_size_bytes", "Bytes of response bodies as sent.", SIZE_BUCKETS, _ROUTE),
 )
 """Those that every request changes, all at once."""
 HTTP_METRICS = (
-    _http(
+    counter(
         "request_errors_total",
-        "counter",
         "Requests that failed: a 5xx, an exception, half a response, or an exception in a background task.",
-        {"protocol": ("http", "grpc", "websocket"), "method": METHODS, "route": (), "error_type": ()},
+        {"protocol": ("http", "grpc", "websocket"), **_labels([METHOD, ROUTE]), "error_type": ()},
     ),
-    _http("http_stream_duration_seconds", "histogram", "Whole duration of streamed responses.", _RED, "seconds", LONG_BUCKETS),
-    _http(
-        "http_stream_first_byte_seconds",
-        "histogram",
-        "Time to the first byte of streamed responses.",
-        _ROUTE,
-        "seconds",
-        LATENCY_BUCKETS,
-    ),
-    _http(
-        "http_background_duration_seconds",
-        "histogram",
-        "Work after the last byte: background tasks.",
-        _ROUTE,
-        "seconds",
-        LONG_BUCKETS,
-    ),
+    histogram("http_stream_duration_seconds", "Whole duration of streamed responses.", LONG_BUCKETS, _RED),
+    histogram("http_stream_first_byte_seconds", "Time to the first byte of streamed responses.", LATENCY_BUCKETS, _ROUTE),
+    histogram("http_background_duration_seconds", "Work after the last byte: background tasks.", LONG_BUCKETS, _ROUTE),
 )
 WEBSOCKET_METRICS = (
-    _http("websocket_connections_open", "gauge", "WebSocket connections open now."),
-    _http(
+    gauge("websocket_connections_open", "WebSocket connections open now."),
+    counter(
         "websocket_connections_total",
-        "counter",
         "WebSocket connections that ended, by status of the handshake and close code.",
         {"route": (), "status": (), "close_code": ()},
     ),
-    _http(
-        "websocket_connection_duration_seconds",
-        "histogram",
-        "Life of WebSocket connections.",
-        {"route": ()},
-        "seconds",
-        LONG_BUCKETS,
-    ),
-    _http("websocket_messages_total", "counter", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
+    histogram("websocket_connection_duration_seconds", "Life of WebSocket connections.", LONG_BUCKETS, {"route": ()}),
+    counter("websocket_messages_total", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
 )
+METRICS = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS)

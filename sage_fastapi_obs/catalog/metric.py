@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -28,6 +29,9 @@ __all__ = [
     "CountCollector",
     "Metric",
     "build",
+    "counter",
+    "gauge",
+    "histogram",
     "register",
 ]
 
@@ -37,7 +41,7 @@ DEPENDENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 RESULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PAUSE_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Those of the Prometheus client."""
+"""Bounds of the Prometheus client."""
 
 OVERFLOW = "other"
 """What a value is counted as when its label has too many, or does not know it."""
@@ -46,6 +50,8 @@ STATUS = ("success", "failure")
 MOST_AT_ZERO = 32
 """Label sets that a metric shows at 0 before anything has happened."""
 
+Labels: TypeAlias = Mapping[str, tuple[str, ...]]
+"""The values that each label may have; none for an open one."""
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
 
@@ -98,6 +104,31 @@ class Metric:
     def starts_at_zero(self) -> bool:
         """Whether its label sets are known, and few enough to be there from the start: the first event is a rise then."""
         return prod(map(len, self.labels.values())) in range(1, MOST_AT_ZERO + 1)
+
+
+def counter(name: str, help: str, labels: Labels = MappingProxyType({}), **more: Any) -> Metric:  # noqa: A002 - Prometheus' word
+    """Declare a counter; `more`: other fields of `Metric`."""
+    return Metric(name, "counter", help, dict(labels), **more)
+
+
+def gauge(name: str, help: str, labels: Labels = MappingProxyType({}), **more: Any) -> Metric:  # noqa: A002
+    """Declare a gauge, in the unit that its name ends in; `more`: other fields of `Metric`."""
+    return Metric(name, "gauge", help, dict(labels), **{"unit": _unit_of(name), **more})
+
+
+def histogram(
+    name: str,
+    help: str,  # noqa: A002
+    buckets: tuple[float, ...],
+    labels: Labels = MappingProxyType({}),
+    **more: Any,
+) -> Metric:
+    """Declare a histogram, in the unit that its name ends in; `more`: other fields of `Metric`."""
+    return Metric(name, "histogram", help, dict(labels), _unit_of(name), buckets, **more)
+
+
+def _unit_of(name: str) -> str:
+    return next((unit for unit in ("seconds", "bytes") if name.endswith(f"_{unit}")), "")
 
 
 class CountCollector(Collector):

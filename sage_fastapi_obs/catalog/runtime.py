@@ -1,74 +1,58 @@
-"""What the process and its interpreter use; told by collectors of the Prometheus client and our own."""
+"""What the process and its interpreter use, read by collectors of the Prometheus client and our own."""
 
 from functools import partial
 
-from sage_fastapi_obs.catalog.metric import PAUSE_BUCKETS, Alias, Metric
+from sage_fastapi_obs.catalog.metric import PAUSE_BUCKETS, Alias, counter, gauge, histogram
 
-__all__ = ["CLIENT_METRICS", "RUNTIME_METRICS"]
+__all__ = ["METRICS", "RUNTIME_METRICS"]
 
-_runtime = partial(Metric, pack="runtime")
 _alias = partial(Alias, group="runtime")
 _GENERATION: dict[str, tuple[str, ...]] = {"generation": ("0", "1", "2")}
 _PYTHON: dict[str, tuple[str, ...]] = dict.fromkeys(("implementation", "major", "minor", "patchlevel", "version"), ())
 
 CLIENT_METRICS = (
-    _runtime("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes."),
-    _runtime(
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory size in bytes.",
-        aliases=(_alias("memory_usage_bytes"),),
-    ),
-    _runtime("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."),
-    _runtime("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
-    _runtime("process_open_fds", "gauge", "Number of open file descriptors."),
-    _runtime("process_max_fds", "gauge", "Maximum number of open file descriptors."),
-    _runtime("python_info", "gauge", "Python platform information", _PYTHON),
-    _runtime("python_gc_objects_collected_total", "counter", "Objects collected during gc", _GENERATION),
-    _runtime("python_gc_objects_uncollectable_total", "counter", "Uncollectable objects found during GC", _GENERATION),
-    _runtime("python_gc_collections_total", "counter", "Number of times this generation was collected", _GENERATION),
+    gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", unit=""),
+    gauge("process_resident_memory_bytes", "Resident memory size in bytes.", unit="", aliases=(_alias("memory_usage_bytes"),)),
+    gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", unit=""),
+    counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
+    gauge("process_open_fds", "Number of open file descriptors."),
+    gauge("process_max_fds", "Maximum number of open file descriptors."),
+    gauge("python_info", "Python platform information", _PYTHON),
+    counter("python_gc_objects_collected_total", "Objects collected during gc", _GENERATION),
+    counter("python_gc_objects_uncollectable_total", "Uncollectable objects found during GC", _GENERATION),
+    counter("python_gc_collections_total", "Number of times this generation was collected", _GENERATION),
 )
-"""Those of the Prometheus client; the process's only on Linux."""
+"""Metrics of the Prometheus client; those of the process only on Linux."""
 RUNTIME_METRICS = (
-    _runtime(
+    gauge(
         "process_cpu_usage_ratio",
-        "gauge",
         "CPU seconds per second and available core since the last sample, 0 to 1.",
         aliases=(_alias("cpu_usage_percentage", factor=100.0),),
     ),
-    _runtime(
+    gauge(
         "process_anonymous_memory_bytes",
-        "gauge",
         "Resident memory that no file stands behind; only on Linux.",
-        unit="bytes",
         aliases=(_alias("go_memstats_heap_inuse_bytes"),),
     ),
-    _runtime(
+    gauge(
         "python_traced_memory_bytes",
-        "gauge",
         "Memory of Python objects; only while tracemalloc is on.",
-        unit="bytes",
         aliases=(_alias("go_memstats_alloc_bytes"),),
     ),
-    _runtime("python_asyncio_tasks", "gauge", "Tasks of the event loop.", aliases=(_alias("go_goroutines"),)),
-    _runtime("python_threads", "gauge", "Threads of the interpreter."),
-    _runtime(
+    gauge("python_asyncio_tasks", "Tasks of the event loop.", aliases=(_alias("go_goroutines"),)),
+    gauge("python_threads", "Threads of the interpreter."),
+    histogram(
         "python_gc_pause_seconds",
-        "histogram",
         "Time that garbage collections took, during which nothing else ran.",
-        _GENERATION,
-        "seconds",
         PAUSE_BUCKETS,
+        _GENERATION,
     ),
-    _runtime(
-        "python_event_loop_lag_seconds",
-        "histogram",
-        "By how much the event loop was late for a timer, asked twice a second.",
-        unit="seconds",
-        buckets=PAUSE_BUCKETS,
+    histogram(
+        "python_event_loop_lag_seconds", "By how much the event loop was late for a timer, asked twice a second.", PAUSE_BUCKETS
     ),
-    _runtime("python_threadpool_threads_busy", "gauge", "Threads that synchronous routes and dependencies run in now."),
-    _runtime("python_threadpool_threads_max", "gauge", "Most threads that they may run in."),
-    _runtime("python_threadpool_tasks_waiting", "gauge", "Synchronous routes and dependencies that wait for a thread."),
+    gauge("python_threadpool_threads_busy", "Threads that synchronous routes and dependencies run in now."),
+    gauge("python_threadpool_threads_max", "Most threads that they may run in."),
+    gauge("python_threadpool_tasks_waiting", "Synchronous routes and dependencies that wait for a thread."),
 )
-"""Ours."""
+"""Metrics of our own."""
+METRICS = (*CLIENT_METRICS, *RUNTIME_METRICS)

@@ -13,8 +13,8 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
-from sage_fastapi_obs.logs.line_format import LEVELS, console_format
-from sage_fastapi_obs.settings import usual_level
+from sage_fastapi_obs.log_levels import LEVELS, usual_level
+from sage_fastapi_obs.logs.line_format import console_format
 
 __all__ = ["HELP", "add_arguments", "follow", "run"]
 

@@ -1,10 +1,8 @@
 """Calls answered by a gRPC server."""
 
-from functools import partial
+from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, counter, histogram
 
-from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, Metric
-
-__all__ = ["GRPC_CODES", "GRPC_METRICS"]
+__all__ = ["GRPC_CODES", "METRICS"]
 
 GRPC_CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
@@ -12,10 +10,9 @@ GRPC_CODES = (
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
 
-_grpc = partial(Metric, pack="grpc")
 _METHOD: dict[str, tuple[str, ...]] = {"method": (), "status": GRPC_CODES}
 
-GRPC_METRICS = (
-    _grpc("grpc_request_total", "counter", "gRPC calls answered.", _METHOD),
-    _grpc("grpc_request_duration_seconds", "histogram", "Time of gRPC calls.", _METHOD, "seconds", LATENCY_BUCKETS),
+METRICS = (
+    counter("grpc_request_total", "gRPC calls answered.", _METHOD),
+    histogram("grpc_request_duration_seconds", "Time of gRPC calls.", LATENCY_BUCKETS, _METHOD),
 )

@@ -1,70 +1,40 @@
 """Calls to Redis, PostgreSQL and Kafka."""
 
-from functools import partial
+from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, counter, histogram
 
-from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, Metric
-
-__all__ = ["DEPENDENCY_METRICS", "PG_OPERATIONS"]
+__all__ = ["METRICS", "PG_OPERATIONS"]
 
 PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
 
-_dependency = partial(Metric, pack="dependencies")
 
-DEPENDENCY_METRICS = (
-    _dependency("redis_commands_total", "counter", "Commands sent to Redis.", {"command": (), "status": STATUS}),
-    _dependency(
-        "redis_latency_seconds",
-        "histogram",
-        "Time until Redis had answered a command.",
-        {"command": ()},
-        "seconds",
-        DEPENDENCY_BUCKETS,
-    ),
-    _dependency("pg_queries_total", "counter", "Queries sent to PostgreSQL.", {"operation": PG_OPERATIONS, "status": STATUS}),
-    _dependency(
+METRICS = (
+    counter("redis_commands_total", "Commands sent to Redis.", {"command": (), "status": STATUS}),
+    histogram("redis_latency_seconds", "Time until Redis had answered a command.", DEPENDENCY_BUCKETS, {"command": ()}),
+    counter("pg_queries_total", "Queries sent to PostgreSQL.", {"operation": PG_OPERATIONS, "status": STATUS}),
+    histogram(
         "pg_query_duration_seconds",
-        "histogram",
         "Time until PostgreSQL had answered a query.",
+        DEPENDENCY_BUCKETS,
         {"operation": PG_OPERATIONS},
-        "seconds",
-        DEPENDENCY_BUCKETS,
     ),
-    _dependency("kafka_messages_produced_total", "counter", "Messages sent to Kafka.", {"topic": (), "status": STATUS}),
-    _dependency(
-        "kafka_produce_latency_seconds",
-        "histogram",
-        "Time until Kafka had acknowledged a message.",
-        {"topic": ()},
-        "seconds",
-        DEPENDENCY_BUCKETS,
+    counter("kafka_messages_produced_total", "Messages sent to Kafka.", {"topic": (), "status": STATUS}),
+    histogram(
+        "kafka_produce_latency_seconds", "Time until Kafka had acknowledged a message.", DEPENDENCY_BUCKETS, {"topic": ()}
     ),
-    _dependency("kafka_messages_consumed_total", "counter", "Messages received from Kafka.", {"topic": ()}),
-    _dependency(
-        "kafka_messages_processed_total",
-        "counter",
-        "Messages that the application has worked on.",
-        {"topic": (), "status": STATUS},
+    counter("kafka_messages_consumed_total", "Messages received from Kafka.", {"topic": ()}),
+    counter("kafka_messages_processed_total", "Messages that the application has worked on.", {"topic": (), "status": STATUS}),
+    histogram(
+        "kafka_process_duration_seconds", "Time that the application worked on a message.", LATENCY_BUCKETS, {"topic": ()}
     ),
-    _dependency(
-        "kafka_process_duration_seconds",
-        "histogram",
-        "Time that the application worked on a message.",
-        {"topic": ()},
-        "seconds",
-        LATENCY_BUCKETS,
-    ),
-    _dependency(
+    counter(
         "dependency_calls_total",
-        "counter",
         "Calls of dependencies that have no metrics of their own: other services over HTTP, and whatever is tracked by hand.",
         {"system": (), "operation": (), "status": STATUS},
     ),
-    _dependency(
+    histogram(
         "dependency_call_duration_seconds",
-        "histogram",
         "Time until such a dependency had answered.",
-        {"system": (), "operation": ()},
-        "seconds",
         DEPENDENCY_BUCKETS,
+        {"system": (), "operation": ()},
     ),
 )

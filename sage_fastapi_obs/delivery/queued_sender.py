@@ -12,11 +12,10 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
 from sage_fastapi_obs.delivery.losses import Losses
-from sage_fastapi_obs.logs.line_format import LEVELS, Line
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["Destination", "Entry", "Limits", "LineDestination", "LineSender", "Sender", "is_sending"]
+__all__ = ["Destination", "Entry", "Limits", "Sender", "is_sending"]
 
 QUEUE_LINES = 20_000
 QUEUE_BYTES = 16 * 1024 * 1024
@@ -83,13 +82,6 @@ class Destination(Protocol):
         """Let go of connections."""
 
 
-class LineDestination(Destination, Protocol):
-    """Where lines go."""
-
-    form: Callable[[Line], bytes]
-    """How it wants a line as JSON."""
-
-
 class Sender:
     """Sends what it is given in the background."""
 
@@ -132,12 +124,12 @@ class Sender:
             return
         with self._lock:
             waiting = len(self._queue)
-            if waiting >= self._limits.queue or self._queued_bytes + size_bytes > QUEUE_BYTES:
+            if waiting >= self._limits.queue or self.queued_bytes + size_bytes > QUEUE_BYTES:
                 self._losses.count(self.name, "full")
                 return
             self._number += 1
             self._queue.append(Entry(self._number, content, size_bytes))
-            self._queued_bytes += size_bytes
+            self.queued_bytes += size_bytes
             if self._thread is None:
                 # Without one, what is queued waits: for a thread, or for the close.
                 self._thread = self._threads.start(self._run)
@@ -174,7 +166,7 @@ class Sender:
             self._is_open = False
             self._losses.count(self.name, "shutdown", len(self._queue) + len(self._sending))
             self._queue.clear()
-            self._queued_bytes, self._sending = 0, ()
+            self.queued_bytes, self._sending = 0, ()
 
     def reopen(self) -> None:
         """Go on after a close."""
@@ -187,7 +179,7 @@ class Sender:
         self._lock = threading.RLock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._queue: deque[Entry] = deque()
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._sending = ()
         self._is_connected = False
         self._number = 0
@@ -290,7 +282,7 @@ class Sender:
         with self._lock:
             if self._thread is not threading.current_thread():
                 return
-            self._queued_bytes -= _size(self._sending) - _size(again)
+            self.queued_bytes -= _size(self._sending) - _size(again)
             self._sending = again
             if refused:
                 self._losses.count(self.name, "refused", refused)
@@ -323,27 +315,6 @@ class Sender:
         if now - self._told_refused_at >= NOTICE_SECONDS:
             self._told_refused_at = now
             self._tell(f"{self.what} are refused by {self.name}", {"output": self.name, "reason": reason})
-
-
-class LineSender(Sender):
-    """Sends lines from a level on."""
-
-    def __init__(
-        self,
-        destination: LineDestination,
-        level: str,
-        losses: Losses,
-        tell: Callable[[str, Mapping[str, Any]], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        super().__init__(destination, losses, tell, failed)
-        self.form = destination.form
-        self._threshold = LEVELS[level]
-
-    def write(self, laid: Line, encoded: bytes) -> None:
-        """Queue one line, or count it as lost when the queue is full."""
-        if LEVELS[laid["level"]] >= self._threshold:
-            self.put(encoded, len(encoded))
 
 
 def _size(batch: Sequence[Entry]) -> int:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.requests import Request
@@ -10,10 +9,9 @@ from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
-from sage_fastapi_obs.logs.levels import TooManyChangesError
-from sage_fastapi_obs.logs.line_format import LEVELS, level_name
+from sage_fastapi_obs.log_levels import LEVELS, LevelName, level_name, usual_level
+from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.logs.writer import LogWriter
-from sage_fastapi_obs.settings import usual_level
 from sage_fastapi_obs.threads import NoThreadError
 
 __all__ = ["LogLevelsPage"]
@@ -27,7 +25,7 @@ class LevelChange(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    level: Literal["trace", "debug", "info", "warn", "error", "critical"] | None
+    level: LevelName | None
     """None goes back to the configured level."""
     logger: str | None = Field(default=None, pattern=r"^[^.\s]+(\.[^.\s]+)*\z", max_length=200)
     """A logger with all below it; None means all."""

@@ -1,11 +1,12 @@
-"""What Alertmanager loads: who is told of which alerts, and which alerts make others needless."""
+"""The configuration of Alertmanager: routes, receivers and inhibition rules."""
 
 from collections.abc import Collection
 from typing import Any
 
-from sage_fastapi_obs.export import services as of
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.export.rules import alerts
-from sage_fastapi_obs.export.services import Services
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
@@ -14,13 +15,6 @@ __all__ = ["SECRETS", "configuration", "files"]
 SECRETS = "/etc/alertmanager/secrets"
 """Where Alertmanager finds the files with secrets."""
 DEMO_SINK = "http://alert-sink:9094"
-SILENCES = {
-    "HighHandshakeErrorRate": "SageHighErrorRate",
-    "EncryptionSlowdown": "HighEncryptionLatency",
-    "ResultCriticalSystemFailure": "ResultHighErrorRate",
-    "ErrorBudgetBurnFast": "ErrorBudgetBurnSlow",
-}
-"""Alerts that say the same and more."""
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
 _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
 _SUMMARIES = (
@@ -39,7 +33,7 @@ def files(services: Services) -> dict[str, str]:
 def configuration(services: Services, *, is_demo: bool = False, secrets: str = SECRETS) -> dict[str, Any]:
     """Return the configuration; `secrets`: the folder with files of secrets. Those of the settings are not written."""
     mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
-    told = _sinks(mailed) if is_demo else _people(services, mailed, secrets)
+    receivers = _demo_receivers(mailed) if is_demo else _receivers(services, mailed, secrets)
     return {
         "global": {"resolve_timeout": "5m"},
         "route": {
@@ -50,8 +44,8 @@ def configuration(services: Services, *, is_demo: bool = False, secrets: str = S
             "repeat_interval": "12h",
             "routes": [*map(_mail_route, mailed), _route("critical"), _route("warning")],
         },
-        "receivers": [{"name": name, **channels} for name, channels in told.items()],
-        "inhibit_rules": _inhibitions({alert.name for alert in alerts(services)}),
+        "receivers": [{"name": name, **channels} for name, channels in receivers.items()],
+        "inhibit_rules": _inhibitions(alerts(services)),
     }
 
 
@@ -69,30 +63,31 @@ def _mail_name(service: Settings) -> str:
     return f"email-{of.name(service)}"
 
 
-def _inhibitions(exported: Collection[str]) -> list[dict[str, Any]]:
+def _inhibitions(exported: Collection[ExportedRule]) -> list[dict[str, Any]]:
+    names = {alert.name for alert in exported}
+    inhibitions = {alert.name: alert.inhibits for alert in exported if alert.inhibits in names}
     found = [
-        {"source_matchers": [f'alertname="{loud}"'], "target_matchers": [f'alertname="{quiet}"'], "equal": ["service"]}
-        for loud, quiet in SILENCES.items()
-        if {loud, quiet} <= set(exported)
+        {"source_matchers": [f'alertname="{alert}"'], "target_matchers": [f'alertname="{less}"'], "equal": ["service"]}
+        for alert, less in inhibitions.items()
     ]
     down = {"source_matchers": ['alertname=~".+Down"'], "target_matchers": ['severity="warning"'], "equal": ["service"]}
     return [*found, down]
 
 
-def _sinks(mailed: Services) -> dict[str, dict[str, Any]]:
+def _demo_receivers(mailed: Services) -> dict[str, dict[str, Any]]:
     names = ("default", "critical", "warning", *map(_mail_name, mailed))
     return {name: {"webhook_configs": [{"url": f"{DEMO_SINK}/{name}", "send_resolved": True}]} for name in names}
 
 
-def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
+def _receivers(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
     channel = services[0].export.slack_channel
     name = "{{ .CommonLabels.alertname }}"
-    called = {
+    titles = {
         "default": ("", f"{{{{ .CommonLabels.service }}}}: {name}"),
         "critical": ("-critical", f":rotating_light: CRITICAL: {name}"),
         "warning": ("-warning", f":warning: {name}"),
     }
-    told: dict[str, dict[str, Any]] = {
+    receivers: dict[str, dict[str, Any]] = {
         receiver: {
             "slack_configs": [
                 {
@@ -104,12 +99,12 @@ def _people(services: Services, mailed: Services, secrets: str) -> dict[str, dic
                 }
             ]
         }
-        for receiver, (suffix, title) in called.items()
+        for receiver, (suffix, title) in titles.items()
     }
-    told["critical"]["pagerduty_configs"] = [
+    receivers["critical"]["pagerduty_configs"] = [
         {"routing_key_file": f"{secrets}/pagerduty_routing_key", "description": f"{name} {{{{ .CommonLabels.service }}}}"}
     ]
-    return told | {_mail_name(one): _mail(one, secrets) for one in mailed}
+    return receivers | {_mail_name(one): _mail(one, secrets) for one in mailed}
 
 
 def _mail(service: Settings, secrets: str) -> dict[str, Any]:

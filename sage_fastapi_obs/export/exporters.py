@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.export import alertmanager, grafana, kubernetes, prometheus
-from sage_fastapi_obs.export.services import Services
 
 __all__ = ["EXPORTERS", "Exporter"]
 

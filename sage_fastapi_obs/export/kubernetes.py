@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import METRICS_PORT_NAME, Services
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
-from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.exported_rule import ExportedRule
 from sage_fastapi_obs.export.rules import alerts, concerned, recordings
-from sage_fastapi_obs.export.services import METRICS_PORT_NAME, Services
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 

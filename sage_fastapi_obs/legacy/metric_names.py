@@ -20,7 +20,6 @@ _UNITS = {
     "_percentage": ("_ratio", 100.0),
 }
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
-_NAMES = frozenset(metric.name for metric in CATALOG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +34,6 @@ class ResolvedName:
     """What labels must be."""
 
 
-_ALIASES = {
-    alias.name: ResolvedName(metric.name, alias.factor, {label: values[0] for label, values in alias.only.items()})
-    for metric in CATALOG
-    for alias in metric.aliases
-    if all(len(values) == 1 for values in alias.only.values())
-}
-
-
 def resolve_name(name: str) -> ResolvedName:
     """Find out what a name stands for; `<operation>.duration_ms` is the duration of that operation."""
     for ending, (metric, scale) in _OF_OPERATION.items():
@@ -50,9 +41,17 @@ def resolve_name(name: str) -> ResolvedName:
             return ResolvedName(metric, scale, {"operation": name.removesuffix(ending)})
     flat = _INVALID.sub("_", name)
     flat = f"_{flat}" if flat[:1].isdigit() else flat
-    if flat in _NAMES:
+    if CATALOG.get(flat) is not None:
         return ResolvedName(flat)
-    return _ALIASES.get(flat) or _in_units(flat)
+    return _of_alias(flat) or _in_units(flat)
+
+
+def _of_alias(name: str) -> ResolvedName | None:
+    """Return what an older name stands for; None for a name that stands for several series of a metric."""
+    metric, alias = CATALOG.by_alias.get(name, (None, None))
+    if metric is None or alias is None or any(len(values) != 1 for values in alias.only.values()):
+        return None
+    return ResolvedName(metric.name, alias.factor, {label: values[0] for label, values in alias.only.items()})
 
 
 def _in_units(name: str) -> ResolvedName:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sage_fastapi_obs.active import active_observability, request_observability
-from sage_fastapi_obs.logs.levels import Levels
+from sage_fastapi_obs.logs.level_changes import Levels
 
 __all__ = ["WRITERS", "Writer", "attached", "count_header", "is_written"]
 
@@ -19,10 +19,10 @@ class Writer(Protocol):
     takeover: bool
     """Whether what else writes to the same place is silenced."""
 
-    def take(
+    def accept(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
-        """Take one line; never raises."""
+        """Write one line, or hold it, or let it go; never raises."""
 
     def leads_to(self, target: object) -> bool:
         """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sage_fastapi_obs.logs.field_names import FIELD_CORRELATION_ID, FIELD_REQUEST_ID
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import innermost_ids, running
@@ -16,10 +17,10 @@ def add_context(fields: dict[str, Any]) -> None:
         # A copy, because another thread of the request may be binding.
         for name, value in (exchange.bound_fields or {}).copy().items():
             fields.setdefault(name, value)
-        fields["request_id"] = exchange.request_id
+        fields[FIELD_REQUEST_ID] = exchange.request_id
     correlation_id = current_correlation_id()
     if correlation_id is not None:
-        fields["correlation_id"] = correlation_id
+        fields[FIELD_CORRELATION_ID] = correlation_id
     operation = running()
     if operation is not None:
         for name, value in operation.fields.copy().items():

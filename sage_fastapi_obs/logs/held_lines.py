@@ -45,12 +45,17 @@ class HeldLines(Recorder):
         self._slow_us = None if settings.flight_slow_seconds is None else settings.flight_slow_seconds * 1_000_000
         self._most_lines = settings.flight_lines
         self._most_bytes = settings.flight_bytes
-        self._clock = clock
+        self.clock = clock
         self._second, self._releases = 0, 0
         self._holders: OrderedDict[_Held, None] = OrderedDict()
         """All that hold lines, the one that began first in front."""
         # Reentrant, because a finalizer or a signal handler may log at any point.
         self._lock = threading.RLock()
+
+    @property
+    def holders(self) -> int:
+        """How many requests hold lines now."""
+        return len(self._holders)
 
     def hold(self, exchange: Exchange, encoded: bytes) -> None:
         """Keep a line until the end of its request; `encoded` is its JSON with its newline."""
@@ -108,7 +113,7 @@ class HeldLines(Recorder):
             del self._holders[held]
 
     def _may_release(self) -> bool:
-        second = int(self._clock())
+        second = int(self.clock())
         if second != self._second:
             self._second, self._releases = second, 0
         self._releases += 1

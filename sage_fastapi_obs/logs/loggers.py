@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.log_levels import LEVEL_DETAILS, LEVELS, usual_level
 from sage_fastapi_obs.logs import takeover
 from sage_fastapi_obs.logs.message_fields import text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
@@ -21,9 +22,6 @@ from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["BoundLogger", "ObsLogger", "RequestLogger", "configure_logging", "create_logger"]
-
-_LEVELS = {name.lower(): name for name in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
-_LEVELS.update(warn="WARNING", fatal="CRITICAL")
 
 
 class ObsLogger:
@@ -70,29 +68,29 @@ class ObsLogger:
 
     def debug(self, message: str, /, **fields: Any) -> None:
         """Write a line of level debug."""
-        self._write("DEBUG", message, fields)
+        self._write("debug", message, fields)
 
     def info(self, message: str, /, **fields: Any) -> None:
         """Write a line of level info."""
-        self._write("INFO", message, fields)
+        self._write("info", message, fields)
 
     def warning(self, message: str, /, **fields: Any) -> None:
         """Write a line of level warn."""
-        self._write("WARNING", message, fields)
+        self._write("warn", message, fields)
 
     warn = warning
 
     def error(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
         """Write a line of level error, with the exception's type, message and stack if given."""
-        self._write("ERROR", message, fields, exc)
+        self._write("error", message, fields, exc)
 
     def critical(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
         """Write a line of level critical, with the exception's type, message and stack if given."""
-        self._write("CRITICAL", message, fields, exc)
+        self._write("critical", message, fields, exc)
 
     def exception(self, message: str, /, **fields: Any) -> None:
         """Write a line of level error with the exception that is being handled."""
-        self._write("ERROR", message, fields, sys.exception())
+        self._write("error", message, fields, sys.exception())
 
     def event(self, message: str, /, *, event_id: str | None = None, level: str = "info", **data: Any) -> None:
         """Write a line about something that happened in the domain, by an id of its own: `evt-` and a UUID by default.
@@ -100,10 +98,10 @@ class ObsLogger:
         `level`: a name of a level, in any case; another one is noted as a field, and the line is of level info.
         """
         data["event_id"] = f"evt-{uuid.uuid4()}" if event_id is None else event_id
-        known = _LEVELS.get(level.lower()) if isinstance(level, str) else None
-        if known is None:
-            data["level"] = level
-        self._write(known or "INFO", message, data)
+        known = usual_level(level)
+        if not isinstance(known, str) or known not in LEVELS:
+            data["level"], known = level, "info"
+        self._write(known, message, data)
 
     def _derived(
         self, *, exchange: Exchange | None = None, fields: Mapping[str, Any] | None = None, ids: Mapping[str, Any] | None = None
@@ -126,7 +124,7 @@ class ObsLogger:
             if self._name is not None or self._ids:
                 log = log.patch(self._complete)
             # The text is never a template: loguru formats a message only when it is given arguments.
-            log.log(level, text)
+            log.log(LEVEL_DETAILS[level].loguru, text)
         except Exception as fault:
             count_internal_error("ObsLogger", fault)
         finally:
@@ -144,7 +142,7 @@ class BoundLogger(ObsLogger):
     """A logger that knows its request.
 
     Every line carries the request's ids. `bind` adds fields to all later lines of the request, whoever writes them, and to
-    its canonical line; fields of a single call stay on that line, and those of `with_fields` on the lines of that logger.
+    its access line; fields of a single call stay on that line, and those of `with_fields` on the lines of that logger.
     """
 
     __slots__ = ()

@@ -7,9 +7,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from sage_fastapi_obs.logs.line_format import Line
+from sage_fastapi_obs.settings import Settings
 
-__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry"]
+__all__ = ["OVERHEAD_BYTES", "Entry", "LogEntry", "LogError", "RecentLines", "entry", "recent_lines_of"]
 
+DEFAULT_LINES = 10_000
+"""Kept where `monitoring.expose_logs` is set and `monitoring.log_buffer_size` is not."""
 OVERHEAD_BYTES = 400
 """What keeping a line takes beside its text: its ids and the objects around it."""
 
@@ -56,18 +59,18 @@ class RecentLines:
     def __init__(self, most_lines: int, most_bytes: int) -> None:
         self._most_lines = most_lines
         self._most_bytes = most_bytes
-        self._entries: deque[Entry] = deque()
+        self.entries: deque[Entry] = deque()
         self.size = 0
         """Bytes kept now, those around the lines included."""
         # Reentrant, because a finalizer or a signal handler may log at any point.
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def keep(self, entry: Entry) -> None:
         """Keep a line, and let the oldest go for which there is no room."""
-        entries = self._entries
+        entries = self.entries
         with self._lock:
             entries.append(entry)
             self.size += len(entry[3]) + OVERHEAD_BYTES
@@ -78,7 +81,7 @@ class RecentLines:
     def find(self, wanted: str, limit: int) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, in the order of their timestamps."""
         with self._lock:
-            entries = list(self._entries)
+            entries = list(self.entries)
         found = [
             encoded
             for correlation_id, request_id, trace_id, encoded in entries
@@ -87,3 +90,12 @@ class RecentLines:
         lines = [LogEntry.model_validate(orjson.loads(encoded)) for encoded in found[max(0, len(found) - limit) :]]
         # A line that had to wait for the end of its request was written after younger ones.
         return sorted(lines, key=lambda line: line.timestamp)
+
+
+def recent_lines_of(settings: Settings) -> RecentLines | None:
+    """Build the store of recent lines; None where none are kept."""
+    monitoring = settings.monitoring
+    most_lines = monitoring.log_buffer_size
+    if most_lines is None:
+        most_lines = DEFAULT_LINES if monitoring.expose_logs else 0
+    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None

@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 from sage_fastapi_obs.delivery.queued_sender import is_sending
+from sage_fastapi_obs.log_levels import LEVELS, level_name
 from sage_fastapi_obs.logs.active_writers import WRITERS, attached, count_header
 from sage_fastapi_obs.logs.context_fields import add_context
 from sage_fastapi_obs.logs.duplicate_handlers import comes_to
-from sage_fastapi_obs.logs.line_format import LEVELS, level_name
 from sage_fastapi_obs.logs.loguru_bridge import handed_over, loguru_adds, others_listen, tell_loguru, was_written
 from sage_fastapi_obs.logs.message_fields import read
 from sage_fastapi_obs.logs.server_loggers import SERVER_LOGGERS, is_access
@@ -44,7 +44,7 @@ class RootHandler(logging.Handler):
 
 
 def _write(record: logging.LogRecord) -> None:
-    """Write a record, unless the canonical line says the same, or it is none of the service."""
+    """Write a record, unless the access line says the same, or it is none of the service."""
     if (header := _TOLD_OF_HEADERS.get(record.name)) is not None:
         # A line for each of the hundred members that anybody may send: those who read headers outside of us write them.
         count_header(header)
@@ -83,9 +83,9 @@ def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None
     finally:
         if is_wanted and logs is not None:
             add_context(completed)
-            logs.take(record.created, LEVELS[level], message, record.name, completed, error)
+            logs.accept(record.created, LEVELS[level], message, record.name, completed, error)
 
 
 def _is_told(exchange: Exchange) -> bool:
-    """Tell whether the canonical line, or that of the background work, has the exception with its stack."""
+    """Tell whether the access line, or that of the background work, has the exception with its stack."""
     return exchange.error_logged and any(logs.observer is exchange.observer for logs in WRITERS)

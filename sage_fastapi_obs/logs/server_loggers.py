@@ -68,7 +68,7 @@ class ServerLoggers(logging.Filter):
     def _hold(self) -> None:
         for name, (_, propagate) in self._taken.items():
             logger = logging.getLogger(name)
-            # The canonical line says what an access line says, and more.
+            # The access line says what an access line says, and more.
             logger.propagate = _propagates(name)
             found = [handler for handler in logger.handlers if _is_console(handler) or self._leads_to_us(handler)]
             if found:

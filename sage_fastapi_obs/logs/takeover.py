@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage_fastapi_obs.active import count_internal_error
+from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.active_writers import WRITERS, Writer, attached
 from sage_fastapi_obs.logs.context_fields import add_context
 from sage_fastapi_obs.logs.duplicate_handlers import SilencedHandlers
-from sage_fastapi_obs.logs.line_format import LEVELS
 from sage_fastapi_obs.logs.loguru_bridge import LoguruSide, hands_to_loguru, others_listen, tell_loguru
 from sage_fastapi_obs.logs.python_warnings import Warnings
 from sage_fastapi_obs.logs.root_handler import RootHandler
@@ -187,7 +187,7 @@ def say(level: str, message: str, logger: str, fields: Mapping[str, Any], error:
         completed = dict(fields)
         add_context(completed)
         if (logs := attached()) is not None:
-            logs.take(time.time(), LEVELS[level], message, logger, completed, error)
+            logs.accept(time.time(), LEVELS[level], message, logger, completed, error)
         if others_listen():
             tell_loguru(level, message, logger, completed, error)
     except Exception as fault:

@@ -1,4 +1,4 @@
-"""The numbers of HTTP requests: kept together per method, route and status, and shown to Prometheus as metric families.
+"""The numbers of HTTP requests: kept together per label values, and shown to Prometheus as metric families.
 
 Every request changes five metrics at once. A request only leaves its numbers here; they are added up many at a time, or at a
 scrape, for a fraction of the cost of five separate instruments. No scrape sees a request that is counted but not timed.
@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, starmap
-from operator import attrgetter
+from itertools import accumulate, product, starmap
+from operator import attrgetter, itemgetter
 from threading import RLock
 from typing import TypeAlias
 
@@ -20,13 +20,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from sage_fastapi_obs.catalog import METHODS, Metric, known_method
+from sage_fastapi_obs.catalog import REQUEST_LABELS, Metric
 from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedFamily
 from sage_fastapi_obs.metrics.registry_reader import Child, Reading
 from sage_fastapi_obs.request.exchange import Exchange
 
 __all__ = ["BATCH", "HttpRequestSeries", "RequestSeries"]
 
+LabelValues: TypeAlias = tuple[str, ...]
 ExemplarSource: TypeAlias = tuple[str, str, int]
 """Of a sampled request: trace id, span id, and the Unix time of its start in nanoseconds."""
 Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None]
@@ -80,7 +81,7 @@ class Totals:
 
 
 class RequestSeries:
-    """Requests of one method, route and status."""
+    """Requests of the same labels: method, route and status."""
 
     __slots__ = ("longest_us", "pending", "read", "shortest_us", "totals")
 
@@ -101,6 +102,10 @@ class HttpRequestSeries(Collector):
     component = "Requests"
 
     def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
+        if duration.labels != total.labels:
+            raise ValueError(f"{duration.name} and {total.name} have to have the same labels")
+        if not in_flight.starts_at_zero:
+            raise ValueError(f"all values of the labels of {in_flight.name} have to be known")
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
         self.lock = RLock()
         """Held while numbers are added up, and while they are read."""
@@ -109,15 +114,17 @@ class HttpRequestSeries(Collector):
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
         self._total, self._duration, self._in_flight, self._received, self._sent = total, duration, in_flight, received, sent
-        self._series: dict[tuple[str, str, str], RequestSeries] = {}
+        self._of_sizes = _chooser(total, received)
+        self._of_flight = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
+        self._series: dict[LabelValues, RequestSeries] = {}
 
-    def of(self, method: str, route: str, status: str) -> RequestSeries:
-        """Return the series of some labels, made when first asked for."""
+    def of(self, *labels: str) -> RequestSeries:
+        """Return the series of some values of labels, made when first asked for."""
         with self.lock:
-            series = self._series.get((method, route, status))
+            series = self._series.get(labels)
             if series is None:
                 series = RequestSeries(len(self._duration_bounds) + 1, len(self._size_bounds) + 1)
-                self._series[method, route, status] = series
+                self._series[labels] = series
             return series
 
     def collect(self) -> Iterator[Family]:
@@ -139,7 +146,7 @@ class HttpRequestSeries(Collector):
         yield _family(self._total), counted
         # Whoever did not look at those wants the others all the same.
         deque(counted, maxlen=0)
-        sizes = _by_route(zip(labels, totals, strict=True))
+        sizes = self._by_sizes(zip(labels, totals, strict=True))
         timed = ((each, total) for each, total in zip(labels, totals, strict=True) if total.timed)
         yield _family(self._duration), starmap(self._timed, timed)
         yield _family(self._in_flight), self._flying()
@@ -156,9 +163,9 @@ class HttpRequestSeries(Collector):
         yield _reading(self._total, [(labels, (float(total.requests),)) for labels, total in totals])
         timed = [(labels, (total.duration_us / 1_000_000, *total.durations)) for labels, total in totals if total.timed]
         yield _reading(self._duration, timed, extremes)
-        yield _reading(self._in_flight, [((method,), (float(count),)) for method, count in self._in_flight_by_method()])
-        routes = {labels[:2] for labels, _ in changed}
-        sizes = _by_route((labels, series.totals) for labels, series in kept if labels[:2] in routes)
+        yield _reading(self._in_flight, [(labels, (float(count),)) for labels, count in self._in_flight_counts()])
+        of_changed = {self._of_sizes(labels) for labels, _ in changed}
+        sizes = self._by_sizes((labels, series.totals) for labels, series in kept if self._of_sizes(labels) in of_changed)
         yield _reading(self._received, [_sizes(labels, each, _RECEIVED) for labels, each in sizes.items()])
         yield _reading(self._sent, [_sizes(labels, each, _SENT) for labels, each in sizes.items()])
 
@@ -191,18 +198,19 @@ class HttpRequestSeries(Collector):
             finally:
                 self._adding = False
 
-    def _with(self, series: RequestSeries, batch: Iterable[Numbers]) -> Totals:
+    def _with(self, series: RequestSeries, batch: Sequence[Numbers]) -> Totals:
         totals = series.totals.copy()
+        totals.requests += len(batch)
         for duration_us, received, sent, seen in batch:
             if duration_us is not None:
                 self._add_duration(totals, duration_us, seen)
-                series.longest_us = max(series.longest_us, duration_us)
-                series.shortest_us = min(series.shortest_us, duration_us)
-            totals.requests += 1
             totals.received_bytes += received
             totals.received[bisect_left(self._size_bounds, received)] += 1
             totals.sent_bytes += sent
             totals.sent[bisect_left(self._size_bounds, sent)] += 1
+        durations = [numbers[0] for numbers in batch if numbers[0] is not None]
+        series.longest_us = max([series.longest_us, *durations])
+        series.shortest_us = min([series.shortest_us, *durations])
         return totals
 
     def _add_duration(self, totals: Totals, duration_us: int, seen: ExemplarSource | None) -> None:
@@ -215,18 +223,18 @@ class HttpRequestSeries(Collector):
             totals.exemplars[bucket] = (seen, seconds)
 
     def _each_counted(
-        self, labels: Sequence[tuple[str, str, str]], series: Sequence[RequestSeries], totals: list[Totals]
+        self, labels: Sequence[LabelValues], series: Sequence[RequestSeries], totals: list[Totals]
     ) -> Iterator[VersionedChild]:
         """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
         for own, each in zip(labels, series, strict=True):
             totals.append(self._added_up(each))
             yield self._counted(own, totals[-1])
 
-    def _counted(self, labels: tuple[str, str, str], totals: Totals) -> VersionedChild:
+    def _counted(self, labels: LabelValues, totals: Totals) -> VersionedChild:
         count = totals.requests
         return labels, count, lambda: [Sample(self._total.name, _named(self._total, labels), float(count))]
 
-    def _timed(self, labels: tuple[str, str, str], totals: Totals) -> VersionedChild:
+    def _timed(self, labels: LabelValues, totals: Totals) -> VersionedChild:
         def samples() -> list[Sample]:
             seconds = totals.duration_us / 1_000_000
             return _histogram(self._duration, labels, totals.durations, seconds, totals.exemplars)
@@ -234,22 +242,29 @@ class HttpRequestSeries(Collector):
         return labels, totals.timed, samples
 
     def _flying(self) -> Iterator[VersionedChild]:
-        for method, count in self._in_flight_by_method():
-            sample = Sample(self._in_flight.name, {"method": method}, float(count))
-            yield method, sample.value, partial(list, [sample])
+        for labels, count in self._in_flight_counts():
+            sample = Sample(self._in_flight.name, _named(self._in_flight, labels), float(count))
+            yield labels, sample.value, partial(list, [sample])
 
-    def _in_flight_by_method(self) -> list[tuple[str, int]]:
-        counts = Counter(known_method(exchange.method) for exchange in self.in_flight.copy())
-        return [(method, counts[method]) for method in METHODS]
+    def _in_flight_counts(self) -> list[tuple[LabelValues, int]]:
+        counts = Counter(tuple([label.of(exchange) for label in self._of_flight]) for exchange in self.in_flight.copy())
+        return [(labels, counts[labels]) for labels in product(*(label.values for label in self._of_flight))]
 
-    def _received_by(self, labels: tuple[str, str], totals: list[Totals]) -> VersionedChild:
+    def _by_sizes(self, totals: Iterable[tuple[LabelValues, Totals]]) -> dict[LabelValues, list[Totals]]:
+        """Put together what differs only in labels that sizes do not have: all statuses of a route."""
+        found: dict[LabelValues, list[Totals]] = {}
+        for labels, each in totals:
+            found.setdefault(self._of_sizes(labels), []).append(each)
+        return found
+
+    def _received_by(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.received for one in totals), strict=True)]
             return _histogram(self._received, labels, buckets, sum(one.received_bytes for one in totals))
 
         return labels, sum(one.requests for one in totals), samples
 
-    def _sent_by(self, labels: tuple[str, str], totals: list[Totals]) -> VersionedChild:
+    def _sent_by(self, labels: LabelValues, totals: list[Totals]) -> VersionedChild:
         def samples() -> list[Sample]:
             buckets = [sum(counts) for counts in zip(*(one.sent for one in totals), strict=True)]
             return _histogram(self._sent, labels, buckets, sum(one.sent_bytes for one in totals))
@@ -257,12 +272,11 @@ class HttpRequestSeries(Collector):
         return labels, sum(one.requests for one in totals), samples
 
 
-def _by_route(totals: Iterable[tuple[tuple[str, str, str], Totals]]) -> dict[tuple[str, str], list[Totals]]:
-    """Put all statuses of a method and route together."""
-    found: dict[tuple[str, str], list[Totals]] = {}
-    for (method, route, _), each in totals:
-        found.setdefault((method, route), []).append(each)
-    return found
+def _chooser(every: Metric, some: Metric) -> Callable[[LabelValues], LabelValues]:
+    """Return a function that chooses the labels of a metric among those of another."""
+    names = [*every.labels]
+    places = [names.index(label) for label in some.labels]
+    return itemgetter(*places) if len(places) > 1 else lambda labels: tuple([labels[place] for place in places])
 
 
 def _reading(

@@ -28,7 +28,6 @@ __all__ = ["Instruments", "LabelGuard", "LabelledMetric"]
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
 """Packs of which the instruments are more than what `build` makes."""
-_PACK_OF = {metric.name: metric.pack for metric in CATALOG if metric.pack not in _BUILT_ELSEWHERE}
 
 
 class LabelGuard:
@@ -213,11 +212,14 @@ class Instruments:
         return LabelGuard(self._most if most is None else most, self._overflow.labels(label))
 
     def _miss(self, name: str) -> None:
-        pack = _PACK_OF.get(name, "")
-        if pack in self._missed or not self._enabled or (pack == "sage" and "sage-core" in self.packs):
+        metric = CATALOG.get(name)
+        pack = "" if metric is None else metric.pack
+        # Where only a part of the pack is on, such as `sage-core`, the rest is off on purpose.
+        is_partly_on = any(known.pack == pack for on in self.packs for known in PACKS[on])
+        if pack in self._missed or not self._enabled or is_partly_on:
             return
         self._missed.add(pack)
-        if pack:
+        if pack not in {"", *_BUILT_ELSEWHERE}:
             self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:

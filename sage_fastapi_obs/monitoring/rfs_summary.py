@@ -8,14 +8,13 @@ from sage_fastapi_obs.alerting.expressions import Expression, Stat, Values, View
 from sage_fastapi_obs.alerting.summary import summary_of
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
 from sage_fastapi_obs.alerting.windows import Window
-from sage_fastapi_obs.catalog import CATALOG
+from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE, ResolvedName, resolve_name
 
 __all__ = ["rfs_expression", "rfs_summary"]
 
 _SHOWN_UNITS = {"_seconds": ("_ms", 1000.0), "_bytes": ("_mb", 1 / MEBIBYTE)}
-_RESULTS = [metric for metric in CATALOG if metric.pack == "result"]
-_OLDER = {alias.name: resolve_name(alias.name) for metric in CATALOG for alias in metric.aliases if alias.group == "result"}
+_RESULTS = PACKS["result"]
 _EMPTY_COUNTERS = {metric.name: 0.0 for metric in _RESULTS if metric.type == "counter"}
 _EMPTY_HISTOGRAMS = {metric.name for metric in _RESULTS if metric.type == "histogram"}
 _FIGURES = ("sum", "min", "max", "mean", "p50", "p95", "p99")
@@ -60,14 +59,15 @@ def rfs_expression(metric_name: str, statistic: str | None, window_seconds: floa
         return Stat(metric, statistic, window_seconds, meaning.labels, scale=1.0 if is_number else meaning.scale)
 
     named = figure(meaning.metric)
-    is_known = meaning.metric.endswith("_total") or any(metric.name == meaning.metric for metric in CATALOG)
+    is_known = meaning.metric.endswith("_total") or CATALOG.get(meaning.metric) is not None
     return named if is_known else _First(named, figure(f"{meaning.metric}_total"))
 
 
 def rfs_summary(window: Window, names: Mapping[str, ResolvedName]) -> dict[str, Any]:
     """Summarise a window; `names`: what metrics were called when they were collected."""
     summary = summary_of(window)
-    called = {**_OLDER, **names}
+    older = {name: resolve_name(name) for name, (_, alias) in CATALOG.by_alias.items() if alias.group == "result"}
+    called = {**older, **names}
     kinds = window.metrics()
 
     def are(kind: str) -> Iterable[tuple[str, ResolvedName]]:

@@ -33,7 +33,6 @@ Labels = Sequence[str] | Mapping[str, Sequence[str]]
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OF_THE_SCRAPER = frozenset({"service", "job", "instance"})
 _OF_OTHER_SERIES = ("_bucket", "_count", "_sum", "_created", "_info", "_total")
-_TAKEN = {metric.name: metric for metric in CATALOG} | {alias.name: metric for metric in CATALOG for alias in metric.aliases}
 
 
 class _Declared:
@@ -182,8 +181,9 @@ def _faults_of_name(kind: str, name: str) -> Iterator[str]:
         yield f"a counter's name ends in _total: {name}_total"
     if kind != "counter" and name.endswith(_OF_OTHER_SERIES):
         yield f"the name of a {kind} does not end in {', '.join(_OF_OTHER_SERIES)}"
-    if name in _TAKEN:
-        yield f"that is a name of the pack {_TAKEN[name].pack or 'that is always there'!r}; switch it on, or take another name"
+    taken = CATALOG.get(name) or CATALOG.by_alias.get(name, (None,))[0]
+    if taken is not None:
+        yield f"that is a name of the pack {taken.pack or 'that is always there'!r}; switch it on, or take another name"
 
 
 def _faults_of_help(help: str) -> Iterator[str]:  # noqa: A002

@@ -22,6 +22,8 @@ SHORT = 256
 """Texts up to this length are worth remembering."""
 LONGEST_SOURCE = 1_000
 """A longer row of source has no literals that would be worth telling from code."""
+LONGEST_WORD = 12
+"""No secret known here is as short as that and has but letters and digits."""
 _HARMLESS = frozenset({"none", "null", "true", "false"})
 _LONGEST_HARMLESS = 128
 
@@ -257,6 +259,8 @@ def _is_card(digits: str) -> bool:
 
 def _is_suspect(text: str) -> bool:
     """Tell whether a text has what every secret known here has one of; most have not, and are done with that."""
+    if len(text) <= LONGEST_WORD and text.isalnum():
+        return False
     # Written out, as a loop or one expression for all takes twice the time. A kind of character is looked for first where many
     # signs have it.
     kinds = text.encode("utf-8", "surrogatepass").translate(_KINDS).decode("latin-1")

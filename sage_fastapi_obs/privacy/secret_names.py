@@ -5,12 +5,7 @@ import re
 __all__ = ["PARAMETERS", "QUOTING", "is_secret", "letters", "may_have_spaces", "takes_whole_row", "without_qualifiers"]
 
 _CONVENTIONAL = (
-    "x-amz-signature",
-    "x-amz-credential",
-    "x-amz-security-token",
-    "awsaccesskeyid",
-    "signature",
-    "sig",
+    *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
     "x-goog-signature",
 )
 """Query parameters whose values are hidden, says OpenTelemetry's convention for `url.query`."""
@@ -27,18 +22,8 @@ ENDINGS = (
     *("token", "secret", "secrets", "pwd", "authorization", "cookie", "jwt", "dbpass", "userpass", "pgpass"),
     *("accesstokens", "refreshtokens", "authtokens", "apitokens", "sessiontokens", "seedphrase", "recoveryphrase"),
     *("accesskey", "accountkey", "encryptionkey", "decryptionkey", "encryptkey", "signingkey", "masterkey", "sharedkey"),
-    *(
-        "symmetrickey",
-        "sessionkey",
-        "authkey",
-        "sshkey",
-        "hmackey",
-        "aeskey",
-        "fernetkey",
-        "cipherkey",
-        "licensekey",
-        "deploykey",
-    ),
+    *("symmetrickey", "sessionkey", "authkey", "sshkey", "hmackey", "aeskey", "fernetkey", "cipherkey"),
+    *("licensekey", "deploykey"),
     *("passcode", "otpcode", "mfacode", "authcode", "authorizationcode", "verificationcode", "recoverycodes", "backupcodes"),
 )
 """Hidden by how names end: `csrf_token`, but not `token_count`; `encryption_key`, but not `primary_key`."""

@@ -4,7 +4,6 @@ To add a setting, add a field to its section: it can be set from every source th
 that others define.
 """
 
-from sage_fastapi_obs.settings.field_types import usual_level
 from sage_fastapi_obs.settings.sections import (
     AlertRuleSettings,
     AlertSettings,
@@ -16,7 +15,6 @@ from sage_fastapi_obs.settings.sections import (
     MetricsSettings,
     MonitoringSettings,
     NotifySettings,
-    Pack,
     ResultSettings,
     ServiceSettings,
     Settings,
@@ -38,12 +36,10 @@ __all__ = [
     "MetricsSettings",
     "MonitoringSettings",
     "NotifySettings",
-    "Pack",
     "ResultSettings",
     "ServiceSettings",
     "Settings",
     "Severity",
     "SlaSettings",
     "TracingSettings",
-    "usual_level",
 ]

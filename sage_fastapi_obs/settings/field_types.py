@@ -9,6 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from sage_fastapi_obs.log_levels import LevelName, usual_level
+from sage_fastapi_obs.pack_registry import pack_names
 from sage_fastapi_obs.settings.standard_variables import is_http_url
 
 _BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
@@ -45,13 +47,6 @@ def _sort_exporters(value: object) -> object:
     return ",".join(sorted(map(str, names))) if isinstance(names, list | tuple) else value
 
 
-def usual_level(level: object) -> object:
-    """Return our spelling of a level."""
-    if not isinstance(level, str):
-        return level
-    return {"warning": "warn", "fatal": "critical"}.get(level.lower(), level.lower())
-
-
 def with_otlp_endpoint(tracing: Any) -> Any:
     """Add to the section `tracing` the `otlp_endpoint` that its `jaeger_endpoint` means today, unless it has one.
 
@@ -77,6 +72,18 @@ def _is_ascending(bounds: tuple[float, ...]) -> bool:
     return bool(bounds) and list(bounds) == sorted(set(bounds)) and all(0 < bound < math.inf for bound in bounds)
 
 
+def _existing_pack(name: str) -> str:
+    if name not in (packs := pack_names()):
+        raise ValueError(f"must be a pack: {', '.join(packs)}")
+    return name
+
+
+class _PackSchema:
+    @staticmethod
+    def __get_pydantic_json_schema__(_schema: Any, _handler: Any) -> dict[str, Any]:
+        return {"enum": [*pack_names()], "type": "string"}
+
+
 CommaSeparated = BeforeValidator(_split_list)
 SwitchOrList = BeforeValidator(lambda value: value if str(value).lower() in _BOOLEANS else _split_list(value))
 Names = Annotated[tuple[str, ...], CommaSeparated]
@@ -85,7 +92,8 @@ Bounds = Annotated[
     tuple[float, ...], CommaSeparated, _must(_is_ascending, "bounds must be positive, finite, distinct and ascending")
 ]
 
-Level = Annotated[Literal["trace", "debug", "info", "warn", "error", "critical"], BeforeValidator(usual_level)]
+Pack = Annotated[str, AfterValidator(_existing_pack), _PackSchema()]
+Level = Annotated[LevelName, BeforeValidator(usual_level)]
 Exporter = Annotated[Literal["none", "console", "otlp", "console,otlp"], BeforeValidator(_sort_exporters)]
 RoutePath = Annotated[str, _must(lambda path: path.startswith("/"), "must start with '/'")]
 PathPrefix = Annotated[

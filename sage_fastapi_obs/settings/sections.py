@@ -22,6 +22,7 @@ from sage_fastapi_obs.settings.field_types import (
     Level,
     NamePairs,
     Names,
+    Pack,
     PathPrefix,
     RegularExpression,
     RoutePath,
@@ -33,7 +34,6 @@ from sage_fastapi_obs.settings.field_types import (
 from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
-Pack = Literal["http", "runtime", "sage", "sage-core", "textbook", "security", "dependencies", "grpc", "result", "business"]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 
 

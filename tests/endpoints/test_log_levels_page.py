@@ -93,7 +93,7 @@ async def test_a_change_needs_the_token(access: str, token: Any, given: Any, sta
     async with asking(app) as http:
         answer = await http.put(PATH, json={"level": "debug"}, headers=headers)
     assert answer.status_code == status
-    assert len(watched.obs._logs.levels.changes) == (status == 200)
+    assert len(watched.obs.logs.levels.changes) == (status == 200)
     assert TOKEN not in answer.text
     if status == 403:
         assert answer.json()["detail"] == "closed: set monitoring.token (SAGE_OBS_MONITORING__TOKEN)"

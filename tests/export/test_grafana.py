@@ -14,10 +14,9 @@ from demo import ROOT, SERVICES
 from queries import asked, named
 from sage_fastapi_obs import Settings, SettingsError, declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.catalog import CATALOG, PACKS
+from sage_fastapi_obs.dashboards.promql import Queries
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.export import grafana
-from sage_fastapi_obs.export.grafana.promql import Queries
-from sage_fastapi_obs.settings import Pack
 
 FILES = grafana.files(SERVICES)
 BOARDS = {Path(path).stem: json.loads(text) for path, text in FILES.items() if path.startswith("grafana/dashboards/")}
@@ -106,9 +105,9 @@ def test_every_metric_of_a_pack_is_on_a_dashboard():
 
 
 @pytest.mark.parametrize("pack", [pack for pack in PACKS if pack != "runtime"])
-def test_each_pack_alone_has_panels(pack: Pack):
+def test_each_pack_alone_has_panels(pack: str):
     """A service with one pack gets dashboards with it, which speak of no metric that it has not."""
-    boards = grafana.boards([Settings(metrics={"packs": ["http", "runtime", pack]})])
+    boards = grafana.dashboards([Settings(metrics={"packs": ["http", "runtime", pack]})])
     mine = {metric.name for metric in PACKS[pack]}
     queries = [query.text for board in boards for panel in board.panels for query in panel.queries]
     assert any(name in text for name in mine for text in queries)
@@ -117,13 +116,13 @@ def test_each_pack_alone_has_panels(pack: Pack):
 def test_a_service_without_metrics_has_no_dashboards():
     """Where metrics are switched off there is nothing to show, and the others' dashboards are as they were."""
     silent = Settings(metrics={"enabled": False, "packs": ["http", "sage"]})
-    assert grafana.boards([silent]) == ()
-    assert grafana.boards([silent, *SERVICES]) == grafana.boards(SERVICES)
+    assert grafana.dashboards([silent]) == ()
+    assert grafana.dashboards([silent, *SERVICES]) == grafana.dashboards(SERVICES)
 
 
 def test_a_pack_of_ones_own_is_a_row():
     """Counters become rates, gauges stay, histograms become quantiles, with the units that their names have."""
-    service = next(board for board in grafana.boards(SERVICES, own()) if board.name == "service")
+    service = next(board for board in grafana.dashboards(SERVICES, own()) if board.name == "service")
     row = service.rows[-1]
     assert row.title == "Why: Shop"
     by_title = {panel.title: panel for panel in row.panels}

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from demo import SERVICES, promtool, run, service, write
 
+from sage_fastapi_obs.alert_rules.rule_test_series import values_around
 from sage_fastapi_obs.alerting.rules import AlertCondition
 from sage_fastapi_obs.export import prometheus
-from sage_fastapi_obs.export.rule_test_series import values_around
 from sage_fastapi_obs.export.rules import alerts
 
 pytestmark = pytest.mark.stack

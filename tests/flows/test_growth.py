@@ -104,7 +104,7 @@ async def test_memory_is_flat(tmp_path, sample_rate):
         for number in range(count):
             await app(http_scope(f"/{number}", "GET" if number % 3 else f"M{number}"), receive, send)
         # What waits to be written is no growth, and on a busy machine waits for long.
-        obs._logs.flush()
+        obs.logs.flush()
         gc.collect()
 
     async def left_behind() -> Counter[str]:

@@ -264,7 +264,7 @@ async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: 
         },
     )
     held: list[bytes] = []
-    flight = watched.obs._logs.flight
+    flight = watched.obs.logs.flight
     hold = flight.hold
     flight.hold = lambda exchange, encoded: (held.append(encoded), hold(exchange, encoded))
     app = leaky()
@@ -275,7 +275,7 @@ async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: 
             async with client(app) as http:
                 ids = {line["request_id"] for line in watched.lines if "request_id" in line}
                 stories = [(await http.get(f"/monitoring/logs/{request_id}")).text for request_id in ids]
-            kept = [entry[-1].decode() for entry in watched.obs._logs._recent._entries]
+            kept = [entry[-1].decode() for entry in watched.obs.logs.recent_lines.entries]
     assert not any(isinstance(span, FastSpan) for span in watched.spans)
     places = {
         "flight recorder": [line.decode() for line in held],

@@ -100,7 +100,7 @@ async def test_pages_are_answered_and_a_level_that_nothing_would_end_is_refused(
                 assert (path, (await asking.get(path)).status_code) == (path, 200)
             headers = {"authorization": f"Bearer {'w' * 20}"}
             changed = await asking.put("/monitoring/loggers", json={"level": "error"}, headers=headers)
-            assert (changed.status_code, watched.obs._logs.levels.level_of(None)) == (503, "debug")
+            assert (changed.status_code, watched.obs.logs.levels.level_of(None)) == (503, "debug")
         await watched.obs.close()
     assert [line["path"] for line in watched.access if line["level"] == "info"] == ["/items/1"]
 
@@ -144,11 +144,11 @@ def test_an_output_that_cannot_be_closed_stops_no_other(watch: Any) -> None:
     with serving(Bulk()) as bulk, serving(LogCollector()) as collector:
         watched = watch(logging={"elasticsearch_url": bulk.url, "otlp_endpoint": f"{collector.url}/v1/logs"})
         watched.obs.start()
-        sender, _ = watched.obs._logs._output._far
+        _, sender, _ = watched.obs.logs.output.each
         sender.close = None
         asyncio.run(watched.obs.close())
         del sender.close
         assert watched.obs.faults.counts == {"Logs": 1}
         assert [record.body.string_value for record in collector.records()] == ["observability started"]
         assert len(watched.lines) == 1
-        sender.close()
+        sender.close(LONG_ENOUGH)

@@ -131,7 +131,7 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     assert told(watched) == [("info", "good: info"), ("info", "request completed")]
     assert watched.value(HELD, outcome="discarded") == 2
     assert watched.value(HELD, outcome="released") == 0
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     ],
 )
 async def test_a_failed_request_is_complete(path: str, name: str, last: Any, watch: Any) -> None:
-    """All its lines come, in order, before the canonical one; only trace lines do not."""
+    """All its lines come, in order, before the access line; only trace lines do not."""
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         answer = await http.get(path)
@@ -187,7 +187,7 @@ async def test_lines_keep_their_own_times(watch: Any) -> None:
 
 
 async def test_a_slow_request_is_complete(watch: Any) -> None:
-    """Lines come when the answer took as long as the setting says, and the canonical line comes with them."""
+    """Lines come when the answer took as long as the setting says, and the access line comes with them."""
     clock = Clock()
     for seconds, complete in ((2.0, True), (2.1, False), (None, False)):
         watched = recording(watch, clock=clock, logging={"flight_slow_seconds": seconds, "level": "error"})
@@ -195,7 +195,7 @@ async def test_a_slow_request_is_complete(watch: Any) -> None:
             await http.get("/slow")
         expected = [("debug", "slow: before"), ("debug", "slow: after"), ("info", "request completed")]
         assert told(watched) == (expected if complete else [])
-        watched.obs._logs.close()
+        watched.obs.logs.close()
 
 
 @pytest.mark.parametrize(("first", "rest", "complete"), [(3, 0, True), (0, 3600, False)])
@@ -264,7 +264,7 @@ async def test_what_outlives_its_request_is_not_held(watch: Any) -> None:
         await http.get("/")
     returned.set()
     await asyncio.gather(*tasks)
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
     assert "outlived" not in [message for _, message in told(watched)]
 
 
@@ -303,13 +303,13 @@ async def test_lines_outside_of_requests_and_on_excluded_paths_are_not_held(watc
 
     await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/metrics"))
     assert told(watched) == []
-    assert watched.obs._logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
+    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
     await watched.obs.close()
 
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "with a sink of the user's"])
 async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
-    """The oldest go first; the canonical line says how many are missing, also when it goes through loguru."""
+    """The oldest go first; the access line says how many are missing, also when it goes through loguru."""
     watched = recording(watch, logging={"flight_lines": 3})
     sink = logger.add(io.StringIO(), level="CRITICAL") if others else None
     try:
@@ -328,7 +328,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
     watched = recording(watch)
-    watched.obs._logs.flight._clock = Seconds()
+    watched.obs.logs.flight.clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []
@@ -354,7 +354,7 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
         assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
-    assert watched.obs._logs.flight.size == 0
+    assert watched.obs.logs.flight.size == 0
 
 
 class Seconds:
@@ -372,7 +372,7 @@ async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
     """In one second so many requests have their lines written; the rest say what is missing, and the next second is new."""
     watched = recording(watch)
     now = [5.0]
-    watched.obs._logs.flight._clock = lambda: now[0]
+    watched.obs.logs.flight.clock = lambda: now[0]
     async with client(app_of(watched)) as http:
         for _ in range(held_lines.RELEASES_PER_SECOND + 3):
             await http.get("/many/2")
@@ -429,7 +429,7 @@ async def test_trace_lines_are_not_held(watch: Any) -> None:
     watched = recording(watch)
     app = app_of(watched)
     watched.obs.start()
-    watched.obs._logs.change_level("elsewhere", "trace", 60)
+    watched.obs.set_level("trace", "elsewhere", seconds=60)
     async with client(app) as http:
         await http.get("/boom")
     messages = [message for _, message in told(watched)]
@@ -481,17 +481,17 @@ async def test_two_observabilities_hold_their_own_lines(watch: Any) -> None:
     await drive(ObservabilityMiddleware(calls, observability=outer.obs), http_scope("/outer"))
     assert [message for _, message in told(outer)] == ["request completed"]
     assert told(inner) == [("debug", "inner"), ("error", "request failed")]
-    assert outer.obs._logs.flight.counts["discarded"] == 1
-    assert outer.obs._logs.flight.size == 0
+    assert outer.obs.logs.flight.counts["discarded"] == 1
+    assert outer.obs.logs.flight.size == 0
 
 
 async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
-    """The request ends as it would, and so does the canonical line's own attempt."""
+    """The request ends as it would, and so does the access line's own attempt."""
     watched = recording(watch, logging={"output": "/dev/full"})
     driven = await drive(app_of(watched), http_scope("/boom"))
     assert driven.sent[0]["status"] == 500
-    watched.obs._logs.flush()
-    # The start, the info line, two held ones and the canonical one.
+    watched.obs.logs.flush()
+    # The start, the info line, two held ones and the access line.
     assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") == 5
     assert watched.obs.faults.counts["Logs"] >= 1
 
@@ -499,7 +499,7 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
 async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the recorder costs its line and nothing else."""
     watched = recording(watch)
-    monkeypatch.setattr(watched.obs._logs.flight, "hold", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.obs.logs.flight, "hold", lambda *_: 1 / 0)
     async with client(app_of(watched)) as http:
         assert (await http.get("/boom")).status_code == 500
     assert watched.obs.faults.counts == {"Logs": 2}
@@ -511,7 +511,7 @@ async def test_console_lines_are_held_too(watch: Any) -> None:
     watched = recording(watch, logging={"format": "console"})
     async with client(app_of(watched)) as http:
         await http.get("/boom")
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     assert [row.split()[1:4] for row in watched.path.read_text().splitlines() if " debug " in row] == [
         ["debug", "boom:", "loguru"],
         ["debug", "boom:", "plain"],
@@ -540,8 +540,8 @@ async def test_memory_stays_flat(watch: Any) -> None:
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert watched.obs._logs.flight.size == 0
-    assert watched.obs._logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
+    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
     assert grown < 256 * 1024
 
 
@@ -623,7 +623,7 @@ class Holding(RuleBasedStateMachine):
             return
         assert self.flight.size == size_of(self.held.values()) <= self.most_bytes
         assert self.flight.counts == self.counts
-        assert len(self.flight._holders) == len(self.held)
+        assert self.flight.holders == len(self.held)
 
 
 Holding.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)

@@ -18,12 +18,12 @@ from support import Watched, client
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.log_levels import level_name
 from sage_fastapi_obs.logs.line_format import (
     LONGEST_BYTES,
     TOP_LEVEL,
     console_format,
     json_format,
-    level_name,
     line_builder,
     with_renamed_fields,
 )
@@ -339,7 +339,7 @@ def test_the_console_escapes_what_could_forge(hostile: str) -> None:
 
 
 def test_the_console_shows_a_request_by_what_matters() -> None:
-    """The canonical line says method, path, status and duration first, and leaves the long ids out."""
+    """The access line says method, path, status and duration first, and leaves the long ids out."""
     shown = console(line("request completed", **ACCESS, request_id="r-1", trace_id="a" * 32, tenant="acme"))
     assert "POST /identify 200 12.4 ms" in shown
     assert "request_id=r-1" in shown

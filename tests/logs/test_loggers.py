@@ -242,7 +242,7 @@ def test_any_message_and_fields_are_one_line(message: Any, fields: dict[str, Any
         create_logger("a").info(message, **fields)
         create_logger("a").with_fields(fields).info(message)
     finally:
-        watched.obs._logs.close()
+        watched.obs.logs.close()
     first, second = [line for line in watched.lines if line.get("logger") == "a"]
     known = set(TOP_LEVEL) & set(fields)
     for line in (first, second):

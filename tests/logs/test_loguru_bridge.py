@@ -2,11 +2,16 @@
 
 import asyncio
 import copy
+import json
 import logging
+import os
 import pickle
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,3 +315,52 @@ async def test_loguru_is_copied_as_without_us(watch: Any) -> None:
 
 def yes(_: Any) -> bool:
     return True
+
+
+WITH_A_SINK_OF_ITS_OWN = """
+import logging
+from fastapi import FastAPI
+from loguru import logger
+from starlette.testclient import TestClient
+from sage_fastapi_obs import Observability, Settings
+
+got = []
+logger.remove()
+logger.add(lambda message: got.append(message.record["message"]), filter=lambda record: True)
+app = FastAPI()
+obs = Observability(Settings())
+obs.install(app)
+
+
+@app.get("/items")
+async def items():
+    logger.info("from loguru")
+    logging.getLogger("shop").warning("from logging")
+
+
+with TestClient(app) as client:
+    assert client.get("/items").status_code == 200
+assert {"from loguru", "from logging", "request completed"} <= set(got), got
+assert obs.faults.counts == {}, obs.faults.counts
+"""
+
+
+@pytest.mark.parametrize(
+    "private", ["_core", "_defaults", "loguru._logger", "_log", "_filter", "_exception_formatter", "_sink", "handlers"]
+)
+def test_a_loguru_without_a_private_part_is_served_all_the_same(private: str, tmp_path: Path) -> None:
+    """Where a part has another name, every line is still written, and other sinks see them all."""
+    copy = tmp_path / "sage_fastapi_obs"
+    shutil.copytree(Path(__file__).parents[2] / copy.name, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = copy / "logs" / "loguru_internals.py"
+    before = changed.read_text()
+    changed.write_text(before.replace(f'"{private}"', f'"{private}_of_another_version"'))
+    assert changed.read_text() != before
+    command = [sys.executable, "-W", "ignore", "-c", WITH_A_SINK_OF_ITS_OWN]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(row)["message"] for row in done.stdout.splitlines()]
+    assert sorted(message for message in messages if message.startswith(("from ", "request "))) == [
+        *("from logging", "from loguru", "request completed"),
+    ]

@@ -184,14 +184,14 @@ async def test_the_store_keeps_json_whatever_the_output_shows(watch: Any) -> Non
 def test_lines_are_kept_where_they_are_asked_for(settings: Settings, kept: bool) -> None:
     """By default only where they are shown; without a store nothing is found."""
     obs = Observability(settings)
-    assert (obs._logs._recent is not None) == kept
+    assert (obs.logs.recent_lines is not None) == kept
     assert obs.query_logs_by_correlation_id("anything") == []
 
 
 async def test_a_store_that_fails_costs_no_request(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its fault is counted."""
     watched = watch(monitoring={"log_buffer_size": 100})
-    monkeypatch.setattr(watched.obs._logs._recent, "keep", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.obs.logs.recent_lines, "keep", lambda *_: 1 / 0)
     async with client(shop(watched.obs)) as http:
         assert (await http.get("/orders/7")).status_code == 200
     assert watched.obs.faults.counts["Logs"] >= 3
@@ -226,18 +226,18 @@ async def test_memory_stays_within_the_limit(watch: Any) -> None:
     watching = ObservabilityMiddleware(app, observability=watched.obs)
     for _ in range(2_000):
         await drive(watching, http_scope())
-    watched.obs._logs.flush()
-    assert watched.obs._logs._recent.size <= 2**20
+    watched.obs.logs.flush()
+    assert watched.obs.logs.recent_lines.size <= 2**20
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(3_000):
         await drive(watching, http_scope())
     # Lines that have gathered are not the store's.
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert watched.obs._logs._recent.size <= 2**20
+    assert watched.obs.logs.recent_lines.size <= 2**20
     # What is let go was there before the measurement, so that at most a whole store looks new.
     assert grown < 2**20 * 1.1

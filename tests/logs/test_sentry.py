@@ -120,6 +120,6 @@ def test_sentry_gets_what_it_gets_without_us(bare: Any, when: str) -> None:
     assert found["said"] == bare
     assert [event[0] for event in bare["/logs"] if event[0] != "log"] == ["app"]
     assert [event[1] for event in bare["/loguru"] if event[0] != "log"] == ["own"]
-    # The quickest way of writing a canonical line is open all the same.
+    # The quickest way of writing a access line is open all the same.
     assert found["listens"] is False
     assert found["mine"] == ["standard", "request completed"]

@@ -180,7 +180,7 @@ async def test_servers_speak_through_us(
 async def test_access_lines_of_servers_are_gone(
     logging_as_it_was: None, name: str, watch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A server's access line is neither a line nor on the console: the canonical line says more."""
+    """A server's access line is neither a line nor on the console: the access line says more."""
     watched = watch()
     access = logging.getLogger(name)
     watched.obs.start()
@@ -236,7 +236,7 @@ async def logged_by_server(app: Any, scope: dict[str, Any], name: str = "uvicorn
 
 
 async def test_a_failure_is_told_once(started: Watched) -> None:
-    """What the canonical line has told with its stack, the server's line does not repeat; other handlers still get it."""
+    """What the access line has told with its stack, the server's line does not repeat; other handlers still get it."""
     got: list[logging.LogRecord] = []
 
     class Kept(logging.Handler):
@@ -268,7 +268,7 @@ async def test_a_failure_of_background_work_is_told_once(started: Watched) -> No
     ("path", "error"), [("/metrics", RuntimeError("boom")), ("/", asyncio.CancelledError()), ("/", ConnectionResetError())]
 )
 async def test_what_was_not_told_has_the_ids(path: str, error: BaseException, started: Watched) -> None:
-    """A failure whose canonical line has no stack, or is not written, is in the server's line, with the request's ids."""
+    """A failure whose access line has no stack, or is not written, is in the server's line, with the request's ids."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if path == "/":
@@ -383,7 +383,7 @@ def dict_config(path: Path, **more: Any) -> None:
 async def test_a_users_configuration_and_ours_stand_beside_each_other(
     logging_as_it_was: None, when: str, watch: Any, tmp_path: Path
 ) -> None:
-    """`dictConfig` at any time leaves one canonical line per request and the user's handler as it was told to be."""
+    """`dictConfig` at any time leaves one access line per request and the user's handler as it was told to be."""
     watched = watch()
     path = tmp_path / "users"
     library = logging.getLogger("library")

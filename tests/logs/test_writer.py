@@ -99,7 +99,7 @@ async def test_excluded_paths_are_debug(path: str, watch: Any) -> None:
         watched = watch(logging={"level": level})
         await drive(around(watched, answering(500)), http_scope(path))
         assert [line["level"] for line in watched.access] == lines
-        watched.obs._logs.close()
+        watched.obs.logs.close()
 
 
 async def test_our_own_pages_are_excluded_under_any_name(watch: Any) -> None:
@@ -114,7 +114,7 @@ async def test_our_own_pages_are_excluded_under_any_name(watch: Any) -> None:
 
 
 async def test_the_canonical_line_has_its_fields_in_order(watch: Any) -> None:
-    """The canonical line has every documented field, in the documented order, and nothing else."""
+    """The access line has every documented field, in the documented order, and nothing else."""
     watched = watch(service={"name": "shop", "environment": "staging", "version": "7"}, new_id=counting_ids())
     await drive(around(watched, answering(200)), http_scope("/p", headers=[(b"x-client-type", b"pos")]))
     (line,) = watched.access
@@ -164,7 +164,7 @@ async def test_a_stream_has_a_first_byte(watch: Any) -> None:
 
 @pytest.mark.parametrize("level", ["debug", "info", "warn", "error", "critical"])
 async def test_nothing_below_the_level_is_written(level: str, watch: Any) -> None:
-    """The level holds for canonical lines, loguru, the standard library and the request's logger alike."""
+    """The level holds for access lines, loguru, the standard library and the request's logger alike."""
     names = ["debug", "info", "warn", "error", "critical"]
     watched = watch(logging={"level": level})
 
@@ -314,7 +314,7 @@ async def test_fifty_requests_at_once_log_their_own_ids(watch: Any) -> None:
 
 
 async def test_what_a_sync_dependency_binds_is_on_all_later_lines(watch: Any) -> None:
-    """A value bound in a sync dependency is on later lines of any logger, on the canonical line, and on no other request's."""
+    """A value bound in a sync dependency is on later lines of any logger, on the access line, and on no other request's."""
     watched = watch()
     app = everywhere(watched)
     async with client(app) as http:
@@ -418,7 +418,7 @@ async def test_stdlib_exceptions_names_and_warnings_come_through(watch: Any) -> 
 
 @pytest.mark.parametrize("added", ["before", "after"])
 async def test_a_users_own_sink_sees_everything_once(added: str, watch: Any) -> None:
-    """A loguru sink of the application's own gets every line including the canonical one, once, with the ids; so do we."""
+    """A loguru sink of the application's own gets every line including the access line, once, with the ids; so do we."""
     watched = watch()
     got: list[Any] = []
 
@@ -471,7 +471,7 @@ async def test_the_canonical_line_names_the_server_span_also_through_loguru(watc
 
 
 async def test_a_user_who_takes_loguru_over_later_keeps_the_canonical_line(loguru_as_it_was: None, watch: Any) -> None:
-    """After the usual `logger.remove(); logger.add(...)` the new sink has every line, and our output the canonical ones."""
+    """After the usual `logger.remove(); logger.add(...)` the new sink has every line, and our output the access lines."""
     watched = watch()
     watched.obs.start()
     got: list[str] = []
@@ -509,8 +509,8 @@ async def test_two_observabilities_get_the_lines_of_their_own_requests(watch: An
     assert [line["message"] for line in second.lines if line["message"] in ("first", "second")] == ["second"] * 4
     assert (len(first.access), len(second.access)) == (1, 2)
     assert len(said(first, "outside")) + len(said(second, "outside")) == 1
-    first.obs._logs.close()
-    second.obs._logs.close()
+    first.obs.logs.close()
+    second.obs.logs.close()
 
 
 def state() -> dict[str, Any]:
@@ -633,7 +633,7 @@ async def test_one_line_per_request_whatever_the_users_logging_does(watch: Any) 
 
 
 async def test_uvicorns_loggers_speak_through_us(watch: Any) -> None:
-    """Uvicorn's own messages become lines; its access lines are gone, because the canonical line says more."""
+    """Uvicorn's own messages become lines; its access lines are gone, because the access line says more."""
     watched = watch()
     watched.obs.start()
     logging.getLogger("uvicorn.error").warning("server says")
@@ -723,7 +723,7 @@ async def test_a_hostile_path_stays_on_one_line(fmt: str, watch: Any) -> None:
     paths = ["/a\nforged", "/\x1b]0;x\x07", "/\ud800", "/{0.__class__}", "/" + "x" * 60_000, ""]
     for path in paths:
         await drive(around(watched, answering(200)), http_scope(path))
-    watched.obs._logs.flush()
+    watched.obs.logs.flush()
     rows = watched.path.read_text().split("\n")[:-1]
     assert len(rows) == len(paths) + 1
     assert all(row.isprintable() and len(row) < 5_000 for row in rows)

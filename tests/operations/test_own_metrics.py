@@ -160,7 +160,7 @@ async def test_packs_are_switched_on_later(watched):
 @pytest.mark.parametrize("pack", ["http", "sages", 3, FastAPI])
 async def test_what_is_no_pack_is_refused(watched, pack):
     """With the names of those that there are."""
-    with pytest.raises(DeclarationError, match=r"there are runtime, sage|is no pack"):
+    with pytest.raises(DeclarationError, match=r"there are runtime, dependencies, grpc|is no pack"):
         watched.obs.enable_pack(pack)
 
 

@@ -588,7 +588,7 @@ def test_every_way_in_writes_one_line(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
 
     def written() -> int:
-        watched.obs._logs.flush()
+        watched.obs.logs.flush()
         return watched.path.stat().st_size
 
     @given(st.text(st.characters()), st.dictionaries(NAMES, VALUES.map(made), max_size=4))

@@ -235,7 +235,7 @@ async def test_the_logger_knows_its_request_in_a_thread_of_its_own(watch: Any) -
     assert (line["request_id"], line["data"]) == ("r-1", {"bound": 1})
     assert line["trace_id"] == second.access[0]["trace_id"]
     assert not [line for line in first.lines if line["message"] == "said"]
-    first.obs._logs.close()
+    first.obs.logs.close()
 
 
 def test_injected_things_are_no_parameters_of_the_api() -> None:

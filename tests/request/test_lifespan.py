@@ -376,7 +376,7 @@ async def scripted_answer(scope, receive, send) -> None:
 
 def handover_is_over(watched) -> bool:
     """Tell whether the process's logging has been given back."""
-    return watched.obs._logs not in takeover.writers()
+    return watched.obs.logs not in takeover.writers()
 
 
 async def test_abandoned_after_a_request_it_starts_again(watch):

@@ -775,7 +775,7 @@ class FailsFrom:
 CLIENT_SEES = script(OK, PART, PART, END)
 PARTS = [
     (("_logs",), "_put"),
-    (("_logs", "_output"), "write"),
+    (("_logs", "output"), "write"),
 ]
 
 

@@ -902,7 +902,7 @@ def test_random_apps(watch, steps, incoming, kind):
     assert (seen.error is None) == (bare.error is None)
     assert seen.error is None or seen.error is errors[-1]
     assert_counted_once(watched, kind)
-    watched.obs._logs.close()
+    watched.obs.logs.close()
 
 
 def _comparable(message: dict[str, Any]) -> Any:

@@ -9,16 +9,16 @@ import httpx
 import pytest
 from running import DEMO, ROOT, query
 
-from sage_fastapi_obs.export.grafana import boards
-from sage_fastapi_obs.export.grafana.layout import Board, Panel, Variable
-from sage_fastapi_obs.export.grafana.promql import Queries
+from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Variable
+from sage_fastapi_obs.dashboards.promql import Queries
+from sage_fastapi_obs.export.grafana import dashboards
 from sage_fastapi_obs.operations.own_metrics import declare_counter, declare_gauge, declare_histogram
 
 pytestmark = pytest.mark.stack
 
 WORDS = {"$__rate_interval": "30s", "$__range": "1m", "$job": ".*", "$service": ".*", "$instance": ".*"}
 """What Grafana puts in the place of its own words and of the variables, with nothing chosen."""
-ALL = boards(DEMO)
+ALL = dashboards(DEMO)
 OLD = ("Age of processes", "Session lifetime", "sage_session_lifetime_seconds")
 """Times that are not of requests."""
 MAY_BE_NEGATIVE = ("Error budget left", "Memory by operation")
@@ -34,7 +34,7 @@ def substituted(expression: str) -> str:
 
 
 @pytest.mark.parametrize("board", ALL, ids=lambda board: board.name)
-def test_every_panel_has_sensible_data(stored: str, board: Board):
+def test_every_panel_has_sensible_data(stored: str, board: Dashboard):
     """Each query has an answer, its numbers can be what the panel says they are, and its legend names labels they have."""
     found = {
         f"{panel.title}: {each.text}": wrong
@@ -124,7 +124,7 @@ def test_a_pack_of_ones_own_has_panels_with_expressions_that_prometheus_takes(st
         declare_gauge("shop_baskets_open", "Baskets that are open.").metric,
         declare_histogram("shop_value_bytes", "Value.", ["kind"], buckets=(1, 10)).metric,
     )
-    board = next(board for board in boards(DEMO, {"shop": own}) if board.name == "service")
+    board = next(board for board in dashboards(DEMO, {"shop": own}) if board.name == "service")
     panels = board.rows[-1].panels
     assert [panel.title for panel in panels] == [metric.name for metric in own]
     for panel in panels:

@@ -12,7 +12,7 @@ import pytest
 from running import DEMO, lacking
 from support import PATIENCE_SECONDS
 
-from sage_fastapi_obs.export.grafana import boards
+from sage_fastapi_obs.export.grafana import dashboards
 
 pytestmark = pytest.mark.stack
 
@@ -117,7 +117,7 @@ def test_every_query_is_of_its_language():
     asked: dict[str, list[str]] = {language: pages(language) for language in QUERY_PAGES}
     assert all(asked.values())
     names = {"prometheus": "promql", "loki": "logql"}
-    for board in boards(DEMO):
+    for board in dashboards(DEMO):
         for panel in board.panels:
             for query in panel.queries:
                 if query.store in names:

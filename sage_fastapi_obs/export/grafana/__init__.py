@@ -1,5 +1,5 @@
 """Dashboards and provisioning for Grafana, made from the settings and the catalog of metrics."""
 
-from sage_fastapi_obs.export.grafana.files import boards, files
+from sage_fastapi_obs.export.grafana.files import dashboards, files
 
-__all__ = ["boards", "files"]
+__all__ = ["dashboards", "files"]

@@ -1,4 +1,4 @@
-"""Boards as JSON, in the words of Grafana's own SDK."""
+"""Dashboards as JSON, in the words of Grafana's own SDK."""
 
 import json
 from typing import Any
@@ -12,9 +12,9 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from sage_fastapi_obs.export.grafana.layout import Board, Limit, Panel, Query, Row, Variable
+from sage_fastapi_obs.dashboards.layout import FINE, Dashboard, Panel, Query, Row, Threshold, Variable
 
-__all__ = ["TAG", "board_json"]
+__all__ = ["TAG", "dashboard_json"]
 
 TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
@@ -37,7 +37,7 @@ _USED_BY = {"prometheus": "datasource", "loki": "logs", "jaeger": "traces"}
 FIRING = 'ALERTS{alertstate="firing"}'
 
 
-def board_json(board: Board) -> str:
+def dashboard_json(board: Dashboard) -> str:
     """Write one dashboard as a file for Grafana's provisioning."""
     built = (
         dashboards.Dashboard(board.title)
@@ -63,7 +63,7 @@ def _add(built: dashboards.Dashboard, row: Row, top: int) -> int:
     """Lay a row out below what is there; return where the next one begins."""
     header = dashboards.Row(row.title).grid_pos(dashboard.GridPos(h=1, w=WIDTH, x=0, y=top))
     panels, below = _placed(row.panels, top + 1)
-    if row.folded:
+    if row.collapsed:
         for panel in panels:
             header.with_panel(panel)
         built.with_row(header)
@@ -86,7 +86,7 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
 
 
 def _panel(panel: Panel) -> Any:
-    built = KINDS[panel.kind]().title(panel.title).description(panel.about)
+    built = KINDS[panel.kind]().title(panel.title).description(panel.description)
     built.datasource(STORES[panel.queries[0].store])
     for number, query in enumerate(panel.queries):
         built.with_target(_target(panel, query, chr(ord("A") + number)))
@@ -94,12 +94,12 @@ def _panel(panel: Panel) -> Any:
         return built.show_time(True).wrap_log_message(True).enable_log_details(True).sort_order(common.LogsSortOrder.DESCENDING)
     if panel.kind == "traces":
         return built
-    built.unit(panel.unit).thresholds(_thresholds(panel.limits or (Limit("green"),)))
-    if panel.words:
-        words = {value: dashboard.ValueMappingResult(text=text, color=color) for value, (text, color) in panel.words.items()}
-        built.mappings([dashboard.ValueMap(options=words)])
-    if panel.most is not None:
-        built.max(panel.most)
+    built.unit(panel.unit).thresholds(_thresholds(panel.colors or (Threshold(FINE),)))
+    if panel.mappings:
+        texts = {value: dashboard.ValueMappingResult(text=text, color=color) for value, (text, color) in panel.mappings.items()}
+        built.mappings([dashboard.ValueMap(options=texts)])
+    if panel.max is not None:
+        built.max(panel.max)
     return _FINISHED[panel.kind](built, panel)
 
 
@@ -115,15 +115,15 @@ def _lines(built: Any, panel: Panel) -> Any:
     built.tooltip(commons.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
     if panel.stacked:
         built.stacking(commons.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
-    if panel.limits:
+    if panel.colors:
         built.thresholds_style(commons.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     return built
 
 
 def _one_number(built: Any, panel: Panel) -> Any:
     built.reduce_options(commons.ReduceDataOptions().calcs(["lastNotNull"]))
-    built.graph_mode(common.BigValueGraphMode.NONE if panel.words else common.BigValueGraphMode.AREA)
-    return built.color_mode(common.BigValueColorMode.BACKGROUND if panel.limits else common.BigValueColorMode.VALUE)
+    built.graph_mode(common.BigValueGraphMode.NONE if panel.mappings else common.BigValueGraphMode.AREA)
+    return built.color_mode(common.BigValueColorMode.BACKGROUND if panel.colors else common.BigValueColorMode.VALUE)
 
 
 def _states(built: Any, _panel: Panel) -> Any:
@@ -173,12 +173,12 @@ def _target(panel: Panel, query: Query, ref_id: str) -> Any:
     return asked.range()
 
 
-def _thresholds(steps: tuple[Limit, ...]) -> Any:
-    shown = [dashboard.Threshold(value=step.value, color=step.color) for step in steps]
-    return dashboards.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(shown)
+def _thresholds(thresholds: tuple[Threshold, ...]) -> Any:
+    steps = [dashboard.Threshold(value=step.value, color=step.color) for step in thresholds]
+    return dashboards.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
-def _sources(board: Board) -> list[Any]:
+def _sources(board: Dashboard) -> list[Any]:
     """Ask for the stores that the board's panels use."""
     used = {"datasource", *(_USED_BY[query.store] for panel in board.panels for query in panel.queries)}
     return [
@@ -197,7 +197,7 @@ def _variable(variable: Variable) -> Any:
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(variable.every)
+        .all_value(variable.all_value)
         .current(everything)
     )
     return built.regex(variable.regex) if variable.regex else built

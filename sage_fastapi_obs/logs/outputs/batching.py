@@ -2,32 +2,29 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import cast
 
 from sage_fastapi_obs.logs.line_format import Line
-from sage_fastapi_obs.logs.outputs.multiple import Several
-from sage_fastapi_obs.logs.outputs.stream import Stream
+from sage_fastapi_obs.logs.outputs.output import DeferredLine, Output
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
-__all__ = ["BatchingOutput", "DeferredLine"]
+__all__ = ["BatchingOutput"]
 
-DeferredLine: TypeAlias = tuple[Callable[[Any], bytes], Any]
-"""A line that is still to be made: by what, and of what."""
 MOST_LINES = 512
 LONG_BYTES = 4096
 """Of a line that is written at once, so that what is gathered stays small."""
 
 
-class BatchingOutput:
+class BatchingOutput(Output):
     """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
 
-    def __init__(self, near: Stream | Several, seconds: float, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, output: Output, seconds: float, failed: Callable[[Exception], None]) -> None:
         """`seconds`: the moment. `failed`: is told why lines could not be written, or not by a thread."""
-        self._near = near
+        self.output = output
         self._seconds = seconds
         self._failed = failed
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._threads = Threads("sage-obs-log-lines", failed)
         self._begin(gathers=True)
         # The parent may leave with `os._exit` too, having put itself into the background.
@@ -36,24 +33,24 @@ class BatchingOutput:
     @property
     def is_terminal(self) -> bool:
         """Whether a person is watching, who has not asked for no colours."""
-        return self._near.is_terminal
+        return self.output.is_terminal
 
     def leads_to(self, target: object) -> bool:
         """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
-        return self._near.leads_to(target)
+        return self.output.leads_to(target)
 
     def open(self) -> None:
-        """Open the stream or file; what came after an earlier end is nobody's."""
-        self._near.open()
+        """Open the stream or file; lines since an earlier close are dropped."""
+        self.output.open()
         self._begin(gathers=True)
 
-    def write(self, _: Line, encoded: bytes) -> None:
+    def write(self, _: Line, encoded: bytes, lines: int = 1) -> None:  # noqa: ARG002 - they come one by one
         """Take one line."""
-        lines = self._lines
-        lines.append(encoded)
+        waiting = self._lines
+        waiting.append(encoded)
         if not self._awake:
             self._wake()
-        if len(lines) >= MOST_LINES or len(encoded) > LONG_BYTES:
+        if len(waiting) >= MOST_LINES or len(encoded) > LONG_BYTES:
             self.flush()
 
     def write_later(self, line: DeferredLine) -> None:
@@ -69,16 +66,16 @@ class BatchingOutput:
         """Write what has gathered."""
         with self._lock:
             if self._closing.is_set():
-                # What came after the end is nobody's, also where the next life has begun to open the file.
+                # Lines written after the close are dropped, also where the next life has begun to open the file.
                 self._lines.clear()
                 return
             # As many as there are now; more may be appended meanwhile.
             taken = self._lines[:]
             del self._lines[: len(taken)]
             lines = self._made(taken)
-            for group in _groups(lines, self._near.at_once_bytes):
+            for group in _groups(lines, self.output.at_once_bytes):
                 try:
-                    self._near.write({}, b"".join(group), len(group))
+                    self.output.write({}, b"".join(group), len(group))
                 except Exception as error:
                     self._failed(error)
 
@@ -98,7 +95,7 @@ class BatchingOutput:
         self._gathers = False
         self._awake = False
         self.flush()
-        self._near.settle(seconds)
+        self.output.settle(seconds)
 
     def close(self, seconds: float) -> None:
         """Write the rest, for no longer than some seconds, and close the stream or file."""
@@ -106,7 +103,7 @@ class BatchingOutput:
             self.flush()
             self._closing.set()
         self._some.set()
-        self._near.close(seconds)
+        self.output.close(seconds)
 
     def _wake(self) -> None:
         """Have what has gathered written in a moment, or write it now."""
@@ -117,10 +114,10 @@ class BatchingOutput:
             self.flush()
 
     def _has_thread(self) -> bool:
-        if self._thread is None:
+        if self.thread is None:
             with self._lock:
-                self._thread = self._thread or self._threads.start(self._run)
-        return self._thread is not None
+                self.thread = self.thread or self._threads.start(self._run)
+        return self.thread is not None
 
     def _run(self) -> None:
         some, closing = self._some, self._closing
@@ -147,7 +144,7 @@ class BatchingOutput:
         self._awake = False
         """Whether the thread knows that there is something to write."""
         self._some, self._closing = threading.Event(), threading.Event()
-        self._thread = None
+        self.thread = None
 
 
 def _groups(lines: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:

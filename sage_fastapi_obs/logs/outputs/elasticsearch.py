@@ -1,7 +1,7 @@
 """Lines as documents of an Elasticsearch or OpenSearch index, through the bulk API."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -10,7 +10,7 @@ import orjson
 
 from sage_fastapi_obs.delivery.answers import Unavailable
 from sage_fastapi_obs.delivery.queued_sender import Entry
-from sage_fastapi_obs.logs.line_format import Line
+from sage_fastapi_obs.logs.line_format import Encode
 from sage_fastapi_obs.settings import LoggingSettings
 
 __all__ = ["Elasticsearch"]
@@ -27,13 +27,13 @@ class Elasticsearch:
     name = "elasticsearch"
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, settings: LoggingSettings, form: Callable[[Line], bytes]) -> None:
+    def __init__(self, settings: LoggingSettings, encode: Encode) -> None:
         import httpx  # noqa: PLC0415 - takes long, as does what posts with it
 
         from sage_fastapi_obs.delivery.http_sender import Poster  # noqa: PLC0415
 
         assert settings.elasticsearch_url is not None
-        self.form = form
+        self.encode = encode
         names = settings.field_aliases
         self._time_first = b"{%s:" % orjson.dumps(names.get("timestamp", "timestamp"))
         self._has_time = "@timestamp" in names.values()

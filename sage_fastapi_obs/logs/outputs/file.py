@@ -44,13 +44,13 @@ class File(Stream):
         self,
         settings: LoggingSettings,
         losses: Losses,
-        notice: Callable[[int], bytes],
+        gap_line: Callable[[int], bytes],
         wall_clock: Callable[[], int],
         failed: Callable[[Exception], None],
     ) -> None:
         if fcntl is None and (settings.rotate_bytes or settings.rotate_hours):
             raise SettingsError("logging.rotate_bytes and rotate_hours: this system cannot rename a file that is written to")
-        super().__init__(settings.output, losses, notice, failed)
+        super().__init__(settings.output, losses, gap_line, failed)
         self._path = Path(settings.output)
         self._rotate_bytes = settings.rotate_bytes
         self._rotate_seconds = None if settings.rotate_hours is None else settings.rotate_hours * 3600
@@ -59,7 +59,7 @@ class File(Stream):
         # Together they may not be what makes the file too large.
         self.at_once_bytes = MOST_AT_ONCE_BYTES if settings.rotate_bytes is None else settings.rotate_bytes // 16
         self._rotated_name = re.compile(re.escape(self._path.name) + r"\.\d{8}T\d{6}\.\d{6}")
-        self._look_at = 0.0
+        self.look_at = 0.0
         self._left = 0
         """Bytes until the next look."""
         self._period_ends = float("inf")
@@ -71,26 +71,26 @@ class File(Stream):
             super().open()
         except OSError as error:
             raise SettingsError(f"logging.output: {self._path}: {_advice(error, self._path)}") from error
-        with self._lock:
+        with self.lock:
             self._begin_period()
 
-    def write(self, laid: Line, encoded: bytes, lines: int = 1) -> None:
+    def write(self, line: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one or more lines; look after the file first when it is time to."""
         # Threads may miss each other's bytes here, which only puts a look off.
         self._left -= len(encoded)
-        if self._left < 0 or time.monotonic() >= self._look_at:
+        if self._left < 0 or time.monotonic() >= self.look_at:
             try:
-                with self._lock:
+                with self.lock:
                     self._look(len(encoded))
             finally:
                 # A file that cannot be rotated is written to all the same; the failure is reported.
-                super().write(laid, encoded, lines)
+                super().write(line, encoded, lines)
         else:
-            super().write(laid, encoded, lines)
+            super().write(line, encoded, lines)
 
     def _look(self, coming: int) -> None:
         """Follow the path to a new file, or rotate this one before some bytes are added."""
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self.look_at = time.monotonic() + LOOK_SECONDS
         self._left = UNLIMITED if self._rotate_bytes is None else self._rotate_bytes // 64
         if self._begun or self._descriptor is None:
             # What is left of a line belongs behind its beginning.

@@ -4,7 +4,7 @@ Not through the SDK's batch processor and exporter: those drop the oldest record
 through `logging` and so into the same queue, keep from the caller what the collector refused, and wait 30 seconds at the end.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,13 +14,14 @@ from opentelemetry.sdk.resources import Resource
 from sage_fastapi_obs.delivery.otlp_collector import Collector
 from sage_fastapi_obs.delivery.queued_sender import Entry
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.logs.line_format import Line, json_format
+from sage_fastapi_obs.log_levels import LEVEL_DETAILS
+from sage_fastapi_obs.logs.line_format import Encode, json_format
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.settings.resource import in_this_process, resource_of
 
 __all__ = ["Otlp"]
 
-SEVERITY_NUMBERS: dict[str, Any] = {"trace": 1, "debug": 5, "info": 9, "warn": 13, "error": 17, "critical": 21}
+_SEVERITIES: dict[str, Any] = {name: level.otlp for name, level in LEVEL_DETAILS.items()}
 _OWN_PLACE = {"timestamp", "level", "message", "trace_id", "span_id", "trace_flags", "service", "environment", "version"}
 """Of a line's fields: those that a record or its resource has a place for. The others become attributes."""
 _ID_BYTES = {"trace_id": 16, "span_id": 8, "trace_flags": 1}
@@ -35,7 +36,7 @@ class Otlp:
     def __init__(self, settings: LoggingSettings, service: ServiceSettings) -> None:
         assert settings.otlp_endpoint is not None
         # By the names that a record is made from, whatever they are elsewhere.
-        self.form: Callable[[Line], bytes] = json_format
+        self.encode: Encode = json_format
         self._service = service
         self._protocol = _Protocol()
         self._collector = Collector(settings.otlp_endpoint, "logs", self._protocol.response)
@@ -70,7 +71,7 @@ class Otlp:
         return self._protocol.record(
             time_unix_nano=at_ns,
             observed_time_unix_nano=at_ns,
-            severity_number=SEVERITY_NUMBERS[line["level"]],
+            severity_number=_SEVERITIES[line["level"]],
             severity_text=line["level"],
             body=self._protocol.value(string_value=line["message"]),
             trace_id=_id(line, "trace_id"),

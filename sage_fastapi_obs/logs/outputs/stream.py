@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from sage_fastapi_obs.delivery.losses import Cause, Losses
 from sage_fastapi_obs.logs.line_format import Line
+from sage_fastapi_obs.logs.outputs.output import AT_ONCE_BYTES, Output
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
@@ -22,8 +23,6 @@ __all__ = ["Stream", "own_descriptor"]
 
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
-AT_ONCE_BYTES = 4096
-"""What a pipe with room takes whole and without waiting: PIPE_BUF."""
 PATIENCE_SECONDS = 0.5
 """Of one wait for the reader in the background, after which it is seen whether there is still anything to wait for."""
 LOOK_SECONDS = 0.05
@@ -36,42 +35,40 @@ _AS_IT_IS = getattr(os, "O_BINARY", 0)
 
 
 class _Waiting(NamedTuple):
-    """What is left to write of some lines, or of a notice that says how many lines are missing at its place."""
+    """What is left to write of some lines, or of a line that says how many lines are missing at its place."""
 
     rest: bytes
     lines: int
     missing: int | None = None
 
 
-class Stream:
+class Stream(Output):
     """Standard output or error, or a device or pipe by its path."""
 
     def __init__(
-        self, target: str, losses: Losses, notice: Callable[[int], bytes], failed: Callable[[Exception], None]
+        self, target: str, losses: Losses, gap_line: Callable[[int], bytes], failed: Callable[[Exception], None]
     ) -> None:
-        """`notice` makes the line that says how many lines are missing at its place. `failed`: is told of a missing thread."""
+        """`gap_line` makes the line that says how many lines are missing there. `failed`: is told of a missing thread."""
         self._target = target
         self.name = target if target in ("stdout", "stderr") else "file"
         self._losses = losses
-        self._notice = notice
+        self._gap_line = gap_line
         losses.watch(self.name, ("full", "failed", "shutdown"))
         # Reentrant: a signal handler or a finalizer may log while its own thread is writing.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._stream: IO[str] | None = None
         self._descriptor: int | None = None
         self._is_ours = False
-        # Takes everything: what comes before the start or after the end is nobody's.
+        # Takes everything: lines before the start and after the end are dropped.
         self._put: Callable[[bytes], int] = len
         self._backlog: deque[_Waiting] = deque()
         self._backlog_bytes = 0
         self._begun = False
         """Whether a part of the backlog's first line is written."""
         self._missing = 0
-        """Lines that were lost since the last notice."""
+        """Lines that were lost since the last gap line."""
         self._flusher: threading.Thread | None = None
         self._threads = Threads("sage-obs-log-backlog", failed)
-        self.at_once_bytes = AT_ONCE_BYTES
-        """How much may be written together."""
         at_fork(in_child=self.restart)
 
     @property
@@ -79,9 +76,14 @@ class Stream:
         """Whether a person is watching, who has not asked for no colours."""
         return self._stream is not None and self._stream.isatty() and "NO_COLOR" not in os.environ
 
+    @property
+    def waiting_lines(self) -> int:
+        """How many lines, or groups of lines, wait for the reader."""
+        return len(self._backlog)
+
     def open(self) -> None:
         """Open the target as it is now: tests and servers replace the standard streams."""
-        with self._lock:
+        with self.lock:
             if self._target in ("stdout", "stderr"):
                 self._open_standard(getattr(sys, self._target))
                 return
@@ -91,7 +93,7 @@ class Stream:
 
     def write(self, _: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one or more lines, or keep them until the reader goes on; raises what the system says when they are lost."""
-        with self._lock:
+        with self.lock:
             if self._backlog or self._missing:
                 self._write_behind(encoded, lines)
                 return
@@ -118,9 +120,6 @@ class Stream:
             # There is no such file, or what it is only looks like a stream.
             return False
 
-    def flush(self) -> None:
-        """Do nothing: no line is kept back on purpose."""
-
     def settle(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds."""
         deadline = time.monotonic() + seconds
@@ -130,7 +129,7 @@ class Stream:
     def close(self, seconds: float) -> None:
         """Write what waits, for no longer than some seconds, and close what was opened here."""
         self.settle(seconds)
-        with self._lock:
+        with self.lock:
             self._begun = False
             self._drop_backlog("shutdown")
             self._missing = 0
@@ -168,11 +167,11 @@ class Stream:
             self._put = partial(_put_if_ready, poll, descriptor)
 
     def _write_behind(self, encoded: bytes, lines: int) -> None:
-        """Write a line after what waits, and after word of what is missing."""
+        """Write a line after what waits, and after the gap line."""
         if self._backlog_bytes + len(encoded) > BACKLOG_BYTES or len(self._backlog) >= BACKLOG_LINES:
             self._lose("full", lines)
             return
-        self._keep_notice()
+        self._keep_gap_line()
         self._keep(_Waiting(encoded, lines))
         if self._flusher is None:
             self._catch_up()
@@ -181,9 +180,9 @@ class Stream:
         self._backlog.append(waiting)
         self._backlog_bytes += len(waiting.rest)
 
-    def _keep_notice(self) -> None:
+    def _keep_gap_line(self) -> None:
         if self._missing:
-            self._keep(_Waiting(self._notice(self._missing), 1, self._missing))
+            self._keep(_Waiting(self._gap_line(self._missing), 1, self._missing))
             self._missing = 0
 
     def _catch_up(self) -> None:
@@ -230,7 +229,7 @@ class Stream:
         """Write the backlog as its reader takes it; the thread of this ends with the backlog."""
         while True:
             self._wait(PATIENCE_SECONDS)
-            with self._lock:
+            with self.lock:
                 if self._flusher is not threading.current_thread():
                     return
                 if self._is_written():
@@ -238,12 +237,12 @@ class Stream:
                     return
 
     def _is_written(self) -> bool:
-        """Write what can be written now, word of what is missing included, and tell whether that was all."""
-        with self._lock:
+        """Write what can be written now, the gap line included, and tell whether that was all."""
+        with self.lock:
             try:
                 self._write_backlog()
                 if not self._backlog:
-                    self._keep_notice()
+                    self._keep_gap_line()
                     self._write_backlog()
             except Exception:
                 # The next line meets the same failure, and reports it.
@@ -263,7 +262,7 @@ class Stream:
 
     def restart(self) -> None:
         """Begin anew in a forked child: the lock may be held and the thread is gone, and what waits is the parent's."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._backlog, self._backlog_bytes, self._begun, self._missing = deque(), 0, False, 0
         self._flusher = None
 

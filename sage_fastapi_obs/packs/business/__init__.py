@@ -1,12 +1,6 @@
 """The business pack: customers and their activity."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from sage_fastapi_obs.packs.business import api
+from sage_fastapi_obs.packs.business.api import *  # noqa: F403 - the public names of the pack
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.packs.business.api import *  # noqa: F403
-
-
-def __getattr__(name: str) -> Any:
-    # Late: the catalog imports the metrics of this folder, and the functions need the catalog.
-    return getattr(import_module("sage_fastapi_obs.packs.business.api"), name)
+__all__ = api.__all__

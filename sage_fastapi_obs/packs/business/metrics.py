@@ -2,55 +2,48 @@
 
 from functools import partial
 
-from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, Alias, Metric
+from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, Alias, counter, gauge, histogram
 
-__all__ = ["BUSINESS_METRICS"]
+__all__ = ["METRICS"]
 
 VALUE_BUCKETS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
-_business = partial(Metric, pack="business")
 _alias = partial(Alias, group="result")
 
-BUSINESS_METRICS = (
-    _business("business_active_users", "gauge", "Users who are active now."),
-    _business("business_transactions_total", "counter", "Transactions completed."),
-    _business("orders_processed_total", "counter", "Orders processed."),
-    _business(
+METRICS = (
+    gauge("business_active_users", "Users who are active now."),
+    counter("business_transactions_total", "Transactions completed."),
+    counter("orders_processed_total", "Orders processed."),
+    counter(
         "orders_by_category_total",
-        "counter",
         "Orders processed, by category.",
         {"category": ()},
         aliases=(_alias("orders_by_category", type="unknown"),),
     ),
-    _business("order_value", "histogram", "Value of orders, in units of the currency.", buckets=VALUE_BUCKETS),
-    _business("revenue_total", "counter", "Revenue, in units of the currency."),
-    _business("api_requests_total", "counter", "Requests to an API.", {"endpoint": (), "method": ()}),
-    _business(
+    histogram("order_value", "Value of orders, in units of the currency.", VALUE_BUCKETS),
+    counter("revenue_total", "Revenue, in units of the currency."),
+    counter("api_requests_total", "Requests to an API.", {"endpoint": (), "method": ()}),
+    histogram(
         "response_time_seconds",
-        "histogram",
         "Time of responses of an API.",
-        {"endpoint": ()},
-        "seconds",
         RESULT_BUCKETS,
+        {"endpoint": ()},
         aliases=(_alias("response_time_ms", factor=1000.0),),
     ),
-    _business("active_connections", "gauge", "Connections that are open now."),
-    _business("app_requests_per_second", "gauge", "Requests per second, as the application tells it."),
-    _business(
+    gauge("active_connections", "Connections that are open now."),
+    gauge("app_requests_per_second", "Requests per second, as the application tells it."),
+    gauge(
         "app_error_ratio",
-        "gauge",
         "Share of requests that failed, 0 to 1, as the application tells it.",
         aliases=(_alias("app_error_rate", factor=100.0),),
     ),
-    _business(
+    gauge(
         "system_cpu_usage_ratio",
-        "gauge",
         "Use of the machine's processors, 0 to 1.",
         aliases=(_alias("system_cpu_usage", factor=100.0),),
     ),
-    _business(
+    gauge(
         "system_memory_usage_ratio",
-        "gauge",
         "Use of the machine's memory, 0 to 1.",
         aliases=(_alias("system_memory_usage", factor=100.0),),
     ),

@@ -1,18 +1,26 @@
 """Outcomes as values (`Result`, `MonoResult`, `FluxResult`), with their log lines and metrics."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from sage_fastapi_obs.packs.result.logging import LoggingMonoResult, LogLevel, create_logging_mono, log_result_operation
+from sage_fastapi_obs.packs.result.named_metrics import (
+    MetricType,
+    collect_flux_result_metric,
+    collect_metric,
+    collect_result_metric,
+)
+from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.packs.result.logging import *  # noqa: F403
-    from sage_fastapi_obs.packs.result.named_metrics import *  # noqa: F403
-    from sage_fastapi_obs.packs.result.results import *  # noqa: F403
-
-
-def __getattr__(name: str) -> Any:
-    # Late: the catalog imports the metrics of this folder, and the functions need the catalog.
-    for module in ("results", "logging", "named_metrics"):
-        found = import_module(f"{__name__}.{module}")
-        if name in found.__all__:
-            return getattr(found, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = [
+    "Failure",
+    "FluxResult",
+    "LogLevel",
+    "LoggingMonoResult",
+    "MetricType",
+    "MonoResult",
+    "Result",
+    "Success",
+    "collect_flux_result_metric",
+    "collect_metric",
+    "collect_result_metric",
+    "create_logging_mono",
+    "log_result_operation",
+]

@@ -1,4 +1,4 @@
-"""What is told of functions and chains that give a `Result`: a line when they begin, one for each step, one when they end."""
+"""Log lines about functions and chains that return a `Result`: one at the start, one for each step, one at the end."""
 
 import inspect
 import time
@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from sage_fastapi_obs.active import active_observability
-from sage_fastapi_obs.logs.line_format import LEVELS, Timestamps
+from sage_fastapi_obs.log_levels import LEVELS
+from sage_fastapi_obs.logs.line_format import Timestamps
 from sage_fastapi_obs.logs.loggers import ObsLogger, create_logger
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.operations.count import observe
@@ -64,20 +65,20 @@ class LogLevel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ResultLogOptions:
-    """What lines about results say, in the whole process."""
+    """Options of lines about results, for the whole process."""
 
     level: LogLevel = LogLevel.INFO
     include_stack_trace: bool = True
     include_performance_data: bool = True
 
 
-_chosen: ResultLogOptions | None = None
+_override: ResultLogOptions | None = None
 
 
-def override_options(chosen: ResultLogOptions | None) -> None:
+def override_options(options: ResultLogOptions | None) -> None:
     """Choose for the whole process; None goes back to what the settings say."""
-    global _chosen  # noqa: PLW0603 - functions are decorated before there is any Observability
-    _chosen = chosen
+    global _override  # noqa: PLW0603 - functions are decorated before there is any Observability
+    _override = options
 
 
 def _operation_around() -> str | None:
@@ -87,19 +88,19 @@ def _operation_around() -> str | None:
 
 
 def _options() -> ResultLogOptions:
-    home = active_observability()
-    if _chosen is not None or home is None:
-        return _chosen or ResultLogOptions()
-    wanted = home.settings.result
-    return ResultLogOptions(LogLevel.INFO, wanted.include_stack_trace, wanted.include_performance_data)
+    active = active_observability()
+    if _override is not None or active is None:
+        return _override or ResultLogOptions()
+    settings = active.settings.result
+    return ResultLogOptions(LogLevel.INFO, settings.include_stack_trace, settings.include_performance_data)
 
 
 def log_result_operation(
     name: str, *, log_args: bool = True, redact: tuple[str, ...] = (), span: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function, asynchronous or not, to be told of: when it begins, and how it ends.
+    """Decorate a function, asynchronous or not, to write a line when it starts and one when it ends.
 
-    What it returns goes through unchanged, a Failure is told as one, and what it raises is told and raised again.
+    What it returns is returned unchanged, and what it raises is logged and raised again; a Failure is logged as one.
     `log_args`: show its arguments as `context`, without those of sensitive names and those in `redact`. `span`: have a span.
     Nothing is counted: that is `collect_result_metric`'s.
     """
@@ -109,18 +110,18 @@ def log_result_operation(
         arguments = _Arguments(fn, redact) if log_args else None
         logger = _logger_of(fn)
 
-        def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
             return _Call(name, logger, {} if arguments is None else {"context": arguments.of(args, kwargs)}, span=span)
 
         @wraps(fn)
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with call(args, kwargs) as told_of:
-                return told_of.gave(await cast("Callable[P, Awaitable[Any]]", fn)(*args, **kwargs))
+            with start(args, kwargs) as call:
+                return call.returned(await cast("Callable[P, Awaitable[Any]]", fn)(*args, **kwargs))
 
         @wraps(fn)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            with call(args, kwargs) as told_of:
-                return told_of.gave(fn(*args, **kwargs))
+            with start(args, kwargs) as call:
+                return call.returned(fn(*args, **kwargs))
 
         return cast("Callable[P, R]", awaited) if inspect.iscoroutinefunction(fn) else called
 
@@ -146,7 +147,7 @@ class _Arguments:
 
 
 class _Call:
-    """One call of a function that is told of."""
+    """One call of a decorated function."""
 
     def __init__(self, name: str, logger: ObsLogger, fields: Mapping[str, Any], *, span: bool) -> None:
         self._name = name
@@ -162,27 +163,27 @@ class _Call:
         _current_operation.set((self._name, current_exchange.get()))
         if self._span is not None:
             self._run = self._span.__enter__()
-        _tell(self._logger, LogLevel.INFO, "Operation started", self._fields)
-        self._measured = Stopwatch()
+        _log(self._logger, LogLevel.INFO, "Operation started", self._fields)
+        self._stopwatch = Stopwatch()
         return self
 
-    def gave(self, result: R) -> R:
+    def returned(self, result: R) -> R:
         """Note what the function returned."""
         self._result = result
         return result
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        fields = self._fields | self._measured.performance(self._name)
+        fields = self._fields | self._stopwatch.performance(self._name)
         failure = self._result if error is None else Failure(error)
         if not isinstance(failure, Failure):
             failure, status = None, "success"
-            _tell(self._logger, LogLevel.INFO, "Operation completed", fields)
+            _log(self._logger, LogLevel.INFO, "Operation completed", fields)
         elif isinstance(error, Exception | None):
             status = "failure"
-            _tell(self._logger, LogLevel.ERROR, "Operation failed", fields, failure)
+            _log(self._logger, LogLevel.ERROR, "Operation failed", fields, failure)
         else:
             status = "cancelled"
-            _tell(self._logger, LogLevel.WARNING, "Operation cancelled", fields)
+            _log(self._logger, LogLevel.WARNING, "Operation cancelled", fields)
         if self._span is not None:
             self._end(self._span, status, failure, error)
         _current_operation.set(self._outer)
@@ -197,13 +198,13 @@ class _Call:
 def create_logging_mono(
     fn: Callable[[], Awaitable[Result[T, E]]], *, name: str | None = None
 ) -> "LoggingMonoResult[T, E | Exception]":
-    """Begin a chain that is told of step by step. `name`: the operation on its lines; by default that around it, if any."""
+    """Begin a chain that is logged step by step. `name`: the operation on its lines; by default that around it, if any."""
     operation = None if name is None else printable(name)
     return LoggingMonoResult(_logger_of(fn), operation, calls=(lambda _: fn(),))
 
 
 class LoggingMonoResult(Generic[T_co, E_co]):
-    """A chain like `MonoResult`, of which lines tell what was done when, with what, and how it ended.
+    """A chain like `MonoResult` that writes lines about its steps: when they ran, on what, and how they ended.
 
     A step is what comes before its `log_step`, back to the step before. Nothing runs before `to_result()`.
     """
@@ -221,26 +222,26 @@ class LoggingMonoResult(Generic[T_co, E_co]):
         self._name = name
         self._stages = stages
         self._calls = calls
-        """Those that are not yet part of a step."""
+        """Calls that are not yet part of a step."""
 
     def bind_async_result(self, fn: Callable[[T_co], Awaitable[Result[U, F]]]) -> "LoggingMonoResult[U, E_co | F | Exception]":
         """Go on with an asynchronous function of the value so far; skipped after a Failure."""
         return LoggingMonoResult(self._logger, self._name, self._stages, (*self._calls, fn))
 
     def log_step(self, step: str, message: str = "") -> Self:
-        """Name what was done since the last step, and tell of it: its times, the kind and size of its value, or its error.
+        """Log what was done since the last step under a name: its times, the type and size of its value, or its error.
 
         `message` takes the place of "step completed".
         """
         return self._with(_Step(self._calls, step, message or "step completed"))
 
     def log_performance(self, name: str) -> Self:
-        """Tell how long the chain took so far, and record that in `operation_duration_seconds` under this name."""
-        return self._with(*self._unnamed(), _Performance(printable(name)))
+        """Log how long the chain took so far, and record it in `operation_duration_seconds` under this name."""
+        return self._with(*self._trailing(), _Performance(printable(name)))
 
     def log_error(self, name: str) -> Self:
-        """Tell of the Failure, if the chain has come to one, in a line with this message."""
-        return self._with(*self._unnamed(), _Error(name))
+        """Log the Failure, if there is one, in a line with this message."""
+        return self._with(*self._trailing(), _Error(name))
 
     def timeout(self, seconds: float) -> "LoggingMonoResult[T_co, E_co | Exception]":
         """Limit all before this together: past the limit it is cancelled, for a Failure with `TimeoutError`."""
@@ -251,14 +252,14 @@ class LoggingMonoResult(Generic[T_co, E_co]):
         """Run the chain."""
         run = _Run(self._logger, self._name or _operation_around())
         result: Result[Any, Any] = Success(None)
-        for stage in (*self._stages, *self._unnamed()):
+        for stage in (*self._stages, *self._trailing()):
             result = await stage(run, result)
         return result
 
     def _with(self, *stages: "_Stage") -> Self:
         return type(self)(self._logger, self._name, (*self._stages, *stages))
 
-    def _unnamed(self) -> "tuple[_Stage, ...]":
+    def _trailing(self) -> "tuple[_Stage, ...]":
         return (_Calls(self._calls),) if self._calls else ()
 
 
@@ -268,11 +269,11 @@ class _Run:
     def __init__(self, logger: ObsLogger, operation: str | None) -> None:
         self._logger = logger
         self._fields = {} if operation is None else {"operation": operation}
-        self.measured = Stopwatch()
+        self.stopwatch = Stopwatch()
 
-    def tell(self, level: LogLevel, message: str, fields: Mapping[str, Any], failure: Failure[Any] | None = None) -> None:
+    def log(self, level: LogLevel, message: str, fields: Mapping[str, Any], failure: Failure[Any] | None = None) -> None:
         """Write a line."""
-        _tell(self._logger, level, message, {**self._fields, **fields}, failure)
+        _log(self._logger, level, message, {**self._fields, **fields}, failure)
 
 
 _Stage = Callable[[_Run, Result[Any, Any]], Awaitable[Result[Any, Any]]]
@@ -290,62 +291,62 @@ class _Calls:
 
 @dataclass(frozen=True, slots=True)
 class _Step(_Calls):
-    """Does the same, and tells of it by a name."""
+    """Does the same, and logs it under a name."""
 
     name: str
     message: str
 
     async def __call__(self, run: _Run, result: Result[Any, Any]) -> Result[Any, Any]:
         if isinstance(result, Failure):
-            run.tell(LogLevel.DEBUG, "step skipped", {"step": self.name, "step_status": "skipped"})
+            run.log(LogLevel.DEBUG, "step skipped", {"step": self.name, "step_status": "skipped"})
             return result
-        measured = Stopwatch()
-        began = {"step": self.name, "step_started_at": _timestamp(time.time())}
-        run.tell(LogLevel.DEBUG, "step started", {**began, "step_status": "started"})
+        stopwatch = Stopwatch()
+        started = {"step": self.name, "step_started_at": _timestamp(time.time())}
+        run.log(LogLevel.DEBUG, "step started", {**started, "step_status": "started"})
         try:
             result = await _Calls.__call__(self, run, result)
         except BaseException:
-            ended = self._ended(began, measured, "cancelled")
-            run.tell(LogLevel.WARNING, "step cancelled", ended)
+            ended = self._ended(started, stopwatch, "cancelled")
+            run.log(LogLevel.WARNING, "step cancelled", ended)
             raise
         if isinstance(result, Failure):
-            run.tell(LogLevel.ERROR, "step failed", self._ended(began, measured, "failed"), result)
+            run.log(LogLevel.ERROR, "step failed", self._ended(started, stopwatch, "failed"), result)
         else:
-            run.tell(LogLevel.INFO, self.message, self._ended(began, measured, "completed") | _shape(result.value))
+            run.log(LogLevel.INFO, self.message, self._ended(started, stopwatch, "completed") | _shape(result.value))
         return result
 
-    def _ended(self, began: Mapping[str, Any], measured: "Stopwatch", status: str) -> dict[str, Any]:
-        times = {**began, "step_status": status, "step_finished_at": _timestamp(time.time())}
-        return times | measured.performance(self.name)
+    def _ended(self, started: Mapping[str, Any], stopwatch: "Stopwatch", status: str) -> dict[str, Any]:
+        times = {**started, "step_status": status, "step_finished_at": _timestamp(time.time())}
+        return times | stopwatch.performance(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Performance:
-    """Tells how long a run took so far."""
+    """Logs how long a run took so far."""
 
     name: str
 
     async def __call__(self, run: _Run, result: Result[Any, Any]) -> Result[Any, Any]:
-        observe("operation_duration_seconds", run.measured.seconds, self.name)
-        if performance := run.measured.performance(self.name):
-            run.tell(LogLevel.INFO, "performance measured", performance)
+        observe("operation_duration_seconds", run.stopwatch.seconds, self.name)
+        if performance := run.stopwatch.performance(self.name):
+            run.log(LogLevel.INFO, "performance measured", performance)
         return result
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """Tells of a failure."""
+    """Logs a failure."""
 
     name: str
 
     async def __call__(self, run: _Run, result: Result[Any, Any]) -> Result[Any, Any]:
         if isinstance(result, Failure):
-            run.tell(LogLevel.ERROR, self.name, {}, result)
+            run.log(LogLevel.ERROR, self.name, {}, result)
         return result
 
 
 class Stopwatch:
-    """Measures time, and what the memory of the process changes by, from its making on."""
+    """Measures time, and the change of the process's memory, since it was created."""
 
     def __init__(self) -> None:
         self._memory = resident_bytes()
@@ -357,7 +358,7 @@ class Stopwatch:
         return (time.perf_counter_ns() - self._started_ns) / 1_000_000_000
 
     def performance(self, name: str) -> dict[str, Any]:
-        """Return the field that tells of it; nothing where such data is not wanted."""
+        """Return the field with both; nothing where the options leave it out."""
         if not _options().include_performance_data:
             return {}
         duration_ms = round(self.seconds * 1_000, 3)
@@ -365,14 +366,14 @@ class Stopwatch:
         return {"performance": {"name": name, "duration_ms": duration_ms, "memory_delta_bytes": memory}}
 
 
-def _tell(
+def _log(
     logger: ObsLogger, level: LogLevel, message: str, fields: Mapping[str, Any], failure: Failure[Any] | None = None
 ) -> None:
-    rules = _options()
-    if LEVELS[level.value] < LEVELS[rules.level.value]:
+    options = _options()
+    if LEVELS[level.value] < LEVELS[options.level.value]:
         return
     if failure is not None:
-        error = failure.error if isinstance(failure.error, BaseException) and rules.include_stack_trace else None
+        error = failure.error if isinstance(failure.error, BaseException) and options.include_stack_trace else None
         fields = fields if error is not None else {**fields, "error": error_fields(failure.error)}
         logger.error(message, exc=error, **fields)
         return

@@ -2,36 +2,29 @@
 
 from functools import partial
 
-from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, STATUS, Alias, Metric
+from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, STATUS, Alias, counter, gauge, histogram
 
-__all__ = ["RESULT_METRICS"]
+__all__ = ["METRICS"]
 
-_result = partial(Metric, pack="result")
 _alias = partial(Alias, group="result")
 _OPERATION: dict[str, tuple[str, ...]] = {"operation": ()}
 _BY_CALLER: dict[str, tuple[str, ...]] = {"operation": (), "component": ()}
 
-RESULT_METRICS = (
-    _result("result_success_total", "counter", "Operations that returned a success.", _BY_CALLER),
-    _result("result_failure_total", "counter", "Operations that returned a failure.", _BY_CALLER),
-    _result(
+METRICS = (
+    counter("result_success_total", "Operations that returned a success.", _BY_CALLER),
+    counter("result_failure_total", "Operations that returned a failure.", _BY_CALLER),
+    histogram(
         "result_duration_seconds",
-        "histogram",
         "Time of operations that returned a result.",
-        {"operation": (), "status": STATUS},
-        "seconds",
         RESULT_BUCKETS,
+        {"operation": (), "status": STATUS},
         aliases=(_alias("result_duration_ms", factor=1000.0),),
     ),
-    _result(
-        "result_error_by_type_total",
-        "counter",
-        "Operations that returned a failure, by its type.",
-        {"operation": (), "error_type": ()},
+    counter(
+        "result_error_by_type_total", "Operations that returned a failure, by its type.", {"operation": (), "error_type": ()}
     ),
-    _result(
+    counter(
         "flux_result_items_total",
-        "counter",
         "Items of batches that were processed.",
         {"operation": (), "status": STATUS},
         aliases=(
@@ -40,29 +33,24 @@ RESULT_METRICS = (
             _alias("flux_result_failure_items", only={"status": ("failure",)}, without=("status",), type="unknown"),
         ),
     ),
-    _result(
+    gauge(
         "flux_result_success_ratio",
-        "gauge",
         "Share of the items of the last batch that succeeded, 0 to 1.",
         _OPERATION,
         aliases=(_alias("flux_result_success_rate"),),
     ),
-    _result(
+    histogram(
         "flux_result_duration_seconds",
-        "histogram",
         "Time of batches.",
-        _OPERATION,
-        "seconds",
         RESULT_BUCKETS,
+        _OPERATION,
         aliases=(_alias("flux_result_duration_ms", factor=1000.0),),
     ),
-    _result("circuit_breaker_status", "gauge", "Circuit breakers: 0 closed, 1 open, 2 half open.", {"name": ()}),
-    _result(
+    gauge("circuit_breaker_status", "Circuit breakers: 0 closed, 1 open, 2 half open.", {"name": ()}),
+    gauge(
         "operation_memory_delta_bytes",
-        "gauge",
         "Change of the process's memory during the last run of an operation; may be negative.",
         _OPERATION,
-        "bytes",
     ),
-    _result("monitoring_alert_active", "gauge", "Rules of this process: 1 while active.", {"name": ()}),
+    gauge("monitoring_alert_active", "Rules of this process: 1 while active.", {"name": ()}),
 )

@@ -26,7 +26,6 @@ __all__ = ["MetricType", "NamedMetrics", "collect_flux_result_metric", "collect_
 
 MOST_METRICS = 1_000
 """Names of metrics in one registry; more of them mean that ids are part of the names."""
-_CATALOG = {metric.name: metric for metric in CATALOG}
 _BUCKETS = {"_seconds": RESULT_BUCKETS, "_bytes": SIZE_BUCKETS}
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
 _UNITS = ("seconds", "bytes", "ratio")
@@ -44,16 +43,16 @@ class MetricType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where the values of one name go."""
+    """The metric that records the values of one name."""
 
     kind: MetricType
-    meant: ResolvedName
+    resolved: ResolvedName
     instrument: LabelledMetric | None
-    """None where they cannot go anywhere."""
+    """None where they cannot be recorded."""
 
 
 class NamedMetrics:
-    """The metrics that an application collects by their names, in the registry of one `Observability`."""
+    """Metrics that an application collects by name, in the registry of one `Observability`."""
 
     def __init__(self, instruments: Instruments, faults: InternalErrors) -> None:
         self._instruments = instruments
@@ -63,8 +62,8 @@ class NamedMetrics:
 
     @property
     def names(self) -> dict[str, ResolvedName]:
-        """What has been collected, as it was called, and what that stands for."""
-        return {name: target.meant for name, target in self._targets.copy().items() if target.instrument is not None}
+        """The names that were collected, and what each stands for."""
+        return {name: target.resolved for name, target in self._targets.copy().items() if target.instrument is not None}
 
     def collect(self, name: str, value: float, kind: MetricType, labels: Mapping[str, str]) -> None:
         """Record a value; raises `ValueError` where the name has another type."""
@@ -74,7 +73,7 @@ class NamedMetrics:
         if target.instrument is None:
             return
         child = target.instrument.of(*self._values(name, target, labels))
-        number = value / target.meant.scale
+        number = value / target.resolved.scale
         match target.instrument.metric.type:
             case "counter":
                 child.inc(number)
@@ -99,7 +98,7 @@ class NamedMetrics:
 
     def _known(self, metric: str) -> Metric | None:
         instrument = self._instruments.get(metric)
-        return _CATALOG.get(metric) if instrument is None else instrument.metric
+        return CATALOG.get(metric) if instrument is None else instrument.metric
 
     def _instrument(
         self, name: str, meaning: ResolvedName, kind: MetricType, labels: Mapping[str, str]
@@ -124,11 +123,11 @@ class NamedMetrics:
 
     def _values(self, name: str, target: _Target, labels: Mapping[str, str]) -> list[str]:
         assert target.instrument is not None
-        given = {**{_label(label): str(value) for label, value in labels.items()}, **target.meant.labels}
-        wanted = target.instrument.metric.labels
-        if unknown := given.keys() - wanted.keys():
+        given = {**{_label(label): str(value) for label, value in labels.items()}, **target.resolved.labels}
+        expected = target.instrument.metric.labels
+        if unknown := given.keys() - expected.keys():
             self._count(f"{printable(name)} has no labels {', '.join(sorted(unknown))}: the first value decides which it has")
-        return [given.get(label, "") for label in wanted]
+        return [given.get(label, "") for label in expected]
 
     def _count(self, message: str) -> None:
         self._faults.count("collect_metric", ValueError(message))
@@ -146,9 +145,9 @@ def collect_metric(name: str, value: float | Decimal, metric_type: MetricType, l
     number = _finite(name, value)
     if number < 0 and metric_type is MetricType.COUNTER:
         raise ValueError(f"{name} is a counter and only rises: {value} cannot be added")
-    home = active_observability()
-    if home is not None:
-        home.collected.collect(name, number, metric_type, labels or {})
+    active = active_observability()
+    if active is not None:
+        active.collected.collect(name, number, metric_type, labels or {})
 
 
 def collect_result_metric(
@@ -179,10 +178,10 @@ def collect_flux_result_metric(
 
 
 def _component(labels: Mapping[str, str]) -> str:
-    home = active_observability()
+    active = active_observability()
     named = {_label(label): str(value) for label, value in labels.items()}
     component = named.pop("component", "")
-    if named and home is not None:
+    if named and active is not None:
         count_internal_error("collect_metric", ValueError(f"results have no labels {', '.join(sorted(named))}: use component"))
     return component
 

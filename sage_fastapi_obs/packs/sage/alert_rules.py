@@ -2,11 +2,12 @@
 
 from functools import partial
 
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
+from sage_fastapi_obs.alert_rules.http import down_test
+from sage_fastapi_obs.alert_rules.rule_test_series import series
 from sage_fastapi_obs.alerting.rules import Ratio, Stat
-from sage_fastapi_obs.export import services as of
-from sage_fastapi_obs.export.exported_rule import ExportedRule, RuleTest, threshold_alert
-from sage_fastapi_obs.export.rule_test_series import SeriesShape, series
-from sage_fastapi_obs.export.services import Services
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import Services
 from sage_fastapi_obs.settings import Settings
 
 __all__ = ["alerts"]
@@ -16,8 +17,10 @@ _SHARE = "{{ $value | humanizePercentage }}"
 _FAILURE = {"status": "failure"}
 _ENCRYPT = Stat("sage_session_duration_seconds", "p95", where={"operation": "encrypt"})
 
-_critical = partial(threshold_alert, group="sage_critical", system="sage", severity="critical")
-_warning = partial(threshold_alert, group="sage_warning", system="sage", severity="warning")
+CRITICAL = RuleGroup("sage_critical", "SAGE, critical: pack `sage`", "sage", "sage-overview", "30s", 10)
+WARNING = RuleGroup("sage_warning", "SAGE, warnings: pack `sage`", "sage", "sage-overview", "30s", 11)
+_critical = partial(threshold_alert, group=CRITICAL, severity="critical")
+_warning = partial(threshold_alert, group=WARNING, severity="warning")
 
 
 def _failing(metric: str, by: tuple[str, ...] = ()) -> Ratio:
@@ -31,140 +34,83 @@ _OF_ALL = (
         Stat("sage_replay_attacks_detected_total", "increase"),
         0,
         minutes=1,
-        summary="{{ $labels.service }} was sent messages again that it had seen before",
-        description="{{ $value | humanize }} replays in 5 minutes: somebody may be attacking.",
         seed="ReplayAttackDetected",
+    ).about(
+        "{{ $labels.service }} was sent messages again that it had seen before",
+        "{{ $value | humanize }} replays in 5 minutes: somebody may be attacking.",
     ),
-    _critical(
-        "HighSessionFailureRate",
-        _failing("sage_sessions_created_total"),
-        0.1,
-        minutes=5,
-        summary="{{ $labels.service }} fails to create sessions",
-        description=f"{_SHARE} of session creations fail, more than 10 %.",
+    _critical("HighSessionFailureRate", _failing("sage_sessions_created_total"), 0.1, minutes=5).about(
+        "{{ $labels.service }} fails to create sessions", f"{_SHARE} of session creations fail, more than 10 %."
     ),
-    _critical(
-        "HighHandshakeErrorRate",
-        _HANDSHAKES,
-        0.1,
-        minutes=5,
-        summary="Handshakes of {{ $labels.service }} fail, perhaps by an attack",
-        description=f"{_SHARE} of handshakes fail, more than 10 %.",
+    _critical("HighHandshakeErrorRate", _HANDSHAKES, 0.1, minutes=5, inhibits="SageHighErrorRate").about(
+        "Handshakes of {{ $labels.service }} fail, perhaps by an attack", f"{_SHARE} of handshakes fail, more than 10 %."
     ),
-    _critical(
-        "SageHighErrorRate",
-        _HANDSHAKES,
-        0.05,
-        minutes=5,
-        summary="Handshakes of {{ $labels.service }} fail",
-        description=f"{_SHARE} of handshakes fail, more than 5 %.",
-        seed="HighErrorRate",
+    _critical("SageHighErrorRate", _HANDSHAKES, 0.05, minutes=5, seed="HighErrorRate").about(
+        "Handshakes of {{ $labels.service }} fail", f"{_SHARE} of handshakes fail, more than 5 %."
     ),
-    _critical(
-        "DIDResolutionFailure",
-        Stat("sage_did_resolution_errors_total", "rate", by=("chain",)),
-        0.5,
-        minutes=5,
-        summary="{{ $labels.service }} cannot resolve identities on {{ $labels.chain }}",
-        description="{{ $value | humanize }} resolutions per second fail on {{ $labels.chain }}.",
+    _critical("DIDResolutionFailure", Stat("sage_did_resolution_errors_total", "rate", by=("chain",)), 0.5, minutes=5).about(
+        "{{ $labels.service }} cannot resolve identities on {{ $labels.chain }}",
+        "{{ $value | humanize }} resolutions per second fail on {{ $labels.chain }}.",
     ),
-    _critical(
-        "BlockchainUnavailable",
-        _failing("sage_blockchain_transactions_total", ("chain",)),
-        0.8,
-        minutes=5,
-        summary="{{ $labels.service }} cannot use {{ $labels.chain }}",
-        description=f"{_SHARE} of transactions on {{{{ $labels.chain }}}} fail, more than 80 %.",
+    _critical("BlockchainUnavailable", _failing("sage_blockchain_transactions_total", ("chain",)), 0.8, minutes=5).about(
+        "{{ $labels.service }} cannot use {{ $labels.chain }}",
+        f"{_SHARE} of transactions on {{{{ $labels.chain }}}} fail, more than 80 %.",
     ),
     _warning(
         "SignatureVerificationFailureHigh",
         Stat("sage_crypto_errors_total", "rate", where={"operation": "verify"}),
         1,
         minutes=5,
-        summary="Signatures sent to {{ $labels.service }} are wrong",
-        description="{{ $value | humanize }} verifications per second fail.",
+    ).about("Signatures sent to {{ $labels.service }} are wrong", "{{ $value | humanize }} verifications per second fail."),
+    _warning("HandshakeFailures", Stat("sage_handshakes_completed_total", "rate", where=_FAILURE), 10, minutes=2).about(
+        "Many handshakes of {{ $labels.service }} fail", "{{ $value | humanize }} handshakes per second fail."
     ),
-    _warning(
-        "HandshakeFailures",
-        Stat("sage_handshakes_completed_total", "rate", where=_FAILURE),
-        10,
-        minutes=2,
-        summary="Many handshakes of {{ $labels.service }} fail",
-        description="{{ $value | humanize }} handshakes per second fail.",
+    _warning("HighEncryptionLatency", _ENCRYPT, 0.01, minutes=5).about(
+        "{{ $labels.service }} encrypts slowly", f"One encryption in twenty takes longer than {_SECONDS}; the limit is 10 ms."
     ),
-    _warning(
-        "HighEncryptionLatency",
-        _ENCRYPT,
-        0.01,
-        minutes=5,
-        summary="{{ $labels.service }} encrypts slowly",
-        description=f"One encryption in twenty takes longer than {_SECONDS}; the limit is 10 ms.",
+    _warning("EncryptionSlowdown", _ENCRYPT, 0.1, minutes=5, inhibits="HighEncryptionLatency").about(
+        "{{ $labels.service }} encrypts very slowly",
+        f"One encryption in twenty takes longer than {_SECONDS}; the limit is 100 ms.",
     ),
-    _warning(
-        "EncryptionSlowdown",
-        _ENCRYPT,
-        0.1,
-        minutes=5,
-        summary="{{ $labels.service }} encrypts very slowly",
-        description=f"One encryption in twenty takes longer than {_SECONDS}; the limit is 100 ms.",
+    _warning("SlowHandshakes", Stat("sage_handshake_duration_seconds", "p95"), 1, minutes=5).about(
+        "Handshakes of {{ $labels.service }} are slow",
+        f"One handshake in twenty takes longer than {_SECONDS}; the limit is 1 s.",
     ),
-    _warning(
-        "SlowHandshakes",
-        Stat("sage_handshake_duration_seconds", "p95"),
-        1,
-        minutes=5,
-        summary="Handshakes of {{ $labels.service }} are slow",
-        description=f"One handshake in twenty takes longer than {_SECONDS}; the limit is 1 s.",
-    ),
-    _warning(
-        "SessionExpirationHigh",
-        Stat("sage_sessions_expired_total", "rate"),
-        10,
-        minutes=5,
-        summary="Many sessions of {{ $labels.service }} expire",
-        description="{{ $value | humanize }} sessions per second expire.",
+    _warning("SessionExpirationHigh", Stat("sage_sessions_expired_total", "rate"), 10, minutes=5).about(
+        "Many sessions of {{ $labels.service }} expire", "{{ $value | humanize }} sessions per second expire."
     ),
     _warning(
         "SessionLeakSuspected",
         Stat("sage_sessions_active", "last"),
         10_000,
         minutes=10,
-        summary="{{ $labels.instance }} may forget to close sessions",
-        description="{{ $value }} sessions are open on {{ $labels.instance }}.",
         also_by=("service", "instance"),
         target={"instance": "one:9090"},
-    ),
+    ).about("{{ $labels.instance }} may forget to close sessions", "{{ $value }} sessions are open on {{ $labels.instance }}."),
 )
 
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `sage`, or its first part."""
     found = [one for one in services if of.with_pack([one], "sage") or of.with_pack([one], "sage-core")]
-    told = [alert for alert in _OF_ALL if of.telling(found, alert.metric)]
-    return [*told, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
+    known = [alert for alert in _OF_ALL if of.with_metric(found, alert.metric)]
+    return [*known, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
 
 
 def _down(service: Settings) -> ExportedRule:
     name = of.name(service)
-    up = series("up", {"job": name})
-    target = series("up", {"job": name, "service": name, "instance": "one:9090"})
+    target = series("up", {"job": name})
     return ExportedRule(
         name="SAGEBackendDown",
-        group="sage_critical",
-        system="sage",
-        expr=f"{up} == 0 or absent({up})",
+        group=CRITICAL,
+        expr=f"{target} == 0 or absent({target})",
         for_seconds=60,
         severity="critical",
         summary=f"{name} is down",
         description="Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}, or knows no target of it any more.",
         labels={"service": name},
-        story=RuleTest(
-            {target: SeriesShape(level=1)},
-            {target: SeriesShape(level=0)},
-            labels={"job": name, "instance": "one:9090"},
-            gone={target: SeriesShape(is_missing=True)},
-            gone_labels={"job": name},
-        ),
+        # The rule gives the label `service` itself.
+        test=down_test(name, "one:9090", {"job": name}, labels={"job": name, "instance": "one:9090"}),
     )
 
 
@@ -175,10 +121,11 @@ def _memory(service: Settings) -> ExportedRule:
         Stat("process_resident_memory_bytes", "last", where={"job": name}),
         1e9,
         minutes=5,
-        summary="{{ $labels.instance }} uses much memory",
-        description="{{ $value | humanize1024 }}B are in use on {{ $labels.instance }}, more than 1 GB.",
         also_by=("service", "instance"),
         target={"job": name, "service": name, "instance": "one:9090"},
+    ).about(
+        "{{ $labels.instance }} uses much memory",
+        "{{ $value | humanize1024 }}B are in use on {{ $labels.instance }}, more than 1 GB.",
     )
     # Rules of several services would otherwise be one rule twice.
-    return alert.labelled(service=name)
+    return alert.with_labels(service=name)

@@ -150,9 +150,7 @@ _HANDSHAKE = RunMetrics(
 )
 _STAGE = RunMetrics(duration="sage_handshake_stage_duration_seconds")
 _CRYPTO = RunMetrics(
-    duration="sage_crypto_operation_duration_seconds",
-    total="sage_crypto_operations_total",
-    errors="sage_crypto_errors_total",
+    duration="sage_crypto_operation_duration_seconds", total="sage_crypto_operations_total", errors="sage_crypto_errors_total"
 )
 _RESOLUTION = RunMetrics(
     duration="sage_did_resolution_duration_seconds",

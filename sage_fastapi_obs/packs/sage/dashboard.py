@@ -1,358 +1,209 @@
 """SAGE: sessions, handshakes, cryptography, identities and messages."""
 
-from sage_fastapi_obs.export.grafana.boards import shared
-from sage_fastapi_obs.export.grafana.boards.service import red
-from sage_fastapi_obs.export.grafana.layout import BAD, FINE, WARN, Board, Limit, Panel, Row, limits, numbers
-from sage_fastapi_obs.export.grafana.promql import Queries
-from sage_fastapi_obs.settings import SlaSettings
+from sage_fastapi_obs.catalog.services import Services, with_pack
+from sage_fastapi_obs.dashboards import panels
+from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel, Row, Threshold, numbers
+from sage_fastapi_obs.dashboards.panels import PanelBuilder
+from sage_fastapi_obs.dashboards.service import red
 
-__all__ = ["debugging_board", "detailed_board", "overview_board"]
+__all__ = ["dashboards"]
 
-ASK = Queries(shared.SCOPE)
-CHOICES = shared.choices("sage_sessions_active")
-SESSION = "sage_session_duration_seconds"
-STAGE = "sage_handshake_stage_duration_seconds"
-CRYPTO = "sage_crypto_operation_duration_seconds"
-TAGS = ("sage",)
+panel = PanelBuilder()
+ask = panel.ask
+FAILED, SUCCEEDED = {"status": "failure"}, {"status": "success"}
 
-
-def overview_board() -> Board:
-    """Show whether SAGE is well, at a glance."""
-    return Board(
-        "sage-overview",
-        "SAGE Overview",
-        "Whether sessions are opened, handshakes succeed and encryption is fast. The dashboard SAGE Detailed says where, and "
-        "SAGE Debugging why.",
-        (
-            Row(
-                "What is wrong",
-                (*_standing(), *(each.sized(6, 8) for each in (_active(), _created(), _handshakes(), _encryption()))),
-            ),
-            Row("Attacks", (_replays(12), _nonces(12))),
-        ),
-        CHOICES,
-        TAGS,
-    )
-
-
-def detailed_board() -> Board:
-    """Show every part of SAGE."""
-    return Board(
-        "sage-detailed",
-        "SAGE Detailed",
-        "All parts of SAGE: sessions, handshakes, cryptography, identities and chains, messages.",
-        (
-            Row("What is wrong", _standing()),
-            Row("Sessions", (_active(), _created(), _session_failures(), _ends(), _lifetime(), _session_work())),
-            Row("Handshakes", (_handshakes(), _handshake_time(), _stages(), _handshake_errors(), _begun())),
-            Row("Cryptography", _crypto()),
-            Row("Identities and chains", _identities()),
-            Row("Messages and attacks", (*_messages(), _replays(8), _nonces(8))),
-        ),
-        CHOICES,
-        TAGS,
-    )
-
-
-def debugging_board(sla: SlaSettings) -> Board:
-    """Lead from errors to single requests."""
-    return Board(
-        "sage-debugging",
-        "SAGE Debugging",
-        "From a kind of error to the lines and the trace of one request that had it.",
-        (
-            Row("What is wrong", (*_standing(), *red(ASK, sla, "service"))),
-            Row(
-                "Where: errors by kind",
-                (_handshake_errors(12), _crypto_errors(12), _resolution_errors(12), shared.slowest(ASK)),
-            ),
-            shared.logs_row(),
-        ),
-        CHOICES,
-        TAGS,
-    )
-
-
-def _standing() -> tuple[Panel, ...]:
-    handshakes = ASK.share("sage_handshakes_completed_total", status="failure")
-    sessions = ASK.share("sage_sessions_created_total", status="failure")
-    replays = ASK.increase("sage_replay_attacks_detected_total", window="5m")
-    verified = ASK.rate("sage_crypto_errors_total", operation="verify")
-    return (
-        shared.firing(),
-        shared.up(),
-        shared.stat(
-            "Handshakes that fail",
-            handshakes,
-            "SageHighErrorRate fires from 5 %, HighHandshakeErrorRate from 10 %.",
-            "percentunit",
-            limits(0.05, 0.1),
-        ),
-        shared.stat(
-            "Sessions that fail",
-            sessions,
-            "Share of sessions that could not be created; HighSessionFailureRate fires from 10 %.",
-            "percentunit",
-            limits(0.05, 0.1),
-        ),
-        shared.stat(
-            "Replays in 5 minutes",
-            replays,
-            "Messages that had been seen before: an attack, or a client that repeats.",
-            steps=(Limit(FINE), Limit(BAD, 0.5)),
-        ),
-        shared.stat(
-            "Signatures refused",
-            f"{verified} or vector(0)",
-            "Per second; SignatureVerificationFailureHigh fires from 1.",
-            "cps",
-            limits(0.5, 1),
-        ),
-    )
-
-
-def _active() -> Panel:
-    return Panel(
-        "Active Sessions",
-        numbers((ASK.value("sage_sessions_active", "instance"), "{{instance}}")),
-        "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000).",
-        limits=limits(None, 10_000),
-    )
-
-
-def _created() -> Panel:
-    return Panel(
-        "Session Creation Rate",
-        numbers((ASK.rate("sage_sessions_created_total", "status"), "{{status}}")),
-        "Sessions per second whose creation was tried.",
-        unit="ops",
-    )
-
-
-def _handshakes() -> Panel:
-    succeeded = ASK.share("sage_handshakes_completed_total", status="success")
-    return Panel(
-        "Handshake Success Rate",
-        numbers((succeeded, "succeeded")),
-        "Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.",
-        unit="percentunit",
-        limits=(Limit(BAD), Limit(WARN, 0.9), Limit(FINE, 0.95)),
-        most=1,
-    )
-
-
-def _encryption() -> Panel:
-    return shared.latency(
-        "Encryption Latency (p50, p95, p99)",
-        shared.quantiles(ASK, SESSION, operation="encrypt"),
-        "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
-        "quantile is an estimate.",
-        limits(0.010, 0.100),
-    )
-
-
-def _session_failures() -> Panel:
-    return Panel(
-        "Session failure ratio",
-        numbers((ASK.share("sage_sessions_created_total", status="failure"), "failed")),
-        "Share of sessions that could not be created.",
-        unit="percentunit",
-        limits=limits(0.05, 0.1),
-    )
-
-
-def _ends() -> Panel:
-    return Panel(
+WRONG = (
+    panels.firing(),
+    panels.up(),
+    panels.stat(
+        "Handshakes that fail",
+        ask.share("sage_handshakes_completed_total", status="failure"),
+        "percentunit",
+        warn=0.05,
+        bad=0.1,
+    ).about("SageHighErrorRate fires from 5 %, HighHandshakeErrorRate from 10 %."),
+    panels.stat(
+        "Sessions that fail", ask.share("sage_sessions_created_total", status="failure"), "percentunit", warn=0.05, bad=0.1
+    ).about("Share of sessions that could not be created; HighSessionFailureRate fires from 10 %."),
+    panels.stat(
+        "Replays in 5 minutes",
+        ask.increase("sage_replay_attacks_detected_total", window="5m"),
+        thresholds=(Threshold(FINE), Threshold(BAD, 0.5)),
+    ).about("Messages that had been seen before: an attack, or a client that repeats."),
+    panels.stat(
+        "Signatures refused", f"{ask.rate('sage_crypto_errors_total', operation='verify')} or vector(0)", "cps", warn=0.5, bad=1
+    ).about("Per second; SignatureVerificationFailureHigh fires from 1."),
+)
+ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
+    "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
+)
+CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
+    "Sessions per second whose creation was tried."
+)
+HANDSHAKES = panel.share(
+    "Handshake Success Rate",
+    "sage_handshakes_completed_total",
+    legend="succeeded",
+    where=SUCCEEDED,
+    thresholds=(Threshold(BAD), Threshold(WARN, 0.9), Threshold(FINE, 0.95)),
+    max=1,
+).about("Share of handshakes that ended well. Below the lines SageHighErrorRate and HighHandshakeErrorRate fire.")
+ENCRYPTION = panel.quantiles(
+    "Encryption Latency (p50, p95, p99)", "sage_session_duration_seconds", where={"operation": "encrypt"}, warn=0.010, bad=0.100
+).about(
+    "Lines: HighEncryptionLatency (10 ms) and EncryptionSlowdown (100 ms) look at p95. Between bounds of the histogram the "
+    "quantile is an estimate."
+)
+SESSIONS = (
+    ACTIVE,
+    CREATED,
+    panel.share(
+        "Session failure ratio", "sage_sessions_created_total", legend="failed", where=FAILED, warn=0.05, bad=0.1
+    ).about("Share of sessions that could not be created."),
+    Panel(
         "Sessions expired and closed",
-        numbers(
-            (ASK.rate("sage_sessions_expired_total"), "expired"),
-            (ASK.rate("sage_sessions_closed_total"), "closed"),
-        ),
-        "Many that expire: clients go without goodbye, or the time is too short (SessionExpirationHigh from 10 per second).",
+        numbers((ask.rate("sage_sessions_expired_total"), "expired"), (ask.rate("sage_sessions_closed_total"), "closed")),
         unit="ops",
-        limits=limits(None, 10),
-    )
-
-
-def _lifetime() -> Panel:
-    return shared.latency(
-        "Session lifetime",
-        shared.quantiles(ASK, "sage_session_lifetime_seconds"),
-        "Life of sessions that were closed or expired.",
-    )
-
-
-def _session_work() -> Panel:
-    return shared.latency(
-        "Work on sessions: p95",
-        numbers((ASK.quantile(0.95, SESSION, "operation"), "{{operation}}")),
-        "Creating, encrypting and decrypting.",
-    )
-
-
-def _handshake_time() -> Panel:
-    return shared.latency(
-        "Handshake duration",
-        shared.quantiles(ASK, "sage_handshake_duration_seconds"),
-        "Whole handshakes; SlowHandshakes fires from a p95 of 1 s.",
-        limits(0.5, 1),
-    )
-
-
-def _stages() -> Panel:
-    return shared.latency(
-        "Handshake stages: p95",
-        numbers((ASK.quantile(0.95, STAGE, "stage"), "{{stage}}")),
-        "Which stage takes the time: process resolves the other side's identity.",
-    )
-
-
-def _handshake_errors(width: int = 8) -> Panel:
-    return Panel(
-        "Handshakes that failed, by error",
-        numbers((ASK.rate("sage_handshakes_failed_total", "error_type"), "{{error_type}}")),
-        "timeout and network: the other side or the way to it; invalid: what it sent.",
-        unit="cps",
-        width=width,
-        stacked=True,
-    )
-
-
-def _begun() -> Panel:
-    return Panel(
+        bad=10,
+    ).about(
+        "Many that expire: clients go without goodbye, or the time is too short (SessionExpirationHigh from 10 per second)."
+    ),
+    panel.quantiles("Session lifetime", "sage_session_lifetime_seconds").about("Life of sessions that were closed or expired."),
+    panel.p95("Work on sessions: p95", "sage_session_duration_seconds", ["operation"]).about(
+        "Creating, encrypting and decrypting."
+    ),
+)
+HANDSHAKE_ERRORS = panel.rate(
+    "Handshakes that failed, by error", "sage_handshakes_failed_total", ["error_type"], unit="cps", stacked=True
+).about("timeout and network: the other side or the way to it; invalid: what it sent.")
+ALL_HANDSHAKES = (
+    HANDSHAKES,
+    panel.quantiles("Handshake duration", "sage_handshake_duration_seconds", warn=0.5, bad=1).about(
+        "Whole handshakes; SlowHandshakes fires from a p95 of 1 s."
+    ),
+    panel.p95("Handshake stages: p95", "sage_handshake_stage_duration_seconds", ["stage"]).about(
+        "Which stage takes the time: process resolves the other side's identity."
+    ),
+    HANDSHAKE_ERRORS,
+    Panel(
         "Handshakes begun and ended",
         numbers(
-            (ASK.rate("sage_handshakes_initiated_total", "role"), "begun as {{role}}"),
-            (ASK.rate("sage_handshakes_completed_total", "key_type"), "ended with {{key_type}}"),
+            (ask.rate("sage_handshakes_initiated_total", "role"), "begun as {{role}}"),
+            (ask.rate("sage_handshakes_completed_total", "key_type"), "ended with {{key_type}}"),
         ),
-        "More begun than ended: they hang.",
         unit="ops",
         width=16,
-    )
-
-
-def _crypto() -> tuple[Panel, ...]:
-    operations = ASK.rate("sage_crypto_operations_total", "operation", "algorithm")
-    return (
-        Panel(
-            "Crypto operations",
-            numbers((operations, "{{operation}} {{algorithm}}")),
-            "Operations per second.",
-            unit="ops",
-            stacked=True,
+    ).about("More begun than ended: they hang."),
+)
+CRYPTO_ERRORS = panel.rate(
+    "Crypto errors", "sage_crypto_errors_total", ["operation", "error_type"], unit="cps", stacked=True
+).about("verify: forged or damaged signatures; decrypt: keys that do not fit, or damaged frames.")
+CRYPTO = (
+    panel.rate("Crypto operations", "sage_crypto_operations_total", ["operation", "algorithm"], stacked=True).about(
+        "Operations per second."
+    ),
+    CRYPTO_ERRORS,
+    panel.p95("Crypto operations: p95", "sage_crypto_operation_duration_seconds", ["operation"]).about(
+        "All slow at once: the processor is busy. One slow: its algorithm or its key."
+    ),
+)
+RESOLUTION_ERRORS = panel.rate(
+    "DID resolutions that failed",
+    "sage_did_resolution_errors_total",
+    ["chain", "error_type"],
+    unit="cps",
+    width=12,
+    stacked=True,
+    bad=0.5,
+).about("DIDResolutionFailure fires from 0.5 per second of a chain.")
+IDENTITIES = (
+    panel.p95("DID resolution: p95", "sage_did_resolution_duration_seconds", ["chain"], width=12).about(
+        "Time of asking the chain's node."
+    ),
+    RESOLUTION_ERRORS,
+    Panel(
+        "DID resolutions and registrations",
+        numbers(
+            (ask.rate("sage_did_resolutions_total", "chain", "status"), "resolved {{chain}} {{status}}"),
+            (ask.rate("sage_did_registrations_total", "chain", "status"), "registered {{chain}} {{status}}"),
         ),
-        _crypto_errors(8),
-        shared.latency(
-            "Crypto operations: p95",
-            numbers((ASK.quantile(0.95, CRYPTO, "operation"), "{{operation}}")),
-            "All slow at once: the processor is busy. One slow: its algorithm or its key.",
-        ),
-    )
-
-
-def _crypto_errors(width: int) -> Panel:
-    return Panel(
-        "Crypto errors",
-        numbers((ASK.rate("sage_crypto_errors_total", "operation", "error_type"), "{{operation}} {{error_type}}")),
-        "verify: forged or damaged signatures; decrypt: keys that do not fit, or damaged frames.",
-        unit="cps",
-        width=width,
+        unit="ops",
+        width=12,
+    ).about("Identities per second."),
+    panel.rate(
+        "Blockchain transactions",
+        "sage_blockchain_transactions_total",
+        ["chain", "operation", "status"],
+        width=12,
         stacked=True,
-    )
+    ).about("Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail."),
+)
+REPLAYS = panel.increase(
+    "Replay attacks", "sage_replay_attacks_detected_total", window="5m", legend="in 5 minutes", bad=1
+).about("One is enough for ReplayAttacksDetected.")
+_REFUSED_NONCES = ask.rate("sage_nonce_validations_total", "status", status="!=valid")
+NONCES = Panel(
+    "Nonce failures",
+    numbers((f"{_REFUSED_NONCES} / on () group_left () {ask.rate('sage_nonce_validations_total')}", "{{status}}")),
+    unit="percentunit",
+).about("Share of nonces: invalid ones were used before or are no nonces, expired ones came late: look at clocks.")
+MESSAGES = (
+    panel.rate("Message throughput", "sage_messages_processed_total", ["type", "status"], unit="mps").about(
+        "Messages per second."
+    ),
+    Panel(
+        "Average message size",
+        numbers((ask.mean("sage_session_message_size_bytes", "direction"), "{{direction}}")),
+        unit="bytes",
+    ).about("As plain text, in sessions."),
+    panel.quantiles("Message processing", "sage_message_processing_duration_seconds").about("Time of processing one message."),
+    panel.quantiles("Message size", "sage_message_size_bytes", unit="bytes").about("Of all messages."),
+)
 
 
-def _identities() -> tuple[Panel, ...]:
+def dashboards(services: Services) -> tuple[Dashboard, ...]:
+    """Return the dashboards: whether SAGE is well at a glance, all of its parts, and the way from an error to one request."""
+    choices, tags = panels.choices("sage_sessions_active"), ("sage",)
+    sla = with_pack(services, "sage")[0].sla
+    errors = [each.sized(12, 8) for each in (HANDSHAKE_ERRORS, CRYPTO_ERRORS, RESOLUTION_ERRORS)]
     return (
-        shared.latency(
-            "DID resolution: p95",
-            numbers((ASK.quantile(0.95, "sage_did_resolution_duration_seconds", "chain"), "{{chain}}")),
-            "Time of asking the chain's node.",
-            width=12,
-        ),
-        _resolution_errors(12),
-        Panel(
-            "DID resolutions and registrations",
-            numbers(
-                (ASK.rate("sage_did_resolutions_total", "chain", "status"), "resolved {{chain}} {{status}}"),
-                (ASK.rate("sage_did_registrations_total", "chain", "status"), "registered {{chain}} {{status}}"),
+        Dashboard(
+            "sage-overview",
+            "SAGE Overview",
+            "Whether sessions are opened, handshakes succeed and encryption is fast. The dashboard SAGE Detailed says where, "
+            "and SAGE Debugging why.",
+            (
+                Row("What is wrong", (*WRONG, *(each.sized(6, 8) for each in (ACTIVE, CREATED, HANDSHAKES, ENCRYPTION)))),
+                Row("Attacks", (REPLAYS.sized(12, 8), NONCES.sized(12, 8))),
             ),
-            "Identities per second.",
-            unit="ops",
-            width=12,
+            choices,
+            tags,
         ),
-        Panel(
-            "Blockchain transactions",
-            numbers(
-                (
-                    ASK.rate("sage_blockchain_transactions_total", "chain", "operation", "status"),
-                    "{{chain}} {{operation}} {{status}}",
-                )
+        Dashboard(
+            "sage-detailed",
+            "SAGE Detailed",
+            "All parts of SAGE: sessions, handshakes, cryptography, identities and chains, messages.",
+            (
+                Row("What is wrong", WRONG),
+                Row("Sessions", SESSIONS),
+                Row("Handshakes", ALL_HANDSHAKES),
+                Row("Cryptography", CRYPTO),
+                Row("Identities and chains", IDENTITIES),
+                Row("Messages and attacks", (*MESSAGES, REPLAYS, NONCES)),
             ),
-            "Transactions per second; BlockchainUnavailable fires when more than 80 % of a chain's fail.",
-            unit="ops",
-            width=12,
-            stacked=True,
+            choices,
+            tags,
         ),
-    )
-
-
-def _resolution_errors(width: int) -> Panel:
-    return Panel(
-        "DID resolutions that failed",
-        numbers((ASK.rate("sage_did_resolution_errors_total", "chain", "error_type"), "{{chain}} {{error_type}}")),
-        "DIDResolutionFailure fires from 0.5 per second of a chain.",
-        unit="cps",
-        width=width,
-        stacked=True,
-        limits=limits(None, 0.5),
-    )
-
-
-def _messages() -> tuple[Panel, ...]:
-    return (
-        Panel(
-            "Message throughput",
-            numbers((ASK.rate("sage_messages_processed_total", "type", "status"), "{{type}} {{status}}")),
-            "Messages per second.",
-            unit="mps",
+        Dashboard(
+            "sage-debugging",
+            "SAGE Debugging",
+            "From a kind of error to the lines and the trace of one request that had it.",
+            (
+                Row("What is wrong", (*WRONG, *red(panel, sla, "service"))),
+                Row("Where: errors by kind", (*errors, panels.slowest(ask))),
+                panels.logs_row(),
+            ),
+            choices,
+            tags,
         ),
-        Panel(
-            "Average message size",
-            numbers((ASK.mean("sage_session_message_size_bytes", "direction"), "{{direction}}")),
-            "As plain text, in sessions.",
-            unit="bytes",
-        ),
-        shared.latency(
-            "Message processing",
-            shared.quantiles(ASK, "sage_message_processing_duration_seconds"),
-            "Time of processing one message.",
-        ),
-        Panel(
-            "Message size",
-            shared.quantiles(ASK, "sage_message_size_bytes"),
-            "Of all messages.",
-            unit="bytes",
-        ),
-    )
-
-
-def _replays(width: int) -> Panel:
-    return Panel(
-        "Replay attacks",
-        numbers((ASK.increase("sage_replay_attacks_detected_total", window="5m"), "in 5 minutes")),
-        "One is enough for ReplayAttacksDetected.",
-        width=width,
-        limits=limits(None, 1),
-    )
-
-
-def _nonces(width: int) -> Panel:
-    bad = ASK.rate("sage_nonce_validations_total", "status", status="!=valid")
-    whole = ASK.rate("sage_nonce_validations_total")
-    return Panel(
-        "Nonce failures",
-        numbers((f"{bad} / on () group_left () {whole}", "{{status}}")),
-        "Share of nonces: invalid ones were used before or are no nonces, expired ones came late: look at clocks.",
-        unit="percentunit",
-        width=width,
     )

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, STATUS, Alias, Metric
+from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, STATUS, Alias, counter, gauge, histogram
 
-__all__ = ["ALGORITHMS", "CHAINS", "CRYPTO_OPERATIONS", "HANDSHAKE_ERRORS", "KEY_TYPES", "SAGE_METRICS", "STAGES"]
+__all__ = ["ALGORITHMS", "CHAINS", "CRYPTO_OPERATIONS", "HANDSHAKE_ERRORS", "KEY_TYPES", "METRICS", "STAGES"]
 
 SESSION_BUCKETS = tuple(0.0001 * 2**k for k in range(15))
 HANDSHAKE_BUCKETS = tuple(0.001 * 2**k for k in range(13))
@@ -20,87 +20,65 @@ HANDSHAKE_ERRORS = ("timeout", "invalid", "network")
 STAGES = ("init", "process", "finalize")
 _CIPHER = ("encrypt", "decrypt")
 
-_sage = partial(Metric, pack="sage")
 _alias = partial(Alias, group="sage")
 
 _SESSION_METRICS = (
-    _sage("sage_sessions_created_total", "counter", "Sessions whose creation was tried.", {"status": STATUS}),
-    _sage("sage_sessions_expired_total", "counter", "Sessions that ran out of time."),
-    _sage("sage_sessions_closed_total", "counter", "Sessions that were closed by one of their sides."),
-    _sage("sage_sessions_active", "gauge", "Sessions that are open now."),
-    _sage(
+    counter("sage_sessions_created_total", "Sessions whose creation was tried.", {"status": STATUS}),
+    counter("sage_sessions_expired_total", "Sessions that ran out of time."),
+    counter("sage_sessions_closed_total", "Sessions that were closed by one of their sides."),
+    gauge("sage_sessions_active", "Sessions that are open now."),
+    histogram(
         "sage_session_duration_seconds",
-        "histogram",
         "Time that work on sessions took.",
-        {"operation": ("create", "encrypt", "decrypt")},
-        "seconds",
         SESSION_BUCKETS,
+        {"operation": ("create", "encrypt", "decrypt")},
         aliases=(
             _alias("sage_sessions_duration_seconds"),
             _alias("sage_encryption_duration_seconds", only={"operation": _CIPHER}),
         ),
     ),
-    _sage(
+    histogram(
         "sage_session_message_size_bytes",
-        "histogram",
         "Size of messages in sessions, as plain text.",
-        {"direction": ("inbound", "outbound")},
-        "bytes",
         MESSAGE_BUCKETS,
+        {"direction": ("inbound", "outbound")},
         aliases=(_alias("sage_sessions_message_size_bytes"),),
     ),
-    _sage(
-        "sage_session_lifetime_seconds",
-        "histogram",
-        "Life of sessions that were closed or expired.",
-        unit="seconds",
-        buckets=LIFETIME_BUCKETS,
-    ),
+    histogram("sage_session_lifetime_seconds", "Life of sessions that were closed or expired.", LIFETIME_BUCKETS),
 )
 _HANDSHAKE_METRICS = (
-    _sage("sage_handshakes_initiated_total", "counter", "Handshakes that began.", {"role": ("client", "server")}),
-    _sage(
+    counter("sage_handshakes_initiated_total", "Handshakes that began.", {"role": ("client", "server")}),
+    counter(
         "sage_handshakes_completed_total",
-        "counter",
         "Handshakes that ended, well or not.",
         {"status": STATUS, "key_type": KEY_TYPES},
         aliases=(_alias("sage_handshakes_total", values={"status": {"failure": "error"}}),),
     ),
-    _sage("sage_handshakes_failed_total", "counter", "Handshakes that failed.", {"error_type": HANDSHAKE_ERRORS}),
-    _sage(
-        "sage_handshake_duration_seconds", "histogram", "Time of whole handshakes.", unit="seconds", buckets=HANDSHAKE_BUCKETS
-    ),
-    _sage(
+    counter("sage_handshakes_failed_total", "Handshakes that failed.", {"error_type": HANDSHAKE_ERRORS}),
+    histogram("sage_handshake_duration_seconds", "Time of whole handshakes.", HANDSHAKE_BUCKETS),
+    histogram(
         "sage_handshake_stage_duration_seconds",
-        "histogram",
         "Time of the stages of handshakes.",
-        {"stage": STAGES},
-        "seconds",
         HANDSHAKE_BUCKETS,
+        {"stage": STAGES},
         aliases=(_alias("sage_handshakes_duration_seconds"),),
     ),
 )
 _CRYPTO_METRICS = (
-    _sage(
-        "sage_crypto_operations_total",
-        "counter",
-        "Cryptographic operations.",
-        {"operation": CRYPTO_OPERATIONS, "algorithm": ALGORITHMS},
+    counter(
+        "sage_crypto_operations_total", "Cryptographic operations.", {"operation": CRYPTO_OPERATIONS, "algorithm": ALGORITHMS}
     ),
-    _sage(
+    counter(
         "sage_crypto_errors_total",
-        "counter",
         "Cryptographic operations that failed.",
         {"operation": CRYPTO_OPERATIONS, "error_type": ()},
         aliases=(_alias("sage_encryption_errors_total", only={"operation": _CIPHER}),),
     ),
-    _sage(
+    histogram(
         "sage_crypto_operation_duration_seconds",
-        "histogram",
         "Time of cryptographic operations.",
-        {"operation": CRYPTO_OPERATIONS},
-        "seconds",
         SESSION_BUCKETS,
+        {"operation": CRYPTO_OPERATIONS},
         aliases=(
             _alias("sage_signature_verification_duration_seconds", only={"operation": ("verify",)}, without=("operation",)),
         ),
@@ -108,45 +86,25 @@ _CRYPTO_METRICS = (
 )
 _CHAIN: dict[str, tuple[str, ...]] = {"chain": CHAINS}
 _DID_METRICS = (
-    _sage("sage_did_resolutions_total", "counter", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
-    _sage("sage_did_registrations_total", "counter", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
-    _sage(
-        "sage_did_resolution_errors_total",
-        "counter",
-        "Resolutions of identities that failed.",
-        {**_CHAIN, "error_type": ()},
-    ),
-    _sage(
-        "sage_did_resolution_duration_seconds",
-        "histogram",
-        "Time of resolutions of identities.",
-        _CHAIN,
-        "seconds",
-        DEFAULT_BUCKETS,
-    ),
-    _sage(
+    counter("sage_did_resolutions_total", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
+    counter("sage_did_registrations_total", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
+    counter("sage_did_resolution_errors_total", "Resolutions of identities that failed.", {**_CHAIN, "error_type": ()}),
+    histogram("sage_did_resolution_duration_seconds", "Time of resolutions of identities.", DEFAULT_BUCKETS, _CHAIN),
+    counter(
         "sage_blockchain_transactions_total",
-        "counter",
         "Transactions sent to a chain.",
         {**_CHAIN, "operation": ("register", "update", "revoke"), "status": STATUS},
     ),
 )
 _MESSAGE_METRICS = (
-    _sage("sage_messages_processed_total", "counter", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
-    _sage(
-        "sage_message_processing_duration_seconds",
-        "histogram",
-        "Time of processing messages.",
-        unit="seconds",
-        buckets=SESSION_BUCKETS,
-    ),
-    _sage("sage_message_size_bytes", "histogram", "Size of messages.", unit="bytes", buckets=SIZE_BUCKETS),
-    _sage(
+    counter("sage_messages_processed_total", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
+    histogram("sage_message_processing_duration_seconds", "Time of processing messages.", SESSION_BUCKETS),
+    histogram("sage_message_size_bytes", "Size of messages.", SIZE_BUCKETS),
+    counter(
         "sage_replay_attacks_detected_total",
-        "counter",
         "Messages that had been seen before.",
         aliases=(_alias("sage_replay_attempts_total"),),
     ),
-    _sage("sage_nonce_validations_total", "counter", "Nonces checked.", {"status": ("valid", "invalid", "expired")}),
+    counter("sage_nonce_validations_total", "Nonces checked.", {"status": ("valid", "invalid", "expired")}),
 )
-SAGE_METRICS = (*_SESSION_METRICS, *_HANDSHAKE_METRICS, *_CRYPTO_METRICS, *_DID_METRICS, *_MESSAGE_METRICS)
+METRICS = (*_SESSION_METRICS, *_HANDSHAKE_METRICS, *_CRYPTO_METRICS, *_DID_METRICS, *_MESSAGE_METRICS)

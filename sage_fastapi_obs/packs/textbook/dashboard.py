@@ -1,136 +1,87 @@
 """AI textbooks: the system, and its business."""
 
-from sage_fastapi_obs.export.grafana.boards import shared
-from sage_fastapi_obs.export.grafana.boards.service import red
-from sage_fastapi_obs.export.grafana.layout import Board, Panel, Row, Variable, limits, numbers
-from sage_fastapi_obs.export.grafana.promql import Queries
-from sage_fastapi_obs.settings import SlaSettings
+from sage_fastapi_obs.catalog.services import Services, job, with_pack
+from sage_fastapi_obs.dashboards import panels
+from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, Variable, numbers
+from sage_fastapi_obs.dashboards.panels import PanelBuilder
+from sage_fastapi_obs.dashboards.service import red
 
-__all__ = ["business_board", "system_board"]
+__all__ = ["dashboards"]
 
 SCOPE = 'job=~"$job", instance=~"$instance"'
-ASK = Queries(SCOPE)
-NODE_CPU = 'node_cpu_seconds_total{mode="idle"}'
-TAGS = ("textbook",)
+panel = PanelBuilder(SCOPE)
+ask = panel.ask
+IDLE = 'rate(node_cpu_seconds_total{mode="idle"}[$__rate_interval])'
+
+HEALTH = (
+    panels.firing(6),
+    panels.stat("Service Health", f"sum(up{{{SCOPE}}})", width=6).about("Instances that answered the last scrape."),
+    panels.up(SCOPE, 6),
+    panels.stat("Active users", ask.value("active_users"), width=6).about("As the application tells it."),
+)
+HOSTS = Panel(
+    "CPU of hosts",
+    numbers((f"1 - avg by (instance) ({IDLE})", "{{instance}}")),
+    unit="percentunit",
+    width=12,
+    warn=0.7,
+    bad=0.8,
+    max=1,
+).about("From node-exporter. HighCPUUsage fires from 80 % for ten minutes.")
+NOW = (
+    panels.stat("Active Users", ask.value("active_users"), width=6).about("As the application tells it."),
+    panels.stat("Textbooks Created Today", ask.increase("textbooks_created_total", window="1d"), width=6).about(
+        "In the last 24 hours. NoTextbooksCreated fires after about three hours without."
+    ),
+    panels.stat(
+        "Tokens in an hour", ask.increase("ai_tokens_used_total", window="1h"), warn=800_000, bad=1_000_000, width=6
+    ).about("HighAITokenUsage fires from a million."),
+    panels.firing(6),
+)
+OVER_TIME = (
+    Panel(
+        "Learning Sessions",
+        numbers((f"topk(20, {ask.value('active_learning_sessions', 'textbook_id')})", "{{textbook_id}}")),
+        width=12,
+        stacked=True,
+    ).about("Open sessions by textbook, the 20 with the most."),
+    panel.rate("AI Token Usage", "ai_tokens_used_total", ["model"], unit="cps", width=12).about("Tokens per second by model."),
+    panel.rate("Tokens by component", "ai_tokens_used_total", ["component"], unit="cps", width=12).about(
+        "Which part of the application uses them."
+    ),
+    panel.increase(
+        "Textbooks created", "textbooks_created_total", ["grade_level", "subject"], window="1h", width=12, stacked=True
+    ).about("In an hour, by grade and subject."),
+)
 
 
-def system_board(sla: SlaSettings, jobs: str) -> Board:
-    """Show whether the services of the textbooks are well; `jobs`: a regex of their names."""
-    return Board(
-        "textbook-system-overview",
-        "AI Textbook - System Overview",
-        "The services of the AI textbooks: which are up, how much they do, how many requests fail, and how long they take.",
-        (
-            Row(
-                "What is wrong",
-                (
-                    shared.firing(6),
-                    shared.stat(
-                        "Service Health",
-                        f"sum(up{{{SCOPE}}})",
-                        "Instances that answered the last scrape.",
-                        width=6,
-                    ),
-                    shared.up(SCOPE, 6),
-                    shared.stat("Active users", ASK.value("active_users"), "As the application tells it.", width=6),
-                    *red(ASK, sla, "service"),
-                ),
+def dashboards(services: Services) -> tuple[Dashboard, ...]:
+    """Return the dashboards: whether the services of the textbooks are well, and what the textbooks are used for."""
+    found = with_pack(services, "textbook")
+    jobs, tags = "|".join(map(job, found)), ("textbook",)
+    return (
+        Dashboard(
+            "textbook-system-overview",
+            "AI Textbook - System Overview",
+            "The services of the AI textbooks: which are up, how much they do, how many requests fail, and how long they take.",
+            (
+                Row("What is wrong", (*HEALTH, *red(panel, found[0].sla, "service"))),
+                Row("Where", (panels.slowest(ask), HOSTS)),
+                panels.runtime_row(panel),
             ),
-            Row("Where", (shared.slowest(ASK), _host())),
-            shared.runtime_row(ASK),
+            _choices("http_requests_total", jobs),
+            tags,
         ),
-        _choices("http_requests_total", jobs),
-        TAGS,
-    )
-
-
-def business_board(jobs: str) -> Board:
-    """Show what the textbooks are used for; `jobs`: a regex of their names."""
-    tokens = ASK.increase("ai_tokens_used_total", window="1h")
-    return Board(
-        "textbook-business",
-        "AI Textbook - Business Metrics",
-        "Who learns, with what, and what it costs in tokens.",
-        (
-            Row(
-                "Now",
-                (
-                    shared.stat("Active Users", ASK.value("active_users"), "As the application tells it.", width=6),
-                    shared.stat(
-                        "Textbooks Created Today",
-                        ASK.increase("textbooks_created_total", window="1d"),
-                        "In the last 24 hours. NoTextbooksCreated fires after about three hours without.",
-                        width=6,
-                    ),
-                    shared.stat(
-                        "Tokens in an hour",
-                        tokens,
-                        "HighAITokenUsage fires from a million.",
-                        steps=limits(800_000, 1_000_000),
-                        width=6,
-                    ),
-                    shared.firing(6),
-                ),
-            ),
-            Row(
-                "Over time",
-                (
-                    Panel(
-                        "Learning Sessions",
-                        numbers((f"topk(20, {ASK.value('active_learning_sessions', 'textbook_id')})", "{{textbook_id}}")),
-                        "Open sessions by textbook, the 20 with the most.",
-                        width=12,
-                        stacked=True,
-                    ),
-                    Panel(
-                        "AI Token Usage",
-                        numbers((ASK.rate("ai_tokens_used_total", "model"), "{{model}}")),
-                        "Tokens per second by model.",
-                        unit="cps",
-                        width=12,
-                    ),
-                    Panel(
-                        "Tokens by component",
-                        numbers((ASK.rate("ai_tokens_used_total", "component"), "{{component}}")),
-                        "Which part of the application uses them.",
-                        unit="cps",
-                        width=12,
-                    ),
-                    Panel(
-                        "Textbooks created",
-                        numbers(
-                            (
-                                ASK.increase("textbooks_created_total", "grade_level", "subject", window="1h"),
-                                "{{grade_level}} {{subject}}",
-                            )
-                        ),
-                        "In an hour, by grade and subject.",
-                        width=12,
-                        stacked=True,
-                    ),
-                ),
-            ),
+        Dashboard(
+            "textbook-business",
+            "AI Textbook - Business Metrics",
+            "Who learns, with what, and what it costs in tokens.",
+            (Row("Now", NOW), Row("Over time", OVER_TIME)),
+            _choices("textbooks_created_total", jobs),
+            tags,
         ),
-        _choices("textbooks_created_total", jobs),
-        TAGS,
     )
 
 
 def _choices(series: str, jobs: str) -> tuple[Variable, ...]:
-    return (
-        Variable("job", series, f"/^({jobs})$/", jobs),
-        Variable("instance", f'{series}{{job=~"$job"}}'),
-    )
-
-
-def _host() -> Panel:
-    busy = f"1 - avg by (instance) (rate({NODE_CPU}[$__rate_interval]))"
-    return Panel(
-        "CPU of hosts",
-        numbers((busy, "{{instance}}")),
-        "From node-exporter. HighCPUUsage fires from 80 % for ten minutes.",
-        unit="percentunit",
-        width=12,
-        limits=limits(0.7, 0.8),
-        most=1,
-    )
+    return (Variable("job", series, f"/^({jobs})$/", jobs), Variable("instance", f'{series}{{job=~"$job"}}'))

@@ -1,21 +1,13 @@
 """Textbooks, learning sessions and the tokens that they cost."""
 
-from functools import partial
+from sage_fastapi_obs.catalog.metric import Alias, counter, gauge
 
-from sage_fastapi_obs.catalog.metric import Alias, Metric
+__all__ = ["METRICS"]
 
-__all__ = ["TEXTBOOK_METRICS"]
 
-_textbook = partial(Metric, pack="textbook")
-
-TEXTBOOK_METRICS = (
-    _textbook("textbooks_created_total", "counter", "Textbooks created.", {"grade_level": (), "subject": ()}),
-    _textbook("active_learning_sessions", "gauge", "Learning sessions that are open now.", {"textbook_id": ()}),
-    _textbook("ai_tokens_used_total", "counter", "Tokens of language models used.", {"component": (), "model": ()}),
-    _textbook(
-        "active_users",
-        "gauge",
-        "Users who are active now.",
-        aliases=(Alias("active_users_total", "textbook"),),
-    ),
+METRICS = (
+    counter("textbooks_created_total", "Textbooks created.", {"grade_level": (), "subject": ()}),
+    gauge("active_learning_sessions", "Learning sessions that are open now.", {"textbook_id": ()}),
+    counter("ai_tokens_used_total", "Tokens of language models used.", {"component": (), "model": ()}),
+    gauge("active_users", "Users who are active now.", aliases=(Alias("active_users_total", "textbook"),)),
 )

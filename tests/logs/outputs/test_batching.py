@@ -78,7 +78,7 @@ def test_a_close_writes_the_rest(tmp_path):
     """At the end nothing is left, and the thread ends."""
     gathered = Gathered(tmp_path / "lines", seconds=0.01)
     gathered.write(*range(10))
-    thread = gathered.gather._thread
+    thread = gathered.gather.thread
     gathered.gather.close(1)
     assert gathered.written == [*range(10)]
     thread.join(PATIENCE_SECONDS)
@@ -104,7 +104,7 @@ def test_a_thread_that_comes_late_writes_nothing_into_the_next_life(tmp_path):
     gathered.write(1)
     gathered.gather.close(1)
     gathered.write(2)
-    gathered.gather._near.open()
+    gathered.gather.output.open()
     gathered.gather.flush()
     gathered.gather.open()
     gathered.write(3)
@@ -184,9 +184,9 @@ async def test_lines_of_failures_go_at_once(tmp_path):
     path = tmp_path / "lines.jsonl"
     obs = Observability(Settings(logging={"output": str(path), "gather_seconds": 1.0}))
     async with obs:
-        obs._logs.emit(0, "info", "before", "x", {})
+        obs.logs.emit(0, "info", "before", "x", {})
         assert path.read_text() == ""
-        obs._logs.emit(0, "error", "failed", "x", {})
+        obs.logs.emit(0, "error", "failed", "x", {})
         assert [json.loads(row)["message"] for row in path.read_text().splitlines()][-2:] == ["before", "failed"]
 
 
@@ -195,11 +195,11 @@ import os, sys
 from sage_fastapi_obs import Observability, Settings
 obs = Observability(Settings(logging={"gather_seconds": 1.0}))
 obs.start()
-obs._logs.emit(0, "info", "parent", "x", {})
+obs.logs.emit(0, "info", "parent", "x", {})
 pid = os.fork()
 if not pid:
-    obs._logs.emit(0, "info", "child", "x", {})
-    obs._logs.close()
+    obs.logs.emit(0, "info", "child", "x", {})
+    obs.logs.close()
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from support import PATIENCE_SECONDS, drive, http_scope, until
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.delivery import http_sender
 from sage_fastapi_obs.delivery import queued_sender as module
+from sage_fastapi_obs.logs.outputs.elasticsearch import Elasticsearch
 
 DROPPED = "observability_log_lines_dropped_total"
 
@@ -295,8 +297,7 @@ def test_the_queue_is_limited_by_bytes(watch: Any, bulk: Bulk, quick: None, monk
     away.clear()
     assert until(lambda: len(bulk.documents) == 5)
     # The server has them before its answer is here.
-    (sender,) = watched.obs._logs._output._far
-    assert until(lambda: not sender._queued_bytes)
+    assert until(lambda: not watched.obs.logs.output.each[-1].sender.queued_bytes)
     for _ in range(3):
         logger.info("y" * 10_000)
     close(watched)
@@ -324,16 +325,14 @@ def test_sending_does_not_cause_sending(watch: Any, bulk: Bulk, quick: None) -> 
     assert [said for said in messages if "selector" not in said] == ["observability started", "the application's own call"]
 
 
-def test_a_defect_costs_one_batch(watch: Any, bulk: Bulk, quick: None) -> None:
+def test_a_defect_costs_one_batch(watch: Any, bulk: Bulk, quick: None, monkeypatch: Any) -> None:
     """The thread lives on, and the loss is counted."""
     watched = sending(watch, bulk.url)
     assert until(lambda: bulk.documents)
-    destination = watched.obs._logs._output._far[0]._destination
-    deliver = destination.deliver
-    destination.deliver = None
-    logger.info("lost")
-    assert until(lambda: dropped(watched) == {"refused": 1})
-    destination.deliver = deliver
+    with monkeypatch.context() as broken:
+        broken.setattr(Elasticsearch, "deliver", None)
+        logger.info("lost")
+        assert until(lambda: dropped(watched) == {"refused": 1})
     logger.info("said")
     close(watched)
     assert bulk.messages() == ["observability started", "said"]
@@ -364,7 +363,7 @@ def test_started_again(watch: Any, bulk: Bulk) -> None:
     close(watched)
     logger.info("after the end")
     assert bulk.messages() == ["observability started", "observability started", "again"]
-    assert watched.obs._logs._output._far[0]._thread is None
+    assert "sage-obs-log-elasticsearch" not in [thread.name for thread in threading.enumerate()]
 
 
 FORKING = """

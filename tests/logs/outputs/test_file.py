@@ -129,12 +129,12 @@ def test_the_oldest_files_are_deleted(tmp_path: Path) -> None:
 def test_files_end_with_their_period(tmp_path: Path) -> None:
     """With twelve hours, at noon and at midnight in UTC; an empty file goes on."""
     written = Written(tmp_path, rotate_hours=12, now_ns=MIDNIGHT_NS + HOUR_NS)
-    written.file._look_at = 0
+    written.file.look_at = 0
     written.now_ns += 12 * HOUR_NS
     written.write("afternoon")
     os.utime(written.path, ns=(written.now_ns, written.now_ns))
     for hours, text in ((10, "evening"), (1, "midnight"), (1, "night")):
-        written.file._look_at = 0
+        written.file.look_at = 0
         written.now_ns += hours * HOUR_NS
         written.write(text)
     assert [written.texts(path) for path in (*written.rotated, written.path)] == [
@@ -173,7 +173,7 @@ def test_a_file_that_was_moved_is_left(tmp_path: Path, monkeypatch: pytest.Monke
     written.write("before")
     moved = written.path.rename(tmp_path / "moved")
     written.write("meanwhile")
-    written.file._look_at = 0
+    written.file.look_at = 0
     written.write("after")
     assert (written.texts(moved), written.texts()) == (["before", "meanwhile"], ["after"])
 
@@ -211,13 +211,13 @@ def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
     written.path.unlink()
     folder.rmdir()
     for _ in range(3):
-        written.file._look_at = 0
+        written.file.look_at = 0
         with pytest.raises(FileNotFoundError):
             written.write("lost")
     with pytest.raises(FileNotFoundError):
         written.write("lost")
     folder.mkdir()
-    written.file._look_at = 0
+    written.file.look_at = 0
     written.write("after")
     assert [json.loads(row) for row in written.path.read_text().splitlines()] == [{"lost": 4}, {"text": "after", "x": ""}]
     assert written.losses.counts["file", "failed"] == 4
@@ -242,7 +242,7 @@ def test_nobody_waits_for_another_process_that_rotates(tmp_path: Path) -> None:
         for number in range(3):
             written.write(str(number), 4000)
     assert written.texts() == ["0", "1", "2"]
-    written.file._look_at = 0
+    written.file.look_at = 0
     written.write("3")
     assert written.texts() == ["3"]
 
@@ -255,7 +255,7 @@ def test_a_file_that_another_process_has_rotated_is_not_rotated_again(tmp_path: 
     written.write("0", 4000)
     written.write("1", 100)
     late.write(LAID, b'{"text":"late"}\n')
-    late._look_at = 0
+    late.look_at = 0
     late.write(LAID, b'{"text":"later","x":"%s"}\n' % (b"x" * 100))
     assert len(written.rotated) == 1
     assert written.texts() == ["1", "later"]

@@ -97,7 +97,7 @@ def test_one_that_cannot_be_opened_costs_the_others_nothing(form: str, watch: An
     watched = watch(logging={"outputs": [nowhere, "stdout"], "output": "stdout", "format": form})
     watched.obs.start()
     logger.info("unmistakable")
-    watched.obs._logs.close()
+    watched.obs.logs.close()
     assert capfd.readouterr().out.count("unmistakable") == 1
     assert watched.value("observability_log_lines_dropped_total", output="file", cause="failed") >= 1
     with pytest.raises(SettingsError, match="nowhere"):

@@ -14,7 +14,7 @@ from support import LONG_ENOUGH, drive, http_scope, until
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 from sage_fastapi_obs.delivery import queued_sender as module
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.logs.outputs.otlp import SEVERITY_NUMBERS
+from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 
 DROPPED = "observability_log_lines_dropped_total"
 
@@ -80,7 +80,7 @@ def test_records_are_the_lines(watch: Any, collector: LogCollector) -> None:
         at = datetime.strptime(line["timestamp"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
         assert abs(record.time_unix_nano / 1e9 - at.timestamp()) < 0.0011
         assert record.severity_text == line["level"]
-        assert record.severity_number == SEVERITY_NUMBERS[line["level"]]
+        assert record.severity_number == LEVEL_DETAILS[line["level"]].otlp
         assert record.body.string_value == line["message"]
         assert record.trace_id.hex() == line.get("trace_id", "")
         assert record.span_id.hex() == line.get("span_id", "")

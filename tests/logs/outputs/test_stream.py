@@ -163,7 +163,7 @@ def test_short_lines_are_limited_by_number() -> None:
     wired = pipe()
     for _ in range(65_536 // 20 + 2 * BACKLOG_LINES):
         wired.write(0)
-    assert len(wired.stream._backlog) == BACKLOG_LINES
+    assert wired.stream.waiting_lines == BACKLOG_LINES
     assert wired.losses.of("stdout") > 0
     wired.finish()
     wired.check()
@@ -254,7 +254,7 @@ def test_a_reader_that_is_gone() -> None:
     wired = pipe()
     for _ in range(1000):
         wired.write()
-    assert wired.stream._backlog
+    assert wired.stream.waiting_lines
     os.close(wired.reads)
     assert until(lambda: wired.stream._flusher is None)
     waited = wired.losses.counts["stdout", "failed"]
@@ -274,14 +274,14 @@ def test_without_a_thread_the_next_line_takes_the_backlog_along(monkeypatch: pyt
     with no_threads():
         for _ in range(1000):
             wired.write()
-        assert wired.stream._backlog
+        assert wired.stream.waiting_lines
         wired.read(1 << 20)
         wired.write()
-        waiting = len(wired.stream._backlog)
+        waiting = wired.stream.waiting_lines
     assert waiting < 1000 - 65_536 // 130
     assert wired.failed
     wired.write()
-    assert until(lambda: wired.read(1 << 20) or not wired.stream._backlog)
+    assert until(lambda: wired.read(1 << 20) or not wired.stream.waiting_lines)
     wired.finish()
     wired.check()
     assert wired.losses.of("stdout") == 0
@@ -353,7 +353,7 @@ def test_a_program_that_just_ends_has_written_its_lines() -> None:
     source = f"""{CHILD}
 for number in range(900):
     logger.info("x" * 900)
-assert obs._logs._output._backlog
+assert obs.logs.output.waiting_lines
 os.write(2, b"ready\\n")
 """
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -389,11 +389,11 @@ def test_a_forked_child_does_not_write_its_parents_backlog() -> None:
     source = f"""{CHILD}
 for number in range(600):
     logger.info("parent" + "x" * 900)
-assert obs._logs._output._backlog
-lock = obs._logs._output._lock
+assert obs.logs.output.waiting_lines
+lock = obs.logs.output.lock
 pid = os.fork()
 if not pid:
-    assert not obs._logs._output._backlog
+    assert not obs.logs.output.waiting_lines
     for number in range(5):
         logger.info("child")
     os.write(2, b"ready\\n")
@@ -416,7 +416,7 @@ def test_a_fork_while_another_thread_writes(tmp_path: Path) -> None:
 import threading
 held, go = threading.Event(), threading.Event()
 def hold():
-    with obs._logs._output._lock:
+    with obs.logs.output.lock:
         held.set()
         go.wait()
 threading.Thread(target=hold, daemon=True).start()
@@ -442,7 +442,7 @@ def test_a_handler_of_a_signal_may_log() -> None:
 
     before = signal.signal(signal.SIGALRM, handle)
     try:
-        with wired.stream._lock:
+        with wired.stream.lock:
             signal.raise_signal(signal.SIGALRM)
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,36 @@
+"""All alert rules that are exported: those of any service, those of each pack, and those of the settings."""
+
+from itertools import chain
+
+from sage_fastapi_obs.alert_rules import http, objectives, user
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
+from sage_fastapi_obs.catalog import services as of
+from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
+from sage_fastapi_obs.pack_registry import pack_module, pack_names
+
+__all__ = ["alerts", "concerned", "recordings"]
+
+recordings = objectives.recordings
+
+
+def alerts(services: Services) -> list[ExportedRule]:
+    """Return the alerts of all packs that are switched on, and those that the settings declare, group by group."""
+    of_packs = [module for pack in pack_names() if (module := pack_module(pack, "alert_rules"))]
+    found = chain.from_iterable(module.alerts(of.distinct(services)) for module in (http, *of_packs, objectives, user))
+    return sorted((_with_team(alert, services) for alert in found), key=lambda alert: (alert.group.weight, alert.group.name))
+
+
+def _with_team(alert: ExportedRule, services: Services) -> ExportedRule:
+    """Say whose alert it is, where that is one team."""
+    teams = {one.export.team for one in concerned(alert, services)}
+    return alert.with_labels(team=teams.pop() if len(teams) == 1 else "")
+
+
+def concerned(alert: ExportedRule, services: Services) -> Services:
+    """Return the services that an alert may be about."""
+    named = [one for one in services if of.name(one) == alert.labels.get("service")]
+    if named:
+        return named
+    if alert.group.system == CUSTOMER_ID:
+        return [one for one in services if of.name(one) == CUSTOMER_ID]
+    return of.with_metric(services, alert.metric) or of.with_pack(services, alert.group.system) or services

@@ -1,0 +1,178 @@
+"""The access line: its fields, its level and its message. Each field is named here and nowhere else.
+
+`access_line` makes the bytes of ordinary lines from this table, `access_recorder` says when a line is written.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
+
+from sage_fastapi_obs.log_levels import LevelName
+from sage_fastapi_obs.logs.field_names import (
+    FIELD_CORRELATION_ID,
+    FIELD_REQUEST_ID,
+    FIELD_SPAN_ID,
+    FIELD_TRACE_ID,
+    TRACE_FLAGS,
+)
+from sage_fastapi_obs.request.exchange import Exchange
+
+__all__ = [
+    "ACCESS_FIELDS",
+    "ACCESS_LOGGER",
+    "CLIENT_TYPE",
+    "DURATION",
+    "METHOD",
+    "PATH",
+    "ROUTE",
+    "STATUS",
+    "TEXT",
+    "AccessField",
+    "Kind",
+    "access_level",
+    "access_message",
+    "add_exchange_ids",
+    "background_level",
+    "field_reader",
+    "is_traced",
+]
+
+ACCESS_LOGGER = "sage_fastapi_obs.access"
+Condition: TypeAlias = Callable[[Exchange], bool]
+METHOD = "method"
+PATH = "path"
+ROUTE = "route"
+STATUS = "status"
+DURATION = "duration_ms"
+
+
+class Kind(NamedTuple):
+    """What sort of value a field has."""
+
+    mapping: str
+    """Its type in Elasticsearch."""
+    convert: Callable[[Any], Any] | None = None
+    """Makes the value of a line from that of the exchange; None: they are the same."""
+    is_foreign: bool = False
+    """Whether it is a text of the caller's, in which secrets are hidden."""
+
+
+TEXT = Kind("keyword")
+FOREIGN_TEXT = Kind("keyword", is_foreign=True)
+STATUS_CODE = Kind("short")
+COUNT = Kind("long")
+MILLISECONDS = Kind("float", lambda microseconds: microseconds / 1_000)
+FLAGS = Kind("keyword", lambda is_sampled: "01" if is_sampled else "00")
+CLIENT_TYPE = Kind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
+
+
+def is_traced(exchange: Exchange) -> bool:
+    """Tell whether the request has a span."""
+    return exchange.trace_id != ""
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    return exchange.streamed and exchange.first_byte_us is not None
+
+
+def _has_handshake(exchange: Exchange) -> bool:
+    return exchange.socket is not None and exchange.socket.handshake_us is not None
+
+
+def _has_client_type(exchange: Exchange) -> bool:
+    return b"x-client-type" in exchange.headers
+
+
+def _has_error_type(exchange: Exchange) -> bool:
+    return exchange.error_type is not None
+
+
+class AccessField(NamedTuple):
+    """One field."""
+
+    name: str
+    attribute: str
+    """Where the exchange has it."""
+    kind: Kind
+    when: Condition | None = None
+    """Which exchanges have it; None: all."""
+    is_for_people: bool = True
+    """Whether lines for people show it."""
+    is_on_access_line: bool = True
+    is_on_background_line: bool = False
+    """Whether it is on the line about the work after the response."""
+
+
+ACCESS_FIELDS = (
+    AccessField(FIELD_REQUEST_ID, "request_id", TEXT, is_on_background_line=True),
+    AccessField(FIELD_CORRELATION_ID, "correlation_id", TEXT, is_for_people=False, is_on_background_line=True),
+    AccessField(FIELD_TRACE_ID, "trace_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(FIELD_SPAN_ID, "span_id", TEXT, is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(TRACE_FLAGS, "sampled", FLAGS, is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(METHOD, "method", FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(PATH, "path", FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(ROUTE, "route", TEXT, is_on_background_line=True),
+    AccessField(STATUS, "status", STATUS_CODE),
+    AccessField(DURATION, "duration_us", MILLISECONDS),
+    AccessField("first_byte_ms", "first_byte_us", MILLISECONDS, _is_stream),
+    AccessField("background_ms", "background.duration_us", MILLISECONDS, is_on_access_line=False, is_on_background_line=True),
+    AccessField("handshake_ms", "socket.handshake_us", MILLISECONDS, _has_handshake),
+    AccessField("request_bytes", "received_bytes", COUNT, is_for_people=False),
+    AccessField("response_bytes", "sent_bytes", COUNT, is_for_people=False),
+    AccessField("close_code", "socket.close_code", COUNT, _has_handshake),
+    AccessField("messages_received", "socket.received_messages", COUNT, _has_handshake),
+    AccessField("messages_sent", "socket.sent_messages", COUNT, _has_handshake),
+    AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),
+    AccessField("error_type", "error_type", TEXT, _has_error_type),
+)
+"""In the order of a line; the fields of applications stand before the last one."""
+
+
+def access_level(exchange: Exchange) -> LevelName:
+    """Return the level of a request's line."""
+    if exchange.excluded:
+        return "debug"
+    if exchange.failed:
+        return "error"
+    # Where the service is not to blame: a 4xx, or a client that left.
+    return "warn" if exchange.error_type is not None or exchange.status >= 400 else "info"
+
+
+def access_message(exchange: Exchange) -> str:
+    """Return the message of a request's line."""
+    if exchange.kind == "websocket":
+        return "websocket failed" if exchange.failed else "websocket closed"
+    return "request failed" if exchange.failed and exchange.error is not None else "request completed"
+
+
+def background_level(error: BaseException | None) -> LevelName:
+    """Return the level of the line about the work after the response."""
+    return "debug" if error is None else "error"
+
+
+def field_reader(
+    fields: Iterable[AccessField], readable: Callable[[str], str] = str
+) -> Callable[[dict[str, Any], Exchange], dict[str, Any]]:
+    """Return a function that adds the fields which an exchange has to a line, and returns the line.
+
+    `readable` returns of a foreign text what may be shown. The function is compiled, as `namedtuple` compiles its own: a loop
+    over the table would cost each line three times as much.
+    """
+    rows = ["def add_fields(line, exchange):"]
+    names: dict[str, Any] = {}
+    for number, (condition, group) in enumerate(groupby(fields, attrgetter("when"))):
+        names[f"has{number}"] = condition
+        rows.append(f"    if has{number} is None or has{number}(exchange):")
+        for position, field in enumerate(group):
+            value = f"exchange.{field.attribute}"
+            if convert := readable if field.kind.is_foreign else field.kind.convert:
+                names[f"convert{number}_{position}"] = convert
+                value = f"convert{number}_{position}({value})"
+            rows.append(f"        line[{field.name!r}] = {value}")
+    exec("\n".join([*rows, "    return line"]), names)  # noqa: S102 - of our own table
+    add_fields: Callable[[dict[str, Any], Exchange], dict[str, Any]] = names["add_fields"]
+    return add_fields
+
+
+add_exchange_ids = field_reader(ACCESS_FIELDS[:5])

@@ -1,0 +1,56 @@
+"""Lines for a server: queued, and sent in the background."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.queued_sender import Destination, Sender
+from sage_fastapi_obs.log_levels import LEVELS
+from sage_fastapi_obs.logs.line_format import Encode, Line
+from sage_fastapi_obs.logs.outputs.output import Output
+
+__all__ = ["LineDestination", "Server"]
+
+
+class LineDestination(Destination, Protocol):
+    """Where lines are sent."""
+
+    encode: Encode
+    """How it wants a line as JSON."""
+
+
+class Server(Output):
+    """Sends lines from a level on."""
+
+    is_remote = True
+
+    def __init__(
+        self,
+        destination: LineDestination,
+        level: str,
+        losses: Losses,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        self.encode = destination.encode
+        self.remarks = destination.remarks
+        self.sender = Sender(destination, losses, tell, failed)
+        self._threshold = LEVELS[level]
+        self.open, self.stop = self.sender.open, self.sender.stop  # type: ignore[method-assign]
+
+    def write(self, line: Line, encoded: bytes, lines: int = 1) -> None:  # noqa: ARG002 - they come one by one
+        """Queue one line, or count it as lost when the queue is full."""
+        if LEVELS[line["level"]] >= self._threshold:
+            self.sender.put(encoded, len(encoded))
+
+    def settle(self, seconds: float) -> None:
+        """Send what waits, for no longer than some seconds, and go on."""
+        self.close(seconds)
+        self.sender.reopen()
+
+    def close(self, seconds: float) -> None:
+        """Send what waits, for no longer than some seconds, and count the rest as lost."""
+        self.sender.stop(time.monotonic() + seconds)
+        self.sender.close()
