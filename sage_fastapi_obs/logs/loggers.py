@@ -172,7 +172,7 @@ RequestLogger = Annotated[BoundLogger, Depends(_logger)]
 
 
 class _Process:
-    """Whose lines those of a process without an app are."""
+    """Stands in for the `Observability` in a process without an app."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

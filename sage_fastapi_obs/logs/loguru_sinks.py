@@ -17,7 +17,7 @@ __all__ = ["SINKS", "THIS_THREAD"]
 
 AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
-records in ways of their own, and are told only what the application itself tells loguru."""
+records in ways of their own, and get only what the application itself logs."""
 
 
 class _ThisThread(threading.local):
@@ -95,7 +95,7 @@ class _Refusal(NamedTuple):
 
     refuses: Callable[["loguru.Record"], bool]
     listens: bool
-    """Whether it must be told of our lines."""
+    """Whether it must get our lines."""
     by: tuple[Writer, ...] = ()
     """The writers whose lines go where it writes."""
 

@@ -1,4 +1,4 @@
-"""Python's warnings, as lines; whoever records warnings goes on recording them."""
+"""Writes Python's warnings as log lines; code that records warnings goes on recording them."""
 
 import logging
 import warnings

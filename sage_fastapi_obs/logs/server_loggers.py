@@ -1,4 +1,4 @@
-"""The loggers of web servers, which speak through ours, and those of HTTP clients, which say too much at level info."""
+"""Routes the loggers of web servers through ours, and raises those of HTTP clients to WARNING."""
 
 import logging
 import sys
@@ -18,14 +18,14 @@ _WEBSOCKET_ACCESS = '%s - "WebSocket %s" '
 
 
 class ServerLoggers(logging.Filter):
-    """What was taken of servers and clients, and has to be given back.
+    """Removes the handlers of servers and quiets HTTP clients, and restores both.
 
-    A filter, because some servers set their handlers up after the app has started: with each record of theirs, before any
-    handler sees it, all is taken that is there by then.
+    A filter, because some servers set up their handlers after the app has started: at each record it removes the handlers that
+    are there by then, before they see the record.
     """
 
     def __init__(self, leads_to_us: Callable[[logging.Handler], bool]) -> None:
-        """`leads_to_us` tells of a handler whether it hands on to where our lines come from."""
+        """`leads_to_us` says whether a handler passes records on to our own handler."""
         super().__init__()
         self._leads_to_us = leads_to_us
         self._taken: dict[str, tuple[list[logging.Handler], bool]] = {}

@@ -70,7 +70,7 @@ class LogWriter:
             )
         )
         self.remarks = self.output.remarks
-        """What is odd about where lines go, told at the start."""
+        """Warnings about the outputs, logged at the start."""
         # Lines that are kept as well are kept by their own names.
         has_own_names = recent is not None and self._encode is not json_format
         write_later = None if has_own_names else self.output.write_later
@@ -112,7 +112,7 @@ class LogWriter:
         *,
         always: bool = False,
     ) -> None:
-        """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
+        """Write a line of our own, if its level allows or `always`; the application's loguru sinks get it in any case."""
         if always or LEVELS[level] >= self.levels.of(logger):
             self.write(at, level, message, logger, fields, error)
         if takeover.others_listen():

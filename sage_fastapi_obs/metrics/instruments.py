@@ -220,7 +220,7 @@ class Instruments:
             return
         self._missed.add(pack)
         if pack not in {"", *_BUILT_ELSEWHERE}:
-            self._say("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
+            self._say("metrics dropped: enable their pack in metrics.packs", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:
         known = self._known.get(metric.name)

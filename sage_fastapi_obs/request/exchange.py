@@ -144,7 +144,7 @@ class Exchange:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the application bound, to add to: on every later line and on the canonical one."""
+        """Fields that the application bound, to add to: every later line and the access line have them."""
         if self.bound_fields is None:
             self.bound_fields = {}
         return self.bound_fields

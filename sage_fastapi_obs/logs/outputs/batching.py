@@ -17,10 +17,10 @@ LONG_BYTES = 4096
 
 
 class BatchingOutput(Output):
-    """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
+    """Writes lines in batches: after a moment, in a thread of its own, or at once on request."""
 
     def __init__(self, output: Output, seconds: float, failed: Callable[[Exception], None]) -> None:
-        """`seconds`: the moment. `failed`: is told why lines could not be written, or not by a thread."""
+        """`seconds`: the longest delay. `failed` is called when lines cannot be written, or no thread can be started."""
         self.output = output
         self._seconds = seconds
         self._failed = failed
@@ -125,14 +125,14 @@ class BatchingOutput(Output):
             some.wait()
             closing.wait(self._seconds)
             some.clear()
-            # Before the lines are taken: whoever comes later wakes this thread again.
+            # Before the lines are taken: a later line wakes this thread again.
             self._awake = False
             self.flush()
 
     def restart(self) -> None:
         """Begin anew in a forked child, where the thread is gone and what has gathered is the parent's.
 
-        Lines are written at once there: a child may leave with `os._exit`, of which nobody is told.
+        Lines are written at once there: a child may leave with `os._exit`, which calls nothing.
         """
         self._begin(gathers=False)
 

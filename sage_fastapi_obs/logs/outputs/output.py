@@ -24,9 +24,9 @@ class Output:
     at_once_bytes = AT_ONCE_BYTES
     """How much may be written together."""
     is_remote = False
-    """Whether lines are sent, so that what is said about sending must not go there."""
+    """Whether lines are sent to a server, so that lines about sending must not go there."""
     remarks: tuple[str, ...] = ()
-    """What is odd about how it was set up, told at the start."""
+    """Warnings about its configuration, logged at the start."""
     write_later: Callable[[DeferredLine], None] | None = None
     """Takes one line that is still to be made; None: it takes none."""
 
@@ -69,7 +69,7 @@ class Outputs(Output):
     def __init__(self, each: Sequence[Output], failed: Callable[[Exception], None], encode: Encode | None = None) -> None:
         """Put them together, local ones first.
 
-        `failed`: is told which of several streams and files cannot be opened. `encode`: how the lines are encoded that come.
+        `failed` is called for each stream or file that cannot be opened. `encode`: how the lines that come are encoded.
         """
         self.each = each
         self._local = [output for output in each if not output.is_remote]

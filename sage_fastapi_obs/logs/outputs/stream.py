@@ -1,4 +1,4 @@
-"""Lines to a descriptor: one write each, never waiting for whoever reads, with a bounded backlog while nobody does."""
+"""Writes lines to a descriptor: one write each, never waiting for the reader, with a bounded backlog while nobody reads."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ class Stream(Output):
     def __init__(
         self, target: str, losses: Losses, gap_line: Callable[[int], bytes], failed: Callable[[Exception], None]
     ) -> None:
-        """`gap_line` makes the line that says how many lines are missing there. `failed`: is told of a missing thread."""
+        """`gap_line` makes the line that says how many lines are missing there. `failed`: called if no thread can start."""
         self._target = target
         self.name = target if target in ("stdout", "stderr") else "file"
         self._losses = losses
