@@ -14,13 +14,13 @@ The metrics of a pack are declared in `sage_fastapi_obs/packs/<pack>/metrics.py`
 `sage_fastapi_obs/clients/`. `scripts/document_metrics.py` writes this page.
 
 `metrics.packs` says which packs are switched on: `http`, `runtime` and `result` by default. `sage-core` is the first part of
-`sage`: handshakes, their time, and open sessions. [Packs](packs.md) describes how an application records these metrics, and how it
-declares its own.
+`sage`: handshakes, their time, and open sessions. [Packs](packs.md) describes how an application records these metrics, and
+how it declares its own.
 
 If a label lists its values in brackets, any other value is counted as `other`. Open labels have at most
 `metrics.max_label_values` values (routes: `metrics.max_routes`); further ones are `other`, too. Both are counted in
-`observability_label_overflow_total`. A value is cut to 128 characters, ending in `…`. White space becomes a space, and `�` replaces
-characters that cannot be printed. If all values are known, the series exist from the start, at 0.
+`observability_label_overflow_total`. A value is cut to 128 characters, ending in `…`. White space becomes a space, and `�`
+replaces characters that cannot be printed. If all values are known, the series exist from the start, at 0.
 
 `metrics.compat_aliases` adds older names beside the new ones: the same samples, in the older name's unit and words.
 """

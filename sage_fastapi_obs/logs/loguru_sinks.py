@@ -24,7 +24,7 @@ class _ThisThread(threading.local):
     completed: object = None
     """The last `extra` of loguru's that has its ids."""
     told: object = None
-    """That of the line of ours which loguru is being told."""
+    """The `extra` of our line that is being passed to loguru."""
     is_record = False
     """Whether that line was a record of `logging`."""
     handed_over: tuple[logging.LogRecord, dict[str, Any]] | None = None
@@ -149,7 +149,7 @@ def _is_told_record(record: "loguru.Record") -> bool:
 def _refusal(number: int, handler: Any) -> _Refusal:
     given = loguru_internals.target_of(handler)
     if number == 0 and loguru_internals.HAS_DEFAULT_SINK:
-        # Loguru's own, which nobody has asked for; it stays, as applications remove it by its number.
+        # Loguru's default sink; it stays, because applications remove it by its number.
         return _Refusal(_refuses_all, listens=False)
     if getattr(given, "__module__", None) in AGENTS:
         return _Refusal(_is_told, listens=False)

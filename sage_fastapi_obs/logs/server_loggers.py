@@ -46,7 +46,7 @@ class ServerLoggers(logging.Filter):
                 logger.setLevel(logging.WARNING)
 
     def give_back(self) -> None:
-        """Restore what nobody else has changed meanwhile."""
+        """Restore handlers and levels, except those that were changed meanwhile."""
         for name, (removed, propagate) in self._taken.items():
             logger = logging.getLogger(name)
             logger.removeFilter(self)

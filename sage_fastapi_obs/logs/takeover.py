@@ -34,7 +34,7 @@ __all__ = [
 
 
 class _Taken:
-    """What is taken over while somebody is attached."""
+    """What is taken over while a writer is attached."""
 
     def __init__(self) -> None:
         self.handler = RootHandler()
@@ -107,7 +107,7 @@ class _StandardLevels:
                 logger.setLevel(severity)
 
     def give_back(self) -> None:
-        """Restore what nobody else has changed."""
+        """Restore everything that was not changed meanwhile."""
         self._restore_others()
         if self._root is not None and logging.root.level == self._root[1]:
             logging.root.setLevel(self._root[0])

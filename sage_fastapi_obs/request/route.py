@@ -219,7 +219,7 @@ def _is_preflight(scope: Scope) -> bool:
 
 
 def _route_of_both(found: str | None, telemetry: Any, scope: Scope) -> str | None:
-    """Agree with FastAPI's own telemetry, whose span is the request's: the more precise template counts, in its span, too."""
+    """Agree with FastAPI's own telemetry, if its span is the server span: both use the more precise template."""
     theirs: str | None = getattr(telemetry, "route", None)
     if theirs is None:
         return found
