@@ -110,17 +110,18 @@ def test_the_page_has_the_folders() -> None:
 
 
 def test_the_page_names_files_that_exist() -> None:
-    """Each path in the text of the page leads to a file or folder; `<name>` stands for any pack."""
+    """Each path in the text of the page leads to a file or folder; `<name>` and a bare file name stand for any folder's."""
     text = PAGE.replace(section("Folders"), "")
-    named = {path for path in re.findall(r"`([\w/<>]+/(?:\w+\.py)?)`", text) if not path.startswith("tests/")}
-    assert {path for path in named if not any(ROOT.glob(path.replace("<name>", "*")))} == set()
+    named = {path for path in re.findall(r"`((?:[\w<>]+/)+(?:\w+\.py)?|\w+\.py)`", text) if not path.startswith("tests/")}
+    patterns = {path: path.replace("<name>", "*") if "/" in path else f"**/{path}" for path in named}
+    assert [path for path, pattern in patterns.items() if not any(ROOT.glob(pattern))] == []
 
 
 def test_the_page_has_a_file_for_each_change() -> None:
     """Each row of the table of changes names a file, or a folder for a new one."""
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", section("Where to change what"), re.MULTILINE)[1:]
     assert len(rows) >= 20
-    assert [change for change, where in rows if not re.match(r"`\w+/(?:[\w/]+\.py|outputs/)?`", where)] == []
+    assert [change for change, where in rows if not re.match(r"`(?:\w+\.py|[\w/]+/(?:\w+\.py)?)`", where)] == []
 
 
 @pytest.mark.parametrize("path", FOUND, ids=module_of)
