@@ -1,6 +1,7 @@
 """Imports go one way, the architecture page describes the package as it is, and what must never be used is not."""
 
 import ast
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,8 @@ LAYERS = (
 """From the bottom up; a part imports its own layer and those below, and parts of one layer do not know each other."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 FOUND = sorted(ROOT.rglob("*.py"))
-PAGE = (ROOT.parent / "docs" / "architecture.md").read_text()
+PAGE_FILE = ROOT.parent / "docs" / "architecture.md"
+PAGE = PAGE_FILE.read_text()
 
 
 def section(heading: str) -> str:
@@ -115,6 +117,14 @@ def test_the_page_names_files_that_exist() -> None:
     named = {path for path in re.findall(r"`((?:[\w<>]+/)+(?:\w+\.py)?|\w+\.py)`", text) if not path.startswith("tests/")}
     patterns = {path: path.replace("<name>", "*") if "/" in path else f"**/{path}" for path in named}
     assert [path for path, pattern in patterns.items() if not any(ROOT.glob(pattern))] == []
+
+
+def test_the_picture_names_files_that_exist() -> None:
+    """Each file and folder that is written into the picture is one of the package."""
+    written = re.findall(r">([^<]+)</text>", html.unescape((PAGE_FILE.parent / "pictures" / "architecture.svg").read_text()))
+    named = {word for line in written for word in re.findall(r"\w+\.py|\w+/(?=$| )", line)}
+    assert len(named) > 10
+    assert [name for name in named if not any(ROOT.rglob(name))] == []
 
 
 def test_the_page_has_a_file_for_each_change() -> None:
