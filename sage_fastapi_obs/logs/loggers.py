@@ -213,7 +213,7 @@ def _fields_of(fields: Any) -> dict[str, Any]:
 
 
 def _exception(exc: object, fields: dict[str, Any]) -> BaseException | None:
-    """Read what was given as the exception; what is none becomes a field, so that nothing is lost."""
+    """Read the argument `exc`; anything but an exception becomes a field, so that nothing is lost."""
     if exc is None or isinstance(exc, BaseException):
         return exc
     if exc is True:

@@ -107,7 +107,7 @@ def record_handed_over(text: str) -> logging.LogRecord | None:
 
 
 def _is_text_of(record: logging.LogRecord, text: str) -> bool:
-    """Tell whether a text is what a record says: a handler may have something of its own to say."""
+    """Tell whether a text is the message of a record: a handler may add text of its own."""
     try:
         return record.getMessage() in text
     except Exception:

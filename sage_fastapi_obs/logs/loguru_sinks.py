@@ -35,11 +35,11 @@ THIS_THREAD = _ThisThread()
 
 
 class _Sinks:
-    """The sinks of others, and what is kept from each of them."""
+    """The sinks of others, and which lines each of them must not get."""
 
     def __init__(self) -> None:
         self.ours = -1
-        """The number of ours."""
+        """The number of our sink."""
         self.seen: object = ()
         """The sinks as they were looked at; loguru makes a new dict of them with each change."""
         self.others_listen = True
@@ -57,7 +57,7 @@ class _Sinks:
         return handlers is None or self.ours in handlers
 
     def look(self) -> None:
-        """See which sinks there are, and ask each to leave out what it must not see."""
+        """Find all sinks, and let each skip the lines that it must not get."""
         with self._lock:
             self.seen = handlers = loguru_internals.handlers()
             if not isinstance(handlers, dict):

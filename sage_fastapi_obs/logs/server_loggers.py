@@ -61,7 +61,7 @@ class ServerLoggers(logging.Filter):
         self._taken, self._quieted = {}, []
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
-        """Take what was set up since the last record; let every record pass."""
+        """Take over handlers that were added since the last record; let every record pass."""
         self._hold()
         return True
 

@@ -36,7 +36,7 @@ Exemplified: TypeAlias = tuple[ExemplarSource, float]
 BATCH = 128
 """Requests that are added up together."""
 _NOTHING = (sys.maxsize, -1)
-"""Shortest and longest duration where there is none."""
+"""Shortest and longest duration without any request."""
 _RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_bytes", "sent")
 
 

@@ -137,7 +137,7 @@ class Instruments:
         faults: InternalErrors,
         say: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
     ) -> None:
-        """Build those of `metrics.packs`, and those that are always there; none where metrics are switched off.
+        """Build the metrics of `metrics.packs`, and those that are always there; none if metrics are switched off.
 
         `say` writes a log line.
         """

@@ -17,7 +17,7 @@ LONGEST_REMEMBERED_PATH = 512
 UNKNOWN_MOUNT = "/{mount}"
 """Stands for a mount whose template cannot be found: one value, and never the path."""
 ALL_BELOW = "/{path}"
-"""Stands for what an app serves whose routes cannot be seen: files, and apps of other frameworks."""
+"""Template for everything below an app without visible routes: files, and apps of other frameworks."""
 _ANYTHING = re.compile("")
 _LEFT_BY_ROUTERS = ("app_root_path", "endpoint", "route")
 

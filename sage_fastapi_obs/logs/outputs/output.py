@@ -36,7 +36,7 @@ class Output:
         return False
 
     def leads_to(self, target: object) -> bool:  # noqa: ARG002 - for others to override
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return False
 
     def open(self) -> None:
@@ -51,7 +51,7 @@ class Output:
         self.write(line, encoded)
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
 
     def stop(self, deadline: float) -> None:
         """Begin to send what waits until a time of `time.monotonic`; does not wait."""
@@ -85,7 +85,7 @@ class Outputs(Output):
         return all(output.is_terminal for output in self._local if output.encode is None)
 
     def leads_to(self, target: object) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return any(output.leads_to(target) for output in self._local)
 
     def open(self) -> None:
@@ -122,7 +122,7 @@ class Outputs(Output):
             raise failed
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
         for output in self._local:
             output.flush()
 
