@@ -64,7 +64,7 @@ class Destination(Protocol):
 
     name: str
     remarks: tuple[str, ...]
-    """What is odd about how it was set up, told at the start."""
+    """Warnings about its configuration, logged at the start."""
 
     def prepare(self) -> None:
         """Find out, at the start, what an interpreter that is about to end could not."""
@@ -97,7 +97,7 @@ class Sender:
         failed: Callable[[Exception], None],
         limits: Limits | None = None,
     ) -> None:
-        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`tell` writes a line that is not sent itself. `failed` is called when no thread can be started."""
         self.name = destination.name
         self.remarks = destination.remarks
         self._destination = destination
@@ -239,7 +239,7 @@ class Sender:
         except TooLarge:
             again, refused = self._deliver_halves(batch)
         except Exception as fault:
-            # A defect of ours costs this batch, and no other.
+            # An internal error loses this batch, and no other.
             again, refused = (), len(batch)
             self._say_refused(type(fault).__name__)
         self._settle(again, refused)

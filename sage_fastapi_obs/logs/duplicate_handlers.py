@@ -55,7 +55,7 @@ class SilencedHandlers:
 
 
 class _Silence(logging.Filter):
-    """Keeps from a handler what is written by ours."""
+    """Keeps records from a handler if ours writes them to the same place."""
 
     def __init__(self, ours: logging.Handler, by: tuple[Writer, ...]) -> None:
         super().__init__()

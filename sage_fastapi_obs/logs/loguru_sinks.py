@@ -17,14 +17,14 @@ __all__ = ["SINKS", "THIS_THREAD"]
 
 AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
-records in ways of their own, and are told only what the application itself tells loguru."""
+records in ways of their own, and get only what the application itself logs."""
 
 
 class _ThisThread(threading.local):
     completed: object = None
     """The last `extra` of loguru's that has its ids."""
     told: object = None
-    """That of the line of ours which loguru is being told."""
+    """The `extra` of our line that is being passed to loguru."""
     is_record = False
     """Whether that line was a record of `logging`."""
     handed_over: tuple[logging.LogRecord, dict[str, Any]] | None = None
@@ -35,11 +35,11 @@ THIS_THREAD = _ThisThread()
 
 
 class _Sinks:
-    """The sinks of others, and what is kept from each of them."""
+    """The sinks of others, and which lines each of them must not get."""
 
     def __init__(self) -> None:
         self.ours = -1
-        """The number of ours."""
+        """The number of our sink."""
         self.seen: object = ()
         """The sinks as they were looked at; loguru makes a new dict of them with each change."""
         self.others_listen = True
@@ -57,7 +57,7 @@ class _Sinks:
         return handlers is None or self.ours in handlers
 
     def look(self) -> None:
-        """See which sinks there are, and ask each to leave out what it must not see."""
+        """Find all sinks, and let each skip the lines that it must not get."""
         with self._lock:
             self.seen = handlers = loguru_internals.handlers()
             if not isinstance(handlers, dict):
@@ -95,7 +95,7 @@ class _Refusal(NamedTuple):
 
     refuses: Callable[["loguru.Record"], bool]
     listens: bool
-    """Whether it must be told of our lines."""
+    """Whether it must get our lines."""
     by: tuple[Writer, ...] = ()
     """The writers whose lines go where it writes."""
 
@@ -149,7 +149,7 @@ def _is_told_record(record: "loguru.Record") -> bool:
 def _refusal(number: int, handler: Any) -> _Refusal:
     given = loguru_internals.target_of(handler)
     if number == 0 and loguru_internals.HAS_DEFAULT_SINK:
-        # Loguru's own, which nobody has asked for; it stays, as applications remove it by its number.
+        # Loguru's default sink; it stays, because applications remove it by its number.
         return _Refusal(_refuses_all, listens=False)
     if getattr(given, "__module__", None) in AGENTS:
         return _Refusal(_is_told, listens=False)

@@ -33,7 +33,7 @@ class Server(Output):
         tell: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """`tell` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`tell` writes a line that is not sent itself. `failed` is called when no thread can be started."""
         self.encode = destination.encode
         self.remarks = destination.remarks
         self.sender = Sender(destination, losses, tell, failed)
