@@ -4,7 +4,7 @@ FROM python:3.12.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN python -m venv /venv
 WORKDIR /src
-COPY pyproject.toml README.md CHANGELOG.md LICENSE constraints.txt ./
+COPY pyproject.toml hatch_build.py README.md CHANGELOG.md LICENSE constraints.txt ./
 COPY sage_fastapi_obs ./sage_fastapi_obs
 RUN /venv/bin/pip install --constraint constraints.txt '.[otlp,yaml,demo]' \
     && /venv/bin/pip uninstall --yes pip

@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 DEMO   := $(VENV)/.demo
 READY  := $(VENV)/.ready
 PORT   ?= 8000
+QUICK  := $(addprefix tests/,request tracing logs metrics privacy settings catalog operations health alerting packs endpoints delivery \
+            legacy monitoring test_architecture.py test_public_api.py test_smoke.py)
 SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack-native export test coverage check bench format servers clean
+.PHONY: help demo stack-native export test quick soak coverage check bench format servers clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -23,8 +25,14 @@ export: $(READY) ## Write the files under prometheus/, deploy/ and grafana/ anew
 	@$(BIN)/sage-obs export all --out . $(foreach service,$(SERVICES),--settings deploy/services/$(service).yaml)
 
 test: $(READY) servers ## Set everything up and pass the tests
-	@echo "== tests (about eighteen minutes on two cores: they include other versions of FastAPI, the suites of Starlette and FastAPI, and real servers)"
+	@echo "== tests (about eight minutes on two cores: they include another version of FastAPI, parts of its tests and Starlette's, and real servers)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal -q
+
+quick: $(READY) ## Pass the tests of single parts, without servers; under two minutes
+	@$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not stack" --ignore tests/logs/outputs $(QUICK)
+
+soak: $(READY) servers ## Pass the long forms of tests: more examples, more requests, all tests of others; about an hour
+	@SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal -q -m soak
 
 coverage: $(READY) servers ## Pass the tests, and hold what they cover to the limit; half as long again
 	@rm -f .coverage .coverage.*

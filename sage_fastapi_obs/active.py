@@ -78,7 +78,7 @@ def active_observability() -> ActiveObservability | None:
 
 
 def count_internal_error(component: str, error: Exception, observability: ActiveObservability | None = None) -> None:
-    """Count a failure of ours on an `Observability`, by default the active one; never raises."""
+    """Count an internal error on an `Observability`, by default the active one; never raises."""
     try:
         counting = active_observability() if observability is None else observability
         (_errors_of_no_one if counting is None else counting.internal_errors).count(component, error)
@@ -102,6 +102,6 @@ def unregister(observability: ActiveObservability) -> None:
 
 
 def on_start(callback: Callable[[ActiveObservability], None]) -> None:
-    """Call a function with each that starts from now on; adding the same one again changes nothing."""
+    """Call a function with each `Observability` that starts later; adding the same function again changes nothing."""
     if callback not in _callbacks:
         _callbacks.append(callback)

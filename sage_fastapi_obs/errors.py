@@ -1,4 +1,4 @@
-"""Errors, raised while the application is built; while it serves, nothing of ours raises.
+"""Errors. They are raised while the application is built; while it serves, this package raises nothing.
 
 ObservabilityError
 ├── SettingsError             a setting is unknown or impossible (also a ValueError)

@@ -101,7 +101,7 @@ class Lifecycle:
             self._do((step, True) for step in waiting)
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run an app's lifespan with ours around it; failures of ours do not stop the app."""
+        """Run an app's lifespan with ours around it; an internal error does not stop the app."""
         self.start()
         closed = False
 

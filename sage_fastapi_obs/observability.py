@@ -39,8 +39,6 @@ from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 
-"""Recent lines that are kept by default where they are shown."""
-
 
 class Observability(Lifecycle):
     """Everything one app needs to be watched.
@@ -212,7 +210,7 @@ class Observability(Lifecycle):
     def enable_pack(self, pack: object) -> None:
         """Switch a pack on: one of `metrics.packs` by its name, or metrics of the application by the class they stand in.
 
-        May be called at any time. Raises `DeclarationError` for what is no pack, and for `http`, which only the setting
+        May be called at any time. Raises `DeclarationError` for an unknown pack, and for `http`, which only the setting
         switches on, and `DuplicateInstrumentError` where a name is another metric's already.
         """
         if not isinstance(pack, str):
@@ -232,7 +230,7 @@ class Observability(Lifecycle):
         """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
 
         `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
-        Raises `ValueError` for what is no level.
+        Raises `ValueError` for an unknown level.
         """
         self._logs.change_level(logger, level, seconds)
 

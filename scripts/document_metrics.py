@@ -10,21 +10,19 @@ from sage_fastapi_obs.pack_registry import pack_module
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENING = """# Metrics
 
-Those of a pack are declared in `sage_fastapi_obs/packs/<pack>/metrics.py`, all others in `sage_fastapi_obs/catalog/` and
-`sage_fastapi_obs/clients/`; `scripts/document_metrics.py` writes this page from there.
+The metrics of a pack are declared in `sage_fastapi_obs/packs/<pack>/metrics.py`, all others in `sage_fastapi_obs/catalog/` and
+`sage_fastapi_obs/clients/`. `scripts/document_metrics.py` writes this page.
 
 `metrics.packs` says which packs are switched on: `http`, `runtime` and `result` by default. `sage-core` is the first part of
-`sage`: handshakes, their time, and open sessions. How an application counts into packs, and declares metrics of its own, is in
-[packs](packs.md).
+`sage`: handshakes, their time, and open sessions. [Packs](packs.md) describes how an application records these metrics, and
+how it declares its own.
 
-Labels with values in brackets have no others: an unknown value is counted as `other`. Open labels take at most
-`metrics.max_label_values` values (routes: `metrics.max_routes`); the rest is `other`, too. Both are counted in
-`observability_label_overflow_total`. A value has at most 128 characters: of a longer one the beginning is told, with `…` at its
-end. White space is a space, and `�` stands for what cannot be printed. Where all values are known, series are there from
-the start, at 0.
+If a label lists its values in brackets, any other value is counted as `other`. Open labels have at most
+`metrics.max_label_values` values (routes: `metrics.max_routes`); further ones are `other`, too. Both are counted in
+`observability_label_overflow_total`. A value is cut to 128 characters, ending in `…`. White space becomes a space, and `�`
+replaces characters that cannot be printed. If all values are known, the series exist from the start, at 0.
 
-Older names are shown besides the new ones where `metrics.compat_aliases` asks for them: the same samples, in the older name's
-unit and words.
+`metrics.compat_aliases` adds older names beside the new ones: the same samples, in the older name's unit and words.
 """
 
 

@@ -11,16 +11,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support import Watched
+from support import Watched, times
 
 from sage_fastapi_obs import active
 from sage_fastapi_obs.logs import takeover
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
-hypothesis.settings.register_profile("project", deadline=None, max_examples=25)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
+hypothesis.settings.register_profile("project", deadline=None, max_examples=times(25))
+hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark properties as tests with a long form: more examples."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("soak")
 
 
 @pytest.hookimpl(wrapper=True)

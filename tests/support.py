@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -25,10 +26,19 @@ from sage_fastapi_obs import Observability, Settings
 PATIENCE_SECONDS = 300.0
 """How long a test waits for what comes at once on an idle machine: only to end where it never comes."""
 
+SOAK = os.environ.get("SOAK") == "1"
+"""Whether the long forms of tests are run: `make soak`."""
 LONG_ENOUGH = 60.0
 """The longest that settings allow for what the end may wait for."""
 TOO_LARGE = 1 << 46
 """Bytes of stack with which no thread can be started."""
+
+
+def times(usual: int, soaked: int | None = None) -> int:
+    """Return how often to do something: as often as shows a fault at once, or in the long form ten times, or what is given."""
+    if not SOAK:
+        return usual
+    return 10 * usual if soaked is None else soaked
 
 
 def until(found: Callable[[], Any], what: str = "answer") -> Any:

@@ -1,6 +1,8 @@
-"""Imports go one way, and what must never be used is not."""
+"""Imports go one way, the architecture page describes the package as it is, and what must never be used is not."""
 
 import ast
+import html
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,23 @@ LAYERS = (
 """From the bottom up; a part imports its own layer and those below, and parts of one layer do not know each other."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 FOUND = sorted(ROOT.rglob("*.py"))
+PAGE_FILE = ROOT.parent / "docs" / "architecture.md"
+PAGE = PAGE_FILE.read_text()
+
+
+def section(heading: str) -> str:
+    """Return the text below a heading of the architecture page."""
+    return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def drawn_tree() -> set[str]:
+    """Return the paths of the folder tree, each below the package; two spaces of indentation are one level."""
+    paths: list[str] = []
+    above: list[str] = []
+    for indent, name in re.findall(r"^( +)(\S+)  ", section("Folders"), re.MULTILINE):
+        above[len(indent) // 2 - 1 :] = [name]
+        paths.append("".join(above))
+    return set(paths)
 
 
 def part_of(module: str) -> str:
@@ -78,6 +97,42 @@ def test_every_part_has_a_layer() -> None:
     """A new file or folder of the package has to be given its place."""
     parts = {part_of(module_of(path)) for path in FOUND}
     assert parts <= set(RANK), f"give these a layer: {parts - set(RANK)}"
+
+
+def test_the_page_has_the_layers() -> None:
+    """The architecture page lists the layers that this test holds."""
+    rows = re.findall(r"^\d+\. (.+)$", section("Layers"), re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == list(LAYERS)
+
+
+def test_the_page_has_the_folders() -> None:
+    """The folder tree of the page has every module and folder at the root, every package below, and nothing else."""
+    modules = {path.name for path in ROOT.glob("*.py")}
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.rglob("__init__.py") if path.parent != ROOT}
+    assert drawn_tree() == modules | folders
+
+
+def test_the_page_names_files_that_exist() -> None:
+    """Each path in the text of the page leads to a file or folder; `<name>` and a bare file name stand for any folder's."""
+    text = PAGE.replace(section("Folders"), "")
+    named = {path for path in re.findall(r"`((?:[\w<>]+/)+(?:\w+\.py)?|\w+\.py)`", text) if not path.startswith("tests/")}
+    patterns = {path: path.replace("<name>", "*") if "/" in path else f"**/{path}" for path in named}
+    assert [path for path, pattern in patterns.items() if not any(ROOT.glob(pattern))] == []
+
+
+def test_the_picture_names_files_that_exist() -> None:
+    """Each file and folder that is written into the picture is one of the package."""
+    written = re.findall(r">([^<]+)</text>", html.unescape((PAGE_FILE.parent / "pictures" / "architecture.svg").read_text()))
+    named = {word for line in written for word in re.findall(r"\w+\.py|\w+/(?=$| )", line)}
+    assert len(named) > 10
+    assert [name for name in named if not any(ROOT.rglob(name))] == []
+
+
+def test_the_page_has_a_file_for_each_change() -> None:
+    """Each row of the table of changes names a file, or a folder for a new one."""
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", section("Where to change what"), re.MULTILINE)[1:]
+    assert len(rows) >= 20
+    assert [change for change, where in rows if not re.match(r"`(?:\w+\.py|[\w/]+/(?:\w+\.py)?)`", where)] == []
 
 
 @pytest.mark.parametrize("path", FOUND, ids=module_of)

@@ -1,7 +1,8 @@
-"""The README and the docs are held against the code: examples run, tables are complete."""
+"""The README and the docs agree with the code: examples run, tables are complete, links lead somewhere."""
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_links_lead_somewhere(page: Path):
         there = page.parent / target if target else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("urls", [{}, {"Source": "https://code.example/obs/blob/main"}], ids=["without", "with"])
+def test_a_package_index_shows_no_broken_link(urls: dict[str, str]):
+    """The long description is the README, without links to files that a package index does not have."""
+    pytest.importorskip("hatchling")
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["LongDescription"](str(ROOT), {})
+    metadata = {"urls": urls}
+    hook.update(metadata)
+    text = metadata["readme"]["text"]
+    assert "captured from this app" in text
+    assert ("https://code.example/obs/blob/main/docs/settings.md" in text) is bool(urls)
+    assert re.findall(r"\]\((?!https:|#)", text) == []
 
 
 def anchors(page: Path) -> set[str]:

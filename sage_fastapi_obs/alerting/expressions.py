@@ -148,7 +148,7 @@ class Ratio:
         if not self.part or not self.whole:
             raise SettingsError("a ratio needs figures above and below the line")
         if len({stat.by for stat in (*self.part, *self.whole)}) > 1:
-            raise SettingsError("all figures of a ratio are told apart by the same labels")
+            raise SettingsError("all statistics of a ratio must be grouped by the same labels")
 
     def windows(self) -> tuple[float, ...]:
         """Return the lengths of all windows."""

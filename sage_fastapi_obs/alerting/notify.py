@@ -124,7 +124,7 @@ class Notifiers:
         return secret.get_secret_value()
 
     def _log_unconfigured(self, channel: str, message: "_Message") -> None:
-        text = f"{message.title}: {channel} is not configured, so nobody is told there"
+        text = f"{message.title}: {channel} is not configured, so nobody is notified there"
         self._log("info", text, {"channel": channel})
 
 

@@ -1,4 +1,4 @@
-"""All metrics: those of each pack, and those that need none. A pack is loaded when somebody looks at its metrics."""
+"""All metrics: those of each pack, and those that need none. A pack is loaded when its metrics are first used."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace

@@ -42,7 +42,7 @@ class Instrumented(Generic[Client]):
         return _NOTHING if call is None else call
 
     def begin(self, describe: Describe, *args: Any) -> Call | None:
-        """Begin a call while this is watched, whose end is seen elsewhere."""
+        """Begin a call that ends elsewhere, if the client is still watched."""
         call = self._described(describe, args, {})
         if call is not None:
             call.begin()

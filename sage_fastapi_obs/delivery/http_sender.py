@@ -128,7 +128,7 @@ class _Network(httpcore.NetworkBackend):
         self._inner = httpcore.SyncBackend()
 
     def carry(self, client: httpx.Client) -> None:
-        """Have a client connect this way, where this version of it can be told to."""
+        """Make a client connect this way, if its version allows that."""
         for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - there is no public way
             pool: Any = getattr(transport, "_pool", None)
             if hasattr(pool, "_network_backend"):

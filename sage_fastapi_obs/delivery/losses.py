@@ -19,7 +19,7 @@ class Losses(CountCollector):
         self.counts: dict[tuple[str, Cause], int] = {}
 
     def watch(self, output: str, causes: Iterable[Cause]) -> None:
-        """Show an output at 0, so that its first loss is a rise."""
+        """Create the counters of an output at 0, so that `rate()` sees the first loss."""
         for cause in causes:
             self.counts.setdefault((output, cause), 0)
 

@@ -62,7 +62,7 @@ class Destination(Protocol):
 
     name: str
     remarks: tuple[str, ...]
-    """What is odd about how it was set up, told at the start."""
+    """Warnings about its configuration, logged at the start."""
 
     def prepare(self) -> None:
         """Find out, at the start, what an interpreter that is about to end could not."""
@@ -95,7 +95,7 @@ class Sender:
         failed: Callable[[Exception], None],
         limits: Limits | None = None,
     ) -> None:
-        """`log` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`log` writes a line that is not sent itself. `failed` is called when no thread can be started."""
         self.name = destination.name
         self.remarks = destination.remarks
         self._destination = destination
@@ -237,7 +237,7 @@ class Sender:
         except TooLarge:
             again, refused = self._deliver_halves(batch)
         except Exception as fault:
-            # A defect of ours costs this batch, and no other.
+            # An internal error loses this batch, and no other.
             again, refused = (), len(batch)
             self._log_refused(type(fault).__name__)
         self._finish_batch(again, refused)

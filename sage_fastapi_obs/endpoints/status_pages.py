@@ -60,7 +60,7 @@ class HoursQuery(PageQuery):
 
 
 class SlaQuery(MinutesQuery):
-    """A window, and whose traffic is meant."""
+    """A window, and the source of its traffic: HTTP or results."""
 
     source: Literal["http", "result"] = "http"
     """HTTP requests, or operations that return a result."""

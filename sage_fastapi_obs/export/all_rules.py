@@ -19,7 +19,7 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 
 def _with_team(alert: ExportedRule, services: Services) -> ExportedRule:
-    """Say whose alert it is, where that is one team."""
+    """Add the label `team`, if all services of the alert have the same team."""
     teams = {one.export.team for one in concerned(alert, services)}
     return alert.with_labels(team=teams.pop() if len(teams) == 1 else "")
 

@@ -26,7 +26,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 USER = 10_001
 """Nobody in particular, but not root."""
 _PAUSE_SECONDS = 5
-"""How long a pod that is to end serves on: until nobody asks it any more, for with the signal its server stops listening."""
+"""How long a pod goes on serving before the signal: until it gets no more requests, because then its server stops listening."""
 
 
 def files(services: Services) -> dict[str, str]:

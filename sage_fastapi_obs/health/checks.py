@@ -29,7 +29,7 @@ def url(address: str, *, timeout_seconds: float = 2.0) -> Callable[[], Awaitable
 
 
 def tcp(host: str, port: int) -> Callable[[], Awaitable[None]]:
-    """Check that somebody listens."""
+    """Check that a TCP port accepts connections."""
 
     async def listens() -> None:
         async with await anyio.connect_tcp(host, port):

@@ -31,7 +31,7 @@ class StopSignals:
                 signal.signal(number, self._handlers[number][1])
 
     def leave(self) -> None:
-        """Restore the previous handlers, unless somebody has replaced ours meanwhile."""
+        """Restore the previous handlers, unless ours were replaced meanwhile."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number, (previous, _) in self._handlers.items():

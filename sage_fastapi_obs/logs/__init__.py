@@ -1,1 +1,1 @@
-"""Log lines: what is in them, when they are written, and where they go."""
+"""Log lines: their fields, when they are written, and their outputs."""

@@ -33,7 +33,7 @@ class Kind(NamedTuple):
     mapping: str
     """Its type in Elasticsearch."""
     convert: Callable[[Any], Any] | None = None
-    """Makes the value of a line from that of the exchange; None: they are the same."""
+    """Converts the exchange's value into the line's; None: they are the same."""
     is_foreign: bool = False
     """Whether it is a text of the caller's, in which secrets are hidden."""
 

@@ -23,7 +23,7 @@ class Writer(Protocol):
         """Write one line, or hold it, or let it go; never raises."""
 
     def leads_to(self, target: object) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
 
 
 WRITERS: list[Writer] = []

@@ -9,7 +9,7 @@ from sage_fastapi_obs.request.innermost_span import innermost_ids, running
 
 
 def add_context(fields: dict[str, Any]) -> None:
-    """Add ids, which are stronger than what is there, and bound fields, which are weaker."""
+    """Add ids, which override existing fields, and bound fields, which do not."""
     exchange = current_exchange.get()
     if exchange is not None:
         # A copy, because another thread of the request may be binding.

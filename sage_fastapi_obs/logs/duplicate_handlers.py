@@ -53,7 +53,7 @@ class SilencedHandlers:
 
 
 class _Silence(logging.Filter):
-    """Keeps from a handler what is written by ours."""
+    """Keeps records from a handler if ours writes them to the same place."""
 
     def __init__(self, root_handler: logging.Handler, by: tuple[Writer, ...]) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ OVERHEAD_BYTES = 100
 REQUEST_BYTES = LONGEST_BYTES + OVERHEAD_BYTES
 """Most that one request holds; any single line fits."""
 RELEASES_PER_SECOND = 20
-"""Most requests that have their lines written in one second: where all fail, more lines help nobody and cost everybody."""
+"""Upper bound for requests that get their lines written in one second: if all requests fail, more lines do not help."""
 
 
 class _RequestLines:

@@ -170,7 +170,7 @@ RequestLogger = Annotated[BoundLogger, Depends(_logger)]
 
 
 class _ProcessWithoutApp:
-    """Whose lines those of a process without an app are."""
+    """Stands in for the `Observability` in a process without an app."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -213,7 +213,7 @@ def _fields_of(fields: Any) -> dict[str, Any]:
 
 
 def _exception(exc: object, fields: dict[str, Any]) -> BaseException | None:
-    """Read what was given as the exception; what is none becomes a field, so that nothing is lost."""
+    """Read the argument `exc`; anything but an exception becomes a field, so that nothing is lost."""
     if exc is None or isinstance(exc, BaseException):
         return exc
     if exc is True:

@@ -93,7 +93,7 @@ def record_handed_over(text: str) -> logging.LogRecord | None:
 
 
 def _is_text_of(record: logging.LogRecord, text: str) -> bool:
-    """Tell whether a text is what a record says: a handler may have something of its own to say."""
+    """Tell whether a text is the message of a record: a handler may add text of its own."""
     try:
         return record.getMessage() in text
     except Exception:
@@ -101,7 +101,7 @@ def _is_text_of(record: logging.LogRecord, text: str) -> bool:
 
 
 def message_given() -> Mapping[Any, Any] | None:
-    """Return the dict that loguru's caller has given as the message, of which loguru makes a text before anybody sees it."""
+    """Return the dict that loguru's caller has given as the message, before loguru turns it into a text."""
     frame = sys._getframe(4)  # noqa: SLF001
     message = frame.f_locals.get("message") if frame.f_code is _LOG else None
     return message if isinstance(message, Mapping) else None

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 _AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
-records in ways of their own, and are told only what the application itself tells loguru."""
+records in ways of their own, and get only what the application itself logs."""
 
 
 class _LoguruThreadState(threading.local):
     completed: object = None
     """The last `extra` of loguru's that has its ids."""
     own_extra: object = None
-    """That of the line of ours which loguru is being told."""
+    """The `extra` of our line that is being passed to loguru."""
     is_record = False
     """Whether that line was a record of `logging`."""
     handed_over: tuple[logging.LogRecord, dict[str, Any]] | None = None
@@ -33,11 +33,11 @@ THIS_THREAD = _LoguruThreadState()
 
 
 class _Sinks:
-    """The sinks of others, and what is kept from each of them."""
+    """The sinks of others, and which lines each of them must not get."""
 
     def __init__(self) -> None:
         self.own_number = -1
-        """The number of ours."""
+        """The number of our sink."""
         self.seen: object = ()
         """The sinks as they were looked at; loguru makes a new dict of them with each change."""
         self.has_foreign_sinks = True
@@ -55,7 +55,7 @@ class _Sinks:
         return handlers is None or self.own_number in handlers
 
     def look(self) -> None:
-        """See which sinks there are, and ask each to leave out what it must not see."""
+        """Find all sinks, and let each skip the lines that it must not get."""
         with self._lock:
             self.seen = handlers = loguru_internals.handlers()
             if not isinstance(handlers, dict):
@@ -93,7 +93,7 @@ class _Exclusion(NamedTuple):
 
     excludes: Callable[["loguru.Record"], bool]
     listens: bool
-    """Whether it must be told of our lines."""
+    """Whether it must get our lines."""
     by: tuple[Writer, ...] = ()
     """The writers whose lines go where it writes."""
 
@@ -147,7 +147,7 @@ def _is_own_record(record: "loguru.Record") -> bool:
 def _exclusion_for(number: int, handler: Any) -> _Exclusion:
     given = loguru_internals.target_of(handler)
     if number == 0 and loguru_internals.HAS_DEFAULT_SINK:
-        # Loguru's own, which nobody has asked for; it stays, as applications remove it by its number.
+        # Loguru's default sink; it stays, because applications remove it by its number.
         return _Exclusion(_excludes_all, listens=False)
     if getattr(given, "__module__", None) in _AGENTS:
         return _Exclusion(_is_own_line, listens=False)

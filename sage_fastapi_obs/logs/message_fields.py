@@ -1,4 +1,4 @@
-"""What a call of a logger says: a text, or the fields of a dict; and what a record of the standard library holds."""
+"""Reads the message of a logger's call, a text or a dict of fields, and the fields of a standard library's record."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Python's warnings, as lines; whoever records warnings goes on recording them."""
+"""Writes Python's warnings as log lines; code that records warnings goes on recording them."""
 
 import logging
 import warnings
@@ -22,7 +22,7 @@ class Warnings:
             warnings.showwarning = self._called
 
     def give_back(self) -> None:
-        """Take ours out, or make it do nothing where somebody will put it back: `catch_warnings` may, when it ends."""
+        """Remove ours, or make it do nothing if it may come back: `catch_warnings` restores it when it ends."""
         self._is_ours = False
         if warnings.showwarning is self._called:
             warnings.showwarning = self._before
@@ -44,7 +44,7 @@ class Warnings:
 
 
 def _prints(show: Callable[..., Any]) -> bool:
-    """Tell whether a function is Python's own, and nobody records; `warnings` has no public word for either."""
+    """Tell whether a function is Python's own, and nothing records warnings; `warnings` has no public API for either."""
     if show is not getattr(warnings, "_showwarning_orig", None):
         return False
     context = getattr(warnings, "_get_context", None)

@@ -85,5 +85,5 @@ def _write_here(record: logging.LogRecord, known: dict[str, Any] | None) -> None
 
 
 def _has_error_line(exchange: Exchange) -> bool:
-    """Tell whether the access line, or that of the background work, has the exception with its stack."""
+    """Tell whether the access line, or the line about background work, has the exception with its stack."""
     return exchange.error_logged and any(logs.observer is exchange.observer for logs in WRITERS)

@@ -1,4 +1,4 @@
-"""The loggers of web servers, which speak through ours, and those of HTTP clients, which say too much at level info."""
+"""Routes the loggers of web servers through ours, and raises those of HTTP clients to WARNING."""
 
 import logging
 import sys
@@ -16,14 +16,14 @@ _WEBSOCKET_ACCESS = '%s - "WebSocket %s" '
 
 
 class ServerLoggers(logging.Filter):
-    """What was taken of servers and clients, and has to be given back.
+    """Removes the handlers of servers and quiets HTTP clients, and restores both.
 
-    A filter, because some servers set their handlers up after the app has started: with each record of theirs, before any
-    handler sees it, all is taken that is there by then.
+    A filter, because some servers set up their handlers after the app has started: at each record it removes the handlers that
+    are there by then, before they see the record.
     """
 
     def __init__(self, leads_to_us: Callable[[logging.Handler], bool]) -> None:
-        """`leads_to_us` tells of a handler whether it hands on to where our lines come from."""
+        """`leads_to_us` says whether a handler passes records on to our own handler."""
         super().__init__()
         self._leads_to_us = leads_to_us
         self._changed: dict[str, tuple[list[logging.Handler], bool]] = {}
@@ -44,7 +44,7 @@ class ServerLoggers(logging.Filter):
                 logger.setLevel(logging.WARNING)
 
     def give_back(self) -> None:
-        """Restore what nobody else has changed meanwhile."""
+        """Restore handlers and levels, except those that were changed meanwhile."""
         for name, (removed, propagate) in self._changed.items():
             logger = logging.getLogger(name)
             logger.removeFilter(self)
@@ -59,7 +59,7 @@ class ServerLoggers(logging.Filter):
         self._changed, self._quieted = {}, []
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
-        """Take what was set up since the last record; let every record pass."""
+        """Take over handlers that were added since the last record; let every record pass."""
         self._hold()
         return True
 

@@ -1,4 +1,4 @@
-"""The process-wide part of logging: who is attached, and what is taken over for them and given back.
+"""The process-wide part of logging: takes over loggers for the attached writers, and gives them back.
 
 Loguru and `logging` exist once per process, observabilities may be several: one sink and one handler serve all, and each line
 goes to the observability whose request it was written in, or to the first. Everything is undone when the last one closes.
@@ -22,7 +22,7 @@ from sage_fastapi_obs.logs.uncaught import Hooks, LoopHandler
 
 
 class _Takeover:
-    """What is taken over while somebody is attached."""
+    """What is taken over while a writer is attached."""
 
     def __init__(self) -> None:
         self.handler = RootHandler()
@@ -95,7 +95,7 @@ class _StandardLevels:
                 logger.setLevel(severity)
 
     def give_back(self) -> None:
-        """Restore what nobody else has changed."""
+        """Restore everything that was not changed meanwhile."""
         self._restore_others()
         if self._root is not None and logging.root.level == self._root[1]:
             logging.root.setLevel(self._root[0])
@@ -152,7 +152,7 @@ def give_back(logs: Writer) -> None:
 
 
 def reattach_root() -> None:
-    """Take over again what an application has configured while it started."""
+    """Take over again after an application has configured logging during its start."""
     if _handover.current is not None:
         _handover.current.reattach()
         _handover.current.silence()

@@ -1,4 +1,4 @@
-"""Exceptions that nobody caught: in threads, in tasks, in finalizers, and the one that ends the process."""
+"""Logs uncaught exceptions: in threads, in tasks, in finalizers, and the one that ends the process."""
 
 import asyncio
 import gc
@@ -26,7 +26,7 @@ class Hooks:
         ]
 
     def give_back(self) -> None:
-        """Take ours out, or make it do nothing where somebody has put another before it."""
+        """Remove ours, or make it do nothing if another hook was put before it."""
         for hook in self._hooks:
             hook.give_back()
 
@@ -92,14 +92,14 @@ class LoopHandler:
         self._loop.set_exception_handler(self._called)
 
     def give_back(self) -> None:
-        """Restore what was there, unless somebody has put another in place."""
+        """Restore the previous hook, unless another one has replaced ours."""
         if self._loop.get_exception_handler() is self._called:
             self._loop.set_exception_handler(self._before)
 
     def _call(self, loop: asyncio.AbstractEventLoop, unhandled: dict[str, Any]) -> None:
         context = _context_of(unhandled.get("task") or unhandled.get("future") or unhandled.get("handle"))
         hand_on = partial(self._before, loop) if self._before is not None else loop.default_exception_handler
-        # A copy, because the context itself may be in use. None of its own is better than that of whoever happens to run.
+        # A copy, because the context itself may be in use. No context is better than that of other code that happens to run.
         (Context() if context is None else context.copy()).run(hand_on, unhandled)
 
 

@@ -77,7 +77,7 @@ class LogWriter:
             )
         )
         self.remarks = self.output.remarks
-        """What is odd about where lines go, told at the start."""
+        """Warnings about the outputs, logged at the start."""
         # Lines that are kept as well are kept by their own names.
         has_own_names = recent is not None and self._encode is not json_format
         write_later = None if has_own_names else self.output.write_later
@@ -119,7 +119,7 @@ class LogWriter:
         *,
         always: bool = False,
     ) -> None:
-        """Write a line of our own, if its level allows or `always`; the application's sinks in loguru are told of all."""
+        """Write a line of our own, if its level allows or `always`; the application's loguru sinks get it in any case."""
         if always or LEVELS[level] >= self.levels.severity_of(logger):
             self.write(at, level, message, logger, fields, error)
         if loguru_bridge.has_foreign_sinks():
@@ -157,11 +157,11 @@ class LogWriter:
             self._count_fault(fault)
 
     def leads_to(self, target: object) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return self.output.leads_to(target)
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
         self.output.flush()
 
     @property
@@ -231,7 +231,7 @@ class LogWriter:
         return self._debug_token is not None and given is not None and hmac.compare_digest(given, self._debug_token)
 
     def release_or_drop_held(self, exchange: Exchange, *, release: bool | None = None) -> dict[str, int] | None:
-        """Write what a request holds, or drop it; return the fields that tell of missing ones, None when they are dropped.
+        """Write or drop the held lines of a request; return fields about that for the line, None if the lines are not wanted.
 
         `release` None leaves it to the exchange.
         """

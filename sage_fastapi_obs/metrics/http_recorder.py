@@ -120,6 +120,6 @@ class HttpMetrics(Recorder):
         series = self._requests.with_values(*guarded)
         is_bounded = all(raw is None or str(raw) == value for raw, value in zip(attributes, values, strict=True))
         if guarded == values and is_bounded:
-            # What overflowed is not remembered, nor methods that nobody knows: that would be growth without end.
+            # Overflowed values and unknown methods are not cached: the cache would grow without end.
             self._series[attributes] = series
         return series

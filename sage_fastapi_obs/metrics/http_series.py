@@ -34,7 +34,7 @@ Exemplified: TypeAlias = tuple[ExemplarSource, float]
 BATCH = 128
 """Requests that are added up together."""
 _NOTHING = (sys.maxsize, -1)
-"""Shortest and longest duration where there is none."""
+"""Shortest and longest duration without any request."""
 _RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_bytes", "sent")
 
 
@@ -223,7 +223,7 @@ class HttpRequestSeries(Collector):
     def _each_counted(
         self, labels: Sequence[LabelValues], series: Sequence[RequestSeries], totals: list[Totals]
     ) -> Iterator[VersionedChild]:
-        """Yield the counts of all series, and keep their totals: one after the other, so that nobody waits for all of them."""
+        """Yield the counts of all series, and keep their totals: one by one, so that no request waits for all of them."""
         for own, each in zip(labels, series, strict=True):
             totals.append(self._added_up(each))
             yield self._counted(own, totals[-1])

@@ -135,7 +135,7 @@ class Instruments:
         internal_errors: InternalErrors,
         log: Callable[[str, dict[str, Any]], None] = lambda _message, _fields: None,
     ) -> None:
-        """Build those of `metrics.packs`, and those that are always there; none where metrics are switched off.
+        """Build the metrics of `metrics.packs`, and those that are always there; none if metrics are switched off.
 
         `log` writes a log line.
         """
@@ -218,7 +218,7 @@ class Instruments:
             return
         self._missed.add(pack)
         if pack not in {"", *_BUILT_ELSEWHERE}:
-            self._log("metrics are counted nowhere, as metrics.packs does not name their pack", {"pack": pack})
+            self._log("metrics dropped: enable their pack in metrics.packs", {"pack": pack})
 
     def _add(self, metric: Metric) -> None:
         known = self._known.get(metric.name)

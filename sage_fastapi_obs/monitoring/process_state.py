@@ -47,7 +47,7 @@ def stop() -> None:
 
 
 def on_each_start(name: str, do: Callable[[ActiveObservability], None]) -> None:
-    """Do something with the active `Observability`; without one, with each that starts from now on."""
+    """Call a function with the active `Observability`; if there is none, with each one that starts later."""
     observability = active_observability()
     if observability is not None:
         do(observability)

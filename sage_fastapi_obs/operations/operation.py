@@ -25,7 +25,7 @@ class Operation:
 
     An `Exception` is a failure. Cancellation and other ends of a program (`KeyboardInterrupt`) are neither failure nor
     success. A generator that is closed early is a success; its run lasts from its first value to its last, and its span is
-    current only while its body runs. Exceptions pass unchanged. Failures of ours are counted, and the work goes on.
+    current only while its body runs. Exceptions pass unchanged. Internal errors are counted, and the work goes on.
     """
 
     __slots__ = ("_described", "_runs")

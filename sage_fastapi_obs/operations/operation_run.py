@@ -89,7 +89,7 @@ class OperationRun:
         self._observability: ActiveObservability | None = None
         self._span: Span | None = None
         self.unread: Span | None = None
-        """Its span where nobody reads it, so that it is not made current."""
+        """Its span if it is not exported, and therefore not made current."""
         self._parent: Context | None = None
         self._context: Context | None = None
         self._started_ns = self._wall_ns = 0

@@ -78,7 +78,7 @@ class _AroundStep(_Part):
 
 
 def around_calls(work: Work, new_block: Callable[[], Block], decorator: str) -> Work:
-    """Return a function of the same kind, with a new block around each call; raises `TypeError` for what is no function."""
+    """Return a function of the same kind, with a new block around each call; raises `TypeError` for anything but a function."""
     if not callable(work):
         raise TypeError(f"{decorator} decorates functions, not {work!r:.80}")
     is_plain = isinstance(work, type | partial) or inspect.isroutine(work)

@@ -1,4 +1,4 @@
-"""What is told of an exception: type, message and stack, of bounded size, without secrets and without variables."""
+"""The text of an exception for lines and spans: type, message and stack, of bounded size, without secrets and variables."""
 
 import re
 import traceback
@@ -16,7 +16,7 @@ LONGEST_TEXTS = 32 * 1024
 """Of an exception and all its relatives together, but that each has at least `_SHORTEST_TEXT`."""
 _SHORTEST_TEXT = 256
 _MOST_EXCEPTIONS = 50
-"""Causes, contexts and members of groups that are told of as Python tells them; of more, only the first."""
+"""How many causes, contexts and members of groups are shown as Python shows them; of more, only the first is shown."""
 _MOST_FRAMES = 1_000
 _FEW_FRAMES = 20
 _FRAME = re.compile(r'[ |+-]*File "')
@@ -107,7 +107,7 @@ def _cut_and_redacted(text: str, longest: int, redaction: Redaction) -> str:
 
 
 def _is_ordinary(error: BaseException) -> bool:
-    """Tell whether an exception can be told of whole: not a thousand causes or frames."""
+    """Tell whether an exception is small enough to be shown whole: not a thousand causes or frames."""
     frames = 0
     for number, related in enumerate(_related(error)):
         step = related.__traceback__

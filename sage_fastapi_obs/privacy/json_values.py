@@ -314,7 +314,7 @@ def _named_items(value: Any) -> Iterator[tuple[Any, Any]] | None:
 
 
 def _items_of_row(value: Any, kind: Any) -> Iterator[tuple[Any, Any]] | None:
-    """List the items of what is a sequence and has names: named tuples, and the rows of databases."""
+    """List the items of a sequence with field names: named tuples and database rows."""
     if hasattr(kind, "_fields") and isinstance(value, Sequence):
         return zip(getattr(value, "_fields"), iter(value), strict=False)  # noqa: B009 - known by the line above
     if hasattr(kind, "keys") and hasattr(kind, "__len__") and hasattr(kind, "__iter__"):

@@ -5,7 +5,7 @@ LONGEST = 128
 
 
 def printable(value: object) -> str:
-    """Return a name itself where it is short and can be printed, as nearly all can; else what can be told of it in short.
+    """Return a name unchanged if it is short and printable, as nearly all are; else a short printable form of it.
 
     White space becomes a space, what else cannot be printed `�`, and what is cut ends in `…`. The time does not grow with
     what is cut off.

@@ -1,7 +1,7 @@
 """The text of an exception without the data that it is about, which some libraries quote in theirs.
 
-Known ones are told from what the exception says in parts. For all others there is a rule: their text is shown, and looked
-through like any text, and what it announces as input or the like is hidden: see `Redaction.error_text`.
+The texts of known exceptions are made from their attributes. For all others there is a rule: their text is shown and redacted
+like any text, and what it announces as input or the like is hidden: see `Redaction.error_text`.
 """
 
 import re
@@ -14,9 +14,9 @@ from pydantic_core import core_schema
 from sage_fastapi_obs.privacy.redaction import REDACTED
 
 _MOST_ERRORS = 20
-"""Of one validation that are told of."""
+"""Errors of one validation that are shown."""
 _DEEPEST = 8
-"""Exceptions that have no text but that of their only argument, one in another."""
+"""How deeply exceptions may be nested that only have the text of their argument."""
 _WITH_DATA = {
     *("value_error", "assertion_error", "get_attribute_error", "iteration_error", "mapping_type"),
     *("union_tag_invalid", "uuid_parsing", "bytes_invalid_encoding"),
@@ -31,7 +31,7 @@ _LITERAL = re.compile(r"'(?:[^']|'')*+(?:'|\Z)")
 
 
 def exception_text(error: BaseException) -> str:
-    """Return what an exception says; raises what its `str` raises."""
+    """Return the text of an exception; raises what its `str` raises."""
     text = rewritten(error)
     return str(error) if text is None else text
 

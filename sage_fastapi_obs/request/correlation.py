@@ -1,4 +1,4 @@
-"""The correlation id of the code that runs: that of a block of code, or that of its request."""
+"""The correlation id of the running code: the id of a block of code, or of its request."""
 
 from contextvars import ContextVar
 from typing import NamedTuple

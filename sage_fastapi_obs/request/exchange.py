@@ -129,13 +129,13 @@ class Exchange:
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
         self.error_logged = False
-        """Whether a line of ours has the exception that has left the app; known once the app has returned."""
+        """Whether one of our lines has the exception that left the app; known once the app has returned."""
         self.held_lines: Any = None
         """Lines that wait for the outcome; None when there are none."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the application bound, to add to: on every later line and on the canonical one."""
+        """Fields that the application bound, to add to: every later line and the access line have them."""
         if self.bound_fields is None:
             self.bound_fields = {}
         return self.bound_fields

@@ -8,7 +8,7 @@ class HeaderListener(Protocol):
     """Uses the header of correlation ids."""
 
     def correlation_header_changed(self, override: str | None) -> None:
-        """Use this header; None for that of the settings."""
+        """Use this header; None means the header of the settings."""
         ...
 
 

@@ -173,7 +173,7 @@ class HttpWatch(Watch):
         return content_length(self._headers)
 
     def _send_failed(self, error: BaseException, size: int, *, starts: bool, ends: bool) -> None:
-        """Undo what was noted of a message that the server has refused; it may have been the first or the last one."""
+        """Undo the notes about a message that the server has refused; it may have been the first or the last one."""
         if ends and self._state == CLOSED and not isinstance(error, Exception):
             # The client has gone, and the app has cancelled the sending of the last message.
             self._complete()

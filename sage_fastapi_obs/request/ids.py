@@ -49,7 +49,7 @@ class Identity(Recorder):
         header_override.subscribe(self)
 
     def correlation_header_changed(self, override: str | None) -> None:
-        """Use a header that was set for the whole process; None for that of the settings."""
+        """Use a header that was set for the whole process; None means the header of the settings."""
         self._correlation_header = (override or self._configured_header).lower().encode()
         self._request_id_headers = (self._request_header,)
         """Where a caller's request id is read from: the first of these that has a valid one."""

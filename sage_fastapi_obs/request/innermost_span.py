@@ -26,7 +26,7 @@ def running() -> Any:
 
 
 def innermost_span() -> Span:
-    """Return the innermost span; an invalid one where there is none."""
+    """Return the innermost span, or an invalid span."""
     return _span(get_current(), current_exchange.get())
 
 
@@ -39,7 +39,7 @@ def innermost_context(exchange: Exchange | None) -> Context:
 
 
 def innermost_ids() -> dict[str, str]:
-    """Return the ids of the innermost span as lines have them; none where there is none."""
+    """Return the ids of the innermost span as lines show them; empty without a span."""
     exchange = current_exchange.get()
     span = _innermost(get_current(), exchange)
     if span is not None:
@@ -61,7 +61,7 @@ def _span(context: Context, exchange: Exchange | None) -> Span:
 
 
 def _innermost(context: Context, exchange: Exchange | None) -> Span | None:
-    """Find the innermost span below that of the exchange; None where that is the one, or where there is none."""
+    """Find the innermost span below the exchange's span; None if there is no span below it."""
     current: Span | None = context.get(SPAN)  # type: ignore[assignment]
     run: Any = context.get(RUNNING)
     app_current = None if exchange is None else exchange.app_current

@@ -60,7 +60,7 @@ class PropagatedHeaders(Getter[Exchange]):
         self._dropped = dropped
 
     def get(self, carrier: Exchange, key: str) -> list[str] | None:
-        """Return the values of a header; None where there is none, or none that can be read."""
+        """Return the values of a header; None if it is missing or unreadable."""
         name = _header_name(key)
         if name not in carrier.headers:
             # Nearly always; cheaper than a loop over the headers.

@@ -15,7 +15,7 @@ _LONGEST_REMEMBERED_PATH = 512
 UNKNOWN_MOUNT = "/{mount}"
 """Stands for a mount whose template cannot be found: one value, and never the path."""
 _ALL_BELOW = "/{path}"
-"""Stands for what an app serves whose routes cannot be seen: files, and apps of other frameworks."""
+"""Template for everything below an app without visible routes: files, and apps of other frameworks."""
 _ANYTHING = re.compile("")
 _LEFT_BY_ROUTERS = ("app_root_path", "endpoint", "route")
 
@@ -217,7 +217,7 @@ def _is_preflight(scope: Scope) -> bool:
 
 
 def _route_of_both(found: str | None, telemetry: Any, scope: Scope) -> str | None:
-    """Agree with FastAPI's own telemetry, whose span is the request's: the more precise template counts, in its span, too."""
+    """Agree with FastAPI's own telemetry, if its span is the server span: both use the more precise template."""
     theirs: str | None = getattr(telemetry, "route", None)
     if theirs is None:
         return found

@@ -35,7 +35,7 @@ class Observer(Protocol):
     excluded: tuple[str, ...]
     """How the paths of requests begin that are not recorded, and of few others."""
     running: bool
-    """Whether what has to run does."""
+    """Whether all parts have started."""
     in_progress: "set[Watch]"
     """Of the exchanges whose app has not returned."""
     clock: Callable[[], int]
@@ -46,10 +46,10 @@ class Observer(Protocol):
         """Whether the service is about to end."""
 
     def excludes(self, scope: Scope) -> bool:
-        """Tell whether a request is one of those that are not recorded."""
+        """Tell whether a request is excluded from recording."""
 
     def ensure_started(self) -> None:
-        """Start what has to run."""
+        """Start all parts, unless they run already."""
 
     def place_pages(self, app: ASGIApp) -> None:
         """Put our pages before the routes of an app."""

@@ -150,5 +150,5 @@ def _yaml_file(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
         raise SettingsError(f"the settings file {path} is not a mapping of sections, such as 'logging: {{level: debug}}'")
-    # A section whose keys are all commented out is an empty one.
+    # A section with all keys commented out is empty.
     return {key: {} if value is None else value for key, value in read.items()}

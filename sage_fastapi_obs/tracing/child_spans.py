@@ -23,7 +23,7 @@ _INTEGERS = range(-(1 << 63), 1 << 63)
 
 
 class CachedAttributes(dict[str, Any]):
-    """Attributes of many spans, which nobody changes: they are sanitized once."""
+    """Constant attributes of many spans: they are sanitized once."""
 
     __slots__ = ("_sanitized",)
 

@@ -21,7 +21,7 @@ _Source = TypeVar("_Source")
 
 
 class UnsampledSpan(NonRecordingSpan):
-    """The span of a request that is not sampled: its context is made when somebody asks for it, which few do."""
+    """The span of a request that is not sampled: its context is made on demand, which is rare."""
 
     def __init__(self, trace_id: str, span_id: str, flags: TraceFlags) -> None:
         self._ids = trace_id, span_id, flags

@@ -65,7 +65,7 @@ class SpanOutput(SpanProcessor):
         return self._sender.flush(timeout_millis / 1_000)
 
     def shutdown(self) -> None:
-        """Send the rest within the time; what is left is counted as lost."""
+        """Send the rest within the time; count the remaining ones as lost."""
         self._sender.stop(time.monotonic() + self._shutdown_seconds)
         self._sender.close()
 

@@ -222,7 +222,7 @@ def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed:
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:
-    """Tell whether a context is that of an exchange that is over: nobody's parent, unless a span in it goes on."""
+    """Tell whether a context is that of a finished exchange: it is no parent of others, unless a span in it goes on."""
     return outer.has_returned and not trace.get_current_span(context).is_recording()
 
 

@@ -226,7 +226,7 @@ async def test_what_is_not_configured_is_logged():
     assert len(said) == 9
     assert said[0] == (
         "info",
-        "[FIRING] shop: HighErrorRate (critical): slack is not configured, so nobody is told there",
+        "[FIRING] shop: HighErrorRate (critical): slack is not configured, so nobody is notified there",
         {"channel": "slack"},
     )
     assert [line[2]["channel"] for line in said[5:]] == ["slack", "pagerduty", "slack", "email"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings, strategies
-from support import PATIENCE_SECONDS, client
+from support import PATIENCE_SECONDS, client, times
 
 from sage_fastapi_obs.cli import main
 from sage_fastapi_obs.cli.logs import follow
@@ -252,7 +252,7 @@ def test_a_time_before_all_calendars_is_shown_as_it_is() -> None:
         max_size=8,
     )
 )
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=times(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_terminal_is_never_driven(capfdbinary: Any, path: Path, rows: list[bytes]) -> None:
     """Whatever is read, nothing that a terminal would obey is shown."""
     shown = show(capfdbinary, path, b"\n".join(rows))

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings, strategies
 from loguru import logger
-from support import drive, eventually, http_scope
+from support import drive, eventually, http_scope, times
 
 from sage_fastapi_obs import Observability, Settings
 
@@ -179,7 +179,7 @@ async def test_too_many_changes_are_refused(watch: Any) -> None:
 
 
 @given(strategies.binary(max_size=200) | strategies.text(max_size=50).map(lambda text: json.dumps({"level": text}).encode()))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=times(60))
 async def test_no_body_breaks_it(body: bytes) -> None:
     """Whatever is sent, the answer is 200 or 422."""
     obs = Observability(Settings(monitoring={"token": TOKEN}, logging={"output": "/dev/null"}))

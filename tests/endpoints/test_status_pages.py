@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from prometheus_client import Counter, Gauge
 from schemathesis.checks import not_a_server_error
 from starlette.applications import Starlette
-from support import PATIENCE_SECONDS, drive, eventually, http_scope
+from support import PATIENCE_SECONDS, drive, eventually, http_scope, times
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.alerting.expressions import Stat
@@ -375,7 +375,7 @@ def test_the_openapi_is_what_the_pages_do():
         # Where there are no parameters, none can be wrong.
         for mode in [*schemathesis.GenerationMode] if [*operation.query] else [schemathesis.GenerationMode.POSITIVE]:
 
-            @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=times(15), deadline=None, database=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case: Any) -> None:
                 # 503 is an answer, too: that of a service which is not well.

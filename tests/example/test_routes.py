@@ -145,7 +145,7 @@ async def test_a_registry_that_fails(run_example):
         wanted = {"json": {"did": agent.did}}
         await example.server_did()
         for kind, status in (("down", 503), ("slow", 504)):
-            await told(example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 60}), 204)
+            await told(example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 10}), 204)
             await told(example.client.post("/did/resolve", **wanted), status)
         await told(example.client.post("/registry/solana/outage", json={"kind": "slow", "seconds": 0.01}), 204)
         await told(example.client.post("/did/resolve", **wanted), 200)

@@ -335,7 +335,7 @@ async def test_a_registry_that_is_slow_is_told(run_example):
     async with run_example(EXAMPLE_REGISTRY_SECONDS="2") as example:
         agent = await example.agent("solana")
         for kind, status in (("down", 503), ("slow", 504)):
-            await example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 60})
+            await example.client.post("/registry/solana/outage", json={"kind": kind, "seconds": 10})
             assert (await unopenable(example, agent)).status_code == status
         value = await example.metrics()
     counted = {kind: value("sage_handshakes_failed_total", error_type=kind) for kind in ("timeout", "network", "invalid")}

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import CollectorRegistry
 from reference import Reference
-from support import Driven, drive, http_scope
+from support import Driven, drive, http_scope, times
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 
@@ -188,7 +188,7 @@ def answers(driven: Driven) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("gather_seconds", [0.0, 1.0], ids=["written at once", "gathered"])
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.0])
-@settings(max_examples=30)
+@settings(max_examples=times(30))
 @given(requests=REQUESTS)
 async def test_everything_is_as_the_reference_has_it(rate: float, gather_seconds: float, requests: list[Any]) -> None:
     """Answers, lines with the order of their fields, series with exemplars, and spans are equal."""

@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from loguru import logger
-from support import Watched, client, drive, eventually, http_scope
+from support import Watched, client, drive, eventually, http_scope, times
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
 from sage_fastapi_obs.logs import held_lines, line_format
@@ -626,7 +626,7 @@ class Holding(RuleBasedStateMachine):
         assert self.flight.holders == len(self.held)
 
 
-Holding.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+Holding.TestCase.settings = settings(deadline=None, max_examples=times(60), stateful_step_count=30)
 TestHolding = Holding.TestCase
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings, strategies
 from loguru import logger
-from support import PATIENCE_SECONDS, client, until
+from support import PATIENCE_SECONDS, client, times, until
 
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs import level_changes as module
@@ -159,7 +159,7 @@ def test_the_timer_ends_a_change() -> None:
 
 
 @given(strategies.lists(strategies.tuples(NAMES, ASKED, strategies.integers(1, 5)), max_size=12), strategies.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=times(50))
 def test_any_changes(changes: list[Any], data: Any) -> None:
     """Whatever is changed and whenever: the level of a name is that of its longest prefix that is still changed."""
     clock = Clock()

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Watched, client
+from support import Watched, client, times
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.errors import SettingsError
@@ -456,7 +456,7 @@ def test_what_is_written_in_more_bytes_counts_as_those(text: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(TOP_LEVEL), st.text(st.characters(), min_size=1, max_size=20), max_size=20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=times(20), deadline=None)
 def test_no_line_is_longer_than_the_limit(fields: dict[str, str]) -> None:
     """Whatever is in it, and by whichever way it was laid out."""
     long = {name: text * 9_999 for name, text in fields.items()}

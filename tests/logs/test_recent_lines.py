@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from loguru import logger
-from support import client, drive, http_scope
+from support import client, drive, http_scope, times
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings
 from sage_fastapi_obs.logs.recent_lines import OVERHEAD_BYTES, Entry, RecentLines, entry
@@ -60,7 +60,7 @@ class Keeping(RuleBasedStateMachine):
             assert self.recent.size == self._size() <= self.most_bytes
 
 
-Keeping.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+Keeping.TestCase.settings = settings(deadline=None, max_examples=times(60), stateful_step_count=40)
 TestKeeping = Keeping.TestCase
 
 

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Exemplar, Sample, Timestamp
+from support import times
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition import fast_encoder
@@ -357,7 +358,7 @@ def blocks(page: bytes) -> list[bytes]:
 
 TestPages = Pages.TestCase
 TestPages.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=times(40), stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from support import client, drive, http_scope
+from support import client, drive, http_scope, times
 
 from sage_fastapi_obs import DuplicateInstrumentError, Observability, Settings
 from sage_fastapi_obs.catalog import ALWAYS, PACKS, Metric, build
@@ -175,7 +175,7 @@ async def test_buckets_can_be_set(watch):
     assert {dict(key)["le"] for key in watched.series("http_request_duration_seconds_bucket")} == {"0.5", "1.0", "+Inf"}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=times(50))
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=20).map(lambda text: f'"\\\n\0# HELP {text}'))
 def test_any_route_text_survives_the_exposition(route: str):
     """A template with quotes, backslashes, newlines or worse is parsed back as it was."""

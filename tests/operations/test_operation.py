@@ -18,14 +18,14 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
-from support import Watched, client, eventually, no_cycles_of_ours
+from support import Watched, client, eventually, no_cycles_of_ours, times
 
 from sage_fastapi_obs import Observability, Operation, Settings, active, operation
 from sage_fastapi_obs.logs.context_fields import running
 from sage_fastapi_obs.operations.operation import OPERATIONS, UNMEASURED
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 
-LAWS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+LAWS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=times(40), deadline=None)
 
 
 class Own(Exception):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
-from support import Watched, client
+from support import Watched, client, times
 
 from sage_fastapi_obs import active
 from sage_fastapi_obs.monitoring import MetricType, collect_metric
@@ -68,7 +68,7 @@ async def scraped(watched: Watched) -> dict[str, dict[tuple, float]]:
 VALUES = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=5)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=times(15), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(VALUES, min_size=len(CONVERSIONS), max_size=len(CONVERSIONS)))
 async def test_what_is_collected_is_scraped_in_base_units(watch, values):
     """Each name and unit is read back from `/metrics` as the table says: sums of counters, last gauges, sums and counts."""

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PATIENCE_SECONDS
+from support import PATIENCE_SECONDS, times
 
 from sage_fastapi_obs import UnwrapError
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, MonoResult, Result, Success
@@ -301,7 +301,7 @@ def test_an_impossible_time_limit_is_refused(seconds):
         MonoResult.from_async_result(later("double")).timeout(seconds)
 
 
-@settings(max_examples=60)
+@settings(max_examples=times(60))
 @given(
     st.lists(st.tuples(st.integers(0, 4), STEPS), max_size=30),
     st.integers(1, 12),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
-from support import drive, http_scope, samples
+from support import drive, http_scope, samples, times
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.request.exchange import Exchange
@@ -102,7 +102,7 @@ PARTS = st.sampled_from(
 TEXT = st.lists(PARTS, max_size=12).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=times(100))
 @given(headers=st.lists(st.tuples(st.sampled_from(["baggage", "tracestate", "traceparent"]), TEXT), max_size=4))
 def test_headers_are_read_as_opentelemetry_reads_them(headers: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
     """With the same outcome for each member, and without a warning; what it would have warned of is counted."""

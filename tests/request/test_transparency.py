@@ -42,7 +42,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
-from support import drive, http_scope
+from support import drive, http_scope, times
 
 from sage_fastapi_obs.request.exchange import current_exchange
 
@@ -884,7 +884,9 @@ def random_app(steps: Any, errors: list[BaseException]) -> Any:
     return app
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=times(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     steps=st.lists(_step, max_size=7),
     incoming=st.lists(_incoming, max_size=4),

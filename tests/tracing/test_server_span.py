@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 from opentelemetry.trace import StatusCode
 from receivers import SpanCollector, serving
 from starlette.responses import StreamingResponse
-from support import LONG_ENOUGH, client, drive, http_scope
+from support import LONG_ENOUGH, client, drive, http_scope, times
 
 from sage_fastapi_obs import CurrentSpan, Observability, ObservabilityMiddleware, Settings
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
@@ -165,7 +165,7 @@ HEADER = st.sampled_from([b"traceparent", b"tracestate", b"baggage", b"user-agen
 BYTES = st.one_of(st.binary(max_size=80), st.just(rb"\xff\N{"), st.just(rb"\xff\u"), st.just(b"a:\xb2"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=times(80))
 @given(st.lists(st.tuples(HEADER, BYTES), max_size=6))
 def test_any_bytes_in_headers_are_served(headers):
     """Undecodable or nonsensical headers neither break the request nor any part of ours."""

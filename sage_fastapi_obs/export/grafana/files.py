@@ -32,7 +32,7 @@ def files(services: Services) -> dict[str, str]:
     own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
     written = {f"grafana/dashboards/{one.name}.json": dashboard_json(one) for one in dashboards(services, own)}
     if _CUSTOMER in written:
-        # Beside its manifests, for whoever deploys that service alone.
+        # Beside its manifests, for those who deploy only that service.
         written["deploy/k8s/grafana-dashboard.json"] = written[_CUSTOMER]
     return written | provisioning_files()
 

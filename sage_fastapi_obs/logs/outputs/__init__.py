@@ -33,7 +33,7 @@ class OutputParts(NamedTuple):
     gap_line: Callable[[int], bytes]
     """Makes the line that says how many lines are missing at its place."""
     failed: Callable[[Exception], None]
-    """Is told why lines were lost that were written later, and of threads and outputs that cannot be started."""
+    """Called when lines are lost after they were queued, and when a thread or an output cannot be started."""
 
 
 def build_output(parts: OutputParts) -> Output:

@@ -1,4 +1,4 @@
-"""Lines on their way to a stream or file, written many at a time: a write for each would be most of what a line costs."""
+"""Writes lines to a stream or file in batches: a write for each line would be most of its cost."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +11,14 @@ from sage_fastapi_obs.threads import Threads
 
 MOST_LINES = 512
 LONG_BYTES = 4096
-"""Of a line that is written at once, so that what is gathered stays small."""
+"""A longer line writes its batch at once, so that batches stay small."""
 
 
 class BatchingOutput(Output):
-    """Writes what has gathered after a moment, in a thread of its own, or at once when somebody asks."""
+    """Writes lines in batches: after a moment, in a thread of its own, or at once on request."""
 
     def __init__(self, output: Output, seconds: float, failed: Callable[[Exception], None]) -> None:
-        """`seconds`: the moment. `failed`: is told why lines could not be written, or not by a thread."""
+        """`seconds`: the longest delay. `failed` is called when lines cannot be written, or no thread can be started."""
         self.output = output
         self._seconds = seconds
         self._failed = failed
@@ -34,7 +34,7 @@ class BatchingOutput(Output):
         return self.output.is_terminal
 
     def leads_to(self, target: object) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return self.output.leads_to(target)
 
     def open(self) -> None:
@@ -61,7 +61,7 @@ class BatchingOutput(Output):
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
         with self._lock:
             if self._closing.is_set():
                 # Lines written after the close are dropped, also where the next life has begun to open the file.
@@ -104,7 +104,7 @@ class BatchingOutput(Output):
         self.output.close(seconds)
 
     def _wake(self) -> None:
-        """Have what has gathered written in a moment, or write it now."""
+        """Let the thread write the batch soon, or write it now."""
         if self._gathers and self._has_thread():
             self._awake = True
             self._some.set()
@@ -123,14 +123,14 @@ class BatchingOutput(Output):
             some.wait()
             closing.wait(self._seconds)
             some.clear()
-            # Before the lines are taken: whoever comes later wakes this thread again.
+            # Before the lines are taken: a later line wakes this thread again.
             self._awake = False
             self.flush()
 
     def restart(self) -> None:
         """Begin anew in a forked child, where the thread is gone and what has gathered is the parent's.
 
-        Lines are written at once there: a child may leave with `os._exit`, of which nobody is told.
+        Lines are written at once there: a child may leave with `os._exit`, which calls nothing.
         """
         self._begin(gathers=False)
 

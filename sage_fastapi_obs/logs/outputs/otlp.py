@@ -100,7 +100,7 @@ class Otlp:
 
 
 def _id(line: Mapping[str, Any], name: str) -> bytes:
-    """Read an id; empty where there is none, or where an application outside of a request has put something else."""
+    """Read an id; empty if it is missing, or if an application has put something else there."""
     try:
         found = bytes.fromhex(line.get(name, ""))
     except (TypeError, ValueError):

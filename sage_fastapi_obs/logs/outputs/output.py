@@ -22,9 +22,9 @@ class Output:
     at_once_bytes = AT_ONCE_BYTES
     """How much may be written together."""
     is_remote = False
-    """Whether lines are sent, so that what is said about sending must not go there."""
+    """Whether lines are sent to a server, so that lines about sending must not go there."""
     remarks: tuple[str, ...] = ()
-    """What is odd about how it was set up, told at the start."""
+    """Warnings about its configuration, logged at the start."""
     write_later: Callable[[DeferredLine], None] | None = None
     """Takes one line that is still to be made; None: it takes none."""
 
@@ -34,7 +34,7 @@ class Output:
         return False
 
     def leads_to(self, target: object) -> bool:  # noqa: ARG002 - for others to override
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return False
 
     def open(self) -> None:
@@ -49,7 +49,7 @@ class Output:
         self.write(line, encoded)
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
 
     def stop(self, deadline: float) -> None:
         """Begin to send what waits until a time of `time.monotonic`; does not wait."""
@@ -67,7 +67,7 @@ class Outputs(Output):
     def __init__(self, each: Sequence[Output], failed: Callable[[Exception], None], encode: Encode | None = None) -> None:
         """Put them together, local ones first.
 
-        `failed`: is told which of several streams and files cannot be opened. `encode`: how the lines are encoded that come.
+        `failed` is called for each stream or file that cannot be opened. `encode`: how the lines that come are encoded.
         """
         self.each = each
         self._local = [output for output in each if not output.is_remote]
@@ -83,7 +83,7 @@ class Outputs(Output):
         return all(output.is_terminal for output in self._local if output.encode is None)
 
     def leads_to(self, target: object) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return any(output.leads_to(target) for output in self._local)
 
     def open(self) -> None:
@@ -120,7 +120,7 @@ class Outputs(Output):
             raise failed
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the batch."""
         for output in self._local:
             output.flush()
 

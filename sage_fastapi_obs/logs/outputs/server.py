@@ -31,7 +31,7 @@ class Server(Output):
         log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """`log` writes a line that is not sent itself. `failed`: is told of a missing thread."""
+        """`log` writes a line that is not sent itself. `failed` is called when no thread can be started."""
         self.encode = destination.encode
         self.remarks = destination.remarks
         self.sender = Sender(destination, losses, log, failed)

@@ -1,4 +1,4 @@
-"""Lines to a descriptor: one write each, never waiting for whoever reads, with a bounded backlog while nobody does."""
+"""Writes lines to a descriptor: one write each, never waiting for the reader, with a bounded backlog while nobody reads."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ class Stream(Output):
     def __init__(
         self, target: str, losses: Losses, gap_line: Callable[[int], bytes], failed: Callable[[Exception], None]
     ) -> None:
-        """`gap_line` makes the line that says how many lines are missing there. `failed`: is told of a missing thread."""
+        """`gap_line` makes the line that says how many lines are missing there. `failed`: called if no thread can start."""
         self._target = target
         self.name = target if target in ("stdout", "stderr") else "file"
         self._losses = losses
@@ -108,7 +108,7 @@ class Stream(Output):
                 self._catch_up()
 
     def leads_to(self, target: Any) -> bool:
-        """Tell whether what is written to a stream, or to the file of a path, ends up where these lines do."""
+        """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         if target is None or self._descriptor is None:
             return target is not None and target is self._stream
         try:
@@ -125,7 +125,7 @@ class Stream(Output):
             self._wait(min(left, _PATIENCE_SECONDS))
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for no longer than some seconds, and close what was opened here."""
+        """Write waiting lines, for no longer than some seconds, and close the descriptor if this opened it."""
         self.drain(seconds)
         with self.lock:
             self._begun = False
@@ -271,7 +271,7 @@ def own_descriptor(path: str) -> int:
 
 
 def _opened_anew(descriptor: int) -> int | None:
-    """Open a pipe or a terminal once more, so that not waiting is a property of ours alone.
+    """Open a pipe or a terminal once more, so that only our descriptor is non-blocking.
 
     Set on what was inherited, O_NONBLOCK would reach every process that shares it. Sockets cannot be opened anew, and a
     pipe cannot by a process that has changed its user since.

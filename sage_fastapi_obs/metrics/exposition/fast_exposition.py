@@ -110,7 +110,7 @@ class FastExposition:
         known.has_gone = len(entries) != count
 
     def _from_samples(self, collector: Collector, error: Exception | None, pause: _Pause) -> list[bytes]:
-        """Write what a collector says of itself now; `error` is why its versions could not be used."""
+        """Write a collector by its `collect()`; `error` says why its versions could not be used."""
         texts: list[bytes] = []
         try:
             for family in collector.collect():

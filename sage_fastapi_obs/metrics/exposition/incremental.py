@@ -21,7 +21,7 @@ VersionedFamily: TypeAlias = tuple[Metric, Iterable[VersionedChild]]
 
 @runtime_checkable
 class VersionedCollector(Protocol):
-    """A collector whose text is written anew only for children that have changed.
+    """A collector whose text is written again only for children that have changed.
 
     `versioned()` and `collect()` give the same: the same families in the same order, and the samples of each child in the
     order of the children. A collector without `versioned()` is written from `collect()` at every scrape. Both are called in a

@@ -150,7 +150,7 @@ class ClientInstrument:
             yield (), self._instrument
             return
         with self._instrument._lock:
-            # Only the keys: whoever holds the interpreter copies as little as possible.
+            # Only the keys: this holds the GIL, so it copies as little as possible.
             children, keys = self._instrument._metrics, tuple(self._instrument._metrics)
         for labels in keys:
             if (child := children.get(labels)) is not None:
@@ -279,4 +279,4 @@ _KINDS: dict[type, _Kind] = {
     }.items()
     if _is_readable(instrument, kind)
 }
-"""Classes of the library whose children can be read; a version in which one cannot is without it."""
+"""Classes of the library whose children can be read; classes that a version lacks are left out."""

@@ -26,7 +26,7 @@ def security_event(event_type: str) -> None:
 
 
 def network_of(address: str) -> str:
-    """Return the network of an address, such as `192.0.2.0/24` or `2001:db8:1::/48`; `other` for what is no address."""
+    """Return the network of an address, such as `192.0.2.0/24` or `2001:db8:1::/48`; `other` for anything else."""
     try:
         ip = ip_address(address)
     except ValueError:

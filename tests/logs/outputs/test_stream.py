@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PATIENCE_SECONDS, no_threads, until
+from support import PATIENCE_SECONDS, no_threads, times, until
 
 from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.logs.outputs.stream import BACKLOG_BYTES, BACKLOG_LINES, Stream
@@ -124,7 +124,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("wire", [pipe, socket_pair])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(40), deadline=None)
 @given(steps=STEPS)
 def test_every_line_arrives_whole_or_is_missed_at_its_place(wire: Any, steps: list[tuple[str, int]]) -> None:
     """However reader and writer take turns, lines are whole and in order, and each gap says how many are missing."""
