@@ -3,8 +3,7 @@
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
+from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, service_name, with_pack
 
 _AVAILABILITY = RuleGroup(
     "availability", "Availability: any service; `HighErrorRate` with pack `http`", "http", interval="30s", weight=20
@@ -37,15 +36,15 @@ _OF_REQUESTS = (
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of all services, as far as their packs have the numbers."""
-    customer = [one for one in services if of.name(one) == CUSTOMER_ID]
-    with_rule = [*of.with_pack(services, "sage"), *of.with_pack(services, "sage-core"), *customer]
+    customer = [one for one in services if service_name(one) == CUSTOMER_ID]
+    with_rule = [*with_pack(services, "sage"), *with_pack(services, "sage-core"), *customer]
     others = [one for one in services if one not in with_rule]
     return [
         *([_down(others)] if others else []),
-        *(_OF_REQUESTS if of.with_pack(services, "http") else ()),
-        *([_busy()] if of.with_pack(services, "runtime") else []),
+        *(_OF_REQUESTS if with_pack(services, "http") else ()),
+        *([_busy()] if with_pack(services, "runtime") else []),
         *([_customer_down()] if customer else []),
-        *([_customer_latency()] if of.with_pack(customer, "http") else []),
+        *([_customer_latency()] if with_pack(customer, "http") else []),
     ]
 
 
@@ -73,7 +72,7 @@ def _down(services: Services) -> ExportedRule:
         severity="critical",
         summary="{{ $labels.job }} is down",
         description="Prometheus has not been able to scrape {{ $labels.instance }} of {{ $labels.job }} for two minutes.",
-        test=down_test(of.name(services[0]), "one:8000"),
+        test=down_test(service_name(services[0]), "one:8000"),
     )
 
 

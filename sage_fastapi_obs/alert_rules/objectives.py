@@ -10,8 +10,7 @@ from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSerie
 from sage_fastapi_obs.alerting.default_rules import SlaViolations
 from sage_fastapi_obs.alerting.expressions import Stat, duration, number
 from sage_fastapi_obs.alerting.sla import ServiceLevels
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack
 from sage_fastapi_obs.settings import Settings, Severity
 
 SLO = RuleGroup("slo", "What was promised: pack `http` and the settings `sla.*`", "http", interval="30s", weight=60)
@@ -45,7 +44,7 @@ _BURNS = (
 
 def recordings(services: Services) -> list[dict[str, str]]:
     """Return the recording rules: what alerts over days, and dashboards, would otherwise compute again and again."""
-    if not of.with_pack(services, "http"):
+    if not with_pack(services, "http"):
         return []
     rate, p95 = Stat("http_requests_total", "rate"), Stat("http_request_duration_seconds", "p95")
     return [
@@ -57,27 +56,27 @@ def recordings(services: Services) -> list[dict[str, str]]:
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that promise something."""
-    served = of.with_pack(services, "http")
+    served = with_pack(services, "http")
     burning = [
         _burning(burn, 1 - promised / 100, some, served)
-        for promised, some in of.by_promise(served, lambda one: one.sla.availability)
+        for promised, some in by_promise(served, lambda one: one.sla.availability)
         # A promise of 100 % has no budget that could be used up.
         if 0 < promised < 100
         for burn in _BURNS
     ]
-    return [*burning, *(_violated(some, served) for _, some in of.by_promise(served, _targets))]
+    return [*burning, *(_violated(some, served) for _, some in by_promise(served, _targets))]
 
 
 def only_for(expr: str, services: Services, all_of_them: Services) -> str:
     """Limit an expression to some services, unless they are all that have the numbers."""
     if len(services) == len(all_of_them):
         return expr
-    return f"({expr}) and on (service) count by (service) ({series('up', {'service': of.name(services[0])})})"
+    return f"({expr}) and on (service) count by (service) ({series('up', {'service': service_name(services[0])})})"
 
 
 def service_label(services: Services, all_of_them: Services) -> dict[str, str]:
     """Return the label of a rule that is about one of several services, so that rules of one name differ."""
-    return {} if len(services) == len(all_of_them) else {"service": of.name(services[0])}
+    return {} if len(services) == len(all_of_them) else {"service": service_name(services[0])}
 
 
 def rule_test_of_share(below: TestSeries, above: TestSeries, service: str) -> RuleTest:
@@ -98,7 +97,7 @@ def _targets(service: Settings) -> tuple[Any, ...] | None:
 
 
 def _burning(burn: _Burn, budget: float, services: Services, served: Services) -> ExportedRule:
-    labels = {"service": of.name(services[0])}
+    labels = {"service": service_name(services[0])}
     chosen = "" if len(services) == len(served) else series("", labels)
     threshold = burn.rate * budget
     below, above, after = (series_giving(ERRORS, min(threshold * times, 1.0), labels).series for times in (0.98, 1.02, 0))
@@ -128,7 +127,7 @@ def _violated(services: Services, served: Services) -> ExportedRule:
         summary="{{ $labels.service }} does not keep what was promised",
         description="{{ $value }} of its service levels were not kept in the last hour.",
         labels=service_label(services, served),
-        test=_violation_test(levels.targets, of.name(services[0])),
+        test=_violation_test(levels.targets, service_name(services[0])),
     )
 
 

@@ -6,8 +6,7 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, 
 from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat
 from sage_fastapi_obs.alerting.notify import Notifiers
 from sage_fastapi_obs.alerting.rules import AlertRule, rule_from_settings
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, service_name
 from sage_fastapi_obs.settings import Settings
 
 _OWN = RuleGroup("own", "Rules of the settings", weight=90)
@@ -19,12 +18,12 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 
 def _rules(service: Settings) -> list[AlertRule]:
-    notifiers = Notifiers(service.notify, of.name(service), _no_log).by_name()
+    notifiers = Notifiers(service.notify, service_name(service), _no_log).by_name()
     return [rule_from_settings(rule, notifiers) for rule in service.alerts.rules]
 
 
 def _alert(rule: AlertRule, service: Settings) -> ExportedRule:
-    name = of.name(service)
+    name = service_name(service)
     own = replace(rule, expression=_of(rule.expression, name), labels={**rule.labels, "service": name})
     described = (
         rule.annotations.get("description")

@@ -17,7 +17,7 @@ CUSTOMER_ID = "customer-id"
 """A service with rules and a dashboard of its own."""
 
 
-def name(service: Settings) -> str:
+def service_name(service: Settings) -> str:
     """Return the name that the labels `job` and `service` have."""
     return service.service.name
 
@@ -25,7 +25,7 @@ def name(service: Settings) -> str:
 def job(service: Settings) -> str:
     """Return the expression for its scrape jobs."""
     # A dash needs no escape, and reads better without.
-    return service.export.job or re.escape(name(service)).replace(r"\-", "-")
+    return service.export.job or re.escape(service_name(service)).replace(r"\-", "-")
 
 
 def metrics_port(service: Settings) -> int:
@@ -35,7 +35,7 @@ def metrics_port(service: Settings) -> int:
 
 def targets(service: Settings) -> list[str]:
     """Return where it is scraped, as host and port."""
-    return [*service.export.targets] or [f"{name(service)}:{metrics_port(service)}"]
+    return [*service.export.targets] or [f"{service_name(service)}:{metrics_port(service)}"]
 
 
 def with_metric(services: Services, metric: str) -> list[Settings]:
@@ -51,7 +51,7 @@ def with_pack(services: Services, *packs: str) -> list[Settings]:
 
 def distinct(services: Services) -> Services:
     """Check that the services have different names; raises `SettingsError`."""
-    names = [name(one) for one in services]
+    names = [service_name(one) for one in services]
     if twice := {one for one in names if names.count(one) > 1}:
         raise SettingsError(f"two services are called {min(twice)!r}: service.name has to differ")
     return services

@@ -1,6 +1,6 @@
 """customer-id: HTTP, gRPC, and what it depends on."""
 
-from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, name
+from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, service_name
 from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
@@ -54,7 +54,7 @@ _REQUESTS = (
 
 def dashboards(services: Services) -> tuple[Dashboard, ...]:
     """Return the dashboard of a service called customer-id, where there is one."""
-    if CUSTOMER_ID not in map(name, services):
+    if CUSTOMER_ID not in map(service_name, services):
         return ()
     rows = (
         Row("What is wrong", _WRONG),

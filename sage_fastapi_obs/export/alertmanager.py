@@ -4,8 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, distinct, service_name
 from sage_fastapi_obs.export.all_rules import alerts
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
@@ -30,7 +29,7 @@ def files(services: Services) -> dict[str, str]:
 
 def configuration(services: Services, *, is_demo: bool = False, secrets: str = _SECRETS) -> dict[str, Any]:
     """Return the configuration; `secrets`: the folder with files of secrets. Those of the settings are not written."""
-    mailed = [one for one in of.distinct(services) if one.notify.smtp_host]
+    mailed = [one for one in distinct(services) if one.notify.smtp_host]
     receivers = _demo_receivers(mailed) if is_demo else _receivers(services, mailed, secrets)
     return {
         "global": {"resolve_timeout": "5m"},
@@ -53,12 +52,12 @@ def _route(severity: str) -> dict[str, Any]:
 
 def _mail_route(service: Settings) -> dict[str, Any]:
     """Send what is critical by mail as well."""
-    name = of.name(service)
+    name = service_name(service)
     return {"matchers": [f'service="{name}"', 'severity="critical"'], "receiver": _mail_name(service), "continue": True}
 
 
 def _mail_name(service: Settings) -> str:
-    return f"email-{of.name(service)}"
+    return f"email-{service_name(service)}"
 
 
 def _inhibitions(exported: Collection[ExportedRule]) -> list[dict[str, Any]]:

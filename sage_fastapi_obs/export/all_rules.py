@@ -4,8 +4,7 @@ from itertools import chain
 
 from sage_fastapi_obs.alert_rules import any_service, objectives, user
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services
+from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, distinct, service_name, with_metric, with_pack
 from sage_fastapi_obs.pack_registry import pack_module, pack_names
 
 recordings = objectives.recordings
@@ -14,7 +13,7 @@ recordings = objectives.recordings
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of all packs that are switched on, and those that the settings declare, group by group."""
     of_packs = [module for pack in pack_names() if (module := pack_module(pack, "alert_rules"))]
-    found = chain.from_iterable(module.alerts(of.distinct(services)) for module in (any_service, *of_packs, objectives, user))
+    found = chain.from_iterable(module.alerts(distinct(services)) for module in (any_service, *of_packs, objectives, user))
     return sorted((_with_team(alert, services) for alert in found), key=lambda alert: (alert.group.weight, alert.group.name))
 
 
@@ -26,9 +25,9 @@ def _with_team(alert: ExportedRule, services: Services) -> ExportedRule:
 
 def concerned(alert: ExportedRule, services: Services) -> Services:
     """Return the services that an alert may be about."""
-    named = [one for one in services if of.name(one) == alert.labels.get("service")]
+    named = [one for one in services if service_name(one) == alert.labels.get("service")]
     if named:
         return named
     if alert.group.system == CUSTOMER_ID:
-        return [one for one in services if of.name(one) == CUSTOMER_ID]
-    return of.with_metric(services, alert.metric) or of.with_pack(services, alert.group.system) or services
+        return [one for one in services if service_name(one) == CUSTOMER_ID]
+    return with_metric(services, alert.metric) or with_pack(services, alert.group.system) or services

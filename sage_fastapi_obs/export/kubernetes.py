@@ -4,8 +4,7 @@ import re
 from typing import Any
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import METRICS_PORT_NAME, Services
+from sage_fastapi_obs.catalog.services import APP_PORT, METRICS_PORT_NAME, Services, distinct, metrics_port, service_name
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
 from sage_fastapi_obs.export.all_rules import alerts, concerned, recordings
@@ -32,7 +31,7 @@ _PAUSE_SECONDS = 5
 def files(services: Services) -> dict[str, str]:
     """Return all files by their paths."""
     written = {
-        "deployment": [part for one in of.distinct(services) for part in (_deployment(one), _service(one))],
+        "deployment": [part for one in distinct(services) for part in (_deployment(one), _service(one))],
         "service-monitor": _monitors(services),
         "prometheus-rules": _rules(services),
         "prometheus-values": [_prometheus_values()],
@@ -57,7 +56,7 @@ _COMMENTS = {
 
 def _object_name(service: Settings) -> str:
     """Write a service's name as objects are called; raises `SettingsError` where it cannot be a label."""
-    name = of.name(service)
+    name = service_name(service)
     if not _LABEL.fullmatch(name):
         raise SettingsError(
             f"service.name={name!r} cannot be a label in Kubernetes: use letters, digits, dashes, dots, underscores"
@@ -67,23 +66,23 @@ def _object_name(service: Settings) -> str:
 
 def _named(service: Settings) -> dict[str, Any]:
     version = re.sub(r"[^A-Za-z0-9._-]", "-", service.service.version)
-    labels = {"app.kubernetes.io/name": of.name(service), "app.kubernetes.io/version": version, **_SCRAPED}
+    labels = {"app.kubernetes.io/name": service_name(service), "app.kubernetes.io/version": version, **_SCRAPED}
     return {"name": _object_name(service), "namespace": service.export.namespace, "labels": labels}
 
 
 def _chosen(service: Settings) -> dict[str, str]:
-    return {"app.kubernetes.io/name": of.name(service)}
+    return {"app.kubernetes.io/name": service_name(service)}
 
 
 def _ports(service: Settings) -> dict[str, int]:
-    return {"http": of.APP_PORT, METRICS_PORT_NAME: of.metrics_port(service)}
+    return {"http": APP_PORT, METRICS_PORT_NAME: metrics_port(service)}
 
 
 def _deployment(service: Settings) -> dict[str, Any]:
     metadata = _named(service)
     scraped = {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(of.metrics_port(service)),
+        "prometheus.io/port": str(metrics_port(service)),
         "prometheus.io/path": service.metrics.path,
     }
     pod = {"metadata": {"labels": metadata["labels"], "annotations": scraped}, "spec": _pod(service)}
@@ -128,7 +127,7 @@ def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
 
 def _environment(service: Settings) -> dict[str, str]:
     return {
-        "SERVICE_NAME": of.name(service),
+        "SERVICE_NAME": service_name(service),
         "APP_ENV": service.service.environment,
         "APP_VERSION": service.service.version,
         "SAGE_OBS_METRICS__PACKS": ",".join(service.metrics.packs),
@@ -172,7 +171,7 @@ def _monitor(services: Services, *, is_alone: bool) -> dict[str, Any]:
     """Describe how services with one path and one token are scraped; `is_alone`: they are all of their namespace."""
     first, key = services[0], "app.kubernetes.io/name"
     namespace = first.export.namespace
-    some = {} if is_alone else {"matchExpressions": [{"key": key, "operator": "In", "values": [*map(of.name, services)]}]}
+    some = {} if is_alone else {"matchExpressions": [{"key": key, "operator": "In", "values": [*map(service_name, services)]}]}
     name = f"{_short(namespace)}-services" if is_alone else f"{_object_name(first)}-service"
     return {
         "apiVersion": _OPERATOR,
@@ -282,7 +281,7 @@ def _config(services: Services) -> str:
 
 def _in_cluster(service: Settings) -> Settings:
     """Return the settings with the address that other namespaces know the service by."""
-    address = f"{_object_name(service)}.{service.export.namespace}:{of.metrics_port(service)}"
+    address = f"{_object_name(service)}.{service.export.namespace}:{metrics_port(service)}"
     return service.model_copy(update={"export": service.export.model_copy(update={"targets": (address,)})})
 
 

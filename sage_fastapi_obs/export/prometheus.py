@@ -9,8 +9,7 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, 
 from sage_fastapi_obs.alert_rules.objectives import SLO
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSeries, series
 from sage_fastapi_obs.alerting.expressions import duration
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, distinct, service_name, targets
 from sage_fastapi_obs.export.all_rules import alerts, recordings
 from sage_fastapi_obs.export.grafana import dashboards
 from sage_fastapi_obs.export.yaml import dumped
@@ -60,7 +59,7 @@ def _group(group: RuleGroup, rules: list[dict[str, Any]]) -> dict[str, Any]:
 
 def links(alert: ExportedRule, services: Services, known: Collection[str]) -> dict[str, str]:
     """Return the links that an alert carries: its runbook, and its dashboard where that is among those known."""
-    settings = next((one for one in services if of.name(one) == alert.labels.get("service")), services[0]).export
+    settings = next((one for one in services if service_name(one) == alert.labels.get("service")), services[0]).export
     runbook = {"runbook_url": f"{settings.runbooks_url.rstrip('/')}/{alert.name}.md"}
     for name in (alert.group.dashboard, _ANY_SERVICE):
         if name in known:
@@ -72,7 +71,7 @@ def configuration(
     services: Services, *, alertmanager: str = "alertmanager:9093", node: str = "node-exporter:9100"
 ) -> dict[str, Any]:
     """Return the configuration; `alertmanager` and `node`: where these are, as host and port."""
-    jobs = [_scraped(one) for one in of.distinct(services)]
+    jobs = [_scraped(one) for one in distinct(services)]
     return {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
         "rule_files": ["rules/*.yml"],
@@ -82,7 +81,7 @@ def configuration(
 
 
 def _scraped(service: Settings) -> dict[str, Any]:
-    name = of.name(service)
+    name = service_name(service)
     job: dict[str, Any] = {"job_name": name}
     if service.metrics.path != "/metrics":
         job["metrics_path"] = service.metrics.path
@@ -91,7 +90,7 @@ def _scraped(service: Settings) -> dict[str, Any]:
     copied = {"source_labels": ["route"], "regex": "(.+)", "target_label": "path"}
     return {
         **job,
-        "static_configs": [{"targets": of.targets(service), "labels": {"service": name}}],
+        "static_configs": [{"targets": targets(service), "labels": {"service": name}}],
         "metric_relabel_configs": [copied],
     }
 

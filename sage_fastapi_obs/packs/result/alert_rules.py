@@ -7,8 +7,7 @@ from sage_fastapi_obs.alert_rules.objectives import BY, HOUR, only_for, rule_tes
 from sage_fastapi_obs.alert_rules.rule_test_series import series_giving
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat, number
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack
 
 _RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
 _FAILURES = Stat("result_failure_total", "increase")
@@ -49,13 +48,13 @@ _OF_ALL = (
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `result`."""
-    returning = of.with_pack(services, "result")
-    promises = of.by_promise(returning, lambda one: one.sla.error_rate)
+    returning = with_pack(services, "result")
+    promises = by_promise(returning, lambda one: one.sla.error_rate)
     return [*(_OF_ALL if returning else ()), *(_promised(percent / 100, some, returning) for percent, some in promises)]
 
 
 def _promised(allowed: float, services: Services, returning: Services) -> ExportedRule:
-    name = of.name(services[0])
+    name = service_name(services[0])
     below, above = (series_giving(_FAILED_SHARE, share, {"service": name}).series for share in shares_around(allowed))
     return ExportedRule(
         name="SlaErrorRateViolation",

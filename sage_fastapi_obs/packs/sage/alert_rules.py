@@ -6,8 +6,7 @@ from sage_fastapi_obs.alert_rules.any_service import down_test
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import series
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, service_name, with_metric, with_pack
 from sage_fastapi_obs.settings import Settings
 
 _SECONDS = "{{ $value | humanizeDuration }}"
@@ -90,13 +89,13 @@ _OF_ALL = (
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `sage`, or its first part."""
-    found = [one for one in services if of.with_pack([one], "sage") or of.with_pack([one], "sage-core")]
-    known = [alert for alert in _OF_ALL if of.with_metric(found, alert.metric)]
-    return [*known, *map(_down, found), *map(_memory, of.with_pack(found, "runtime"))]
+    found = [one for one in services if with_pack([one], "sage") or with_pack([one], "sage-core")]
+    known = [alert for alert in _OF_ALL if with_metric(found, alert.metric)]
+    return [*known, *map(_down, found), *map(_memory, with_pack(found, "runtime"))]
 
 
 def _down(service: Settings) -> ExportedRule:
-    name = of.name(service)
+    name = service_name(service)
     target = series("up", {"job": name})
     return ExportedRule(
         name="SAGEBackendDown",
@@ -113,7 +112,7 @@ def _down(service: Settings) -> ExportedRule:
 
 
 def _memory(service: Settings) -> ExportedRule:
-    name = of.name(service)
+    name = service_name(service)
     alert = _warning(
         "HighMemoryUsage",
         Stat("process_resident_memory_bytes", "last", where={"job": name}),

@@ -3,8 +3,7 @@
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
 from sage_fastapi_obs.alerting.expressions import Stat
-from sage_fastapi_obs.catalog import services as of
-from sage_fastapi_obs.catalog.services import Services
+from sage_fastapi_obs.catalog.services import Services, service_name, with_pack
 
 _BUSINESS = RuleGroup("business", "Business: pack `textbook`", "textbook", "textbook-business", weight=30)
 _HOUR = 3600.0
@@ -12,12 +11,12 @@ _HOUR = 3600.0
 
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `textbook`."""
-    found = of.with_pack(services, "textbook")
+    found = with_pack(services, "textbook")
     return [_idle(found), _costly()] if found else []
 
 
 def _idle(services: Services) -> ExportedRule:
-    name = of.name(services[0])
+    name = service_name(services[0])
     target = series("up", {"job": name, "service": name, "instance": "one:8000"})
     created = series("textbooks_created_total", {"service": name, "grade_level": "5", "subject": "math"})
     running = {target: SeriesShape(level=1)}
