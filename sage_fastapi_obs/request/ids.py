@@ -40,7 +40,7 @@ class Identity(Recorder):
 
     def __init__(self, settings: HttpSettings, redaction: Redaction, new_id: Callable[[], str] = new_request_id) -> None:
         """`redaction`: that of the lines. An id that they would hide could join nothing, and is not used."""
-        self._redaction = redaction
+        self._redacted = redaction.text
         self._new_id = new_id if new_id is new_request_id else self._checked(new_id)
         self._adopts = settings.incoming_ids != "replace"
         self._rejects = settings.incoming_ids == "reject"
@@ -51,16 +51,13 @@ class Identity(Recorder):
     def correlation_header_changed(self, override: str | None) -> None:
         """Use a header that was set for the whole process; None means the header of the settings."""
         self._correlation_header = (override or self._configured_header).lower().encode()
-        self._request_id_headers = (self._request_header,)
-        """Where a caller's request id is read from: the first of these that has a valid one."""
-        self._correlation_id_headers = (self._correlation_header,)
-        self._read_headers = frozenset(self._request_id_headers + self._correlation_id_headers)
+        self._read_headers = frozenset((self._request_header, self._correlation_header))
 
     def request_started(self, exchange: Exchange) -> None:
         """Give the exchange its ids."""
         if not self._read_headers.isdisjoint(exchange.headers):
-            exchange.correlation_id = self._incoming(exchange, self._correlation_id_headers)
-            exchange.request_id = self._incoming(exchange, self._request_id_headers)
+            exchange.correlation_id = self._incoming(exchange, self._correlation_header)
+            exchange.request_id = self._incoming(exchange, self._request_header)
         if not exchange.request_id:
             new_id = self._new_id
             try:
@@ -82,27 +79,28 @@ class Identity(Recorder):
             (self._correlation_header, encoded if correlation_id is request_id else correlation_id.encode()),
         )
 
-    def _incoming(self, exchange: Exchange, names: tuple[bytes, ...]) -> str:
-        """Return the first valid id in headers of some names; empty if there is none."""
-        for name in names if self._adopts else ():
-            value = exchange.headers.get(name)
-            if value is None:
-                continue
-            if self._is_valid(value):
-                return value.decode("ascii")
-            if self._rejects:
-                exchange.rejection = f"{name.decode()} must be {_VALID_ID}"
-        return ""
+    def _incoming(self, exchange: Exchange, header: bytes) -> str:
+        """Return the id in a header; empty if there is none, or none that can be used."""
+        value = exchange.headers.get(header)
+        if value is None or not self._adopts:
+            return ""
+        text = self._usable(value)
+        if not text and self._rejects:
+            exchange.rejection = f"{header.decode()} must be {_VALID_ID}"
+        return text
 
-    def _is_valid(self, value: bytes) -> bool:
-        return SAFE_ID.fullmatch(value) is not None and self._redaction.text(text := value.decode("ascii")) == text
+    def _usable(self, value: bytes) -> str:
+        """Return an id as a text; empty if it could forge something, or lines would hide it."""
+        if SAFE_ID.fullmatch(value) and self._redacted(text := value.decode("ascii")) == text:
+            return text
+        return ""
 
     def _checked(self, new_id: Callable[[], str]) -> Callable[[], str]:
         """Make an application's factory raise for an id that would not be adopted from a caller."""
 
         def checked() -> str:
             made = new_id()
-            if not self._is_valid(made.encode("utf-8", "replace")):
+            if not self._usable(made.encode("utf-8", "replace")):
                 raise ValueError(f"new_id must return {_VALID_ID}")
             return made
 
