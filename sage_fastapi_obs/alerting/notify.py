@@ -48,7 +48,7 @@ class Notifiers:
 
     async def send_slack_alert(self, notice: Notice) -> None:
         """Post an alert to the Slack channel."""
-        message = _Message(self._service, notice)
+        message = _ChannelTexts(self._service, notice)
         if (url := self._secret(self._settings.slack_webhook_url, "slack", message)) is not None:
             await _post("Slack", url, {"text": f"{message.title}\n{message.body}".rstrip()})
 
@@ -58,7 +58,7 @@ class Notifiers:
 
     async def send_email_alert(self, notice: Notice) -> None:
         """Send a mail."""
-        message, settings = _Message(self._service, notice), self._settings
+        message, settings = _ChannelTexts(self._service, notice), self._settings
         if settings.smtp_host is None:
             self._log_unconfigured("email", message)
             return
@@ -70,7 +70,7 @@ class Notifiers:
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""
-        message = _Message(self._service, notice)
+        message = _ChannelTexts(self._service, notice)
         if (key := self._secret(self._settings.pagerduty_routing_key, "pagerduty", message)) is None:
             return
         severity = message.alert.get("severity")
@@ -90,7 +90,7 @@ class Notifiers:
 
     async def create_incident_ticket(self, notice: Notice) -> None:
         """Post an alert to the webhook, in the format of Alertmanager's webhooks (version 4)."""
-        message = _Message(self._service, notice)
+        message = _ChannelTexts(self._service, notice)
         alert = message.alert or {"name": "notification", "annotations": {"summary": notice}}
         if (url := self._secret(self._settings.webhook_url, "webhook", message)) is None:
             return
@@ -116,20 +116,20 @@ class Notifiers:
         """Notify the Slack channel and send a mail."""
         await _both(self.send_slack_alert(notice), self.send_email_alert(notice))
 
-    def _secret(self, secret: SecretStr | None, channel: str, message: "_Message") -> str | None:
+    def _secret(self, secret: SecretStr | None, channel: str, message: "_ChannelTexts") -> str | None:
         """Return the secret of a channel; where there is none, log that nobody is notified there."""
         if secret is None:
             self._log_unconfigured(channel, message)
             return None
         return secret.get_secret_value()
 
-    def _log_unconfigured(self, channel: str, message: "_Message") -> None:
+    def _log_unconfigured(self, channel: str, message: "_ChannelTexts") -> None:
         text = f"{message.title}: {channel} is not configured, so nobody is notified there"
         self._log("info", text, {"channel": channel})
 
 
 @dataclass(frozen=True, slots=True)
-class _Message:
+class _ChannelTexts:
     """A notice in the formats of the channels."""
 
     service: str

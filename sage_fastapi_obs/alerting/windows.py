@@ -159,7 +159,7 @@ def _select(history: MetricHistory, where: Where, by: Sequence[str]) -> _Rows:
     return rows
 
 
-class _Begin(NamedTuple):
+class _WindowStart(NamedTuple):
     """Where a window begins: between two ticks, at a share of the way from one to the other."""
 
     before: Tick
@@ -178,7 +178,7 @@ class Window:
         self._windows = windows
         self._ticks = ticks
         self._now = now
-        self._begin = _begin(ticks, seconds)
+        self._begin = _window_start(ticks, seconds)
         self.seconds = seconds
         """Its length, as asked for."""
 
@@ -236,7 +236,7 @@ class Window:
         """Return the statistics of a gauge; nothing if the metric is none."""
         return _of_kind(GaugeStats, self.stats(name, where, by))
 
-    def _increases(self, history: MetricHistory, groups: _Rows, begin: _Begin) -> dict[Group, list[float]]:
+    def _increases(self, history: MetricHistory, groups: _Rows, begin: _WindowStart) -> dict[Group, list[float]]:
         now = self._now[history.name]
         before, after = (decompress(tick.totals.get(history.name)) for tick in (begin.before, begin.after))
         # The sum of a histogram may fall.
@@ -289,17 +289,17 @@ class Window:
         return [tick for tick in self._ticks[1:] if tick.at > begin]
 
 
-def _begin(ticks: Sequence[Tick], seconds: float) -> _Begin | None:
+def _window_start(ticks: Sequence[Tick], seconds: float) -> _WindowStart | None:
     if len(ticks) < 2:
         return None
     at = ticks[-1].at - seconds
     following = bisect_right(ticks, at, key=attrgetter("at"))
     if not following:
-        return _Begin(ticks[0], ticks[0], 0.0)
+        return _WindowStart(ticks[0], ticks[0], 0.0)
     before, after = ticks[following - 1], ticks[following]
     # What was counted between a tick and a suspension is older than the suspension.
     share = 1.0 if after.after_pause else (at - before.at) / (after.at - before.at)
-    return _Begin(before, after, share)
+    return _WindowStart(before, after, share)
 
 
 def _of_kind(kind: type[S], stats: Mapping[Group, WindowStats]) -> dict[Group, S]:

@@ -86,7 +86,7 @@ class _Token(NamedTuple):
 def _read(query: str, mysql: bool) -> Statement:
     tokens = [*_tokens(query, mysql)]
     words = [token for token in tokens if token.kind != "space"]
-    return Statement(_text(tokens), _Summary(words).text(), _operation(words))
+    return Statement(_text(tokens), _StatementReader(words).text(), _operation(words))
 
 
 _remembered = lru_cache(maxsize=REMEMBERED)(_read)
@@ -145,7 +145,7 @@ def _operation(words: list[_Token]) -> str:
     return "other"
 
 
-class _Summary:
+class _StatementReader:
     """Reads commands and names from the words of a statement."""
 
     def __init__(self, words: list[_Token]) -> None:

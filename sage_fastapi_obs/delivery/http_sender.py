@@ -150,10 +150,10 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect."""
-        return _Stream(self._inner.connect_tcp(host, port, self.left(timeout), local_address, socket_options), self)
+        return _BoundedStream(self._inner.connect_tcp(host, port, self.left(timeout), local_address, socket_options), self)
 
 
-class _Stream(httpcore.NetworkStream):
+class _BoundedStream(httpcore.NetworkStream):
     """One connection of a `_Network`."""
 
     def __init__(self, inner: httpcore.NetworkStream, network: _Network) -> None:
@@ -181,4 +181,4 @@ class _Stream(httpcore.NetworkStream):
             # Whoever connects closes only what has been connected, and this has not come so far.
             self.close()
             raise
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, seconds), self._network)
+        return _BoundedStream(self._inner.start_tls(ssl_context, server_hostname, seconds), self._network)

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.log_levels import LevelName
-from sage_fastapi_obs.logs.field_names import (
+from sage_fastapi_obs.logs.application_fields import (
     FIELD_CORRELATION_ID,
     FIELD_REQUEST_ID,
     FIELD_SPAN_ID,
@@ -27,7 +27,7 @@ STATUS = "status"
 DURATION = "duration_ms"
 
 
-class Kind(NamedTuple):
+class FieldKind(NamedTuple):
     """What sort of value a field has."""
 
     mapping: str
@@ -38,13 +38,13 @@ class Kind(NamedTuple):
     """Whether it is a text of the caller's, in which secrets are hidden."""
 
 
-TEXT = Kind("keyword")
-_FOREIGN_TEXT = Kind("keyword", is_foreign=True)
-_STATUS_CODE = Kind("short")
-_COUNT = Kind("long")
-_MILLISECONDS = Kind("float", lambda microseconds: microseconds / 1_000)
-_FLAGS = Kind("keyword", lambda is_sampled: "01" if is_sampled else "00")
-CLIENT_TYPE = Kind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
+TEXT = FieldKind("keyword")
+_FOREIGN_TEXT = FieldKind("keyword", is_foreign=True)
+_STATUS_CODE = FieldKind("short")
+_COUNT = FieldKind("long")
+_MILLISECONDS = FieldKind("float", lambda microseconds: microseconds / 1_000)
+_FLAGS = FieldKind("keyword", lambda is_sampled: "01" if is_sampled else "00")
+CLIENT_TYPE = FieldKind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
 
 
 def _is_traced(exchange: Exchange) -> bool:
@@ -74,7 +74,7 @@ class AccessField(NamedTuple):
     name: str
     attribute: str
     """Where the exchange has it."""
-    kind: Kind
+    kind: FieldKind
     when: Condition | None = None
     """Which exchanges have it; None: all."""
     is_for_people: bool = True

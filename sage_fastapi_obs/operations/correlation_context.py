@@ -89,14 +89,14 @@ def get_correlation_id() -> str | None:
     return current_correlation_id()
 
 
-class _Done:
+class _HookResult:
     """The result of the hook: an async client awaits it, and a sync one ignores it."""
 
     def __await__(self) -> Generator[Any, None, None]:
         yield from ()
 
 
-_DONE = _Done()
+_DONE = _HookResult()
 _DEFAULTS = HttpSettings()
 _traceparent = TraceContextTextMapPropagator()
 

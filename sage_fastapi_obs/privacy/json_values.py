@@ -123,7 +123,7 @@ class Sanitizer:
         return not _names_each_other(container)
 
     def _budget_after(self, values: Iterable[Any], budget: int, containers: list[Any]) -> int:
-        """Take the length of texts off the room, and note the containers; less than nothing where a value is not plain."""
+        """Take the length of texts off the budget, and note the containers; less than nothing where a value is not plain."""
         is_plain_text = self._redaction.is_plain_text
         for value in values:
             kind = type(value)
@@ -142,7 +142,7 @@ class Sanitizer:
 
 
 class _Rebuilding:
-    """One pass over one value; ends early when the room is used up."""
+    """One pass over one value; ends early when the budget is used up."""
 
     def __init__(self, redaction: Redaction, budget: int, look: int, longest: int, most: int) -> None:
         self.budget = budget

@@ -6,16 +6,16 @@ from typing import NamedTuple
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 
-class _Block(NamedTuple):
+class _CorrelationBlock(NamedTuple):
     """A block of code with an id of its own, inside of others."""
 
     owner: object
     exchange: Exchange | None
     correlation_id: str
-    outer: "_Block | None"
+    outer: "_CorrelationBlock | None"
 
 
-_innermost: ContextVar[_Block | None] = ContextVar("sage_fastapi_obs.correlation", default=None)
+_innermost: ContextVar[_CorrelationBlock | None] = ContextVar("sage_fastapi_obs.correlation", default=None)
 
 
 def current_correlation_id() -> str | None:
@@ -31,7 +31,7 @@ def current_correlation_id() -> str | None:
 def push_correlation_id(owner: object, correlation_id: str) -> None:
     """Start a block; `owner` identifies it."""
     exchange = current_exchange.get()
-    _innermost.set(_Block(owner, exchange, correlation_id, _around(exchange, _innermost.get())))
+    _innermost.set(_CorrelationBlock(owner, exchange, correlation_id, _around(exchange, _innermost.get())))
 
 
 def pop_correlation_id(owner: object) -> None:
@@ -42,14 +42,14 @@ def pop_correlation_id(owner: object) -> None:
     _innermost.set(_without(_innermost.get(), owner))
 
 
-def _around(exchange: Exchange | None, block: _Block | None) -> _Block | None:
+def _around(exchange: Exchange | None, block: _CorrelationBlock | None) -> _CorrelationBlock | None:
     """Return a block if it was started in an exchange or around it; a server may have kept one of another exchange."""
     while block is not None and exchange is not None and block.exchange is not exchange:
         exchange = exchange.parent
     return block if block is None or block.exchange is exchange else None
 
 
-def _without(block: _Block | None, owner: object) -> _Block | None:
+def _without(block: _CorrelationBlock | None, owner: object) -> _CorrelationBlock | None:
     if block is None or block.owner is owner:
         return None if block is None else block.outer
     outer = _without(block.outer, owner)

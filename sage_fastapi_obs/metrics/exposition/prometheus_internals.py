@@ -97,7 +97,7 @@ def _is_bound(method: object, original: object) -> bool:
     return getattr(method, "__func__", None) is original
 
 
-class _Kind(NamedTuple):
+class _ChildReader(NamedTuple):
     """How to read the children of one class."""
 
     state: Callable[[Any], object]
@@ -109,7 +109,7 @@ class _Kind(NamedTuple):
 class ClientInstrument:
     """Reads one instrument, child by child."""
 
-    def __init__(self, instrument: Any, kind: _Kind) -> None:
+    def __init__(self, instrument: Any, kind: _ChildReader) -> None:
         self._instrument = instrument
         self._kind = kind
         (self.family,) = instrument.describe()
@@ -247,7 +247,7 @@ def _enum(enum: Enum, state: Any) -> Iterator[_Line]:
         yield "", {enum._name: name}, float(place == state), None
 
 
-def _is_readable(instrument: type, kind: _Kind) -> bool:
+def _is_readable(instrument: type, kind: _ChildReader) -> bool:
     """Read two instruments of a class as this module does, and as the library does."""
     if values.ValueClass is not MutexValue:
         # Of values in files of several processes, no trial may be made. Each is recognised when it is read.
@@ -267,15 +267,15 @@ def _is_readable(instrument: type, kind: _Kind) -> bool:
     return True
 
 
-_KINDS: dict[type, _Kind] = {
+_KINDS: dict[type, _ChildReader] = {
     instrument: kind
     for instrument, kind in {
-        Counter: _Kind(_packed_value, _counter),
-        Gauge: _Kind(_packed_value, _gauge),
-        Summary: _Kind(lambda child: _packed((child._count, child._sum)), _summary),
-        Histogram: _Kind(lambda child: _packed((child._sum, *child._buckets)), _histogram),
-        Info: _Kind(lambda child: child._value, _info),
-        Enum: _Kind(lambda child: child._value, _enum),
+        Counter: _ChildReader(_packed_value, _counter),
+        Gauge: _ChildReader(_packed_value, _gauge),
+        Summary: _ChildReader(lambda child: _packed((child._count, child._sum)), _summary),
+        Histogram: _ChildReader(lambda child: _packed((child._sum, *child._buckets)), _histogram),
+        Info: _ChildReader(lambda child: child._value, _info),
+        Enum: _ChildReader(lambda child: child._value, _enum),
     }.items()
     if _is_readable(instrument, kind)
 }

@@ -253,7 +253,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
         return type(self)(self._logger, self._name, (*self._stages, *stages))
 
     def _trailing(self) -> "tuple[_Stage, ...]":
-        return (_Calls(self._calls),) if self._calls else ()
+        return (_StepCalls(self._calls),) if self._calls else ()
 
 
 class _Run:
@@ -273,7 +273,7 @@ _Stage = Callable[[_Run, Result[Any, Any]], Awaitable[Result[Any, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
+class _StepCalls:
     """Does one thing after the other."""
 
     fns: tuple[Callable[[Any], Awaitable[Result[Any, Any]]], ...]
@@ -283,7 +283,7 @@ class _Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class _LoggedStep(_Calls):
+class _LoggedStep(_StepCalls):
     """Does the same, and logs it under a name."""
 
     name: str
@@ -297,7 +297,7 @@ class _LoggedStep(_Calls):
         started = {"step": self.name, "step_started_at": _timestamp(time.time())}
         run.log(LogLevel.DEBUG, "step started", {**started, "step_status": "started"})
         try:
-            result = await _Calls.__call__(self, run, result)
+            result = await _StepCalls.__call__(self, run, result)
         except BaseException:
             ended = self._ended(started, stopwatch, "cancelled")
             run.log(LogLevel.WARNING, "step cancelled", ended)
