@@ -4,7 +4,8 @@ import ast
 import html
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,20 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
 def test_a_right_arrow_is_left_alone(module: str, source: str) -> None:
     """Imports of the own part, of layers below and of other packages are fine."""
     assert wrong_arrows(source, f"{PACKAGE}.{module}") == []
+
+
+def modules_imported(source: str, modules: Collection[str]) -> set[str]:
+    """Return the modules, of those given, that a source imports by their names."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module]
+    found = {(node.module or "", alias.name) for node in nodes for alias in node.names}
+    return {full if (full := f"{module}.{name}") in modules else module for module, name in found} & {*modules}
+
+
+def test_no_module_is_in_a_circle() -> None:
+    """No module imports itself by way of others, not even for its types."""
+    sources = {module_of(path): path.read_text() for path in FOUND}
+    assert "sage_fastapi_obs.logs.access_line" in modules_imported(sources["sage_fastapi_obs.logs.access_recorder"], sources)
+    TopologicalSorter({name: modules_imported(source, sources) - {PACKAGE} for name, source in sources.items()}).prepare()
 
 
 @pytest.mark.parametrize("path", FOUND, ids=module_of)

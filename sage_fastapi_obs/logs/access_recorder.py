@@ -1,7 +1,7 @@
 """Writes the access line of each request, and a line about work after its response."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
 from sage_fastapi_obs.log_levels import LEVELS
@@ -15,14 +15,34 @@ from sage_fastapi_obs.logs.access_line import (
     field_reader,
 )
 from sage_fastapi_obs.logs.fast_access_line import PlainAccessLine, written_at
+from sage_fastapi_obs.logs.level_changes import Levels
 from sage_fastapi_obs.logs.outputs.output import DeferredLine
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.logs.writer import LogWriter
-
 _STATUSES = range(1_000)
+
+
+class _EmitsLines(Protocol):
+    """What the recorder needs of the `LogWriter` that it belongs to."""
+
+    levels: Levels
+
+    def now(self) -> float: ...
+
+    def release_or_drop_held(self, exchange: Exchange, *, release: bool | None = None) -> dict[str, int] | None: ...
+
+    def emit(
+        self,
+        at: float,
+        level: str,
+        message: str,
+        logger: str,
+        fields: Mapping[str, Any],
+        error: BaseException | None = None,
+        *,
+        always: bool = False,
+    ) -> None: ...
 
 
 class AccessRecorder(Recorder):
@@ -32,7 +52,7 @@ class AccessRecorder(Recorder):
 
     def __init__(
         self,
-        writer: "LogWriter",
+        writer: _EmitsLines,
         line: PlainAccessLine,
         readable: Callable[[str], str],
         write_later: Callable[[DeferredLine], None] | None,

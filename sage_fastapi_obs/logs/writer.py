@@ -64,16 +64,14 @@ class LogWriter:
         self._encode: Encode = with_renamed_fields(settings.field_aliases)
         self.output = build_output(
             OutputParts(
-                *(
-                    settings,
-                    service,
-                    self._encode,
-                    self.losses,
-                    wall_clock,
-                    self.warn_locally,
-                    self._gap_line,
-                    self._count_fault,
-                )
+                settings,
+                service,
+                self._encode,
+                self.losses,
+                wall_clock,
+                log=self.warn_locally,
+                gap_line=self._gap_line,
+                failed=self._count_fault,
             )
         )
         self.remarks = self.output.remarks

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import Scope
 
-from sage_fastapi_obs.request.outcome import NOT_OUR_FAULT
-
+CLIENT_DISCONNECT = "client_disconnect"
+CANCELLED = "cancelled"
+NOT_OUR_FAULT = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
+"""Error types for which the service is not to blame."""
 SCOPE_KEY = "sage_fastapi_obs.exchange"
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)

@@ -1,22 +1,15 @@
 """How an exchange has ended: its error type and its status, decided once for all signals."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.request.exchange import CANCELLED, CLIENT_DISCONNECT, NOT_OUR_FAULT, Exchange
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.request.exchange import Exchange
-
-_CLIENT_DISCONNECT = "client_disconnect"
-_CANCELLED = "cancelled"
 _INCOMPLETE = "incomplete_response"
 _INVALID = "invalid_response"
-NOT_OUR_FAULT = frozenset({None, _CLIENT_DISCONNECT, _CANCELLED})
-"""Error types for which the service is not to blame."""
 SWITCHING_PROTOCOLS = 101
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before it was answered."""
@@ -26,11 +19,11 @@ _CLEAN_CLOSURES = frozenset({1000, 1001, 1005})
 """WebSocket codes of a client that said goodbye: normal, going away, and a close frame without a code."""
 _SERVICE_RESTART = 1012
 """WebSocket code by which a server that stops ends its connections."""
-_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: _CLIENT_DISCONNECT, _SERVICE_RESTART: _CANCELLED}
+_UNCLEAN_CLOSURES: dict[int | None, str] = {ABNORMAL_CLOSURE: CLIENT_DISCONNECT, _SERVICE_RESTART: CANCELLED}
 """Error types of WebSocket codes that come without an exception."""
 
 
-def classify(exchange: "Exchange", *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
+def classify(exchange: Exchange, *, complete: bool, valid: bool = True, stopping: bool = False) -> None:
     """Set the error type of an exchange, and its status if none was sent.
 
     `complete`: whether the server has the whole response. `valid`: whether the app has kept to the protocol. `stopping`:
@@ -38,12 +31,12 @@ def classify(exchange: "Exchange", *, complete: bool, valid: bool = True, stoppi
     """
     error, status = exchange.error, exchange.status
     if exchange.client_gone and status in (0, CLIENT_CLOSED_REQUEST):
-        exchange.error_type = _CLIENT_DISCONNECT
+        exchange.error_type = CLIENT_DISCONNECT
     elif error is not None and (not complete or (status >= 500 and is_failure(exchange, error))):
         exchange.error_type = _error_type_of(error, client_gone=exchange.client_gone)
     elif not complete:
-        unfinished = _CANCELLED if stopping and status else _INCOMPLETE
-        exchange.error_type = _CLIENT_DISCONNECT if exchange.client_gone else unfinished
+        unfinished = CANCELLED if stopping and status else _INCOMPLETE
+        exchange.error_type = CLIENT_DISCONNECT if exchange.client_gone else unfinished
     elif not valid:
         exchange.error_type = _INVALID
     elif status >= 500:
@@ -55,7 +48,7 @@ def classify(exchange: "Exchange", *, complete: bool, valid: bool = True, stoppi
         exchange.status = 500 if exchange.failed else CLIENT_CLOSED_REQUEST
 
 
-def is_failure(exchange: "Exchange", error: BaseException | None) -> bool:
+def is_failure(exchange: Exchange, error: BaseException | None) -> bool:
     """Tell whether an exception is the service's own, and not a client that left or a cancellation."""
     return error is not None and _error_type_of(error, client_gone=exchange.client_gone) not in NOT_OUR_FAULT
 
@@ -65,11 +58,11 @@ def _error_type_of(error: BaseException, *, client_gone: bool) -> str | None:
         types = {_error_type_of(inner, client_gone=client_gone) for inner in error.exceptions}
         return types.pop() if len(types) == 1 and types <= NOT_OUR_FAULT else exception_name(error)
     if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
-        return _CLIENT_DISCONNECT if client_gone else _CANCELLED
+        return CLIENT_DISCONNECT if client_gone else CANCELLED
     if isinstance(error, WebSocketDisconnect):
-        return None if error.code in _CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, _CLIENT_DISCONNECT)
+        return None if error.code in _CLEAN_CLOSURES else _UNCLEAN_CLOSURES.get(error.code, CLIENT_DISCONNECT)
     if isinstance(error, ClientDisconnect) or (client_gone and isinstance(error, OSError)):
-        return _CLIENT_DISCONNECT
+        return CLIENT_DISCONNECT
     return exception_name(error)
 
 

@@ -3,16 +3,11 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, get_args
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-if TYPE_CHECKING:
-    from sage_fastapi_obs.settings.sections import Settings
-
-_GRPC_PORT = 4317
 _CREDENTIALS = re.compile(r"//[^/\s\"']*@")
 _IN_A_FILE = "put the secret into a file named {} and its folder into SAGE_OBS_SECRETS_DIR"
 _RETIRED = {
@@ -72,17 +67,3 @@ def _quote(value: object) -> str:
 def without_credentials(text: str) -> str:
     """Hide the user and password in URLs."""
     return _CREDENTIALS.sub("//…@", text)
-
-
-def remarks_on(settings: "Settings") -> Iterator[str]:
-    """Yield what is allowed and probably not meant, with what to change."""
-    if "port" in settings.metrics.model_fields_set and settings.monitoring.access != "port":
-        yield (
-            f"metrics.port is set and not used: nothing listens on {settings.metrics.port}, and metrics are at "
-            f"{settings.metrics.path} of the application; set monitoring.access to 'port', or leave metrics.port out"
-        )
-    if settings.tracing.jaeger_endpoint is not None:
-        yield "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318 of the same host"
-    for section, endpoint in (("tracing", settings.tracing.otlp_endpoint), ("logging", settings.logging.otlp_endpoint)):
-        if endpoint is not None and urlsplit(endpoint).port == _GRPC_PORT:
-            yield f"{section}.otlp_endpoint has port {_GRPC_PORT}, which is that of gRPC: OTLP over HTTP is on 4318"

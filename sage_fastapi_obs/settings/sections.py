@@ -1,15 +1,16 @@
 """All settings: one frozen section per concern. Each field can be set by `SAGE_OBS_<SECTION>__<KEY>`."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.settings.explain import explain, remarks_on, without_credentials
+from sage_fastapi_obs.settings.explain import explain, without_credentials
 from sage_fastapi_obs.settings.field_types import (
     Bounds,
     CommaSeparated,
@@ -35,6 +36,8 @@ from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, r
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
+_GRPC_PORT = 4317
+"""Where collectors listen for OTLP over gRPC, which we do not speak."""
 
 
 class _Section(BaseModel):
@@ -494,4 +497,16 @@ class Settings(BaseSettings):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Values that are allowed and probably not meant, with what to change; logged at the start."""
-        return (*self._origin.remarks, *remarks_on(self))
+        return (*self._origin.remarks, *self._own_remarks())
+
+    def _own_remarks(self) -> Iterator[str]:
+        if "port" in self.metrics.model_fields_set and self.monitoring.access != "port":
+            yield (
+                f"metrics.port is set and not used: nothing listens on {self.metrics.port}, and metrics are at "
+                f"{self.metrics.path} of the application; set monitoring.access to 'port', or leave metrics.port out"
+            )
+        if self.tracing.jaeger_endpoint is not None:
+            yield "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318 of the same host"
+        for section, endpoint in (("tracing", self.tracing.otlp_endpoint), ("logging", self.logging.otlp_endpoint)):
+            if endpoint is not None and urlsplit(endpoint).port == _GRPC_PORT:
+                yield f"{section}.otlp_endpoint has port {_GRPC_PORT}, which is that of gRPC: OTLP over HTTP is on 4318"
