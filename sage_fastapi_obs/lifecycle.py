@@ -8,7 +8,7 @@ from typing import Self, TypeAlias
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs import active
-from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.health.sigterm import StopSignals
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.request.watch import Watch

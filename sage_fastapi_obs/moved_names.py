@@ -8,7 +8,7 @@ _FOLDERS = {
     "clients.postgres": "instrument_postgres",
     "clients.redis": "instrument_redis",
     "clients.track": "track_dependency",
-    "logs.field_names": (
+    "logs.application_fields": (
         "FIELD_CLIENT_DID FIELD_CORRELATION_ID FIELD_EVENT_ID FIELD_KEY_TYPE FIELD_OPERATION FIELD_REQUEST_ID "
         "FIELD_SERVER_DID FIELD_SESSION_ID FIELD_SPAN_ID FIELD_TRACE_ID"
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sage_fastapi_obs.catalog import ALWAYS, CATALOG, PACKS
 from sage_fastapi_obs.export.tables import bounds_table, metrics_table
-from sage_fastapi_obs.pack_registry import pack_module
+from sage_fastapi_obs.pack_folders import pack_module
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 OPENING = """# Metrics

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "internal_errors", "log_levels", "moved_names", "otel_internals", "pack_registry", "threads", "processes"},
+    {"errors", "internal_errors", "log_levels", "moved_names", "otel_internals", "pack_folders", "threads", "processes"},
     {"settings"},
     {"privacy"},
     {"catalog"},
@@ -153,8 +153,8 @@ def test_imports_go_one_way(path: Path) -> None:
         ("request.middleware", "if TYPE_CHECKING:\n    from sage_fastapi_obs.logs.writer import Logs"),
         ("errors", "from sage_fastapi_obs.settings import Settings"),
         ("settings", "from sage_fastapi_obs.request import exchange"),
-        ("logs.writer", "from sage_fastapi_obs.health.health import Health"),
-        ("health.health", "from sage_fastapi_obs.endpoints.metrics_page import Scrape"),
+        ("logs.writer", "from sage_fastapi_obs.health.readiness import Health"),
+        ("health.readiness", "from sage_fastapi_obs.endpoints.metrics_page import MetricsPage"),
         ("endpoints.router", "from sage_fastapi_obs.export.prometheus import rules"),
         ("endpoints.router", "from .. import observability"),
         ("observability", "from sage_fastapi_obs.cli import main"),

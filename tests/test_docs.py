@@ -12,7 +12,7 @@ from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import Settings
 from sage_fastapi_obs.catalog import CATALOG
-from sage_fastapi_obs.logs import field_names
+from sage_fastapi_obs.logs import application_fields
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -128,5 +128,5 @@ def anchors(page: Path) -> set[str]:
 def test_every_field_with_a_constant_is_documented():
     """The page on logs spells every constant with the field it stands for, and no other."""
     rows = re.findall(r"^\| `(\w+)` \| `(FIELD_\w+)` \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE)
-    assert rows == [(getattr(field_names, name), name) for name in (constant for _, constant in rows)]
-    assert sorted(name for _, name in rows) == sorted(name for name in vars(field_names) if name.startswith("FIELD_"))
+    assert rows == [(getattr(application_fields, name), name) for name in (constant for _, constant in rows)]
+    assert sorted(name for _, name in rows) == sorted(name for name in vars(application_fields) if name.startswith("FIELD_"))

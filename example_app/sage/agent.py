@@ -30,7 +30,7 @@ from example_app.sage.resolver import Resolver
 from example_app.sage.sessions import Role, Session, Sessions, new_session_id
 from example_app.sage.signatures import COVERED, IN_SESSION, Envelope, Signed, key_id_of, sign, verify
 from sage_fastapi_obs import bind
-from sage_fastapi_obs.logs.field_names import FIELD_CLIENT_DID
+from sage_fastapi_obs.logs.application_fields import FIELD_CLIENT_DID
 from sage_fastapi_obs.packs.sage import (
     observe_crypto,
     observe_did_resolution,

@@ -15,7 +15,7 @@ from example_app.sage.messages import Message, MessageType
 from example_app.sage.sessions import Session
 from example_app.sage.signatures import Envelope
 from sage_fastapi_obs import RequestLogger, bind
-from sage_fastapi_obs.logs.field_names import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID
+from sage_fastapi_obs.logs.application_fields import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID
 from sage_fastapi_obs.packs.sage import trace_request
 
 __all__ = ["answer_error", "api"]

@@ -18,7 +18,7 @@ from sage_fastapi_obs.alerting.rules import rule_from_settings
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.alerting.windows import Window, Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
-from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.settings import Settings

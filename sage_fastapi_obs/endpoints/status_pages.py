@@ -22,7 +22,7 @@ from sage_fastapi_obs.alerting.summary import (
 )
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
-from sage_fastapi_obs.health.health import CheckResult, ProbeStatus
+from sage_fastapi_obs.health.readiness import CheckResult, ProbeStatus
 
 _MOST_MINUTES = 7 * 24 * 60
 _PROBLEMS = {

@@ -1,136 +1,158 @@
-"""The bytes of ordinary access lines, many at a time: `PlainAccessLine` says what they are, `FastAccessLine` is quicker.
+"""The access line: its fields, its level and its message. Each field is named here and nowhere else.
 
-A request only leaves its values, which costs a fraction of writing its line and takes less memory than the exchange.
-Both classes give the same bytes; who wants to know what a line is need not read the second.
+`fast_access_line` makes the bytes of ordinary lines from this table, `access_recorder` says when a line is written.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from sage_fastapi_obs.logs.access_log import (
-    ACCESS_FIELDS,
-    ACCESS_LOGGER,
-    TEXT,
-    AccessField,
-    access_level,
-    access_message,
-    field_reader,
+from sage_fastapi_obs.log_levels import LevelName
+from sage_fastapi_obs.logs.application_fields import (
+    FIELD_CORRELATION_ID,
+    FIELD_REQUEST_ID,
+    FIELD_SPAN_ID,
+    FIELD_TRACE_ID,
+    TRACE_FLAGS,
 )
-from sage_fastapi_obs.logs.line_format import Encode, LineBuilder, Timestamps, json_text
-from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.request.exchange import Exchange
 
-ORDINARY = (
-    *("method", "route", "status", "sampled"),
-    *("trace_id", "request_id", "correlation_id", "span_id", "path", "duration_us", "received_bytes", "sent_bytes", "wall_ns"),
+ACCESS_LOGGER = "sage_fastapi_obs.access"
+Condition: TypeAlias = Callable[[Exchange], bool]
+METHOD = "method"
+PATH = "path"
+ROUTE = "route"
+STATUS = "status"
+DURATION = "duration_ms"
+
+
+class FieldKind(NamedTuple):
+    """What sort of value a field has."""
+
+    mapping: str
+    """Its type in Elasticsearch."""
+    convert: Callable[[Any], Any] | None = None
+    """Converts the exchange's value into the line's; None: they are the same."""
+    is_foreign: bool = False
+    """Whether it is a text of the caller's, in which secrets are hidden."""
+
+
+TEXT = FieldKind("keyword")
+_FOREIGN_TEXT = FieldKind("keyword", is_foreign=True)
+_STATUS_CODE = FieldKind("short")
+_COUNT = FieldKind("long")
+_MILLISECONDS = FieldKind("float", lambda microseconds: microseconds / 1_000)
+_FLAGS = FieldKind("keyword", lambda is_sampled: "01" if is_sampled else "00")
+CLIENT_TYPE = FieldKind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
+
+
+def _is_traced(exchange: Exchange) -> bool:
+    """Tell whether the request has a span."""
+    return exchange.trace_id != ""
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    return exchange.streamed and exchange.first_byte_us is not None
+
+
+def _has_handshake(exchange: Exchange) -> bool:
+    return exchange.socket is not None and exchange.socket.handshake_us is not None
+
+
+def _has_client_type(exchange: Exchange) -> bool:
+    return b"x-client-type" in exchange.headers
+
+
+def _has_error_type(exchange: Exchange) -> bool:
+    return exchange.error_type is not None
+
+
+class AccessField(NamedTuple):
+    """One field."""
+
+    name: str
+    attribute: str
+    """Where the exchange has it."""
+    kind: FieldKind
+    when: Condition | None = None
+    """Which exchanges have it; None: all."""
+    is_for_people: bool = True
+    """Whether lines for people show it."""
+    is_on_access_line: bool = True
+    is_on_background_line: bool = False
+    """Whether it is on the line about the work after the response."""
+
+
+ACCESS_FIELDS = (
+    AccessField(FIELD_REQUEST_ID, "request_id", TEXT, is_on_background_line=True),
+    AccessField(FIELD_CORRELATION_ID, "correlation_id", TEXT, is_for_people=False, is_on_background_line=True),
+    AccessField(FIELD_TRACE_ID, "trace_id", TEXT, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(FIELD_SPAN_ID, "span_id", TEXT, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(TRACE_FLAGS, "sampled", _FLAGS, _is_traced, is_for_people=False, is_on_background_line=True),
+    AccessField(METHOD, "method", _FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(PATH, "path", _FOREIGN_TEXT, is_on_background_line=True),
+    AccessField(ROUTE, "route", TEXT, is_on_background_line=True),
+    AccessField(STATUS, "status", _STATUS_CODE),
+    AccessField(DURATION, "duration_us", _MILLISECONDS),
+    AccessField("first_byte_ms", "first_byte_us", _MILLISECONDS, _is_stream),
+    AccessField("background_ms", "background.duration_us", _MILLISECONDS, is_on_access_line=False, is_on_background_line=True),
+    AccessField("handshake_ms", "socket.handshake_us", _MILLISECONDS, _has_handshake),
+    AccessField("request_bytes", "received_bytes", _COUNT, is_for_people=False),
+    AccessField("response_bytes", "sent_bytes", _COUNT, is_for_people=False),
+    AccessField("close_code", "socket.close_code", _COUNT, _has_handshake),
+    AccessField("messages_received", "socket.received_messages", _COUNT, _has_handshake),
+    AccessField("messages_sent", "socket.sent_messages", _COUNT, _has_handshake),
+    AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),
+    AccessField("error_type", "error_type", TEXT, _has_error_type),
 )
-"""What an ordinary request leaves of its exchange. The first few are alike in all requests of a kind."""
-OrdinaryValues: TypeAlias = tuple[Any, ...]
-_KIND_VALUES = 4
-_TRACE_ID, _DURATION_US, _WALL_NS = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns"))
-_DIFFERENT = frozenset(ORDINARY[_KIND_VALUES:])
-_TIME = "blanktimeblank"
-_MOST_TEMPLATES = 4096
-"""As many combinations of method, route and status as are remembered."""
+"""In the order of a line; the fields of applications stand before the last one."""
 
 
-class PlainAccessLine:
-    """Makes each line from an exchange, as lines of all other requests are made."""
-
-    def __init__(
-        self,
-        build: LineBuilder,
-        encode: Encode,
-        readable: Callable[[str], str],
-        recent: RecentLines | None,
-        fields: Iterable[AccessField] = ACCESS_FIELDS,
-    ) -> None:
-        """Make lines with `build`, and bytes of them with `encode`; `readable` returns of a foreign text what may be shown."""
-        self._build, self._encode, self._readable, self._recent = build, encode, readable, recent
-        self._fields = [field for field in fields if field.is_on_access_line]
-        self._add_fields = field_reader(self._fields, readable)
-
-    def __call__(self, values: OrdinaryValues) -> bytes:
-        """Make one line."""
-        exchange = _exchange(values)
-        fields = self._add_fields({}, exchange)
-        line = self._build(written_at(exchange), access_level(exchange), access_message(exchange), ACCESS_LOGGER, fields, None)
-        encoded = self._encode(line)
-        if self._recent is not None:
-            self._recent.keep((exchange.correlation_id, exchange.request_id, exchange.trace_id or None, encoded[:-1]))
-        return encoded
+def access_level(exchange: Exchange) -> LevelName:
+    """Return the level of a request's line."""
+    if exchange.excluded:
+        return "debug"
+    if exchange.failed:
+        return "error"
+    # Where the service is not to blame: a 4xx, or a client that left.
+    return "warn" if exchange.error_type is not None or exchange.status >= 400 else "info"
 
 
-class _Template(NamedTuple):
-    """What all lines of one kind of request have alike."""
-
-    text: str
-    """Of a line, with `%s` for what differs, the time first."""
-    pick: Callable[[Sequence[Any]], Any]
-    """Takes what differs out of the values of a request and its time, in the order of the line."""
-    conversions: Sequence[tuple[int, Callable[[Any], Any]]]
-    """By the position among the values."""
+def access_message(exchange: Exchange) -> str:
+    """Return the message of a request's line."""
+    if exchange.kind == "websocket":
+        return "websocket failed" if exchange.failed else "websocket closed"
+    return "request failed" if exchange.failed and exchange.error is not None else "request completed"
 
 
-class FastAccessLine(PlainAccessLine):
-    """Makes a template of a plain line once for each kind of request, and fills it in."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """Take what `PlainAccessLine` takes."""
-        super().__init__(*args, **options)
-        self._timestamp = Timestamps()
-        readable = self._readable
-        self._json_of: Callable[[str], str] = lambda text: json_text(readable(text))
-        self._traced: dict[Any, _Template] = {}
-        self._untraced: dict[Any, _Template] = {}
-
-    def __call__(self, values: OrdinaryValues) -> bytes:
-        """Make one line."""
-        templates = self._traced if values[_TRACE_ID] else self._untraced
-        text, pick, conversions = templates.get(values[:_KIND_VALUES]) or self._template(templates, values)
-        known = [*values, self._timestamp((values[_WALL_NS] // 1_000 + values[_DURATION_US]) / 1_000_000)]
-        for position, convert in conversions:
-            known[position] = convert(known[position])
-        encoded: bytes = (text % pick(known)).encode()
-        if self._recent is not None:
-            trace_id, request_id, correlation_id = values[_TRACE_ID : _TRACE_ID + 3]
-            self._recent.keep((correlation_id, request_id, trace_id or None, encoded[:-1]))
-        return encoded
-
-    def _template(self, templates: dict[Any, _Template], values: OrdinaryValues) -> _Template:
-        template = self._build_template(_exchange(values))
-        if len(templates) < _MOST_TEMPLATES:
-            templates[values[:_KIND_VALUES]] = template
-        return template
-
-    def _build_template(self, exchange: Exchange) -> _Template:
-        fields = self._add_fields({}, exchange)
-        different = [field for field in self._fields if field.name in fields and field.attribute in _DIFFERENT]
-        blanks = {field: f"blank{number}blank" for number, field in enumerate(different)}
-        fields.update((field.name, blank) for field, blank in blanks.items())
-        line = self._build(0.0, access_level(exchange), access_message(exchange), ACCESS_LOGGER, fields, None)
-        text = self._encode({**line, "timestamp": _TIME}).decode().replace("%", "%%").replace(_TIME, "%s")
-        in_order = sorted(different, key=lambda field: text.index(blanks[field]))
-        for field in in_order:
-            # Numbers have no quotes, and a text that is encoded for each line brings its own.
-            blank = blanks[field] if field.kind is TEXT else f'"{blanks[field]}"'
-            text = text.replace(blank, "%s")
-        positions = [ORDINARY.index(field.attribute) for field in in_order]
-        converts = [self._json_of if field.kind.is_foreign else field.kind.convert for field in in_order]
-        conversions = [
-            (position, convert) for position, convert in zip(positions, converts, strict=True) if convert is not None
-        ]
-        return _Template(text, itemgetter(len(ORDINARY), *positions), conversions)
+def background_level(error: BaseException | None) -> LevelName:
+    """Return the level of the line about the work after the response."""
+    return "debug" if error is None else "error"
 
 
-def _exchange(values: OrdinaryValues) -> Exchange:
-    exchange = Exchange({"type": "http"}, 0, 0)
-    for name, value in zip(ORDINARY, values, strict=True):
-        setattr(exchange, name, value)
-    return exchange
+def field_reader(
+    fields: Iterable[AccessField], readable: Callable[[str], str] = str
+) -> Callable[[dict[str, Any], Exchange], dict[str, Any]]:
+    """Return a function that adds the fields which an exchange has to a line, and returns the line.
+
+    `readable` returns of a foreign text what may be shown. The function is compiled, as `namedtuple` compiles its own: a loop
+    over the table would cost each line three times as much.
+    """
+    rows = ["def add_fields(line, exchange):"]
+    names: dict[str, Any] = {}
+    for number, (condition, group) in enumerate(groupby(fields, attrgetter("when"))):
+        names[f"has{number}"] = condition
+        rows.append(f"    if has{number} is None or has{number}(exchange):")
+        for position, field in enumerate(group):
+            value = f"exchange.{field.attribute}"
+            if convert := readable if field.kind.is_foreign else field.kind.convert:
+                names[f"convert{number}_{position}"] = convert
+                value = f"convert{number}_{position}({value})"
+            rows.append(f"        line[{field.name!r}] = {value}")
+    exec("\n".join([*rows, "    return line"]), names)  # noqa: S102 - of our own table
+    add_fields: Callable[[dict[str, Any], Exchange], dict[str, Any]] = names["add_fields"]
+    return add_fields
 
 
-def written_at(exchange: Exchange) -> float:
-    """Return the Unix time of a request's line: its end."""
-    return (exchange.wall_ns // 1_000 + exchange.duration_us) / 1_000_000
+add_exchange_ids = field_reader(ACCESS_FIELDS[:5])

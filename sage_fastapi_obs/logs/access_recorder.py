@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sage_fastapi_obs.catalog import KNOWN_METHODS
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs import loguru_bridge
-from sage_fastapi_obs.logs.access_line import PlainAccessLine, written_at
-from sage_fastapi_obs.logs.access_log import (
+from sage_fastapi_obs.logs.access_line import (
     ACCESS_FIELDS,
     ACCESS_LOGGER,
     access_level,
@@ -15,6 +14,7 @@ from sage_fastapi_obs.logs.access_log import (
     background_level,
     field_reader,
 )
+from sage_fastapi_obs.logs.fast_access_line import PlainAccessLine, written_at
 from sage_fastapi_obs.logs.outputs.output import DeferredLine
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
@@ -71,7 +71,7 @@ class AccessRecorder(Recorder):
             and exchange.status not in self._statuses_without_line
             and not loguru_bridge.has_foreign_sinks()
         ):
-            # What `access_line.ORDINARY` names.
+            # What `fast_access_line.ORDINARY` names.
             values = (
                 exchange.method,
                 exchange.route,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sage_fastapi_obs.logs.field_names import FIELD_CORRELATION_ID, FIELD_REQUEST_ID
+from sage_fastapi_obs.logs.application_fields import FIELD_CORRELATION_ID, FIELD_REQUEST_ID
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.innermost_span import innermost_ids, running

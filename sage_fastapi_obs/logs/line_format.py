@@ -9,7 +9,7 @@ import orjson
 
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS
-from sage_fastapi_obs.logs.access_log import ACCESS_FIELDS, CLIENT_TYPE, DURATION, METHOD, PATH, ROUTE, STATUS
+from sage_fastapi_obs.logs.access_line import ACCESS_FIELDS, CLIENT_TYPE, DURATION, METHOD, PATH, ROUTE, STATUS
 from sage_fastapi_obs.privacy.exception_text import ErrorText, exception_fields
 from sage_fastapi_obs.privacy.json_values import Sanitizer, escaped, unprintable
 from sage_fastapi_obs.privacy.redaction import BUILT_IN, Redaction, readable

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from sage_fastapi_obs.logs.line_format import Line
 from sage_fastapi_obs.settings import Settings
 
-_DEFAULT_LINES = 10_000
-"""Kept where `monitoring.expose_logs` is set and `monitoring.log_buffer_size` is not."""
 OVERHEAD_BYTES = 400
 """What keeping a line takes beside its text: its ids and the objects around it."""
 
@@ -93,7 +91,6 @@ class RecentLines:
 def recent_lines_of(settings: Settings) -> RecentLines | None:
     """Build the store of recent lines; None where none are kept."""
     monitoring = settings.monitoring
-    most_lines = monitoring.log_buffer_size
-    if most_lines is None:
-        most_lines = _DEFAULT_LINES if monitoring.expose_logs else 0
-    return RecentLines(most_lines, monitoring.log_buffer_bytes) if most_lines and settings.logging.enabled else None
+    if not monitoring.recent_lines or not settings.logging.enabled:
+        return None
+    return RecentLines(monitoring.recent_lines, monitoring.log_buffer_bytes)

@@ -11,9 +11,9 @@ from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import loguru_bridge, takeover
-from sage_fastapi_obs.logs.access_line import FastAccessLine
-from sage_fastapi_obs.logs.access_log import ACCESS_LOGGER, add_exchange_ids
+from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, add_exchange_ids
 from sage_fastapi_obs.logs.access_recorder import AccessRecorder
+from sage_fastapi_obs.logs.fast_access_line import FastAccessLine
 from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.level_changes import Change, Levels
 from sage_fastapi_obs.logs.line_format import Encode, Line, console_format, json_format, line_builder, with_renamed_fields

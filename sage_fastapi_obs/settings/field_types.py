@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from sage_fastapi_obs.log_levels import LevelName, usual_level
-from sage_fastapi_obs.pack_registry import pack_names
+from sage_fastapi_obs.pack_folders import pack_names
 from sage_fastapi_obs.settings.standard_variables import is_http_url
 
 _BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}

@@ -240,6 +240,13 @@ class MonitoringSettings(_Section):
     log_buffer_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
     """Most bytes of recent lines."""
 
+    @property
+    def recent_lines(self) -> int:
+        """How many recent lines are kept, by what `log_buffer_size` says."""
+        if self.log_buffer_size is None:
+            return 10_000 if self.expose_logs else 0
+        return self.log_buffer_size
+
 
 class FigureSettings(_Section):
     """One term of a ratio's denominator."""

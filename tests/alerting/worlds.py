@@ -10,7 +10,7 @@ from prometheus_client.samples import Sample
 
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.catalog import REQUEST_METRICS
-from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.http_series import HttpRequestSeries
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader

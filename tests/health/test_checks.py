@@ -17,7 +17,7 @@ from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.health import checks
-from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.readiness import Health
 
 
 async def found(name: str, check) -> str:

@@ -28,7 +28,7 @@ from sage_fastapi_obs import (
     configure_logging,
     create_logger,
 )
-from sage_fastapi_obs.logs import field_names
+from sage_fastapi_obs.logs import application_fields
 from sage_fastapi_obs.logs.line_format import TOP_LEVEL
 from sage_fastapi_obs.privacy.redaction import BUILT_IN
 
@@ -177,7 +177,7 @@ def test_an_event_has_an_id(started: Watched) -> None:
 
 def test_the_names_of_fields_are_those_of_lines(started: Watched) -> None:
     """Every constant names a field that has a place of its own."""
-    names = [value for name, value in vars(field_names).items() if name.startswith("FIELD_")]
+    names = [value for name, value in vars(application_fields).items() if name.startswith("FIELD_")]
     assert len(names) == 10
     assert set(names) <= set(TOP_LEVEL)
     create_logger("a").with_context(**dict.fromkeys(names, "v")).info("said")

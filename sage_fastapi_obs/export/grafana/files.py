@@ -12,7 +12,7 @@ from sage_fastapi_obs.dashboards.service import service_dashboard, unified_dashb
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
 from sage_fastapi_obs.operations.own_metrics import metrics_of
-from sage_fastapi_obs.pack_registry import pack_module
+from sage_fastapi_obs.pack_folders import pack_module
 
 _CUSTOMER = "grafana/dashboards/customer-id-monitoring.json"
 Own = Mapping[str, Iterable[Metric]]

@@ -10,9 +10,9 @@ from sage_fastapi_obs.logs.line_format import Encode
 from sage_fastapi_obs.logs.outputs.batching import BatchingOutput
 from sage_fastapi_obs.logs.outputs.elasticsearch import Elasticsearch
 from sage_fastapi_obs.logs.outputs.file import File
+from sage_fastapi_obs.logs.outputs.log_server import LineDestination, Server
 from sage_fastapi_obs.logs.outputs.otlp import Otlp
 from sage_fastapi_obs.logs.outputs.output import Output, Outputs
-from sage_fastapi_obs.logs.outputs.server import LineDestination, Server
 from sage_fastapi_obs.logs.outputs.stream import Stream
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 

@@ -9,7 +9,7 @@ import pytest
 from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs import SettingsError
-from sage_fastapi_obs.health.health import Health
+from sage_fastapi_obs.health.readiness import Health
 
 BACKENDS = ["asyncio", "trio"]
 

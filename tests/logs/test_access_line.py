@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
-from sage_fastapi_obs.logs.access_line import ORDINARY, FastAccessLine, PlainAccessLine
-from sage_fastapi_obs.logs.access_log import ACCESS_FIELDS, AccessField, field_reader
+from sage_fastapi_obs.logs.access_line import ACCESS_FIELDS, AccessField, field_reader
+from sage_fastapi_obs.logs.fast_access_line import ORDINARY, FastAccessLine, PlainAccessLine
 from sage_fastapi_obs.logs.line_format import json_format, line_builder, with_renamed_fields
 from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.privacy.redaction import Redaction
@@ -215,7 +215,7 @@ def lines_after(edits: dict[str, str], tmp_path: Path, form: str = "json", gathe
     """Run a service with a copy of the package in which one file is changed; each text to change is there once."""
     copy = tmp_path / "sage_fastapi_obs"
     shutil.copytree(ROOT / "sage_fastapi_obs", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    changed = copy / "logs" / "access_log.py"
+    changed = copy / "logs" / "access_line.py"
     source = changed.read_text()
     for before, after in edits.items():
         assert source.count(before) == 1, before
