@@ -31,7 +31,7 @@ class GilPacer:
     def __init__(self) -> None:
         self._until = time.perf_counter() + _WORK_SECONDS
         self._rests = threading.Event()
-        self._has_ended = False
+        self.has_ended = False
 
     def __call__(self) -> None:
         """Pause, if it is time to."""
@@ -47,7 +47,7 @@ class GilPacer:
 
     def end(self) -> None:
         """Tell the loop that there is no more work."""
-        self._has_ended = True
+        self.has_ended = True
         self._rests.set()
 
     async def let_worker_run(self) -> None:
@@ -56,7 +56,7 @@ class GilPacer:
         while True:
             await sleep(wait)
             self._rests.clear()
-            if self._has_ended:
+            if self.has_ended:
                 return
             # Work that waits for something else does not need the GIL.
             wait = _LEND_EVERY_SECONDS if self._rests.wait(_LEND_SECONDS) else min(2 * wait, _MOST_BETWEEN_SECONDS)

@@ -194,7 +194,7 @@ async def test_a_metric_of_a_pack_that_is_off_is_said_once(watch):
             assert watched.obs.instruments.get_or_warn(name) is None
             assert watched.obs.instruments.get_or_warn(name) is None
         assert watched.obs.instruments.get("redis_commands_total") is None
-    said = [line["data"]["pack"] for line in watched.lines if "counted nowhere" in line["message"]]
+    said = [line["data"]["pack"] for line in watched.lines if "metrics dropped" in line["message"]]
     assert said == ["security", "textbook"]
 
 

@@ -96,7 +96,7 @@ def test_what_the_work_raises_comes_out_as_it_is(backend: str):
             await OneAtATime().run(fails)
 
     anyio.run(run, backend=backend)
-    assert paces[0]._is_over
+    assert paces[0].has_ended
 
 
 async def test_work_that_nobody_waits_for_any_more_keeps_its_share():
