@@ -23,7 +23,7 @@ from sage_fastapi_obs.request.recorder import Recorder
 _STATUSES = range(1_000)
 
 
-class _EmitsLines(Protocol):
+class _LineEmitter(Protocol):
     """What the recorder needs of the `LogWriter` that it belongs to."""
 
     levels: Levels
@@ -52,7 +52,7 @@ class AccessRecorder(Recorder):
 
     def __init__(
         self,
-        writer: _EmitsLines,
+        writer: _LineEmitter,
         line: PlainAccessLine,
         readable: Callable[[str], str],
         write_later: Callable[[DeferredLine], None] | None,
