@@ -31,7 +31,7 @@ test: $(READY) servers ## Set everything up and pass the tests
 quick: $(READY) ## Pass the tests of single parts, without servers; under two minutes
 	@$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not stack" --ignore tests/logs/outputs $(QUICK)
 
-soak: $(READY) servers ## Pass the long forms of tests: more examples, more requests, all tests of others; about an hour
+soak: $(READY) servers ## Pass the long forms of tests: more examples, more requests, and all tests of others
 	@SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal -q -m soak
 
 coverage: $(READY) servers ## Pass the tests, and hold what they cover to the limit; half as long again
