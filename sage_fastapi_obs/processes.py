@@ -5,6 +5,7 @@ import os
 import weakref
 from collections.abc import Callable
 from multiprocessing import util
+from typing import Any
 
 _LAST = -100
 """Priority among the finalizers of multiprocessing: after the others, which may still write lines."""
@@ -16,6 +17,28 @@ def at_fork(*, in_child: Callable[[], None], before: Callable[[], None] | None =
         os.register_at_fork(after_in_child=_weak(in_child))
         if before is not None:
             os.register_at_fork(before=_weak(before))
+
+
+def hold_at_fork(lock: Any) -> None:
+    """Let a process fork only while no other thread has a lock, for as long as it lives; a reentrant one.
+
+    A child has only the thread that forks: what another thread had locked would stay locked for ever.
+    """
+    if not hasattr(os, "register_at_fork"):
+        return
+    found = weakref.ref(lock)
+    held: list[Any] = []
+
+    def acquire() -> None:
+        if (living := found()) is not None:
+            living.acquire()
+            held.append(living)
+
+    def release() -> None:
+        if held:
+            held.pop().release()
+
+    os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
 
 
 def _weak(method: Callable[[], None]) -> Callable[[], None]:

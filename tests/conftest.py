@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support import Watched, times
+from support import SOAK, Watched, times
 
 from sage_fastapi_obs import active
 from sage_fastapi_obs.logs import takeover
@@ -22,11 +22,14 @@ hypothesis.settings.register_profile("project", deadline=None, max_examples=time
 hypothesis.settings.load_profile("project")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark properties as tests with a long form: more examples."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark properties as tests with a long form, more examples; leave out what has nothing but a long form."""
     for item in items:
-        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.get_closest_marker("soak_only"):
             item.add_marker("soak")
+    left_out = [] if SOAK else [item for item in items if item.get_closest_marker("soak_only")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

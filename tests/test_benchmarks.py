@@ -64,6 +64,15 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
+def test_a_look_while_working_shows_what_was_asked_for():
+    """One part, and of it one variant beside the peers that ratios are taken of."""
+    command = [sys.executable, "-m", "benchmarks", "--short", "cost", "ours-100"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "| ours, all four, 100 % |" in shown.stdout
+
+
+@pytest.mark.soak_only
 def test_every_part_runs(measured: dict[str, Any]):
     """A short run has figures of every part, all of them finite."""
     assert list(measured) == list(RESULTS)
@@ -71,12 +80,14 @@ def test_every_part_runs(measured: dict[str, Any]):
     assert all(math.isfinite(number) for number in numbers(measured))
 
 
+@pytest.mark.soak_only
 def test_every_installed_variant_is_measured(measured: dict[str, Any]):
     """No variant whose packages are there is left out; the others are skipped."""
     assert list(measured["cost"]) == [name for name, variant in VARIANTS.items() if installed(variant)]
     assert all({"added_us", "quiet_us", "bare_us", "to_bare"} <= set(one) for one in measured["cost"].values())
 
 
+@pytest.mark.soak_only
 def test_growth_has_every_count(measured: dict[str, Any]):
     """Routes, chunks and values are measured at each number that was asked for."""
     for kind, counts in (("routes", SHORT.routes), ("chunks", SHORT.chunks), ("values", SHORT.values)):
@@ -85,6 +96,7 @@ def test_growth_has_every_count(measured: dict[str, Any]):
     assert set(measured["scaling"]["values"]) == {"route", "status"}
 
 
+@pytest.mark.soak_only
 def test_a_scrape_has_the_series_it_claims(measured: dict[str, Any]):
     """Each registry has at least as many lines as series were wanted, and not several times as many."""
     for by_series in measured["scrape"].values():
@@ -93,6 +105,7 @@ def test_a_scrape_has_the_series_it_claims(measured: dict[str, Any]):
             assert set(one["longest_stall_ms"]) == set(report.WAYS)
 
 
+@pytest.mark.soak_only
 def test_sockets_are_measured_or_the_reason_is_said(measured: dict[str, Any]):
     """With `wrk` there are figures of each variant, without it a sentence."""
     sockets = measured["sockets"]

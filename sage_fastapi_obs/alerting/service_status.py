@@ -21,6 +21,7 @@ from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
+from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
@@ -68,7 +69,9 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
-        self._sampling = threading.Lock()
+        self._sampling = threading.RLock()
+        # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
+        hold_at_fork(self._sampling)
         self._sampled_at: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None

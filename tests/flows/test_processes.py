@@ -154,6 +154,40 @@ os._exit(0)
     assert {row[0] for row in rows} <= {line.get("request_id") for line in lines}
 
 
+def test_a_fork_waits_for_who_reads_the_metrics() -> None:
+    """A child can read and change metrics, whatever the thread that evaluates the rules was doing when it was forked."""
+    source = """
+import os, signal, sys, threading
+from sage_fastapi_obs import Observability, Settings
+
+obs = Observability(Settings(logging={"enabled": False}))
+stopping = threading.Event()
+
+def read():
+    while not stopping.is_set():
+        obs.status.refresh()
+
+sys.setswitchinterval(1e-6)
+reader = threading.Thread(target=read)
+reader.start()
+codes = []
+for _ in range(30):
+    pid = os.fork()
+    if not pid:
+        # Ends a child that waits for ever.
+        signal.alarm(60)
+        obs.status.refresh()
+        os._exit(0)
+    codes.append(os.waitpid(pid, 0)[1])
+    if codes[-1]:
+        break
+stopping.set()
+reader.join()
+assert not any(codes), codes
+"""
+    python(source, "-W", "ignore::DeprecationWarning")
+
+
 async def ok(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
