@@ -45,11 +45,26 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
+def _own_ports() -> Iterator[int]:
+    """Yield ports that neither the kernel nor another worker of this run gives away before a slow server listens."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + worker % 16 * 1_000
+    start = os.getpid() % 1_000
+    while True:
+        yield from (first + (start + number) % 1_000 for number in range(1_000))
+
+
+_PORTS = _own_ports()
+
+
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Find a port that nobody listens on, and that nobody is given while its server starts."""
+    for port in _PORTS:
+        with socket.socket() as free, suppress(OSError):
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 class Server:
