@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 DEMO   := $(VENV)/.demo
 READY  := $(VENV)/.ready
 PORT   ?= 8000
+# Tests wait as often as they compute.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 QUICK  := $(addprefix tests/,request tracing logs metrics privacy settings catalog operations health alerting packs endpoints delivery \
             legacy monitoring test_architecture.py test_public_api.py test_smoke.py)
 SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
@@ -25,18 +27,18 @@ export: $(READY) ## Write the files under prometheus/, deploy/ and grafana/ anew
 	@$(BIN)/sage-obs export all --out . $(foreach service,$(SERVICES),--settings deploy/services/$(service).yaml)
 
 test: $(READY) servers ## Set everything up and pass the tests
-	@echo "== tests (about nine minutes on two cores: they include another version of FastAPI, parts of its tests and Starlette's, and real servers)"
-	@$(BIN)/python -m pytest -n auto --dist worksteal -q
+	@echo "== tests (about eight minutes on two cores: they include another version of FastAPI, parts of its tests and Starlette's, and real servers)"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 quick: $(READY) ## Pass the tests of single parts, without servers; under two minutes
-	@$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not stack" --ignore tests/logs/outputs $(QUICK)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not stack" --ignore tests/logs/outputs $(QUICK)
 
 soak: $(READY) servers ## Pass the long forms of tests: more examples, more requests, and all tests of others
-	@SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal -q -m soak
+	@SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m soak
 
 coverage: $(READY) servers ## Pass the tests, and hold what they cover to the limit; half as long again
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -n auto --dist worksteal -q --cov --cov-report=
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --cov --cov-report=
 	@$(BIN)/python -m coverage report
 
 check: $(READY) ## Lint, types and format
