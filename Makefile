@@ -31,7 +31,7 @@ test: $(READY) servers ## Set everything up and pass the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 quick: $(READY) ## Pass the tests of single parts, without servers; under two minutes
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not stack" --ignore tests/logs/outputs $(QUICK)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not stack" --ignore tests/logs/outputs --ignore tests/request/test_transparency.py $(QUICK)
 
 soak: $(READY) servers ## Pass the long forms of tests: more examples, more requests, and all tests of others
 	@SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m soak
