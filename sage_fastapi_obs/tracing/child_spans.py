@@ -54,7 +54,7 @@ class ChildSpans:
         """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.for_tracer`."""
         self._processors = processors
         self._redaction = redaction
-        self._factories = {kind: span_factory_of(tracer, root_bound=root_bound, kind=kind) for kind in SpanKind}
+        self._factories = {kind: span_factory_of(tracer, dict, root_bound=root_bound, kind=kind) for kind in SpanKind}
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few, and the same for every span.
         self._short_name = lru_cache(maxsize=4096)(self._sanitized_name)
@@ -77,7 +77,7 @@ class ChildSpans:
                 return None
         name = printable(name)
         sanitized = attributes.sanitized_by(self) if type(attributes) is CachedAttributes else self.sanitized(attributes)
-        span, _ = self._factories[kind].start(name, parent, (), started_ns, dict, sanitized)
+        span, _ = self._factories[kind].start(name, parent, (), started_ns, sanitized)
         return span
 
     def end(self, span: Span, error: BaseException | None, error_type: str | None, ended_ns: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer as SdkTracer
@@ -17,7 +17,8 @@ _allocate = object.__new__
 """Makes a span without the SDK's `__new__`, which only refuses to make a plain `Span`."""
 _random_ids: RandomPool[tuple[str, str]] = RandomPool(48, lambda digits: (digits[:32], digits[32:]))
 """Trace and span ids as they are written. One of 2^64 span ids is invalid, which is too rare to be checked."""
-_Source = TypeVar("_Source")
+Describe: TypeAlias = Callable[[Any], dict[str, Any]]
+"""Makes the attributes of a span from its source, which whoever starts it hands over."""
 
 
 class UnsampledSpan(NonRecordingSpan):
@@ -35,8 +36,11 @@ class UnsampledSpan(NonRecordingSpan):
 class FastSpanFactory:
     """Starts fast spans of one kind."""
 
-    def __init__(self, tracer: SdkTracer, span: type[FastSpan], root_bound: int | None, kind: SpanKind) -> None:
+    def __init__(
+        self, tracer: SdkTracer, describe: Describe, span: type[FastSpan], root_bound: int | None, kind: SpanKind
+    ) -> None:
         self._tracer = tracer
+        self._describe = describe
         self._span = span
         self._kind = kind
         self._callbacks = span.callbacks
@@ -52,23 +56,20 @@ class FastSpanFactory:
         self._flags = [TraceFlags(self._root_flags), TraceFlags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
-    def for_tracer(cls, tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> Self | None:
+    def for_tracer(
+        cls, tracer: Tracer, describe: Describe, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER
+    ) -> Self | None:
         """Build for a tracer; None if a fast span cannot replace the spans that it makes.
 
-        `root_bound`: for a sampler that follows the parent and, without one, samples the trace ids whose lower 64 bits are
-        below this bound, as `ParentBased(TraceIdRatioBased(rate))` does. Any other sampler is asked each time.
+        `describe` is called for spans that are recorded, and for a sampler that is asked. `root_bound`: for a sampler that
+        follows the parent and, without one, samples the trace ids whose lower 64 bits are below this bound, as
+        `ParentBased(TraceIdRatioBased(rate))` does. Any other sampler is asked each time.
         """
         span = fast_span_type(tracer, kind)
-        return None if span is None else cls(tracer, span, root_bound, kind)  # type: ignore[arg-type]
+        return None if span is None else cls(tracer, describe, span, root_bound, kind)  # type: ignore[arg-type]
 
     def start(
-        self,
-        name: str,
-        parent_context: Context | None,
-        links: Sequence[Link],
-        started_ns: int,
-        describe: Callable[[_Source], dict[str, Any]],
-        source: _Source,
+        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, source: Any
     ) -> tuple[Span, SpanContext]:
         """Start a span; return it with its context."""
         parent: SpanContext | None = None
@@ -77,7 +78,7 @@ class FastSpanFactory:
             if parent is not None and not parent.is_valid:
                 parent = None
         if self._root_bound is None or links:
-            return self._start_asking(name, parent_context, parent, links, started_ns, describe(source))
+            return self._start_asking(name, parent_context, parent, links, started_ns, self._describe(source))
         if parent is None:
             new_trace_id, new_span_id = self._new_trace_id, self._new_span_id
             trace_id = new_trace_id()
@@ -89,7 +90,7 @@ class FastSpanFactory:
             context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
         if not sampled:
             return NonRecordingSpan(context), context
-        attributes = describe(source)
+        attributes = self._describe(source)
         if len(attributes) >= MOST_ATTRIBUTES:
             return self._start_ordinary(name, parent_context, links, started_ns, attributes)
         fast = _allocate(self._span)
@@ -98,13 +99,11 @@ class FastSpanFactory:
             on_start(fast, parent_context)
         return fast, context
 
-    def start_root(
-        self, name: str, started_ns: int, describe: Callable[[_Source], dict[str, Any]], source: _Source
-    ) -> tuple[Span, str, str, bool]:
+    def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; return it with its ids, and whether it is sampled."""
         sampled_below = self._sampled_below
         if sampled_below is None:
-            span, context = self.start(name, _NO_PARENT, (), started_ns, describe, source)
+            span, context = self.start(name, _NO_PARENT, (), started_ns, source)
             return span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
         try:
             trace_id, span_id = _random_ids.pop()
@@ -115,7 +114,7 @@ class FastSpanFactory:
         numbers = int(trace_id, 16), int(span_id, 16)
         context = new_context(SpanContext, (*numbers, False, self._flags[True], NO_STATE, True))
         fast = _allocate(self._span)
-        fast.begin(name, context, None, started_ns, describe(source))
+        fast.begin(name, context, None, started_ns, self._describe(source))
         for on_start in self._callbacks.starting:
             on_start(fast, _NO_PARENT)
         return fast, trace_id, span_id, True

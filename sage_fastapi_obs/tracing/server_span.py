@@ -25,7 +25,7 @@ from sage_fastapi_obs.tracing.fast_span import UnsampledSpan
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_name
-from sage_fastapi_obs.tracing.span_factory import SdkSpanFactory, SpanFactory, finish_span, span_factory_of
+from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 _SCOPE_NAME = "sage_fastapi_obs"
 _SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -106,7 +106,7 @@ class ServerSpans(Recorder):
         tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
         # Our own sampler's decisions are known; another has to be asked.
         root_bound = None if self._own_provider is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
-        self._use(tracer, processors_of(provider), span_factory_of(tracer, root_bound=root_bound))
+        self._use(tracer, processors_of(provider), root_bound)
         self.children = ChildSpans(tracer, self._redaction, processors=self._processors, root_bound=root_bound)
 
     def close(self) -> None:
@@ -119,11 +119,11 @@ class ServerSpans(Recorder):
         self._at_end.leave()
         own.shutdown()
 
-    def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], factory: SpanFactory | None = None) -> None:
+    def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], root_bound: int | None = None) -> None:
         self._tracer = tracer
         self._processors = processors
         """Lists the processors of the provider in use; one may be added at any time."""
-        self._spans = factory or SdkSpanFactory(tracer)
+        self._spans = span_factory_of(tracer, self._describe, root_bound=root_bound)
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or start the span, and make it current for the app if it is exported."""
@@ -143,11 +143,11 @@ class ServerSpans(Recorder):
             parent, links = self._incoming(exchange)
         name = span_name(exchange.method, None)
         if parent or links:
-            span, context = self._spans.start(name, parent, links, exchange.wall_ns, self._describe, exchange)
+            span, context = self._spans.start(name, parent, links, exchange.wall_ns, exchange)
             _set_ids(exchange, context)
         else:
             span, exchange.trace_id, exchange.span_id, exchange.sampled = self._spans.start_root(
-                name, exchange.wall_ns, self._describe, exchange
+                name, exchange.wall_ns, exchange
             )
         exchange.span = span
         exchange.outer_context = current

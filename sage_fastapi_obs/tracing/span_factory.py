@@ -1,15 +1,14 @@
 """How our spans are started and ended: the SDK's way, or the fast one where the tracer allows it. Both make the same spans."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 from sage_fastapi_obs.otel_internals import FastSpan
-from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
+from sage_fastapi_obs.tracing.fast_span import Describe, FastSpanFactory
 
-_Source = TypeVar("_Source")
 _NO_PARENT = Context()
 
 
@@ -17,23 +16,16 @@ class SpanFactory(Protocol):
     """Starts the spans of one tracer, of one kind."""
 
     def start(
-        self,
-        name: str,
-        parent_context: Context | None,
-        links: Sequence[Link],
-        started_ns: int,
-        describe: Callable[[_Source], dict[str, Any]],
-        source: _Source,
+        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, source: Any
     ) -> tuple[Span, SpanContext]:
-        """Start a span; return it with its context. `describe(source)` makes its attributes, if they are needed.
+        """Start a span; return it with its context.
 
-        `parent_context`: None for the current one, an empty one for no parent. `started_ns`: Unix time.
+        `parent_context`: None for the current one, an empty one for no parent. `started_ns`: Unix time. `source`: what its
+        attributes are made from, if they are needed.
         """
         ...
 
-    def start_root(
-        self, name: str, started_ns: int, describe: Callable[[_Source], dict[str, Any]], source: _Source
-    ) -> tuple[Span, str, str, bool]:
+    def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; return it with its ids, and whether it is sampled."""
         ...
 
@@ -41,36 +33,32 @@ class SpanFactory(Protocol):
 class SdkSpanFactory:
     """Starts spans with any tracer, through OpenTelemetry's API."""
 
-    def __init__(self, tracer: Tracer, kind: SpanKind = SpanKind.SERVER) -> None:
+    def __init__(self, tracer: Tracer, describe: Describe, kind: SpanKind = SpanKind.SERVER) -> None:
         self._tracer = tracer
+        self._describe = describe
         self._kind = kind
 
     def start(
-        self,
-        name: str,
-        parent_context: Context | None,
-        links: Sequence[Link],
-        started_ns: int,
-        describe: Callable[[_Source], dict[str, Any]],
-        source: _Source,
+        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, source: Any
     ) -> tuple[Span, SpanContext]:
         """Start a span."""
-        span = self._tracer.start_span(name, parent_context, self._kind, describe(source), links, started_ns)
+        span = self._tracer.start_span(name, parent_context, self._kind, self._describe(source), links, started_ns)
         return span, span.get_span_context()
 
-    def start_root(
-        self, name: str, started_ns: int, describe: Callable[[_Source], dict[str, Any]], source: _Source
-    ) -> tuple[Span, str, str, bool]:
+    def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; its ids are empty where there is no tracing."""
-        span, context = self.start(name, _NO_PARENT, (), started_ns, describe, source)
+        span, context = self.start(name, _NO_PARENT, (), started_ns, source)
         if not context.is_valid:
             return span, "", "", False
         return span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
 
 
-def span_factory_of(tracer: Tracer, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER) -> SpanFactory:
-    """Choose the factory for a tracer; `root_bound` as for `FastSpanFactory.for_tracer`."""
-    return FastSpanFactory.for_tracer(tracer, root_bound=root_bound, kind=kind) or SdkSpanFactory(tracer, kind)
+def span_factory_of(
+    tracer: Tracer, describe: Describe, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER
+) -> SpanFactory:
+    """Choose the factory for a tracer; `describe` and `root_bound` as for `FastSpanFactory.for_tracer`."""
+    fast = FastSpanFactory.for_tracer(tracer, describe, root_bound=root_bound, kind=kind)
+    return fast or SdkSpanFactory(tracer, describe, kind)
 
 
 def finish_span(span: Span, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:

@@ -85,14 +85,14 @@ class Both:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
-        lean = FastSpanFactory.for_tracer(tracer, root_bound=root_bound)
+        lean = FastSpanFactory.for_tracer(tracer, dict, root_bound=root_bound)
         assert lean is not None
         self.lean = lean
 
     def start(self, context: Any = None, links: Any = ()) -> tuple[trace.Span, trace.Span]:
         """Start one span of each."""
         ordinary = self.sdk.start_span("GET", context, SpanKind.SERVER, ATTRIBUTES, links, 100)
-        return ordinary, self.lean.start("GET", context, links, 100, dict, ATTRIBUTES)[0]
+        return ordinary, self.lean.start("GET", context, links, 100, ATTRIBUTES)[0]
 
     @property
     def exported(self) -> list[list[dict[str, Any]]]:
@@ -263,10 +263,10 @@ def test_processors_are_told_of_every_moment(processors: type[SynchronousMultiSp
     exporter, patched = InMemorySpanExporter(), SimpleSpanProcessor(InMemorySpanExporter())
     patched.on_start = lambda *_, **__: told.append("patched")  # type: ignore[method-assign]
     provider = TracerProvider(active_span_processor=processors(), shutdown_on_exit=False)
-    spans = FastSpanFactory.for_tracer(provider.get_tracer("x"), root_bound=None if how == "asked sampler" else 1 << 64)
+    spans = FastSpanFactory.for_tracer(provider.get_tracer("x"), dict, root_bound=None if how == "asked sampler" else 1 << 64)
     for processor in (Marks(), patched, SimpleSpanProcessor(exporter)):
         provider.add_span_processor(processor)
-    span = spans.start_root("GET", 1, dict, {})[0] if how == "root" else spans.start("GET", None, (), 1, dict, {})[0]
+    span = spans.start_root("GET", 1, {})[0] if how == "root" else spans.start("GET", None, (), 1, {})[0]
     span.finish("GET", "GET", {}, 2)
     assert exporter.get_finished_spans()[0].attributes == {"marked": True}
     assert told == ["start", "patched", "ending", "end"]
@@ -295,13 +295,13 @@ def test_processors_that_do_nothing_at_a_moment_are_not_called():
 )
 def test_tracers_that_need_more_are_not_supported(tracer):
     """Where the SDK would do something that a lean span does not, it is left to the SDK."""
-    assert FastSpanFactory.for_tracer(tracer) is None
+    assert FastSpanFactory.for_tracer(tracer, dict) is None
 
 
 def test_internal_metrics_of_the_sdk_keep_their_spans(monkeypatch):
     """An SDK that counts its spans goes on counting all of them."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    assert FastSpanFactory.for_tracer(TracerProvider(shutdown_on_exit=False).get_tracer("x")) is None
+    assert FastSpanFactory.for_tracer(TracerProvider(shutdown_on_exit=False).get_tracer("x"), dict) is None
 
 
 @given(
@@ -316,7 +316,7 @@ def test_both_factories_start_and_finish_the_same_span(rate: float, parent: Any,
     context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
     links = [Link(REMOTE)] if linked else ()
     spans = [
-        factory.start("GET", context, links, 100, dict, attributes)[0] for factory in (SdkSpanFactory(both.sdk), both.lean)
+        factory.start("GET", context, links, 100, attributes)[0] for factory in (SdkSpanFactory(both.sdk, dict), both.lean)
     ]
     assert spans[0].get_span_context() == spans[1].get_span_context()
     for span in spans:
@@ -328,8 +328,8 @@ def test_both_factories_start_and_finish_the_same_span(rate: float, parent: Any,
 def test_both_factories_begin_a_trace_alike(rate: float, known: bool):
     """Of the span that begins a trace, both return the ids as they are written, and whether it is sampled."""
     both = Both(ParentBased(TraceIdRatioBased(rate)), root_bound=TraceIdRatioBased.get_bound_for_rate(rate) if known else None)
-    for factory in (SdkSpanFactory(both.sdk), both.lean):
-        span, trace_id, span_id, sampled = factory.start_root("GET", 100, dict, ATTRIBUTES)
+    for factory in (SdkSpanFactory(both.sdk, dict), both.lean):
+        span, trace_id, span_id, sampled = factory.start_root("GET", 100, ATTRIBUTES)
         context = span.get_span_context()
         assert (trace_id, span_id) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
         assert sampled == context.trace_flags.sampled == span.is_recording() == bool(rate)
@@ -340,6 +340,6 @@ def test_both_factories_begin_a_trace_alike(rate: float, known: bool):
 
 def test_without_tracing_a_trace_has_no_ids():
     """The API's own tracer makes spans that are invalid, and so are their ids."""
-    factory = span_factory_of(trace.NoOpTracer())
+    factory = span_factory_of(trace.NoOpTracer(), dict)
     assert isinstance(factory, SdkSpanFactory)
-    assert factory.start_root("GET", 100, dict, ATTRIBUTES)[1:] == ("", "", False)
+    assert factory.start_root("GET", 100, ATTRIBUTES)[1:] == ("", "", False)
