@@ -56,10 +56,10 @@ def response_attributes(exchange: Exchange) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def span_name(method: str, route: str | None) -> str:
-    """Return the name of a server span; without a route, as before it is known, the method."""
+def span_names(method: str, route: str | None) -> tuple[str, str]:
+    """Return the name of a server span at its start, when its route is not known, and at its end."""
     name = method if method in KNOWN_METHODS else "HTTP"
-    return name if route is None else printable(f"{name} {route}")
+    return name, name if route is None else printable(f"{name} {route}")
 
 
 @lru_cache(maxsize=256)

@@ -24,7 +24,7 @@ from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
 from sage_fastapi_obs.tracing.fast_span import UnsampledSpan
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
-from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_name
+from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_names
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 _SCOPE_NAME = "sage_fastapi_obs"
@@ -141,7 +141,7 @@ class ServerSpans(Recorder):
         parent = around
         if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
             parent, links = self._incoming(exchange)
-        name = span_name(exchange.method, None)
+        name, _ = span_names(exchange.method, None)
         if parent or links:
             span, context = self._spans.start(name, parent, links, exchange.wall_ns, exchange)
             _set_ids(exchange, context)
@@ -162,8 +162,8 @@ class ServerSpans(Recorder):
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Send the trace to the client; a websocket's span ends here, with the handshake."""
-        if exchange.app_current is not None:
-            _adopt(exchange, span_inside(exchange))
+        if exchange.app_current is not None and (inside := span_inside(exchange)) is not None:
+            _adopt(exchange, inside)
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
             headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
@@ -209,9 +209,9 @@ class ServerSpans(Recorder):
             return
         if exchange.error_type is not None and exchange.failed:
             mark_failed(exchange.span, exchange.error, self._redaction)
-        method = exchange.method
-        names = span_name(method, None), span_name(method, exchange.route)
-        finish_span(exchange.span, *names, response_attributes(exchange), exchange.wall_ns + duration_us * 1_000)
+        started_as, name = span_names(exchange.method, exchange.route)
+        ended_ns = exchange.wall_ns + duration_us * 1_000
+        finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
 
 
 def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
@@ -254,10 +254,8 @@ def _existing_span(exchange: Exchange) -> Span | None:
     return current if kind is None or kind is SpanKind.SERVER else None
 
 
-def _adopt(exchange: Exchange, span: Span | None) -> None:
+def _adopt(exchange: Exchange, span: Span) -> None:
     """Take the ids of the span of another library, and set those of the request on it."""
-    if span is None:
-        return
     if span.is_recording():
         span.set_attributes(id_attributes(exchange))
     _set_ids(exchange, span.get_span_context())
