@@ -33,6 +33,7 @@ _SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
 """Types of spans that record nothing."""
 _NO_PARENT = Context()
+_NO_LINKS: Sequence[Link] = ()
 _NEITHER = (None, None)
 LogLine: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 CountError: TypeAlias = Callable[[Exception], None]
@@ -137,10 +138,10 @@ class ServerSpans(Recorder):
             exchange.span = span
             _adopt(exchange, span)
             return
-        links: Sequence[Link] = ()
-        parent = around
+        parent, incoming, links = around, _NO_PARENT, _NO_LINKS
         if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-            parent, links = self._incoming(exchange)
+            incoming, links = self._incoming(exchange)
+            parent = _NO_PARENT if links else _joined(around, incoming)
         name, _ = span_names(exchange.method, None)
         if parent or links:
             span, context = self._spans.start(name, parent, links, exchange.wall_ns, exchange)
@@ -152,13 +153,16 @@ class ServerSpans(Recorder):
         exchange.span = span
         exchange.outer_context = current
         if self._processors():
-            exchange.span_token = attach(Context({**parent, SPAN: span}))
+            app_context = Context({**current, **incoming, SPAN: span})
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has one. Where ours is not exported, theirs may be.
             scope.setdefault("fastapi.telemetry", None)
             scope.setdefault("starlette.opentelemetry", True)
         else:
-            _keep_current(exchange, current, _NO_PARENT if parent is around else parent)
+            # Ours is not made current: spans that other libraries start are then children of exported ones, or of none.
+            app_context = _joined(current, incoming)
+            exchange.app_current = (app_context.get(SPAN), app_context.get(RUNNING)) if app_context else _NEITHER
+        exchange.span_token = attach(app_context)
 
     def response_started(self, exchange: Exchange, headers: Headers) -> None:
         """Send the trace to the client; a websocket's span ends here, with the handshake."""
@@ -195,14 +199,14 @@ class ServerSpans(Recorder):
             exchange.span_token = None
 
     def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
-        """Read the trace of the caller: it becomes our parent, or a link when its trace is not continued."""
+        """Read what the caller has sent: its trace becomes our parent, or a link when it is not continued."""
         extracted = propagate.extract(exchange, _NO_PARENT, self._headers)
         if SPAN not in extracted and b"traceparent" in exchange.headers and b"traceparent" in self._fields:
             self.dropped_headers.count("traceparent")
         if self._settings.incoming == "continue":
-            return extracted, ()
+            return extracted, _NO_LINKS
         remote = trace.get_current_span(extracted).get_span_context()
-        return Context(), [Link(remote)] if remote.is_valid else ()
+        return _NO_PARENT, [Link(remote)] if remote.is_valid else _NO_LINKS
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
         if exchange.outer_context is None:
@@ -226,15 +230,9 @@ def _is_left_over(context: Context, outer: Exchange) -> bool:
     return outer.has_returned and not trace.get_current_span(context).is_recording()
 
 
-def _keep_current(exchange: Exchange, current: Context, incoming: Context) -> None:
-    """Give the app the current context and what the caller has sent, without our span, which is not exported.
-
-    Spans that other libraries start are then children of exported ones, or of none.
-    """
-    app_context = incoming if not current else Context({**current, **incoming}) if incoming else current
-    if app_context is not current or current is _NO_PARENT:
-        exchange.span_token = attach(app_context)
-    exchange.app_current = (app_context.get(SPAN), app_context.get(RUNNING)) if app_context else _NEITHER
+def _joined(current: Context, incoming: Context) -> Context:
+    """Return a context with what a caller has sent."""
+    return Context({**current, **incoming}) if current and incoming else incoming or current
 
 
 def _existing_span(exchange: Exchange) -> Span | None:

@@ -10,7 +10,7 @@ import pytest
 from fastapi import BackgroundTasks, FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry import baggage, propagate, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
@@ -161,6 +161,35 @@ async def test_baggage_in_several_headers(watch):
     assert answer.json() == {"a": "1", "b": "2"}
 
 
+@pytest.mark.parametrize("exported", [True, False])
+@pytest.mark.parametrize("mode", ["continue", "link"])
+async def test_the_context_of_outer_code_reaches_the_app(watch, mode, exported):
+    """What a server or an outer layer has put into OpenTelemetry's context stays there, whatever headers a request has."""
+    watched = watch(tracing={"incoming": mode})
+    if not exported:
+        watched.provider._active_span_processor._span_processors = ()
+    app = build_app()
+    watched.obs.install(app)
+    token = context.attach(baggage.set_baggage("tenant", "outer"))
+    try:
+        async with client(app) as c:
+            answer = await c.get("/baggage", headers=[traceparent()])
+    finally:
+        context.detach(token)
+    assert answer.json() == {"tenant": "outer"}
+
+
+async def test_a_header_without_a_trace_leaves_the_outer_span_the_parent(watch):
+    """Baggage alone, or a trace that cannot be read, does not cut a request off from the span that it is served in."""
+    watched = watch()
+    app = build_app()
+    watched.obs.install(app)
+    with watched.provider.get_tracer("outer").start_as_current_span("outer") as outer:
+        for headers in ([], [(b"baggage", b"a=1")], [(b"traceparent", b"no trace")]):
+            await drive(app, http_scope("/sync", headers=headers))
+    assert {span.parent and span.parent.span_id for span in watched.server_spans} == {outer.get_span_context().span_id}
+
+
 HEADER = st.sampled_from([b"traceparent", b"tracestate", b"baggage", b"user-agent", b"host", b"\xff\\x", b"x-request-id"])
 BYTES = st.one_of(st.binary(max_size=80), st.just(rb"\xff\N{"), st.just(rb"\xff\u"), st.just(b"a:\xb2"))
 
@@ -222,28 +251,28 @@ async def test_a_cancelled_stream_makes_no_noise(watch, caplog):
     assert len(watched.server_spans) == 1
 
 
-async def test_work_after_the_response_has_a_span_of_its_own(watch):
-    """In the same trace, from when the response was told; the server span ends with the response."""
+async def spans_of_work_after(watch, path):
+    """Request a path whose work goes on after the response; return the server span, and the span of that work."""
     watched = watch()
     app = build_app()
     watched.obs.install(app)
     async with client(app) as c:
-        await c.get("/background")
+        await c.get(path)
     (server,) = watched.server_spans
     (background,) = [span for span in watched.spans if span.name == "background"]
+    return server, background
+
+
+async def test_work_after_the_response_has_a_span_of_its_own(watch):
+    """In the same trace, from when the response was sent; the server span ends with the response."""
+    server, background = await spans_of_work_after(watch, "/background")
     assert background.parent.span_id == server.context.span_id
     assert server.end_time <= background.start_time <= background.end_time
 
 
 async def test_failed_work_after_the_response_marks_its_own_span(watch):
     """The request stays a success."""
-    watched = watch()
-    app = build_app()
-    watched.obs.install(app)
-    async with client(app) as c:
-        await c.get("/fails-later")
-    (server,) = watched.server_spans
-    (background,) = [span for span in watched.spans if span.name == "background"]
+    server, background = await spans_of_work_after(watch, "/fails-later")
     assert server.status.status_code is StatusCode.UNSET
     assert background.status.status_code is StatusCode.ERROR
     assert [event.name for event in background.events] == ["exception"]
