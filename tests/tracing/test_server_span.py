@@ -14,7 +14,7 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 from receivers import SpanCollector, serving
 from starlette.responses import StreamingResponse
 from support import LONG_ENOUGH, client, drive, http_scope, times
@@ -147,7 +147,9 @@ async def test_our_own_sampling_is_that_of_the_sdk(rate: float):
             sampled = sampler.should_sample(None, int(told[3:35], 16), "GET").decision.is_sampled()
             assert (passed[:-2], int(passed[-2:], 16)) == (told[:-2], says_random | sampled)
             assert told.endswith("-01" if sampled else "-00")
-            assert [f"{span.context.trace_id:032x}" for span in spans.get_finished_spans()] == [told[3:35]] * sampled
+            # A pause of the machine after the last byte looks like background work, which has a span of its own.
+            server = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+            assert [f"{span.context.trace_id:032x}" for span in server] == [told[3:35]] * sampled
             spans.clear()
 
 
