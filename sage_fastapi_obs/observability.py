@@ -158,7 +158,7 @@ class Observability(Lifecycle):
         )
 
     def _leave_steps(self) -> Steps:
-        return ((self.instruments.runtime.stop, True),)
+        return ((partial(active.unregister, self), True), (self.instruments.runtime.stop, True))
 
     def _stop_steps(self, *, wait: bool) -> Steps:
         """Stop the log output last, so that the others can write why they fail."""
