@@ -1,13 +1,13 @@
 """Start, drain and close of an `Observability`: with an app's lifespan, by hand, or at the first request."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Self, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_fastapi_obs import active
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.health.sigterm import StopSignals
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
@@ -19,7 +19,7 @@ Steps: TypeAlias = Iterable[tuple[Step, bool]]
 """What is done in this order, each with whether it is wanted. A step that raises is counted, and the next one is done."""
 
 
-class Lifecycle:
+class Lifecycle(ABC):
     """Counts starts and closes; `Observability` says of which steps they consist."""
 
     def __init__(self, *, enabled: bool) -> None:
@@ -37,17 +37,21 @@ class Lifecycle:
         """Starts that found no thread: tried again from `_retry_at` on, a time of `time.monotonic`."""
         self._retry_at = 0.0
 
+    @abstractmethod
     def _start_steps(self) -> Steps:
-        raise NotImplementedError
+        """List what a start does."""
 
+    @abstractmethod
     def _after_startup(self, app: ASGIApp) -> Steps:
-        raise NotImplementedError
+        """List what is done once the app's own startup is complete."""
 
+    @abstractmethod
     def _leave_steps(self) -> Steps:
-        raise NotImplementedError
+        """List what a close does first, in the serving thread."""
 
+    @abstractmethod
     def _stop_steps(self, *, wait: bool) -> Steps:
-        raise NotImplementedError
+        """List what a close does then, in any thread; `wait`: for notifications that are on their way."""
 
     @property
     def stopping(self) -> bool:
@@ -150,11 +154,12 @@ class Lifecycle:
         """Finish the exchanges in progress, and undo what the serving thread has to undo."""
         for watch in [*self.in_progress]:
             watch.finish_early()
-        active.unregister(self)  # type: ignore[arg-type] # the subclass has all its parts
         self._do(((self._signals.leave, True), *self._leave_steps()))
 
     def _do(self, steps: Steps) -> None:
-        for step in _enabled(steps):
+        for step, is_wanted in steps:
+            if not is_wanted:
+                continue
             try:
                 step()
             except Exception as error:
@@ -163,7 +168,3 @@ class Lifecycle:
                     self._waiting.append(step)
                     self._retry_at = time.monotonic() + RETRY_SECONDS
                     self.running = False
-
-
-def _enabled(steps: Steps) -> Iterator[Step]:
-    return (step for step, is_enabled in steps if is_enabled)

@@ -78,10 +78,11 @@ class Observability(Lifecycle):
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
         )
-        self._logs = LogWriter(
+        self.logs = LogWriter(
             settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)
         )
-        self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, self._log_missing_pack)
+        """What writes the lines."""
+        self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
@@ -101,7 +102,7 @@ class Observability(Lifecycle):
 
         # What operators open.
         self._port = MetricsPort(self.metrics_page, settings.metrics)
-        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self._logs)
+        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self.logs)
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -113,8 +114,8 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        logs = self._logs.access if settings.logging.enabled else None
-        held_lines = self._logs.flight if settings.logging.enabled else None
+        logs = self.logs.access if settings.logging.enabled else None
+        held_lines = self.logs.flight if settings.logging.enabled else None
         self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -130,19 +131,19 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
-        if self.settings.logging.enabled and self._logs.flight is not None:
-            self.registry.register(HeldLineCounts(self._logs.flight))
+        if self.settings.logging.enabled and self.logs.flight is not None:
+            self.registry.register(HeldLineCounts(self.logs.flight))
 
     def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:
-            yield self._logs.losses
+            yield self.logs.losses
         if self.settings.tracing.enabled:
             yield from (self._tracing.losses, self._tracing.dropped_headers)
 
     def _start_steps(self) -> Steps:
         settings = self.settings
         return (
-            (self._logs.start, settings.logging.enabled),
+            (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
@@ -158,7 +159,7 @@ class Observability(Lifecycle):
         )
 
     def _leave_steps(self) -> Steps:
-        return ((self.instruments.runtime.stop, True),)
+        return ((partial(active.unregister, self), True), (self.instruments.runtime.stop, True))
 
     def _stop_steps(self, *, wait: bool) -> Steps:
         """Stop the log output last, so that the others can write why they fail."""
@@ -166,7 +167,7 @@ class Observability(Lifecycle):
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._logs.close, self.settings.logging.enabled),
+            (self.logs.close, self.settings.logging.enabled),
         )
 
     def install(self, app: Starlette) -> None:
@@ -221,45 +222,37 @@ class Observability(Lifecycle):
         else:
             self.instruments.enable(pack)
 
-    @property
-    def logs(self) -> LogWriter:
-        """What writes the lines."""
-        return self._logs
-
     def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
         """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
 
         `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
         Raises `ValueError` for an unknown level.
         """
-        self._logs.change_level(logger, level, seconds)
+        self.logs.change_level(logger, level, seconds)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.
 
         Nothing is kept where `monitoring.log_buffer_size` is 0.
         """
-        return self._logs.recent(correlation_id, limit)
+        return self.logs.recent(correlation_id, limit)
 
     def _log(self, level: str, message: str, fields: dict[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:
-            self._logs.emit(self.wall_clock() / 1_000_000_000, level, message, logger, fields)
+            self.logs.emit(self.wall_clock() / 1_000_000_000, level, message, logger, fields)
 
     def _log_alert(self, level: str, message: str, fields: dict[str, Any]) -> None:
         self._log(level, message, fields, f"{OWN_LOGGER}.alerts")
-
-    def _log_missing_pack(self, message: str, fields: dict[str, Any]) -> None:
-        self._log("info", message, fields)
 
     def _warn(self, message: str, fields: dict[str, Any]) -> None:
         self._log("warn", message, fields)
 
     def _warn_locally(self, message: str, fields: Mapping[str, Any]) -> None:
         if self.settings.logging.enabled:
-            self._logs.warn_locally(message, fields)
+            self.logs.warn_locally(message, fields)
 
     def _log_startup(self) -> None:
-        parts = (self.settings, self._tracing, self._logs, self._port)
+        parts = (self.settings, self._tracing, self.logs, self._port)
         self._log("info", "observability started", startup_fields(*parts))
         for remark in dict.fromkeys(startup_remarks(*parts)):
             self._warn(remark, {})

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
+import sage_fastapi_obs
 from sage_fastapi_obs import Observability, Settings
 
 PATIENCE_SECONDS = 300.0
@@ -30,6 +31,7 @@ SOAK = os.environ.get("SOAK") == "1"
 """Whether the long forms of tests are run: `make soak`."""
 LONG_ENOUGH = 60.0
 """The longest that settings allow for what the end may wait for."""
+OURS = Path(sage_fastapi_obs.__file__).parent
 TOO_LARGE = 1 << 46
 """Bytes of stack with which no thread can be started."""
 
@@ -64,10 +66,11 @@ async def eventually(found: Callable[[], Any], what: str = "answer") -> Any:
 
 
 def _is_of_ours(found: Any) -> bool:
-    """Tell whether an object is of a class of ours, or a function or coroutine."""
-    code = next((code for name in ("gi_code", "cr_code", "ag_code") if (code := getattr(found, name, None))), None)
-    where = code.co_filename.replace("/", ".") if code else getattr(found, "__module__", None)
-    return "sage_fastapi_obs." in f"{type(found).__module__}. {where}."
+    """Tell whether something is an object, class, function, generator or coroutine of the package."""
+    code = next((code for name in ("__code__", "gi_code", "cr_code", "ag_code") if (code := getattr(found, name, None))), None)
+    if code is not None:
+        return Path(code.co_filename).is_relative_to(OURS)
+    return f"{getattr(found, '__module__', None)}.".startswith("sage_fastapi_obs.")
 
 
 @contextmanager

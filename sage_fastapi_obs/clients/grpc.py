@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import UNMATCHED
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, enable
+from sage_fastapi_obs.clients.patching import count_errors_of
 from sage_fastapi_obs.clients.propagation import CallerContext, parent_or_link
 from sage_fastapi_obs.errors import ObservabilityError
 from sage_fastapi_obs.operations.count import count
@@ -180,17 +181,11 @@ class _Answer:
         self._caller: CallerContext | None = None
 
     def __enter__(self) -> Any:
-        try:
-            self._begin()
-        except Exception as fault:
-            count_internal_error("clients", fault)
+        count_errors_of(self._begin)
         return self._context
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        try:
-            self._end(error)
-        except Exception as fault:
-            count_internal_error("clients", fault)
+        count_errors_of(lambda: self._end(error))
 
     def _begin(self) -> None:
         sent = {name.lower(): value for name, value in self._details.invocation_metadata or () if isinstance(value, str)}

@@ -35,16 +35,11 @@ def parent_or_link(carrier: Mapping[str, str]) -> tuple[Context | None, SpanCont
     """Read the trace of a caller as `tracing.incoming` says: a context to continue, or a span to link to."""
     observability = active_observability()
     how = "continue" if observability is None else observability.settings.tracing.incoming
-    context = incoming(carrier)
+    context = propagate.extract(carrier)
     sender = trace.get_current_span(context).get_span_context()
     if how == "continue":
         return context, None
     return None, sender if how == "link" and sender.is_valid else None
-
-
-def incoming(carrier: Mapping[str, str]) -> Context:
-    """Read the trace context that a caller has sent."""
-    return propagate.extract(carrier)
 
 
 def _correlation_of(carrier: Mapping[str, str]) -> AbstractContextManager[Any]:

@@ -139,7 +139,7 @@ def remove_alert_rule(name: str) -> bool:
 
 def setup_default_alerts() -> None:
     """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
-    process_state.on_each_start("the default alerts", lambda observability: observability.status.add_default_alerts())
+    process_state.add_default_rules()
 
 
 def evaluate_alerts() -> list[Alert]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from sage_fastapi_obs.active import ActiveObservability, active_observability, on_start
@@ -9,15 +10,18 @@ from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.settings import Settings
 
+Addition: TypeAlias = Callable[[ActiveObservability], None]
+"""Adds one or several rules."""
+
 
 class _ProcessState:
     def __init__(self) -> None:
         self.own: Observability | None = None
         """Started here because there was no other."""
-        self.waiting: dict[str, Callable[[ActiveObservability], None]] = {}
-        """What is done with each that starts, by a name."""
-        self.rules: WeakKeyDictionary[ActiveObservability, set[str]] = WeakKeyDictionary()
-        """Names of the rules that were added here."""
+        self.waiting: dict[str, Addition] = {}
+        """What is added to each that starts, by a name."""
+        self.rules: WeakKeyDictionary[ActiveObservability, dict[str, Addition]] = WeakKeyDictionary()
+        """The rules that were added here, by their names, and how they were."""
 
 
 _state = _ProcessState()
@@ -46,20 +50,15 @@ def stop() -> None:
         own.abandon()
 
 
-def on_each_start(name: str, do: Callable[[ActiveObservability], None]) -> None:
-    """Call a function with the active `Observability`; if there is none, with each one that starts later."""
-    observability = active_observability()
-    if observability is not None:
-        do(observability)
-        return
-    _state.waiting[name] = do
-    on_start(_on_start)
-
-
 def add_rule(rule: AlertRule) -> AlertRule:
-    """Add a rule to the active `Observability`, or to each that starts from now on."""
-    on_each_start(rule.name, partial(_add, rule))
+    """Add a rule to the active `Observability`; if there is none, to each one that starts later."""
+    _add_now_or_later(rule.name, partial(_add, rule))
     return rule
+
+
+def add_default_rules() -> None:
+    """Add the rules that come with the package in the same way."""
+    _add_now_or_later("the default alerts", _add_defaults)
 
 
 def remove_rule(name: str) -> bool:
@@ -80,9 +79,29 @@ def reset() -> None:
     _state.waiting.clear()
 
 
+def _add_now_or_later(name: str, add: Addition) -> None:
+    observability = active_observability()
+    if observability is not None:
+        add(observability)
+        return
+    _state.waiting[name] = add
+    on_start(_on_start)
+
+
 def _add(rule: AlertRule, observability: ActiveObservability) -> None:
-    _state.rules.setdefault(observability, set()).add(rule.name)
+    _state.rules.setdefault(observability, {})[rule.name] = partial(_add, rule)
     observability.status.alerts.add(rule)
+
+
+def _add_defaults(observability: ActiveObservability) -> None:
+    before = _rule_names(observability)
+    observability.status.add_default_alerts()
+    added = _rule_names(observability) - before
+    _state.rules.setdefault(observability, {}).update(dict.fromkeys(added, _add_defaults))
+
+
+def _rule_names(observability: ActiveObservability) -> set[str]:
+    return {rule.name for rule in observability.status.alerts.rules}
 
 
 def _remove(observability: ActiveObservability, name: str) -> bool:
@@ -94,12 +113,12 @@ def _remove(observability: ActiveObservability, name: str) -> bool:
 
 def _on_start(observability: ActiveObservability) -> None:
     own = _state.own
-    for do in [*_state.waiting.values()]:
-        do(observability)
+    for add in [*_state.waiting.values()]:
+        add(observability)
     if own is not None and own is not observability:
         # That of an application replaces ours.
         _state.own = None
-        for rule in own.status.alerts.rules:
-            if rule.name in _state.rules.get(own, ()):
-                _add(rule, observability)
+        left = _rule_names(own)
+        for add in dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left):
+            add(observability)
         own.abandon()

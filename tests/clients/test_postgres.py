@@ -312,6 +312,19 @@ async def test_asyncpg_in_all_its_ways(watched: Watched, postgres_at: Postgres):
     assert watched.spans[1].attributes["db.operation.batch.size"] == 2
 
 
+async def test_an_older_asyncpg_is_watched_without_what_it_lacks(
+    watched: Watched, postgres_at: Postgres, monkeypatch: pytest.MonkeyPatch
+):
+    """Before asyncpg 0.30 neither connections nor prepared statements have `fetchmany`."""
+    for kind in (asyncpg.Connection, asyncpg.prepared_stmt.PreparedStatement):
+        monkeypatch.delattr(kind, "fetchmany", raising=False)
+    async with asyncpg_connection(postgres_at.dsn) as (connection, _):
+        instrument_postgres(connection)
+        await (await connection.prepare("select 1")).fetch()
+        assert not hasattr(connection, "fetchmany")
+    assert watched.value("pg_queries_total", operation="select", status="success") == 1
+
+
 async def test_psycopg_in_all_its_ways(watched: Watched, postgres_at: Postgres):
     """Compositions, bytes, sets of arguments, copies and named cursors are told, without the values composed."""
     with psycopg.connect(postgres_at.dsn) as connection:

@@ -365,6 +365,7 @@ async def test_responses_are_shared_made_off_the_loop_and_kept_for_a_second():
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
 
 
+@pytest.mark.soak
 def test_the_openapi_is_what_the_pages_do():
     """Whatever a client makes of the document, no page fails, and each answers as it says."""
     shop = Shop()

@@ -214,10 +214,10 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "sampler": ({"sampler": BrokenSampler()}, None, "Tracing"),
     "tracer": ({}, breaking("_tracing._spans.start_root"), "Tracing"),
     "span's end": ({}, breaking("_tracing._end"), "Tracing"),
-    "line's layout": ({}, breaking("_logs._build"), "Logs"),
-    "line's format": ({}, breaking("_logs._encode"), "Logs"),
-    "output": ({}, breaking("_logs.output.write"), "Logs"),
-    "emitting": ({}, breaking("_logs.emit"), "Logs"),
+    "line's layout": ({}, breaking("logs._build"), "Logs"),
+    "line's format": ({}, breaking("logs._encode"), "Logs"),
+    "output": ({}, breaking("logs.output.write"), "Logs"),
+    "emitting": ({}, breaking("logs.emit"), "Logs"),
     "other sinks": ({}, breaking_handover("has_foreign_sinks"), "Logs"),
     "new series": ({}, breaking_recorder("Metrics", "_resolve"), "Metrics"),
     "requests in flight": ({}, breaking_flight, "Metrics"),
@@ -312,7 +312,7 @@ async def test_a_failing_sink_of_the_user_does_not_reach_the_response(watch: Any
     assert watched.value(METRIC, component="Logs") >= 10
 
 
-@pytest.mark.parametrize("part", ["_logs", "_tracing", "_port"])
+@pytest.mark.parametrize("part", ["logs", "_tracing", "_port"])
 @pytest.mark.parametrize("moment", ["start", "close"])
 async def test_a_part_that_cannot_start_or_stop_is_counted(
     part: str, moment: str, watch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -325,7 +325,7 @@ async def test_a_part_that_cannot_start_or_stop_is_counted(
     async with watched.obs:
         assert await tour(ObservabilityMiddleware(build(), observability=watched.obs)) == await tour(build())
     close()
-    component = {"_logs": "Logs", "_tracing": "Tracing", "_port": "MetricsPort"}[part]
+    component = {"logs": "Logs", "_tracing": "Tracing", "_port": "MetricsPort"}[part]
     assert sum(watched.obs.internal_errors.counts.values()) >= 1
     assert component in watched.obs.internal_errors.counts or "Observability" in watched.obs.internal_errors.counts
     assert "broken on purpose" in capsys.readouterr().err

@@ -283,6 +283,22 @@ def test_default_rules_can_be_added(watched):
     assert len(set(names)) == len(names)
 
 
+def test_a_reset_removes_the_default_rules_that_were_added(watched):
+    """Those of the function, not those of the settings."""
+    setup_default_alerts()
+    reset_monitoring()
+    assert rule_names() == []
+
+
+def test_a_reset_leaves_the_default_rules_of_the_settings(alone, watch):
+    """They were there before anybody added them."""
+    active.register(watch(alerts={"defaults": True}).obs)
+    before = rule_names()
+    setup_default_alerts()
+    reset_monitoring()
+    assert rule_names() == before != []
+
+
 async def test_rules_wait_for_the_app(alone):
     """A module that is imported before the app starts may make rules; each app that starts has them."""
     create_alert_rule("early", "a", AlertCondition.GREATER_THAN, 1)
@@ -349,6 +365,15 @@ async def test_an_app_takes_over_from_the_script(alone):
         collect_metric("a", 5, MetricType.GAUGE)
         assert obs.registry.get_sample_value("a") == 5
     assert active.active_observability() is None
+
+
+def test_default_rules_of_a_script_go_on_in_the_app(alone, watch, monkeypatch):
+    """They are built anew, so that they notify by the settings of the app."""
+    monkeypatch.setenv("SAGE_OBS_ALERTS__DEFAULTS", "false")
+    start_monitoring()
+    setup_default_alerts()
+    active.register(watch(alerts={"defaults": False}).obs)
+    assert "high_error_rate" in rule_names()
 
 
 def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):

@@ -583,6 +583,7 @@ async def test_every_way_in_writes_every_value(tmp_path: Path) -> None:
     assert watched.obs.internal_errors.counts == {}
 
 
+@pytest.mark.soak
 def test_every_way_in_writes_one_line(tmp_path: Path) -> None:
     """Whatever is said with whatever fields, by whichever logger: six lines are said, and six can be parsed."""
     watched = Watched(tmp_path)

@@ -151,14 +151,14 @@ def fails(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("part", ["_logs", "_tracing", "_port"])
+@pytest.mark.parametrize("part", ["logs", "_tracing", "_port"])
 @pytest.mark.parametrize("moment", ["start", "close"])
 def test_our_own_failure_does_not_stop_the_app(watch, monkeypatch, moment, part, backend):
     """When starting or stopping a part of ours fails, the app starts and stops all the same, and so do our other parts."""
     watched = watch(monitoring={"access": "port"}, metrics={"port": 0})
     obs = watched.obs
     others: list[str] = []
-    for name in {"_logs", "_tracing", "_port"} - {part}:
+    for name in {"logs", "_tracing", "_port"} - {part}:
         real = getattr(getattr(obs, name), moment)
         monkeypatch.setattr(getattr(obs, name), moment, lambda name=name, real=real: (others.append(name), real()))
     broken = getattr(getattr(obs, part), moment)
@@ -166,7 +166,7 @@ def test_our_own_failure_does_not_stop_the_app(watch, monkeypatch, moment, part,
     seen = live(backend, around(raw_app(COMPLETE, STOPPED), obs))
     assert seen.sent == [COMPLETE, STOPPED]
     assert seen.error is None
-    assert sorted(others) == sorted({"_logs", "_tracing", "_port"} - {part})
+    assert sorted(others) == sorted({"logs", "_tracing", "_port"} - {part})
     assert sum(obs.internal_errors.counts.values()) == 1
     if moment == "close":
         broken()

@@ -774,8 +774,8 @@ class FailsFrom:
 
 CLIENT_SEES = script(OK, PART, PART, END)
 PARTS = [
-    (("_logs",), "_put"),
-    (("_logs", "output"), "write"),
+    (("logs",), "_put"),
+    (("logs", "output"), "write"),
 ]
 
 

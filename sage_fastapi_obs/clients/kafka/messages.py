@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, Self
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, enable
 from sage_fastapi_obs.clients.patching import Instrumented, wrapped
-from sage_fastapi_obs.clients.propagation import TRACE_HEADER, CallerContext, incoming, outgoing_headers
+from sage_fastapi_obs.clients.propagation import TRACE_HEADER, CallerContext, outgoing_headers
 from sage_fastapi_obs.operations.count import count
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.printable import printable
@@ -146,7 +146,7 @@ class _Processing(OperationRun):
             **place(message.partition, message.offset),
         }
         super().__init__(f"process {message.topic}", SpanKind.CONSUMER, _PROCESSED, {"topic": message.topic}, attributes, {})
-        self._sender = incoming(message.headers)
+        self._sender = propagate.extract(message.headers)
         self._caller = CallerContext(message.headers, self._sender)
         enable("dependencies")
 
@@ -187,7 +187,7 @@ def _describe_received(call: Call, span: Span, messages: Sequence[Message], *, b
     if batch:
         call.set_attributes({"messaging.batch.message_count": len(messages)})
     for message in messages[:_MOST_LINKS]:
-        _link(span, incoming(message.headers))
+        _link(span, propagate.extract(message.headers))
 
 
 def _link(span: Span, sender: Context) -> None:

@@ -4,6 +4,7 @@ They take no other methods, but another class that has them. What asyncpg offers
 prepared statements nor of queries whose connection was lost.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -84,7 +85,8 @@ class _Asyncpg:
     def _watched_class(self, base: type, queries: SqlCalls) -> type:
         otel_traced = is_instrumented_by_otel(getattr(base, "execute", None))
         methods = {
-            name: self._with_query(getattr(base, name), queries, otel_traced, name in _WITH_SETS) for name in _OF_CONNECTION
+            name: self._with_query(original, queries, otel_traced, name in _WITH_SETS)
+            for name, original in _methods(base, _OF_CONNECTION)
         }
         methods |= {name: self._with_table(getattr(base, name), queries, text, otel_traced) for name, text in _COPIES.items()}
         return _subclass(base, {**methods, "prepare": self._prepare(getattr(base, "prepare"), queries)})  # noqa: B009
@@ -123,13 +125,16 @@ class _Asyncpg:
             query = prepared._query  # noqa: SLF001
             return queries.query(query, many=size(args) if has_sets else None)
 
-        def watched(name: str) -> Any:
+        def watched(name: str, original: Any) -> Any:
             has_sets = name in _WITH_SETS
-            return wrapped(
-                getattr(base, name), lambda prepared, *args, **_: self.instrumented.call(describe, prepared, args, has_sets)
-            )
+            return wrapped(original, lambda prepared, *args, **_: self.instrumented.call(describe, prepared, args, has_sets))
 
-        return _subclass(base, {name: watched(name) for name in _OF_STATEMENT})
+        return _subclass(base, {name: watched(name, original) for name, original in _methods(base, _OF_STATEMENT)})
+
+
+def _methods(base: type, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield those that there are: `fetchmany` is new in asyncpg 0.30."""
+    return ((name, getattr(base, name)) for name in names if hasattr(base, name))
 
 
 def _subclass(base: type, methods: dict[str, Any]) -> type:
