@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing import util
 from typing import Any
 
+_MOST_HOLD_SECONDS = 1.0
 _LAST = -100
 """Priority among the finalizers of multiprocessing: after the others, which may still write lines."""
 
@@ -22,7 +23,8 @@ def at_fork(*, in_child: Callable[[], None], before: Callable[[], None] | None =
 def hold_at_fork(lock: Any) -> None:
     """Let a process fork only while no other thread has a lock, for as long as it lives; a reentrant one.
 
-    A child has only the thread that forks: what another thread had locked would stay locked for ever.
+    A child has only the thread that forks: what another thread had locked would stay locked for ever. After a second the fork
+    goes ahead all the same: the other thread may wait for the one that forks.
     """
     if not hasattr(os, "register_at_fork"):
         return
@@ -30,8 +32,7 @@ def hold_at_fork(lock: Any) -> None:
     held: list[Any] = []
 
     def acquire() -> None:
-        if (living := found()) is not None:
-            living.acquire()
+        if (living := found()) is not None and living.acquire(timeout=_MOST_HOLD_SECONDS):
             held.append(living)
 
     def release() -> None:

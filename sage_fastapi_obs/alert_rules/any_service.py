@@ -1,8 +1,12 @@
 """Services that are down, fail or are slow, whatever they do."""
 
-from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, threshold_alert
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, alert_from_rule, threshold_alert
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
-from sage_fastapi_obs.alerting.expressions import Ratio, Stat
+from sage_fastapi_obs.alerting.default_rules import HIGH_ERROR_RATE, HIGH_RESPONSE_TIME
+from sage_fastapi_obs.alerting.expressions import Stat
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, service_name, with_pack
 
 _AVAILABILITY = RuleGroup(
@@ -17,17 +21,13 @@ _CUSTOMER = RuleGroup(
     weight=40,
     file="customer-id",
 )
-ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),), (Stat("http_requests_total", "rate"),))
-"""Share of requests that are answered 5xx."""
 _PROCESSORS = "node_cpu_seconds_total"
 
 _OF_REQUESTS = (
-    threshold_alert("HighErrorRate", ERRORS, 0.05, group=_AVAILABILITY, severity="critical", minutes=5).about(
+    alert_from_rule(HIGH_ERROR_RATE, _AVAILABILITY).about(
         "{{ $labels.service }} fails", "{{ $value | humanizePercentage }} of all requests are answered 5xx, more than 5 %."
     ),
-    threshold_alert(
-        "HighResponseTime", Stat("http_request_duration_seconds", "p95"), 1, group=_PERFORMANCE, severity="warning", minutes=10
-    ).about(
+    alert_from_rule(HIGH_RESPONSE_TIME, _PERFORMANCE).about(
         "{{ $labels.service }} is slow",
         "One request in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 1 s.",
     ),
@@ -48,18 +48,44 @@ def alerts(services: Services) -> list[ExportedRule]:
     ]
 
 
-def down_test(
-    service: str, instance: str, missing_labels: dict[str, str] | None = None, labels: dict[str, str] | None = None
-) -> RuleTest:
-    """Return the test of a rule about a target that does not answer; `missing_labels`: of the alert when there is no target."""
-    found = {"job": service, "service": service, "instance": instance}
-    target = series("up", found)
+def down_alert(
+    name: str,
+    group: RuleGroup,
+    service: str,
+    instance: str,
+    *,
+    found_by: str,
+    seed: str = "",
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> ExportedRule:
+    """Return an alert for a target that has not answered for a minute, or has gone.
+
+    `instance`: of the target in its test. `found_by`: the label by which the rule finds it, `job` or `service`.
+    """
+    target = {found_by: service}
+    selector = series("up", target)
+    return ExportedRule(
+        name=name,
+        group=group,
+        expr=f"{selector} == 0 or absent({selector})",
+        for_seconds=60,
+        severity="critical",
+        seed=seed,
+        labels=labels,
+        test=_down_test(service, instance, labels, target),
+    )
+
+
+def _down_test(service: str, instance: str, own: Collection[str] = (), missing: Mapping[str, str] | None = None) -> RuleTest:
+    """`own`: labels that the rule itself gives. `missing`: labels of the alert when there is no target."""
+    scraped = {"job": service, "service": service, "instance": instance}
+    target = series("up", scraped)
     return RuleTest(
         {target: SeriesShape(level=1)},
         {target: SeriesShape(level=0)},
-        labels=found if labels is None else labels,
-        missing=None if missing_labels is None else {target: SeriesShape(is_missing=True)},
-        missing_labels=missing_labels or {},
+        labels={label: text for label, text in scraped.items() if label not in own},
+        missing=None if missing is None else {target: SeriesShape(is_missing=True)},
+        missing_labels=missing or {},
     )
 
 
@@ -72,7 +98,7 @@ def _down(services: Services) -> ExportedRule:
         severity="critical",
         summary="{{ $labels.job }} is down",
         description="Prometheus has not been able to scrape {{ $labels.instance }} of {{ $labels.job }} for two minutes.",
-        test=down_test(service_name(services[0]), "one:8000"),
+        test=_down_test(service_name(services[0]), "one:8000"),
     )
 
 
@@ -91,17 +117,9 @@ def _busy() -> ExportedRule:
 
 
 def _customer_down() -> ExportedRule:
-    target = series("up", {"service": CUSTOMER_ID})
-    return ExportedRule(
-        name="CustomerIdServiceDown",
-        group=_CUSTOMER,
-        expr=f"{target} == 0 or absent({target})",
-        for_seconds=60,
-        severity="critical",
-        seed="ServiceDown",
-        summary="customer-id is down",
-        description="Prometheus cannot scrape {{ $labels.instance }}, or knows no target of customer-id any more.",
-        test=down_test(CUSTOMER_ID, "one:3000", {"service": CUSTOMER_ID}),
+    alert = down_alert("CustomerIdServiceDown", _CUSTOMER, CUSTOMER_ID, "one:3000", found_by="service", seed="ServiceDown")
+    return alert.about(
+        "customer-id is down", "Prometheus cannot scrape {{ $labels.instance }}, or knows no target of customer-id any more."
     )
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sage_fastapi_obs.alert_rules.any_service import ERRORS
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSeries, series, series_giving
-from sage_fastapi_obs.alerting.default_rules import SlaViolations
+from sage_fastapi_obs.alerting.default_rules import ERRORS, SlaViolations
 from sage_fastapi_obs.alerting.expressions import Stat, duration, number
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack

@@ -1,13 +1,55 @@
-"""The alert rules that come with the package."""
+"""The alert rules that come with the package: judged in process, and exported for Prometheus under names of its own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat, Values, View, number
 from sage_fastapi_obs.alerting.notify import Notifiers
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import ServiceLevels
+
+_above = partial(AlertRule, condition=AlertCondition.GREATER_THAN)
+ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),), (Stat("http_requests_total", "rate"),))
+"""Share of requests that are answered 5xx."""
+HIGH_ERROR_RATE = _above(
+    name="HighErrorRate",
+    expression=ERRORS,
+    threshold=0.05,
+    for_seconds=300.0,
+    severity="critical",
+    annotations={"summary": "{{ $value | humanizePercentage }} of all requests fail"},
+)
+HIGH_RESPONSE_TIME = _above(
+    name="HighResponseTime",
+    expression=Stat("http_request_duration_seconds", "p95"),
+    threshold=1.0,
+    for_seconds=600.0,
+    annotations={"summary": "one request in twenty takes longer than {{ $value | humanizeDuration }}"},
+)
+MANY_FAILURES = _above(
+    name="high_error_rate",
+    expression=Stat("result_failure_total", "increase"),
+    threshold=50,
+    annotations={"summary": "{{ $value }} operations have failed in 5 minutes"},
+)
+VERY_MANY_FAILURES = replace(MANY_FAILURES, name="critical_system_failure", threshold=100, severity="critical")
+SLOW_RESULT_SECONDS = 5
+SLOW_RESULT = _above(
+    name="slow_api_response",
+    expression=Stat("result_duration_seconds", "p95", scale=1000.0),
+    metric_name="result_duration_ms",
+    threshold=SLOW_RESULT_SECONDS * 1000,
+    annotations={"summary": "one operation in twenty takes longer than {{ $value }} ms"},
+)
+OPEN_BREAKER = AlertRule(
+    name="circuit_breaker_activated",
+    expression=Stat("circuit_breaker_status", "last", by=("name",)),
+    condition=AlertCondition.EQUAL,
+    threshold=1.0,
+    severity="critical",
+    annotations={"summary": "the circuit breaker {{ $labels.name }} is open"},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +80,8 @@ class SlaViolations:
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write each target as 0 or 1, and add them up."""
         seconds, targets = self.minutes * 60, self.levels.targets
-        failed, requests = (stat.promql(also_by)[0] for stat in _http_failures(seconds))
+        errors = ERRORS.with_window(seconds)
+        failed, requests = (stat.promql(also_by)[0] for stat in (*errors.part, *errors.whole))
         p95, mean = (Stat("http_request_duration_seconds", one, seconds).promql(also_by)[0] for one in ("p95", "mean"))
         written = {
             "availability": f"(100 - 100 * {failed} / {requests}) < bool",
@@ -52,86 +95,24 @@ class SlaViolations:
 
 def default_rules(notifiers: Notifiers, levels: ServiceLevels) -> list[AlertRule]:
     """Build the rules; each is silent as long as its metrics are not in use."""
-    return [*_http_rules(notifiers), *_result_rules(notifiers), _sla_rule(notifiers, levels)]
-
-
-def _http_failures(window_seconds: float) -> tuple[Stat, Stat]:
-    """Return the rate of failed requests, and of all."""
-    failed = Stat("http_requests_total", "rate", window_seconds, {"status": "=~5.."})
-    return failed, Stat("http_requests_total", "rate", window_seconds)
-
-
-def _http_rules(notifiers: Notifiers) -> list[AlertRule]:
-    failed, requests = _http_failures(300.0)
-    rule = partial(
-        AlertRule,
-        condition=AlertCondition.GREATER_THAN,
-        callbacks=(notifiers.send_slack_alert,),
-        resolved_callbacks=(notifiers.send_slack_alert,),
-    )
-    return [
-        rule(
-            name="HighErrorRate",
-            expression=Ratio((failed,), (requests,)),
-            threshold=0.05,
-            for_seconds=300.0,
-            severity="critical",
-            annotations={"summary": "{{ $value | humanizePercentage }} of all requests fail"},
-        ),
-        rule(
-            name="HighResponseTime",
-            expression=Stat("http_request_duration_seconds", "p95", 300.0),
-            threshold=1.0,
-            for_seconds=600.0,
-            annotations={"summary": "one request in twenty takes longer than {{ $value | humanizeDuration }}"},
-        ),
-    ]
-
-
-def _result_rules(notifiers: Notifiers) -> list[AlertRule]:
-    failures = partial(
-        AlertRule,
-        expression=Stat("result_failure_total", "increase"),
-        condition=AlertCondition.GREATER_THAN,
-        annotations={"summary": "{{ $value }} operations have failed in 5 minutes"},
-    )
-    return [
-        failures(name="high_error_rate", threshold=50, callbacks=(notifiers.send_slack_notification,)),
-        AlertRule(
-            name="slow_api_response",
-            expression=Stat("result_duration_seconds", "p95", scale=1000.0),
-            metric_name="result_duration_ms",
-            condition=AlertCondition.GREATER_THAN,
-            threshold=5000,
-            annotations={"summary": "one operation in twenty takes longer than {{ $value }} ms"},
-            callbacks=(notifiers.escalate_to_oncall,),
-            resolved_callbacks=(notifiers.escalate_to_oncall,),
-        ),
-        failures(
-            name="critical_system_failure",
-            threshold=100,
-            severity="critical",
-            callbacks=(notifiers.send_email_alert, notifiers.send_slack_alert, notifiers.create_incident_ticket),
-        ),
-        AlertRule(
-            name="circuit_breaker_activated",
-            expression=Stat("circuit_breaker_status", "last", by=("name",)),
-            condition=AlertCondition.EQUAL,
-            threshold=1.0,
-            severity="critical",
-            annotations={"summary": "the circuit breaker {{ $labels.name }} is open"},
-            callbacks=(notifiers.notify_incident_team,),
-            resolved_callbacks=(notifiers.notify_incident_team,),
-        ),
-    ]
-
-
-def _sla_rule(notifiers: Notifiers, levels: ServiceLevels) -> AlertRule:
-    return AlertRule(
+    slack, oncall, incident = notifiers.send_slack_alert, notifiers.escalate_to_oncall, notifiers.notify_incident_team
+    everybody = (notifiers.send_email_alert, slack, notifiers.create_incident_ticket)
+    sla_violation = _above(
         name="sla_violation",
         expression=SlaViolations(levels),
-        condition=AlertCondition.GREATER_THAN,
         threshold=0,
         annotations={"summary": "{{ $value }} service levels were not kept in the last hour"},
-        callbacks=(notifiers.send_sla_violation_alert,),
     )
+    return [
+        _notifying(HIGH_ERROR_RATE, slack, resolved=slack),
+        _notifying(HIGH_RESPONSE_TIME, slack, resolved=slack),
+        _notifying(MANY_FAILURES, notifiers.send_slack_notification),
+        _notifying(SLOW_RESULT, oncall, resolved=oncall),
+        _notifying(VERY_MANY_FAILURES, *everybody),
+        _notifying(OPEN_BREAKER, incident, resolved=incident),
+        _notifying(sla_violation, notifiers.send_sla_violation_alert),
+    ]
+
+
+def _notifying(rule: AlertRule, *callbacks: Callback, resolved: Callback | None = None) -> AlertRule:
+    return replace(rule, callbacks=callbacks, resolved_callbacks=(resolved,) if resolved else ())

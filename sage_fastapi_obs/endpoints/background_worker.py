@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, create_task_group, sleep
 from anyio.lowlevel import RunVar
@@ -31,6 +32,7 @@ class GilPacer:
     def __init__(self) -> None:
         self._until = time.perf_counter() + _WORK_SECONDS
         self._rests = threading.Event()
+        self._held: Any = None
         self.has_ended = False
 
     def __call__(self) -> None:
@@ -41,9 +43,25 @@ class GilPacer:
     def rest(self, meanwhile: Callable[[], T]) -> T:
         """Call something that releases the GIL."""
         self._rests.set()
-        result = meanwhile()
+        if self._held is not None:
+            self._held.release()
+        try:
+            result = meanwhile()
+        finally:
+            if self._held is not None:
+                self._held.acquire()
         self._until = time.perf_counter() + _WORK_SECONDS
         return result
+
+    @contextmanager
+    def holding(self, lock: Any) -> Iterator[None]:
+        """Hold a lock while the work does not rest."""
+        with lock:
+            self._held = lock
+            try:
+                yield
+            finally:
+                self._held = None
 
     def end(self) -> None:
         """Tell the loop that there is no more work."""

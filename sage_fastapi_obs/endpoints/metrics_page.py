@@ -22,6 +22,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition.exposition import Exposition, exposition_of
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
+from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import MetricsSettings
 
 _LEGACY_VIEWS = {"sessions": "sage_session", "handshakes": "sage_handshake", "crypto": "sage_crypto"}
@@ -49,10 +50,18 @@ class MetricsPage:
         self._registry = registry
         self._internal_errors = internal_errors
         self._own = cast("dict[str, Gauge]", build(SCRAPE_METRICS, registry) if measured else {})
+        self._one_at_a_time = OneAtATime()
+        self._reading = threading.RLock()
+        # Metrics have locks of their own, which a page takes: a child that is forked meanwhile could never read them.
+        hold_at_fork(self._reading)
+        at_fork(in_child=self.restart)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the page that another process was writing."""
         self._lock = threading.Lock()
         self._expositions: dict[str, Exposition] = {}
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
-        self._one_at_a_time = OneAtATime()
 
     @property
     def waiting(self) -> int:
@@ -85,7 +94,7 @@ class MetricsPage:
         encode, content_type = _format(accept)
         key = (content_type, names, zipped)
         # The metrics port has an event loop of its own.
-        with self._lock:
+        with self._lock, pace.holding(self._reading):
             last = self._last.get(key)
             if last is not None and last.started_at >= asked_at:
                 # A second scrape shares a page that was started after it had asked: that page is new enough.

@@ -1,6 +1,7 @@
 """Health checks: each with a time limit, a short memory, and one run at a time however many ask."""
 
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -10,10 +11,13 @@ import anyio
 import anyio.to_thread
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.processes import at_fork
 
 Check = Callable[[], Awaitable[object] | object]
 """Healthy when it returns anything but False; unhealthy when it returns False or raises. Sync ones run in a thread."""
 ProbeStatus: TypeAlias = Literal["ready", "degraded", "not_ready", "draining"]
+_OTHER_LOOP_SECONDS = 0.01
+"""How often a probe looks whether the event loop of another thread has run a check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,13 @@ class _RegisteredCheck:
         self._clock = clock
         self._unknown = CheckResult(name, "fail", critical, 0.0)
         self._last: tuple[float, CheckResult] | None = None
-        self._running: anyio.Event | None = None
+        self.restart()
+        at_fork(in_child=self.restart)
+
+    def restart(self) -> None:
+        """Forget the run of another process."""
+        self._running: tuple[int, anyio.Event] | None = None
+        """The thread whose event loop runs it, and what tells those who wait in that loop."""
         self._threads_in_use = 0
 
     async def result(self) -> CheckResult:
@@ -119,12 +129,19 @@ class _RegisteredCheck:
         while True:
             if self._last is not None and self._clock() - self._last[0] < self._cache_seconds:
                 return self._last[1]
-            if self._running is None:
+            running = self._running
+            if running is None:
                 return await self._run()
-            await self._running.wait()
+            thread, done = running
+            if thread == threading.get_ident():
+                await done.wait()
+            else:
+                # An event wakes up only its own loop.
+                await anyio.sleep(_OTHER_LOOP_SECONDS)
 
     async def _run(self) -> CheckResult:
-        done = self._running = anyio.Event()
+        done = anyio.Event()
+        self._running = threading.get_ident(), done
         started = self._clock()
         result = replace(self._unknown, status="timeout")
         try:

@@ -154,36 +154,103 @@ os._exit(0)
     assert {row[0] for row in rows} <= {line.get("request_id") for line in lines}
 
 
-def test_a_fork_waits_for_who_reads_the_metrics() -> None:
-    """A child can read and change metrics, whatever the thread that evaluates the rules was doing when it was forked."""
-    source = """
-import os, signal, sys, threading
+READING = """
+import asyncio, os, signal, sys, threading
+from prometheus_client import Counter
+from starlette.requests import Request
 from sage_fastapi_obs import Observability, Settings
 
 obs = Observability(Settings(logging={"enabled": False}))
-stopping = threading.Event()
-
-def read():
-    while not stopping.is_set():
-        obs.status.refresh()
-
+counter = Counter("jobs", "jobs", ["number"], registry=obs.registry)
+for number in range(500):
+    counter.labels(number).inc()
 sys.setswitchinterval(1e-6)
-reader = threading.Thread(target=read)
-reader.start()
-codes = []
-for _ in range(30):
+
+
+async def scrape():
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": [], "query_string": b""}
+    return await obs.metrics_page.response(Request(scope))
+
+
+def refresh():
+    obs.status.refresh()
+
+
+def write_page():
+    asyncio.run(scrape())
+
+
+def forked(work):
     pid = os.fork()
     if not pid:
         # Ends a child that waits for ever.
         signal.alarm(60)
-        obs.status.refresh()
+        # A loop that runs in the parent leaves its mark on the thread that forks.
+        working = threading.Thread(target=work)
+        working.start()
+        working.join()
         os._exit(0)
-    codes.append(os.waitpid(pid, 0)[1])
-    if codes[-1]:
-        break
+    return os.waitpid(pid, 0)[1]
+"""
+
+
+@pytest.mark.parametrize("read", ["refresh", "write_page"])
+def test_a_fork_waits_for_who_reads_the_metrics(read: str) -> None:
+    """A child can read metrics, whatever the thread that evaluates the rules or writes a page was doing when it was forked."""
+    source = f"""{READING}
+stopping = threading.Event()
+
+def reads():
+    while not stopping.is_set():
+        {read}()
+
+reader = threading.Thread(target=reads)
+reader.start()
+codes = []
+while len(codes) < 30 and not any(codes):
+    codes.append(forked({read}))
 stopping.set()
 reader.join()
 assert not any(codes), codes
+"""
+    python(source, "-W", "ignore::DeprecationWarning")
+
+
+def test_the_event_loop_forks_while_a_page_is_written() -> None:
+    """Neither waits for the other for long, and the child can write pages; not even a collector that waits for the loop."""
+    source = f"""{READING}
+class WaitsForLoop:
+    waits = threading.Event()
+
+    def describe(self):
+        return []
+
+    def collect(self):
+        call = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
+        self.waits.set()
+        call.result()
+        return []
+
+
+async def main():
+    global loop
+    loop, codes = asyncio.get_running_loop(), []
+    while len(codes) < 10 and not any(codes):
+        scraping = asyncio.create_task(scrape())
+        await asyncio.sleep(0.002)
+        codes.append(forked(write_page))
+        await scraping
+    assert not any(codes), codes
+    obs.registry.register(WaitsForLoop())
+    scraping = asyncio.create_task(scrape())
+    await asyncio.sleep(0)
+    while not WaitsForLoop.waits.is_set():
+        await asyncio.sleep(0.001)
+    assert forked(int) == 0
+    await scraping
+
+
+asyncio.run(main())
 """
     python(source, "-W", "ignore::DeprecationWarning")
 

@@ -80,6 +80,44 @@ def test_two_hundred_probes_share_one_run(backend):
     assert len(ran) == 1
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+def test_two_event_loops_share_one_run(is_async: bool):
+    """A probe waits for a check that the event loop of another thread runs."""
+    health, runs = Health(), []
+    begun, release = threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        runs.append(1)
+        begun.set()
+        release.wait(PATIENCE_SECONDS)
+
+    async def waits() -> None:
+        await anyio.to_thread.run_sync(blocks)
+
+    health.add("slow", waits if is_async else blocks, timeout_seconds=PATIENCE_SECONDS, cache_seconds=PATIENCE_SECONDS)
+    statuses: list[str] = []
+
+    async def probe() -> None:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            statuses.extend(result.status for result in await health.results())
+
+    async def second() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(probe)
+            # The probe has found the run of the first loop by then.
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            release.set()
+
+    first = threading.Thread(target=anyio.run, args=(probe,))
+    first.start()
+    assert begun.wait(PATIENCE_SECONDS)
+    anyio.run(second)
+    first.join()
+    assert statuses == ["pass", "pass"]
+    assert len(runs) == 1
+
+
 def test_results_are_kept_for_a_moment():
     """Within `cache_seconds` nobody is asked again."""
     now = [0.0]

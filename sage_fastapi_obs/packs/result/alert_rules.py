@@ -1,45 +1,42 @@
 """Operations that return a `Result`: the rules that are also judged in process, under the names that Prometheus knows."""
 
-from functools import partial
+from dataclasses import replace
 
-from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule, threshold_alert
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule
 from sage_fastapi_obs.alert_rules.objectives import BY, HOUR, only_for, rule_test_of_share, service_label, shares_around
 from sage_fastapi_obs.alert_rules.rule_test_series import series_giving
+from sage_fastapi_obs.alerting.default_rules import (
+    MANY_FAILURES,
+    OPEN_BREAKER,
+    SLOW_RESULT,
+    SLOW_RESULT_SECONDS,
+    VERY_MANY_FAILURES,
+)
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat, number
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
+from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack
 
 _RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
-_FAILURES = Stat("result_failure_total", "increase")
 _P95 = Stat("result_duration_seconds", "p95", by=("operation",))
 _FAILED, _SUCCEEDED = (Stat(f"result_{one}_total", "increase", HOUR) for one in ("failure", "success"))
 _FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
-_threshold = partial(threshold_alert, group=_RESULT)
 _FAILED_RUNS = "{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes."
-_BREAKER = AlertRule(
-    name="CircuitBreakerOpen",
-    expression=Stat("circuit_breaker_status", "last", by=("name",)),
-    condition=AlertCondition.EQUAL,
-    threshold=1,
-    severity="critical",
-)
+
+
+def _exported(rule: AlertRule, name: str) -> ExportedRule:
+    return alert_from_rule(replace(rule, name=name), _RESULT, seed=rule.name)
+
+
 _OF_ALL = (
-    _threshold("ResultHighErrorRate", _FAILURES, 50, severity="warning", seed="high_error_rate").about(
-        "Operations of {{ $labels.service }} fail", _FAILED_RUNS
+    _exported(MANY_FAILURES, "ResultHighErrorRate").about("Operations of {{ $labels.service }} fail", _FAILED_RUNS),
+    replace(_exported(VERY_MANY_FAILURES, "ResultCriticalSystemFailure"), inhibits="ResultHighErrorRate").about(
+        "Many operations of {{ $labels.service }} fail", _FAILED_RUNS
     ),
-    _threshold(
-        "ResultCriticalSystemFailure",
-        _FAILURES,
-        100,
-        severity="critical",
-        inhibits="ResultHighErrorRate",
-        seed="critical_system_failure",
-    ).about("Many operations of {{ $labels.service }} fail", _FAILED_RUNS),
-    _threshold("ResultSlowResponse", _P95, 5, severity="warning", seed="slow_api_response").about(
+    _exported(replace(SLOW_RESULT, expression=_P95, threshold=SLOW_RESULT_SECONDS), "ResultSlowResponse").about(
         "{{ $labels.operation }} of {{ $labels.service }} is slow",
         "One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
     ),
-    alert_from_rule(_BREAKER, _RESULT, seed="circuit_breaker_activated").about(
+    _exported(OPEN_BREAKER, "CircuitBreakerOpen").about(
         "The circuit breaker {{ $labels.name }} of {{ $labels.service }} is open",
         "Calls behind it are refused until it closes.",
     ),

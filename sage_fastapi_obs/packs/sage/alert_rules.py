@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from sage_fastapi_obs.alert_rules.any_service import down_test
+from sage_fastapi_obs.alert_rules.any_service import down_alert
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
-from sage_fastapi_obs.alert_rules.rule_test_series import series
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat
 from sage_fastapi_obs.catalog.services import Services, service_name, with_metric, with_pack
 from sage_fastapi_obs.settings import Settings
@@ -96,18 +95,9 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 def _down(service: Settings) -> ExportedRule:
     name = service_name(service)
-    target = series("up", {"job": name})
-    return ExportedRule(
-        name="SAGEBackendDown",
-        group=CRITICAL,
-        expr=f"{target} == 0 or absent({target})",
-        for_seconds=60,
-        severity="critical",
-        summary=f"{name} is down",
-        description="Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}, or knows no target of it any more.",
-        labels={"service": name},
-        # The rule gives the label `service` itself.
-        test=down_test(name, "one:9090", {"job": name}, labels={"job": name, "instance": "one:9090"}),
+    return down_alert("SAGEBackendDown", CRITICAL, name, "one:9090", found_by="job", labels={"service": name}).about(
+        f"{name} is down",
+        "Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}, or knows no target of it any more.",
     )
 
 
