@@ -22,6 +22,7 @@ from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs.access_recorder import AccessRecorder
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
 from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
@@ -113,7 +114,7 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        logs = self._logs.access if settings.logging.enabled else None
+        logs = AccessRecorder(self._logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self._logs.flight if settings.logging.enabled else None
         self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
         self.excluded_callbacks = self._callbacks(identity, logs)

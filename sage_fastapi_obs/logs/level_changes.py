@@ -30,7 +30,7 @@ class Change:
 class Levels:
     """The configured level, and changes that end by themselves.
 
-    `changed` is called after every change; `ended` with each change whose time is over.
+    `changed` is called after every change, as are all `followers`; `ended` with each change whose time is over.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Levels:
         """Of any logger, and of those without a level of their own."""
         self.named: Mapping[str, int] = {}
         """Of loggers with a level of their own, and of those below them."""
-        self._changed = changed
+        self.followers = [changed]
         self._ended = ended
         self.clock = clock
         self._changes: dict[str | None, Change] = {}
@@ -131,7 +131,8 @@ class Levels:
         ends = [change.ends_at for change in self._changes.values()]
         self._seconds = max(0.0, min(ends) - self.clock()) if ends else None
         self._changed_ends.set()
-        self._changed()
+        for follow in self.followers:
+            follow()
 
     def _keep_time(self) -> None:
         """End each change when its time is over; the thread of this ends with the last one."""

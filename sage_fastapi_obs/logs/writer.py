@@ -12,8 +12,6 @@ from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import loguru_bridge, takeover
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, add_exchange_ids
-from sage_fastapi_obs.logs.access_recorder import AccessRecorder
-from sage_fastapi_obs.logs.fast_access_line import FastAccessLine
 from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.level_changes import Change, Levels
 from sage_fastapi_obs.logs.line_format import Encode, Line, console_format, json_format, line_builder, with_renamed_fields
@@ -58,15 +56,15 @@ class LogWriter:
         self.takeover = settings.takeover
         self._internal_errors = internal_errors
         self._wall_clock = wall_clock
-        self._build = line_builder(service, redaction)
+        self.build = line_builder(service, redaction)
         self.losses = Losses()
         """What the outputs have lost."""
-        self._encode: Encode = with_renamed_fields(settings.field_aliases)
+        self.encode: Encode = with_renamed_fields(settings.field_aliases)
         self.output = build_output(
             OutputParts(
                 settings,
                 service,
-                self._encode,
+                self.encode,
                 self.losses,
                 wall_clock,
                 log=self.warn_locally,
@@ -76,12 +74,10 @@ class LogWriter:
         )
         self.remarks = self.output.remarks
         """Warnings about the outputs, logged at the start."""
-        # Lines that are kept as well are kept by their own names.
-        has_own_names = recent is not None and self._encode is not json_format
-        write_later = None if has_own_names else self.output.write_later
-        line = FastAccessLine(self._build, self._encode, redaction.readable, recent)
-        self.access = AccessRecorder(self, line, redaction.readable, write_later)
-        """Writes the lines about requests."""
+        # Recent lines keep the usual names of fields, and a deferred line is encoded only once.
+        needs_two_encodings = recent is not None and self.encode is not json_format
+        self.write_later = None if needs_two_encodings else self.output.write_later
+        """Takes a line that is still to be made; None: lines are written at once."""
         self._at_end = AtEnd(self.close, self._write_out)
         self._follow_levels()
 
@@ -89,7 +85,7 @@ class LogWriter:
         """Open the output and take over logging."""
         self.output.open()
         if self._settings.format == "console":
-            self._encode = console_format(self.output.is_terminal)
+            self.encode = console_format(self.output.is_terminal)
         # For programs that end without a close.
         self._at_end.watch()
         takeover.take_over(self)
@@ -137,7 +133,7 @@ class LogWriter:
             self.write(at, level_name(severity), message, logger, fields, error)
         elif self.flight is not None and not exchange.excluded and not exchange.has_returned:
             try:
-                line = self._build(at, level_name(severity), message, logger, fields, error)
+                line = self.build(at, level_name(severity), message, logger, fields, error)
                 # Encoded now: after this nothing can change it any more.
                 self.flight.hold(exchange, json_format(line))
             except Exception as fault:
@@ -148,7 +144,7 @@ class LogWriter:
     ) -> None:
         """Write a line; a fault is counted, never raised."""
         try:
-            self._put(self._build(at, level, message, logger, fields, error))
+            self._put(self.build(at, level, message, logger, fields, error))
             if level in _AT_ONCE:
                 self.output.flush()
         except Exception as fault:
@@ -186,7 +182,7 @@ class LogWriter:
         self._internal_errors.count(component_of(self), fault)
 
     def _put(self, line: Line) -> None:
-        encode = self._encode
+        encode = self.encode
         encoded = encode(line)
         if self.recent_lines is not None:
             self.recent_lines.keep(entry(line, encoded if encode is json_format else json_format(line)))
@@ -218,7 +214,6 @@ class LogWriter:
         takeover.levels_changed()
 
     def _follow_levels(self) -> None:
-        self.access.follow_level()
         levels = [self.levels.lowest]
         if self.flight is not None or self._debug_token is not None:
             levels.append(_HELD_FROM)
@@ -247,8 +242,8 @@ class LogWriter:
 
     def _notice(self, message: str, fields: Mapping[str, Any]) -> tuple[Line, bytes]:
         """Make a line about the lines."""
-        line = self._build(self.now(), "warn", message, OWN_LOGGER, fields, None)
-        return line, self._encode(line)
+        line = self.build(self.now(), "warn", message, OWN_LOGGER, fields, None)
+        return line, self.encode(line)
 
     def _gap_line(self, lines: int) -> bytes:
         """Make the line that stands where lines are missing."""
