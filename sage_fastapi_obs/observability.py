@@ -115,7 +115,7 @@ class Observability(Lifecycle):
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = AccessRecorder(self._logs, redaction.readable) if settings.logging.enabled else None
-        held_lines = self._logs.flight if settings.logging.enabled else None
+        held_lines = self._logs.held_lines if settings.logging.enabled else None
         self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -131,8 +131,8 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
-        if self.settings.logging.enabled and self._logs.flight is not None:
-            self.registry.register(HeldLineCounts(self._logs.flight))
+        if self.settings.logging.enabled and self._logs.held_lines is not None:
+            self.registry.register(HeldLineCounts(self._logs.held_lines))
 
     def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:

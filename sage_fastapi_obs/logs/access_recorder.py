@@ -46,7 +46,7 @@ class AccessRecorder(Recorder):
     def request_finished(self, exchange: Exchange) -> None:
         """Write the access line."""
         write_later = self._write_later
-        # Nearly every request of nearly every service: it has nothing to say but what all have to say.
+        # Nearly every request: its line has only the fields of every access line.
         if (
             write_later is not None
             and exchange.error_type is None
@@ -60,7 +60,7 @@ class AccessRecorder(Recorder):
             and exchange.status not in self._statuses_without_line
             and not loguru_bridge.has_foreign_sinks()
         ):
-            # What `fast_access_line.ORDINARY` names.
+            # In the order of `fast_access_line.ORDINARY`.
             values = (
                 exchange.method,
                 exchange.route,

@@ -42,9 +42,9 @@ class Levels:
     ) -> None:
         self.configured = configured
         self.lowest = self.general = LEVELS[configured]
-        """Of any logger, and of those without a level of their own."""
+        """The lowest level of any logger, and the level of loggers without one of their own."""
         self.named: Mapping[str, int] = {}
-        """Of loggers with a level of their own, and of those below them."""
+        """Levels of loggers with one of their own, which loggers below them share."""
         self.followers = [changed]
         self._ended = ended
         self.clock = clock

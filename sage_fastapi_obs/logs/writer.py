@@ -1,4 +1,4 @@
-"""Writes log lines: formats them, holds or keeps them where that is set, and gives them to the output."""
+"""Writes log lines: formats them, holds them or keeps a copy if the settings want that, and passes them to the output."""
 
 import hmac
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 OWN_LOGGER = "sage_fastapi_obs"
 _AT_ONCE = frozenset({"error", "critical"})
-"""Levels of lines that may be the last ones of this process."""
+"""Levels that are written without delay: such a line may be the last of this process."""
 _NEVER_HELD = frozenset({ACCESS_LOGGER, OWN_LOGGER})
 _DEBUG_HEADER = b"x-debug-log"
 """Asks for the lines below the level of one request, with `logging.debug_token` as its value."""
@@ -47,9 +47,9 @@ class LogWriter:
         recent: RecentLines | None = None,
     ) -> None:
         self.observer = observer
-        """Whose exchanges these lines are of."""
+        """The observability whose requests these lines are about."""
         self.levels = Levels(settings.level, self._levels_changed, self._level_ended)
-        self.flight = HeldLines(settings) if settings.flight_recorder else None
+        self.held_lines = HeldLines(settings) if settings.flight_recorder else None
         self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
         self.recent_lines = recent
         self._settings = settings
@@ -122,7 +122,7 @@ class LogWriter:
     def accept(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
-        """Write a line of the application's, or hold it until its request has ended, or let it go."""
+        """Write a line of the application, hold it until its request ends, or drop it."""
         if severity >= self.levels.severity_of(logger):
             self.write(at, level_name(severity), message, logger, fields, error)
             return
@@ -131,11 +131,11 @@ class LogWriter:
             return
         if self._is_asked_for(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
-        elif self.flight is not None and not exchange.excluded and not exchange.has_returned:
+        elif self.held_lines is not None and not exchange.excluded and not exchange.has_returned:
             try:
                 line = self.build(at, level_name(severity), message, logger, fields, error)
-                # Encoded now: after this nothing can change it any more.
-                self.flight.hold(exchange, json_format(line))
+                # Encoded now, as the application may change its values later.
+                self.held_lines.hold(exchange, json_format(line))
             except Exception as fault:
                 self._count_fault(fault)
 
@@ -215,7 +215,7 @@ class LogWriter:
 
     def _follow_levels(self) -> None:
         levels = [self.levels.lowest]
-        if self.flight is not None or self._debug_token is not None:
+        if self.held_lines is not None or self._debug_token is not None:
             levels.append(_HELD_FROM)
         self.lowest = min(levels)
 
@@ -228,9 +228,9 @@ class LogWriter:
 
         `release` None leaves it to the exchange.
         """
-        assert self.flight is not None
-        release = self.flight.is_worth_keeping(exchange) if release is None else release
-        lines, missing = self.flight.release_or_drop(exchange, release=release)
+        assert self.held_lines is not None
+        release = self.held_lines.is_worth_keeping(exchange) if release is None else release
+        lines, missing = self.held_lines.release_or_drop(exchange, release=release)
         for encoded in lines:
             try:
                 self._put(orjson.loads(encoded))

@@ -104,7 +104,7 @@ def _variables(settings_cls: type[BaseSettings], given: Mapping[str, str]) -> di
             dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise SettingsError(unknown_key(name, dotted, name.upper(), known))
     source = EnvSettingsSource(settings_cls)
-    # It knows the process's environment alone.
+    # By itself it reads the environment of the process.
     source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
         return source()

@@ -131,7 +131,7 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     assert told(watched) == [("info", "good: info"), ("info", "request completed")]
     assert watched.value(HELD, outcome="discarded") == 2
     assert watched.value(HELD, outcome="released") == 0
-    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.held_lines.size == 0
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ async def test_what_outlives_its_request_is_not_held(watch: Any) -> None:
         await http.get("/")
     returned.set()
     await asyncio.gather(*tasks)
-    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.held_lines.size == 0
     assert "outlived" not in [message for _, message in told(watched)]
 
 
@@ -303,7 +303,7 @@ async def test_lines_outside_of_requests_and_on_excluded_paths_are_not_held(watc
 
     await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/metrics"))
     assert told(watched) == []
-    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
+    assert watched.obs.logs.held_lines.counts == {"released": 0, "discarded": 0, "dropped": 0}
     await watched.obs.close()
 
 
@@ -328,7 +328,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
     watched = recording(watch)
-    watched.obs.logs.flight.clock = Seconds()
+    watched.obs.logs.held_lines.clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []
@@ -354,7 +354,7 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
         assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
-    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.held_lines.size == 0
 
 
 class Seconds:
@@ -372,7 +372,7 @@ async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
     """In one second so many requests have their lines written; the rest say what is missing, and the next second is new."""
     watched = recording(watch)
     now = [5.0]
-    watched.obs.logs.flight.clock = lambda: now[0]
+    watched.obs.logs.held_lines.clock = lambda: now[0]
     async with client(app_of(watched)) as http:
         for _ in range(held_lines.RELEASES_PER_SECOND + 3):
             await http.get("/many/2")
@@ -481,8 +481,8 @@ async def test_two_observabilities_hold_their_own_lines(watch: Any) -> None:
     await drive(ObservabilityMiddleware(calls, observability=outer.obs), http_scope("/outer"))
     assert [message for _, message in told(outer)] == ["request completed"]
     assert told(inner) == [("debug", "inner"), ("error", "request failed")]
-    assert outer.obs.logs.flight.counts["discarded"] == 1
-    assert outer.obs.logs.flight.size == 0
+    assert outer.obs.logs.held_lines.counts["discarded"] == 1
+    assert outer.obs.logs.held_lines.size == 0
 
 
 async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
@@ -499,7 +499,7 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
 async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the recorder costs its line and nothing else."""
     watched = recording(watch)
-    monkeypatch.setattr(watched.obs.logs.flight, "hold", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.obs.logs.held_lines, "hold", lambda *_: 1 / 0)
     async with client(app_of(watched)) as http:
         assert (await http.get("/boom")).status_code == 500
     assert watched.obs.internal_errors.counts == {"Logs": 2}
@@ -541,8 +541,8 @@ async def test_memory_stays_flat(watch: Any) -> None:
     ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/sage_fastapi_obs/*")
     grown = sum(each.size for each in tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename"))
     tracemalloc.stop()
-    assert watched.obs.logs.flight.size == 0
-    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
+    assert watched.obs.logs.held_lines.size == 0
+    assert watched.obs.logs.held_lines.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
     assert grown < 256 * 1024
 
 

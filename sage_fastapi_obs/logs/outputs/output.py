@@ -31,7 +31,7 @@ class Output(ABC):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching, who has not asked for no colours."""
+        """Whether lines go to a terminal that may show colours."""
         return False
 
     def leads_to(self, target: object) -> bool:  # noqa: ARG002 - for others to override
@@ -83,7 +83,7 @@ class Outputs(Output):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching each output that takes lines as they come."""
+        """Whether each output that takes lines as they come is a terminal that may show colours."""
         return all(output.is_terminal for output in self._local if output.encode is None)
 
     def leads_to(self, target: object) -> bool:
@@ -145,6 +145,6 @@ class Outputs(Output):
         deadline = time.monotonic() + seconds
         self.stop(deadline)
         with ExitStack() as last:
-            # Each is ended, whatever another one raises; the local ones last, as the others may have something to say.
+            # Each is ended, whatever another one raises; the local ones last, as the others may log lines meanwhile.
             for end in ends:
                 last.callback(lambda end: end(max(0.0, deadline - time.monotonic())), end)
