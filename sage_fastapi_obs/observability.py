@@ -22,6 +22,7 @@ from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
+from sage_fastapi_obs.logs.access_recorder import AccessRecorder
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
 from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
@@ -114,8 +115,8 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        logs = self.logs.access if settings.logging.enabled else None
-        held_lines = self.logs.flight if settings.logging.enabled else None
+        logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
+        held_lines = self.logs.held_lines if settings.logging.enabled else None
         self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -131,8 +132,8 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
-        if self.settings.logging.enabled and self.logs.flight is not None:
-            self.registry.register(HeldLineCounts(self.logs.flight))
+        if self.settings.logging.enabled and self.logs.held_lines is not None:
+            self.registry.register(HeldLineCounts(self.logs.held_lines))
 
     def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:

@@ -20,7 +20,7 @@ def startup_fields(settings: Settings, tracing: ServerSpans, logs: LogWriter, po
     if settings.tracing.enabled:
         fields["spans"] = tracing.source
         fields["sample_rate"] = settings.tracing.sample_rate
-    if logs.flight is not None:
+    if logs.held_lines is not None:
         fields["held_lines"] = "lines below the level are written when their request fails or is slow"
     if port.port is not None:
         fields["metrics_port"] = port.port

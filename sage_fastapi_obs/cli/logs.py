@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from sage_fastapi_obs.log_levels import LEVELS, usual_level
-from sage_fastapi_obs.logs.line_format import console_format
+from sage_fastapi_obs.logs.line_format import console_format, escape_controls
 
 HELP = "Show JSON log lines for people."
 FAILED = 1
@@ -171,15 +171,8 @@ class _Printer:
             return self._dim(encoded)
 
     def _dim(self, encoded: bytes) -> bytes:
-        text = _escape_controls(encoded.decode("utf-8", "replace").rstrip("\r\n"))
+        text = escape_controls(encoded.decode("utf-8", "replace").rstrip("\r\n"), but="\t")
         return f"\x1b[2m{text}\x1b[0m\n".encode() if self._colours else f"{text}\n".encode()
-
-
-def _escape_controls(text: str) -> str:
-    """Escape what could forge lines or drive the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _completed(line: Line) -> Line:
@@ -298,4 +291,4 @@ _FILTERS = {
         lambda line, since: (at := _time_of(line)) is not None and at >= since,
     ),
 }
-"""What may be asked of lines, by the name of the option."""
+"""Conditions on lines, by the name of the option."""

@@ -15,11 +15,11 @@ from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
 
 REQUEST_SECONDS = 10.0
 _LEAST_SECONDS = 0.001
-"""Of a request, as none at all would be for ever."""
+"""Shortest time limit of a request."""
 _LONGEST_ANSWER_BYTES = 16 * 1024
 _PIECE_BYTES = 64 * 1024
 _CLIENT_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_ASKED = {"accept-encoding": "identity"}
+_REQUEST_HEADERS = {"accept-encoding": "identity"}
 
 
 class Poster:
@@ -28,8 +28,8 @@ class Poster:
     def __init__(self, url: str, client: Callable[..., httpx.Client] = httpx.Client, seconds: float | None = None) -> None:
         """Open nothing yet.
 
-        `client`: makes the HTTP client, with the options that it is called with; it may raise whatever it wants, each time
-        that it is asked. `seconds`: from the first byte to the last one of the answer; by default `REQUEST_SECONDS`.
+        `client`: makes the HTTP client, with the options that it is called with; it may raise anything, each time.
+        `seconds`: from the first byte to the last one of the answer; by default `REQUEST_SECONDS`.
         """
         self._url = url
         self._make = client
@@ -48,10 +48,10 @@ class Poster:
         client = self._opened()
         limit = max(_LEAST_SECONDS, min(self._seconds or REQUEST_SECONDS, seconds))
         self._network.until = time.monotonic() + limit
-        asked = {**_ASKED, **headers}
+        sent = {**_REQUEST_HEADERS, **headers}
         try:
-            with client.stream("POST", self._url, content=content, headers=asked, timeout=limit) as response:
-                # Of any other answer the status says it all, and leaving the rest unread closes the connection.
+            with client.stream("POST", self._url, content=content, headers=sent, timeout=limit) as response:
+                # Of any other answer only the status is of use, and leaving the rest unread closes the connection.
                 body = _beginning(response, most_bytes or _LONGEST_ANSWER_BYTES) if response.is_success else b""
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(type(error).__name__) from None
@@ -70,7 +70,7 @@ class Poster:
                 client = self._make(follow_redirects=False)
             except Exception as error:
                 raise Unavailable(f"cannot set up a client: {type(error).__name__}: {error}{_suspects()}") from None
-            self._network.carry(client)
+            self._network.connect_for(client)
             self._client = client
         return self._client
 
@@ -101,7 +101,7 @@ def _beginning(response: httpx.Response, most_bytes: int) -> bytes:
             if len(read) > most_bytes:
                 break
     except httpx.HTTPError:
-        # The server has said by its status that it took everything.
+        # By its status the server has taken everything.
         pass
     packed = response.headers.get("content-encoding", "identity").lower()
     if packed == "identity":
@@ -127,8 +127,8 @@ class _Network(httpcore.NetworkBackend):
         self.until = math.inf
         self._inner = httpcore.SyncBackend()
 
-    def carry(self, client: httpx.Client) -> None:
-        """Make a client connect this way, if its version allows that."""
+    def connect_for(self, client: httpx.Client) -> None:
+        """Make a client connect through this, if its version allows that."""
         for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - there is no public way
             pool: Any = getattr(transport, "_pool", None)
             if hasattr(pool, "_network_backend"):
@@ -178,7 +178,7 @@ class _BoundedStream(httpcore.NetworkStream):
         try:
             seconds = self._network.left(timeout)
         except httpcore.ReadTimeout:
-            # Whoever connects closes only what has been connected, and this has not come so far.
+            # The caller closes only what is connected whole, and this is not yet.
             self.close()
             raise
         return _BoundedStream(self._inner.start_tls(ssl_context, server_hostname, seconds), self._network)

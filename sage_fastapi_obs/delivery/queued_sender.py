@@ -65,7 +65,7 @@ class Destination(Protocol):
     """Warnings about its configuration, logged at the start."""
 
     def prepare(self) -> None:
-        """Find out, at the start, what an interpreter that is about to end could not."""
+        """Collect, at the start, what an interpreter that is about to end cannot collect any more."""
 
     def open(self) -> None:
         """Prepare in the process that sends."""
@@ -223,7 +223,7 @@ class Sender:
             return bool(batch)
 
     def _try(self) -> float:
-        """Send the batch once, and keep of it what is to be tried again; return how long the server wants to be left alone."""
+        """Send the batch once, and keep what is to be tried again; return the seconds that the server asks to wait."""
         batch = self._sending
         try:
             self._connect()
@@ -256,13 +256,13 @@ class Sender:
 
     def _disconnect(self) -> None:
         try:
-            # What the client says of this is about sending, too.
+            # What the client logs here is about sending, too.
             self._destination.close()
         finally:
             _this_thread.is_sending = self._is_connected = False
 
     def _seconds_left(self) -> float:
-        """For one request: as long as the end allows, once that has come."""
+        """Return the time limit of a request: none before `stop`, then the time until its deadline."""
         return self._deadline - time.monotonic() if self._stopping.is_set() else math.inf
 
     def _deliver_halves(self, batch: Sequence[Entry]) -> tuple[Sequence[Entry], int]:
@@ -291,7 +291,7 @@ class Sender:
         seconds = max(seconds, min(after_seconds, LAST_RETRY_SECONDS))
         if not self._stopping.wait(seconds):
             return True
-        left = self._deadline - time.monotonic()
+        left = self._seconds_left()
         if left > 0:
             time.sleep(min(FIRST_RETRY_SECONDS, left))
         return left > 0 and self._thread is threading.current_thread()

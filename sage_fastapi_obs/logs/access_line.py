@@ -136,7 +136,7 @@ def field_reader(
 ) -> Callable[[dict[str, Any], Exchange], dict[str, Any]]:
     """Return a function that adds the fields which an exchange has to a line, and returns the line.
 
-    `readable` returns of a foreign text what may be shown. The function is compiled, as `namedtuple` compiles its own: a loop
+    `readable` cuts and redacts a text of the caller's. The function is compiled, as `namedtuple` compiles its own: a loop
     over the table would cost each line three times as much.
     """
     rows = ["def add_fields(line, exchange):"]

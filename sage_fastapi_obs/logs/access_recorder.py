@@ -1,7 +1,7 @@
 """Writes the access line of each request, and a line about work after its response."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
 from sage_fastapi_obs.log_levels import LEVELS
@@ -14,35 +14,12 @@ from sage_fastapi_obs.logs.access_line import (
     background_level,
     field_reader,
 )
-from sage_fastapi_obs.logs.fast_access_line import PlainAccessLine, written_at
-from sage_fastapi_obs.logs.level_changes import Levels
-from sage_fastapi_obs.logs.outputs.output import DeferredLine
+from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, written_at
+from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
 
 _STATUSES = range(1_000)
-
-
-class _LineEmitter(Protocol):
-    """What the recorder needs of the `LogWriter` that it belongs to."""
-
-    levels: Levels
-
-    def now(self) -> float: ...
-
-    def release_or_drop_held(self, exchange: Exchange, *, release: bool | None = None) -> dict[str, int] | None: ...
-
-    def emit(
-        self,
-        at: float,
-        level: str,
-        message: str,
-        logger: str,
-        fields: Mapping[str, Any],
-        error: BaseException | None = None,
-        *,
-        always: bool = False,
-    ) -> None: ...
 
 
 class AccessRecorder(Recorder):
@@ -50,26 +27,18 @@ class AccessRecorder(Recorder):
 
     component = "Logs"
 
-    def __init__(
-        self,
-        writer: _LineEmitter,
-        line: PlainAccessLine,
-        readable: Callable[[str], str],
-        write_later: Callable[[DeferredLine], None] | None,
-    ) -> None:
-        """Write through a writer.
-
-        `line` makes the lines of ordinary requests, for `write_later`; None: lines are written at once. `readable` returns of a
-        foreign text what may be shown.
-        """
+    def __init__(self, writer: LogWriter, readable: Callable[[str], str]) -> None:
+        """Write through a writer; `readable` cuts and redacts a text of the caller's."""
         self._writer = writer
-        self._line = line
-        self._write_later = write_later
+        self._write_later = writer.write_later
+        self._line = FastAccessLine(writer.build, writer.encode, readable, writer.recent_lines)
         self._add_to_access_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
         self._add_to_background_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
+        writer.levels.followers.append(self._follow_level)
+        self._follow_level()
 
-    def follow_level(self) -> None:
-        """Learn which ordinary requests have a line at the writer's present level."""
+    def _follow_level(self) -> None:
+        """Find which ordinary requests have a line at the present level."""
         threshold = self._writer.levels.severity_of(ACCESS_LOGGER)
         self._threshold = threshold
         self._statuses_without_line = frozenset(status for status in _STATUSES if LEVELS[_ordinary_level(status)] < threshold)
@@ -77,7 +46,7 @@ class AccessRecorder(Recorder):
     def request_finished(self, exchange: Exchange) -> None:
         """Write the access line."""
         write_later = self._write_later
-        # Nearly every request of nearly every service: it has nothing to say but what all have to say.
+        # Nearly every request: its line has only the fields of every access line.
         if (
             write_later is not None
             and exchange.error_type is None
@@ -91,7 +60,7 @@ class AccessRecorder(Recorder):
             and exchange.status not in self._statuses_without_line
             and not loguru_bridge.has_foreign_sinks()
         ):
-            # What `fast_access_line.ORDINARY` names.
+            # In the order of `fast_access_line.ORDINARY`.
             values = (
                 exchange.method,
                 exchange.route,

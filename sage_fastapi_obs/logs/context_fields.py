@@ -1,4 +1,4 @@
-"""What every line of this moment has: the ids of the request and its span, and the fields that were bound."""
+"""Adds to a line what the current context has: the ids of the request and its span, and the fields that were bound."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Handlers of the application's own that write where our lines go, where each record would be read twice.
 
-They are silent for what is written here, and speak for all else: records below our level, and those that never come to us.
+They skip the records that we write, and handle all others: records below our level, and those that never reach us.
 """
 
 import logging
@@ -35,7 +35,7 @@ class SilencedHandlers:
         self._silences: dict[logging.Handler, _Silence] = {}
 
     def look(self) -> Iterator[str]:
-        """Silence all that are there by now; yield how those are called that are new."""
+        """Silence all that are there by now; yield the names of new ones."""
         for name, handler in _handlers():
             by = writers_at(handler)
             if handler in self._silences:
@@ -46,7 +46,7 @@ class SilencedHandlers:
                 yield f"{name}: {handler!r}"
 
     def give_back(self) -> None:
-        """Let all of them speak again."""
+        """Let all of them handle every record again."""
         for handler, silence in self._silences.items():
             handler.removeFilter(silence)
         self._silences = {}

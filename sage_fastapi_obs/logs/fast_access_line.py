@@ -1,7 +1,7 @@
 """The bytes of ordinary access lines, many at a time: `PlainAccessLine` says what they are, `FastAccessLine` is quicker.
 
-A request only leaves its values, which costs a fraction of writing its line and takes less memory than the exchange.
-Both classes give the same bytes; who wants to know what a line is need not read the second.
+A request leaves only its values, which costs a fraction of writing its line and takes less memory than the exchange.
+Both classes give the same bytes, so that `PlainAccessLine` alone says what a line is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -46,7 +46,7 @@ class PlainAccessLine:
         recent: RecentLines | None,
         fields: Iterable[AccessField] = ACCESS_FIELDS,
     ) -> None:
-        """Make lines with `build`, and bytes of them with `encode`; `readable` returns of a foreign text what may be shown."""
+        """Make lines with `build`, and bytes of them with `encode`; `readable` cuts and redacts a text of the caller's."""
         self._build, self._encode, self._readable, self._recent = build, encode, readable, recent
         self._fields = [field for field in fields if field.is_on_access_line]
         self._add_fields = field_reader(self._fields, readable)

@@ -30,7 +30,7 @@ class Change:
 class Levels:
     """The configured level, and changes that end by themselves.
 
-    `changed` is called after every change; `ended` with each change whose time is over.
+    `changed` is called after every change, as are all `followers`; `ended` with each change whose time is over.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Levels:
     ) -> None:
         self.configured = configured
         self.lowest = self.general = LEVELS[configured]
-        """Of any logger, and of those without a level of their own."""
+        """The lowest level of any logger, and the level of loggers without one of their own."""
         self.named: Mapping[str, int] = {}
-        """Of loggers with a level of their own, and of those below them."""
-        self._changed = changed
+        """Levels of loggers with one of their own, which loggers below them share."""
+        self.followers = [changed]
         self._ended = ended
         self.clock = clock
         self._changes: dict[str | None, Change] = {}
@@ -131,7 +131,8 @@ class Levels:
         ends = [change.ends_at for change in self._changes.values()]
         self._seconds = max(0.0, min(ends) - self.clock()) if ends else None
         self._changed_ends.set()
-        self._changed()
+        for follow in self.followers:
+            follow()
 
     def _keep_time(self) -> None:
         """End each change when its time is over; the thread of this ends with the last one."""

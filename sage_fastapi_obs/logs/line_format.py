@@ -169,11 +169,16 @@ def console_format(colours: bool) -> Encode:
 
 
 def _printable(value: object) -> str:
-    """Show a value on one line, cut; control characters, which could forge lines or drive the terminal, are escaped."""
+    """Show a value on one line, cut."""
     try:
         text = readable(str.__str__(value) if isinstance(value, str) else str(value))
     except Exception as fault:
         text = unprintable(fault)
+    return escape_controls(text)
+
+
+def escape_controls(text: str, but: str = "") -> str:
+    """Escape the characters that could forge lines or drive a terminal, `but` for some."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -35,9 +35,9 @@ class ObsLogger:
     _name: str | None
     _exchange: Exchange | None
     _fields: dict[str, Any]
-    """On every line; the ids of a request are stronger."""
+    """On every line; the ids of a request override them."""
     _ids: dict[str, Any]
-    """On every line; stronger than all else."""
+    """On every line; they override all else."""
 
     def __init__(self, name: str | None = None) -> None:
         """`name`: what lines have as `logger`; None: the name of the calling module."""
@@ -115,10 +115,10 @@ class ObsLogger:
         # A thread of the application's own has no context, and this logger may have the exchange.
         token = current_exchange.set(self._exchange) if self._exchange is not None else None
         try:
-            text, said = text_and_fields(message)
+            text, message_fields = text_and_fields(message)
             log = loguru.logger.opt(depth=2, exception=_exception(exc, fields))
-            if self._fields or fields or said:
-                log = log.bind(**{**self._fields, **{str(name): value for name, value in said.items()}, **fields})
+            if self._fields or fields or message_fields:
+                log = log.bind(**{**self._fields, **{str(name): value for name, value in message_fields.items()}, **fields})
             if self._name is not None or self._ids:
                 log = log.patch(self._complete)
             # The text is never a template: loguru formats a message only when it is given arguments.
@@ -130,7 +130,7 @@ class ObsLogger:
                 current_exchange.reset(token)
 
     def _complete(self, record: "loguru.Record") -> None:
-        """Say what is known better here than where the line is written."""
+        """Set the name and the ids of this logger, which override those of the moment."""
         if self._name is not None:
             record["name"] = self._name
         record["extra"].update(self._ids)

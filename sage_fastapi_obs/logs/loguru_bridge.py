@@ -1,4 +1,4 @@
-"""What is ours in loguru: a sink, and a patcher before the application's. The process has one loguru for all."""
+"""Our part of loguru: a sink, and a patcher before the application's. The process has one loguru for all."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -37,10 +37,10 @@ def log_to_loguru(
     error: BaseException | None,
     record: logging.LogRecord | None = None,
 ) -> dict[str, Any] | None:
-    """Tell loguru's other sinks of a line that is written without it; `record`: which one of `logging` it is.
+    """Pass a line that is written without loguru to its other sinks; `record`: the one of `logging` that the line is made of.
 
-    Returns its fields together with those that the application wants on every line of loguru's; None where loguru was told to
-    leave such lines out.
+    Returns its fields together with those that the application has loguru put on every line; None where the application has
+    disabled such lines in loguru.
     """
     written: dict[str, Any] | None = None
     before = THIS_THREAD.own_extra, THIS_THREAD.is_record
@@ -81,7 +81,7 @@ def handed_over(record: logging.LogRecord) -> dict[str, Any] | None:
 
 
 def hands_to_loguru(handler: logging.Handler) -> bool:
-    """Tell whether a handler does as loguru's recipe: whether what it runs knows loguru's logger."""
+    """Tell whether a handler follows loguru's recipe: whether its `emit` refers to loguru's logger."""
     emit = type(handler).emit
     code = getattr(emit, "__code__", None)
     if code is None:

@@ -1,7 +1,7 @@
-"""What is read of loguru's private parts, as it has no public list of its sinks: nothing private of it is read elsewhere.
+"""The only module that reads private attributes of loguru, which has no public list of its sinks.
 
-Looked at in loguru 0.7.2 and 0.7.3. Where a part is missing, the other sinks see everything of ours, too, and lines lack what
-loguru alone can tell.
+They are those of loguru 0.7.2 and 0.7.3. Where one is missing, the application's sinks get all our lines, and lines lack the
+fields that loguru alone knows.
 """
 
 import logging
@@ -64,7 +64,7 @@ def target_of(handler: Any) -> Any:
 
 
 class _NoText:
-    """Stands for loguru's formatter of exceptions: our lines have a stack of their own, bounded and without secrets."""
+    """Replaces loguru's formatter of exceptions: our lines have a stack of their own, bounded and without secrets."""
 
     def format_exception(self, *_: object, **__: object) -> tuple[str, ...]:
         return ()

@@ -1,4 +1,4 @@
-"""The application's sinks in loguru, and what each of them is asked to leave out."""
+"""The application's sinks in loguru, and the lines that each of them must not get."""
 
 import logging
 import threading
@@ -99,7 +99,7 @@ class _Exclusion(NamedTuple):
 
 
 class _SinkFilter:
-    """Stands before the filter of a sink."""
+    """Takes the place of a sink's filter, and calls it for the lines that the sink may get."""
 
     def __init__(self, handler: Any, exclusion: _Exclusion) -> None:
         self.handler = handler
@@ -111,7 +111,7 @@ class _SinkFilter:
         return not self.exclusion.excludes(record) and (self._before is None or bool(self._before(record)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be copied, and sent to other processes, as what it stands before."""
+        """Be copied, and sent to other processes, as the filter that it replaced."""
         return _itself, (self._before,)
 
     def give_back(self) -> None:

@@ -62,8 +62,8 @@ def _formatted(record: logging.LogRecord, extra: dict[Any, Any]) -> tuple[str, d
         return record.getMessage(), extra
     except Exception as fault:
         text, fields = text_and_fields(record.msg)
-        said = f"{type(fault).__name__}: {text_and_fields(fault)[0]}"
-        return text, {**fields, **extra, "args": record.args, "format_error": said}
+        reason = f"{type(fault).__name__}: {text_and_fields(fault)[0]}"
+        return text, {**fields, **extra, "args": record.args, "format_error": reason}
 
 
 def _exception(given: object) -> BaseException | None:

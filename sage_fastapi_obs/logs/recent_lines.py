@@ -40,7 +40,7 @@ Entry = tuple[str | None, str | None, str | None, bytes]
 
 
 def entry(line: Line, encoded: bytes) -> Entry:
-    """Make of a line what is kept of it; `encoded` is its JSON with its newline."""
+    """Return what is kept of a line; `encoded` is its JSON with its newline."""
     # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
     return line.get("correlation_id"), line.get("request_id"), line.get("trace_id"), encoded[:-1]
 

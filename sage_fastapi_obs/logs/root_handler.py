@@ -21,11 +21,11 @@ _PROPAGATOR_LOGGERS = {
     "opentelemetry.trace.propagation.tracecontext": "traceparent",
     "opentelemetry.trace.span": "tracestate",
 }
-"""Loggers of OpenTelemetry's propagators, and of what header they tell."""
+"""Loggers of OpenTelemetry's propagators, and the header that each is about."""
 
 
 class RootHandler(logging.Handler):
-    """Writes records, and tells the application's sinks in loguru of them."""
+    """Writes records, and passes them to the application's sinks in loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; what fails is reported as `logging` reports it, and never raised."""
@@ -42,7 +42,7 @@ class RootHandler(logging.Handler):
 
 
 def _write(record: logging.LogRecord) -> None:
-    """Write a record, unless the access line says the same, or it is none of the service."""
+    """Write a record, unless the access line has the same content, or it is not about the service."""
     if (header := _PROPAGATOR_LOGGERS.get(record.name)) is not None:
         # A line for each of the hundred members that anybody may send: those who read headers outside of us write them.
         count_header(header)

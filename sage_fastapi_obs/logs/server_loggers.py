@@ -66,7 +66,7 @@ class ServerLoggers(logging.Filter):
     def _hold(self) -> None:
         for name, (_, propagate) in self._changed.items():
             logger = logging.getLogger(name)
-            # The access line says what an access line says, and more.
+            # Our access line has all that a server's has, and more.
             logger.propagate = _propagates(name)
             found = [handler for handler in logger.handlers if _is_console(handler) or self._leads_to_us(handler)]
             if found:

@@ -22,7 +22,7 @@ from sage_fastapi_obs.logs.uncaught import Hooks, LoopHandler
 
 
 class _Takeover:
-    """What is taken over while a writer is attached."""
+    """Everything that is replaced while a writer is attached."""
 
     def __init__(self) -> None:
         self.handler = RootHandler()
@@ -35,7 +35,7 @@ class _Takeover:
         self._hooks = Hooks(log_line)
         self._silenced = SilencedHandlers(self.handler)
         self._announced: set[str] = set()
-        """Whom it was said of that they are silenced."""
+        """Names of handlers and sinks that a line has already named as silenced."""
 
     def reattach(self) -> None:
         """Come back, and last, where an application has configured logging while it started."""
@@ -107,8 +107,8 @@ class _StandardLevels:
         self._others = {}
 
 
-class _Handover:
-    """What is the process's."""
+class _ProcessLogging:
+    """What exists once per process."""
 
     def __init__(self) -> None:
         self.current: _Takeover | None = None
@@ -116,18 +116,18 @@ class _Handover:
         """The event loops in which observabilities were attached."""
 
 
-_handover = _Handover()
+_process = _ProcessLogging()
 
 
 def take_over(logs: Writer) -> None:
     """Send the process's logging to an observability; the first one takes it over."""
     WRITERS.append(logs)
-    if _handover.current is None:
-        _handover.current = _Takeover()
-    _handover.current.levels.follow()
-    _handover.current.silence()
+    if _process.current is None:
+        _process.current = _Takeover()
+    _process.current.levels.follow()
+    _process.current.silence()
     try:
-        _handover.loops[logs] = LoopHandler()
+        _process.loops[logs] = LoopHandler()
     except RuntimeError:
         # Attached outside a loop, or in one that is not asyncio's.
         return
@@ -138,30 +138,30 @@ def give_back(logs: Writer) -> None:
     if logs not in WRITERS:
         return
     WRITERS.remove(logs)
-    if loop := _handover.loops.pop(logs, None):
+    if loop := _process.loops.pop(logs, None):
         loop.give_back()
-    current = _handover.current
+    current = _process.current
     if current is None:
         return
     if WRITERS:
         current.levels.follow()
         current.silence()
     else:
-        _handover.current = None
+        _process.current = None
         current.give_back()
 
 
 def reattach_root() -> None:
     """Take over again after an application has configured logging during its start."""
-    if _handover.current is not None:
-        _handover.current.reattach()
-        _handover.current.silence()
+    if _process.current is not None:
+        _process.current.reattach()
+        _process.current.silence()
 
 
 def levels_changed() -> None:
     """Let the standard library's loggers follow the levels of those who are attached."""
-    if _handover.current is not None:
-        _handover.current.levels.follow()
+    if _process.current is not None:
+        _process.current.levels.follow()
 
 
 def writers() -> list[Writer]:

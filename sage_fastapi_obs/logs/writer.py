@@ -1,4 +1,4 @@
-"""Writes log lines: formats them, holds or keeps them where that is set, and gives them to the output."""
+"""Writes log lines: formats them, holds them or keeps a copy if the settings want that, and passes them to the output."""
 
 import hmac
 from collections.abc import Callable, Mapping
@@ -12,8 +12,6 @@ from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import loguru_bridge, takeover
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, add_exchange_ids
-from sage_fastapi_obs.logs.access_recorder import AccessRecorder
-from sage_fastapi_obs.logs.fast_access_line import FastAccessLine
 from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.level_changes import Change, Levels
 from sage_fastapi_obs.logs.line_format import Encode, Line, console_format, json_format, line_builder, with_renamed_fields
@@ -26,7 +24,7 @@ from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 OWN_LOGGER = "sage_fastapi_obs"
 _AT_ONCE = frozenset({"error", "critical"})
-"""Levels of lines that may be the last ones of this process."""
+"""Levels that are written without delay: such a line may be the last of this process."""
 _NEVER_HELD = frozenset({ACCESS_LOGGER, OWN_LOGGER})
 _DEBUG_HEADER = b"x-debug-log"
 """Asks for the lines below the level of one request, with `logging.debug_token` as its value."""
@@ -49,24 +47,24 @@ class LogWriter:
         recent: RecentLines | None = None,
     ) -> None:
         self.observer = observer
-        """Whose exchanges these lines are of."""
+        """The observability whose requests these lines are about."""
         self.levels = Levels(settings.level, self._levels_changed, self._level_ended)
-        self.flight = HeldLines(settings) if settings.flight_recorder else None
+        self.held_lines = HeldLines(settings) if settings.flight_recorder else None
         self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
         self.recent_lines = recent
         self._settings = settings
         self.takeover = settings.takeover
         self._internal_errors = internal_errors
         self._wall_clock = wall_clock
-        self._build = line_builder(service, redaction)
+        self.build = line_builder(service, redaction)
         self.losses = Losses()
         """What the outputs have lost."""
-        self._encode: Encode = with_renamed_fields(settings.field_aliases)
+        self.encode: Encode = with_renamed_fields(settings.field_aliases)
         self.output = build_output(
             OutputParts(
                 settings,
                 service,
-                self._encode,
+                self.encode,
                 self.losses,
                 wall_clock,
                 log=self.warn_locally,
@@ -76,12 +74,10 @@ class LogWriter:
         )
         self.remarks = self.output.remarks
         """Warnings about the outputs, logged at the start."""
-        # Lines that are kept as well are kept by their own names.
-        has_own_names = recent is not None and self._encode is not json_format
-        write_later = None if has_own_names else self.output.write_later
-        line = FastAccessLine(self._build, self._encode, redaction.readable, recent)
-        self.access = AccessRecorder(self, line, redaction.readable, write_later)
-        """Writes the lines about requests."""
+        # Recent lines keep the usual names of fields, and a deferred line is encoded only once.
+        needs_two_encodings = recent is not None and self.encode is not json_format
+        self.write_later = None if needs_two_encodings else self.output.write_later
+        """Takes a line that is still to be made; None: lines are written at once."""
         self._at_end = AtEnd(self.close, self._write_out)
         self._follow_levels()
 
@@ -89,7 +85,7 @@ class LogWriter:
         """Open the output and take over logging."""
         self.output.open()
         if self._settings.format == "console":
-            self._encode = console_format(self.output.is_terminal)
+            self.encode = console_format(self.output.is_terminal)
         # For programs that end without a close.
         self._at_end.watch()
         takeover.take_over(self)
@@ -126,7 +122,7 @@ class LogWriter:
     def accept(
         self, at: float, severity: int, message: str, logger: str | None, fields: Mapping[str, Any], error: BaseException | None
     ) -> None:
-        """Write a line of the application's, or hold it until its request has ended, or let it go."""
+        """Write a line of the application, hold it until its request ends, or drop it."""
         if severity >= self.levels.severity_of(logger):
             self.write(at, level_name(severity), message, logger, fields, error)
             return
@@ -135,11 +131,11 @@ class LogWriter:
             return
         if self._is_asked_for(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
-        elif self.flight is not None and not exchange.excluded and not exchange.has_returned:
+        elif self.held_lines is not None and not exchange.excluded and not exchange.has_returned:
             try:
-                line = self._build(at, level_name(severity), message, logger, fields, error)
-                # Encoded now: after this nothing can change it any more.
-                self.flight.hold(exchange, json_format(line))
+                line = self.build(at, level_name(severity), message, logger, fields, error)
+                # Encoded now, as the application may change its values later.
+                self.held_lines.hold(exchange, json_format(line))
             except Exception as fault:
                 self._count_fault(fault)
 
@@ -148,7 +144,7 @@ class LogWriter:
     ) -> None:
         """Write a line; a fault is counted, never raised."""
         try:
-            self._put(self._build(at, level, message, logger, fields, error))
+            self._put(self.build(at, level, message, logger, fields, error))
             if level in _AT_ONCE:
                 self.output.flush()
         except Exception as fault:
@@ -186,7 +182,7 @@ class LogWriter:
         self._internal_errors.count(component_of(self), fault)
 
     def _put(self, line: Line) -> None:
-        encode = self._encode
+        encode = self.encode
         encoded = encode(line)
         if self.recent_lines is not None:
             self.recent_lines.keep(entry(line, encoded if encode is json_format else json_format(line)))
@@ -218,9 +214,8 @@ class LogWriter:
         takeover.levels_changed()
 
     def _follow_levels(self) -> None:
-        self.access.follow_level()
         levels = [self.levels.lowest]
-        if self.flight is not None or self._debug_token is not None:
+        if self.held_lines is not None or self._debug_token is not None:
             levels.append(_HELD_FROM)
         self.lowest = min(levels)
 
@@ -233,9 +228,9 @@ class LogWriter:
 
         `release` None leaves it to the exchange.
         """
-        assert self.flight is not None
-        release = self.flight.is_worth_keeping(exchange) if release is None else release
-        lines, missing = self.flight.release_or_drop(exchange, release=release)
+        assert self.held_lines is not None
+        release = self.held_lines.is_worth_keeping(exchange) if release is None else release
+        lines, missing = self.held_lines.release_or_drop(exchange, release=release)
         for encoded in lines:
             try:
                 self._put(orjson.loads(encoded))
@@ -247,8 +242,8 @@ class LogWriter:
 
     def _notice(self, message: str, fields: Mapping[str, Any]) -> tuple[Line, bytes]:
         """Make a line about the lines."""
-        line = self._build(self.now(), "warn", message, OWN_LOGGER, fields, None)
-        return line, self._encode(line)
+        line = self.build(self.now(), "warn", message, OWN_LOGGER, fields, None)
+        return line, self.encode(line)
 
     def _gap_line(self, lines: int) -> bytes:
         """Make the line that stands where lines are missing."""

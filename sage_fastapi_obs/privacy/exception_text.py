@@ -69,36 +69,36 @@ def _stack(error: BaseException, redaction: Redaction) -> str:
 
 
 def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
-    """Put the rows together as Python does, from texts that may be shown; only they could be taken for rows of frames."""
-    error_fields = TracebackException.from_exception(error, compact=True)
+    """Format as Python does, from redacted texts: in the rows, a text could be taken for a frame."""
+    summary = TracebackException.from_exception(error, compact=True)
     room = LONGEST_TEXTS
-    pairs = [(error_fields, error)]
+    pairs = [(summary, error)]
     for one, original in pairs:
-        room -= _show(one, original, min(LONGEST_MESSAGE, max(room, _SHORTEST_TEXT)), redaction)
+        room -= _redact_texts(one, original, min(LONGEST_MESSAGE, max(room, _SHORTEST_TEXT)), redaction)
         parts = [(one.__cause__, original.__cause__), (one.__context__, original.__context__)]
         members = original.exceptions if isinstance(original, BaseExceptionGroup) else ()
         parts += zip(one.exceptions or (), members, strict=False)
         pairs += [(part, its_original) for part, its_original in parts if part is not None and its_original is not None]
-    return list(error_fields.format())
+    return list(summary.format())
 
 
-def _show(error_fields: TracebackException, error: BaseException, longest: int, redaction: Redaction) -> int:
-    """Replace the texts of one exception by what may be shown of them; return how much that is."""
+def _redact_texts(summary: TracebackException, error: BaseException, longest: int, redaction: Redaction) -> int:
+    """Cut and redact the texts of one exception; return the length of its message."""
     try:
         text = rewritten(error)
     except Exception as fault:
         text = unprintable(fault)
     if text is not None:
-        setattr(error_fields, _TEXT, text)
+        setattr(summary, _TEXT, text)
     for name in (_TEXT, "text", "msg"):
         # The last two are parts of syntax errors.
-        if isinstance(part := getattr(error_fields, name, None), str):
-            setattr(error_fields, name, _cut_and_redacted(part, longest, redaction))
-    notes = getattr(error_fields, "__notes__", None)
+        if isinstance(part := getattr(summary, name, None), str):
+            setattr(summary, name, _cut_and_redacted(part, longest, redaction))
+    notes = getattr(summary, "__notes__", None)
     if notes is not None:
         rows = map(_text_or_repr, notes[:_MOST_EXCEPTIONS]) if isinstance(notes, list) else [_text_or_repr(notes)]
-        error_fields.__notes__ = [_cut_and_redacted("\n".join(rows), longest, redaction)]
-    return len(getattr(error_fields, _TEXT))
+        summary.__notes__ = [_cut_and_redacted("\n".join(rows), longest, redaction)]
+    return len(getattr(summary, _TEXT))
 
 
 def _cut_and_redacted(text: str, longest: int, redaction: Redaction) -> str:
@@ -132,7 +132,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
-    """Tell of the exception itself and its nearest relatives, each by its last frames, the outermost exception last."""
+    """Format an exception and its nearest relatives, each with its last frames only, the exception itself last."""
     rows: list[str] = []
     for number, related in enumerate(_related(error)):
         if number > 3:

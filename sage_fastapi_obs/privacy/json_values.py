@@ -1,4 +1,4 @@
-"""What becomes of a value in a line: something JSON has a form for, of bounded size and without secrets."""
+"""Converts the values of a line to what JSON can hold, of bounded size and without secrets."""
 
 import math
 import numbers
@@ -27,18 +27,18 @@ _MOST_FIELDS = 1_000
 _COST = 32
 """Bytes that each value counts for at least, so that many small ones are bounded too."""
 MOST_LOOKED_THROUGH = 32 * 1024
-"""Characters of the fields of a line, or of its message, that are looked through for secrets, which takes time: of texts that
-may have some. With more of them each text keeps its beginning."""
+"""Characters that are searched for secrets, which takes time: in the fields of a line, and as many in its message. Only texts
+that may have secrets count. With more of them only the beginning of each text is kept."""
 LEAST_CARD, LEAST_BIG, MOST_BIG = 10**12, -(2**63), 2**64
 _NAMING = frozenset({"name", "key"})
-"""Fields that say what the field `value` beside them is."""
+"""Fields that name the field `value` beside them."""
 _NAMED_BY_OTHERS = frozenset({"value", "input"})
 _AS_THEY_ARE = frozenset({bool, type(None), datetime, date, time, UUID})
 """Types that the JSON encoder writes, and that hold no text."""
 MORE = "…"
 _UNSEEN = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-"""In UTF-8: C1 controls, line and paragraph separators, and what turns the direction of text. JSON allows them as they are,
-and some that read lines break them there, or obey them. These bytes never begin inside another character."""
+"""In UTF-8: C1 controls, line and paragraph separators, and marks that turn the direction of text. JSON allows them, but some
+readers of lines break lines there, or obey them. These bytes never begin inside another character."""
 
 
 class Sanitizer:
@@ -58,7 +58,7 @@ class Sanitizer:
         try:
             plain = self._are_plain(copied)
         except Exception:
-            # Somebody is changing a value at this moment; what is rebuilt is guarded value by value.
+            # Another thread is changing a value at this moment; `rebuilt_fields` handles that value by value.
             plain = False
         return copied if plain else self.rebuilt_fields(copied)
 
@@ -152,7 +152,7 @@ class _Rebuilding:
         self._most = most
 
     def value(self, value: Any, depth: int) -> Any:
-        """Rebuild a value; whatever it does when it is looked at, there is something to show."""
+        """Rebuild a value; a text replaces one that raises when it is read."""
         self.budget -= _COST
         if self.budget < 0:
             return MORE
@@ -260,7 +260,7 @@ class _Rebuilding:
 
 
 def escaped(encoded: bytes) -> bytes:
-    """Escape in JSON also what it allows as it is, and what some that read lines break them at, or obey."""
+    """Escape characters that JSON allows, but that some readers of lines take for line breaks or commands."""
     return encoded if encoded.isascii() else _UNSEEN.sub(_escape, encoded)
 
 
@@ -333,5 +333,5 @@ def _unused(name: str, used: Mapping[str, Any]) -> str:
 
 
 def unprintable(fault: BaseException) -> str:
-    """Say what stands for a value that cannot be shown."""
+    """Return the text that replaces a value which cannot be converted."""
     return f"<unprintable: {type(fault).__name__}>"

@@ -37,7 +37,7 @@ def exception_text(error: BaseException) -> str:
 
 
 def rewritten(error: BaseException) -> str | None:
-    """Return what an exception says where that is not what its `str` says, else None."""
+    """Return the text of a known exception, without data; None where its `str` is its text."""
     for _ in range(_DEEPEST):
         kind: Any = type(error)
         read = _reader(kind)
@@ -87,7 +87,7 @@ def _sqlalchemy(error: Any) -> str:
 
 
 def _postgresql(error: Any) -> str:
-    """Tell the message and the state; detail, context and the statement's line have data."""
+    """Return the message and the state; detail, context and the statement's line have data."""
     primary = getattr(getattr(error, "diag", None), "message_primary", None)
     state = getattr(error, "sqlstate", None)
     if state is None:

@@ -19,9 +19,9 @@ MARGIN = 1024
 _SHORT = 256
 """Texts up to this length are worth remembering."""
 _LONGEST_SOURCE = 1_000
-"""A longer row of source has no literals that would be worth telling from code."""
+"""A longer row of source is redacted as a text, without separating literals from code."""
 _LONGEST_WORD = 12
-"""No secret known here is as short as that and has but letters and digits."""
+"""Every secret known here that has only letters and digits is longer."""
 _HARMLESS = frozenset({"none", "null", "true", "false"})
 _LONGEST_HARMLESS = 128
 
@@ -156,12 +156,13 @@ class Redaction:
             return part
         name = KEYS.sub(REDACTED, JWT.sub(_without_token, name))
         if self._query_values:
-            meant = unquote_plus(name)
-            shown = unquote_plus(value)
-            sensitive = letters(meant) in secret_names.PARAMETERS or secret_names.is_secret(meant) or self.hides(meant)
-            if not sensitive and self.text(shown) == shown:
+            plain_name, plain_value = unquote_plus(name), unquote_plus(value)
+            if not self._hides_parameter(plain_name) and self.text(plain_value) == plain_value:
                 return f"{name}={value}"
         return f"{name}={REDACTED}"
+
+    def _hides_parameter(self, name: str) -> bool:
+        return letters(name) in secret_names.PARAMETERS or secret_names.is_secret(name) or self.hides(name)
 
     def _without_named(self, text: str, *, error: bool) -> str:
         """Hide what names announce: in arguments, pairs, XML, forms, and `name=value`, `name: value` and the like."""

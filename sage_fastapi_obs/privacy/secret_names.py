@@ -41,7 +41,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\dA-Za-z_]+")
 
 
 def letters(name: str) -> str:
-    """Leave of a name what is the same however it is spelt: `api_key`, `api-key`, `apiKey`, `api_key[]`."""
+    """Reduce a name to what all its spellings share: `api_key`, `api-key`, `apiKey`, `api_key[]`."""
     return "".join(filter(str.isalnum, name.lower()))
 
 
@@ -64,8 +64,13 @@ def is_secret(name: str) -> bool:
     if whole in _NAMES or name == "sessionid" or any(part in whole for part in _PARTS):
         return True
     words = _without_qualifiers(name)
-    meant = "".join(words)
-    return whole.endswith(_ENDINGS) or meant in _NAMES or meant.endswith(_ENDINGS) or bool(words and words[-1] in _WORDS)
+    unqualified = "".join(words)
+    return (
+        whole.endswith(_ENDINGS)
+        or unqualified in _NAMES
+        or unqualified.endswith(_ENDINGS)
+        or bool(words and words[-1] in _WORDS)
+    )
 
 
 def may_have_spaces(name: str) -> bool:

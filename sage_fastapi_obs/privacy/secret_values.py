@@ -72,7 +72,7 @@ def _end_of_quoted(text: str, quoted: re.Match[str]) -> int:
 
 
 def extent_of_literal(code: str, found: re.Match[str]) -> tuple[int, int]:
-    """In source, what is neither a literal nor in one is a name, and no value."""
+    """Find a value in source code: only literals, and what is inside them, are values."""
     start = found.end()
     is_inside = any(code.count(quote, 0, found.start()) % 2 for quote in "\"'")
     if is_inside or code[start : start + 1].isdigit() or _QUOTED.match(code, start):

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-_CREDENTIALS = re.compile(r"//[^/\s\"']*@")
+_CREDENTIALS = re.compile(r"(//|\w:/?)(?!/).*@", re.DOTALL)
+"""Up to the last `@`, as a password may have any character. The slashes are missing where a URL is mistyped."""
 _IN_A_FILE = "put the secret into a file named {} and its folder into SAGE_OBS_SECRETS_DIR"
 _RETIRED = {
     "notify.slack_webhook_url_file": _IN_A_FILE.format("sage_obs_notify__slack_webhook_url"),
@@ -66,4 +67,4 @@ def _quote(value: object) -> str:
 
 def without_credentials(text: str) -> str:
     """Hide the user and password in URLs."""
-    return _CREDENTIALS.sub("//…@", text)
+    return _CREDENTIALS.sub(r"\1…@", text)

@@ -104,8 +104,8 @@ def _variables(settings_cls: type[BaseSettings], given: Mapping[str, str]) -> di
             dotted = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise SettingsError(unknown_key(name, dotted, name.upper(), known))
     source = EnvSettingsSource(settings_cls)
-    # It knows the process's environment alone.
-    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    # By itself it reads the environment of the process. A text of `null` is how a variable says what YAML calls null.
+    source.env_vars = {name.lower(): None if value.strip() == "null" else value for name, value in ours.items()}
     try:
         return source()
     except ValueError as error:

@@ -211,9 +211,9 @@ def test_variables_that_nobody_can_use(
         obs.tracer_provider.get_tracer("test").start_span("done").end()
         assert until(lambda: "do not reach" in path.read_text())
         asyncio.run(obs.close())
-        told = [line for line in path.read_text().splitlines() if "do not reach" in line]
-        assert len(told) == 1
-        assert said in told[0]
+        notices = [line for line in path.read_text().splitlines() if "do not reach" in line]
+        assert len(notices) == 1
+        assert said in notices[0]
         lost = samples(obs.registry, "observability_spans_dropped_total") | samples(
             obs.registry, "observability_log_lines_dropped_total"
         )

@@ -264,7 +264,7 @@ async def test_no_secret_is_kept_or_sent(tmp_path: Path, bulk: Bulk, collector: 
         },
     )
     held: list[bytes] = []
-    flight = watched.obs.logs.flight
+    flight = watched.obs.logs.held_lines
     hold = flight.hold
     flight.hold = lambda exchange, encoded: (held.append(encoded), hold(exchange, encoded))
     app = leaky()

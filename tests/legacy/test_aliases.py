@@ -63,7 +63,7 @@ def read(text: str, parse: Any = parse_text) -> dict[str, dict[frozenset[tuple[s
 
 def independently(page: dict[str, Any], alias: Alias, name: str, suffix: str) -> dict[frozenset[tuple[str, str]], float]:
     """Translate the samples of a metric as its alias says, in another way than the collector does."""
-    told: dict[frozenset[tuple[str, str]], float] = {}
+    translated: dict[frozenset[tuple[str, str]], float] = {}
     for labels, value in page.get(name + suffix, {}).items():
         words = dict(labels)
         if any(words.get(label) not in allowed for label, allowed in alias.only.items()):
@@ -76,8 +76,8 @@ def independently(page: dict[str, Any], alias: Alias, name: str, suffix: str) ->
             del words[label]
         scaled = value if suffix in ("_bucket", "_count") else value * alias.factor
         key = frozenset(words.items())
-        told[key] = told.get(key, 0) + scaled
-    return told
+        translated[key] = translated.get(key, 0) + scaled
+    return translated
 
 
 @pytest.mark.parametrize(("accept", "parse"), [("text/plain", parse_text), (OPENMETRICS, parse_openmetrics)])
@@ -155,7 +155,7 @@ class _One:
                 yield family
 
 
-async def test_older_names_of_the_process_are_told(watch):
+async def test_older_names_of_the_process_are_there(watch):
     """A collector that tells no children is read as a whole."""
     watched, app = watch(metrics={"compat_aliases": ["runtime"]}), FastAPI()
     watched.obs.install(app)

@@ -76,7 +76,7 @@ def rows_of(path: Path) -> list[str]:
     return found
 
 
-def told_of(path: Path) -> list[dict[str, Any]]:
+def notices_in(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(row) for row in path.read_text().splitlines() if row.startswith("{")]
     return [line["data"] for line in lines if line["message"].startswith("handlers that write to the same place")]
 
@@ -117,9 +117,9 @@ def test_what_writes_to_the_same_place_is_silent_for_what_is_written(kind: str, 
         give_back()
         library.info("after")
     assert sorted(rows_of(path)) == ["after", "below", "library: once"]
-    (told,) = told_of(path)
-    assert len(told["silenced"]) == 1
-    assert "logging.takeover" in told["change"]
+    (notice,) = notices_in(path)
+    assert len(notice["silenced"]) == 1
+    assert "logging.takeover" in notice["change"]
 
 
 def test_a_queue_in_front(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_what_goes_elsewhere_or_never_comes_to_us_goes_on(tmp_path: Path) -> Non
     finally:
         library.propagate = True
     assert sorted(rows_of(path)[2:]) == ["another: twice", "twice"]
-    assert len(told_of(path)) == 1
+    assert len(notices_in(path)) == 1
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
@@ -178,7 +178,7 @@ def test_sinks_of_loguru(kind: str, level: str, tmp_path: Path) -> None:
         to.close()
     below = "below" if level == "info" else f"{__name__}: below"
     assert sorted(rows_of(path)) == sorted([f"{__name__}: once", "library: standard", below, "after"])
-    assert len(told_of(path)) == 1
+    assert len(notices_in(path)) == 1
 
 
 def test_an_output_of_two_observabilities(tmp_path: Path) -> None:

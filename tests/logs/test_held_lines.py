@@ -114,7 +114,7 @@ def app_of(watched: Watched, clock: Clock | None = None) -> FastAPI:
     return app
 
 
-def told(watched: Watched) -> list[tuple[str, str]]:
+def log_of(watched: Watched) -> list[tuple[str, str]]:
     """List levels and messages of all lines but that of the start and those of the client."""
     return [(line["level"], line["message"]) for line in lines_of(watched)]
 
@@ -128,10 +128,10 @@ async def test_a_good_request_is_quiet(watch: Any) -> None:
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         await http.get("/good")
-    assert told(watched) == [("info", "good: info"), ("info", "request completed")]
+    assert log_of(watched) == [("info", "good: info"), ("info", "request completed")]
     assert watched.value(HELD, outcome="discarded") == 2
     assert watched.value(HELD, outcome="released") == 0
-    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.held_lines.size == 0
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_a_failed_request_is_complete(path: str, name: str, last: Any, wat
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         answer = await http.get(path)
-    assert told(watched) == [("info", f"{name}: info"), ("debug", f"{name}: loguru"), ("debug", f"{name}: plain"), last]
+    assert log_of(watched) == [("info", f"{name}: info"), ("debug", f"{name}: loguru"), ("debug", f"{name}: plain"), last]
     assert {line["request_id"] for line in lines_of(watched)} == {answer.headers["x-request-id"]}
     assert next(line for line in watched.lines if line["message"].endswith("loguru"))["data"] == {"part": 1}
     assert "data" not in watched.access[0]
@@ -160,7 +160,7 @@ async def test_what_is_not_the_services_fault_is_quiet(status: int, watch: Any) 
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         await http.get(f"/answers/{status}")
-    assert [level for level, _ in told(watched)].count("debug") == 0
+    assert [level for level, _ in log_of(watched)].count("debug") == 0
 
 
 async def test_lines_keep_their_own_times(watch: Any) -> None:
@@ -194,7 +194,7 @@ async def test_a_slow_request_is_complete(watch: Any) -> None:
         async with client(app_of(watched, clock)) as http:
             await http.get("/slow")
         expected = [("debug", "slow: before"), ("debug", "slow: after"), ("info", "request completed")]
-        assert told(watched) == (expected if complete else [])
+        assert log_of(watched) == (expected if complete else [])
         watched.obs.logs.close()
 
 
@@ -205,7 +205,7 @@ async def test_a_long_stream_is_not_a_slow_one(first: int, rest: int, complete: 
     watched = recording(watch, clock=clock, logging={"flight_slow_seconds": 2.0})
     async with client(app_of(watched, clock)) as http:
         await http.get(f"/stream/{first}/{rest}")
-    assert (("debug", "stream: before") in told(watched)) == complete
+    assert (("debug", "stream: before") in log_of(watched)) == complete
 
 
 @pytest.mark.parametrize(("handshake", "open_for", "complete"), [(3, 0, True), (0, 3600, False)])
@@ -228,7 +228,7 @@ async def test_a_long_websocket_is_not_a_slow_one(handshake: int, open_for: int,
         http_scope("/ws", type="websocket"),
         [{"type": "websocket.connect"}],
     )
-    assert (("debug", "socket") in told(watched)) == complete
+    assert (("debug", "socket") in log_of(watched)) == complete
 
 
 @pytest.mark.parametrize(("ending", "complete"), [("badly", True), ("well", False), ("late", False)])
@@ -237,7 +237,7 @@ async def test_lines_after_the_answer_follow_the_background(ending: str, complet
     watched = recording(watch)
     async with client(app_of(watched)) as http:
         await http.get(f"/later/{ending}")
-    messages = [message for _, message in told(watched)]
+    messages = [message for _, message in log_of(watched)]
     assert "later: in time" not in messages
     assert ("later: afterwards" in messages) == complete
     if complete:
@@ -264,8 +264,8 @@ async def test_what_outlives_its_request_is_not_held(watch: Any) -> None:
         await http.get("/")
     returned.set()
     await asyncio.gather(*tasks)
-    assert watched.obs.logs.flight.size == 0
-    assert "outlived" not in [message for _, message in told(watched)]
+    assert watched.obs.logs.held_lines.size == 0
+    assert "outlived" not in [message for _, message in log_of(watched)]
 
 
 async def test_stdlib_lines_come_from_loggers_set_to_debug(watch: Any) -> None:
@@ -286,7 +286,7 @@ async def test_stdlib_lines_come_from_loggers_set_to_debug(watch: Any) -> None:
             await http.get("/")
     finally:
         stdlib.setLevel(logging.NOTSET)
-    messages = [message for _, message in told(watched)]
+    messages = [message for _, message in log_of(watched)]
     assert "of the application" in messages
     assert "of a library" not in messages
 
@@ -302,8 +302,8 @@ async def test_lines_outside_of_requests_and_on_excluded_paths_are_not_held(watc
         raise RuntimeError
 
     await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope("/metrics"))
-    assert told(watched) == []
-    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 0, "dropped": 0}
+    assert log_of(watched) == []
+    assert watched.obs.logs.held_lines.counts == {"released": 0, "discarded": 0, "dropped": 0}
     await watched.obs.close()
 
 
@@ -319,7 +319,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
     finally:
         if sink is not None:
             logger.remove(sink)
-    kept = [message for level, message in told(watched) if level == "debug"]
+    kept = [message for level, message in log_of(watched) if level == "debug"]
     assert kept == ["line 7", "line 8", "line 9", "line 0", "line 1", "line 2"]
     assert [line.get("data") for line in watched.access] == [{"held_lines_dropped": 7}, None]
     assert watched.value(HELD, outcome="dropped") == 7
@@ -328,7 +328,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
     watched = recording(watch)
-    watched.obs.logs.flight.clock = Seconds()
+    watched.obs.logs.held_lines.clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []
@@ -354,7 +354,7 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
         assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
-    assert watched.obs.logs.flight.size == 0
+    assert watched.obs.logs.held_lines.size == 0
 
 
 class Seconds:
@@ -372,7 +372,7 @@ async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
     """In one second so many requests have their lines written; the rest say what is missing, and the next second is new."""
     watched = recording(watch)
     now = [5.0]
-    watched.obs.logs.flight.clock = lambda: now[0]
+    watched.obs.logs.held_lines.clock = lambda: now[0]
     async with client(app_of(watched)) as http:
         for _ in range(held_lines.RELEASES_PER_SECOND + 3):
             await http.get("/many/2")
@@ -380,7 +380,7 @@ async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
         await http.get("/many/2")
     missing = [line.get("data", {}).get("held_lines_dropped", 0) for line in watched.access]
     assert missing == [0] * held_lines.RELEASES_PER_SECOND + [2] * 3 + [0]
-    assert [level for level, _ in told(watched)].count("debug") == 2 * (held_lines.RELEASES_PER_SECOND + 1)
+    assert [level for level, _ in log_of(watched)].count("debug") == 2 * (held_lines.RELEASES_PER_SECOND + 1)
     assert watched.value(HELD, outcome="dropped") == 6
 
 
@@ -406,7 +406,7 @@ async def test_a_request_may_ask_for_its_lines(token: Any, header: Any, complete
         await http.get("/later/well", headers={} if header is None else {"X-Debug-Log": header})
     expected = [("debug", "good: loguru"), ("info", "good: info"), ("debug", "good: plain"), ("info", "request completed")]
     later = [("debug", "later: in time"), ("info", "request completed"), ("debug", "later: afterwards")]
-    seen = [one for one in told(watched) if "background" not in one[1]]
+    seen = [one for one in log_of(watched) if "background" not in one[1]]
     assert seen == (expected + later if complete else [one for one in expected + later if one[0] != "debug"])
     assert TOKEN not in json.dumps(watched.lines)
 
@@ -417,7 +417,7 @@ async def test_only_what_is_below_the_level_is_held(level: str, lines: list[str]
     watched = recording(watch, logging={"level": level})
     async with client(app_of(watched)) as http:
         await http.get("/boom")
-    seen = told(watched)
+    seen = log_of(watched)
     assert len(seen) == len(set(seen))
     assert {level for _, level in [("", one) for one in lines]} <= {level for level, _ in seen}
     assert ("debug", "boom: plain") in seen
@@ -432,7 +432,7 @@ async def test_trace_lines_are_not_held(watch: Any) -> None:
     watched.obs.set_level("trace", "elsewhere", seconds=60)
     async with client(app) as http:
         await http.get("/boom")
-    messages = [message for _, message in told(watched)]
+    messages = [message for _, message in log_of(watched)]
     assert "boom: plain" in messages
     assert "boom: trace" not in messages
     await watched.obs.close()
@@ -443,7 +443,7 @@ async def test_off_means_off(watch: Any) -> None:
     watched = recording(watch, logging={"flight_recorder": False})
     async with client(app_of(watched)) as http:
         await http.get("/boom")
-    assert [level for level, _ in told(watched)] == ["info", "error"]
+    assert [level for level, _ in log_of(watched)] == ["info", "error"]
     assert watched.value(HELD, outcome="dropped") is None
 
 
@@ -479,10 +479,10 @@ async def test_two_observabilities_hold_their_own_lines(watch: Any) -> None:
         await send({"type": "http.response.body"})
 
     await drive(ObservabilityMiddleware(calls, observability=outer.obs), http_scope("/outer"))
-    assert [message for _, message in told(outer)] == ["request completed"]
-    assert told(inner) == [("debug", "inner"), ("error", "request failed")]
-    assert outer.obs.logs.flight.counts["discarded"] == 1
-    assert outer.obs.logs.flight.size == 0
+    assert [message for _, message in log_of(outer)] == ["request completed"]
+    assert log_of(inner) == [("debug", "inner"), ("error", "request failed")]
+    assert outer.obs.logs.held_lines.counts["discarded"] == 1
+    assert outer.obs.logs.held_lines.size == 0
 
 
 async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
@@ -499,11 +499,11 @@ async def test_a_line_that_cannot_be_written_is_counted(watch: Any) -> None:
 async def test_a_line_that_cannot_be_held_is_counted(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the recorder costs its line and nothing else."""
     watched = recording(watch)
-    monkeypatch.setattr(watched.obs.logs.flight, "hold", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.obs.logs.held_lines, "hold", lambda *_: 1 / 0)
     async with client(app_of(watched)) as http:
         assert (await http.get("/boom")).status_code == 500
     assert watched.obs.internal_errors.counts == {"Logs": 2}
-    assert [level for level, _ in told(watched)] == ["info", "error"]
+    assert [level for level, _ in log_of(watched)] == ["info", "error"]
 
 
 async def test_console_lines_are_held_too(watch: Any) -> None:
@@ -541,8 +541,8 @@ async def test_memory_stays_flat(watch: Any) -> None:
     ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/sage_fastapi_obs/*")
     grown = sum(each.size for each in tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename"))
     tracemalloc.stop()
-    assert watched.obs.logs.flight.size == 0
-    assert watched.obs.logs.flight.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
+    assert watched.obs.logs.held_lines.size == 0
+    assert watched.obs.logs.held_lines.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
     assert grown < 256 * 1024
 
 

@@ -80,7 +80,7 @@ def test_the_longest_name_decides(build: Any) -> None:
 
 
 def test_changes_end_by_themselves(build: Any) -> None:
-    """Each at its own time, told once; a later change of the same name replaces the earlier and its end."""
+    """Each at its own time, logged once; a later change of the same name replaces the earlier and its end."""
     levels, clock, ended = build()
     levels.change(None, "debug", 10)
     levels.change("a", "error", 20)

@@ -149,11 +149,11 @@ def test_an_error_is_told_without_values_of_variables() -> None:
 
     with pytest.raises(ValueError) as caught:
         fail()
-    told = exception_fields(caught.value, Redaction())
-    assert (told["type"], told["message"]) == ("ValueError", "outer")
-    assert "KeyError: 'inner'" in told["stack_trace"]
-    assert "direct cause" in told["stack_trace"]
-    assert "hunter2hunter2" not in told["stack_trace"]
+    described = exception_fields(caught.value, Redaction())
+    assert (described["type"], described["message"]) == ("ValueError", "outer")
+    assert "KeyError: 'inner'" in described["stack_trace"]
+    assert "direct cause" in described["stack_trace"]
+    assert "hunter2hunter2" not in described["stack_trace"]
 
 
 class Unprintable:
@@ -170,9 +170,9 @@ class UnprintableError(Exception):
 
 def test_an_unprintable_error_is_still_told() -> None:
     """An exception whose message raises has its type and a placeholder."""
-    told = parsed(json_format(line(error=UnprintableError())))["error"]
-    assert told["type"] == "UnprintableError"
-    assert told["message"] == "<unprintable: RuntimeError>"
+    described = parsed(json_format(line(error=UnprintableError())))["error"]
+    assert described["type"] == "UnprintableError"
+    assert described["message"] == "<unprintable: RuntimeError>"
 
 
 class Colour(Enum):

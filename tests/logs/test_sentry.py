@@ -100,7 +100,7 @@ asyncio.run(main())
 """
 
 
-def told(when: str) -> dict[str, Any]:
+def sentry_events(when: str) -> dict[str, Any]:
     """Serve some requests beside Sentry; return what it got of each."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, when], capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -110,13 +110,13 @@ def told(when: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def bare() -> Any:
     """Return what Sentry gets without us."""
-    return told("bare")["said"]
+    return sentry_events("bare")["said"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_sentry_gets_what_it_gets_without_us(bare: Any, when: str) -> None:
     """The same events, breadcrumbs and logs, whether Sentry or we start first; a sink of the application's own gets all."""
-    found = told(when)
+    found = sentry_events(when)
     assert found["said"] == bare
     assert [event[0] for event in bare["/logs"] if event[0] != "log"] == ["app"]
     assert [event[1] for event in bare["/loguru"] if event[0] != "log"] == ["own"]

@@ -144,7 +144,7 @@ async def test_loguru_handed_to_logging_comes_round_once(started: Watched, is_qu
     logger.remove(sink_id)
     logging.getLogger().removeHandler(handler)
     assert (len(said(started)), len(said(started, "stdlib")), got) == (1, 1, ["said"])
-    # What a sink hands to `logging` without having been told it by `logging`, and what `logging` has anyhow.
+    # What a sink hands to `logging` and did not get from there, and what `logging` has anyhow.
     assert sorted(kept) == ["said", "stdlib"]
     assert said(started, "stdlib")[0]["data"] == {"extra": {"a": 1}}
 
@@ -236,7 +236,7 @@ async def logged_by_server(app: Any, scope: dict[str, Any], name: str = "uvicorn
 
 
 async def test_a_failure_is_told_once(started: Watched) -> None:
-    """What the access line has told with its stack, the server's line does not repeat; other handlers still get it."""
+    """What the access line has with its stack, the server's line does not repeat; other handlers still get it."""
     got: list[logging.LogRecord] = []
 
     class Kept(logging.Handler):
@@ -383,7 +383,7 @@ def dict_config(path: Path, **more: Any) -> None:
 async def test_a_users_configuration_and_ours_stand_beside_each_other(
     logging_as_it_was: None, when: str, watch: Any, tmp_path: Path
 ) -> None:
-    """`dictConfig` at any time leaves one access line per request and the user's handler as it was told to be."""
+    """`dictConfig` at any time leaves one access line per request and the user's handler as it was configured."""
     watched = watch()
     path = tmp_path / "users"
     library = logging.getLogger("library")

@@ -702,11 +702,11 @@ def test_any_exception_keeps_the_line(make: Callable[[], BaseException]) -> None
     """Whatever an exception does, or however much hangs on it, the line tells its type, in bounded time and length."""
     error = make()
     line = line_builder(SERVICE)(AT, "error", "failed", "app", {}, error)
-    told = parsed(json_format(line))["error"]
-    assert told["type"] == type(error).__qualname__
-    assert len(told["message"]) <= LONGEST_MESSAGE + 1
-    assert 0 < len(told["stack_trace"]) <= LONGEST_STACK + 3
-    assert "hunter2" not in str(told)
+    described = parsed(json_format(line))["error"]
+    assert described["type"] == type(error).__qualname__
+    assert len(described["message"]) <= LONGEST_MESSAGE + 1
+    assert 0 < len(described["stack_trace"]) <= LONGEST_STACK + 3
+    assert "hunter2" not in str(described)
     rows = console_format(colours=False)(line).decode().split("\n")
     assert all(row.isprintable() for row in rows)
     assert all(row.startswith("    ") for row in rows[1:-1])

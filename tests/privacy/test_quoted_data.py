@@ -118,7 +118,7 @@ KNOWN: dict[str, tuple[Raising, str]] = {
     ),
 }
 ONLY_THEMSELVES = {"pydantic: custom", "jsonschema"}
-"""Of these an exception that has their text in its own cannot be told from any other."""
+"""Of these an exception that has their text in its own cannot be distinguished from any other."""
 
 
 def raised(function: Raising) -> Exception:
@@ -170,26 +170,26 @@ QUOTED: dict[str, Callable[[Exception], BaseException]] = {
 
 
 def everywhere(error: BaseException) -> list[str]:
-    """List all that is told of an exception, in a line and in a span."""
+    """List all texts of an exception, in a line and in a span."""
     redaction = Redaction()
     return [*exception_fields(error, redaction).values(), *exception_event(error, redaction).values()]
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_known_exceptions_are_told_without_data(name: str) -> None:
+def test_known_exceptions_have_no_data(name: str) -> None:
     """Of libraries that quote data in their texts the place and the kind of the fault are shown, and the data is not."""
     make, shown = KNOWN[name]
     error = raised(make)
     assert SECRET in str(error)
-    told = exception_fields(error, Redaction())
-    assert shown in told["message"]
-    assert shown in told["stack_trace"]
+    described = exception_fields(error, Redaction())
+    assert shown in described["message"]
+    assert shown in described["stack_trace"]
     for wrap in WRAPPED.values():
         assert [text for text in everywhere(wrap(error)) if SECRET in text] == []
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN.keys() - ONLY_THEMSELVES))
-def test_texts_with_their_texts_are_told_without_data(name: str) -> None:
+def test_texts_with_their_texts_have_no_data(name: str) -> None:
     """Also in a text of another exception, in its notes, and in a message, what these libraries quote is known by its form."""
     error = raised(KNOWN[name][0])
     for wrap in QUOTED.values():
@@ -217,8 +217,8 @@ def test_texts_with_their_texts_are_told_without_data(name: str) -> None:
 )
 def test_what_an_exception_announces_is_hidden(text: str) -> None:
     """The rule for all other libraries: data under names such as `value` and `params`, and what databases are known to say."""
-    for told in everywhere(ValueError(text)):
-        assert SECRET not in told
+    for output in everywhere(ValueError(text)):
+        assert SECRET not in output
     assert REDACTED in exception_fields(ValueError(text), Redaction())["message"]
 
 
@@ -259,7 +259,7 @@ def test_texts_of_many_exceptions_share_their_room() -> None:
     assert looked_through < 4 * LONGEST_TEXTS + 100 * 1_300
 
 
-def test_an_exception_that_is_its_own_argument_is_told() -> None:
+def test_an_exception_that_is_its_own_argument_has_a_text() -> None:
     """Exceptions with nothing but each other to say have the name of their type."""
     error = RuntimeError("x")
     error.args = (error,)
@@ -321,7 +321,7 @@ async def test_no_data_of_a_validation_gets_out(tmp_path: Path) -> None:
 
 
 def test_what_sqlite_says_of_names_is_shown() -> None:
-    """An exception of a database that quotes no data is told to the letter."""
+    """An exception of a database that quotes no data is shown to the letter."""
     with sqlite3.connect(":memory:") as connection:
         error = raised(lambda: connection.execute("SELECT x FROM y"))
     connection.close()

@@ -163,6 +163,17 @@ def test_a_refusal_is_an_error_of_ours_and_a_value_error() -> None:
         {"tracing": {"otlp_endpoint": [f"http://user:{SECRET}@collector/"]}},
         {"tracing": {"jaeger_endpoint": f"ftp://user:{SECRET}@collector/"}},
         {"tracing": f"http://user:{SECRET}@collector/"},
+        *(
+            {"logging": {"elasticsearch_url": url}}
+            for url in (
+                f"https://user:x/{SECRET}@es:9200",
+                f"https://user:x?{SECRET}@es:9200",
+                f"https://user:@{SECRET}@es:x",
+                f'https://user:" {SECRET}@es:x',
+                f"https:/user:{SECRET}@es:9200",
+                f"user:{SECRET}@es:9200",
+            )
+        ),
     ],
     ids=str,
 )

@@ -30,7 +30,7 @@ class BatchingOutput(Output):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching, who has not asked for no colours."""
+        """Whether lines go to a terminal that may show colours."""
         return self.output.is_terminal
 
     def leads_to(self, target: object) -> bool:
@@ -64,7 +64,7 @@ class BatchingOutput(Output):
         """Write the batch."""
         with self._lock:
             if self._closing.is_set():
-                # Lines written after the close are dropped, also where the next life has begun to open the file.
+                # Lines written after the close are dropped, also while the file is being opened again.
                 self._lines.clear()
                 return
             # As many as there are now; more may be appended meanwhile.
@@ -100,14 +100,14 @@ class BatchingOutput(Output):
         with self._lock:
             self.flush()
             self._closing.set()
-        self._some.set()
+        self._has_lines.set()
         self.output.close(seconds)
 
     def _wake(self) -> None:
         """Let the thread write the batch soon, or write it now."""
         if self._gathers and self._has_thread():
             self._awake = True
-            self._some.set()
+            self._has_lines.set()
         else:
             self.flush()
 
@@ -118,11 +118,11 @@ class BatchingOutput(Output):
         return self.thread is not None
 
     def _run(self) -> None:
-        some, closing = self._some, self._closing
+        has_lines, closing = self._has_lines, self._closing
         while not closing.is_set():
-            some.wait()
+            has_lines.wait()
             closing.wait(self._seconds)
-            some.clear()
+            has_lines.clear()
             # Before the lines are taken: a later line wakes this thread again.
             self._awake = False
             self.flush()
@@ -140,8 +140,8 @@ class BatchingOutput(Output):
         self._lock = threading.RLock()
         self._lines: list[bytes | DeferredLine] = []
         self._awake = False
-        """Whether the thread knows that there is something to write."""
-        self._some, self._closing = threading.Event(), threading.Event()
+        """Whether the thread has been woken for the batch."""
+        self._has_lines, self._closing = threading.Event(), threading.Event()
         self.thread = None
 
 

@@ -16,7 +16,7 @@ from sage_fastapi_obs.settings import LoggingSettings
 _CREATED_BEFORE = 409
 _ANSWER_BYTES = 4096
 _DOCUMENT_BYTES = 512
-"""Of an answer, for each document: a status is asked for, and some tell all that there is to say."""
+"""Of an answer, for each document: only its status is asked for, but some servers send more."""
 
 
 class Elasticsearch:
@@ -47,7 +47,7 @@ class Elasticsearch:
         self._prefix = ""
 
     def prepare(self) -> None:
-        """Nothing has to be found out."""
+        """Prepare nothing."""
 
     def open(self) -> None:
         """Prepare in the process that sends, whose documents have ids of their own."""
@@ -65,7 +65,7 @@ class Elasticsearch:
         self._poster.close()
 
     def _action(self, entry: Entry) -> bytes:
-        # An id makes trying again safe: what an unheard answer has confirmed is not created twice.
+        # With an id, a document whose answer was lost is not created twice when it is sent again.
         action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
         line: bytes = entry.content
         if self._has_time or not line.startswith(self._time_first):

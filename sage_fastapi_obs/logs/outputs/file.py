@@ -119,8 +119,8 @@ class File(Stream):
 
     def _rotate(self) -> None:
         """Give the file a name of its own, unless another process is doing so, and start the next one."""
-        with _alone(self._path.with_name(f"{self._path.name}.lock")) as alone:
-            if not alone:
+        with _lock(self._path.with_name(f"{self._path.name}.lock")) as is_locked:
+            if not is_locked:
                 return
             # Another process may have been faster.
             if self._is_current():
@@ -167,8 +167,8 @@ class File(Stream):
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Tell whether no other process is here; does not wait for one that is, which may be stopped."""
+def _lock(path: Path) -> Iterator[bool]:
+    """Lock a path against other processes; yield False where one has locked it. Does not wait: that process may be stopped."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -36,12 +36,19 @@ class Server(Output):
         self.remarks = destination.remarks
         self.sender = Sender(destination, losses, log, failed)
         self._threshold = LEVELS[level]
-        self.open, self.stop = self.sender.open, self.sender.stop  # type: ignore[method-assign]
+
+    def open(self) -> None:
+        """Take lines from now on."""
+        self.sender.open()
 
     def write(self, line: Line, encoded: bytes, lines: int = 1) -> None:  # noqa: ARG002 - they come one by one
         """Queue one line, or count it as lost when the queue is full."""
         if LEVELS[line["level"]] >= self._threshold:
             self.sender.put(encoded, len(encoded))
+
+    def stop(self, deadline: float) -> None:
+        """Begin to send what waits until a time of `time.monotonic`; does not wait."""
+        self.sender.stop(deadline)
 
     def drain(self, seconds: float) -> None:
         """Send what waits, for no longer than some seconds, and go on."""

@@ -1,6 +1,7 @@
 """What an output is: a stream, a file, a server, or several of these."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ DeferredLine: TypeAlias = tuple[Callable[[Any], bytes], Any]
 """A line that is still to be made: by what, and of what."""
 
 
-class Output:
+class Output(ABC):
     """Somewhere that lines go. The defaults are those of an output that keeps nothing back."""
 
     encode: Encode | None = None
@@ -30,33 +31,36 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching, who has not asked for no colours."""
+        """Whether lines go to a terminal that may show colours."""
         return False
 
     def leads_to(self, target: object) -> bool:  # noqa: ARG002 - for others to override
         """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return False
 
+    @abstractmethod
     def open(self) -> None:
         """Take lines from now on."""
 
+    @abstractmethod
     def write(self, line: Line, encoded: bytes, lines: int = 1) -> None:
         """Write one line, or several that are encoded together; raises when they are lost."""
-        raise NotImplementedError
 
     def write_local(self, line: Line, encoded: bytes) -> None:
         """Write a line without sending it."""
         self.write(line, encoded)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - most have no batch
         """Write the batch."""
 
-    def stop(self, deadline: float) -> None:
+    def stop(self, deadline: float) -> None:  # noqa: B027 - streams and files have nothing to begin
         """Begin to send what waits until a time of `time.monotonic`; does not wait."""
 
+    @abstractmethod
     def drain(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds, and go on."""
 
+    @abstractmethod
     def close(self, seconds: float) -> None:
         """Write and send what waits, for no longer than some seconds, and count the rest as lost."""
 
@@ -79,7 +83,7 @@ class Outputs(Output):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching each output that takes lines as they come."""
+        """Whether each output that takes lines as they come is a terminal that may show colours."""
         return all(output.is_terminal for output in self._local if output.encode is None)
 
     def leads_to(self, target: object) -> bool:
@@ -141,6 +145,6 @@ class Outputs(Output):
         deadline = time.monotonic() + seconds
         self.stop(deadline)
         with ExitStack() as last:
-            # Each is ended, whatever another one raises; the local ones last, as the others may have something to say.
+            # Each is ended, whatever another one raises; the local ones last, as the others may log lines meanwhile.
             for end in ends:
                 last.callback(lambda end: end(max(0.0, deadline - time.monotonic())), end)

@@ -22,14 +22,14 @@ from sage_fastapi_obs.threads import Threads
 BACKLOG_BYTES = 1024 * 1024
 BACKLOG_LINES = 8192
 _PATIENCE_SECONDS = 0.5
-"""Of one wait for the reader in the background, after which it is seen whether there is still anything to wait for."""
-_LOOK_SECONDS = 0.05
-"""Of such a wait where the system cannot tell when the reader goes on."""
+"""Longest single wait for the reader in the background; then the thread checks whether anything still waits."""
+_SLEEP_SECONDS = 0.05
+"""Such a wait where the system has no `poll`."""
 # Windows has none of these.
 _CAN_POLL = hasattr(select, "poll")
-_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 # Only Windows has this: without it a newline becomes two characters.
-_AS_IT_IS = getattr(os, "O_BINARY", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 class _Waiting(NamedTuple):
@@ -57,7 +57,7 @@ class Stream(Output):
         self._stream: IO[str] | None = None
         self._descriptor: int | None = None
         self._is_ours = False
-        # Takes everything: lines before the start and after the end are dropped.
+        # Drops everything: lines before the start and after the end.
         self._put: Callable[[bytes], int] = len
         self._backlog: deque[_Waiting] = deque()
         self._backlog_bytes = 0
@@ -71,7 +71,7 @@ class Stream(Output):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is watching, who has not asked for no colours."""
+        """Whether lines go to a terminal that may show colours."""
         return self._stream is not None and self._stream.isatty() and "NO_COLOR" not in os.environ
 
     @property
@@ -251,7 +251,7 @@ class Stream(Output):
     def _wait(self, seconds: float) -> None:
         descriptor = self._descriptor
         if not _CAN_POLL:
-            time.sleep(min(seconds, _LOOK_SECONDS))
+            time.sleep(min(seconds, _SLEEP_SECONDS))
         elif descriptor is not None:
             # A poll of its own: one object serves one thread at a time.
             poll = select.poll()
@@ -267,7 +267,7 @@ class Stream(Output):
 
 def own_descriptor(path: str) -> int:
     """Open a path for appending, without ever waiting for a reader."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITHOUT_WAITING | _AS_IT_IS, 0o644)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NON_BLOCKING | _BINARY, 0o644)
 
 
 def _opened_anew(descriptor: int) -> int | None:
@@ -279,7 +279,7 @@ def _opened_anew(descriptor: int) -> int | None:
     if not _may_wait(descriptor):
         return None
     try:
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | _WITHOUT_WAITING)
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | _NON_BLOCKING)
     except OSError:
         return None
 

@@ -197,8 +197,8 @@ def test_a_batch_that_is_refused_is_counted(status: int, watch: Any, bulk: Bulk,
     close(watched)
     assert bulk.messages() == ["third"]
     assert len(bulk.headers) == 3
-    told = [line for line in watched.lines if line["message"] == "log lines are refused by elasticsearch"]
-    assert [line["data"] for line in told] == [{"output": "elasticsearch", "reason": f"HTTP {status}"}]
+    notices = [line for line in watched.lines if line["message"] == "log lines are refused by elasticsearch"]
+    assert [line["data"] for line in notices] == [{"output": "elasticsearch", "reason": f"HTTP {status}"}]
 
 
 def test_documents_that_are_refused_are_counted(watch: Any, bulk: Bulk, quick: None) -> None:
@@ -278,10 +278,13 @@ def test_a_server_that_is_away_costs_what_does_not_fit(watch: Any, bulk: Bulk, q
     logger.info("after")
     close(watched)
     assert bulk.messages()[-2:] == [f"line {99 - int(lost)}", "after"]
-    told = [line for line in watched.lines if "elasticsearch" in line["message"]]
-    assert [line["message"] for line in told] == ["log lines do not reach elasticsearch", "log lines reach elasticsearch again"]
-    assert told[0]["data"]["reason"] == "HTTP 503"
-    assert told[1]["data"]["lost"] == lost
+    notices = [line for line in watched.lines if "elasticsearch" in line["message"]]
+    assert [line["message"] for line in notices] == [
+        "log lines do not reach elasticsearch",
+        "log lines reach elasticsearch again",
+    ]
+    assert notices[0]["data"]["reason"] == "HTTP 503"
+    assert notices[1]["data"]["lost"] == lost
     assert dropped(watched) == {"full": lost}
 
 

@@ -64,8 +64,8 @@ class Wire:
                 most -= len(read)
 
     @property
-    def told(self) -> int:
-        """Lines that are missing, by what the reader has been told."""
+    def reported_missing(self) -> int:
+        """How many lines are missing, by the gap lines that the reader has."""
         whole = self.received[: self.received.rfind(b"\n") + 1]
         return sum(json.loads(row)["lost"] for row in whole.splitlines() if row.startswith(b'{"lost"'))
 
@@ -143,9 +143,9 @@ def test_nobody_waits_for_a_reader_that_does_not_read(wire: Any) -> None:
         wired.write(1000)
     dropped = wired.losses.counts["stdout", "full"]
     assert dropped > BACKLOG_BYTES // 1000
-    # Without another line being written, the reader is told; of a terminal in several words, as its driver takes more
+    # Without another line being written, the reader gets a gap line; from a terminal in several words, as its driver takes more
     # from what was written whenever it comes to it, though nobody reads.
-    assert until(lambda: wired.read(1 << 20) or wired.told == dropped)
+    assert until(lambda: wired.read(1 << 20) or wired.reported_missing == dropped)
     if wire is terminal:
         # Closing the last descriptor of a terminal takes away what was not read, and reads fail from then on.
         wired.stream.close(1.0)
