@@ -30,11 +30,11 @@ class HistogramFigures(_Model):
     count: float
     sum: Figure
     min: Figure
-    """The true one of HTTP requests; of others the bound of a bucket."""
+    """The true one; only of instruments that the application made with the client library, the bound of a bucket."""
     max: Figure
     mean: Figure
     p50: Figure
-    """Quantiles are estimated as Prometheus' `histogram_quantile` does."""
+    """Quantiles are estimated as Prometheus' `histogram_quantile` does, and lie between `min` and `max`."""
     p95: Figure
     p99: Figure
 
@@ -179,7 +179,7 @@ def rule_summary(rule: AlertRule) -> RuleSummary:
 def _figures(stats: HistogramStats | None) -> HistogramFigures:
     if stats is None:
         return HistogramFigures(count=0, sum=0, min=None, max=None, mean=None, p50=None, p95=None, p99=None)
-    return HistogramFigures(**{name: stats.statistic(name) for name in HistogramFigures.model_fields})
+    return HistogramFigures(**{name: stats.figure(name) for name in HistogramFigures.model_fields})
 
 
 class _Requests:

@@ -129,6 +129,13 @@ class HistogramStats(WindowStats):
         q = quantile_of(name or self.default_statistic)
         return WindowStats.statistic(self, name) if q is None else self.quantile(q)
 
+    def figure(self, name: str) -> float | None:
+        """Return a statistic to be shown: a quantile is not beyond the true extremes, as the estimate of a rule may be."""
+        value = self.statistic(name)
+        if value is None or quantile_of(name) is None or self.lowest is None or self.highest is None:
+            return value
+        return min(max(value, self.lowest), self.highest)
+
     def _buckets_in_use(self) -> list[int]:
         return [bucket for bucket, count in enumerate(self.counts) if count]
 

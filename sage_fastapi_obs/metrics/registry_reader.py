@@ -95,7 +95,7 @@ def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Re
         return _from_samples(collector)
     # The library's summaries count before they sum.
     ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
-    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered),)
+    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes()),)
 
 
 def _from_samples(collector: Collector) -> Iterator[Reading]:

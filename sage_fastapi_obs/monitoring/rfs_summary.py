@@ -129,4 +129,4 @@ def _figures(observed: HistogramStats | None, scale: float) -> dict[str, float]:
 
 
 def _figure(observed: HistogramStats | None, name: str) -> float:
-    return (observed.statistic(name) if observed is not None else None) or 0.0
+    return (observed.figure(name) if observed is not None else None) or 0.0

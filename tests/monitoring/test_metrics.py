@@ -7,8 +7,10 @@ import threading
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from receivers import Handler, Receiver, serving
-from support import PATIENCE_SECONDS
+from support import PATIENCE_SECONDS, times
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
 from sage_fastapi_obs.metrics import memory
@@ -113,11 +115,73 @@ def test_a_summary_is_in_the_units_of_its_names(watched):
     for name in ("response_time_ms", "result_duration_ms"):
         figures = summary["histograms"][name]
         assert (figures["count"], figures["sum"], figures["mean"]) == (3, pytest.approx(360), pytest.approx(120))
-        assert 250 < figures["p95"] <= figures["p99"] <= figures["max"] == 500
+        assert 250 < figures["p95"] <= figures["p99"] <= figures["max"] == pytest.approx(300)
     assert not [name for name in summary["histograms"] if name.endswith(("_seconds", "_bytes"))]
     work = summary["operations"]["work"]
     assert (work["success"], work["failure"], work["failure_rate"], work["mean"]) == (3, 0, 0, pytest.approx(120))
     json.dumps(summary)
+
+
+MAGNITUDES = st.floats(-6, 9).map(lambda power: min(1e9, 10**power))
+
+
+@settings(max_examples=times(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MAGNITUDES, min_size=1, max_size=60))
+def test_values_of_any_magnitude_have_their_figures(watch, alone, values):
+    """Minimum and maximum are true, the mean is, and a quantile is within 2.5 times the value that has this rank."""
+    active.register(watch(alerts={"defaults": False}, status_clock=Clock()).obs)
+    for value in values:
+        collect_metric("size", value, MetricType.HISTOGRAM)
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (len(values), min(values), max(values))
+    assert figures["mean"] == pytest.approx(sum(values) / len(values))
+    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        exact = next(value for rank, value in enumerate(sorted(values), 1) if rank >= q * len(values))
+        assert exact / 2.5 <= figures[name] * (1 + 1e-9)
+        assert figures[name] <= exact * 2.5 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["wait_ms", "heap_mb", "full_percent", "order_size"])
+def test_fifty_equal_values_have_that_value_in_every_figure(watched, name):
+    """In each unit, quantiles and extremes of equal values are that value."""
+    for _ in range(50):
+        collect_metric(name, 250, MetricType.HISTOGRAM)
+    shown = get_metrics_summary()["histograms"]
+    figures = shown.get(name) or shown["full_ratio"]
+    wanted = 2.5 if name not in shown else 250
+    assert [figures[one] for one in ("min", "p50", "p95", "p99", "max", "mean")] == pytest.approx([wanted] * 6)
+
+
+def test_the_maximum_is_that_of_the_window(watched):
+    """What was the highest before a window begins does not count in it; results and operations know their maximum, too."""
+    clock = watched.obs.status.windows._clock
+    collect_result_metric("work", Success(1), 53_800)
+    collect_metric("size", -7, MetricType.HISTOGRAM)
+    get_metrics_summary()
+    for _ in range(30):
+        clock.now += 15
+        collect_result_metric("work", Success(1), 1_234)
+        collect_metric("size", 3, MetricType.HISTOGRAM)
+        get_metrics_summary()
+    hour, minutes = get_metrics_summary(), get_metrics_summary(time_range_minutes=5)
+    assert (hour["operations"]["work"]["max"], minutes["operations"]["work"]["max"]) == (53_800, 1_234)
+    assert (hour["histograms"]["size"]["min"], minutes["histograms"]["size"]["min"]) == (-7, 3)
+
+
+def test_the_maximum_is_true_also_when_many_threads_observe(watched):
+    """None of the extremes is lost between threads."""
+    threads = [
+        threading.Thread(target=lambda n=n: [collect_metric("size", n * 500 + i, MetricType.HISTOGRAM) for i in range(500)])
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    seen = []
+    while any(thread.is_alive() for thread in threads):
+        seen.append(get_metrics_summary()["histograms"].get("size", {}).get("max", 0))
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (4_000, 0, 3_999)
+    assert seen == sorted(seen)
 
 
 @pytest.mark.parametrize("start", [False, True])

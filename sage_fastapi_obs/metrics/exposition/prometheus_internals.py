@@ -18,6 +18,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
+from sage_fastapi_obs.catalog.extremes_histogram import ExtremesHistogram
 from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedCollector, VersionedFamily
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
@@ -130,6 +131,13 @@ class ClientInstrument:
         for labels, child in self._by_labels():
             state = self._state(child)
             yield labels, None if state is None else _unpacked(state)[0]
+
+    def extremes(self) -> list[tuple[tuple[str, ...], float, float]]:
+        """Take the lowest and the highest observation since the last call, of each child that has both."""
+        if not isinstance(self._instrument, ExtremesHistogram):
+            return []
+        taken = ((labels, child.take_extremes()) for labels, child in self._by_labels())
+        return [(labels, *extremes) for labels, extremes in taken if extremes is not None]
 
     def _children(self) -> Iterator[VersionedChild]:
         for labels, child in self._by_labels():
@@ -267,13 +275,15 @@ def _is_readable(instrument: type, kind: _ChildReader) -> bool:
     return True
 
 
+_HISTOGRAM = _ChildReader(lambda child: _packed((child._sum, *child._buckets)), _histogram)
 _KINDS: dict[type, _ChildReader] = {
     instrument: kind
     for instrument, kind in {
         Counter: _ChildReader(_packed_value, _counter),
         Gauge: _ChildReader(_packed_value, _gauge),
         Summary: _ChildReader(lambda child: _packed((child._count, child._sum)), _summary),
-        Histogram: _ChildReader(lambda child: _packed((child._sum, *child._buckets)), _histogram),
+        Histogram: _HISTOGRAM,
+        ExtremesHistogram: _HISTOGRAM,
         Info: _ChildReader(lambda child: child._value, _info),
         Enum: _ChildReader(lambda child: child._value, _enum),
     }.items()

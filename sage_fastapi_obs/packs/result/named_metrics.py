@@ -12,8 +12,7 @@ from typing import Any
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.catalog import CATALOG, Metric
-from sage_fastapi_obs.catalog.http import SIZE_BUCKETS
-from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
+from sage_fastapi_obs.catalog.metric import ANY_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.legacy.metric_names import ResolvedName, resolve_name
@@ -24,7 +23,6 @@ from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 MOST_METRICS = 1_000
 """Names of metrics in one registry; more of them mean that ids are part of the names."""
-_BUCKETS = {"_seconds": RESULT_BUCKETS, "_bytes": SIZE_BUCKETS}
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
 _UNITS = ("seconds", "bytes", "ratio")
 _LABELS = {"service": "component", **{name: f"label_{name}" for name in ("job", "instance", "le", "quantile")}}
@@ -192,7 +190,7 @@ def _label(label: str) -> str:
 def _metric(name: str, metric: str, kind: MetricType, labels: Mapping[str, str]) -> Metric:
     base = metric.removesuffix("_total")
     unit = next((unit for unit in _UNITS if base.endswith(f"_{unit}")), "")
-    buckets = _BUCKETS.get(f"_{unit}", DEFAULT_BUCKETS) if kind is MetricType.HISTOGRAM else ()
+    buckets = ANY_BUCKETS if kind is MetricType.HISTOGRAM else ()
     open_labels: dict[str, tuple[str, ...]] = {_label(label): () for label in labels}
     return Metric(metric, kind.value, f"Collected as {printable(name)}.", open_labels, unit, buckets)
 
