@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.alerting.expressions import Expression, Stat, Values, View
 from sage_fastapi_obs.alerting.summary import summary_of
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
@@ -50,7 +51,8 @@ class _First:
 
 def rfs_expression(metric_name: str, statistic: str | None, window_seconds: float) -> Expression:
     """Return the figure of a metric by any of its names, in the unit of that name."""
-    meaning = resolve_name(metric_name)
+    active = active_observability()
+    meaning = resolve_name(metric_name) if active is None else active.collected.meaning(metric_name)
 
     def figure(metric: str) -> Stat:
         is_number = statistic == "count" or (statistic == "rate" and not metric.endswith("_total"))

@@ -1,13 +1,13 @@
 """Metrics that applications collect by a name, and those of results: all are instruments of the registry."""
 
 import math
-import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
@@ -15,7 +15,7 @@ from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.metric import ANY_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.legacy.metric_names import ResolvedName, resolve_name
+from sage_fastapi_obs.legacy.metric_names import ResolvedName, escape, escape_name, flat_name, resolve_name, spelling
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
@@ -23,10 +23,11 @@ from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 MOST_METRICS = 1_000
 """Names of metrics in one registry; more of them mean that ids are part of the names."""
-_INVALID = re.compile(r"[^A-Za-z0-9_]")
 _UNITS = ("seconds", "bytes", "ratio")
 _LABELS = {"service": "component", **{name: f"label_{name}" for name in ("job", "instance", "le", "quantile")}}
 """Labels by what they are called here: what scrapers and histograms set themselves is not ours to set."""
+_ONE_LABEL = ("service", "component")
+"""Two names of the same label."""
 
 
 class MetricType(Enum):
@@ -45,6 +46,8 @@ class _Target:
     resolved: ResolvedName
     instrument: LabelledMetric | None
     """None where they cannot be recorded."""
+    labels: Mapping[str, str]
+    """What the labels of the first value are called in the metric."""
 
 
 class NamedMetrics:
@@ -54,12 +57,19 @@ class NamedMetrics:
         self._instruments = instruments
         self._internal_errors = internal_errors
         self._targets: dict[str, _Target] = {}
+        self._spellings: dict[str, str] = {}
+        """By metric, the names it was collected under."""
         self._lock = threading.Lock()
 
     @property
     def names(self) -> dict[str, ResolvedName]:
         """The names that were collected, and what each stands for."""
         return {name: target.resolved for name, target in self._targets.copy().items() if target.instrument is not None}
+
+    def meaning(self, name: str) -> ResolvedName:
+        """Return the metric that a name stands for, also where it is not collected yet."""
+        target = self._targets.get(name)
+        return resolve_name(name) if target is None else target.resolved
 
     def collect(self, name: str, value: float, kind: MetricType, labels: Mapping[str, str]) -> None:
         """Record a value; raises `ValueError` where the name has another type."""
@@ -83,29 +93,41 @@ class NamedMetrics:
             known = self._targets.get(name)
             if known is not None:
                 return known
-            meaning = resolve_name(name)
+            meaning = self._kept_apart(name, resolve_name(name))
             is_known = self._known(meaning.metric) is not None
             if kind is MetricType.COUNTER and not is_known and not meaning.metric.endswith("_total"):
                 meaning = ResolvedName(f"{meaning.metric}_total", meaning.scale, meaning.labels)
-            target = _Target(kind, meaning, self._instrument(name, meaning, kind, labels))
+            named = _label_names(labels)
+            target = _Target(kind, meaning, self._instrument(name, meaning, kind, named.values()), named)
             if len(self._targets) < MOST_METRICS and len(name) <= LONGEST:
                 self._targets[name] = target
+                self._spellings.setdefault(meaning.metric.removesuffix("_total"), spelling(name))
             return target
+
+    def _kept_apart(self, name: str, meaning: ResolvedName) -> ResolvedName:
+        """Escape a name that comes to the metric of another."""
+        if CATALOG.get(meaning.metric) is not None:
+            return meaning
+        base, own = meaning.metric.removesuffix("_total"), spelling(name)
+        is_declared = (self._instruments.get(base) or self._instruments.get(f"{base}_total")) is not None
+        owner = self._spellings.get(base, base if is_declared else own)
+        kept = meaning if owner == own or meaning == escape_name(name) else escape_name(name)
+        if name.isascii() and kept.metric.startswith("U__"):
+            self._count(f"{printable(name)} is {kept.metric} on the page of metrics: its plain name is reserved, or another's")
+        return kept
 
     def _known(self, metric: str) -> Metric | None:
         instrument = self._instruments.get(metric)
         return CATALOG.get(metric) if instrument is None else instrument.metric
 
-    def _instrument(
-        self, name: str, meaning: ResolvedName, kind: MetricType, labels: Mapping[str, str]
-    ) -> LabelledMetric | None:
+    def _instrument(self, name: str, meaning: ResolvedName, kind: MetricType, labels: Iterable[str]) -> LabelledMetric | None:
         metric = self._known(meaning.metric)
         if metric is None:
             metric = _metric(name, meaning.metric, kind, labels)
         elif metric.type != kind.value and not meaning.labels:
             # The metrics of operations are what they are, whatever they are collected as.
             raise ValueError(f"{name} is {meaning.metric}, a {metric.type}, and cannot be collected as a {kind.value}")
-        if len(metric.name) > LONGEST:
+        if len(name) > LONGEST:
             self._count(f"{printable(name)} is not collected: its name has more than {LONGEST} characters")
             return None
         if self._instruments.get(metric.name) is None and len(self._targets) >= MOST_METRICS:
@@ -119,7 +141,11 @@ class NamedMetrics:
 
     def _values(self, name: str, target: _Target, labels: Mapping[str, str]) -> list[str]:
         assert target.instrument is not None
-        given = {**{_label(label): str(value) for label, value in labels.items()}, **target.resolved.labels}
+        names = target.labels if labels.keys() <= target.labels.keys() else _label_names(labels, target.labels)
+        named = {names[label]: str(value) for label, value in labels.items()}
+        if len(named) < len(labels):
+            self._count(f"{printable(name)}: {' and '.join(_ONE_LABEL)} are the same label, which has one value")
+        given = {**named, **target.resolved.labels}
         expected = target.instrument.metric.labels
         if unknown := given.keys() - expected.keys():
             self._count(f"{printable(name)} has no labels {', '.join(sorted(unknown))}: the first value decides which it has")
@@ -182,17 +208,29 @@ def _component(labels: Mapping[str, str]) -> str:
     return component
 
 
+def _label_names(labels: Iterable[str], known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return what labels are called in a metric; those that are written as they are come first, so that they stay so."""
+    names = {**known}
+    for label in sorted(labels, key=lambda label: (_label(label) != label, label)):
+        if label not in names:
+            name = _label(label)
+            is_taken = name in names.values() and label not in _ONE_LABEL
+            names[label] = escape(label) if is_taken else name
+    return names
+
+
 def _label(label: str) -> str:
-    flat = _INVALID.sub("_", label[:LONGEST]).lstrip("_")
+    flat = flat_name(label).lstrip("_")
+    if not label.isascii() or label.startswith("U__"):
+        return escape(label)
     return _LABELS.get(flat, f"label_{flat}" if not flat or flat[0].isdigit() else flat)
 
 
-def _metric(name: str, metric: str, kind: MetricType, labels: Mapping[str, str]) -> Metric:
+def _metric(name: str, metric: str, kind: MetricType, labels: Iterable[str]) -> Metric:
     base = metric.removesuffix("_total")
     unit = next((unit for unit in _UNITS if base.endswith(f"_{unit}")), "")
     buckets = ANY_BUCKETS if kind is MetricType.HISTOGRAM else ()
-    open_labels: dict[str, tuple[str, ...]] = {_label(label): () for label in labels}
-    return Metric(metric, kind.value, f"Collected as {printable(name)}.", open_labels, unit, buckets)
+    return Metric(metric, kind.value, f"Collected as {printable(name)}.", dict.fromkeys(labels, ()), unit, buckets)
 
 
 def _finite(name: str, value: float | Decimal) -> float:
