@@ -5,8 +5,9 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import wait
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.alerting.rules import Callback
@@ -23,6 +24,9 @@ _LOOP_CHECK_SECONDS = 0.5
 """How often a waiting call checks that the event loop is still open."""
 MOST_STUCK = 2
 """With so many calls of a callback that never returned, it is not called any more."""
+
+current_notice: ContextVar[Mapping[str, Any] | None] = ContextVar("current_notice", default=None)
+"""In a callback, the alert that it was called with; also in what it awaits."""
 
 
 class NotificationQueue:
@@ -192,6 +196,7 @@ class _CallbackCall:
         return "sent" if self.error is None else "failed"
 
     def _run(self) -> None:
+        entered = current_notice.set(self._notice.copy())
         try:
             returned = self._callback(self._notice)
             if inspect.isawaitable(returned):
@@ -199,6 +204,8 @@ class _CallbackCall:
         except BaseException as error:
             # Also SystemExit and the like, which must not end anything from this thread.
             self.error = self.error or error
+        finally:
+            current_notice.reset(entered)
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
         # A coroutine is not wrapped into another: it would never begin if that one were cancelled first.

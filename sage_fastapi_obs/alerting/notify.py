@@ -78,7 +78,7 @@ class Notifiers:
             "routing_key": key,
             "event_action": "resolve" if message.is_resolved else "trigger",
             "payload": {
-                "summary": message.title[:1024],
+                "summary": message.headline[:1024],
                 "source": self._service,
                 "severity": severity if severity in get_args(Severity) else "error",
                 "custom_details": dict(message.alert),
@@ -150,6 +150,11 @@ class _ChannelTexts:
             return f"{self.service}: {self.notice}"
         state = str(self.alert.get("state", "firing")).upper()
         return f"[{state}] {self.service}: {self.alert.get('name', 'alert')} ({self.alert.get('severity', 'warning')})"
+
+    @property
+    def headline(self) -> str:
+        """The title, and what the alert says of itself: which circuit breaker, which operation."""
+        return ": ".join(filter(None, (self.title, self.alert.get("annotations", {}).get("summary"))))
 
     @property
     def body(self) -> str:

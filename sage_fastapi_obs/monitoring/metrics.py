@@ -6,10 +6,12 @@ summaries are empty, and rules are kept for one that starts.
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, get_args
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.alerting.alerts import Alert
+from sage_fastapi_obs.alerting.default_rules import OPEN_BREAKER
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import RESULTS
 from sage_fastapi_obs.alerting.summary import rule_summary, slow_operations
@@ -240,16 +242,12 @@ async def circuit_breaker_monitoring(name: str = "user_service", threshold: floa
 
 
 async def activate_circuit_breaker(name: str) -> None:
-    """Show a circuit breaker as open, and let the incident team know while any is."""
+    """Show a circuit breaker as open; the rule `circuit_breaker_activated`, added where it is missing, notifies of each."""
     set_gauge("circuit_breaker_status", OPEN, name)
-    create_alert_rule(
-        "circuit_breaker_activated",
-        "circuit_breaker_status",
-        AlertCondition.EQUAL,
-        OPEN,
-        notifiers.notify_incident_team,
-        severity="critical",
-    )
+    found = active_observability()
+    if found is None or OPEN_BREAKER.name not in {rule.name for rule in found.status.alerts.rules}:
+        notify = (notifiers.notify_incident_team,)
+        process_state.add_rule(replace(OPEN_BREAKER, callbacks=notify, resolved_callbacks=notify))
 
 
 async def reset_circuit_breaker(name: str) -> None:

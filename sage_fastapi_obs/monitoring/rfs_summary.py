@@ -16,6 +16,7 @@ _SHOWN_UNITS = {"_seconds": ("_ms", 1000.0), "_bytes": ("_mb", 1 / MEBIBYTE)}
 _RESULTS = PACKS["result"]
 _EMPTY_COUNTERS = {metric.name: 0.0 for metric in _RESULTS if metric.type == "counter"}
 _EMPTY_HISTOGRAMS = {metric.name for metric in _RESULTS if metric.type == "histogram"}
+_ADDED_UP = ("count", "rate", "sum", "total")
 _FIGURES = ("sum", "min", "max", "mean", "p50", "p95", "p99")
 
 
@@ -56,11 +57,20 @@ def rfs_expression(metric_name: str, statistic: str | None, window_seconds: floa
 
     def figure(metric: str) -> Stat:
         is_number = statistic == "count" or (statistic == "rate" and not metric.endswith("_total"))
-        return Stat(metric, statistic, window_seconds, meaning.labels, scale=1.0 if is_number else meaning.scale)
+        by = _told_apart(metric, statistic, meaning)
+        return Stat(metric, statistic, window_seconds, meaning.labels, by, scale=1.0 if is_number else meaning.scale)
 
     named = figure(meaning.metric)
     is_known = meaning.metric.endswith("_total") or CATALOG.get(meaning.metric) is not None
     return named if is_known else _First(named, figure(f"{meaning.metric}_total"))
+
+
+def _told_apart(metric: str, statistic: str | None, meaning: ResolvedName) -> tuple[str, ...]:
+    """Choose labels to judge one by one: many fast operations must not hide a slow one, nor an open breaker another."""
+    known = CATALOG.get(metric)
+    if known is None or known.type == "counter" or statistic in _ADDED_UP:
+        return ()
+    return tuple(label for label in ("operation", "name") if label in known.labels and label not in meaning.labels)
 
 
 def rfs_summary(window: Window, names: Mapping[str, ResolvedName]) -> dict[str, Any]:

@@ -538,6 +538,115 @@ async def test_the_circuit_breaker_opens_when_most_fails(watched):
     assert breaker(watched, "other") == 1
 
 
+@pytest.mark.parametrize("guide", [True, False])
+async def test_each_circuit_breaker_that_opens_is_told_by_its_name(watch, alone, guide):
+    """A second one too, with the package's rule or the guide's own; each closes by itself, and the states are not added up."""
+    with serving(Hook()) as hook:
+        settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
+        obs = watch(notify=settings, alerts={"defaults": not guide}, status_clock=Clock()).obs
+        active.register(obs)
+        if guide:
+            create_alert_rule(
+                "circuit_breaker_activated", "circuit_breaker_status", AlertCondition.EQUAL, 1.0, notifiers.notify_incident_team
+            )
+        for name in ("users", "orders"):
+            await activate_circuit_breaker(name)
+            evaluate_alerts()
+        collect_metric("circuit_breaker_status", 2, MetricType.GAUGE, labels={"name": "half open"})
+        firing = {alert["labels"]["name"] for alert in get_dashboard_data()["active_alerts"]}
+        await reset_circuit_breaker("users")
+        resolved = [alert.labels["name"] for alert in evaluate_alerts()]
+        assert obs.status.notifications.wait(PATIENCE_SECONDS)
+    assert (firing, resolved) == ({"users", "orders"}, ["users"])
+    events = [(told["event_action"], told["payload"]["custom_details"]["labels"]["name"]) for told in hook.told]
+    assert events == [("trigger", "users"), ("trigger", "orders"), *([] if guide else [("resolve", "users")])]
+    assert guide or "the circuit breaker orders is open" in hook.told[1]["payload"]["summary"]
+    assert len({told["dedup_key"] for told in hook.told}) == 2
+
+
+async def test_a_circuit_breaker_without_any_rule_brings_one(watched):
+    """It notifies of the end, too; a rule of that name which is there already stays as it is."""
+    await activate_circuit_breaker("users")
+    (rule,) = watched.obs.status.alerts.rules
+    assert (rule.name, rule.expression.by, rule.callbacks) == ("circuit_breaker_activated", ("name",), rule.resolved_callbacks)
+    mine = create_alert_rule("circuit_breaker_activated", "circuit_breaker_status", AlertCondition.EQUAL, 1.0, print)
+    await activate_circuit_breaker("orders")
+    assert watched.obs.status.alerts.rules == [mine]
+
+
+def test_a_thousand_fast_runs_do_not_hide_a_slow_operation(watched):
+    """The rule of the package, and the guide's own, are by operation, and name it; a worst ratio is found among good ones."""
+    setup_default_alerts()
+    create_alert_rule("mine", "result_duration_ms", AlertCondition.GREATER_THAN, 5_000)
+    create_alert_rule("poor batch", "flux_result_success_rate", AlertCondition.LESS_THAN, 0.5)
+    evaluate_alerts()
+    for _ in range(1_000):
+        collect_result_metric("fast", Success(1), 10)
+    for _ in range(20):
+        collect_result_metric("slow", Success(1), 20_000)
+    collect_flux_result_metric("good", FluxResult((Success(1),)), 1)
+    collect_flux_result_metric("bad", FluxResult((Success(1), Failure(1), Failure(2))), 1)
+    firing = {(alert.rule.name, alert.labels["operation"]) for alert in evaluate_alerts() if "operation" in alert.labels}
+    assert firing == {("slow_api_response", "slow"), ("mine", "slow"), ("poor batch", "bad")}
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "lambda", "task"])
+async def test_what_a_handler_passes_on_keeps_the_identity_of_its_alert(watch, alone, kind):
+    """The guide's handler names only metric, value, threshold and time: on call, two alerts are two, as severe as they are."""
+
+    async def handle(alert: dict) -> None:
+        known = {name: alert[name] for name in ("current_value", "threshold", "timestamp")}
+        await notifiers.escalate_to_oncall({"metric": alert["metric_name"], **known})
+
+    async def in_a_task(alert: dict) -> None:
+        await asyncio.create_task(handle(alert))
+
+    handlers = {
+        "async": handle,
+        "sync": lambda alert: asyncio.run(handle(alert)),
+        "lambda": lambda a: handle(a),
+        "task": in_a_task,
+    }
+    with serving(Hook()) as hook:
+        settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
+        obs = watch(notify=settings, alerts={"defaults": False}).obs
+        async with obs:
+            evaluate_alerts()
+            for name, metric, severity in (("failures", "failure_total", "critical"), ("slow", "duration_ms", "warning")):
+                create_alert_rule(name, f"result_{metric}", AlertCondition.GREATER_THAN, 1, handlers[kind], severity=severity)
+            for _ in range(5):
+                collect_result_metric("x", Failure(1), 9_000)
+            evaluate_alerts()
+            assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+    told = sorted(hook.told, key=lambda one: one["dedup_key"])
+    assert [one["payload"]["severity"] for one in told] == ["critical", "warning"]
+    assert [one["payload"]["custom_details"]["name"] for one in told] == ["failures", "slow"]
+    assert len({one["dedup_key"] for one in told}) == 2
+    assert all(one["payload"]["custom_details"]["since"] for one in told)
+
+
+async def test_a_message_about_something_else_has_its_own_identity(watch, alone):
+    """Inside a handler as well: another metric, or another name, is another incident."""
+
+    async def handle(alert: dict) -> None:
+        alert.clear()
+        for message in ({"metric": "disk_bytes"}, {"name": "backup"}, {"current_value": 1}):
+            await notifiers.create_incident_ticket(message)
+
+    with serving(Hook()) as hook:
+        obs = watch(notify={"webhook_url": hook.url}, alerts={"defaults": False}).obs
+        async with obs:
+            create_alert_rule("load", "load", AlertCondition.GREATER_THAN, 1, handle, severity="critical")
+            collect_metric("load", 3, MetricType.GAUGE)
+            evaluate_alerts()
+            evaluate_alerts()
+            assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+            await notifiers.create_incident_ticket({"metric": "disk_bytes"})
+    labels = [told["alerts"][0]["labels"] for told in hook.told]
+    assert [one["alertname"] for one in labels] == ["disk_bytes", "backup", "load", "disk_bytes"]
+    assert [one.get("severity") for one in labels] == [None, None, "critical", None]
+
+
 def test_slow_operations_are_found(watched):
     """By their 95th percentile in milliseconds, the slowest first."""
     for operation, milliseconds in (("fast", 10), ("slow", 8_000), ("slower", 20_000)):
@@ -585,7 +694,7 @@ async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
         await notifiers.create_incident_ticket({"metric": "result_failure_total", "current_value": 101})
         await notifiers.create_incident_ticket(["one", "two"])
     first, second = (told["alerts"][0] for told in hook.told)
-    assert (first["labels"]["alertname"], first["value"]) == ("notification", 101)
+    assert (first["labels"]["alertname"], first["value"]) == ("result_failure_total", 101)
     assert second["annotations"] == {"summary": "one; two"}
 
 

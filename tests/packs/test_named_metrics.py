@@ -350,3 +350,10 @@ def test_a_name_that_is_too_long_is_dropped_and_counted(watched):
     collect_metric("주" * 128, 1, GAUGE)
     assert watched.obs.internal_errors.counts == {"collect_metric": 1}
     assert len(watched.obs.collected.names) == 1
+
+
+def test_labels_that_are_too_long_are_left_out_and_counted(watched):
+    """The others of the value are kept."""
+    collect_metric("calls", 1, COUNTER, labels={"a" * 129: "1", "a" * 130: "2", "b": "3"})
+    assert watched.value("calls_total", b="3") == 1
+    assert watched.obs.internal_errors.counts["collect_metric"] > 0

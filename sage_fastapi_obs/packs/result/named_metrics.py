@@ -144,7 +144,7 @@ class NamedMetrics:
         names = target.labels if labels.keys() <= target.labels.keys() else _label_names(labels, target.labels)
         named = {names[label]: str(value) for label, value in labels.items()}
         if len(named) < len(labels):
-            self._count(f"{printable(name)}: {' and '.join(_ONE_LABEL)} are the same label, which has one value")
+            self._count(f"{printable(name)}: two of its labels are one, as service and component are, and it has one value")
         given = {**named, **target.resolved.labels}
         expected = target.instrument.metric.labels
         if unknown := given.keys() - expected.keys():
@@ -214,12 +214,15 @@ def _label_names(labels: Iterable[str], known: Mapping[str, str] = MappingProxyT
     for label in sorted(labels, key=lambda label: (_label(label) != label, label)):
         if label not in names:
             name = _label(label)
-            is_taken = name in names.values() and label not in _ONE_LABEL
+            is_taken = name in names.values() and label not in _ONE_LABEL and len(label) <= LONGEST
             names[label] = escape(label) if is_taken else name
     return names
 
 
 def _label(label: str) -> str:
+    if len(label) > LONGEST:
+        # No metric has this label, so that it is counted as one that is left out.
+        return "too long"
     flat = flat_name(label).lstrip("_")
     if not label.isascii() or label.startswith("U__"):
         return escape(label)
@@ -230,7 +233,14 @@ def _metric(name: str, metric: str, kind: MetricType, labels: Iterable[str]) -> 
     base = metric.removesuffix("_total")
     unit = next((unit for unit in _UNITS if base.endswith(f"_{unit}")), "")
     buckets = ANY_BUCKETS if kind is MetricType.HISTOGRAM else ()
-    return Metric(metric, kind.value, f"Collected as {printable(name)}.", dict.fromkeys(labels, ()), unit, buckets)
+    return Metric(
+        metric,
+        kind.value,
+        f"Collected as {printable(name)}.",
+        dict.fromkeys(filter(str.isidentifier, labels), ()),
+        unit,
+        buckets,
+    )
 
 
 def _finite(name: str, value: float | Decimal) -> float:
