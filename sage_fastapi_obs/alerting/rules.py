@@ -103,8 +103,15 @@ class AlertRule:
 
     def _promql(self, threshold: float, also_by: Sequence[str]) -> str:
         compared = f"{self.condition.value} {number(threshold)}"
-        comparisons = [f"{value} {compared}" for value in self.expression.promql(also_by)]
+        comparisons = [f"{value} {compared}" for value in self._values(also_by)]
         return comparisons[0] if len(comparisons) == 1 else " and ".join(f"({one})" for one in comparisons)
+
+    def _values(self, also_by: Sequence[str]) -> tuple[str, ...]:
+        """Write the values in PromQL; with the beginnings of new series, where these alone could let the rule fire."""
+        watched = self.expression
+        if isinstance(watched, Stat) and self.for_seconds < watched.window_seconds and watched.may_begin_above_0:
+            return watched.promql_from_zero(also_by)
+        return watched.promql(also_by)
 
 
 def rule_from_settings(settings: AlertRuleSettings, notifiers: Mapping[str, Callback]) -> AlertRule:

@@ -3,6 +3,7 @@
 The estimate of a quantile, such as p95, is `histogram_quantile` here, and nowhere else.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,9 +149,14 @@ class GaugeStats(WindowStats):
     default_statistic = "last"
 
     last: float
-    """The newest value."""
+    """The newest value; not a number where all series have gone."""
     total: float
     """Sum of the newest values of all series."""
     lowest: float
     average: float
     highest: float
+
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic by its name; None if there is none of this name, and for the newest of series that have gone."""
+        value = WindowStats.statistic(self, name)
+        return None if value is None or math.isnan(value) else value

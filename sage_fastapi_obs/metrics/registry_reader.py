@@ -41,6 +41,8 @@ class Reading(NamedTuple):
     """Children of a counter or histogram that have not changed since the previous reading may be left out."""
     extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
     """Values of the labels, with the lowest and the highest value observed since the reading before, where that is known."""
+    is_complete: bool = False
+    """Whether all children are here: one that is not exists no more."""
 
 
 @runtime_checkable
@@ -95,7 +97,7 @@ def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Re
         return _from_samples(collector)
     # The library's summaries count before they sum.
     ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
-    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes()),)
+    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes(), True),)
 
 
 def _from_samples(collector: Collector) -> Iterator[Reading]:
@@ -115,7 +117,8 @@ def _values(family: Metric, kind: Kind) -> Iterator[Reading]:
     name = _name(family)
     samples = [sample for sample in family.samples if sample.name == name]
     labels = _label_names(samples)
-    yield Reading(name, kind, labels, (), [(_label_values(sample, labels), (float(sample.value),)) for sample in samples])
+    children = [(_label_values(sample, labels), (float(sample.value),)) for sample in samples]
+    yield Reading(name, kind, labels, (), children, is_complete=True)
 
 
 def _histograms(family: Metric) -> Iterator[Reading]:
@@ -137,7 +140,8 @@ def _histograms(family: Metric) -> Iterator[Reading]:
         (key, (sums.get(key, 0.0), *_alone([count for _, count in sorted(buckets.get(key, []))] or [count])))
         for key, count in counts.items()
     ]
-    yield Reading(family.name, "histogram", labels, bounds, [child for child in children if len(child[1]) == len(bounds) + 2])
+    alike = [child for child in children if len(child[1]) == len(bounds) + 2]
+    yield Reading(family.name, "histogram", labels, bounds, alike, is_complete=True)
 
 
 def _alone(cumulative: Sequence[float]) -> list[float]:
