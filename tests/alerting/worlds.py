@@ -23,7 +23,7 @@ LATENCIES = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0)
 class World:
     """A service with HTTP requests, operations with results, and a circuit breaker, under a clock of its own."""
 
-    def __init__(self, *, begin: bool = True, **settings: Any) -> None:
+    def __init__(self, *, begin: bool = True, from_zero: bool = False, **settings: Any) -> None:
         self.now = 0.0
         self.wall = 1_767_225_600.0
         self.random = random.Random(7)
@@ -43,6 +43,7 @@ class World:
             Health(),
             self.internal_errors,
             lambda *line: self.said.append(line),
+            from_zero=from_zero,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
         )
@@ -73,6 +74,12 @@ class World:
         for operation in ("pay", "lookup"):
             self.result(operation, times=0)
 
+    def successor(self) -> "World":
+        """Return the process that follows this one: it knows nothing, and judges what it counts from now on."""
+        new = World(from_zero=True)
+        new.now, new.wall, new.random = self.now, self.wall, self.random
+        return new
+
     def tick(self, seconds: float = INTERVAL) -> None:
         """Let time pass."""
         self.now += seconds
@@ -97,6 +104,8 @@ class Story:
     cut: bool = False
     """Whether series end, or begin twice in a window: there Prometheus extrapolates."""
     begin: bool = True
+    restart: int | None = None
+    """When another process takes its place, which fills its windows from then on."""
     firing: tuple[str, ...] = ()
     """Rules that fire at some time."""
 
@@ -238,6 +247,15 @@ def _vanished(world: World, tick: int) -> None:
         world.registry.register(world.breaker)
 
 
+def _all_kinds(world: World, tick: int) -> None:
+    """Fail and be slow in every way, before a restart and after it."""
+    world.request(times=20)
+    world.request(status="500", seconds=2.0, times=3)
+    world.result(ok=False, times=4)
+    world.result("lookup", seconds=7.0, times=2)
+    world.breaker.labels("users").set(1)
+
+
 STORIES = [
     Story("steady", _steady),
     Story("errors", _errors, firing=("HighErrorRate", "by_route", "fast_burn", "sla_violation", "wavering")),
@@ -303,6 +321,23 @@ STORIES = [
             "no_traffic",
             "overload",
             "slow_api_response",
+        ),
+    ),
+    Story(
+        "another process",
+        _all_kinds,
+        ticks=160,
+        restart=60,
+        firing=(
+            "HighErrorRate",
+            "HighResponseTime",
+            "by_operation",
+            "circuit_breaker_activated",
+            "fast_burn",
+            "high_error_rate",
+            "sla_violation",
+            "slow_api_response",
+            "wavering",
         ),
     ),
 ]
