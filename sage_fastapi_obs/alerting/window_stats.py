@@ -131,11 +131,14 @@ class HistogramStats(WindowStats):
         return WindowStats.statistic(self, name) if q is None else self.quantile(q)
 
     def figure(self, name: str) -> float | None:
-        """Return a statistic to be shown: a quantile is not beyond the true extremes, as the estimate of a rule may be."""
-        value = self.statistic(name)
-        if value is None or quantile_of(name) is None or self.lowest is None or self.highest is None:
-            return value
-        return min(max(value, self.lowest), self.highest)
+        """Return a statistic to be shown: a quantile uses the true extremes, which the estimate of a rule does not know."""
+        q = quantile_of(name)
+        if q is None or self.lowest is None or self.highest is None:
+            return self.statistic(name)
+        # Above the last bound is not nothing, but what lies between it and the highest.
+        beyond = (self.highest,) if self.bounds and self.highest > self.bounds[-1] else ()
+        value = histogram_quantile(q, (*self.bounds, *beyond), (*self.counts, *(0.0 for _ in beyond)))
+        return None if value is None else min(max(value, self.lowest), self.highest)
 
     def _buckets_in_use(self) -> list[int]:
         return [bucket for bucket, count in enumerate(self.counts) if count]

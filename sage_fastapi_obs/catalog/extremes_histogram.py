@@ -28,7 +28,9 @@ class ExtremesHistogram(Histogram):
 
     def take_extremes(self) -> tuple[float, float] | None:
         """Return the lowest and the highest observation since the last call; None without any."""
+        if self._lowest > self._highest:
+            return None
         with _changing:
             lowest, highest = self._lowest, self._highest
             self._lowest, self._highest = math.inf, -math.inf
-        return None if lowest > highest else (lowest, highest)
+        return lowest, highest

@@ -43,7 +43,7 @@ def resolve_name(name: str) -> ResolvedName:
     dotted = name.replace(".", "_")
     if CATALOG.get(dotted) is not None:
         return ResolvedName(dotted)
-    return _of_alias(dotted) or _in_ascii(name, dotted)
+    return _of_alias(dotted) or _spelled(name, dotted)
 
 
 def escape_name(name: str) -> ResolvedName:
@@ -69,7 +69,8 @@ def spelling(name: str) -> str:
     return _without_total(_in_units(name).metric)[0]
 
 
-def _in_ascii(name: str, dotted: str) -> ResolvedName:
+def _spelled(name: str, dotted: str) -> ResolvedName:
+    """Return the metric of a name that the catalog does not have, in its units; escaped where it cannot be had as it is."""
     found = _in_units(flat_name(name))
     # Only dots are another way to write a name of the catalog.
     is_taken = flat_name(name) != dotted and (CATALOG.get(found.metric) or CATALOG.get(f"{found.metric}_total")) is not None

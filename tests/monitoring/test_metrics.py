@@ -152,6 +152,14 @@ def test_fifty_equal_values_have_that_value_in_every_figure(watched, name):
     assert [figures[one] for one in ("min", "p50", "p95", "p99", "max", "mean")] == pytest.approx([wanted] * 6)
 
 
+def test_what_is_above_the_last_bound_is_not_all_the_same(watched):
+    """Results have bounds up to a minute: quantiles of longer ones lie between that and the longest."""
+    for seconds in (1, *[90] * 50, *[600] * 50):
+        collect_result_metric("job", Success(1), seconds * 1_000)
+    figures = get_metrics_summary()["histograms"]["result_duration_ms"]
+    assert 60_000 < figures["p50"] < figures["p95"] < figures["p99"] < figures["max"] == 600_000
+
+
 def test_the_maximum_is_that_of_the_window(watched):
     """What was the highest before a window begins does not count in it; results and operations know their maximum, too."""
     clock = watched.obs.status.windows._clock
