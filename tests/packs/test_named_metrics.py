@@ -26,6 +26,7 @@ from sage_fastapi_obs.monitoring import (
 )
 from sage_fastapi_obs.monitoring import collect_flux_result_metric as collect_flux
 from sage_fastapi_obs.monitoring import collect_result_metric as collect_result
+from sage_fastapi_obs.operations.own_metrics import declare_histogram
 from sage_fastapi_obs.packs.result import Failure, FluxResult, Success, named_metrics
 
 COUNTER, GAUGE, HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -289,6 +290,25 @@ async def test_distinct_labels_stay_distinct(watch, labels):
     assert value == 1
     assert sorted(shown for _, shown in series) == [f"value {place}" for place in range(len(labels))]
     assert {label for label in labels if label in ("a", "b", "ab")} <= {label for label, _ in series}
+
+
+@pytest.mark.parametrize("packs", [("business",), ()])
+def test_names_of_the_catalog_may_have_dots_and_no_ending(watch, packs):
+    """Whether their pack is on or not; other signs make another name."""
+    watched = watch(metrics={"packs": packs})
+    watched.obs.start()
+    for name in ("business.transactions", "business.transactions_total", "business_transactions", "business-transactions"):
+        collect_metric(name, 1, COUNTER)
+    assert watched.value("business_transactions_total") == 3
+    assert watched.value("U__business_2d_transactions_total") == 1
+
+
+def test_a_metric_that_the_application_has_declared_is_not_anothers(watched):
+    """Only its own name comes to it, and then with its buckets."""
+    watched.obs.enable_pack(type("Pack", (), {"sizes": declare_histogram("box_size", "Size.", buckets=(1, 10))}))
+    collect_metric("box_size", 5, HISTOGRAM)
+    collect_metric("box.size", 7, HISTOGRAM)
+    assert watched.value("box_size_bucket", le="10.0") == watched.value("U__box_2e_size_count") == 1
 
 
 def test_two_values_of_one_label_are_said(watched):

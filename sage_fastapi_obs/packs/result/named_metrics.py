@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from numbers import Real
@@ -93,10 +93,13 @@ class NamedMetrics:
             known = self._targets.get(name)
             if known is not None:
                 return known
-            meaning = self._kept_apart(name, resolve_name(name))
-            is_known = self._known(meaning.metric) is not None
-            if kind is MetricType.COUNTER and not is_known and not meaning.metric.endswith("_total"):
-                meaning = ResolvedName(f"{meaning.metric}_total", meaning.scale, meaning.labels)
+            meaning = self._counted(resolve_name(name), kind)
+            if self._is_taken(name, meaning.metric):
+                meaning = self._counted(escape_name(name), kind)
+            if name.isascii() and meaning.metric.startswith("U__"):
+                self._count(
+                    f"{printable(name)} is {meaning.metric} on the page of metrics: its plain name is reserved, or another's"
+                )
             named = _label_names(labels)
             target = _Target(kind, meaning, self._instrument(name, meaning, kind, named.values()), named)
             if len(self._targets) < MOST_METRICS and len(name) <= LONGEST:
@@ -104,17 +107,19 @@ class NamedMetrics:
                 self._spellings.setdefault(meaning.metric.removesuffix("_total"), spelling(name))
             return target
 
-    def _kept_apart(self, name: str, meaning: ResolvedName) -> ResolvedName:
-        """Escape a name that comes to the metric of another."""
-        if CATALOG.get(meaning.metric) is not None:
+    def _counted(self, meaning: ResolvedName, kind: MetricType) -> ResolvedName:
+        """Give a new counter the ending that counters have."""
+        if kind is not MetricType.COUNTER or meaning.metric.endswith("_total") or self._known(meaning.metric) is not None:
             return meaning
-        base, own = meaning.metric.removesuffix("_total"), spelling(name)
-        is_declared = (self._instruments.get(base) or self._instruments.get(f"{base}_total")) is not None
-        owner = self._spellings.get(base, base if is_declared else own)
-        kept = meaning if owner == own or meaning == escape_name(name) else escape_name(name)
-        if name.isascii() and kept.metric.startswith("U__"):
-            self._count(f"{printable(name)} is {kept.metric} on the page of metrics: its plain name is reserved, or another's")
-        return kept
+        return replace(meaning, metric=f"{meaning.metric}_total")
+
+    def _is_taken(self, name: str, metric: str) -> bool:
+        """Tell whether another name comes to the same metric; those of the catalog may be written with dots."""
+        if CATALOG.get(metric) is not None:
+            return False
+        base, own = metric.removesuffix("_total"), spelling(name)
+        is_declared = self._instruments.get(metric) is not None
+        return self._spellings.get(base, base if is_declared else own) != own
 
     def _known(self, metric: str) -> Metric | None:
         instrument = self._instruments.get(metric)
