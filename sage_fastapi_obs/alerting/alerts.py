@@ -1,10 +1,11 @@
 """Alerts: evaluates rules over windows, follows each alert from pending to resolved, and notifies callbacks."""
 
 import math
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal, TypeAlias
@@ -100,6 +101,20 @@ class Alerts:
                 self._states[rule.name] = _RuleState(rule)
         return rule
 
+    def add_from(self, other: "Alerts") -> None:
+        """Go on with the alerts of another, of rules that both have, so that nobody is notified of them twice."""
+        watched, states = other.snapshot()
+        later = self._windows.watched_seconds - watched
+        with self._lock:
+            for name, before in states.items():
+                state = self._states.get(name)
+                if state is not None and _watches_the_same(before.rule, state.rule):
+                    state.go_on_from(before, later)
+
+    def snapshot(self) -> "tuple[float, dict[str, _RuleState]]":
+        """Return the states of all rules by name, and the time that their times go by."""
+        return self._windows.watched_seconds, self._states.copy()
+
     def remove(self, name: str) -> bool:
         """Remove a rule and its alerts; tell whether there was one."""
         with self._lock:
@@ -150,17 +165,18 @@ class Alerts:
 
     def _notify_if_due(self, state: "_RuleState", group: Group, alert: "_AlertState", now: float, wall: float) -> None:
         rule = state.rule
-        if alert.state == "firing" and not alert.notified:
+        if alert.state == "firing" and not alert.notified_by:
             if now - state.notified_at.get(group, -math.inf) >= rule.cooldown_seconds:
-                alert.notified = True
+                alert.notified_by = os.getpid()
                 state.notified_at[group] = now
                 self._notify(rule.callbacks, alert.as_alert(rule, group), wall)
             elif not alert.suppressed:
                 alert.suppressed = True
                 self._notifications.count("suppressed")
-        elif alert.state == "resolved" and alert.notified:
-            alert.notified = False
-            self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
+        elif alert.state == "resolved" and alert.notified_by:
+            was_here, alert.notified_by = alert.notified_by == os.getpid(), 0
+            if was_here:
+                self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
 
     def _notify(self, callbacks: Iterable[Callback], alert: Alert, wall: float) -> None:
         notice, rule = alert.notice(wall), alert.rule
@@ -184,6 +200,11 @@ class _RuleState:
     notified_at: dict[Group, float] = field(default_factory=dict)
     """When callbacks were last notified of a group, in watched time."""
 
+    def go_on_from(self, before: "_RuleState", later: float) -> None:
+        """Take over alerts that are told by another clock; this one is later by so many seconds."""
+        self.alerts = {group: alert.moved(later) for group, alert in before.alerts.items()}
+        self.notified_at = {group: at + later for group, at in before.notified_at.items()}
+
     def forget(self, now: float) -> None:
         """Drop alerts that are over, and notifications that no cool-down needs any more."""
         self.alerts = {group: alert for group, alert in self.alerts.items() if alert.is_active(now)}
@@ -202,10 +223,15 @@ class _AlertState:
     ended: float | None = None
     """Since when the condition does not hold any more."""
     value: float | None = None
-    notified: bool = False
-    """Whether callbacks know that it fires."""
+    notified_by: int = 0
+    """Id of the process that has notified callbacks that it fires; 0 for none. A child that is forked later does not repeat it,
+    and does not say that it is over: it knows only of itself."""
     suppressed: bool = False
     """Whether the cool-down has held its notification back."""
+
+    def moved(self, later: float) -> "_AlertState":
+        """Return it as it is by a clock that is so much later."""
+        return replace(self, entered=self.entered + later, ended=None if self.ended is None else self.ended + later)
 
     def advance(self, rule: AlertRule, values: Sequence[float] | None, now: float, wall: float) -> bool:
         """Take the step to `now`; tell whether its state has changed."""

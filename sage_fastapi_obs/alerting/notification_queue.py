@@ -52,8 +52,7 @@ class NotificationQueue:
     def put(self, callback: Callback, notice: dict[str, Any]) -> None:
         """Queue a notification; returns at once."""
         with self._lock:
-            # Two references to a method are two objects, but equal; what has no hash is known by its identity.
-            key = callback if isinstance(callback, Hashable) else id(callback)
+            key = _key(callback)
             queue = self._queues.get(key)
             if queue is None:
                 self._queues = {known: one for known, one in self._queues.items() if one.is_busy}
@@ -85,6 +84,9 @@ class NotificationQueue:
     def close(self, seconds: float) -> None:
         """Wait for the current attempts, and drop what is left then."""
         self.closing.set()
+        if seconds:
+            for queue in [*self._queues.values()]:
+                queue.run_without_thread()
         self.wait(seconds)
         for queue in [*self._queues.values()]:
             queue.drop()
@@ -123,6 +125,13 @@ class _CallbackQueue:
     def wait(self, seconds: float) -> bool:
         with self._lock:
             return self._lock.wait_for(lambda: self._thread is None, max(0.0, seconds))
+
+    def run_without_thread(self) -> None:
+        """Call the callback here, where no thread was to be had: a process that ends starts none."""
+        with self._lock:
+            waits = self._thread is None and bool(self._queue)
+        if waits:
+            self._run()
 
     def drop(self) -> None:
         with self._lock:
@@ -167,7 +176,7 @@ class _CallbackCall:
         self.is_over = False
         self._callback = callback
         self._notice = notice
-        self._loop = owner.loop
+        self._owner = owner
         self._cancel: Callable[[], object] = bool
         try:
             self.thread = start_thread("sage-obs-alert-call", self._run)
@@ -202,9 +211,10 @@ class _CallbackCall:
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
         # A coroutine is not wrapped into another: it would never begin if that one were cancelled first.
-        loop, coroutine = self._loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
+        loop, coroutine = self._owner.loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
         if loop is None or not loop.is_running():
-            asyncio.run(coroutine)
+            with asyncio.Runner(loop_factory=_LastLoop if self._owner.closing.is_set() else None) as runner:
+                runner.run(coroutine)
             return
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         self._cancel = future.cancel
@@ -218,3 +228,26 @@ class _CallbackCall:
 
 async def _awaited(returned: Awaitable[object]) -> None:
     await returned
+
+
+class _LastLoop(asyncio.SelectorEventLoop):
+    """Calls functions for other threads in its own: an interpreter that ends starts no threads, not even to resolve a name."""
+
+    def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Call a function at once."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def _key(callback: Callback) -> Hashable:
+    """Identify a callback: two references to a method are two objects, but equal."""
+    try:
+        hash(callback)
+    except Exception:
+        # A class may look hashable, and have an attribute that is not.
+        return id(callback)
+    return callback

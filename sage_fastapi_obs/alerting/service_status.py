@@ -21,11 +21,15 @@ from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
-from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 _CLOSE_SECONDS = 5.0
+_UNSEEN = (
+    "this process was forked, and the one that it comes from does not see what it records: no rules are judged here; "
+    "call start_monitoring() in it"
+)
 
 
 class ServiceStatus:
@@ -54,6 +58,7 @@ class ServiceStatus:
         self.interval_seconds = interval = settings.monitoring.interval_seconds
         self.health = health
         self._internal_errors = internal_errors
+        self._log = log
         self.clock = clock
         self.wall_clock = wall_clock
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
@@ -72,6 +77,9 @@ class ServiceStatus:
         self._sampling = threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)
+        at_fork(in_child=self._in_child)
+        self._is_child = False
+        """Whether this process was forked from the one with the thread, and has not said so."""
         self._sampled_at: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -122,6 +130,7 @@ class ServiceStatus:
         """
         if self.is_active:
             return
+        self._is_child = False
         if not self._waits_for_thread:
             self.notifications.restart()
             self.notifications.loop = _running_loop()
@@ -139,12 +148,23 @@ class ServiceStatus:
             raise
         self._waits_for_thread = False
 
+    def note_use(self) -> None:
+        """Learn from code that records something: its event loop, for callbacks; in a child, say that nobody sees it."""
+        notifications = self.notifications
+        if notifications.loop is None or notifications.loop.is_closed():
+            notifications.loop = _running_loop()
+        if self._is_child:
+            self._is_child = False
+            self._log("warn", _UNSEEN, {})
+
     def close(self) -> None:
-        """Stop the thread, and wait a moment for notifications; blocks."""
-        thread = self._thread
+        """Stop the thread, evaluate all rules a last time, and wait a moment for notifications; blocks."""
+        thread, was_active = self._thread, self.is_active
         self._stop_thread()
         if thread is not None:
             thread.join(_CLOSE_SECONDS)
+        if was_active:
+            self._evaluate_at_the_end()
         self.notifications.close(_CLOSE_SECONDS)
 
     def abandon(self) -> None:
@@ -152,8 +172,18 @@ class ServiceStatus:
         self._stop_thread()
         self.notifications.close(0.0)
 
+    def _evaluate_at_the_end(self) -> None:
+        self.notifications.closing.set()
+        if self.notifications.loop is _running_loop():
+            # This call blocks it.
+            self.notifications.loop = None
+        self.evaluate_safely()
+
+    def _in_child(self) -> None:
+        self._is_child = self._thread is not None
+
     def _stop_thread(self) -> None:
-        self._thread, self._waits_for_thread = None, False
+        self._thread, self._waits_for_thread, self._is_child = None, False, False
         self._stopping.set()
 
     def _was_sampled_within(self, seconds: float) -> bool:

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from sage_fastapi_obs.active import ActiveObservability, active_observability, on_start
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.settings import Settings
 
 Addition: TypeAlias = Callable[[ActiveObservability], None]
@@ -22,9 +23,7 @@ class _ProcessState:
         """What is added to each that starts, by a name."""
         self.rules: WeakKeyDictionary[ActiveObservability, dict[str, Addition]] = WeakKeyDictionary()
         """The rules that were added here, by their names, and how they were."""
-
-
-_state = _ProcessState()
+        self.at_end = AtEnd(_stop_own, _stop_own)
 
 
 def start(interval_seconds: float) -> None:
@@ -34,8 +33,11 @@ def start(interval_seconds: float) -> None:
         _state.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
         on_start(_on_start)
         _state.own.start()
+        # After its log output has, so that the rules are judged before that closes.
+        _state.at_end.watch()
     elif observability.settings.metrics.enabled:
         observability.status.start()
+        observability.status.note_use()
 
 
 def stop() -> None:
@@ -44,7 +46,7 @@ def stop() -> None:
     if observability is not None and observability is not own:
         observability.status.close()
     if own is not None:
-        _state.own = None
+        _forget_own()
         own.status.close()
         # Without a loop: if the caller has one, this call blocks it.
         own.abandon()
@@ -91,6 +93,7 @@ def _add_now_or_later(name: str, add: Addition) -> None:
 def _add(rule: AlertRule, observability: ActiveObservability) -> None:
     _state.rules.setdefault(observability, {})[rule.name] = partial(_add, rule)
     observability.status.alerts.add(rule)
+    observability.status.note_use()
 
 
 def _add_defaults(observability: ActiveObservability) -> None:
@@ -117,8 +120,31 @@ def _on_start(observability: ActiveObservability) -> None:
         add(observability)
     if own is not None and own is not observability:
         # That of an application replaces ours.
-        _state.own = None
+        _forget_own()
         left = _rule_names(own)
         for add in dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left):
             add(observability)
+        _hand_over(own, observability)
         own.abandon()
+
+
+def _hand_over(own: Observability, observability: ActiveObservability) -> None:
+    # Sampled before, so that what was counted until now is a rise.
+    observability.status.refresh()
+    observability.instruments.add_from(own.instruments, leaving=("monitoring_alert_active",))
+    observability.collected.add_from(own.collected)
+    observability.status.alerts.add_from(own.status.alerts)
+
+
+def _forget_own() -> None:
+    _state.own = None
+    _state.at_end.leave()
+
+
+def _stop_own() -> None:
+    # A child that was forked has it too, and judges nothing unless it was told to.
+    if _state.own is not None and _state.own.status.is_active:
+        stop()
+
+
+_state = _ProcessState()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import threading
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -242,6 +243,28 @@ def test_callbacks_may_be_of_any_kind(watched):
     assert sorted(told(heard)) == ["coroutine", "lambda"]
     assert done.is_set()
     assert watched.obs.internal_errors.counts == {"AlertCallback": 1}
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A callback with a field that has no hash, so that it has none, although its class defines one."""
+
+    heard: list[str]
+
+    def __call__(self, alert: dict) -> None:
+        """Keep the name."""
+        self.heard.append(alert["name"])
+
+
+def test_a_callback_needs_no_hash(watched):
+    """It is known by its identity then; two that are equal are two."""
+    first, second = Recorder([]), Recorder([])
+    collect_metric("level", 5, MetricType.GAUGE)
+    for name, callback in (("a", first), ("b", second), ("c", first)):
+        create_alert_rule(name, "level", AlertCondition.GREATER_THAN, 1, callback)
+    evaluate_alerts()
+    assert told([first.heard, second.heard]) == [["a", "c"], ["b"]]
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_a_rule_of_the_same_name_takes_the_place(watched):

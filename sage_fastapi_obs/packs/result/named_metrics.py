@@ -4,13 +4,13 @@ import math
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from numbers import Real
 from typing import Any
 
-from sage_fastapi_obs.active import active_observability, count_internal_error
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.http import SIZE_BUCKETS
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
@@ -61,7 +61,19 @@ class NamedMetrics:
     @property
     def names(self) -> dict[str, ResolvedName]:
         """The names that were collected, and what each stands for."""
-        return {name: target.resolved for name, target in self._targets.copy().items() if target.instrument is not None}
+        return {name: target.resolved for name, target in self.targets.items() if target.instrument is not None}
+
+    @property
+    def targets(self) -> dict[str, _Target]:
+        """All names, each with the metric that records its values."""
+        return self._targets.copy()
+
+    def add_from(self, other: "NamedMetrics") -> None:
+        """Know the names that were collected elsewhere, where there are instruments for them here."""
+        with self._lock:
+            for name, target in other.targets.items():
+                if (instrument := self._instruments.get(target.resolved.metric)) is not None:
+                    self._targets.setdefault(name, replace(target, instrument=instrument))
 
     def collect(self, name: str, value: float, kind: MetricType, labels: Mapping[str, str]) -> None:
         """Record a value; raises `ValueError` where the name has another type."""
@@ -143,7 +155,7 @@ def collect_metric(name: str, value: float | Decimal, metric_type: MetricType, l
     number = _finite(name, value)
     if number < 0 and metric_type is MetricType.COUNTER:
         raise ValueError(f"{name} is a counter and only rises: {value} cannot be added")
-    active = active_observability()
+    active = _active()
     if active is not None:
         active.collected.collect(name, number, metric_type, labels or {})
 
@@ -153,6 +165,7 @@ def collect_result_metric(
 ) -> None:
     """Count a result of an operation, time it, and count its error by its type. `labels`: `service` or `component`."""
     seconds = max(0.0, _finite("duration_ms", duration_ms)) / 1000
+    _active()
     component = _component(labels or {})
     succeeded = result.is_success()
     # Both, so that the first failure is a rise and not a beginning.
@@ -168,11 +181,19 @@ def collect_flux_result_metric(
 ) -> None:
     """Count the items of a batch by how they ended, and time it. `labels` are taken, and not recorded: there are none."""
     seconds = max(0.0, _finite("duration_ms", duration_ms)) / 1000
+    _active()
     _component(labels or {})
     count("flux_result_items_total", operation, "success", by=flux_result.success_items)
     count("flux_result_items_total", operation, "failure", by=flux_result.failure_items)
     set_gauge("flux_result_success_ratio", flux_result.success_rate, operation)
     observe("flux_result_duration_seconds", seconds, operation)
+
+
+def _active() -> ActiveObservability | None:
+    active = active_observability()
+    if active is not None:
+        active.status.note_use()
+    return active
 
 
 def _component(labels: Mapping[str, str]) -> str:
