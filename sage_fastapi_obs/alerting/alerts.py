@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
+from typing_extensions import TypedDict
+
 from sage_fastapi_obs.alerting.expressions import View
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
@@ -26,6 +28,20 @@ _RESOLVED_SECONDS = 900.0
 _TEMPLATE = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
 
 
+class AlertSummary(TypedDict):
+    """An alert, for pages and callbacks."""
+
+    name: str
+    metric_name: str
+    condition: str
+    threshold: float
+    current_value: float | None
+    severity: Severity
+    state: State
+    since: str
+    labels: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One rule's alert for one group of series."""
@@ -39,7 +55,7 @@ class Alert:
     since: float
     """Unix time at which it entered its state."""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> AlertSummary:
         """Describe it for pages and callbacks."""
         rule = self.rule
         return {

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,6 +20,7 @@ from sage_fastapi_obs.alerting.windows import Window, Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.legacy.metric_names import ResolvedName
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import Settings
@@ -74,6 +75,8 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
+        self.collected_names: Callable[[], Mapping[str, ResolvedName]] = dict
+        """Returns the names that the application collects metrics by, and what they stand for."""
         self._sampling = threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)

@@ -147,3 +147,5 @@ class GaugeStats(WindowStats):
     lowest: float
     average: float
     highest: float
+    series: int = 1
+    """How many series have a value."""

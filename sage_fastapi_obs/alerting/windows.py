@@ -278,7 +278,7 @@ class Window:
             if newest := [*_values((now,), rows)]:
                 series = [values for row in rows if (values := [*_values(ticks, (row,))])]
                 low, mean, high = (max(map(statistic, series)) for statistic in (min, fmean, max))
-                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high)
+                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high, len(newest))
         return stats
 
     def _ticks_within(self) -> list[Tick]:

@@ -357,7 +357,7 @@ async def test_performance_is_tracked(service):
     summary = get_metrics_summary()
     for name in ("heavy_computation", "other"):
         assert summary["histograms"][f"{name}.duration_ms"]["count"] == 1
-        assert f"{name}.memory_usage_mb" in summary["gauges"]
+        assert summary["histograms"][f"{name}.memory_usage_mb"]["count"] == 1
 
 
 def test_three_levels_are_collected(service):

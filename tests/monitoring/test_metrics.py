@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from receivers import Handler, Receiver, serving
-from support import PATIENCE_SECONDS
+from support import PATIENCE_SECONDS, client
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
 from sage_fastapi_obs.metrics import memory
@@ -119,6 +120,79 @@ def test_a_summary_is_in_the_units_of_its_names(watched):
     work = summary["operations"]["work"]
     assert (work["success"], work["failure"], work["failure_rate"], work["mean"]) == (3, 0, 0, pytest.approx(120))
     json.dumps(summary)
+
+
+@pytest.mark.parametrize(
+    ("name", "collected", "shown"),
+    [
+        ("api.latency", 250, 250),
+        ("queue.wait_ms", 250, 250),
+        ("db_query_seconds", 0.25, 0.25),
+        ("payload_bytes", 2_000, 2_000),
+        ("upload_mb", 3, 3),
+        ("load_percent", 42, 42),
+        ("job.duration_ms", 5, 5),
+        ("job.memory_usage_mb", -2, -2),
+    ],
+)
+def test_a_histogram_is_found_by_the_name_it_was_collected_under(watched, name, collected, shown):
+    """With the values that were collected; it is there once, so that a search for what is slow finds it once."""
+    collect_metric(name, collected, MetricType.HISTOGRAM)
+    histograms = get_metrics_summary()["histograms"]
+    assert (histograms[name]["count"], histograms[name]["mean"]) == (1, pytest.approx(shown))
+    of_all = "operation_duration_ms"
+    assert [other for other, figures in histograms.items() if figures["count"] and other != of_all] == [name]
+
+
+def test_shares_are_averaged_and_states_are_not_added(watched):
+    """Three operations of which all went well are at 1, and two open breakers are open; what is a number of things is added."""
+    for operation in "abc":
+        collect_flux_result_metric(operation, FluxResult((Success(1),)), 1)
+    for name in ("users", "orders"):
+        collect_metric("circuit_breaker_status", 1, MetricType.GAUGE, {"name": name})
+        collect_metric("pool.usage_percent", 40, MetricType.GAUGE, {"pool": name})
+        collect_metric("connections", 40, MetricType.GAUGE, {"pool": name})
+    gauges = get_metrics_summary()["gauges"]
+    assert gauges["flux_result_success_rate"] == gauges["flux_result_success_ratio"] == 1
+    assert (gauges["circuit_breaker_status"], gauges["connections"]) == (1, 80)
+    assert (gauges["pool.usage_percent"], gauges["pool_usage_ratio"]) == (pytest.approx(40), pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("minutes", [0, -60, 200 * 60, 10**400, float("inf"), float("nan")])
+async def test_any_length_of_time_has_a_summary(watched, minutes):
+    """It may come from a client: too short is a minute, too long is a week."""
+    collect_result_metric("work", Failure("no"), 9_000)
+    summary = get_metrics_summary(time_range_minutes=minutes)
+    assert summary["time_range_minutes"] in (1, 7 * 24 * 60)
+    assert summary["counters"]["result_failure_total"] == 1
+    assert [slow["operation"] for slow in find_slow_operations(time_range_minutes=minutes)] == ["work"]
+    assert not (await check_sla_compliance(minutes)).unwrap()["sla_compliant"]
+    assert await circuit_breaker_monitoring(window_minutes=minutes)
+
+
+async def test_pages_answer_what_the_functions_return(watched):
+    """A front end that changes from routes of its own to the built-in ones finds the same names and units."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_result_metric("work", Success(1), 20)
+    collect_metric("system.cpu_usage", 45, MetricType.GAUGE)
+    create_alert_rule("busy", "system.cpu_usage", AlertCondition.GREATER_THAN, 40)
+    evaluate_alerts()
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as opened:
+        pages = [(await opened.get(f"/monitoring/{page}")).json() for page in ("metrics?hours=2", "dashboard")]
+    own = [json.loads(json.dumps(found)) for found in (get_metrics_summary(time_range_minutes=120), get_dashboard_data())]
+    live = ("observability_", "process_", "python_")
+    volatile = {"timestamp", "total_metrics", "monitoring_active"}
+
+    def lasting(found):
+        if isinstance(found, dict):
+            kept = {key: value for key, value in found.items() if key not in volatile and not key.startswith(live)}
+            return {key: lasting(value) for key, value in kept.items()}
+        return found
+
+    assert [lasting(page) for page in pages] == [lasting(found) for found in own]
+    assert pages[0]["histograms"]["api.latency"]["mean"] == 250
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -419,7 +493,10 @@ async def test_performance_is_tracked_also_of_what_fails(watched):
             raise LookupError
     summary = get_metrics_summary()
     assert summary["histograms"]["heavy.duration_ms"]["count"] == 2
-    assert "heavy.memory_usage_mb" in summary["gauges"]
+    memory = summary["histograms"]["heavy.memory_usage_mb"]
+    assert memory["count"] == 2
+    assert memory["min"] < 0 < memory["max"]
+    assert summary["gauges"]["heavy.memory_usage_mb"] < 0
     assert watched.value("operations_total", operation="heavy", status="failure") == 1
     assert 5 < get_memory_usage() < 100_000
 

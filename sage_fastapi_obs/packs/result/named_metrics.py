@@ -10,8 +10,10 @@ from enum import Enum
 from numbers import Real
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
-from sage_fastapi_obs.catalog import CATALOG, Metric
+from sage_fastapi_obs.catalog import CATALOG, Metric, build
 from sage_fastapi_obs.catalog.http import SIZE_BUCKETS
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, RESULT_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
@@ -19,6 +21,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.legacy.metric_names import ResolvedName, resolve_name
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
+from sage_fastapi_obs.packs.result.metrics import MEMORY_CHANGES
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
@@ -57,10 +60,13 @@ class NamedMetrics:
         self._internal_errors = internal_errors
         self._targets: dict[str, _Target] = {}
         self._lock = threading.Lock()
+        self.unexported = CollectorRegistry()
+        """What windows read and `/metrics` does not show."""
+        self._memory: LabelledMetric | None = None
+        """How the memory changed in runs of operations; made when there is the first."""
 
-    @property
     def names(self) -> dict[str, ResolvedName]:
-        """The names that were collected, and what each stands for."""
+        """Return the names that were collected, and what each stands for."""
         return {name: target.resolved for name, target in self.targets.items() if target.instrument is not None}
 
     @property
@@ -74,6 +80,8 @@ class NamedMetrics:
             for name, target in other.targets.items():
                 if (instrument := self._instruments.get(target.resolved.metric)) is not None:
                     self._targets.setdefault(name, replace(target, instrument=instrument))
+        if other._memory is not None:  # noqa: SLF001 - the same class
+            self._memory_changes().add_from(other._memory)  # noqa: SLF001
 
     def collect(self, name: str, value: float, kind: MetricType, labels: Mapping[str, str]) -> None:
         """Record a value; raises `ValueError` where the name has another type."""
@@ -89,8 +97,22 @@ class NamedMetrics:
                 child.inc(number)
             case "gauge":
                 child.set(number)
+                if target.kind is MetricType.HISTOGRAM:
+                    self.observe_memory(target.resolved.labels["operation"], number)
             case "histogram":
                 child.observe(number)
+
+    def observe_memory(self, operation: str, change_bytes: float) -> None:
+        """Add to the distribution of changes of memory in runs of an operation."""
+        if self._instruments.get("operation_memory_delta_bytes") is not None:
+            self._memory_changes().with_values(operation).observe(change_bytes)
+
+    def _memory_changes(self) -> LabelledMetric:
+        with self._lock:
+            if self._memory is None:
+                built = build((MEMORY_CHANGES,), self.unexported)[MEMORY_CHANGES.name]
+                self._memory = LabelledMetric(MEMORY_CHANGES, built, [self._instruments.guard("operation")])
+            return self._memory
 
     def _resolve(self, name: str, kind: MetricType, labels: Mapping[str, str]) -> _Target:
         with self._lock:
