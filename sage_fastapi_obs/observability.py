@@ -100,7 +100,7 @@ class Observability(Lifecycle):
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
-        self.status.collected_names = self.collected.names
+        self.status.review.collected_names = self.collected.names
 
         # What operators open.
         self._port = MetricsPort(self.metrics_page, settings.metrics)

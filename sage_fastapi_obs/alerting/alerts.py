@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from typing_extensions import TypedDict
 
 from sage_fastapi_obs.alerting.expressions import View
+from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback
@@ -108,7 +109,12 @@ class Alerts:
         return [state.rule for state in [*self._states.values()]]
 
     def add(self, rule: AlertRule) -> AlertRule:
-        """Add a rule, or replace the one of its name; its alerts go on if it watches the same."""
+        """Add a rule, or replace the one of its name; its alerts go on if it watches the same.
+
+        Raises `SettingsError` for a statistic that its metric has not.
+        """
+        kinds = self._windows.metrics()
+        rule.check(lambda metric, _: kinds.get(metric, ""))
         with self._lock:
             before = self._states.get(rule.name)
             if before is not None and _watches_the_same(before.rule, rule):
@@ -135,6 +141,36 @@ class Alerts:
         """Remove a rule and its alerts; tell whether there was one."""
         with self._lock:
             return self._states.pop(name, None) is not None
+
+    def problems(self) -> dict[str, str]:
+        """Say by the names of rules why they can have no value: there is no such metric, or it has no such statistic."""
+        kinds = self._windows.metrics()
+
+        def problem(rule: AlertRule) -> str | None:
+            # A name may stand for the series of one operation. Rules that choose labels themselves wait for these.
+            return rule.problem(lambda metric, where: kinds.get(metric) if self._has(rule, metric, where) else None)
+
+        found = {rule.name: problem(rule) for rule in self.rules} if self._windows.ticks else {}
+        return {name: text for name, text in found.items() if text is not None}
+
+    def _has(self, rule: AlertRule, metric: str, where: Where) -> bool:
+        if not (rule.metric_name and where):
+            return True
+        selected = self._windows.select(metric, where, ())
+        return selected is not None and bool(selected[1])
+
+    def replay(self, rule: AlertRule) -> int:
+        """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
+        firings, alerts = 0, dict[Group, _AlertState]()
+        for tick, view in self._windows.past():
+            if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
+                continue
+            values = rule.expression.values(view)
+            for group in {**values, **alerts}:
+                alert = alerts.setdefault(group, _AlertState())
+                changed = alert.advance(rule, values.get(group), tick.watched, tick.wall)
+                firings += changed and alert.state == "firing"
+        return firings
 
     def evaluate(self) -> list[Alert]:
         """Evaluate all rules over the windows as of the last tick; return the alerts that have changed state.

@@ -90,7 +90,7 @@ def dashboard_data(status: ServiceStatus) -> DashboardData:
     return {
         "metrics_summary": rfs_summary(status, 3600),
         "active_alerts": [alert.summary() for alert in status.alerts.alerts("firing")],
-        "alert_rules": [rule_summary(rule) for rule in status.alerts.rules],
+        "alert_rules": rule_summaries(status),
         "system_status": {
             "monitoring_active": status.is_active,
             "total_metrics": status.windows.series,
@@ -102,7 +102,7 @@ def dashboard_data(status: ServiceStatus) -> DashboardData:
 
 def rfs_summary(status: ServiceStatus, seconds: float) -> MetricsSummary:
     """Summarise the last seconds before the last sample."""
-    window, names = status.view(seconds), status.collected_names()
+    window, names = status.view(seconds), status.review.collected_names()
     older = {name: resolve_name(name) for name, (_, alias) in CATALOG.by_alias.items() if alias.group == "result"}
     named = _Named(window, {**older, **names})
     return {
@@ -118,6 +118,12 @@ def rfs_summary(status: ServiceStatus, seconds: float) -> MetricsSummary:
 def _of_results(kind: str) -> set[str]:
     """Name what is there from the start, also where the pack is off."""
     return {metric.name for metric in PACKS["result"] if metric.type == kind}
+
+
+def rule_summaries(status: ServiceStatus) -> list[RuleSummary]:
+    """Describe all rules."""
+    problems, review = status.review.explained(), status.review
+    return [rule_summary(rule, problems.get(rule.name), review.past_firings(rule)) for rule in status.alerts.rules]
 
 
 class _Named:

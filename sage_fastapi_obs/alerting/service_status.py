@@ -4,7 +4,7 @@ import asyncio
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,13 +14,13 @@ from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
+from sage_fastapi_obs.alerting.rule_review import RuleReview
 from sage_fastapi_obs.alerting.rules import rule_from_settings
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.alerting.windows import Window, Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.legacy.metric_names import ResolvedName
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import Settings
@@ -65,7 +65,8 @@ class ServiceStatus:
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
         self.notifications = NotificationQueue(internal_errors)
         self.alerts = Alerts(self.windows, self.notifications, internal_errors, log, wall_clock=wall_clock)
-        self.metrics = AlertMetrics(self.alerts, self.notifications)
+        self.review = RuleReview(self.alerts, self.windows, log)
+        self.metrics = AlertMetrics(self.alerts, self.notifications, self.review)
         """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)
         self.notifiers = Notifiers(settings.notify, settings.service.name, log)
@@ -75,8 +76,6 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
-        self.collected_names: Callable[[], Mapping[str, ResolvedName]] = dict
-        """Returns the names that the application collects metrics by, and what they stand for."""
         self._sampling = threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)
@@ -94,8 +93,11 @@ class ServiceStatus:
         return self._thread is not None and self._thread.is_alive()
 
     def add_default_alerts(self) -> None:
-        """Add the rules that come with the package."""
-        for rule in default_rules(self.notifiers, self.sla):
+        """Add the rules that come with the package, but not in place of others of their names."""
+        names = {rule.name for rule in self.alerts.rules}
+        added = [rule for rule in default_rules(self.notifiers, self.sla) if rule.name not in names]
+        self.review.defaults += added
+        for rule in added:
             self.alerts.add(rule)
 
     def evaluate(self) -> list[Alert]:
@@ -115,6 +117,13 @@ class ServiceStatus:
             self.evaluate()
         except Exception as error:
             self._internal_errors.count("ServiceStatus", error)
+
+    def review_safely(self) -> None:
+        """Log what there is to say of rules that are new; count what fails."""
+        try:
+            self.review.log_news()
+        except Exception as error:
+            self._internal_errors.count("RuleReview", error)
 
     def refresh(self, most_seconds: float = 0.0) -> None:
         """Sample the registry, unless that was done in the last seconds; rules are not evaluated."""
@@ -200,6 +209,7 @@ class ServiceStatus:
 def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
     while not stopping.is_set() and (status := find()) is not None:
         status.evaluate_safely()
+        status.review_safely()
         del status
         stopping.wait(interval_seconds)
 
@@ -207,13 +217,14 @@ def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.
 class AlertMetrics(Collector):
     """Collects how many alerts fire, and the outcomes of notifications."""
 
-    def __init__(self, alerts: Alerts, notifications: NotificationQueue) -> None:
+    def __init__(self, alerts: Alerts, notifications: NotificationQueue, review: RuleReview) -> None:
         self._alerts = alerts
         self._notifications = notifications
+        self._review = review
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics with their values of now."""
-        firing, outcomes = ALERT_METRICS
+        firing, outcomes, without_data = ALERT_METRICS
         severities = Counter[str](alert.rule.severity for alert in self._alerts.alerts("firing"))
         gauge = GaugeMetricFamily(firing.name, firing.help, labels=[*firing.labels])
         for severity in firing.labels["severity"]:
@@ -221,7 +232,7 @@ class AlertMetrics(Collector):
         counter = CounterMetricFamily(outcomes.name, outcomes.help, labels=[*outcomes.labels])
         for outcome, count in self._notifications.counts.copy().items():
             counter.add_metric([outcome], count)
-        return (gauge, counter)
+        return (gauge, counter, GaugeMetricFamily(without_data.name, without_data.help, len(self._review.problems())))
 
     describe = collect
     """Called at registration, for the names."""

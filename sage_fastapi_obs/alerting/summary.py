@@ -114,6 +114,10 @@ class RuleSummary(TypedDict):
     for_seconds: float
     severity: Severity
     callback: list[str]
+    problem: str | None
+    """Why it can never fire with the metrics that there are."""
+    past_firings: int
+    """How often it would have fired in the samples that were kept when it was new."""
 
 
 def summary_of(window: Window) -> Summary:
@@ -155,7 +159,7 @@ def slow_operations(window: Window, threshold_ms: float) -> list[SlowOperation]:
     return sorted(slow, key=lambda one: -one["p95"])
 
 
-def rule_summary(rule: AlertRule) -> RuleSummary:
+def rule_summary(rule: AlertRule, problem: str | None, past_firings: int) -> RuleSummary:
     """Describe a rule."""
     return RuleSummary(
         name=rule.name,
@@ -167,6 +171,8 @@ def rule_summary(rule: AlertRule) -> RuleSummary:
         for_seconds=rule.for_seconds,
         severity=rule.severity,
         callback=[getattr(callback, "__name__", type(callback).__name__) for callback in rule.callbacks],
+        problem=problem,
+        past_firings=past_firings,
     )
 
 

@@ -9,14 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sage_fastapi_obs.alerting.alerts import AlertSummary, State, timestamp
-from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary
+from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary, rule_summaries
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import HTTP, RESULTS
 from sage_fastapi_obs.alerting.summary import (
     RuleSummary,
     SlowOperation,
     Summary,
-    rule_summary,
     slow_operations,
     summary_of,
 )
@@ -221,7 +220,7 @@ class StatusPages:
             active_alerts=self._alerts_that_are("firing"),
             pending_alerts=self._alerts_that_are("pending"),
             resolved_alerts=self._alerts_that_are("resolved"),
-            alert_rules=self._rules(),
+            alert_rules=rule_summaries(self._status),
             notifications={**self._status.notifications.counts},
         )
 
@@ -234,6 +233,3 @@ class StatusPages:
 
     def _alerts_that_are(self, state: State) -> list[AlertSummary]:
         return [alert.summary() for alert in self._status.alerts.alerts(state)]
-
-    def _rules(self) -> list[RuleSummary]:
-        return [rule_summary(rule) for rule in self._status.alerts.rules]

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.alerting.alerts import Alert
+from sage_fastapi_obs.alerting.expressions import kind_in_catalog
 from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
@@ -122,22 +123,24 @@ def create_alert_rule(
     It compares a figure of the last `window_minutes` with the threshold, in the unit of the metric's name: what a counter has
     risen by, the 95th percentile of a histogram, the last value of a gauge, or another `statistic`. `callback`, sync or async,
     is called once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
-    `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`.
+    `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`,
+    also for a statistic that the metric is known not to have. A metric need not exist yet: see `problem` in `alert_rules` of
+    `get_dashboard_data()`, and `observability_rules_without_data`.
     """
     if severity not in get_args(Severity):
         raise SettingsError(f"rule {name!r}: {severity!r} is no severity: use {', '.join(get_args(Severity))}")
-    return process_state.add_rule(
-        AlertRule(
-            name=name,
-            expression=rfs_expression(metric_name, statistic, window_minutes * 60),
-            metric_name=metric_name,
-            condition=AlertCondition(condition),
-            threshold=threshold,
-            severity=severity,
-            cooldown_seconds=cooldown_seconds,
-            callbacks=() if callback is None else (callback,),
-        )
+    rule = AlertRule(
+        name=name,
+        expression=rfs_expression(metric_name, statistic, window_minutes * 60),
+        metric_name=metric_name,
+        condition=AlertCondition(condition),
+        threshold=threshold,
+        severity=severity,
+        cooldown_seconds=cooldown_seconds,
+        callbacks=() if callback is None else (callback,),
     )
+    rule.check(kind_in_catalog)
+    return process_state.add_rule(rule)
 
 
 def remove_alert_rule(name: str) -> bool:
@@ -146,7 +149,10 @@ def remove_alert_rule(name: str) -> bool:
 
 
 def setup_default_alerts() -> None:
-    """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
+    """Add the rules that come with the package, but not in place of others of their names.
+
+    They are there already where `alerts.defaults` is on.
+    """
     process_state.add_default_rules()
 
 

@@ -1,12 +1,13 @@
 """What the RFS functions keep for the process: an `Observability` of their own, and rules for those that start later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
-from sage_fastapi_obs.active import ActiveObservability, active_observability, on_start
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error, on_start
 from sage_fastapi_obs.alerting.rules import AlertRule
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.settings import Settings
@@ -116,16 +117,23 @@ def _remove(observability: ActiveObservability, name: str) -> bool:
 
 def _on_start(observability: ActiveObservability) -> None:
     own = _state.own
-    for add in [*_state.waiting.values()]:
-        add(observability)
+    _add_all(_state.waiting.values(), observability)
     if own is not None and own is not observability:
         # That of an application replaces ours.
         _forget_own()
         left = _rule_names(own)
-        for add in dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left):
-            add(observability)
+        _add_all(dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left), observability)
         _hand_over(own, observability)
         own.abandon()
+
+
+def _add_all(additions: Iterable[Addition], observability: ActiveObservability) -> None:
+    for add in [*additions]:
+        try:
+            add(observability)
+        except SettingsError as error:
+            # Its metric is of another kind here than was known before.
+            count_internal_error("create_alert_rule", error, observability)
 
 
 def _hand_over(own: Observability, observability: ActiveObservability) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_fastapi_obs.alerting.expressions import Expression, Stat, Values, View
+from sage_fastapi_obs.alerting.expressions import Expression, KindOf, Stat, Values, View
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.legacy.metric_names import resolve_name
 
@@ -32,6 +32,11 @@ class _First:
     def values(self, view: View, /) -> Values:
         """Compute the figure that there is."""
         return self.figure.values(view) or self.other.values(view)
+
+    def problem(self, kind_of: KindOf, /) -> str | None:
+        """Say what is wrong with the figure if there is no other either."""
+        other = self.other.problem(kind_of)
+        return None if other is None else self.figure.problem(kind_of)
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""

@@ -195,7 +195,10 @@ async def test_alerts_health_and_dashboard():
         "for_seconds": 0,
         "severity": "critical",
         "callback": ["page_somebody", "__call__"],
+        "problem": None,
+        "past_firings": 0,
     }
+    assert alerts["alert_rules"] == [shown_rule]
     assert dashboard["system_status"]["monitoring_active"]
     assert dashboard["system_status"]["total_metrics"] > 20
     await shop.obs.close()

@@ -319,6 +319,67 @@ def test_callbacks_may_be_of_any_kind(watched):
     assert watched.obs.internal_errors.counts == {"AlertCallback": 1}
 
 
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        ("result_failure_totl", "there is no metric result_failure_totl; the nearest name is result_failure_total"),
+        ("api.latenci", "there is no metric api_latenci; the nearest name is api.latency"),
+        (
+            "h.duration_ms",
+            'there is no metric operation_duration_seconds{operation="h"}; the nearest name is big.duration_ms',
+        ),
+        ("api.latency", None),
+        ("big.duration_ms", None),
+        ("orders_by_category", None),
+        ("result_duration_ms", None),
+    ],
+)
+async def test_a_name_that_nobody_collects_is_said(watched, metric, problem):
+    """With the name that may be meant; a name that somebody collects is fine in each of its spellings."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_metric("orders_by_category", 1, MetricType.COUNTER)
+    async with performance_tracker("big"):
+        pass
+    evaluate_alerts()
+    create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1)
+    (shown,) = get_dashboard_data()["alert_rules"]
+    assert shown["problem"] == problem
+    assert watched.obs.registry.get_sample_value("observability_rules_without_data") == (problem is not None)
+
+
+def test_a_new_rule_says_how_often_it_would_have_fired(watched):
+    """From what the windows still hold."""
+    for level in (1, 5, 1, 5, 1):
+        watched.obs.status.windows._clock.now += 15
+        collect_metric("level", level, MetricType.GAUGE)
+        evaluate_alerts()
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    assert [rule["past_firings"] for rule in get_dashboard_data()["alert_rules"]] == [2]
+
+
+def test_the_default_rules_do_not_take_the_place_of_ones_own(watched):
+    """A rule that was made before keeps its threshold and its callback; one that is made later takes the place."""
+    create_alert_rule("high_error_rate", "result_failure_total", AlertCondition.GREATER_THAN, 5, told)
+    setup_default_alerts()
+    create_alert_rule("slow_api_response", "result_duration_ms", AlertCondition.GREATER_THAN, 7, told)
+    setup_default_alerts()
+    thresholds = {rule["name"]: (rule["threshold"], rule["callback"]) for rule in get_dashboard_data()["alert_rules"]}
+    assert thresholds["high_error_rate"] == (5, ["told"])
+    assert thresholds["slow_api_response"] == (7, ["told"])
+    assert thresholds["critical_system_failure"][0] == 100
+
+
+@pytest.mark.parametrize(
+    "metric", ["result_failure_total", "flux_result_success_rate", "active_connections", "big.memory_usage_mb"]
+)
+def test_a_statistic_that_a_metric_has_not_is_refused(watched, metric):
+    """Where the rule is made, for metrics that are known by then."""
+    collect_metric("active_connections", 1, MetricType.GAUGE)
+    evaluate_alerts()
+    with pytest.raises(SettingsError, match="which has no p95: use"):
+        create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1, statistic="p95")
+
+
 @dataclass(frozen=True)
 class Recorder:
     """A callback with a field that has no hash, so that it has none, although its class defines one."""
@@ -485,19 +546,19 @@ def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
 
 async def test_performance_is_tracked_also_of_what_fails(watched):
     """A block is an operation with its duration, and the change of memory; what it raises comes out."""
-    async with performance_tracker("heavy"):
+    async with performance_tracker("big"):
         kept = bytearray(30_000_000)
     with pytest.raises(LookupError):
-        async with performance_tracker("heavy"):
+        async with performance_tracker("big"):
             del kept
             raise LookupError
     summary = get_metrics_summary()
-    assert summary["histograms"]["heavy.duration_ms"]["count"] == 2
-    memory = summary["histograms"]["heavy.memory_usage_mb"]
+    assert summary["histograms"]["big.duration_ms"]["count"] == 2
+    memory = summary["histograms"]["big.memory_usage_mb"]
     assert memory["count"] == 2
     assert memory["min"] < 0 < memory["max"]
-    assert summary["gauges"]["heavy.memory_usage_mb"] < 0
-    assert watched.value("operations_total", operation="heavy", status="failure") == 1
+    assert summary["gauges"]["big.memory_usage_mb"] < 0
+    assert watched.value("operations_total", operation="big", status="failure") == 1
     assert 5 < get_memory_usage() < 100_000
 
 
