@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.alerting.rules import Callback
@@ -23,6 +23,10 @@ _LOOP_CHECK_SECONDS = 0.5
 """How often a waiting call checks that the event loop is still open."""
 MOST_STUCK = 2
 """With so many calls of a callback that never returned, it is not called any more."""
+
+
+class LoopEndedError(RuntimeError):
+    """The event loop in which a callback ran ended before it did."""
 
 
 class NotificationQueue:
@@ -156,16 +160,21 @@ class _CallbackQueue:
         if len(self._stuck) >= MOST_STUCK:
             self._owner.count("dropped")
             return
-        owner = self._owner
-        for attempt in range(_ATTEMPTS):
-            if attempt and owner.closing.wait(owner.retry_seconds * attempt):
+        call = self._call(notice)
+        for attempt in range(1, _ATTEMPTS):
+            if call.outcome != "failed" or not self._may_repeat(call, attempt):
                 break
-            call = _CallbackCall(self._callback, dict(notice), owner)
-            if call.outcome != "failed":
-                break
+            call = self._call(notice)
         if call.outcome == "timeout":
             self._stuck.append(call.thread)
-        owner.count(call.outcome, call.error)
+        self._owner.count(call.outcome, call.error)
+
+    def _call(self, notice: dict[str, Any]) -> "_CallbackCall":
+        return _CallbackCall(self._callback, dict(notice), self._owner)
+
+    def _may_repeat(self, call: "_CallbackCall", attempt: int) -> bool:
+        """Wait before the next attempt, but not after the end of its loop: then the process may be about to end."""
+        return isinstance(call.error, LoopEndedError) or not self._owner.closing.wait(self._owner.retry_seconds * attempt)
 
 
 class _CallbackCall:
@@ -222,8 +231,17 @@ class _CallbackCall:
             if loop.is_closed():
                 # The coroutine came when the loop was about to end, and will never run there.
                 coroutine.close()
-                raise RuntimeError("the event loop has ended")
-        future.result()
+                self._leave(loop)
+        try:
+            future.result()
+        except CancelledError:
+            # A loop cancels what is left when it ends.
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._owner.loop is loop:
+            self._owner.loop = None
+        raise LoopEndedError("the event loop has ended")
 
 
 async def _awaited(returned: Awaitable[object]) -> None:

@@ -465,6 +465,31 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(step
     gc.collect()
 
 
+def test_a_callback_that_the_end_of_its_loop_cancels_is_called_again():
+    """A script ends with its loop; the alert is told in another."""
+    world, heard, begun = quiet(), [], threading.Event()
+
+    async def callback(_: dict[str, Any]) -> None:
+        heard.append(asyncio.get_running_loop())
+        begun.set()
+        if len(heard) == 1:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        world.status.notifications.loop = asyncio.get_running_loop()
+        world.status.alerts.add(rule(callbacks=(callback,)))
+        world.tick()
+        world.load.set(0.9)
+        world.status.evaluate()
+        await asyncio.to_thread(begun.wait)
+
+    asyncio.run(main())
+    assert world.status.notifications.wait(PATIENCE_SECONDS)
+    assert len({*map(id, heard)}) == len(heard) == 2
+    assert world.status.notifications.counts["sent"] == 1
+    assert world.internal_errors.counts == {}
+
+
 def test_closing_waits_a_moment_and_drops_the_rest():
     """What is on its way may finish, nothing is tried again, and what waits is counted."""
     world, release = quiet(), threading.Event()
