@@ -19,15 +19,15 @@ class RuleReview:
         self._alerts = alerts
         self._windows = windows
         self._log = log
-        self.defaults: list[AlertRule] = []
-        """Rules of the package: they wait for their metrics to be in use."""
+        self.defaults: dict[str, AlertRule] = {}
+        """Rules of the package by their names: they wait for their metrics to be in use."""
         self.collected_names: Callable[[], Mapping[str, ResolvedName]] = dict
         """Returns the names that the application collects metrics by, and what they stand for."""
         self._known: dict[str, tuple[AlertRule, int]] = {}
 
     def problems(self) -> dict[str, str]:
         """Say by the names of rules why they can never fire with the metrics that there are."""
-        others = {rule.name for rule in self._alerts.rules if not any(rule is one for one in self.defaults)}
+        others = {rule.name for rule in self._alerts.rules if self.defaults.get(rule.name) is not rule}
         return {name: text for name, text in self._alerts.problems().items() if name in others}
 
     def explained(self) -> dict[str, str]:

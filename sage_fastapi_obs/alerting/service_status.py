@@ -96,7 +96,7 @@ class ServiceStatus:
         """Add the rules that come with the package, but not in place of others of their names."""
         names = {rule.name for rule in self.alerts.rules}
         added = [rule for rule in default_rules(self.notifiers, self.sla) if rule.name not in names]
-        self.review.defaults += added
+        self.review.defaults |= {rule.name: rule for rule in added}
         for rule in added:
             self.alerts.add(rule)
 
