@@ -90,7 +90,7 @@ class Observability(Lifecycle):
         # What is computed from the metrics.
         self.status = ServiceStatus(
             settings,
-            RegistryReader(self.registry, self.internal_errors),
+            RegistryReader(self.registry, self.internal_errors, self.collected.unexported),
             self.health,
             self.internal_errors,
             self._log_alert,
@@ -100,6 +100,7 @@ class Observability(Lifecycle):
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
+        self.status.review.collected_names = self.collected.names
 
         # What operators open.
         self._port = MetricsPort(self.metrics_page, settings.metrics)

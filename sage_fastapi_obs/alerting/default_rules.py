@@ -75,9 +75,9 @@ class SlaViolations:
         """Return the length of the window."""
         return (self.minutes * 60,)
 
-    def values(self, _view: View, /) -> Values:
+    def values(self, view: View, /) -> Values:
         """Count the violations."""
-        return {(): (float(len(self.levels.compliance(self.minutes).violations)),)}
+        return {(): (float(len(self.levels.with_view(view).compliance(self.minutes).violations)),)}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write each target as 0 or 1, and add them up."""

@@ -14,6 +14,8 @@ View: TypeAlias = Callable[[float], Window]
 """Returns the window of so many seconds."""
 Values: TypeAlias = dict[Group, tuple[float, ...]]
 """By group, the values that all have to meet a rule's condition; the first is the one of the alert."""
+KindOf: TypeAlias = Callable[[str, Where], str | None]
+"""Returns the kind of a metric with matching labels; None where there is none, and an empty text where that is not known."""
 _PROMQL = {
     "increase": "sum{by} ({increase})",
     "rate": "sum{by} (rate({name}{suffix}{chosen}{over}))",
@@ -98,6 +100,18 @@ class Stat:
     def values(self, view: View) -> Values:
         """Compute its value in each group."""
         return {group: (value,) for group, value in self.by_group(view).items()}
+
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say that there is no such metric, or that its kind has no such statistic."""
+        kind = kind_of(self.metric, self.where)
+        if kind is None:
+            return f"there is no metric {self.metric}{selector(self.where)}"
+        stats, statistic = _STATS.get(kind), self.statistic
+        if stats is None or statistic is None or statistic in stats.statistics:
+            return None
+        if kind == "histogram" and quantile_of(statistic) is not None:
+            return None
+        return f"{self.metric} is a {kind}, which has no {statistic}: use {', '.join(stats.statistics)}"
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
@@ -191,6 +205,10 @@ class Ratio:
         part, whole = _sums(self.part, view), _sums(self.whole, view)
         return {group: (part[group] / total,) for group, total in whole.items() if group in part and total}
 
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say what is wrong with the first statistic that can have no value."""
+        return next(filter(None, (stat.problem(kind_of) for stat in (*self.part, *self.whole))), None)
+
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
         return (f"{_promql_sum(self.part, also_by)} / {_promql_sum(self.whole, also_by)}",)
@@ -237,10 +255,20 @@ class BurnRate:
         budget = 1 - self.objective
         return {group: (long[group][0] / budget, short[group][0] / budget) for group in long if group in short}
 
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say what is wrong with the share of failures."""
+        return self.errors.problem(kind_of)
+
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write both in PromQL."""
         budget = number(round(1 - self.objective, 12))
         return tuple(f"({self.errors.with_window(seconds).promql(also_by)[0]}) / {budget}" for seconds in self.windows())
+
+
+def kind_in_catalog(metric: str, _where: Where) -> str:
+    """Return the kind of a metric that comes with the package; of others it is not known."""
+    found = CATALOG.get(metric)
+    return "" if found is None else found.type
 
 
 def duration(seconds: float) -> str:

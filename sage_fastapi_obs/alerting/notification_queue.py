@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +27,10 @@ MOST_STUCK = 2
 
 current_notice: ContextVar[Mapping[str, Any] | None] = ContextVar("current_notice", default=None)
 """In a callback, the alert that it was called with; also in what it awaits."""
+
+
+class LoopEndedError(RuntimeError):
+    """The event loop in which a callback ran ended before it did."""
 
 
 class NotificationQueue:
@@ -56,8 +60,7 @@ class NotificationQueue:
     def put(self, callback: Callback, notice: dict[str, Any]) -> None:
         """Queue a notification; returns at once."""
         with self._lock:
-            # Two references to a method are two objects, but equal; what has no hash is known by its identity.
-            key = callback if isinstance(callback, Hashable) else id(callback)
+            key = _key(callback)
             queue = self._queues.get(key)
             if queue is None:
                 self._queues = {known: one for known, one in self._queues.items() if one.is_busy}
@@ -89,6 +92,9 @@ class NotificationQueue:
     def close(self, seconds: float) -> None:
         """Wait for the current attempts, and drop what is left then."""
         self.closing.set()
+        if seconds:
+            for queue in [*self._queues.values()]:
+                queue.run_without_thread()
         self.wait(seconds)
         for queue in [*self._queues.values()]:
             queue.drop()
@@ -128,6 +134,13 @@ class _CallbackQueue:
         with self._lock:
             return self._lock.wait_for(lambda: self._thread is None, max(0.0, seconds))
 
+    def run_without_thread(self) -> None:
+        """Call the callback here, where no thread was to be had: a process that ends starts none."""
+        with self._lock:
+            waits = self._thread is None and bool(self._queue)
+        if waits:
+            self._run()
+
     def drop(self) -> None:
         with self._lock:
             for _ in self._queue:
@@ -151,16 +164,21 @@ class _CallbackQueue:
         if len(self._stuck) >= MOST_STUCK:
             self._owner.count("dropped")
             return
-        owner = self._owner
-        for attempt in range(_ATTEMPTS):
-            if attempt and owner.closing.wait(owner.retry_seconds * attempt):
+        call = self._call(notice)
+        for attempt in range(1, _ATTEMPTS):
+            if call.outcome != "failed" or not self._may_repeat(call, attempt):
                 break
-            call = _CallbackCall(self._callback, dict(notice), owner)
-            if call.outcome != "failed":
-                break
+            call = self._call(notice)
         if call.outcome == "timeout":
             self._stuck.append(call.thread)
-        owner.count(call.outcome, call.error)
+        self._owner.count(call.outcome, call.error)
+
+    def _call(self, notice: dict[str, Any]) -> "_CallbackCall":
+        return _CallbackCall(self._callback, dict(notice), self._owner)
+
+    def _may_repeat(self, call: "_CallbackCall", attempt: int) -> bool:
+        """Wait before the next attempt, but not after the end of its loop: then the process may be about to end."""
+        return isinstance(call.error, LoopEndedError) or not self._owner.closing.wait(self._owner.retry_seconds * attempt)
 
 
 class _CallbackCall:
@@ -171,7 +189,7 @@ class _CallbackCall:
         self.is_over = False
         self._callback = callback
         self._notice = notice
-        self._loop = owner.loop
+        self._owner = owner
         self._cancel: Callable[[], object] = bool
         try:
             self.thread = start_thread("sage-obs-alert-call", self._run)
@@ -209,9 +227,10 @@ class _CallbackCall:
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
         # A coroutine is not wrapped into another: it would never begin if that one were cancelled first.
-        loop, coroutine = self._loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
+        loop, coroutine = self._owner.loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
         if loop is None or not loop.is_running():
-            asyncio.run(coroutine)
+            with asyncio.Runner(loop_factory=_LastLoop if self._owner.closing.is_set() else None) as runner:
+                runner.run(coroutine)
             return
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         self._cancel = future.cancel
@@ -219,9 +238,41 @@ class _CallbackCall:
             if loop.is_closed():
                 # The coroutine came when the loop was about to end, and will never run there.
                 coroutine.close()
-                raise RuntimeError("the event loop has ended")
-        future.result()
+                self._leave(loop)
+        try:
+            future.result()
+        except CancelledError:
+            # A loop cancels what is left when it ends.
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._owner.loop is loop:
+            self._owner.loop = None
+        raise LoopEndedError("the event loop has ended")
 
 
 async def _awaited(returned: Awaitable[object]) -> None:
     await returned
+
+
+class _LastLoop(asyncio.SelectorEventLoop):
+    """Calls functions for other threads in its own: an interpreter that ends starts no threads, not even to resolve a name."""
+
+    def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Call a function at once."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def _key(callback: Callback) -> Hashable:
+    """Identify a callback: two references to a method are two objects, but equal."""
+    try:
+        hash(callback)
+    except Exception:
+        # A class may look hashable, and have an attribute that is not.
+        return id(callback)
+    return callback

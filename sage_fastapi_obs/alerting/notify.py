@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, TypeAlias, get_args
 
 import anyio
-import anyio.to_thread
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
 from sage_fastapi_obs.settings import NotifySettings, Severity
+from sage_fastapi_obs.threads import in_thread
 
 Notice: TypeAlias = Mapping[str, Any] | str
 """An alert, as callbacks get it, or a text."""
@@ -66,7 +66,7 @@ class Notifiers:
         mail["From"], mail["To"] = settings.email_from, ", ".join(settings.email_to)
         mail["Subject"] = " ".join(message.title.split())
         mail.set_content(message.body or message.title)
-        await anyio.to_thread.run_sync(_send_mail, settings, settings.smtp_host, mail)
+        await in_thread(partial(_send_mail, settings, settings.smtp_host, mail))
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""

@@ -158,6 +158,8 @@ class GaugeStats(WindowStats):
     lowest: float
     average: float
     highest: float
+    series: int = 1
+    """How many series have a value."""
 
     def statistic(self, name: str | None) -> float | None:
         """Return a statistic by its name; None if there is none of this name, and for the newest of series that have gone."""

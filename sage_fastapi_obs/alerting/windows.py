@@ -11,6 +11,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from statistics import fmean
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -28,6 +29,8 @@ MOST_SERIES = 50_000
 _PAUSE_INTERVALS = 4
 """A tick that comes so many intervals after the last one shows that the process was suspended."""
 MOST_SELECTIONS = 256
+MOST_NUMBERS = 2_000_000
+"""Numbers that are looked at to say what a rule would have done in the past."""
 
 Group: TypeAlias = tuple[str, ...]
 """Values of the labels that series are grouped by, in their order."""
@@ -109,6 +112,16 @@ class Windows:
             gone = {name: history.gone for name, history in self._histories.items() if history.gone}
             return Window(self, seconds, self._ticks[:], now, gone)
 
+    def past(self) -> "Iterator[tuple[Tick, Callable[[float], Window]]]":
+        """Yield the samples that are kept, the oldest first, each with the windows up to it; fewer if there are many series."""
+        with self._lock:
+            ticks, most = self._ticks[:], max(2, MOST_NUMBERS // max(1, self.series))
+        for index in range(max(1, len(ticks) - most), len(ticks)):
+            yield ticks[index], partial(self._past_view, ticks[: index + 1])
+
+    def _past_view(self, ticks: Sequence[Tick], seconds: float) -> "Window":
+        return Window(self, seconds, ticks, _PastTotals(ticks[-1].totals), {})
+
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
         return {name: history.kind for name, history in self._histories.copy().items()}
@@ -164,6 +177,25 @@ def _select(history: MetricHistory, where: Where, by: Sequence[str]) -> _Rows:
         if all(matches("" if column is None else labels[column]) for column, matches in matchers):
             rows.setdefault(tuple("" if column is None else labels[column] for column in grouping), []).append(row)
     return rows
+
+
+class _PastTotals(Mapping[str, "array[float]"]):
+    """The totals of a sample, decompressed when they are asked for."""
+
+    def __init__(self, compressed: Mapping[str, bytes]) -> None:
+        self._compressed = compressed
+
+    def __getitem__(self, name: str) -> "array[float]":
+        return decompress(self._compressed[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._compressed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._compressed)
+
+    def __len__(self) -> int:
+        return len(self._compressed)
 
 
 class _WindowStart(NamedTuple):
@@ -303,7 +335,7 @@ class Window:
             if series := [values for row in rows if (values := [*_values(ticks, (row,))])]:
                 newest = [*_values((now,), rows)] or [math.nan]
                 low, mean, high = (max(map(statistic, series)) for statistic in (min, fmean, max))
-                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high)
+                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high, len(newest))
         return stats
 
     def _ticks_within(self) -> list[Tick]:

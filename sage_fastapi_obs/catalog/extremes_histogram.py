@@ -17,6 +17,8 @@ class ExtremesHistogram(Histogram):
     """Keeps the extremes since they were last taken; buckets say only between which bounds they lie."""
 
     _lowest, _highest = math.inf, -math.inf
+    extremes = (math.inf, -math.inf)
+    """The lowest and the highest that were taken."""
 
     def observe(self, amount: float, exemplar: Any = None) -> None:
         """Add an observation."""
@@ -33,4 +35,12 @@ class ExtremesHistogram(Histogram):
         with _changing:
             lowest, highest = self._lowest, self._highest
             self._lowest, self._highest = math.inf, -math.inf
+            self.extremes = min(lowest, self.extremes[0]), max(highest, self.extremes[1])
         return lowest, highest
+
+    def add_extremes(self, other: "ExtremesHistogram") -> None:
+        """Know the extremes of all that another has ever observed, which is used no more."""
+        other.take_extremes()
+        with _changing:
+            self._lowest = min(self._lowest, other.extremes[0])
+            self._highest = max(self._highest, other.extremes[1])

@@ -1,4 +1,4 @@
-"""Reads the numbers of a registry without writing a page, for rolling windows."""
+"""Reads the numbers of registries without writing a page, for rolling windows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -55,27 +55,31 @@ class ReadCollector(Protocol):
 
 
 class RegistryReader:
-    """Reads a registry; how each collector is read is found out once.
+    """Reads registries; how each collector is read is found out once.
 
     Collectors of others that do not give their numbers are left out: making samples may cost them a query each time, which is
     meant for scrapes.
     """
 
-    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors, *others: CollectorRegistry) -> None:
+        self._registries = (registry, *others)
         self._internal_errors = internal_errors
         self._readers: dict[Collector, Callable[[], Iterable[Reading]]] = {}
 
     def __call__(self) -> Iterator[Reading]:
         """Yield every metric; a collector that raises is counted, and the others are read."""
-        found = collectors(self._registry)
-        found = [self._registry] if found is None else found
+        found = [one for registry in self._registries for one in _collectors_of(registry)]
         self._readers = {collector: self._readers.get(collector) or _reader_of(collector) for collector in found}
         for collector, read in self._readers.items():
             try:
                 yield from read()
             except Exception as error:
                 self._internal_errors.count(component_of(collector), error)
+
+
+def _collectors_of(registry: CollectorRegistry) -> Iterable[Collector]:
+    found = collectors(registry)
+    return (registry,) if found is None else found
 
 
 def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:

@@ -113,7 +113,7 @@ def test_figures_of_each_kind():
     assert [observed.statistic(name) for name in ("sum", "rate", "mean", "last")] == [2.5, 2 / 30, 1.25, None]
     assert window.histogram("size")[()] == HistogramStats(30, (), 8.0, (2.0,))
     assert (window.histogram("size")[()].max, window.histogram("size")[()].statistic("p95")) == (None, None)
-    assert window.gauge("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0)
+    assert window.gauge("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0, series=2)
     assert window.gauge("load", by=["cpu"])[("1",)] == GaugeStats(30, -3.0, -3.0, -3.0, -2.5, -2.0)
     assert window.gauge("load", by=["cpu"])[("1",)].statistic("mean") is None
     assert window.gauge("asked")[()].last == 7.0

@@ -4,13 +4,15 @@ import asyncio
 import json
 import signal
 import threading
+from dataclasses import dataclass
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receivers import Handler, Receiver, serving
-from support import PATIENCE_SECONDS, times
+from support import PATIENCE_SECONDS, client, times
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
 from sage_fastapi_obs.metrics import memory
@@ -160,6 +162,17 @@ def test_what_is_above_the_last_bound_is_not_all_the_same(watched):
     assert 60_000 < figures["p50"] < figures["p95"] < figures["p99"] < figures["max"] == 600_000
 
 
+def test_the_maximum_of_a_script_is_known_to_the_app_that_takes_over(alone, watch):
+    """Also when the script has looked at it before, and the app sees smaller ones."""
+    start_monitoring()
+    collect_metric("size", 321, MetricType.HISTOGRAM)
+    get_metrics_summary()
+    watch().obs.start()
+    collect_metric("size", 1, MetricType.HISTOGRAM)
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (2, 1, 321)
+
+
 def test_the_maximum_is_that_of_the_window(watched):
     """What was the highest before a window begins does not count in it; results and operations know their maximum, too."""
     clock = watched.obs.status.windows._clock
@@ -190,6 +203,79 @@ def test_the_maximum_is_true_also_when_many_threads_observe(watched):
     figures = get_metrics_summary()["histograms"]["size"]
     assert (figures["count"], figures["min"], figures["max"]) == (4_000, 0, 3_999)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "collected", "shown"),
+    [
+        ("api.latency", 250, 250),
+        ("queue.wait_ms", 250, 250),
+        ("db_query_seconds", 0.25, 0.25),
+        ("payload_bytes", 2_000, 2_000),
+        ("upload_mb", 3, 3),
+        ("load_percent", 42, 42),
+        ("job.duration_ms", 5, 5),
+        ("job.memory_usage_mb", -2, -2),
+    ],
+)
+def test_a_histogram_is_found_by_the_name_it_was_collected_under(watched, name, collected, shown):
+    """With the values that were collected; it is there once, so that a search for what is slow finds it once."""
+    collect_metric(name, collected, MetricType.HISTOGRAM)
+    histograms = get_metrics_summary()["histograms"]
+    assert (histograms[name]["count"], histograms[name]["mean"]) == (1, pytest.approx(shown))
+    of_all = "operation_duration_ms"
+    assert [other for other, figures in histograms.items() if figures["count"] and other != of_all] == [name]
+
+
+def test_shares_are_averaged_and_states_are_not_added(watched):
+    """Three operations of which all went well are at 1, and two open breakers are open; what is a number of things is added."""
+    for operation in "abc":
+        collect_flux_result_metric(operation, FluxResult((Success(1),)), 1)
+    for name in ("users", "orders"):
+        collect_metric("circuit_breaker_status", 1, MetricType.GAUGE, {"name": name})
+        collect_metric("pool.usage_percent", 40, MetricType.GAUGE, {"pool": name})
+        collect_metric("connections", 40, MetricType.GAUGE, {"pool": name})
+    gauges = get_metrics_summary()["gauges"]
+    assert gauges["flux_result_success_rate"] == gauges["flux_result_success_ratio"] == 1
+    assert (gauges["circuit_breaker_status"], gauges["connections"]) == (1, 80)
+    assert (gauges["pool.usage_percent"], gauges["pool_usage_ratio"]) == (pytest.approx(40), pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("minutes", [0, -60, 200 * 60, 10**400, float("inf"), float("nan")])
+async def test_any_length_of_time_has_a_summary(watched, minutes):
+    """It may come from a client: too short is a minute, too long is a week."""
+    collect_result_metric("work", Failure("no"), 9_000)
+    summary = get_metrics_summary(time_range_minutes=minutes)
+    assert summary["time_range_minutes"] in (1, 7 * 24 * 60)
+    assert summary["counters"]["result_failure_total"] == 1
+    assert [slow["operation"] for slow in find_slow_operations(time_range_minutes=minutes)] == ["work"]
+    assert not (await check_sla_compliance(minutes)).unwrap()["sla_compliant"]
+    assert await circuit_breaker_monitoring(window_minutes=minutes)
+
+
+async def test_pages_answer_what_the_functions_return(watched):
+    """A front end that changes from routes of its own to the built-in ones finds the same names and units."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_result_metric("work", Success(1), 20)
+    collect_metric("system.cpu_usage", 45, MetricType.GAUGE)
+    create_alert_rule("busy", "system.cpu_usage", AlertCondition.GREATER_THAN, 40)
+    evaluate_alerts()
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as opened:
+        pages = [(await opened.get(f"/monitoring/{page}")).json() for page in ("metrics?hours=2", "dashboard")]
+    own = [json.loads(json.dumps(found)) for found in (get_metrics_summary(time_range_minutes=120), get_dashboard_data())]
+    live = ("observability_", "process_", "python_")
+    volatile = {"timestamp", "total_metrics", "monitoring_active"}
+
+    def lasting(found):
+        if isinstance(found, dict):
+            kept = {key: value for key, value in found.items() if key not in volatile and not key.startswith(live)}
+            return {key: lasting(value) for key, value in kept.items()}
+        return found
+
+    assert [lasting(page) for page in pages] == [lasting(found) for found in own]
+    assert pages[0]["histograms"]["api.latency"]["mean"] == 250
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -314,6 +400,89 @@ def test_callbacks_may_be_of_any_kind(watched):
     assert sorted(told(heard)) == ["coroutine", "lambda"]
     assert done.is_set()
     assert watched.obs.internal_errors.counts == {"AlertCallback": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        ("result_failure_totl", "there is no metric result_failure_totl; the nearest name is result_failure_total"),
+        ("api.latenci", "there is no metric api_latenci; the nearest name is api.latency"),
+        (
+            "h.duration_ms",
+            'there is no metric operation_duration_seconds{operation="h"}; the nearest name is big.duration_ms',
+        ),
+        ("api.latency", None),
+        ("big.duration_ms", None),
+        ("orders_by_category", None),
+        ("result_duration_ms", None),
+    ],
+)
+async def test_a_name_that_nobody_collects_is_said(watched, metric, problem):
+    """With the name that may be meant; a name that somebody collects is fine in each of its spellings."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_metric("orders_by_category", 1, MetricType.COUNTER)
+    async with performance_tracker("big"):
+        pass
+    evaluate_alerts()
+    create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1)
+    (shown,) = get_dashboard_data()["alert_rules"]
+    assert shown["problem"] == problem
+    assert watched.obs.registry.get_sample_value("observability_rules_without_data") == (problem is not None)
+
+
+def test_a_new_rule_says_how_often_it_would_have_fired(watched):
+    """From what the windows still hold."""
+    for level in (1, 5, 1, 5, 1):
+        watched.obs.status.windows._clock.now += 15
+        collect_metric("level", level, MetricType.GAUGE)
+        evaluate_alerts()
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    assert [rule["past_firings"] for rule in get_dashboard_data()["alert_rules"]] == [2]
+
+
+def test_the_default_rules_do_not_take_the_place_of_ones_own(watched):
+    """A rule that was made before keeps its threshold and its callback; one that is made later takes the place."""
+    create_alert_rule("high_error_rate", "result_failure_total", AlertCondition.GREATER_THAN, 5, told)
+    setup_default_alerts()
+    create_alert_rule("slow_api_response", "result_duration_ms", AlertCondition.GREATER_THAN, 7, told)
+    setup_default_alerts()
+    thresholds = {rule["name"]: (rule["threshold"], rule["callback"]) for rule in get_dashboard_data()["alert_rules"]}
+    assert thresholds["high_error_rate"] == (5, ["told"])
+    assert thresholds["slow_api_response"] == (7, ["told"])
+    assert thresholds["critical_system_failure"][0] == 100
+
+
+@pytest.mark.parametrize(
+    "metric", ["result_failure_total", "flux_result_success_rate", "active_connections", "big.memory_usage_mb"]
+)
+def test_a_statistic_that_a_metric_has_not_is_refused(watched, metric):
+    """Where the rule is made, for metrics that are known by then."""
+    collect_metric("active_connections", 1, MetricType.GAUGE)
+    evaluate_alerts()
+    with pytest.raises(SettingsError, match="which has no p95: use"):
+        create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1, statistic="p95")
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A callback with a field that has no hash, so that it has none, although its class defines one."""
+
+    heard: list[str]
+
+    def __call__(self, alert: dict) -> None:
+        """Keep the name."""
+        self.heard.append(alert["name"])
+
+
+def test_a_callback_needs_no_hash(watched):
+    """It is known by its identity then; two that are equal are two."""
+    first, second = Recorder([]), Recorder([])
+    collect_metric("level", 5, MetricType.GAUGE)
+    for name, callback in (("a", first), ("b", second), ("c", first)):
+        create_alert_rule(name, "level", AlertCondition.GREATER_THAN, 1, callback)
+    evaluate_alerts()
+    assert told([first.heard, second.heard]) == [["a", "c"], ["b"]]
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_a_rule_of_the_same_name_takes_the_place(watched):
@@ -460,16 +629,19 @@ def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
 
 async def test_performance_is_tracked_also_of_what_fails(watched):
     """A block is an operation with its duration, and the change of memory; what it raises comes out."""
-    async with performance_tracker("heavy"):
+    async with performance_tracker("big"):
         kept = bytearray(30_000_000)
     with pytest.raises(LookupError):
-        async with performance_tracker("heavy"):
+        async with performance_tracker("big"):
             del kept
             raise LookupError
     summary = get_metrics_summary()
-    assert summary["histograms"]["heavy.duration_ms"]["count"] == 2
-    assert "heavy.memory_usage_mb" in summary["gauges"]
-    assert watched.value("operations_total", operation="heavy", status="failure") == 1
+    assert summary["histograms"]["big.duration_ms"]["count"] == 2
+    memory = summary["histograms"]["big.memory_usage_mb"]
+    assert memory["count"] == 2
+    assert memory["min"] < 0 < memory["max"]
+    assert summary["gauges"]["big.memory_usage_mb"] < 0
+    assert watched.value("operations_total", operation="big", status="failure") == 1
     assert 5 < get_memory_usage() < 100_000
 
 
@@ -564,7 +736,7 @@ async def test_each_circuit_breaker_that_opens_is_told_by_its_name(watch, alone,
         firing = {alert["labels"]["name"] for alert in get_dashboard_data()["active_alerts"]}
         await reset_circuit_breaker("users")
         resolved = [alert.labels["name"] for alert in evaluate_alerts()]
-        assert obs.status.notifications.wait(PATIENCE_SECONDS)
+        assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
     assert (firing, resolved) == ({"users", "orders"}, ["users"])
     events = [(told["event_action"], told["payload"]["custom_details"]["labels"]["name"]) for told in hook.told]
     assert events == [("trigger", "users"), ("trigger", "orders"), *([] if guide else [("resolve", "users")])]

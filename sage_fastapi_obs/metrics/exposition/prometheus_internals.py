@@ -73,6 +73,24 @@ def gauge_value(gauge: Gauge) -> float:
     return family.samples[0].value
 
 
+def add_counted(source: Any, target: Any) -> None:
+    """Add to an instrument without labels, or to one child, what another of its kind has counted; set a gauge to its value."""
+    if isinstance(source, Gauge):
+        target.set(gauge_value(source))
+        return
+    names = ("_value",) if isinstance(source, Counter) else ("_sum", "_buckets")
+    counted, raised = ([getattr(one, name) for name in names] for one in (source, target))
+    for value, other in zip(_flat(counted), _flat(raised), strict=True):
+        other.inc(value.get())
+    if isinstance(source, ExtremesHistogram) and isinstance(target, ExtremesHistogram):
+        target.add_extremes(source)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, list) else (value,)
+
+
 def versioned(collector: object) -> Callable[[], Iterable[VersionedFamily]] | None:
     """Find out how a collector is read child by child, once for all scrapes; None if it only has `collect()`."""
     if isinstance(collector, VersionedCollector):

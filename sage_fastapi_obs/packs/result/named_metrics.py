@@ -10,14 +10,17 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
-from sage_fastapi_obs.active import active_observability, count_internal_error
-from sage_fastapi_obs.catalog import CATALOG, Metric
+from prometheus_client import CollectorRegistry
+
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error
+from sage_fastapi_obs.catalog import CATALOG, Metric, build
 from sage_fastapi_obs.catalog.metric import ANY_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.legacy.metric_names import ResolvedName, escape, escape_name, flat_name, resolve_name, spelling
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
+from sage_fastapi_obs.packs.result.metrics import MEMORY_CHANGES
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
@@ -60,11 +63,28 @@ class NamedMetrics:
         self._spellings: dict[str, str] = {}
         """By metric, the names it was collected under."""
         self._lock = threading.Lock()
+        self.unexported = CollectorRegistry()
+        """What windows read and `/metrics` does not show."""
+        self._memory: LabelledMetric | None = None
+        """How the memory changed in runs of operations; made when there is the first."""
+
+    def names(self) -> dict[str, ResolvedName]:
+        """Return the names that were collected, and what each stands for."""
+        return {name: target.resolved for name, target in self.targets.items() if target.instrument is not None}
 
     @property
-    def names(self) -> dict[str, ResolvedName]:
-        """The names that were collected, and what each stands for."""
-        return {name: target.resolved for name, target in self._targets.copy().items() if target.instrument is not None}
+    def targets(self) -> dict[str, _Target]:
+        """All names, each with the metric that records its values."""
+        return self._targets.copy()
+
+    def add_from(self, other: "NamedMetrics") -> None:
+        """Know the names that were collected elsewhere, where there are instruments for them here."""
+        with self._lock:
+            for name, target in other.targets.items():
+                if (instrument := self._instruments.get(target.resolved.metric)) is not None:
+                    self._targets.setdefault(name, replace(target, instrument=instrument))
+        if other._memory is not None:  # noqa: SLF001 - the same class
+            self._memory_changes().add_from(other._memory)  # noqa: SLF001
 
     def meaning(self, name: str) -> ResolvedName:
         """Return the metric that a name stands for, also where it is not collected yet."""
@@ -85,8 +105,22 @@ class NamedMetrics:
                 child.inc(number)
             case "gauge":
                 child.set(number)
+                if target.kind is MetricType.HISTOGRAM:
+                    self.observe_memory(target.resolved.labels["operation"], number)
             case "histogram":
                 child.observe(number)
+
+    def observe_memory(self, operation: str, change_bytes: float) -> None:
+        """Add to the distribution of changes of memory in runs of an operation."""
+        if self._instruments.get("operation_memory_delta_bytes") is not None:
+            self._memory_changes().with_values(operation).observe(change_bytes)
+
+    def _memory_changes(self) -> LabelledMetric:
+        with self._lock:
+            if self._memory is None:
+                built = build((MEMORY_CHANGES,), self.unexported)[MEMORY_CHANGES.name]
+                self._memory = LabelledMetric(MEMORY_CHANGES, built, [self._instruments.guard("operation")])
+            return self._memory
 
     def _resolve(self, name: str, kind: MetricType, labels: Mapping[str, str]) -> _Target:
         with self._lock:
@@ -172,7 +206,7 @@ def collect_metric(name: str, value: float | Decimal, metric_type: MetricType, l
     number = _finite(name, value)
     if number < 0 and metric_type is MetricType.COUNTER:
         raise ValueError(f"{name} is a counter and only rises: {value} cannot be added")
-    active = active_observability()
+    active = _active()
     if active is not None:
         active.collected.collect(name, number, metric_type, labels or {})
 
@@ -182,6 +216,7 @@ def collect_result_metric(
 ) -> None:
     """Count a result of an operation, time it, and count its error by its type. `labels`: `service` or `component`."""
     seconds = max(0.0, _finite("duration_ms", duration_ms)) / 1000
+    _active()
     component = _component(labels or {})
     succeeded = result.is_success()
     # Both, so that the first failure is a rise and not a beginning.
@@ -197,11 +232,19 @@ def collect_flux_result_metric(
 ) -> None:
     """Count the items of a batch by how they ended, and time it. `labels` are taken, and not recorded: there are none."""
     seconds = max(0.0, _finite("duration_ms", duration_ms)) / 1000
+    _active()
     _component(labels or {})
     count("flux_result_items_total", operation, "success", by=flux_result.success_items)
     count("flux_result_items_total", operation, "failure", by=flux_result.failure_items)
     set_gauge("flux_result_success_ratio", flux_result.success_rate, operation)
     observe("flux_result_duration_seconds", seconds, operation)
+
+
+def _active() -> ActiveObservability | None:
+    active = active_observability()
+    if active is not None:
+        active.status.note_use()
+    return active
 
 
 def _component(labels: Mapping[str, str]) -> str:
