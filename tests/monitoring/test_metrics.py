@@ -564,7 +564,7 @@ async def test_each_circuit_breaker_that_opens_is_told_by_its_name(watch, alone,
         firing = {alert["labels"]["name"] for alert in get_dashboard_data()["active_alerts"]}
         await reset_circuit_breaker("users")
         resolved = [alert.labels["name"] for alert in evaluate_alerts()]
-        assert obs.status.notifications.wait(PATIENCE_SECONDS)
+        assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
     assert (firing, resolved) == ({"users", "orders"}, ["users"])
     events = [(told["event_action"], told["payload"]["custom_details"]["labels"]["name"]) for told in hook.told]
     assert events == [("trigger", "users"), ("trigger", "orders"), *([] if guide else [("resolve", "users")])]
