@@ -560,6 +560,7 @@ def test_rules_from_the_settings():
             "statistic": "p95",
             "where": {"route": "/"},
             "threshold": 1,
+            "for_seconds": 300,
         },
         {
             "name": "failing",
