@@ -154,7 +154,7 @@ class Alerts:
         return {name: text for name, text in found.items() if text is not None}
 
     def _has(self, rule: AlertRule, metric: str, where: Where) -> bool:
-        if not (rule.metric_name and where):
+        if not (rule.metric_name and "operation" in where):
             return True
         selected = self._windows.select(metric, where, ())
         return selected is not None and bool(selected[1])

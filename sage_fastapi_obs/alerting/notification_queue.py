@@ -67,6 +67,15 @@ class NotificationQueue:
                 queue = self._queues[key] = _CallbackQueue(self, callback)
         queue.put(notice)
 
+    def add_from(self, other: "NotificationQueue") -> None:
+        """Take over what waits in another queue."""
+        for callback, notice in other.take():
+            self.put(callback, notice)
+
+    def take(self) -> list[tuple[Callback, dict[str, Any]]]:
+        """Return what waits, and forget it."""
+        return [(queue.callback, notice) for queue in [*self._queues.values()] for notice in queue.take()]
+
     def retry_threads(self) -> None:
         """Start the threads that could not be started before."""
         for queue in [*self._queues.values()]:
@@ -105,7 +114,7 @@ class _CallbackQueue:
 
     def __init__(self, owner: NotificationQueue, callback: Callback) -> None:
         self._owner = owner
-        self._callback = callback
+        self.callback = callback
         self._lock = threading.Condition()
         self._queue: deque[dict[str, Any]] = deque()
         self._thread: threading.Thread | None = None
@@ -142,10 +151,15 @@ class _CallbackQueue:
             self._run()
 
     def drop(self) -> None:
+        for _ in self.take():
+            self._owner.count("dropped")
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the notifications that wait, and forget them."""
         with self._lock:
-            for _ in self._queue:
-                self._owner.count("dropped")
+            waiting = [*self._queue]
             self._queue.clear()
+            return waiting
 
     def _run(self) -> None:
         while (notice := self._next()) is not None:
@@ -174,7 +188,7 @@ class _CallbackQueue:
         self._owner.count(call.outcome, call.error)
 
     def _call(self, notice: dict[str, Any]) -> "_CallbackCall":
-        return _CallbackCall(self._callback, dict(notice), self._owner)
+        return _CallbackCall(self.callback, dict(notice), self._owner)
 
     def _may_repeat(self, call: "_CallbackCall", attempt: int) -> bool:
         """Wait before the next attempt, but not after the end of its loop: then the process may be about to end."""

@@ -52,8 +52,9 @@ class RuleReview:
             firings, problem = self.past_firings(rule), problems.get(rule.name, "")
             if _SIMILAR in problem:
                 self._log("warn", f"alert rule {rule.name} cannot fire: {problem}", {"alert": rule.name})
-            if firings:
-                said = f"alert rule {rule.name} would have fired {firings} times in the samples that are kept"
+            if firings and len(self._windows.ticks) > _FIRST_TICKS:
+                often = "once" if firings == 1 else f"{firings} times"
+                said = f"alert rule {rule.name} would have fired {often} in the samples that are kept"
                 self._log("info", said, {"alert": rule.name, "past_firings": firings})
         self._known = {rule.name: self._known[rule.name] for rule in rules if rule.name in self._known}
 
@@ -65,4 +66,6 @@ class RuleReview:
         return f"{_SIMILAR}{found[0]}" if found else ""
 
 
+_FIRST_TICKS = 2
+"""Samples that a process has at once: they are no past."""
 _SIMILAR = "; the nearest name is "

@@ -123,8 +123,10 @@ def _on_start(observability: ActiveObservability) -> None:
         _forget_own()
         left = _rule_names(own)
         _add_all(dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left), observability)
-        _hand_over(own, observability)
-        own.abandon()
+        try:
+            _hand_over(own, observability)
+        finally:
+            own.abandon()
 
 
 def _add_all(additions: Iterable[Addition], observability: ActiveObservability) -> None:
@@ -142,6 +144,7 @@ def _hand_over(own: Observability, observability: ActiveObservability) -> None:
     observability.instruments.add_from(own.instruments, leaving=("monitoring_alert_active",))
     observability.collected.add_from(own.collected)
     observability.status.alerts.add_from(own.status.alerts)
+    observability.status.notifications.add_from(own.status.notifications)
 
 
 def _forget_own() -> None:

@@ -415,6 +415,7 @@ def test_callbacks_may_be_of_any_kind(watched):
         ("big.duration_ms", None),
         ("orders_by_category", None),
         ("result_duration_ms", None),
+        ("flux_result_failure_items", None),
     ],
 )
 async def test_a_name_that_nobody_collects_is_said(watched, metric, problem):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -212,6 +213,28 @@ async def test_an_alert_that_the_script_told_of_is_not_told_again(alone, monkeyp
         obs.status.notifications.loop = None
         assert obs.status.notifications.wait(PATIENCE_SECONDS)
     assert heard == ["firing", "resolved"]
+
+
+async def test_what_waits_for_a_callback_is_told_by_the_application(alone, monkeypatch):
+    """A callback is slow when the application starts: the second alert waits behind the first, and arrives all the same."""
+    monkeypatch.setenv("SAGE_OBS_ALERTS__DEFAULTS", "false")
+    heard, begun, goes_on = [], threading.Event(), threading.Event()
+
+    def slow(alert: dict) -> None:
+        heard.append(alert["name"])
+        begun.set()
+        goes_on.wait(PATIENCE_SECONDS)
+
+    start_monitoring(300)
+    for name in ("first", "second"):
+        create_alert_rule(name, "depth", MORE, 3, slow)
+    collect_metric("depth", 5, MetricType.GAUGE)
+    await asyncio.to_thread(evaluate_alerts)
+    assert await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
+    async with Observability(Settings(logging={"enabled": False}, alerts={"defaults": False})) as obs:
+        goes_on.set()
+        assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+        assert sorted(heard) == ["first", "second"]
 
 
 def test_rules_are_judged_when_monitoring_stops(alone):
