@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from support import times
 
 from sage_fastapi_obs.tracing.span_encoding import SpanEncoder, UnusualSpanError, encode_span
 
@@ -59,6 +60,7 @@ def encodable(spans: list[ReadableSpan]) -> list[ReadableSpan]:
     return [span for span in spans if is_encodable(span)]
 
 
+@settings(max_examples=times(200))
 @given(st.lists(SPANS, max_size=5))
 def test_any_batch_has_the_bytes_that_the_sdk_writes(spans: list[ReadableSpan]):
     """Whatever spans are made of: hostile texts, numbers of any size, and values that no attribute may have."""
