@@ -23,7 +23,11 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Have lines of customer-id in the lake, those of now and the same ones of two hours and two days ago."""
     folder = tmp_path_factory.mktemp("lake")
     path = folder / "lines.jsonl"
-    settings = {"SAGE_OBS_FILE": str(ROOT / "deploy/services/customer-id.yaml"), "SAGE_OBS_MONITORING__ACCESS": "local"}
+    settings = {
+        "SAGE_OBS_FILE": str(ROOT / "deploy/services/customer-id.yaml"),
+        "SAGE_OBS_MONITORING__ACCESS": "local",
+        "SAGE_OBS_TRACING__EXPORTER": "none",
+    }
     with serving("example_app.app:create_app", folder, SAGE_OBS_LOGGING__OUTPUT=str(path), **settings) as port:
         url = f"http://127.0.0.1:{port}"
         for headers in ({"X-Correlation-ID": f"guest-{number}"} for number in range(3)):
