@@ -36,6 +36,7 @@ DRY = {
 """What an operator runs, with arguments that are needed; tools of developers are not among them."""
 OF_DEVELOPERS = {
     "document_alerts.py",
+    "document_capacity.py",
     "document_metrics.py",
     "document_settings.py",
     "install-servers.sh",
