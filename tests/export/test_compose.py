@@ -27,7 +27,7 @@ PROFILES = {
     None: {"prometheus", "alertmanager", "grafana", "jaeger", "loki", "fluent-bit", "node-exporter"},
     "demo": {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo", "traffic", "alert-sink"},
     "deps": {"redis", "postgres", "kafka"},
-    "elastic": {"elasticsearch", "elasticsearch-setup", "kibana"},
+    "elastic": {"elasticsearch", "elasticsearch-setup", "kibana", "kibana-setup"},
     "s3": {"fluentd", "minio", "minio-setup"},
     "falco": {"falco"},
 }
@@ -47,7 +47,7 @@ HOST_PORTS = {
     "minio": {9000, 9001},
 }
 DOCKERFILES = [ROOT / "Dockerfile", ROOT / "deploy/logging/fluentd.Dockerfile"]
-ONCE = {"elasticsearch-setup", "minio-setup"}
+ONCE = {"elasticsearch-setup", "kibana-setup", "minio-setup"}
 """Services that do something and end."""
 OPTIONAL = {"BIND", "LOGS", "ALERTMANAGER_CONFIG", "GRAFANA_PASSWORD", "POSTGRES_PASSWORD", "MINIO_USER", "MINIO_PASSWORD"}
 
