@@ -151,7 +151,7 @@ def _actions(app: FastAPI, obs: Observability) -> dict[str, Action]:
     app.state.breaker = breaker = Breaker("prices")
     shedding: set[str] = set()
 
-    @obs.health.check("load is not shed", cache_seconds=0)
+    @obs.health.check("load", cache_seconds=0)
     async def takes_traffic() -> bool:
         return not shedding
 
