@@ -38,6 +38,13 @@ ASSUMED = {
     "archive_price": (0.023, "$ a GB and month", "object storage; likewise"),
 }
 """What was not measured: value, unit, meaning."""
+_COST = {
+    "observability_cpu_us": ("ours-otlp", "id, span sent by OTLP, line and metrics"),
+    "line_cpu_us": ("ours-log", "id and line only"),
+    "span_cpu_us": ("ours-span", "id and span only"),
+    "metrics_cpu_us": ("ours-metrics", "metrics only"),
+}
+"""Figures of the benchmark, and what they are of."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class Load:
         yield "cores for observability at the peak", peak * known["observability_cpu_us"] / 1e6
         yield "series", series
         yield "samples a second", samples
-        yield "cores to scrape them", samples * known["sample_cpu_us"] / 1e6
+        yield "pages scraped (MB a second)", samples * known["page_bytes_per_series"] / 1e6
+        yield "cores of the services to write them", samples * known["page_cpu_us"] / 1e6
+        yield "cores of Prometheus to take them", samples * known["sample_cpu_us"] / 1e6
         yield "memory for them (GiB)", series * series_gib(known)
         yield "Prometheus servers", math.ceil(series * series_gib(known) / known["prometheus_gib"])
         yield "samples of 30 days (GB)", metric_gb
@@ -110,9 +119,15 @@ def limits(known: dict[str, float]) -> Iterator[tuple[str, float]]:
 
 def figures() -> dict[str, dict[str, object]]:
     """Return what was measured, by name: value, unit, and how."""
-    cost = json.loads((BENCHMARKS / "results.json").read_text())["cost"]["ours-otlp"]
-    how = "CPU that a request costs more with id, span sent by OTLP, line and metrics: [benchmarks](benchmarks.md)"
-    own = {"observability_cpu_us": {"value": float(f"{cost['added_us']:.3g}"), "unit": "µs of CPU", "how": how}}
+    results = json.loads((BENCHMARKS / "results.json").read_text())
+    page = results["scrape"]["http"]["10000"]
+    values = {name: results["cost"][variant]["added_us"] for name, (variant, _) in _COST.items()}
+    values["page_cpu_us"] = page["ours_ms"] * 1_000 / page["lines"]
+    how = {name: f"CPU that a request costs more with {what}: [benchmarks](benchmarks.md)" for name, (_, what) in _COST.items()}
+    how["page_cpu_us"] = (
+        "a page of 10,000 series, of which one in a hundred has changed, by lines: [scrapes](benchmarks.md#scrape)"
+    )
+    own = {name: {"value": float(f"{values[name]:.3g}"), "unit": "µs of CPU", "how": how[name]} for name in values}
     return own | json.loads((BENCHMARKS / "capacity.json").read_text())["figures"]
 
 
@@ -137,7 +152,7 @@ def page() -> str:
 def tables() -> Iterator[str]:
     """Yield the lines of all tables."""
     made, values = json.loads((BENCHMARKS / "capacity.json").read_text())["made"], known()
-    yield from (f"### Measured\n\nOn {made['machine']}, {made['os']}, {made['python']}, {made['date']}.\n",)
+    yield f"### Measured\n\nOn {made['machine']}, {made['os']}, {made['python']}, {made['date']}; what has a link, as that page says.\n"
     yield from ("| figure | value | unit | how |", "|---|---|---|---|")
     yield from (f"| `{name}` | {shown(values[name])} | {one['unit']} | {one['how']} |" for name, one in figures().items())
     yield from ("\n### Assumed\n", "| figure | value | unit | meaning |", "|---|---|---|---|")
