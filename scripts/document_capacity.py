@@ -152,7 +152,8 @@ def page() -> str:
 def tables() -> Iterator[str]:
     """Yield the lines of all tables."""
     made, values = json.loads((BENCHMARKS / "capacity.json").read_text())["made"], known()
-    yield f"### Measured\n\nOn {made['machine']}, {made['os']}, {made['python']}, {made['date']}; what has a link, as that page says.\n"
+    machine = ", ".join(made[part] for part in ("machine", "os", "python", "date"))
+    yield f"### Measured\n\nOn {machine}; where a page is linked, as it says.\n"
     yield from ("| figure | value | unit | how |", "|---|---|---|---|")
     yield from (f"| `{name}` | {shown(values[name])} | {one['unit']} | {one['how']} |" for name, one in figures().items())
     yield from ("\n### Assumed\n", "| figure | value | unit | meaning |", "|---|---|---|---|")
