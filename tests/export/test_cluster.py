@@ -126,3 +126,16 @@ def test_a_cluster_loads_the_dashboards():
         kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
         assert one["metadata"]["labels"] == {"grafana_dashboard": "1"}
         assert len(str(one["data"])) < 1_000_000
+
+
+def test_prometheus_looks_for_fluent_bit_where_it_is():
+    """A Prometheus without its operator asks for pods in the namespace of the DaemonSet, if it scrapes them."""
+    written = yaml.safe_load(config("prometheus-config", "prometheus.yml"))
+    asked = [
+        space
+        for job in written["scrape_configs"]
+        if job["job_name"] == "fluent-bit"
+        for found in job["kubernetes_sd_configs"]
+        for space in found["namespaces"]["names"]
+    ]
+    assert set(asked) <= {documents("fluent-bit")["DaemonSet"]["metadata"]["namespace"]}
