@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from fastapi import APIRouter
@@ -100,7 +101,7 @@ class Observability(Lifecycle):
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
-        self.status.review.collected_names = self.collected.names
+        self.status.review.collected_names = partial(attrgetter("names"), self.collected)
 
         # What operators open.
         self._port = MetricsPort(self.metrics_page, settings.metrics)

@@ -136,10 +136,13 @@ def test_an_application_goes_on_from_what_was_collected_before_its_start(before,
             collect(after)
             summary = get_metrics_summary()
             named = {name: summary["counters"].get(name, summary["gauges"].get(name)) for name, _ in collected_names(before)}
-            found.append((samples(obs, names), named))
+            histograms = {name: summary["histograms"].get(name) for name in ("wait_ms", "result_duration_ms")}
+            found.append((samples(obs, names), named, histograms))
             obs.abandon()
             reset_monitoring()
-    (expected, expected_names), (got, got_names) = found
+    (expected, expected_names, expected_histograms), (got, got_names, got_histograms) = found
+    for name, figures in expected_histograms.items():
+        assert got_histograms[name] == (figures and pytest.approx(figures))
     assert got == pytest.approx(expected)
     assert got_names == pytest.approx(expected_names)
 

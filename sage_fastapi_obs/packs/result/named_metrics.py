@@ -68,8 +68,9 @@ class NamedMetrics:
         self._memory: LabelledMetric | None = None
         """How the memory changed in runs of operations; made when there is the first."""
 
+    @property
     def names(self) -> dict[str, ResolvedName]:
-        """Return the names that were collected, and what each stands for."""
+        """The names that were collected, and what each stands for."""
         return {name: target.resolved for name, target in self.targets.items() if target.instrument is not None}
 
     @property
