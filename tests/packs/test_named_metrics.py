@@ -263,7 +263,7 @@ async def test_distinct_names_stay_distinct(watch, names):
         for place, (name, kind) in enumerate(names):
             collect_metric(name, 2.0**place, kind)
         found, summary = await scraped(watched), get_metrics_summary()
-    collected = watched.obs.collected.names()
+    collected = watched.obs.collected.names
     metrics = [collected[name].metric + ("_sum" if kind is HISTOGRAM else "") for name, kind in names]
     assert [found[metric][()] for metric in metrics] == [2.0**place for place in range(len(names))]
     for place, (name, kind) in enumerate(names):
@@ -369,7 +369,7 @@ def test_a_name_that_is_too_long_is_dropped_and_counted(watched):
     collect_metric("주" * 129, 1, GAUGE)
     collect_metric("주" * 128, 1, GAUGE)
     assert watched.obs.internal_errors.counts == {"collect_metric": 1}
-    assert len(watched.obs.collected.names()) == 1
+    assert len(watched.obs.collected.names) == 1
 
 
 def test_labels_that_are_too_long_are_left_out_and_counted(watched):
