@@ -200,7 +200,7 @@ def test_alerts_are_told_of_when_they_begin_and_when_they_end(service: Any, serv
     for name in FIRING:
         alert = known.alerts[name]
         assert known.receivers[name] == {alert["labels"]["severity"]}, name
-        assert alert["labels"].get("service") == (None if name == "HighAITokenUsage" else SERVICE), name
+        assert alert["labels"]["service"] == SERVICE, name
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
         texts = " ".join(alert["annotations"].values())
         assert not re.search(r"error expanding|<no value>|\{\{", texts), texts
