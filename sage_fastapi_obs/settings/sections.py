@@ -407,6 +407,8 @@ class ExportSettings(_Section):
     """Kubernetes namespace."""
     image: str = ""
     """Container image; by default the service's name and version."""
+    code_paths: Annotated[tuple[RoutePath, ...], CommaSeparated, Field(min_length=1)] = ("/app",)
+    """Folders of its code in the image. Falco alerts when another program opens files there."""
 
 
 class Settings(BaseSettings):

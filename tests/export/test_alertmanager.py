@@ -115,4 +115,4 @@ def test_only_alerts_that_there_are_silence_others():
         }
         assert named <= exported
         assert {tuple(rule["equal"]) for rule in written} == {("service",)}
-    assert len(alertmanager.configuration(SERVICES)["inhibit_rules"]) == 5
+    assert len(alertmanager.configuration(SERVICES)["inhibit_rules"]) == 6

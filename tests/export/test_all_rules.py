@@ -48,6 +48,12 @@ DOCUMENTED = {
 ADDED = {"SlaViolation": ("slo", "0s", "warning")}
 ADDED |= {"ErrorBudgetBurnFast": ("slo", "0s", "critical"), "ErrorBudgetBurnSlow": ("slo", "0s", "warning")}
 ADDED |= {"HighDiskUsage": ("performance", "10m", "warning")}
+ADDED |= {
+    "FailedLoginsHigh": ("security", "0s", "warning"),
+    "LoginAttackSuspected": ("security", "0s", "critical"),
+    "RateLimitViolationsHigh": ("security", "0s", "warning"),
+    "SecurityEventsHigh": ("security", "0s", "critical"),
+}
 WATCHING = {
     "Watchdog": ("monitoring", "0s", "info"),
     "PrometheusDown": ("monitoring", "5m", "critical"),
@@ -285,8 +291,8 @@ def test_groups_are_in_the_order_in_which_they_are_shown():
     """Groups follow one another, each once."""
     shown = [group["name"] for group in prometheus.rule_groups(SERVICES)]
     assert shown == [
-        *("sage_critical", "sage_warning", "availability", "performance", "business", "customer-id-alerts", "result", "slo"),
-        *("monitoring", "logs"),
+        *("sage_critical", "sage_warning", "availability", "performance", "business", "security", "customer-id-alerts"),
+        *("result", "slo", "monitoring", "logs"),
     ]
 
 

@@ -225,6 +225,7 @@ def test_prometheus_takes_configuration_and_rules(exported: Path):
         ("monitoring", "NodeExporterDown", r" or absent.*", ""),
         ("monitoring", "Watchdog", "== 1", ">= 0"),
         ("logs", "LogShipperLosesLines", "dropped", "errors"),
+        ("security", "SecurityEventsHigh", "> 20", "> 30"),
         ("performance", "HighDiskUsage", "avail", "size"),
         ("performance", "HighCPUUsage", "100 - ", ""),
         ("business", "NoTextbooksCreated", "== 0", "== 1"),

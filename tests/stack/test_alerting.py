@@ -49,6 +49,7 @@ FIRING = {
     "ResultSlowResponse",
     "CircuitBreakerOpen",
     "ErrorBudgetBurnFast",
+    "SecurityEventsHigh",
 }
 NEEDLESS = {"SageHighErrorRate", "HighEncryptionLatency", "ResultHighErrorRate"}
 """What fires as well, and is not told because another alert says more."""
@@ -107,7 +108,7 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Settings]
     port = free_port()
     settings = {
         "service": {"name": SERVICE},
-        "metrics": {"packs": ["http", "runtime", "sage", "textbook", "result"]},
+        "metrics": {"packs": ["http", "runtime", "sage", "textbook", "result", "security"]},
         "monitoring": {"access": "local"},
         "logging": {"output": str(tmp_path / "lines.jsonl")},
         "export": {"targets": [f"127.0.0.1:{port}"], "monitored_by": ["prometheus", "alertmanager"]},
