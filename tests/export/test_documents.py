@@ -98,3 +98,12 @@ def test_the_config_map_of_fluentd_is_the_file():
 def test_a_file_for_others_is_yaml(path: Path):
     """Each document of the file has something in it."""
     assert all(yaml.safe_load_all(path.read_text()))
+
+
+def test_lines_are_read_before_a_restart_loses_them():
+    """The playbook for a service that is down reads logs first, in Kubernetes those of the last container, and with compose."""
+    rows = re.findall(r"^\| .+ \| `(.+)` \| (.+) \|$", (RUNBOOKS / "service-down.md").read_text(), re.MULTILINE)
+    for commands in zip(*rows, strict=True):
+        first = [next(number for number, text in enumerate(commands) if word in text) for word in (" logs ", "restart")]
+        assert first == sorted(first)
+    assert "logs POD --tail=100 --previous" in (RUNBOOKS / "service-down.md").read_text()

@@ -86,6 +86,8 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
 def _panel(panel: Panel) -> Any:
     built = _KINDS[panel.kind]().title(panel.title).description(panel.description)
     built.datasource(_STORES[panel.queries[0].store])
+    if panel.time_from:
+        built.time_from(panel.time_from)
     for number, query in enumerate(panel.queries):
         built.with_target(_target(panel, query, chr(ord("A") + number)))
     if panel.kind == "logs":
