@@ -228,3 +228,10 @@ def test_what_is_said_of_today_is_of_today():
     assert [panel["title"] for panel in today] == ["Textbooks Created Today"]
     assert {panel["timeFrom"] for panel in today} == {"now/d"}
     assert all("[$__range]" in target["expr"] for panel in today for target in panel["targets"])
+
+
+def test_the_sign_of_life_is_no_alert_to_look_at():
+    """The watchdog always fires: neither the count of alerts nor the marks in graphs have it."""
+    watched = [query for query in asked(BOARDS) if "ALERTS" in query]
+    assert watched
+    assert [query for query in watched if 'alertname!="Watchdog"' not in query] == []

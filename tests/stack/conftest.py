@@ -17,7 +17,9 @@ scrape_configs:
 RULES = """
 groups:
   - name: always
-    rules: [{alert: SomethingIsWrong, expr: "up{job='sage-backend'} == 1", labels: {severity: warning}}]
+    rules:
+      - {alert: SomethingIsWrong, expr: "up{job='sage-backend'} == 1", labels: {severity: warning}}
+      - {alert: Watchdog, expr: vector(1), labels: {severity: info}}
 """
 
 

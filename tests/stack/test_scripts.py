@@ -87,6 +87,7 @@ def test_the_daily_check_finds_what_fires(stored: str):
     assert done.returncode == 1, done.stderr
     assert re.search(r"^LOOK   down: gone 127\.0\.0\.1:\d+$", done.stdout, re.MULTILINE)
     assert done.stdout.count("down:") == 1
+    assert "Watchdog" not in done.stdout
     assert "LOOK   warning alert of the night: SomethingIsWrong (docs/runbooks/SomethingIsWrong.md)" in done.stdout
     assert "LOOK   Alertmanager does not answer" in done.stdout
     assert re.search(r"^ok     all [1-9]\d* disks are below 101 %$", done.stdout, re.MULTILINE)

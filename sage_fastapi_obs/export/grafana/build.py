@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from sage_fastapi_obs.dashboards.layout import FINE, Dashboard, Panel, Query, Row, Threshold, Variable
+from sage_fastapi_obs.dashboards.promql import FIRING
 
 _TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
@@ -32,7 +33,6 @@ _STORES = {
 }
 _SOURCES = {"datasource": ("prometheus", "Metrics"), "logs": ("loki", "Logs"), "traces": ("jaeger", "Traces")}
 _USED_BY = {"prometheus": "datasource", "loki": "logs", "jaeger": "traces"}
-_FIRING = 'ALERTS{alertstate="firing"}'
 
 
 def dashboard_json(board: Dashboard) -> str:
@@ -211,7 +211,7 @@ def _firing_alerts() -> Any:
         .enable(True)
         .hide(False)
         .icon_color("red")
-        .expr(f"max by (alertname, severity, service) ({_FIRING})")
+        .expr(f"max by (alertname, severity, service) ({FIRING})")
         .title_format("{{alertname}}")
         .text_format("{{severity}} {{service}}")
         .tag_keys("severity")
