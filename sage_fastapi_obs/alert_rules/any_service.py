@@ -6,6 +6,7 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, 
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series, up
 from sage_fastapi_obs.alerting.default_rules import HIGH_ERROR_RATE, HIGH_RESPONSE_TIME
 from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.catalog.monitoring_programs import is_monitored_by
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, service_name, with_pack
 from sage_fastapi_obs.settings import Settings, Severity
 
@@ -43,7 +44,7 @@ def alerts(services: Services) -> list[ExportedRule]:
     return [
         *(_down(one) for one in services if one not in with_rule),
         *(_OF_REQUESTS if with_pack(services, "http") else ()),
-        *([_busy(), _full()] if with_pack(services, "runtime") else []),
+        *(_of_hosts() if with_pack(services, "runtime") and is_monitored_by(services, "node-exporter") else []),
         *([_customer_down()] if customer else []),
         *([_customer_latency()] if with_pack(customer, "http") else []),
     ]
@@ -92,6 +93,10 @@ def _down(service: Settings) -> ExportedRule:
     name = service_name(service)
     target = {"job": name, "service": name, "instance": "one:8000"}
     return down_alert("ServiceDown", _AVAILABILITY, target, selector_of=[service], minutes=2)
+
+
+def _of_hosts() -> list[ExportedRule]:
+    return [_busy(), _full()]
 
 
 def _busy() -> ExportedRule:

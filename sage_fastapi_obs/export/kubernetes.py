@@ -6,6 +6,7 @@ from typing import Any
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.alert_rules.monitoring_health import MONITORING
+from sage_fastapi_obs.catalog.monitoring_programs import MONITORING_NAMESPACE
 from sage_fastapi_obs.catalog.services import APP_PORT, METRICS_PORT_NAME, Services, distinct, metrics_port, service_name
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, prometheus
@@ -15,8 +16,6 @@ from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
 _FOLDER = "deploy/k8s"
-_MONITORING = prometheus.MONITORING_NAMESPACE
-"""Namespace of Prometheus and Alertmanager, and of rules that are about services of several namespaces."""
 _OPERATOR = "monitoring.coreos.com/v1"
 _SECRET = "alertmanager-secrets"  # noqa: S105 - its name
 """Secret that the operator mounts into Alertmanager."""
@@ -51,10 +50,11 @@ _COMMENTS = {
     "deployment": "Where monitoring.access is token: kubectl create secret generic NAME-monitoring --from-literal=token=...",
     "prometheus-values": "For the chart prometheus-community/kube-prometheus-stack.",
     "alertmanager-values": f"For the chart prometheus-community/kube-prometheus-stack.\n"
-    f"kubectl -n {_MONITORING} create secret generic {_SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
+    f"kubectl -n {MONITORING_NAMESPACE} create secret generic {_SECRET} "
+    "--from-file=slack_webhook_url --from-file=pagerduty_routing_key",
     "prometheus-config": "For a Prometheus without its operator: mount it with alert-rules in rules/, and let it run as the\n"
-    "service account prometheus. It finds pods by their label app.kubernetes.io/name, those of Prometheus, Alertmanager,\n"
-    f"node-exporter and Fluent Bit in the namespace {_MONITORING}.",
+    "service account prometheus. It finds pods by their label app.kubernetes.io/name, those of Prometheus, Alertmanager\n"
+    f"and node-exporter in the namespace {MONITORING_NAMESPACE}, those of Fluent Bit in logging.",
     "alert-rules": "For a Prometheus without its operator.",
 }
 
@@ -213,12 +213,12 @@ def _short(namespace: str) -> str:
 def _rules(services: Services) -> list[dict[str, Any]]:
     """Put the rules into the namespace of the services they are about; the operator reads those of all."""
     recorded = recordings(services)
-    places: dict[str, list[ExportedRule]] = {_MONITORING: []} if recorded else {}
+    places: dict[str, list[ExportedRule]] = {MONITORING_NAMESPACE: []} if recorded else {}
     for alert in _beside_the_chart(alerts(services)):
         spaces = {one.export.namespace for one in concerned(alert, services)}
-        places.setdefault(spaces.pop() if len(spaces) == 1 else _MONITORING, []).append(alert)
+        places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING_NAMESPACE, []).append(alert)
     return [
-        _rule(namespace, prometheus.grouped(some, recorded if namespace == _MONITORING else [], services))
+        _rule(namespace, prometheus.grouped(some, recorded if namespace == MONITORING_NAMESPACE else [], services))
         for namespace, some in sorted(places.items())
     ]
 
@@ -295,4 +295,9 @@ def _rule_files(services: Services) -> dict[str, str]:
 
 
 def _map(name: str, data: dict[str, str]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": _MONITORING}, "data": data}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": MONITORING_NAMESPACE},
+        "data": data,
+    }

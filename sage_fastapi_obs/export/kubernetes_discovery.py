@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from sage_fastapi_obs.export.prometheus import MONITORING_NAMESPACE, ScrapeTarget
+from sage_fastapi_obs.catalog.monitoring_programs import MONITORING_NAMESPACE
+from sage_fastapi_obs.export.prometheus import ScrapeTarget
 
 _ACCOUNT = "prometheus"
 _LABEL = "__meta_kubernetes_pod_label_app_kubernetes_io_name"

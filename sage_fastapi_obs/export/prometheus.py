@@ -18,8 +18,6 @@ from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 
 INTERVAL = "15s"
-MONITORING_NAMESPACE = "monitoring"
-"""Namespace of what watches the services."""
 MINUTE, HOUR = 60, 3600
 _SPARE = 3
 """Evaluations that series of a unit test last longer than they have to."""
@@ -79,7 +77,7 @@ class ScrapeTarget:
     port: int
     addresses: Sequence[str]
     """Host and port, where these are known beforehand."""
-    namespace: str = MONITORING_NAMESPACE
+    namespace: str
     """Its namespace in Kubernetes."""
 
 
@@ -106,7 +104,7 @@ def configuration(services: Services, discovery: Discovery = listed) -> dict[str
 
 
 def _where(program: Program) -> ScrapeTarget:
-    return ScrapeTarget(program.name, program.port, [f"{program.name}:{program.port}"])
+    return ScrapeTarget(program.name, program.port, [f"{program.name}:{program.port}"], program.namespace)
 
 
 def _program_job(program: Program, discovery: Discovery) -> dict[str, Any]:

@@ -161,7 +161,15 @@ def test_config_maps_name_services_across_namespaces():
     written = yaml.safe_load(mapped["data"]["prometheus.yml"])
     asked = [*written["scrape_configs"], *written["alerting"]["alertmanagers"]]
     spaces = [one["kubernetes_sd_configs"][0]["namespaces"]["names"][0] for one in asked]
-    assert spaces == ["sage-prod", "ai-textbook-prod", "customer-id-prod", "rfs-prod", *["monitoring"] * 5]
+    assert spaces == [
+        "sage-prod",
+        "ai-textbook-prod",
+        "customer-id-prod",
+        "rfs-prod",
+        *["monitoring"] * 3,
+        "logging",
+        "monitoring",
+    ]
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": account["kind"], **account["metadata"]}]

@@ -193,7 +193,7 @@ def test_whatever_is_scraped_is_missed_when_it_goes(exported: Path, tmp_path: Pa
 
 def test_programs_that_nobody_runs_are_neither_scraped_nor_missed():
     """`export.monitored_by` leaves out what there is not, in the configuration and among the alerts."""
-    alone = [service(metrics={"packs": []}, export={"monitored_by": ["alertmanager"]})]
+    alone = [service(metrics={"packs": ["runtime"]}, export={"monitored_by": ["alertmanager"]})]
     assert [job["job_name"] for job in prometheus.configuration(alone)["scrape_configs"]] == ["shop", "alertmanager"]
     named = [alert.name for alert in alerts(alone)]
     assert named == ["ServiceDown", "AlertmanagerDown", "AlertmanagerNotificationsFailed"]
