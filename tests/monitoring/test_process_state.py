@@ -152,6 +152,18 @@ def collected_names(values) -> set[tuple[str, MetricType]]:
     return {what for what, _, _ in values if what[1] is not MetricType.HISTOGRAM}
 
 
+def test_names_written_alike_are_kept_apart_across_the_start(alone):
+    """What the script called one name, and the application another, stay two metrics."""
+    start_monitoring()
+    collect_metric("depth-one", 1, MetricType.GAUGE)
+    obs = Observability(Settings(logging={"enabled": False}))
+    obs.start()
+    collect_metric("depth one", 2, MetricType.GAUGE)
+    gauges = get_metrics_summary()["gauges"]
+    assert (gauges["depth-one"], gauges["depth one"]) == (1, 2)
+    obs.abandon()
+
+
 async def test_what_a_script_recorded_is_risen_in_the_application(alone):
     """Also where the application has a registry of its own, whose first numbers are otherwise where counting begins."""
     start_monitoring()
