@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Any
 
+from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
 
 from sage_fastapi_obs.catalog import (
@@ -22,6 +23,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import sampled_ids
 from sage_fastapi_obs.settings import MetricsSettings
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
@@ -146,8 +148,7 @@ class Instruments:
         """The packs that are switched on."""
         self.runtime = Runtime(internal_errors)
         """Watches the process while it is started, for the pack of that name."""
-        self.exemplars = settings.exemplars
-        """Whether durations have exemplars."""
+        self._exemplars = settings.exemplars
         self._most = settings.max_label_values
         self._known: dict[str, LabelledMetric] = {}
         self._lock = Lock()
@@ -204,6 +205,10 @@ class Instruments:
             self.add((metric,))
             found = self._known.get(metric.name)
         return found
+
+    def exemplar(self, span: Span | None = None) -> dict[str, str] | None:
+        """Return the exemplar of an observation made in a span, by default the innermost one; None unless it is sampled."""
+        return sampled_ids(span) if self._exemplars else None
 
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""

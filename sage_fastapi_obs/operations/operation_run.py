@@ -195,8 +195,7 @@ class OperationRun:
         status = labels.setdefault("status", self.outcome or "success")
         duration, total = wanted(measures.duration), wanted(measures.total)
         if duration is not None:
-            exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
-            duration.with_labels(labels).observe(self.duration_us / 1_000_000, exemplar)
+            duration.with_labels(labels).observe(self.duration_us / 1_000_000, instruments.exemplar(self._span))
         if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
             total.with_labels(labels).inc()
         if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:
@@ -241,12 +240,6 @@ class OperationRun:
             children.end(span, error, self.error_type if error is None else exception_name(error), ended_ns)
         else:
             children.end(span, None, None, ended_ns)
-
-    def _exemplar(self) -> dict[str, str] | None:
-        context = self.span.get_span_context()
-        if not context.trace_flags.sampled:
-            return None
-        return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
     def _add_to_span(self, add: Callable[..., None], *args: Any, attributes: Mapping[str, Any]) -> None:
         observability = self._observability

@@ -6,14 +6,14 @@ it is first used, or at the start if `Observability.enable_pack` is given the cl
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
 from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
-from sage_fastapi_obs.metrics.instruments import LabelledMetric
+from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
@@ -31,15 +31,15 @@ class _Declared:
         self.metric = metric
         """Its description."""
 
-    def _change(self, method: str, number: float, labels: Mapping[str, Any]) -> None:
-        """Change the series of some labels; wrong labels are counted as an internal error, not raised."""
+    def _change(self, change: Callable[[Any, Instruments], None], labels: Mapping[str, Any]) -> None:
+        """Change the series of some labels; what is wrong is counted as an internal error, not raised."""
         observability = active_observability()
         if observability is None:
             return
         try:
             metric = observability.instruments.get_or_add(self.metric)
             if metric is not None:
-                getattr(metric.with_values(*_ordered(metric, labels)), method)(number)
+                change(metric.with_values(*_ordered(metric, labels)), observability.instruments)
         except Exception as error:
             count_internal_error(self.metric.name, error, observability)
 
@@ -51,7 +51,7 @@ class DeclaredCounter(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change("inc", amount, labels)
+        self._change(lambda series, _: series.inc(amount), labels)
 
 
 class DeclaredGauge(_Declared):
@@ -61,15 +61,15 @@ class DeclaredGauge(_Declared):
 
     def set(self, number: float, /, **labels: Any) -> None:
         """Set it."""
-        self._change("set", number, labels)
+        self._change(lambda series, _: series.set(number), labels)
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change("inc", amount, labels)
+        self._change(lambda series, _: series.inc(amount), labels)
 
     def dec(self, amount: float = 1, /, **labels: Any) -> None:
         """Lower it."""
-        self._change("dec", amount, labels)
+        self._change(lambda series, _: series.dec(amount), labels)
 
 
 class DeclaredHistogram(_Declared):
@@ -79,7 +79,7 @@ class DeclaredHistogram(_Declared):
 
     def observe(self, number: float, /, **labels: Any) -> None:
         """Add a number."""
-        self._change("observe", number, labels)
+        self._change(lambda series, instruments: series.observe(number, instruments.exemplar()), labels)
 
 
 def declare_counter(

@@ -215,7 +215,7 @@ class MetricsSettings(_Section):
     max_routes: int = Field(default=2000, ge=1)
     """Most route templates; the rest is counted as `other`."""
     exemplars: bool = True
-    """Attach the ids of sampled traces to the buckets of durations."""
+    """Attach the ids of sampled traces to the buckets of histograms."""
 
     @property
     def alias_groups(self) -> tuple[AliasGroup, ...]:

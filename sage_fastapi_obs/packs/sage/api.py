@@ -219,7 +219,9 @@ class SizedRun(OperationRun):
                 "sage_message_size_bytes" if direction is None else "sage_session_message_size_bytes"
             )
             if sizes is not None:
-                sizes.with_values(*([] if direction is None else [direction])).observe(self.size)
+                sizes.with_values(*([] if direction is None else [direction])).observe(
+                    self.size, instruments.exemplar(self._span)
+                )
         if self.labels.get("operation") == "create" and self.outcome == "success":
             add_to_gauge("sage_sessions_active")
 
