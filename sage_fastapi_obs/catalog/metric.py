@@ -27,6 +27,8 @@ OVERFLOW = "other"
 """What a value is counted as when its label has too many, or does not know it."""
 STATUS = ("success", "failure")
 """How it ended, wherever a metric says so in two words."""
+OLDER_WORDS = {"error": "failure"}
+"""What older designs call a value of a label; it is counted as the value of today."""
 MOST_AT_ZERO = 32
 """Label sets that a metric shows at 0 before anything has happened."""
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformC
 
 from sage_fastapi_obs.catalog import (
     CATALOG,
+    OLDER_WORDS,
     OPERATION_METRICS,
     OVERFLOW,
     PACKS,
@@ -72,21 +73,29 @@ class LabelledMetric:
 
     def with_values(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
-        return self._children.get(values) or self._resolve(values)
+        try:
+            return self._children[values]
+        except (KeyError, TypeError):
+            # Not there yet, or no text: some of what is handed to us cannot be hashed.
+            return self._resolve(values)
 
     def with_labels(self, labels: Mapping[str, str]) -> Any:
         """Return the counter, gauge or histogram of label values by label name; missing ones are empty."""
-        values = tuple([labels.get(name, "") for name in self._names])
-        return self._children.get(values) or self._resolve(values)
+        return self.with_values(*[labels.get(name, "") for name in self._names])
 
     def increase(self, *values: str, by: float = 1.0) -> None:
-        """Raise a gauge that `decrease` lowers."""
+        """Raise a gauge that `decrease` lowers; raises `ValueError` for an amount below 0."""
+        _check_amount(by)
         with self._lock:
-            child = self._children.get(values) or self._resolve_guarded(values)
+            child = self._children.get(tuple(map(printable, values))) or self._resolve_guarded(values)
             child.inc(by)
 
     def decrease(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
-        """Lower a gauge that `increase` raised, never below 0. `forget`: remove the series at 0, to make room for others."""
+        """Lower a gauge that `increase` raised, never below 0; raises `ValueError` for an amount below 0.
+
+        `forget`: remove the series at 0, to make room for others.
+        """
+        _check_amount(by)
         with self._lock:
             values = tuple(map(printable, values))
             child = self._children.get(values)
@@ -125,6 +134,11 @@ class LabelledMetric:
         for guard, value in zip(self._guards, values, strict=True):
             if isinstance(guard, LabelGuard):
                 guard.release(value)
+
+
+def _check_amount(by: float) -> None:
+    if not by >= 0:
+        raise ValueError(f"a gauge is raised or lowered by an amount of 0 or more, not by {by!r:.80}")
 
 
 class Instruments:
@@ -238,9 +252,11 @@ class Instruments:
             yield self._among(label, allowed) if allowed else self.guard(label, metric.max_label_values)
 
     def _among(self, label: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
-        """Pass the allowed values of a label; a guard without room counts the others."""
-        known, none_of_them = frozenset(allowed), self.guard(label, 0)
-        return lambda value: value if value in known else none_of_them(value)
+        """Pass the allowed values of a label, also by their older words; a guard without room counts the others."""
+        none_of_them = self.guard(label, 0)
+        older = {older: word for older, word in OLDER_WORDS.items() if word in allowed}
+        known = older | {word: word for word in allowed}
+        return lambda value: known.get(value) or none_of_them(value)
 
 
 class _FaultCounts(CountCollector):

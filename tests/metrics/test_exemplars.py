@@ -11,7 +11,7 @@ from sage_fastapi_obs import declare_histogram, operation
 from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.monitoring import MetricType, collect_metric
 from sage_fastapi_obs.operations.count import observe
-from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs import sage
 
 OF_PACKS = [
     metric

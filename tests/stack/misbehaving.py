@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.operations import count as record
-from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs import sage
 from sage_fastapi_obs.packs.textbook import api as textbook
 
 TICK_SECONDS = 0.05

@@ -14,7 +14,7 @@ _CHAINS = ("ethereum", "solana")
 _CRYPTO_OPERATIONS = ("sign", "verify", "encrypt", "decrypt", "derive_key")
 _ALGORITHMS = ("ed25519", "secp256k1", "chacha20", "hpke")
 _KEY_TYPES = ("ed25519", "secp256k1", "unknown")
-_HANDSHAKE_ERRORS = ("timeout", "invalid", "network")
+_ERRORS = ("timeout", "invalid", "network")
 _STAGES = ("init", "process", "finalize")
 _CIPHER = ("encrypt", "decrypt")
 
@@ -52,7 +52,7 @@ _HANDSHAKE_METRICS = (
         {"status": STATUS, "key_type": _KEY_TYPES},
         aliases=(_alias("sage_handshakes_total", values={"status": {"failure": "error"}}),),
     ),
-    counter("sage_handshakes_failed_total", "Handshakes that failed.", {"error_type": _HANDSHAKE_ERRORS}),
+    counter("sage_handshakes_failed_total", "Handshakes that failed.", {"error_type": _ERRORS}),
     histogram("sage_handshake_duration_seconds", "Time of whole handshakes.", _HANDSHAKE_BUCKETS),
     histogram(
         "sage_handshake_stage_duration_seconds",
@@ -69,7 +69,7 @@ _CRYPTO_METRICS = (
     counter(
         "sage_crypto_errors_total",
         "Cryptographic operations that failed.",
-        {"operation": _CRYPTO_OPERATIONS, "error_type": ()},
+        {"operation": _CRYPTO_OPERATIONS, "error_type": _ERRORS},
         aliases=(_alias("sage_encryption_errors_total", only={"operation": _CIPHER}),),
     ),
     histogram(
@@ -86,7 +86,7 @@ _CHAIN: dict[str, tuple[str, ...]] = {"chain": _CHAINS}
 _DID_METRICS = (
     counter("sage_did_resolutions_total", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
     counter("sage_did_registrations_total", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
-    counter("sage_did_resolution_errors_total", "Resolutions of identities that failed.", {**_CHAIN, "error_type": ()}),
+    counter("sage_did_resolution_errors_total", "Resolutions of identities that failed.", {**_CHAIN, "error_type": _ERRORS}),
     histogram("sage_did_resolution_duration_seconds", "Time of resolutions of identities.", DEFAULT_BUCKETS, _CHAIN),
     counter(
         "sage_blockchain_transactions_total",
