@@ -70,9 +70,11 @@ class Agent:
         key_type: KeyType = "secp256k1",
         session_seconds: float = 300.0,
         nonce_seconds: float = 60.0,
+        most_sessions: int = 20_000,
+        cipher_seconds: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make the keys. `clock`: Unix time in seconds."""
+        """Make the keys. `cipher_seconds`: that each encryption takes longer. `clock`: Unix time in seconds."""
         self._resolver = resolver
         self._clock = clock
         self._signs = SigningKey.generate(key_type)
@@ -83,7 +85,8 @@ class Agent:
         self._sequence = 0
         self._chain = chain
         self.document = DidDocument.of(chain, self._signs.verify_key, self._agrees.public_key())
-        self.sessions = Sessions(session_seconds, clock)
+        self.sessions = Sessions(session_seconds, clock, most_sessions)
+        self._cipher_seconds = cipher_seconds
 
     @property
     def did(self) -> str:
@@ -220,6 +223,7 @@ class Agent:
         plaintext = message.to_bytes()
         session = self._session(session_id)
         with encryption(session_id, len(plaintext)):
+            time.sleep(self._cipher_seconds)
             return session.encrypt(plaintext)
 
     def decrypt(self, session_id: str, frame: bytes, key_id: str | None = None) -> Message:

@@ -89,7 +89,7 @@ def _nonce(counter: bytes) -> bytes:
 class Sessions:
     """The sessions of one process."""
 
-    def __init__(self, lifetime_seconds: float, clock: Callable[[], float], most: int = 10_000) -> None:
+    def __init__(self, lifetime_seconds: float, clock: Callable[[], float], most: int) -> None:
         self.lifetime_seconds = lifetime_seconds
         self._clock = clock
         self._most = most

@@ -419,3 +419,21 @@ async def test_the_other_packs_are_fed(run_example):
         "ValueError",
     )
     failed(example, "payment", "OrderRefused")
+
+
+async def test_the_troubles_of_the_alerts_can_be_made(run_example):
+    """Sessions that are refused, encryption that is slow and memory that is full are settings, and show in the metrics."""
+    troubles = {"EXAMPLE_MOST_SESSIONS": "1", "EXAMPLE_CIPHER_SECONDS": "0.15", "EXAMPLE_BALLAST_BYTES": "300000000"}
+    async with run_example(**troubles) as example:
+        agent = await example.agent()
+        session = await agent.shake(example.client, await example.server_did())
+        assert (await example.client.post("/sessions", json={})).status_code == 503
+        path = f"/sessions/{session.peer_id}/encrypt"
+        assert (await example.client.post(path, json={"type": "text", "content": "pay"})).status_code == 200
+        value = await example.metrics()
+        rules = (await example.client.get("/monitoring/alerts")).json()["alert_rules"]
+    assert value("sage_sessions_created_total", status="failure") >= 1
+    assert value("sage_handshakes_completed_total", status="failure") >= 1
+    assert value("sage_session_duration_seconds_sum", operation="encrypt") >= 0.1
+    assert value("process_resident_memory_bytes") > 3e8
+    assert {"HighSessionFailureRate", "ReplayAttacksDetected"} <= {rule["name"] for rule in rules}
