@@ -72,6 +72,8 @@ class Metric:
     """It goes with the next release but one, and its help text says so."""
     max_label_values: int | None = None
     """Most values of each open label; None: `metrics.max_label_values`."""
+    is_expensive: bool = False
+    """A histogram that is observed several times per message: `metrics.expensive_sample_rate` is the share that it gets."""
 
     def with_buckets(self, buckets: tuple[float, ...] | None) -> "Metric":
         """Return this metric with other bounds, if any are given."""

@@ -1,6 +1,7 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from random import random
 from threading import Lock
 from typing import Any
 
@@ -59,10 +60,12 @@ class LabelGuard:
 class LabelledMetric:
     """The series of one metric, by label values in the order of its labels; values that are not allowed become `other`."""
 
-    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric")
+    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric", "sample_rate")
 
-    def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]]) -> None:
+    def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]], sample_rate: float = 1.0) -> None:
         self.metric = metric
+        self.sample_rate = sample_rate
+        """Share of observations that are recorded."""
         self._parent = parent
         self._guards = tuple(guards)
         self._names = tuple(metric.labels)
@@ -163,6 +166,7 @@ class Instruments:
         self.runtime = Runtime(internal_errors)
         """Watches the process while it is started, for the pack of that name."""
         self._exemplars = settings.exemplars
+        self._expensive_sample_rate = settings.expensive_sample_rate
         self._most = settings.max_label_values
         self._known: dict[str, LabelledMetric] = {}
         self._lock = Lock()
@@ -220,9 +224,14 @@ class Instruments:
             found = self._known.get(metric.name)
         return found
 
-    def exemplar(self, span: Span | None = None) -> dict[str, str] | None:
-        """Return the exemplar of an observation made in a span, by default the innermost one; None unless it is sampled."""
-        return sampled_ids(span) if self._exemplars else None
+    def observe(self, metric: LabelledMetric, series: Any, number: float, span: Span | None = None) -> None:
+        """Add a number to a series of a histogram, or leave it out by the metric's sample rate.
+
+        A span that is sampled is its exemplar; by default the innermost one.
+        """
+        if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
+            return
+        series.observe(number, sampled_ids(span) if self._exemplars else None)
 
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""
@@ -243,7 +252,8 @@ class Instruments:
         known = self._known.get(metric.name)
         if known is None:
             parent = build((metric,), self.registry)[metric.name]
-            self._known[metric.name] = LabelledMetric(metric, parent, [*self._guards_of(metric)])
+            rate = self._expensive_sample_rate if metric.is_expensive else 1.0
+            self._known[metric.name] = LabelledMetric(metric, parent, [*self._guards_of(metric)], rate)
         elif known.metric != metric:
             raise DuplicateInstrumentError(f"{metric.name} is declared already, with another type, help, labels or buckets")
 

@@ -19,7 +19,7 @@ def count(name: str, *values: str, by: float = 1.0) -> None:
 
 def observe(name: str, number: float, *values: str) -> None:
     """Add a number to a histogram."""
-    _change(name, lambda metric, instruments: metric.with_values(*values).observe(number, instruments.exemplar()))
+    _change(name, lambda metric, instruments: instruments.observe(metric, metric.with_values(*values), number))
 
 
 def set_gauge(name: str, number: float, *values: str) -> None:

@@ -208,7 +208,7 @@ class OperationRun:
         status = labels.setdefault("status", self.outcome or "success")
         duration, total = wanted(measures.duration), wanted(measures.total)
         if duration is not None:
-            duration.with_labels(labels).observe(self.duration_us / 1_000_000, instruments.exemplar(self._span))
+            instruments.observe(duration, duration.with_labels(labels), self.duration_us / 1_000_000, self._span)
         if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
             total.with_labels(labels).inc()
         if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:

@@ -34,7 +34,7 @@ class _Declared:
 
     def _change(
         self,
-        change: Callable[[Any, Instruments], None],
+        change: Callable[[Any, LabelledMetric, Instruments], None],
         labels: Mapping[str, Any],
         observability: ActiveObservability | None = None,
     ) -> None:
@@ -45,7 +45,7 @@ class _Declared:
         try:
             metric = self._instrument(observability.instruments)
             if metric is not None:
-                change(metric.with_values(*_ordered(metric, labels)), observability.instruments)
+                change(metric.with_values(*_ordered(metric, labels)), metric, observability.instruments)
         except Exception as error:
             count_internal_error(self.metric.name, error, observability)
 
@@ -61,7 +61,7 @@ class DeclaredCounter(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change(lambda series, _: series.inc(amount), labels)
+        self._change(lambda series, *_: series.inc(amount), labels)
 
 
 class DeclaredGauge(_Declared):
@@ -75,15 +75,15 @@ class DeclaredGauge(_Declared):
 
     def set(self, number: float, /, **labels: Any) -> None:
         """Set it."""
-        self._change(lambda series, _: series.set(number), labels)
+        self._change(lambda series, *_: series.set(number), labels)
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change(lambda series, _: series.inc(amount), labels)
+        self._change(lambda series, *_: series.inc(amount), labels)
 
     def dec(self, amount: float = 1, /, **labels: Any) -> None:
         """Lower it."""
-        self._change(lambda series, _: series.dec(amount), labels)
+        self._change(lambda series, *_: series.dec(amount), labels)
 
     def set_function(self, function: Callable[[], float], /, **labels: Any) -> None:
         """Have each scrape call a function for the number, such as `lambda: len(sessions)`; NaN where it raises.
@@ -102,7 +102,7 @@ class DeclaredGauge(_Declared):
 
     def _show(self, observability: ActiveObservability, function: Callable[[], float], labels: Mapping[str, Any]) -> None:
         called = partial(self._called, function, observability)
-        self._change(lambda series, _: series.set_function(called), labels, observability)
+        self._change(lambda series, *_: series.set_function(called), labels, observability)
 
     def _called(self, function: Callable[[], float], observability: ActiveObservability) -> float:
         try:
@@ -119,7 +119,7 @@ class DeclaredHistogram(_Declared):
 
     def observe(self, number: float, /, **labels: Any) -> None:
         """Add a number."""
-        self._change(lambda series, instruments: series.observe(number, instruments.exemplar()), labels)
+        self._change(lambda series, metric, instruments: instruments.observe(metric, series, number), labels)
 
 
 def declare_counter(

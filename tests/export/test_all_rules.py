@@ -29,6 +29,7 @@ DOCUMENTED = {
     "SessionExpirationHigh": ("sage_warning", "5m", "warning"),
     "SessionLeakSuspected": ("sage_warning", "10m", "warning"),
     "HighMemoryUsage": ("sage_warning", "5m", "warning"),
+    "HighMemoryForecast": ("sage_warning", "30m", "warning"),
     "ServiceDown": ("availability", "2m", "critical"),
     "CustomerIdServiceDown": ("customer-id-alerts", "1m", "critical"),
     "HighErrorRate": ("availability", "5m", "critical"),
@@ -61,6 +62,7 @@ THRESHOLDS = {
     "SessionExpirationHigh": r"> 10$",
     "SessionLeakSuspected": r"> 10000$",
     "HighMemoryUsage": r'\{job="sage-backend"\}\) > 1000000000$',
+    "HighMemoryForecast": r"predict_linear\(sage_sessions_active\[1h\], 14400\).* > 1000000000$",
     "HighErrorRate": r'status=~"5\.\."\}\[5m\].*> 0\.05$',
     "HighResponseTime": r"histogram_quantile\(0\.95.*> 1$",
     "HighLatency": r'_sum\{service="customer-id"\}.*> 1$',
@@ -73,6 +75,7 @@ THRESHOLDS = {
     "SlaErrorRateViolation": r"\[1h\].*> 0\.001$",
 }
 WORDS = {
+    "predict_linear",
     "sum",
     "by",
     "rate",

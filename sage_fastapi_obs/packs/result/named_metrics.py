@@ -78,7 +78,7 @@ class NamedMetrics:
             case "gauge":
                 child.set(number)
             case "histogram":
-                child.observe(number, self._instruments.exemplar())
+                self._instruments.observe(target.instrument, child, number)
 
     def _resolve(self, name: str, kind: MetricType, labels: Mapping[str, str]) -> _Target:
         with self._lock:

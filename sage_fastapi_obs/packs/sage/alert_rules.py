@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from sage_fastapi_obs.alert_rules.any_service import down_alert
-from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, alert_from_rule, threshold_alert
-from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, alert_from_rule, threshold_alert
+from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series
+from sage_fastapi_obs.alerting.expressions import Stat, number
 from sage_fastapi_obs.catalog.services import Services, service_name, with_metric, with_pack
 from sage_fastapi_obs.packs.sage.default_rules import (
     CHAIN_FAILS,
@@ -15,6 +16,7 @@ from sage_fastapi_obs.packs.sage.default_rules import (
     RESOLUTIONS_FAIL,
     SESSIONS_FAIL,
 )
+from sage_fastapi_obs.packs.sage.memory_forecast import memory_forecast
 from sage_fastapi_obs.settings import Settings
 
 _SECONDS = "{{ $value | humanizeDuration }}"
@@ -85,7 +87,8 @@ def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `sage`, or its first part."""
     found = [one for one in services if with_pack([one], "sage") or with_pack([one], "sage-core")]
     known = [alert for alert in _OF_ALL if with_metric(found, alert.metric)]
-    return [*known, *map(_down, found), *map(_memory, with_pack(found, "runtime"))]
+    measured = with_pack(found, "runtime")
+    return [*known, *map(_down, found), *map(_memory, measured), *([_forecast()] if measured else [])]
 
 
 def _down(service: Settings) -> ExportedRule:
@@ -111,3 +114,23 @@ def _memory(service: Settings) -> ExportedRule:
     )
     # Rules of several services would otherwise be one rule twice.
     return alert.with_labels(service=name)
+
+
+def _forecast() -> ExportedRule:
+    target = {"job": "example", "service": "example", "instance": "one:9090"}
+    memory, sessions = (series(name, target) for name in ("process_resident_memory_bytes", "sage_sessions_active"))
+    slow, fast, ended = (
+        {memory: SeriesShape(per_second=80_000 * rate), sessions: SeriesShape(per_second=rate)} for rate in (0.5, 1.0, 0.0)
+    )
+    return ExportedRule(
+        name="HighMemoryForecast",
+        group=WARNING,
+        expr=f"{memory_forecast()} > {number(1e9)}",
+        for_seconds=1800,
+        severity="warning",
+        metric="sage_sessions_active",
+        summary="Sessions of {{ $labels.instance }} will soon take much memory",
+        description="As sessions grow now, {{ $value | humanize1024 }}B will be in use on {{ $labels.instance }} in 4 hours, "
+        "more than 1 GB.",
+        test=RuleTest(slow, fast, 3600, {"service": "example", "instance": "one:9090"}, after=ended),
+    )

@@ -19,13 +19,15 @@ _STAGES = ("init", "process", "finalize")
 _CIPHER = ("encrypt", "decrypt")
 
 _alias = partial(Alias, group="sage")
+_expensive = partial(histogram, is_expensive=True)
+"""A histogram that each message is observed in."""
 
 _SESSION_METRICS = (
     counter("sage_sessions_created_total", "Sessions whose creation was tried.", {"status": STATUS}),
     counter("sage_sessions_expired_total", "Sessions that ran out of time."),
     counter("sage_sessions_closed_total", "Sessions that were closed by one of their sides."),
     gauge("sage_sessions_active", "Sessions that are open now."),
-    histogram(
+    _expensive(
         "sage_session_duration_seconds",
         "Time that work on sessions took.",
         _SESSION_BUCKETS,
@@ -35,7 +37,7 @@ _SESSION_METRICS = (
             _alias("sage_encryption_duration_seconds", only={"operation": _CIPHER}),
         ),
     ),
-    histogram(
+    _expensive(
         "sage_session_message_size_bytes",
         "Size of messages in sessions, as plain text.",
         _MESSAGE_BUCKETS,
@@ -72,7 +74,7 @@ _CRYPTO_METRICS = (
         {"operation": _CRYPTO_OPERATIONS, "error_type": _ERRORS},
         aliases=(_alias("sage_encryption_errors_total", only={"operation": _CIPHER}),),
     ),
-    histogram(
+    _expensive(
         "sage_crypto_operation_duration_seconds",
         "Time of cryptographic operations.",
         _SESSION_BUCKETS,
@@ -96,8 +98,8 @@ _DID_METRICS = (
 )
 _MESSAGE_METRICS = (
     counter("sage_messages_processed_total", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
-    histogram("sage_message_processing_duration_seconds", "Time of processing messages.", _SESSION_BUCKETS),
-    histogram("sage_message_size_bytes", "Size of messages.", _SIZE_BUCKETS),
+    _expensive("sage_message_processing_duration_seconds", "Time of processing messages.", _SESSION_BUCKETS),
+    _expensive("sage_message_size_bytes", "Size of messages.", _SIZE_BUCKETS),
     counter(
         "sage_replay_attacks_detected_total",
         "Messages that had been seen before.",

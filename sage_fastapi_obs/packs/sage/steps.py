@@ -145,7 +145,7 @@ class MessageRun(OperationRun):
         sizes = instruments.get_or_warn("sage_session_message_size_bytes" if is_of_session else "sage_message_size_bytes")
         if sizes is not None:
             direction = self.labels.get("direction") or _DIRECTIONS.get(self.labels.get("operation", ""), "")
-            sizes.with_labels({"direction": direction}).observe(size, instruments.exemplar(self._span))
+            instruments.observe(sizes, sizes.with_labels({"direction": direction}), size, self._span)
 
 
 class MessageWork(Operation):
