@@ -120,7 +120,9 @@ class ObsLogger:
         token = current_exchange.set(self._exchange) if self._exchange is not None else None
         try:
             text, message_fields = text_and_fields(message)
-            fields = {**self._fields, **{str(name): value for name, value in message_fields.items()}, **given}
+            fields = given
+            if self._fields or message_fields:
+                fields = {**self._fields, **{str(name): value for name, value in message_fields.items()}, **given}
             error = take_exception(fields)
             log = loguru.logger.opt(depth=2, exception=handled if error is None else error)
             if fields:

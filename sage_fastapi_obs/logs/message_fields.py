@@ -9,8 +9,9 @@ from sage_fastapi_obs.privacy.json_values import unprintable
 
 _TEXTS = ("event", "message", "msg")
 """Where a dict has the text of its line: structlog's name for it first."""
-EXCEPTION_NAMES = ("exc", "exc_info", "error", "err")
+_NAMES_IN_ORDER = ("exc", "exc_info", "error", "err")
 """Where the fields of a call have its exception."""
+_EXCEPTION_NAMES = frozenset(_NAMES_IN_ORDER)
 _LIKE_LOGGING = ("exc", "exc_info")
 """Those that may also be True, for the exception that is being handled, or what `sys.exc_info()` returns."""
 _STRUCTLOG = frozenset({"_logger", "_name", "_record", "_from_structlog"})
@@ -72,7 +73,9 @@ def _formatted(record: logging.LogRecord, extra: dict[Any, Any]) -> tuple[str, d
 
 def take_exception(fields: dict[Any, Any]) -> BaseException | None:
     """Take the exception out of the fields of a call, by whichever name it has there; what is no exception stays a field."""
-    for name in EXCEPTION_NAMES:
+    if _EXCEPTION_NAMES.isdisjoint(fields):
+        return None
+    for name in _NAMES_IN_ORDER:
         if isinstance(given := fields.get(name), BaseException):
             del fields[name]
             return given

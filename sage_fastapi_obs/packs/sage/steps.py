@@ -130,15 +130,17 @@ class MessageRun(OperationRun):
     def measure(self, instruments: Instruments) -> None:
         """Tell its size too, however it ended; count a session that was created, and a cipher that was used."""
         super().measure(instruments)
-        operation = self.labels.get("operation")
-        if operation == "create":
-            self.measure_as(_CREATION, instruments)
-        if operation == "create" and self.outcome == "success":
-            add_to_gauge("sage_sessions_active")
+        if self.labels.get("operation") == "create":
+            self._measure_creation(instruments)
         if "algorithm" in self.labels:
             self.measure_as(_CRYPTO, instruments)
         if self.size is not None:
             self._measure_size(self.size, instruments)
+
+    def _measure_creation(self, instruments: Instruments) -> None:
+        self.measure_as(_CREATION, instruments)
+        if self.outcome == "success":
+            add_to_gauge("sage_sessions_active")
 
     def _measure_size(self, size: float, instruments: Instruments) -> None:
         is_of_session = "operation" in self.labels
