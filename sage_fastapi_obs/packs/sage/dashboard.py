@@ -36,16 +36,18 @@ _WRONG = (
 _ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
     "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
 )
+_MEMORY_NOW = ask.value("process_resident_memory_bytes", "service", "instance", how="max")
 _MEMORY = Panel(
     "Memory forecast from active sessions",
     numbers(
-        (ask.value("process_resident_memory_bytes", "instance"), "{{instance}} now"),
-        (memory_forecast(SCOPE), "{{instance}} in 4 hours"),
+        (_MEMORY_NOW, "{{instance}} now"),
+        (f"{memory_forecast(SCOPE)} or {_MEMORY_NOW}", "{{instance}} in 4 hours"),
     ),
     unit="bytes",
     bad=1e9,
 ).about(
-    "Memory now, and in 4 hours if sessions go on growing as in the last hour and each costs what it has cost today. "
+    "Memory now, and in 4 hours if sessions go on growing as in the last hour and each costs what it has cost today; both "
+    "are the same while there are no more sessions than at the quietest moment of the day. "
     "HighMemoryForecast fires from 1 GB."
 )
 _CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
