@@ -128,6 +128,28 @@ async def test_a_failure_that_is_a_value_is_one_in_span_and_metric(watch, name: 
     assert span.attributes["error.type"] == (failure if isinstance(failure, str) else type(failure).__name__)
 
 
+@pytest.mark.parametrize("name", STEPS)
+async def test_a_failure_told_to_the_metrics_is_one_of_the_span_around_them(watch, name: str):
+    """Halves agree too: a failure that is a value reaches the span of its step, whatever is opened inside, and no other."""
+    watched = watch(metrics={"packs": ["sage"]})
+    traced, *observed = HALVES[name][1]
+    async with watched.obs:
+        with sage.trace_request("outer"), traced, observed[0] as run, sage.trace_key_generation("x25519"):
+            run.fail("timeout")
+    failed = {span.name for span in watched.spans if span.status.status_code is StatusCode.ERROR}
+    assert failed == {span.name for span in watched.spans} - {"sage.request", "sage.key.generate"}
+    assert len(failed) == 1
+
+
+async def test_a_failure_is_not_told_to_another_step(watch):
+    """Cryptography that failed inside of a handshake that went on is no failed handshake."""
+    watched = watch(metrics={"packs": ["sage"]})
+    async with watched.obs:
+        with sage.trace_handshake("did:a", "did:b"), sage.observe_crypto("verify", "ed25519") as run:
+            run.fail("invalid")
+    assert watched.spans[0].status.status_code is StatusCode.UNSET
+
+
 @given(st.lists(st.sampled_from([*FAILURES, None]), max_size=3), st.sampled_from(ENDS))
 def test_span_and_metric_never_disagree(marks: list[Any], end: BaseException | None):
     """Whatever marks a step and however it ends: one span, an error if and only if one failure is counted."""

@@ -4,14 +4,16 @@
 them are operations, for `with`, `async with` and as decorators. Label values that a metric does not know count as `other`.
 """
 
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from opentelemetry.trace import Span
 
+from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.operations.count import add_to_gauge
 from sage_fastapi_obs.operations.operation import UNMEASURED, Operation
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
+from sage_fastapi_obs.request.innermost_span import RUNNING, running
 
 __all__ = [
     "decryption",
@@ -46,7 +48,6 @@ __all__ = [
 _DIRECTIONS = {"encrypt": "outbound", "decrypt": "inbound"}
 _CIPHER = "chacha20"
 """What sessions are encrypted with."""
-_NO_SPAN: dict[str, Any] = {"name": None}
 _NETWORK = frozenset({"NetworkError", "TransportError", "ClientConnectionError", "ConnectError"})
 """Exceptions of HTTP clients that are no `OSError`, by name: none of them is needed here."""
 
@@ -86,7 +87,42 @@ _MESSAGE = RunMetrics(
 )
 
 
-class HandshakeRun(OperationRun):
+class TracedRun(OperationRun):
+    """The span of a step under way."""
+
+    __slots__ = ()
+
+
+class StepRun(OperationRun):
+    """A step under way."""
+
+    __slots__ = ()
+
+    def fail(self, error: BaseException | str) -> Self:
+        """Mark it as failed although no exception leaves it; where `trace_…` has opened its span, that has failed too."""
+        super().fail(error)
+        try:
+            if self._name is None and (traced := self._traced()) is not None:
+                traced.fail(error)
+        except Exception as fault:
+            count_internal_error("operation", fault)
+        return self
+
+    def _traced(self) -> TracedRun | None:
+        step, run = self.fields.get("operation"), running()
+        while run is not None and not (type(run) is TracedRun and run.fields.get("operation") == step):
+            run = run.outer_context.get(RUNNING)
+        return run
+
+
+class Step(Operation):
+    """`with signature(…) as step`."""
+
+    __slots__ = ()
+    run_type = StepRun
+
+
+class HandshakeRun(StepRun):
     """A handshake under way."""
 
     __slots__ = ()
@@ -120,7 +156,7 @@ class Handshake(Operation):
         return self.__enter__()
 
 
-class MessageRun(OperationRun):
+class MessageRun(StepRun):
     """Work on a session or a message under way."""
 
     __slots__ = ("size",)
@@ -156,7 +192,7 @@ class MessageWork(Operation):
     __slots__ = ("_size",)
     run_type = MessageRun
 
-    def __init__(self, measures: RunMetrics, labels: dict[str, str], size: int | None, span: dict[str, Any] = _NO_SPAN) -> None:
+    def __init__(self, measures: RunMetrics, labels: dict[str, str], size: int | None, span: dict[str, Any]) -> None:
         super().__init__(**span, measures=measures, labels=labels)
         self._size = size
 
@@ -178,6 +214,7 @@ class Traced(Operation):
     """`with trace_…(…) as span`: a step without its metrics."""
 
     __slots__ = ()
+    run_type = TracedRun
 
     def __init__(self, step: Operation) -> None:
         name, kind, _, _, attributes, fields = step._described  # noqa: SLF001 - a step is what it is, without its metrics
@@ -237,7 +274,7 @@ def key_derivation(algorithm: str) -> Operation:
 
 def did_resolution(chain: str) -> Operation:
     """Resolve an identity: span `sage.did.resolve`, and the metrics of `observe_did_resolution`."""
-    return Operation(**_span("sage.did.resolve", "resolve", {}, chain=chain), measures=_RESOLUTION, labels={"chain": chain})
+    return Step(**_span("sage.did.resolve", "resolve", {}, chain=chain), measures=_RESOLUTION, labels={"chain": chain})
 
 
 def trace_request(name: str) -> Traced:
@@ -302,7 +339,7 @@ span_signature = trace_signature
 
 def observe_handshake(role: str, key_type: str = "unknown") -> Handshake:
     """Count and time a handshake as `client` or `server`: initiated, completed, failed, whole duration and that of stages."""
-    return Handshake(None, measures=_HANDSHAKE, labels={"role": role, "key_type": key_type})
+    return Handshake(**_no_span("handshake"), measures=_HANDSHAKE, labels={"role": role, "key_type": key_type})
 
 
 def observe_session_operation(operation: str, size: int | None = None, direction: str | None = None) -> MessageWork:
@@ -310,7 +347,8 @@ def observe_session_operation(operation: str, size: int | None = None, direction
 
     `size`: of the message as plain text, in bytes. `direction`: `outbound`, as of what is encrypted, or `inbound`.
     """
-    return MessageWork(_SESSION, {"operation": operation, "direction": "" if direction is None else direction}, size)
+    labels = {"operation": operation, "direction": "" if direction is None else direction}
+    return MessageWork(_SESSION, labels, size, _no_span(operation))
 
 
 def observe_crypto(operation: str, algorithm: str) -> Operation:
@@ -318,21 +356,26 @@ def observe_crypto(operation: str, algorithm: str) -> Operation:
 
     `algorithm`: `ed25519`, `secp256k1`, `chacha20` or `hpke`.
     """
-    return _crypto(operation, algorithm, _NO_SPAN)
+    return _crypto(operation, algorithm, _no_span(operation))
 
 
 def observe_did_resolution(chain: str) -> Operation:
     """Count and time the resolution of an identity on `ethereum` or `solana`."""
-    return Operation(None, measures=_RESOLUTION, labels={"chain": chain})
+    return Step(**_no_span("resolve"), measures=_RESOLUTION, labels={"chain": chain})
 
 
 def observe_message(type: str, size: int | None = None) -> MessageWork:  # noqa: A002 - it is the label's name
     """Count and time the processing of a message, `text` or `binary`, of some bytes."""
-    return MessageWork(_MESSAGE, {"type": type}, size)
+    return MessageWork(_MESSAGE, {"type": type}, size, _no_span("message"))
 
 
 def _crypto(operation: str, algorithm: str, span: dict[str, Any]) -> Operation:
-    return Operation(**span, measures=_CRYPTO, labels={"operation": operation, "algorithm": algorithm})
+    return Step(**span, measures=_CRYPTO, labels={"operation": operation, "algorithm": algorithm})
+
+
+def _no_span(operation: str) -> dict[str, Any]:
+    """Describe a step whose span `trace_…` may have opened: it is found by the operation."""
+    return {"name": None, "fields": {"operation": operation}}
 
 
 def _session_span(
