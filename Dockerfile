@@ -17,7 +17,8 @@ WORKDIR /app
 COPY example_app ./example_app
 COPY deploy/services ./deploy/services
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OTEL_SEMCONV_STABILITY_OPT_IN=http
-USER app
+# By number, so that Kubernetes sees that it is not root.
+USER 10001
 EXPOSE 8000 9090
 # The address is the one that CMD listens on.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from example_app import accounts, admin, orders, results, shop, textbooks, trouble
+from example_app import accounts, admin, orders, remediation, results, shop, textbooks, trouble
 from example_app.sage import registry, routes
 from example_app.sage.agent import Agent
 from example_app.sage.errors import SageError
@@ -49,7 +49,8 @@ def create_app() -> FastAPI:
     def printer_has_paper() -> bool:
         return True
 
-    trouble.install(app, obs)
+    app.state.remediation = remediation.install(app, obs, os.environ.get("EXAMPLE_REMEDIATION_TOKEN", ""))
+    trouble.install(app, obs, app.state.remediation.told)
     return app
 
 
@@ -87,6 +88,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         sweeping.cancel()
+        app.state.remediation.close()
         await app.state.prices.aclose()
         await app.state.registry.aclose()
 

@@ -66,6 +66,8 @@ async def place_order(
 ) -> dict[str, int | str]:
     """Ask our own price list over HTTP, handing correlation id and trace on, and pack the parcel after the answer."""
     log.bind(item_id=order.item_id, count=order.count)
+    if request.app.state.breaker.is_open:
+        raise HTTPException(503, "no prices at the moment", {"Retry-After": "10"})
     headers = {"X-Correlation-ID": correlation_id}
     propagate.inject(headers)
     answer = await request.app.state.prices.get(f"/api/items/{order.item_id}/price", headers=headers)

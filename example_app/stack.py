@@ -95,6 +95,8 @@ class Stack:
             "SAGE_OBS_FILE": str(ROOT / "deploy" / "services" / f"{name}.yaml"),
             # One machine has one port 9090; here each service shows its metrics where it serves.
             "SAGE_OBS_MONITORING__ACCESS": "local",
+            # Nothing here takes spans.
+            "SAGE_OBS_TRACING__EXPORTER": "none",
             "SAGE_OBS_LOGGING__OUTPUT": str(self._folder / f"{name}.jsonl"),
             "EXAMPLE_URL": url,
         }

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 
 from sage_fastapi_obs import Observability
 from sage_fastapi_obs.alerting.expressions import Ratio, Stat
-from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 
 __all__ = ["alert_rows", "cause", "install"]
 
@@ -18,8 +18,8 @@ ROUTE = {"route": "/api/orders", "method": "POST"}
 api = APIRouter()
 
 
-def install(app: FastAPI, obs: Observability) -> None:
-    """Add the switch and the rule to the shop."""
+def install(app: FastAPI, obs: Observability, told: Callback) -> None:
+    """Add the switch and the rule to the shop; `told`: who is notified of its alert."""
     app.include_router(api)
     failed = Stat("http_requests_total", where={**ROUTE, "status": "=~5.."}, window_seconds=10)
     placed = Stat("http_requests_total", where=ROUTE, window_seconds=10)
@@ -32,6 +32,9 @@ def install(app: FastAPI, obs: Observability) -> None:
             resolve_threshold=0.2,
             for_seconds=2,
             severity="critical",
+            callbacks=(told,),
+            resolved_callbacks=(told,),
+            cooldown_seconds=0,
             annotations={"summary": "{{ $value | humanizePercentage }} of all orders fail"},
         )
     )

@@ -14,7 +14,9 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
@@ -22,6 +24,7 @@ from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """The key under which a context has its span."""
@@ -66,6 +69,12 @@ def processors_of(provider: trace.TracerProvider) -> Callable[[], Collection[obj
     if isinstance(getattr(processor, "_span_processors", None), tuple):
         return partial(attrgetter("_span_processors"), processor)
     return lambda: (provider,)
+
+
+def is_default_propagator(propagator: object) -> bool:
+    """Tell whether a propagator is the one that a process has unless it sets another: W3C's trace context and baggage."""
+    parts = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else ()
+    return [type(part) for part in parts] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
 
 
 def _on_ending(processor: Any) -> Callable[..., None] | None:

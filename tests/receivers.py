@@ -92,6 +92,8 @@ class Bulk(Receiver):
     def __init__(self) -> None:
         super().__init__()
         self.documents: dict[str, dict[str, Any]] = {}
+        self.indices: dict[str, str] = {}
+        """Where each document is, by its id."""
         self.conflicts = 0
         self.status_of: Callable[[dict[str, Any]], int] = lambda _: 201
         """The status of a document; those above 299 are not kept."""
@@ -108,6 +110,7 @@ class Bulk(Receiver):
             self.conflicts += status == 409
             if status < 300:
                 self.documents[key] = document
+                self.indices[key] = target.get("_index") or handler.path.split("/")[1]
             items.append({verb: {"_id": key, "status": status}})
         errors = any(next(iter(item.values()))["status"] > 299 for item in items)
         handler.answer(200, json.dumps({"took": 1, "errors": errors, "items": items}).encode())

@@ -74,20 +74,24 @@ def _is_of_ours(found: Any) -> bool:
 
 
 @contextmanager
-def no_cycles_of_ours() -> Iterator[None]:
-    """See that a block leaves nothing of ours for the garbage collector; what threads of others leave meanwhile is not ours."""
+def no_cycles_of_ours(repetitions: int) -> Iterator[None]:
+    """See that a block, which does the same so many times, leaves nothing of ours for the garbage collector each time.
+
+    Threads of other tests may leave something meanwhile, also of ours.
+    """
     gc.collect()
     gc.disable()
     try:
         yield
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        left = Counter(map(repr, filter(_is_of_ours, gc.garbage)))
+        left = Counter(type(found).__qualname__ for found in gc.garbage if _is_of_ours(found))
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-    assert not left
+    each_time = {kind: count for kind, count in left.items() if count >= repetitions}
+    assert not each_time, each_time
 
 
 class Watched:

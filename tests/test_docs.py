@@ -24,8 +24,9 @@ import asyncio, httpx
 
 async def ask():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as client:
-        print((await client.get("/items/7")).headers["x-request-id"])
-        print((await client.get("/metrics?name[]=http_requests_total")).text)
+        # The end in the same write: lines of the log come from another thread, and could stand before it.
+        print((await client.get("/items/7")).headers["x-request-id"] + "\\n", end="")
+        print((await client.get("/metrics?name[]=http_requests_total")).text, end="")
 
 asyncio.run(ask())
 """

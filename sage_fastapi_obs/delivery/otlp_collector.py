@@ -5,6 +5,7 @@ import os
 import ssl
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_fastapi_obs.settings.standard_variables import OtlpVariables, Signal
@@ -12,7 +13,11 @@ from sage_fastapi_obs.settings.standard_variables import OtlpVariables, Signal
 if TYPE_CHECKING:
     import httpx
 
-_PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+_FASTEST = 1
+_PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": partial(gzip.compress, compresslevel=_FASTEST),
+    "deflate": partial(zlib.compress, level=_FASTEST),
+}
 
 
 class Collector:
@@ -36,12 +41,11 @@ class Collector:
             self._headers["content-encoding"] = variables.compression
         self._poster = Poster(url, self._client, variables.timeout_seconds)
 
-    def send(self, request: Any, seconds: float) -> int:
-        """Send a message, and return how many parts of it the collector has refused, which OTLP says not to send again.
+    def send(self, content: bytes, seconds: float) -> int:
+        """Send an encoded message, and return how many parts of it the collector refused, which OTLP says not to send again.
 
         `seconds`: how long that may take, where it is less than usual.
         """
-        content: bytes = request.SerializeToString()
         body = self._poster.post(content if self._pack is None else self._pack(content), self._headers, seconds)
         try:
             # Rejected spans or records: whatever they are, their number comes first.

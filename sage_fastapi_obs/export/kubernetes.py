@@ -6,10 +6,11 @@ from typing import Any
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog.services import APP_PORT, METRICS_PORT_NAME, Services, distinct, metrics_port, service_name
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export import alertmanager, prometheus
+from sage_fastapi_obs.export import alertmanager, environment, prometheus
 from sage_fastapi_obs.export.all_rules import alerts, concerned, recordings
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.settings.sources import ENV_PREFIX
 
 _FOLDER = "deploy/k8s"
 _MONITORING = "monitoring"
@@ -45,7 +46,8 @@ def files(services: Services) -> dict[str, str]:
 
 
 _COMMENTS = {
-    "deployment": "Where monitoring.access is token: kubectl create secret generic NAME-monitoring --from-literal=token=...",
+    "deployment": "Credentials come from a secret, by the keys of secretKeyRef, such as token:\n"
+    "kubectl create secret generic NAME-monitoring --from-literal=token=...",
     "prometheus-values": "For the chart prometheus-community/kube-prometheus-stack.",
     "alertmanager-values": f"For the chart prometheus-community/kube-prometheus-stack.\n"
     f"kubectl -n {_MONITORING} create secret generic {_SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
@@ -110,7 +112,7 @@ def _container(service: Settings) -> dict[str, Any]:
         "name": _object_name(service),
         "image": service.export.image or f"{_object_name(service)}:{service.service.version}",
         "ports": [{"name": name, "containerPort": number} for number, name in sorted(ports.items())],
-        "env": [*({"name": name, "value": value} for name, value in _environment(service).items()), *_token(service)],
+        "env": _environment(service),
         "startupProbe": _probe(f"{health}/live", 2, 30),
         "livenessProbe": _probe(f"{health}/live", 10, 3),
         "readinessProbe": _probe(f"{health}/ready", 5, 2),
@@ -125,21 +127,18 @@ def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
     return {"httpGet": asked, "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures}
 
 
-def _environment(service: Settings) -> dict[str, str]:
-    return {
-        "SERVICE_NAME": service_name(service),
-        "APP_ENV": service.service.environment,
-        "APP_VERSION": service.service.version,
-        "SAGE_OBS_METRICS__PACKS": ",".join(service.metrics.packs),
-        **({"SAGE_OBS_METRICS__PORT": str(service.metrics.port)} if service.monitoring.access == "port" else {}),
-        "SAGE_OBS_MONITORING__ACCESS": service.monitoring.access,
-    }
+def _environment(service: Settings) -> list[dict[str, Any]]:
+    # Kubernetes would replace $(NAME).
+    plain = {name: value.replace("$(", "$$(") for name, value in environment.variables(service).items()}
+    return [
+        *({"name": name, "value": value} for name, value in plain.items()),
+        *(_from_secret(service, name) for name in environment.credentials(service)),
+    ]
 
 
-def _token(service: Settings) -> list[dict[str, Any]]:
-    if not (secret := _token_secret(service)):
-        return []
-    return [{"name": "SAGE_OBS_MONITORING__TOKEN", "valueFrom": {"secretKeyRef": {"name": secret, "key": TOKEN}}}]
+def _from_secret(service: Settings, variable: str) -> dict[str, Any]:
+    key = TOKEN if variable == environment.TOKEN else variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": _secret(service), "key": key}}}
 
 
 def _service(service: Settings) -> dict[str, Any]:
@@ -198,7 +197,11 @@ def _endpoint(service: Settings) -> dict[str, Any]:
 
 def _token_secret(service: Settings) -> str:
     """Name the secret with the token of a service's pages; empty where none is asked for."""
-    return f"{_object_name(service)}-monitoring" if service.monitoring.access == "token" else ""
+    return _secret(service) if service.monitoring.access == "token" else ""
+
+
+def _secret(service: Settings) -> str:
+    return f"{_object_name(service)}-monitoring"
 
 
 def _short(namespace: str) -> str:

@@ -91,12 +91,17 @@ def _traceparent(values: list[str]) -> _Checked:
 
 def _tracestate(values: list[str]) -> _Checked:
     """Take all or nothing, as W3C demands."""
-    if len(values) == 1 and len(values[0]) <= _LONGEST_TRACESTATE and _USUAL_TRACESTATE.fullmatch(values[0]):
+    if len(values) == 1 and is_usual_tracestate(values[0]):
         return values, True
     joined = ",".join(values)
     members = [member for part in joined.split(",") if (member := part.strip(" \t"))]
     fits = len(joined) <= _LONGEST_TRACESTATE and len(members) <= _MOST_IN_TRACESTATE
     return ([joined], True) if fits and all(map(_TRACESTATE_MEMBER.fullmatch, members)) else _NOTHING
+
+
+def is_usual_tracestate(header: str) -> bool:
+    """Tell whether a `tracestate` is valid as it is, without spaces or empty members."""
+    return len(header) <= _LONGEST_TRACESTATE and _USUAL_TRACESTATE.fullmatch(header) is not None
 
 
 def _baggage(values: list[str]) -> _Checked:

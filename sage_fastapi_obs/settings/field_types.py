@@ -108,8 +108,9 @@ FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "a fi
 IndexName = Annotated[
     str,
     _must(
-        re.compile(r"[a-z0-9][a-z0-9._-]*").fullmatch,
-        "an index name has lower-case letters, digits, dots, dashes and underscores, and starts with a letter or a digit",
+        re.compile(r"[a-z0-9]([a-z0-9._-]|%[Ymd])*").fullmatch,
+        "an index name has lower-case letters, digits, dots, dashes and underscores, and starts with a letter or a digit; "
+        "%Y, %m and %d stand for the day of a line",
     ),
 ]
 RegularExpression = Annotated[str, AfterValidator(_compiles)]

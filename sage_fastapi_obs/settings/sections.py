@@ -108,8 +108,8 @@ class LoggingSettings(_Section):
     """Number of renamed files that are kept."""
     elasticsearch_url: HttpUrl | None = None
     """Send lines to this Elasticsearch too; in production also `ELASTICSEARCH_URL`. May hold user and password."""
-    elasticsearch_index: IndexName = "ai-textbook-logs"
-    """Index or data stream for the lines."""
+    elasticsearch_index: IndexName = "ai-textbook-logs-%Y.%m.%d"
+    """Index for the lines of a day in UTC; without `%Y`, `%m` and `%d` an alias or a data stream."""
     elasticsearch_level: Level = "info"
     """Lowest level that is sent."""
     elasticsearch_api_key: SecretStr | None = None

@@ -53,6 +53,8 @@ class FastSpanFactory:
         self._root_flags = self._random_mask if makes_random_ids else 0
         # As the lower half of a trace id is written; "g" sorts after every digit.
         self._sampled_below = None if root_bound is None else "g" if root_bound > _LOW_64_BITS else f"{root_bound:016x}"
+        self._flags_below = [TraceFlags(flags & (self._random_mask | TraceFlags.SAMPLED)) for flags in range(4)]
+        """Of a span whose parent's flags end in these two bits."""
         self._flags = [TraceFlags(self._root_flags), TraceFlags(self._root_flags | TraceFlags.SAMPLED)]
 
     @classmethod
@@ -86,8 +88,8 @@ class FastSpanFactory:
             context = new_context(SpanContext, (trace_id, new_span_id(), False, self._flags[sampled], NO_STATE, True))
         else:
             sampled = parent.trace_flags.sampled
-            flags = TraceFlags(parent.trace_flags & (self._random_mask | TraceFlags.SAMPLED))
-            context = SpanContext(parent.trace_id, self._new_span_id(), False, flags, parent.trace_state)
+            flags = self._flags_below[parent.trace_flags & 3]
+            context = new_context(SpanContext, (parent.trace_id, self._new_span_id(), False, flags, parent.trace_state, True))
         if not sampled:
             return NonRecordingSpan(context), context
         attributes = self._describe(source)

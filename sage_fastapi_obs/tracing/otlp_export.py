@@ -1,7 +1,7 @@
 """Sends ended spans to a collector, over OTLP/HTTP.
 
-The SDK encodes them, and the sender of log lines sends them. The SDK's own batch processor and exporter do not count lost
-spans, log a line per batch, wait for half a minute at the end, and read responses of any size.
+The sender of log lines sends them. The SDK's own batch processor and exporter do not count lost spans, log a line per batch,
+wait for half a minute at the end, and read responses of any size.
 """
 
 import os
@@ -18,6 +18,7 @@ from sage_fastapi_obs.delivery.otlp_collector import Collector
 from sage_fastapi_obs.delivery.queued_sender import Entry, Limits, Sender
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings.standard_variables import number
+from sage_fastapi_obs.tracing.span_encoding import SpanEncoder
 
 SAMPLED = TraceFlags.SAMPLED
 
@@ -86,7 +87,7 @@ class _Spans:
             from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service  # noqa: PLC0415
         except ImportError:
             raise SettingsError("tracing.exporter 'otlp' needs: pip install 'sage_fastapi_obs[otlp]'") from None
-        self._encode: Callable[[Sequence[ReadableSpan]], Any] = encode_spans
+        self._encoder = SpanEncoder(encode_spans)
         self._collector = Collector(url, "traces", service.ExportTraceServiceResponse)
         self.remarks = self._collector.remarks
 
@@ -99,26 +100,13 @@ class _Spans:
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Send a batch; return how many the collector has refused, or could not be encoded."""
-        spans: list[ReadableSpan] = [entry.content for entry in batch]
-        try:
-            request = self._encode(spans)
-        except Exception:
-            # Leave out those that cannot be encoded.
-            spans = [span for span in spans if self._is_encodable(span)]
-            request = self._encode(spans)
-        refused = self._collector.send(request, seconds) if spans else 0
-        return (), min(len(batch), len(batch) - len(spans) + refused)
+        request, encoded_count = self._encoder.encode([entry.content for entry in batch])
+        refused = self._collector.send(request, seconds) if encoded_count else 0
+        return (), min(len(batch), len(batch) - encoded_count + refused)
 
     def close(self) -> None:
         """Close connections."""
         self._collector.close()
-
-    def _is_encodable(self, span: ReadableSpan) -> bool:
-        try:
-            self._encode([span])
-        except Exception:
-            return False
-        return True
 
 
 def _limits(remarks: list[str]) -> Limits:

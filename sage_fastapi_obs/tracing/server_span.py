@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
@@ -17,11 +17,12 @@ from sage_fastapi_obs.request.current_span import span_inside
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.fastapi_internals import native_span
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context
-from sage_fastapi_obs.request.propagation_headers import DroppedHeaders, PropagatedHeaders
+from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Headers, Recorder
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
 from sage_fastapi_obs.tracing.fast_span import UnsampledSpan
+from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trace
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_names
@@ -67,9 +68,7 @@ class ServerSpans(Recorder):
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
         self._output = _output(settings, self.losses, log, failed)
-        self._headers = PropagatedHeaders(self.dropped_headers)
-        self._fields: frozenset[bytes] = frozenset()
-        """Headers that may carry the trace of a caller."""
+        self._incoming_trace: IncomingTrace | None = None
         self._describe = partial(request_attributes, redaction)
         self._use(trace.NoOpTracer(), tuple)
         self.children: ChildSpans | None = None
@@ -101,7 +100,7 @@ class ServerSpans(Recorder):
                 self._output.open()
             self._own_provider = build_provider(self._settings, self._service, self._output)
             self._at_end.watch()
-        self._fields = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
+        self._incoming_trace = incoming_trace(self.dropped_headers)
         provider = self.provider
         assert provider is not None
         tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
@@ -139,8 +138,9 @@ class ServerSpans(Recorder):
             _adopt(exchange, span)
             return
         parent, incoming, links = around, _NO_PARENT, _NO_LINKS
-        if not self._fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-            incoming, links = self._incoming(exchange)
+        reader = self._incoming_trace
+        if reader is not None and not reader.fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
+            incoming, links = self._incoming(exchange, reader)
             parent = _NO_PARENT if links else _joined(around, incoming)
         name, _ = span_names(exchange.method, None)
         if parent or links:
@@ -198,11 +198,9 @@ class ServerSpans(Recorder):
             detach(exchange.span_token)
             exchange.span_token = None
 
-    def _incoming(self, exchange: Exchange) -> tuple[Context, Sequence[Link]]:
+    def _incoming(self, exchange: Exchange, reader: IncomingTrace) -> tuple[Context, Sequence[Link]]:
         """Read what the caller has sent: its trace becomes our parent, or a link when it is not continued."""
-        extracted = propagate.extract(exchange, _NO_PARENT, self._headers)
-        if SPAN not in extracted and b"traceparent" in exchange.headers and b"traceparent" in self._fields:
-            self.dropped_headers.count("traceparent")
+        extracted = reader.read(exchange)
         if self._settings.incoming == "continue":
             return extracted, _NO_LINKS
         remote = trace.get_current_span(extracted).get_span_context()

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from servers import Server, free_port, redis_server, running
-from support import Watched, client, until
+from support import PATIENCE_SECONDS, Watched, client, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.clients.redis import MOST_COMMANDS, _Commands, _name, instrument_redis
@@ -25,7 +25,8 @@ COUNT = "redis_commands_total"
 @pytest.fixture
 async def cache(redis_at: Server) -> AsyncIterator[redis.asyncio.Redis]:
     """Open an async client of an empty database."""
-    async with redis.asyncio.Redis(port=redis_at.port, db=3, retry=Retry(NoBackoff(), 0)) as opened:
+    options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": PATIENCE_SECONDS}
+    async with redis.asyncio.Redis(port=redis_at.port, db=3, **options) as opened:
         await opened.flushdb()
         yield opened
 

@@ -1,21 +1,24 @@
 """The compose file, the Dockerfile and the configuration of logs fit together, as far as that shows without containers."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import pytest
 import yaml
 from demo import ROOT, SERVICES
 from fastapi import FastAPI
+from moto.server import ThreadedMotoServer
 from servers import need
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.export import prometheus
+from sage_fastapi_obs.export import kubernetes, prometheus
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE = yaml.safe_load(FILE.read_text())
@@ -24,7 +27,7 @@ PROFILES = {
     None: {"prometheus", "alertmanager", "grafana", "jaeger", "loki", "fluent-bit", "node-exporter"},
     "demo": {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo", "traffic", "alert-sink"},
     "deps": {"redis", "postgres", "kafka"},
-    "elastic": {"elasticsearch", "elasticsearch-setup", "kibana"},
+    "elastic": {"elasticsearch", "elasticsearch-setup", "kibana", "kibana-setup"},
     "s3": {"fluentd", "minio", "minio-setup"},
     "falco": {"falco"},
 }
@@ -43,7 +46,8 @@ HOST_PORTS = {
     "kibana": {5601},
     "minio": {9000, 9001},
 }
-ONCE = {"elasticsearch-setup", "minio-setup"}
+DOCKERFILES = [ROOT / "Dockerfile", ROOT / "deploy/logging/fluentd.Dockerfile"]
+ONCE = {"elasticsearch-setup", "kibana-setup", "minio-setup"}
 """Services that do something and end."""
 OPTIONAL = {"BIND", "LOGS", "ALERTMANAGER_CONFIG", "GRAFANA_PASSWORD", "POSTGRES_PASSWORD", "MINIO_USER", "MINIO_PASSWORD"}
 
@@ -198,7 +202,8 @@ def test_the_image_is_small_and_nobody_is_root_in_it():
     """Two stages of a slim image; what is copied exists and is not ignored; the last user is none with a password."""
     text = (ROOT / "Dockerfile").read_text()
     assert len(re.findall(r"^FROM python:[\d.]+-slim", text, re.MULTILINE)) == 2
-    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE)[-1] == "app"
+    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE)[-1] == str(kubernetes.USER)
+    assert f"useradd --uid {kubernetes.USER} " in text
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--from).+$", text, re.MULTILINE)]
     for source in (source for sources in copied for source in sources):
@@ -213,3 +218,56 @@ def test_a_shell_script_is_clean(path: Path):
     done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert path.stat().st_mode & 0o111
+
+
+def installed(program: str) -> str:
+    """Name a program that came with a package of the tests."""
+    return str(Path(sys.executable).with_name(program))
+
+
+@pytest.mark.parametrize("logs", ["loki", "elastic", "s3"])
+def test_compose_takes_the_file_with_all_profiles(logs: str):
+    """Docker Compose itself reads the file, with its variables, anchors and profiles, and finds the services that are there."""
+    command = [installed("docker-compose"), "--file", str(FILE), "--profile", "*", "config", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LOGS": logs})
+    assert (done.returncode, done.stderr) == (0, "")
+    services = json.loads(done.stdout)["services"]
+    assert set(services) == set(COMPOSED)
+    mounted = {volume["target"]: volume["source"] for volume in services["fluent-bit"]["volumes"]}
+    assert mounted["/fluent-bit/etc/outputs.conf"] == str(ROOT / f"deploy/logging/outputs-{logs}.conf")
+
+
+def test_compose_refuses_what_it_does_not_know(tmp_path: Path):
+    """The check above can fail: a service that waits for one that is not there is refused."""
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(FILE.read_text().replace("      prometheus: {condition", "      nobody: {condition"))
+    done = subprocess.run(
+        [installed("docker-compose"), "--file", str(wrong), "config"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "nobody" in done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_dockerfile_is_clean(path: Path):
+    """Hadolint, which runs ShellCheck on the commands, has nothing to say."""
+    done = subprocess.run([installed("hadolint"), "--no-color", str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+
+
+def test_s3_takes_the_life_cycle():
+    """An S3 API stores the rule as it stands: lines of customer-id go after 90 days, and nothing else does."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        known = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "eu-central-1"}
+        s3 = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **known)
+        s3.create_bucket(Bucket="logs", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        rules = json.loads((ROOT / "deploy/logging/s3-lifecycle.json").read_text())
+        s3.put_bucket_lifecycle_configuration(Bucket="logs", LifecycleConfiguration=rules)
+        (kept,) = s3.get_bucket_lifecycle_configuration(Bucket="logs")["Rules"]
+    finally:
+        server.stop()
+    assert (kept["Status"], kept["Filter"], kept["Expiration"]) == ("Enabled", {"Prefix": "customer-id/"}, {"Days": 90})
+    assert f"path {kept['Filter']['Prefix']}" in (ROOT / "deploy/logging/fluentd.conf").read_text()

@@ -58,7 +58,11 @@ async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
     assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
     for method, _, route, status in ROUTES:
         assert f'http_requests_total{{method="{method}",route="{route or "unmatched"}",status="{status}"}} 1.0' in scraped
-    assert {check["name"]: check["status"] for check in health["checks"]} == {"stock": "pass", "printer": "pass"}
+    assert {check["name"]: check["status"] for check in health["checks"]} == {
+        "stock": "pass",
+        "printer": "pass",
+        "load": "pass",
+    }
 
 
 def demo(tmp_path: Path, port: int, *more: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:

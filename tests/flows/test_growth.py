@@ -83,7 +83,7 @@ async def test_a_request_leaves_no_work_for_the_garbage_collector(watch):
     async def send(message) -> None: ...
 
     await app(http_scope("/1"), receive, send)
-    with no_cycles_of_ours():
+    with no_cycles_of_ours(100):
         for _ in range(100):
             await app(http_scope("/1"), receive, send)
 
@@ -115,6 +115,8 @@ async def test_memory_is_flat(tmp_path, sample_rate):
         await serve(WARM_UP // 10)
         left = tracemalloc.take_snapshot()
         tracemalloc.stop()
+        # Windows fill with time, not with requests.
+        left = left.filter_traces([tracemalloc.Filter(inclusive=False, filename_pattern="*/alerting/window*")])
         return Counter({str(line.traceback): line.size for line in left.statistics("lineno")})
 
     async with obs:

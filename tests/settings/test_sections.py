@@ -109,6 +109,7 @@ def test_several_exporters() -> None:
         ({"elasticsearch_url": "es:9200"}, "must be an http(s) URL"),
         ({"otlp_endpoint": "grpc://c:4317"}, "must be an http(s) URL"),
         ({"elasticsearch_index": "Logs/x"}, "an index name has lower-case letters"),
+        ({"elasticsearch_index": "logs-%H"}, "%Y, %m and %d stand for the day of a line"),
         ({"elasticsearch_level": "loud"}, "logging.elasticsearch_level"),
         ({"elasticsearch_api_key": ["s3cret"]}, "logging.elasticsearch_api_key"),
     ],

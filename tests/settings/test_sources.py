@@ -425,7 +425,7 @@ def test_where_the_elasticsearch_is_named(env, expected):
     logging = Settings.from_env(env).logging
     assert (logging.elasticsearch_url, logging.elasticsearch_index, logging.elasticsearch_level) == (
         expected,
-        "ai-textbook-logs",
+        "ai-textbook-logs-%Y.%m.%d",
         "info",
     )
     assert "secret" not in repr(logging)

@@ -10,7 +10,7 @@ from sage_fastapi_obs.dashboards import customer
 from sage_fastapi_obs.dashboards.layout import Dashboard
 from sage_fastapi_obs.dashboards.service import service_dashboard, unified_dashboard
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.export.grafana.provisioning import provisioning_files
+from sage_fastapi_obs.export.grafana.provisioning import kustomization, provisioning_files
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.pack_folders import pack_module
 
@@ -30,7 +30,9 @@ def files(services: Services) -> dict[str, str]:
     except ModuleNotFoundError as missing:
         raise SettingsError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
     own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
-    written = {f"grafana/dashboards/{one.name}.json": dashboard_json(one) for one in dashboards(services, own)}
+    boards = {one.name: dashboard_json(one) for one in dashboards(services, own)}
+    written = {f"grafana/dashboards/{name}.json": text for name, text in boards.items()}
+    written["grafana/kustomization.yaml"] = kustomization(boards)
     if _CUSTOMER in written:
         # Beside its manifests, for those who deploy only that service.
         written["deploy/k8s/grafana-dashboard.json"] = written[_CUSTOMER]

@@ -1,5 +1,6 @@
 """Where Grafana finds its data and its dashboards, and how one leads to the other."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sage_fastapi_obs.export.yaml import dumped
@@ -111,6 +112,22 @@ def provisioning_files() -> dict[str, str]:
         "grafana/provisioning/datasources/stack.yml": _text(sources),
         "grafana/provisioning/dashboards/folder.yml": _text(_FOLDER),
     }
+
+
+def kustomization(boards: Iterable[str]) -> str:
+    """Write what makes a ConfigMap of each dashboard, by its name; the chart kube-prometheus-stack loads those with a label."""
+    maps = [{"name": f"dashboard-{name}", "files": [f"dashboards/{name}.json"]} for name in boards]
+    return dumped(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": "monitoring",
+            "generatorOptions": {"disableNameSuffixHash": True, "labels": {"grafana_dashboard": "1"}},
+            "configMapGenerator": maps,
+        },
+        # An annotation with all that was applied, as kubectl keeps it otherwise, is too small for a dashboard.
+        comment="kubectl apply --server-side -k grafana",
+    )
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -20,7 +21,10 @@ _DOCUMENT_BYTES = 512
 
 
 class Elasticsearch:
-    """Creates a document per line: the line as it is, with its time as `@timestamp` too, where Kibana looks for it."""
+    """Creates a document per line: the line as it is, with its time as `@timestamp` too, where Kibana looks for it.
+
+    Indices are of one day each, so that those who delete old indices delete old lines only.
+    """
 
     name = "elasticsearch"
     remarks: tuple[str, ...] = ()
@@ -38,7 +42,10 @@ class Elasticsearch:
         url = urlsplit(settings.elasticsearch_url)
         # Out of the URL, because HTTP clients log URLs.
         auth = None if url.username is None else (unquote(url.username), unquote(url.password or ""))
-        path = f"{url.path.rstrip('/')}/{settings.elasticsearch_index}/_bulk"
+        self._index = settings.elasticsearch_index
+        # Servers that check permissions by URL refuse indices that only the documents name.
+        folder = "" if "%" in self._index else f"/{self._index}"
+        path = f"{url.path.rstrip('/')}{folder}/_bulk"
         address = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "filter_path=errors,items.*.status", ""))
         self._poster = Poster(address, partial(httpx.Client, auth=auth))
         self._headers = {"content-type": "application/x-ndjson"}
@@ -65,13 +72,20 @@ class Elasticsearch:
         self._poster.close()
 
     def _action(self, entry: Entry) -> bytes:
-        # With an id, a document whose answer was lost is not created twice when it is sent again.
-        action = b'{"create":{"_id":"%s-%d"}}\n' % (self._prefix.encode(), entry.number)
         line: bytes = entry.content
-        if self._has_time or not line.startswith(self._time_first):
+        time = line[len(self._time_first) :].partition(b",")[0] if line.startswith(self._time_first) else b""
+        # With an id, a document whose answer was lost is not created twice when it is sent again.
+        action = b'{"create":{%s"_id":"%s-%d"}}\n' % (self._index_of(time), self._prefix.encode(), entry.number)
+        if self._has_time or not time:
             return action + line
-        time, _, _ = line[len(self._time_first) :].partition(b",")
         return b'%s{"@timestamp":%s,%s' % (action, time, line[1:])
+
+    def _index_of(self, time: bytes) -> bytes:
+        """Name the index of a line's day, which stays the same however late the line is sent; nothing if all share one."""
+        if "%" not in self._index:
+            return b""
+        day = date.fromisoformat(time[1:11].decode()) if time else datetime.now(UTC).date()
+        return b'"_index":"%s",' % day.strftime(self._index).encode()
 
 
 def _statuses(body: bytes, expected: int) -> list[int]:

@@ -58,7 +58,7 @@ class Otlp:
         request = self._protocol.request(
             resource_logs=[self._protocol.resource_logs(resource=self._resource, scope_logs=[scope])]
         )
-        return (), min(len(batch), self._collector.send(request, seconds))
+        return (), min(len(batch), self._collector.send(request.SerializeToString(), seconds))
 
     def close(self) -> None:
         """Let go of connections."""

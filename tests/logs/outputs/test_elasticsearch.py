@@ -9,6 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta, timezone
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from sage_fastapi_obs.delivery import http_sender
 from sage_fastapi_obs.delivery import queued_sender as module
 from sage_fastapi_obs.logs.outputs.elasticsearch import Elasticsearch
 
+DEPLOYED = Path(__file__).parents[3] / "deploy/logging/elasticsearch"
 DROPPED = "observability_log_lines_dropped_total"
 
 
@@ -72,6 +76,26 @@ def test_documents_are_the_lines(watch: Any, bulk: Bulk) -> None:
     assert {entry["path"].partition("?")[0] for entry in bulk.headers} == {"/shop-logs/_bulk"}
     assert {entry["content-type"] for entry in bulk.headers} == {"application/x-ndjson"}
     assert dropped(watched) == {}
+
+
+def test_a_day_has_an_index_of_its_own(watch: Any, bulk: Bulk, quick: None) -> None:
+    """A line is in the index of its day, also if it is sent later: who deletes an old index deletes no new line."""
+    bulk.faults += [take_and_drop_connection, lambda handler, *_: handler.answer(503)]
+    watched = sending(watch, bulk.url, field_aliases={"timestamp": "ts"})
+    midnight = datetime(2026, 3, 1, tzinfo=UTC)
+    for late_by in (-1, 0, 86_400):
+        at = (midnight + timedelta(seconds=late_by)).astimezone(timezone(timedelta(hours=9)))
+        logger.patch(lambda record, at=at: record.update(time=at)).info("said")
+    close(watched)
+    said = {key: document["ts"][:10] for key, document in bulk.documents.items() if document["message"] == "said"}
+    assert {day: bulk.indices[key] for key, day in said.items()} == {
+        f"2026-{day}": f"ai-textbook-logs-2026.{day.replace('-', '.')}" for day in ("02-28", "03-01", "03-02")
+    }
+    assert {entry["path"].partition("?")[0] for entry in bulk.headers} == {"/_bulk"}
+    assert len(bulk.documents) == 4
+    template, policy = (json.loads((DEPLOYED / name).read_text()) for name in ("index-template.json", "ilm-policy.json"))
+    assert all(fnmatch(index, template["index_patterns"][0]) for index in bulk.indices.values())
+    assert policy["policy"]["phases"]["delete"]["min_age"] == "30d"
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
