@@ -18,6 +18,7 @@ from sage_fastapi_obs.monitoring import (
     create_logging_mono,
     log_result_operation,
 )
+from sage_fastapi_obs.monitoring.metrics import SlaCheck
 from sage_fastapi_obs.packs.result import Failure, FluxResult, MonoResult, Result, Success
 
 __all__ = ["api"]
@@ -162,7 +163,7 @@ async def place_order(order: NewOrder) -> dict[str, str]:
 
 
 @api.get("/sla")
-async def read_sla() -> dict[str, Any]:
+async def read_sla() -> SlaCheck:
     """Hold the operations of the last hour against what is promised."""
     return (await check_sla_compliance()).unwrap()
 

@@ -20,7 +20,7 @@ from example_app.traffic import Traffic
 ROOT = Path(__file__).parents[1]
 SERVICES = {"sage-backend": 8000, "ai-textbook-core": 8001, "customer-id": 3001, "rfs-demo": 8002}
 """Ports on which the services are reached from outside of their containers."""
-PROMETHEUS, ALERTMANAGER, SINK, NODE = 9091, 9093, 9094, 9100
+PROMETHEUS, ALERTMANAGER, SINK, NODE, FLUENT_BIT = 9091, 9093, 9094, 9100, 2020
 PROGRAMS = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
 """What the programs are called, by distribution."""
 START_SECONDS = 60.0
@@ -130,9 +130,11 @@ class Stack:
         """Copy a configuration file with the addresses of this machine in the place of the containers' names."""
         here = {f"{service}:9090": f"127.0.0.1:{port}" for service, port in self._ports.items()}
         here |= {
+            "prometheus:9090": f"127.0.0.1:{self._prometheus}",
             "alertmanager:9093": f"127.0.0.1:{self._alertmanager}",
             "alert-sink:9094": f"127.0.0.1:{self._sink}",
             "node-exporter:9100": f"127.0.0.1:{NODE}",
+            "fluent-bit:2020": f"127.0.0.1:{FLUENT_BIT}",
         }
         text = (ROOT / "prometheus" / name).read_text()
         text = re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], text)
@@ -186,7 +188,8 @@ class Stack:
   Alertmanager      http://127.0.0.1:{self._alertmanager}
   log lines         {self._folder}/*.jsonl
 
-Alerts are printed here as they come. To make some: curl -X POST '{self._url("sage-backend")}/trouble?seconds=600'
+Alerts are printed here as they come. Where Fluent Bit or node-exporter do not run, there is one about that after five minutes.
+To make more: curl -X POST '{self._url("sage-backend")}/trouble?seconds=600'
 Ctrl-C stops it.
 """,
             flush=True,

@@ -48,7 +48,8 @@ class Library:
         self._textbooks[textbook.id] = textbook
         while len(self._textbooks) > MOST_TEXTBOOKS:
             oldest, _ = self._textbooks.popitem(last=False)
-            self._learning.pop(oldest, None)
+            for _ in range(self._learning.pop(oldest, 0)):
+                learning_session(oldest).end()
         return textbook
 
     def find(self, textbook_id: str) -> Textbook | None:

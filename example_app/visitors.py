@@ -25,6 +25,10 @@ RETIRING = 0.2
 """Share of agents that go for good, of those that move; the registry remembers them all."""
 LEFT_OPEN = 0.2
 """Share of sessions that nobody closes."""
+LEARNERS = 10
+"""How many learn at the same time."""
+JOINING = 0.5
+"""Share of learners that take a textbook which somebody learns from."""
 SAYINGS = ("hello", "two teas, please", "how late is it?", "good night")
 LESSONS = ("one and one are two", "two and two are four", "a circle has no corners", "water boils at a hundred degrees")
 _CHAINS: tuple[Chain, ...] = get_args(Chain)
@@ -41,6 +45,8 @@ class Visitors:
         self._late: Agent | None = None
         self._server_did = ""
         self._left: deque[Session] = deque(maxlen=100)
+        self._learning: deque[str] = deque()
+        """Textbooks that somebody learns from, the one that was begun first at the left."""
         self._tokens: deque[str] = deque(maxlen=100)
         """Of logins, the oldest first."""
 
@@ -82,15 +88,20 @@ class Visitors:
             await self._publish(agent, "revoke")
 
     async def learn(self) -> None:
-        """Make a textbook, learn from it, ask the tutor."""
-        pages = random.sample(LESSONS, 3)
-        made = await self._take(
-            "/textbooks", {"grade_level": f"grade-{random.randint(1, 6)}", "subject": "math", "pages": pages}
-        )
-        textbook_id = made["textbook_id"]
+        """Make a textbook or join who learns from one, ask the tutor, and stay while the next ones come."""
+        joins = self._learning and random.random() < JOINING
+        textbook_id = random.choice(self._learning) if joins else await self._make_textbook()
         await self._post(f"/textbooks/{textbook_id}/sessions/start", {})
+        self._learning.append(textbook_id)
         await self._post("/ai/ask", {"textbook_id": textbook_id, "question": f"is it true that {random.choice(LESSONS)}?"})
-        await self._post(f"/textbooks/{textbook_id}/sessions/end", {})
+        if len(self._learning) > LEARNERS:
+            await self._post(f"/textbooks/{self._learning.popleft()}/sessions/end", {})
+
+    async def _make_textbook(self) -> str:
+        pages = random.sample(LESSONS, 3)
+        new = {"grade_level": f"grade-{random.randint(1, 6)}", "subject": "math", "pages": pages}
+        made: str = (await self._take("/textbooks", new))["textbook_id"]
+        return made
 
     async def log_in(self) -> None:
         """Log in and look at the own account and at those of others."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from fastapi import APIRouter
@@ -90,7 +91,7 @@ class Observability(Lifecycle):
         # What is computed from the metrics.
         self.status = ServiceStatus(
             settings,
-            RegistryReader(self.registry, self.internal_errors),
+            RegistryReader(self.registry, self.internal_errors, self.collected.unexported),
             self.health,
             self.internal_errors,
             self._log_alert,
@@ -100,6 +101,7 @@ class Observability(Lifecycle):
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
+        self.status.review.collected_names = partial(attrgetter("names"), self.collected)
 
         # What operators open.
         self._port = MetricsPort(self.metrics_page, settings.metrics)

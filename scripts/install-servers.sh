@@ -13,6 +13,8 @@ command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
 command -v jq >/dev/null 2>&1 || missing="$missing jq"
 command -v shellcheck >/dev/null 2>&1 || missing="$missing shellcheck"
 ls /usr/lib/*/rsyslog/omelasticsearch.so >/dev/null 2>&1 || missing="$missing rsyslog rsyslog-elasticsearch"
+command -v sysdig >/dev/null 2>&1 || missing="$missing sysdig"
+command -v victoria-metrics >/dev/null 2>&1 || missing="$missing victoria-metrics"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 if [ -n "$missing" ]; then

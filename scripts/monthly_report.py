@@ -16,6 +16,10 @@ from sage_fastapi_obs.settings import SlaSettings
 
 TEMPLATE = Path(__file__).parents[1] / "docs/templates/monthly-report.md"
 UNKNOWN = "no data"
+DAY_MINUTES = 1440
+STEP, STEPS_PER_MINUTE = "15s", 4
+_DISKS = '{fstype!~"tmpfs|ramfs|overlay|squashfs|iso9660"}'
+"""As in the alert HighDiskUsage."""
 
 
 class Prometheus:
@@ -73,10 +77,14 @@ def queries(service: str, window: str) -> dict[str, str]:
     failed = f'{{service="{service}", status=~"5.."}}'
     duration = "http_request_duration_seconds"
     total = f"sum(increase(http_requests_total{of}[{window}]))"
+    fired = f'ALERTS{{alertstate="firing", service="{service}"}}'
+    size, free = (f"sum(max by (instance, device) (node_filesystem_{what}_bytes{_DISKS}))" for what in ("size", "avail"))
     return {
         "requests": total,
         "failed": f"sum(increase(http_requests_total{failed}[{window}])) or {total} * 0",
-        "up": f"avg(avg_over_time(up{of}[{window}]))",
+        # Looked at step by step, so that counting gives the time.
+        "observed": f"count_over_time(max(up{of})[{window}:{STEP}])",
+        "down": f"sum_over_time((max(up{of}) == bool 0)[{window}:{STEP}])",
         "mean": f"sum(increase({duration}_sum{of}[{window}])) / sum(increase({duration}_count{of}[{window}]))",
         "p95": f"histogram_quantile(0.95, sum by (le) (increase({duration}_bucket{of}[{window}])))",
         "peak": f"max_over_time(sum(rate(http_requests_total{of}[1h]))[{window}:1h])",
@@ -84,15 +92,18 @@ def queries(service: str, window: str) -> dict[str, str]:
         "cpu_most": f"max(max_over_time(process_cpu_usage_ratio{of}[{window}]))",
         "memory_mean": f"avg(avg_over_time(process_resident_memory_bytes{of}[{window}]))",
         "memory_most": f"max(max_over_time(process_resident_memory_bytes{of}[{window}]))",
+        "storage_mean": f"avg_over_time(({size} - {free})[{window}:{STEP}])",
+        "storage_most": f"max_over_time(({size} - {free})[{window}:{STEP}])",
+        "storage_size": f"max_over_time({size}[{window}:{STEP}])",
         "slowest": (
             f"topk(5, sum by (method, route) (increase({duration}_sum{of}[{window}])) "
             f"/ (sum by (method, route) (increase({duration}_count{of}[{window}])) > 0))"
         ),
-        # Looked at each minute, so that counting gives minutes; one that was shorter is listed with 0.
+        # One that was shorter than a step is listed with 0.
         "alerts": " or ".join(
             [
-                f'sum by (alertname, severity) (count_over_time(ALERTS{{alertstate="firing"}}[{window}:1m]))',
-                f'sum by (alertname, severity) (count_over_time(ALERTS{{alertstate="firing"}}[{window}])) * 0',
+                f"count_over_time(max by (alertname, severity) ({fired})[{window}:{STEP}])",
+                f"max by (alertname, severity) (count_over_time({fired}[{window}])) * 0",
             ]
         ),
     }
@@ -105,26 +116,32 @@ def report(
     found = {name: prometheus.number(text) for name, text in expressions.items() if name not in {"slowest", "alerts"}}
     slowest, alerts = (prometheus.rows(expressions[name]) for name in ("slowest", "alerts"))
     days = (end - start) / timedelta(days=1)
-    requests, failed, up = found["requests"], found["failed"], found["up"]
+    requests, failed, observed = found["requests"], found["failed"], (found["observed"] or 0) / STEPS_PER_MINUTE
     words = {
         "service": service,
         "month": f"{start:%B %Y}" if start.day == 1 else "30 days",
         "start": f"{start:%Y-%m-%d %H:%M}",
         "end": f"{end:%Y-%m-%d %H:%M} UTC",
         "availability": _percent(1 - failed / requests if requests and failed is not None else None, 3),
-        "downtime": _minutes(None if up is None else (1 - up) * days * 1440),
+        "downtime": _minutes(None if found["down"] is None else found["down"] / STEPS_PER_MINUTE),
+        "unobserved": _minutes(max(days * DAY_MINUTES - observed, 0)),
         "failed": _count(failed),
         "mean": _milliseconds(found["mean"]),
         "p95": _milliseconds(found["p95"]),
-        "per_day": _count(None if requests is None else requests / days),
+        "requests": _count(requests),
+        "per_day": _count(requests * DAY_MINUTES / observed if requests and observed >= DAY_MINUTES else None),
         "peak": UNKNOWN if found["peak"] is None else f"{found['peak']:.1f}",
         "cpu_mean": _percent(found["cpu_mean"]),
         "cpu_most": _percent(found["cpu_most"]),
         "memory_mean": _megabytes(found["memory_mean"]),
         "memory_most": _megabytes(found["memory_most"]),
+        "storage_mean": _gigabytes(found["storage_mean"], found["storage_size"]),
+        "storage_most": _gigabytes(found["storage_most"], found["storage_size"]),
         "slowest": "\n".join(f"- {row['method']} {row['route']}: {_milliseconds(mean)} on average" for row, mean in slowest)
         or f"- {UNKNOWN}",
-        "alerts": "\n".join(f"- {row['alertname']} ({row.get('severity', '')}): {_minutes(lasted)}" for row, lasted in alerts)
+        "alerts": "\n".join(
+            f"- {row['alertname']} ({row.get('severity', '')}): {_minutes(lasted / STEPS_PER_MINUTE)}" for row, lasted in alerts
+        )
         or "- none",
         **_promised(sla, days),
     }
@@ -132,7 +149,7 @@ def report(
 
 
 def _promised(sla: SlaSettings, days: float) -> dict[str, str]:
-    allowed = None if sla.availability is None else (100 - sla.availability) / 100 * days * 1440
+    allowed = None if sla.availability is None else (100 - sla.availability) / 100 * days * DAY_MINUTES
     return {
         "promised_availability": "" if sla.availability is None else f"{sla.availability:g} %",
         "allowed_downtime": "" if allowed is None else _minutes(allowed),
@@ -167,6 +184,10 @@ def _milliseconds(seconds: float | None) -> str:
 
 def _megabytes(number: float | None) -> str:
     return UNKNOWN if number is None else f"{number / 1_000_000:.0f} MB"
+
+
+def _gigabytes(used: float | None, size: float | None) -> str:
+    return UNKNOWN if used is None or size is None else f"{used / 1e9:.0f} of {size / 1e9:.0f} GB"
 
 
 def _count(number: float | None) -> str:

@@ -19,6 +19,7 @@ CREATE EXTERNAL TABLE IF NOT EXISTS tastesync_logs.customer_id (
   `route` string,
   `status` int,
   `duration_ms` double,
+  `first_byte_ms` double,
   `client_type` string,
   `event_id` string,
   `data` map<string, string>,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sage_fastapi_obs.alert_rules.rule_test_series import NoSeriesError, TestSeries, series_giving, values_around
-from sage_fastapi_obs.alerting.expressions import Expression, duration
+from sage_fastapi_obs.alerting.expressions import Expression, Stat, duration
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.settings import Severity
 
@@ -36,7 +36,7 @@ class RuleGroup:
 
 @dataclass(frozen=True, slots=True)
 class RuleTest:
-    """Series for a unit test of a rule: below the threshold for a while, then above, then below again."""
+    """Series for unit tests of a rule: below the threshold for a while, then above, then below again; and none at all."""
 
     below: TestSeries
     above: TestSeries
@@ -48,10 +48,8 @@ class RuleTest:
     """What ends the alert, where `below` is not enough."""
     ending_seconds: float | None = None
     """How long the alert takes to end; None: as long as the window."""
-    missing: TestSeries | None = None
-    """Series that have gone, where the rule has to notice that."""
-    missing_labels: Mapping[str, str] = field(default_factory=dict)
-    """What the expression puts on the alert then."""
+    missing_labels: Mapping[str, str] | None = None
+    """What the expression puts on the alert when all series have gone; None: then the alert is over, or does not begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,5 +165,16 @@ def _test_of(rule: AlertRule, also_by: Sequence[str], labels: Mapping[str, str])
     except NoSeriesError:
         return None
     of_target = {name: labels[name] for name in also_by if name in labels}
-    window_seconds = max(expression.windows(), default=0.0)
-    return RuleTest(below.series, above.series, window_seconds, {**of_target, **above.labels}, after)
+    return RuleTest(
+        below.series,
+        above.series,
+        max(expression.windows(), default=0.0),
+        {**of_target, **above.labels},
+        after,
+        missing_labels={} if _fires_without_series(rule) else None,
+    )
+
+
+def _fires_without_series(rule: AlertRule) -> bool:
+    absent = rule.expression.absent if isinstance(rule.expression, Stat) else None
+    return absent is not None and rule.condition.holds(absent, rule.threshold)

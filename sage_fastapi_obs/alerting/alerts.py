@@ -1,15 +1,19 @@
 """Alerts: evaluates rules over windows, follows each alert from pending to resolved, and notifies callbacks."""
 
 import math
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
+from typing_extensions import TypedDict
+
 from sage_fastapi_obs.alerting.expressions import View
+from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback
@@ -25,6 +29,20 @@ _RESOLVED_SECONDS = 900.0
 _TEMPLATE = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
 
 
+class AlertSummary(TypedDict):
+    """An alert, for pages and callbacks."""
+
+    name: str
+    metric_name: str
+    condition: str
+    threshold: float
+    current_value: float | None
+    severity: Severity
+    state: State
+    since: str
+    labels: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One rule's alert for one group of series."""
@@ -38,7 +56,7 @@ class Alert:
     since: float
     """Unix time at which it entered its state."""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> AlertSummary:
         """Describe it for pages and callbacks."""
         rule = self.rule
         return {
@@ -91,7 +109,12 @@ class Alerts:
         return [state.rule for state in [*self._states.values()]]
 
     def add(self, rule: AlertRule) -> AlertRule:
-        """Add a rule, or replace the one of its name; its alerts go on if it watches the same."""
+        """Add a rule, or replace the one of its name; its alerts go on if it watches the same.
+
+        Raises `SettingsError` for a statistic that its metric has not.
+        """
+        kinds = self._windows.metrics()
+        rule.check(lambda metric, _: kinds.get(metric, ""))
         with self._lock:
             before = self._states.get(rule.name)
             if before is not None and _watches_the_same(before.rule, rule):
@@ -100,10 +123,54 @@ class Alerts:
                 self._states[rule.name] = _RuleState(rule)
         return rule
 
+    def add_from(self, other: "Alerts") -> None:
+        """Go on with the alerts of another, of rules that both have, so that nobody is notified of them twice."""
+        watched, states = other.snapshot()
+        later = self._windows.watched_seconds - watched
+        with self._lock:
+            for name, before in states.items():
+                state = self._states.get(name)
+                if state is not None and _watches_the_same(before.rule, state.rule):
+                    state.go_on_from(before, later)
+
+    def snapshot(self) -> "tuple[float, dict[str, _RuleState]]":
+        """Return the states of all rules by name, and the time that their times go by."""
+        return self._windows.watched_seconds, self._states.copy()
+
     def remove(self, name: str) -> bool:
         """Remove a rule and its alerts; tell whether there was one."""
         with self._lock:
             return self._states.pop(name, None) is not None
+
+    def problems(self) -> dict[str, str]:
+        """Say by the names of rules why they can have no value: there is no such metric, or it has no such statistic."""
+        kinds = self._windows.metrics()
+
+        def problem(rule: AlertRule) -> str | None:
+            # A name may stand for the series of one operation. Rules that choose labels themselves wait for these.
+            return rule.problem(lambda metric, where: kinds.get(metric) if self._has(rule, metric, where) else None)
+
+        found = {rule.name: problem(rule) for rule in self.rules} if self._windows.ticks else {}
+        return {name: text for name, text in found.items() if text is not None}
+
+    def _has(self, rule: AlertRule, metric: str, where: Where) -> bool:
+        if not (rule.metric_name and "operation" in where):
+            return True
+        selected = self._windows.select(metric, where, ())
+        return selected is not None and bool(selected[1])
+
+    def replay(self, rule: AlertRule) -> int:
+        """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
+        firings, alerts = 0, dict[Group, _AlertState]()
+        for tick, view in self._windows.past():
+            if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
+                continue
+            values = rule.expression.values(view)
+            for group in {**values, **alerts}:
+                alert = alerts.setdefault(group, _AlertState())
+                changed = alert.advance(rule, values.get(group), tick.watched, tick.wall)
+                firings += changed and alert.state == "firing"
+        return firings
 
     def evaluate(self) -> list[Alert]:
         """Evaluate all rules over the windows as of the last tick; return the alerts that have changed state.
@@ -150,17 +217,18 @@ class Alerts:
 
     def _notify_if_due(self, state: "_RuleState", group: Group, alert: "_AlertState", now: float, wall: float) -> None:
         rule = state.rule
-        if alert.state == "firing" and not alert.notified:
+        if alert.state == "firing" and not alert.notified_by:
             if now - state.notified_at.get(group, -math.inf) >= rule.cooldown_seconds:
-                alert.notified = True
+                alert.notified_by = os.getpid()
                 state.notified_at[group] = now
                 self._notify(rule.callbacks, alert.as_alert(rule, group), wall)
             elif not alert.suppressed:
                 alert.suppressed = True
                 self._notifications.count("suppressed")
-        elif alert.state == "resolved" and alert.notified:
-            alert.notified = False
-            self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
+        elif alert.state == "resolved" and alert.notified_by:
+            was_here, alert.notified_by = alert.notified_by == os.getpid(), 0
+            if was_here:
+                self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
 
     def _notify(self, callbacks: Iterable[Callback], alert: Alert, wall: float) -> None:
         notice, rule = alert.notice(wall), alert.rule
@@ -184,6 +252,11 @@ class _RuleState:
     notified_at: dict[Group, float] = field(default_factory=dict)
     """When callbacks were last notified of a group, in watched time."""
 
+    def go_on_from(self, before: "_RuleState", later: float) -> None:
+        """Take over alerts that are told by another clock; this one is later by so many seconds."""
+        self.alerts = {group: alert.moved(later) for group, alert in before.alerts.items()}
+        self.notified_at = {group: at + later for group, at in before.notified_at.items()}
+
     def forget(self, now: float) -> None:
         """Drop alerts that are over, and notifications that no cool-down needs any more."""
         self.alerts = {group: alert for group, alert in self.alerts.items() if alert.is_active(now)}
@@ -202,10 +275,15 @@ class _AlertState:
     ended: float | None = None
     """Since when the condition does not hold any more."""
     value: float | None = None
-    notified: bool = False
-    """Whether callbacks know that it fires."""
+    notified_by: int = 0
+    """Id of the process that has notified callbacks that it fires; 0 for none. A child that is forked later does not repeat it,
+    and does not say that it is over: it knows only of itself."""
     suppressed: bool = False
     """Whether the cool-down has held its notification back."""
+
+    def moved(self, later: float) -> "_AlertState":
+        """Return it as it is by a clock that is so much later."""
+        return replace(self, entered=self.entered + later, ended=None if self.ended is None else self.ended + later)
 
     def advance(self, rule: AlertRule, values: Sequence[float] | None, now: float, wall: float) -> bool:
         """Take the step to `now`; tell whether its state has changed."""

@@ -14,12 +14,14 @@ View: TypeAlias = Callable[[float], Window]
 """Returns the window of so many seconds."""
 Values: TypeAlias = dict[Group, tuple[float, ...]]
 """By group, the values that all have to meet a rule's condition; the first is the one of the alert."""
+KindOf: TypeAlias = Callable[[str, Where], str | None]
+"""Returns the kind of a metric with matching labels; None where there is none, and an empty text where that is not known."""
 _PROMQL = {
-    "increase": "sum{by} (increase({name}{chosen}{over}))",
+    "increase": "sum{by} ({increase})",
     "rate": "sum{by} (rate({name}{suffix}{chosen}{over}))",
-    "count": "sum{by} (increase({name}_count{chosen}{over}))",
-    "sum": "sum{by} (increase({name}_sum{chosen}{over}))",
-    "mean": "sum{by} (rate({name}_sum{chosen}{over})) / sum{by} (rate({name}_count{chosen}{over}))",
+    "count": "sum{by} ({increase_count})",
+    "sum": "sum{by} ({increase_sum})",
+    "mean": "sum{by} ({rate_sum}) / sum{by} ({rate_count})",
     "last": "max{by} ({name}{chosen})",
     "total": "sum{by} ({name}{chosen})",
     "lowest": "max{by} (min_over_time({name}{chosen}{over}))",
@@ -99,22 +101,61 @@ class Stat:
         """Compute its value in each group."""
         return {group: (value,) for group, value in self.by_group(view).items()}
 
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say that there is no such metric, or that its kind has no such statistic."""
+        kind = kind_of(self.metric, self.where)
+        if kind is None:
+            return f"there is no metric {self.metric}{selector(self.where)}"
+        stats, statistic = _STATS.get(kind), self.statistic
+        if stats is None or statistic is None or statistic in stats.statistics:
+            return None
+        if kind == "histogram" and quantile_of(statistic) is not None:
+            return None
+        return f"{self.metric} is a {kind}, which has no {statistic}: use {', '.join(stats.statistics)}"
+
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
-        written = self._promql((*also_by, *self.by))
+        return self._finished(self._promql((*also_by, *self.by), self._rise))
+
+    def promql_from_zero(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
+        """Write it in PromQL so that it has what new series counted before their first scrape, too; a `rate` has not."""
+        return self._finished(self._promql((*also_by, *self.by), self._rise_from_zero))
+
+    def _finished(self, written: str) -> tuple[str, ...]:
         if self.scale != 1.0:
             written = f"{number(self.scale)} * ({written})"
         return (f"({written} or vector({number(self.absent)}))" if self.absent is not None else written,)
 
-    def _promql(self, by: Sequence[str]) -> str:
+    def _promql(self, by: Sequence[str], rise: Callable[[str, str], str]) -> str:
         statistic = self.effective_statistic()
         over, chosen = f"[{duration(self.window_seconds)}]", selector(self.where)
         if (q := quantile_of(statistic)) is not None:
-            inner = f"sum by ({', '.join((*by, 'le'))}) (rate({self.metric}_bucket{chosen}{over}))"
-            return f"histogram_quantile({number(q)}, {inner})"
+            return f"histogram_quantile({number(q)}, sum by ({', '.join((*by, 'le'))}) ({rise('rate', '_bucket')}))"
         suffix = "" if self.metric.endswith("_total") else "_count"
         grouped = f" by ({', '.join(by)})" if by else ""
-        return _PROMQL[statistic].format(name=self.metric, chosen=chosen, over=over, by=grouped, suffix=suffix)
+        rises = {function + part: rise(function, part) for function in ("increase", "rate") for part in ("", "_count", "_sum")}
+        return _PROMQL[statistic].format(name=self.metric, chosen=chosen, over=over, by=grouped, suffix=suffix, **rises)
+
+    def _rise(self, function: str, part: str) -> str:
+        return f"{function}({self.metric}{part}{selector(self.where)}[{duration(self.window_seconds)}])"
+
+    def _rise_from_zero(self, _function: str, part: str) -> str:
+        """Write what each series has risen by.
+
+        A series that was not there when the window began, and has not been reset, has risen by all that it counts. That is so
+        only if its target was asked then, or began later: else Prometheus has just found a service that has run for long.
+        """
+        series, window = f"{self.metric}{part}{selector(self.where)}", duration(self.window_seconds)
+        older = f"{series} offset {window} or resets({series}[{window}]) > 0"
+        began = f"process_start_time_seconds > time() - {number(self.window_seconds)}"
+        unknown = f"up unless up offset {window} == 1 unless on (job, instance) {began}"
+        return f"{series} unless ({older}) unless on (job, instance) ({unknown}) or {self._rise('increase', part)}"
+
+    @property
+    def may_begin_above_0(self) -> bool:
+        """Whether it has series that begin with an event, and not at the start of the process."""
+        metric = CATALOG.get(self.metric)
+        return metric is None or not metric.starts_at_zero
 
     def effective_statistic(self) -> str:
         """Return its statistic, or the default one of its metric; raises `SettingsError` where that is not known."""
@@ -164,6 +205,10 @@ class Ratio:
         part, whole = _sums(self.part, view), _sums(self.whole, view)
         return {group: (part[group] / total,) for group, total in whole.items() if group in part and total}
 
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say what is wrong with the first statistic that can have no value."""
+        return next(filter(None, (stat.problem(kind_of) for stat in (*self.part, *self.whole))), None)
+
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write it in PromQL."""
         return (f"{_promql_sum(self.part, also_by)} / {_promql_sum(self.whole, also_by)}",)
@@ -210,10 +255,20 @@ class BurnRate:
         budget = 1 - self.objective
         return {group: (long[group][0] / budget, short[group][0] / budget) for group in long if group in short}
 
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say what is wrong with the share of failures."""
+        return self.errors.problem(kind_of)
+
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write both in PromQL."""
         budget = number(round(1 - self.objective, 12))
         return tuple(f"({self.errors.with_window(seconds).promql(also_by)[0]}) / {budget}" for seconds in self.windows())
+
+
+def kind_in_catalog(metric: str, _where: Where) -> str:
+    """Return the kind of a metric that comes with the package; of others it is not known."""
+    found = CATALOG.get(metric)
+    return "" if found is None else found.type
 
 
 def duration(seconds: float) -> str:

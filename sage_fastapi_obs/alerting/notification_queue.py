@@ -5,8 +5,9 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
-from concurrent.futures import wait
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from concurrent.futures import CancelledError, wait
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
 
 from sage_fastapi_obs.alerting.rules import Callback
@@ -23,6 +24,13 @@ _LOOP_CHECK_SECONDS = 0.5
 """How often a waiting call checks that the event loop is still open."""
 MOST_STUCK = 2
 """With so many calls of a callback that never returned, it is not called any more."""
+
+current_notice: ContextVar[Mapping[str, Any] | None] = ContextVar("current_notice", default=None)
+"""In a callback, the alert that it was called with; also in what it awaits."""
+
+
+class LoopEndedError(RuntimeError):
+    """The event loop in which a callback ran ended before it did."""
 
 
 class NotificationQueue:
@@ -52,13 +60,21 @@ class NotificationQueue:
     def put(self, callback: Callback, notice: dict[str, Any]) -> None:
         """Queue a notification; returns at once."""
         with self._lock:
-            # Two references to a method are two objects, but equal; what has no hash is known by its identity.
-            key = callback if isinstance(callback, Hashable) else id(callback)
+            key = _key(callback)
             queue = self._queues.get(key)
             if queue is None:
                 self._queues = {known: one for known, one in self._queues.items() if one.is_busy}
                 queue = self._queues[key] = _CallbackQueue(self, callback)
         queue.put(notice)
+
+    def add_from(self, other: "NotificationQueue") -> None:
+        """Take over what waits in another queue."""
+        for callback, notice in other.take():
+            self.put(callback, notice)
+
+    def take(self) -> list[tuple[Callback, dict[str, Any]]]:
+        """Return what waits, and forget it."""
+        return [(queue.callback, notice) for queue in [*self._queues.values()] for notice in queue.take()]
 
     def retry_threads(self) -> None:
         """Start the threads that could not be started before."""
@@ -85,6 +101,9 @@ class NotificationQueue:
     def close(self, seconds: float) -> None:
         """Wait for the current attempts, and drop what is left then."""
         self.closing.set()
+        if seconds:
+            for queue in [*self._queues.values()]:
+                queue.run_without_thread()
         self.wait(seconds)
         for queue in [*self._queues.values()]:
             queue.drop()
@@ -95,7 +114,7 @@ class _CallbackQueue:
 
     def __init__(self, owner: NotificationQueue, callback: Callback) -> None:
         self._owner = owner
-        self._callback = callback
+        self.callback = callback
         self._lock = threading.Condition()
         self._queue: deque[dict[str, Any]] = deque()
         self._thread: threading.Thread | None = None
@@ -124,11 +143,23 @@ class _CallbackQueue:
         with self._lock:
             return self._lock.wait_for(lambda: self._thread is None, max(0.0, seconds))
 
-    def drop(self) -> None:
+    def run_without_thread(self) -> None:
+        """Call the callback here, where no thread was to be had: a process that ends starts none."""
         with self._lock:
-            for _ in self._queue:
-                self._owner.count("dropped")
+            waits = self._thread is None and bool(self._queue)
+        if waits:
+            self._run()
+
+    def drop(self) -> None:
+        for _ in self.take():
+            self._owner.count("dropped")
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the notifications that wait, and forget them."""
+        with self._lock:
+            waiting = [*self._queue]
             self._queue.clear()
+            return waiting
 
     def _run(self) -> None:
         while (notice := self._next()) is not None:
@@ -147,16 +178,21 @@ class _CallbackQueue:
         if len(self._stuck) >= MOST_STUCK:
             self._owner.count("dropped")
             return
-        owner = self._owner
-        for attempt in range(_ATTEMPTS):
-            if attempt and owner.closing.wait(owner.retry_seconds * attempt):
+        call = self._call(notice)
+        for attempt in range(1, _ATTEMPTS):
+            if call.outcome != "failed" or not self._may_repeat(call, attempt):
                 break
-            call = _CallbackCall(self._callback, dict(notice), owner)
-            if call.outcome != "failed":
-                break
+            call = self._call(notice)
         if call.outcome == "timeout":
             self._stuck.append(call.thread)
-        owner.count(call.outcome, call.error)
+        self._owner.count(call.outcome, call.error)
+
+    def _call(self, notice: dict[str, Any]) -> "_CallbackCall":
+        return _CallbackCall(self.callback, dict(notice), self._owner)
+
+    def _may_repeat(self, call: "_CallbackCall", attempt: int) -> bool:
+        """Wait before the next attempt, but not after the end of its loop: then the process may be about to end."""
+        return isinstance(call.error, LoopEndedError) or not self._owner.closing.wait(self._owner.retry_seconds * attempt)
 
 
 class _CallbackCall:
@@ -167,7 +203,7 @@ class _CallbackCall:
         self.is_over = False
         self._callback = callback
         self._notice = notice
-        self._loop = owner.loop
+        self._owner = owner
         self._cancel: Callable[[], object] = bool
         try:
             self.thread = start_thread("sage-obs-alert-call", self._run)
@@ -192,6 +228,7 @@ class _CallbackCall:
         return "sent" if self.error is None else "failed"
 
     def _run(self) -> None:
+        entered = current_notice.set(self._notice.copy())
         try:
             returned = self._callback(self._notice)
             if inspect.isawaitable(returned):
@@ -199,12 +236,15 @@ class _CallbackCall:
         except BaseException as error:
             # Also SystemExit and the like, which must not end anything from this thread.
             self.error = self.error or error
+        finally:
+            current_notice.reset(entered)
 
     def _wait_for(self, returned: Awaitable[object]) -> None:
         # A coroutine is not wrapped into another: it would never begin if that one were cancelled first.
-        loop, coroutine = self._loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
+        loop, coroutine = self._owner.loop, returned if inspect.iscoroutine(returned) else _awaited(returned)
         if loop is None or not loop.is_running():
-            asyncio.run(coroutine)
+            with asyncio.Runner(loop_factory=_LastLoop if self._owner.closing.is_set() else None) as runner:
+                runner.run(coroutine)
             return
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         self._cancel = future.cancel
@@ -212,9 +252,41 @@ class _CallbackCall:
             if loop.is_closed():
                 # The coroutine came when the loop was about to end, and will never run there.
                 coroutine.close()
-                raise RuntimeError("the event loop has ended")
-        future.result()
+                self._leave(loop)
+        try:
+            future.result()
+        except CancelledError:
+            # A loop cancels what is left when it ends.
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._owner.loop is loop:
+            self._owner.loop = None
+        raise LoopEndedError("the event loop has ended")
 
 
 async def _awaited(returned: Awaitable[object]) -> None:
     await returned
+
+
+class _LastLoop(asyncio.SelectorEventLoop):
+    """Calls functions for other threads in its own: an interpreter that ends starts no threads, not even to resolve a name."""
+
+    def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Call a function at once."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def _key(callback: Callback) -> Hashable:
+    """Identify a callback: two references to a method are two objects, but equal."""
+    try:
+        hash(callback)
+    except Exception:
+        # A class may look hashable, and have an attribute that is not.
+        return id(callback)
+    return callback

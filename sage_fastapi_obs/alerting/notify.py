@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, TypeAlias, get_args
 
 import anyio
-import anyio.to_thread
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
 from sage_fastapi_obs.settings import NotifySettings, Severity
+from sage_fastapi_obs.threads import in_thread
 
 Notice: TypeAlias = Mapping[str, Any] | str
 """An alert, as callbacks get it, or a text."""
@@ -66,7 +66,7 @@ class Notifiers:
         mail["From"], mail["To"] = settings.email_from, ", ".join(settings.email_to)
         mail["Subject"] = " ".join(message.title.split())
         mail.set_content(message.body or message.title)
-        await anyio.to_thread.run_sync(_send_mail, settings, settings.smtp_host, mail)
+        await in_thread(partial(_send_mail, settings, settings.smtp_host, mail))
 
     async def escalate_to_oncall(self, notice: Notice) -> None:
         """Trigger an incident in PagerDuty, or resolve it when the alert is over."""
@@ -78,7 +78,7 @@ class Notifiers:
             "routing_key": key,
             "event_action": "resolve" if message.is_resolved else "trigger",
             "payload": {
-                "summary": message.title[:1024],
+                "summary": message.headline[:1024],
                 "source": self._service,
                 "severity": severity if severity in get_args(Severity) else "error",
                 "custom_details": dict(message.alert),
@@ -150,6 +150,11 @@ class _ChannelTexts:
             return f"{self.service}: {self.notice}"
         state = str(self.alert.get("state", "firing")).upper()
         return f"[{state}] {self.service}: {self.alert.get('name', 'alert')} ({self.alert.get('severity', 'warning')})"
+
+    @property
+    def headline(self) -> str:
+        """The title, and what the alert says of itself: which circuit breaker, which operation."""
+        return ": ".join(filter(None, (self.title, self.alert.get("annotations", {}).get("summary"))))
 
     @property
     def body(self) -> str:

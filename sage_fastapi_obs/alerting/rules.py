@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeAlias
 
-from sage_fastapi_obs.alerting.expressions import BurnRate, Expression, Ratio, Stat, duration, escaped, number
+from sage_fastapi_obs.alerting.expressions import (
+    BurnRate,
+    Expression,
+    KindOf,
+    Ratio,
+    Stat,
+    duration,
+    escaped,
+    kind_in_catalog,
+    number,
+)
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import AlertRuleSettings, Severity
 
@@ -75,6 +85,16 @@ class AlertRule:
         if math.isnan(self.threshold):
             raise SettingsError(f"rule {self.name!r}: the threshold is a number")
 
+    def check(self, kind_of: KindOf) -> None:
+        """Raise `SettingsError` if the metrics that are known tell that it can never have a value."""
+        if (problem := self.problem(kind_of)) is not None:
+            raise SettingsError(f"rule {self.name!r}: {problem}")
+
+    def problem(self, kind_of: KindOf) -> str | None:
+        """Say why it can never have a value; None if it can, or if its expression does not tell."""
+        find: Callable[[KindOf], str | None] | None = getattr(self.expression, "problem", None)
+        return None if find is None else find(kind_of)
+
     @property
     def metric_label(self) -> str:
         """Name of the metric in notifications."""
@@ -103,8 +123,15 @@ class AlertRule:
 
     def _promql(self, threshold: float, also_by: Sequence[str]) -> str:
         compared = f"{self.condition.value} {number(threshold)}"
-        comparisons = [f"{value} {compared}" for value in self.expression.promql(also_by)]
+        comparisons = [f"{value} {compared}" for value in self._values(also_by)]
         return comparisons[0] if len(comparisons) == 1 else " and ".join(f"({one})" for one in comparisons)
+
+    def _values(self, also_by: Sequence[str]) -> tuple[str, ...]:
+        """Write the values in PromQL; with the beginnings of new series, where these alone could let the rule fire."""
+        watched = self.expression
+        if isinstance(watched, Stat) and self.for_seconds < watched.window_seconds and watched.may_begin_above_0:
+            return watched.promql_from_zero(also_by)
+        return watched.promql(also_by)
 
 
 def rule_from_settings(settings: AlertRuleSettings, notifiers: Mapping[str, Callback]) -> AlertRule:
@@ -119,7 +146,9 @@ def rule_from_settings(settings: AlertRuleSettings, notifiers: Mapping[str, Call
         "callbacks": callbacks,
         "resolved_callbacks": callbacks,
     }
-    return AlertRule(**{**same, **other})
+    rule = AlertRule(**{**same, **other})
+    rule.check(kind_in_catalog)
+    return rule
 
 
 def _expression(settings: AlertRuleSettings) -> Expression:

@@ -14,6 +14,7 @@ from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules, pack_rules
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
+from sage_fastapi_obs.alerting.rule_review import RuleReview
 from sage_fastapi_obs.alerting.rules import rule_from_settings
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.alerting.windows import Window, Windows
@@ -21,11 +22,15 @@ from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
-from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
 _CLOSE_SECONDS = 5.0
+_UNSEEN = (
+    "this process was forked, and the one that it comes from does not see what it records: no rules are judged here; "
+    "call start_monitoring() in it"
+)
 
 
 class ServiceStatus:
@@ -54,12 +59,14 @@ class ServiceStatus:
         self.interval_seconds = interval = settings.monitoring.interval_seconds
         self.health = health
         self._internal_errors = internal_errors
+        self._log = log
         self.clock = clock
         self.wall_clock = wall_clock
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
         self.notifications = NotificationQueue(internal_errors)
         self.alerts = Alerts(self.windows, self.notifications, internal_errors, log, wall_clock=wall_clock)
-        self.metrics = AlertMetrics(self.alerts, self.notifications)
+        self.review = RuleReview(self.alerts, self.windows, log)
+        self.metrics = AlertMetrics(self.alerts, self.notifications, self.review)
         """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)
         self.notifiers = Notifiers(settings.notify, settings.service.name, log)
@@ -74,6 +81,9 @@ class ServiceStatus:
         self._sampling = threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)
+        at_fork(in_child=self._in_child)
+        self._is_child = False
+        """Whether this process was forked from the one with the thread, and has not said so."""
         self._sampled_at: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,8 +95,11 @@ class ServiceStatus:
         return self._thread is not None and self._thread.is_alive()
 
     def add_default_alerts(self) -> None:
-        """Add the rules that come with the package."""
-        for rule in default_rules(self.notifiers, self.sla):
+        """Add the rules that come with the package, but not in place of others of their names."""
+        names = {rule.name for rule in self.alerts.rules}
+        added = [rule for rule in default_rules(self.notifiers, self.sla) if rule.name not in names]
+        self.review.defaults |= {rule.name: rule for rule in added}
+        for rule in added:
             self.alerts.add(rule)
 
     def add_pack_alerts(self, packs: Iterable[str]) -> None:
@@ -114,6 +127,13 @@ class ServiceStatus:
         except Exception as error:
             self._internal_errors.count("ServiceStatus", error)
 
+    def review_safely(self) -> None:
+        """Log what there is to say of rules that are new; count what fails."""
+        try:
+            self.review.log_news()
+        except Exception as error:
+            self._internal_errors.count("RuleReview", error)
+
     def refresh(self, most_seconds: float = 0.0) -> None:
         """Sample the registry, unless that was done in the last seconds; rules are not evaluated."""
         with self._sampling:
@@ -131,6 +151,7 @@ class ServiceStatus:
         """
         if self.is_active:
             return
+        self._is_child = False
         if not self._waits_for_thread:
             self.notifications.restart()
             self.notifications.loop = _running_loop()
@@ -148,12 +169,23 @@ class ServiceStatus:
             raise
         self._waits_for_thread = False
 
+    def note_use(self) -> None:
+        """Learn from code that records something: its event loop, for callbacks; in a child, say that nobody sees it."""
+        notifications = self.notifications
+        if notifications.loop is None or notifications.loop.is_closed():
+            notifications.loop = _running_loop()
+        if self._is_child:
+            self._is_child = False
+            self._log("warn", _UNSEEN, {})
+
     def close(self) -> None:
-        """Stop the thread, and wait a moment for notifications; blocks."""
-        thread = self._thread
+        """Stop the thread, evaluate all rules a last time, and wait a moment for notifications; blocks."""
+        thread, was_active = self._thread, self.is_active
         self._stop_thread()
         if thread is not None:
             thread.join(_CLOSE_SECONDS)
+        if was_active:
+            self._evaluate_at_the_end()
         self.notifications.close(_CLOSE_SECONDS)
 
     def abandon(self) -> None:
@@ -161,8 +193,18 @@ class ServiceStatus:
         self._stop_thread()
         self.notifications.close(0.0)
 
+    def _evaluate_at_the_end(self) -> None:
+        self.notifications.closing.set()
+        if self.notifications.loop is _running_loop():
+            # This call blocks it.
+            self.notifications.loop = None
+        self.evaluate_safely()
+
+    def _in_child(self) -> None:
+        self._is_child = self._thread is not None
+
     def _stop_thread(self) -> None:
-        self._thread, self._waits_for_thread = None, False
+        self._thread, self._waits_for_thread, self._is_child = None, False, False
         self._stopping.set()
 
     def _was_sampled_within(self, seconds: float) -> bool:
@@ -176,6 +218,7 @@ class ServiceStatus:
 def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
     while not stopping.is_set() and (status := find()) is not None:
         status.evaluate_safely()
+        status.review_safely()
         del status
         stopping.wait(interval_seconds)
 
@@ -183,13 +226,14 @@ def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.
 class AlertMetrics(Collector):
     """Collects how many alerts fire, and the outcomes of notifications."""
 
-    def __init__(self, alerts: Alerts, notifications: NotificationQueue) -> None:
+    def __init__(self, alerts: Alerts, notifications: NotificationQueue, review: RuleReview) -> None:
         self._alerts = alerts
         self._notifications = notifications
+        self._review = review
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics with their values of now."""
-        firing, outcomes = ALERT_METRICS
+        firing, outcomes, without_data = ALERT_METRICS
         severities = Counter[str](alert.rule.severity for alert in self._alerts.alerts("firing"))
         gauge = GaugeMetricFamily(firing.name, firing.help, labels=[*firing.labels])
         for severity in firing.labels["severity"]:
@@ -197,7 +241,7 @@ class AlertMetrics(Collector):
         counter = CounterMetricFamily(outcomes.name, outcomes.help, labels=[*outcomes.labels])
         for outcome, count in self._notifications.counts.copy().items():
             counter.add_metric([outcome], count)
-        return (gauge, counter)
+        return (gauge, counter, GaugeMetricFamily(without_data.name, without_data.help, len(self._review.problems())))
 
     describe = collect
     """Called at registration, for the names."""

@@ -67,9 +67,14 @@ class ServiceLevels:
 
     def __init__(self, settings: SlaSettings, view: Callable[[float], Window]) -> None:
         """`view`: returns the window of so many seconds."""
+        self._settings = settings
         self._view = view
         self.targets: dict[str, float] = {name: target for name, target in settings if target is not None}
         """Availability and error rate in percent, response times in milliseconds, time to recover in minutes."""
+
+    def with_view(self, view: Callable[[float], Window]) -> "ServiceLevels":
+        """Return the same targets, compared to other windows."""
+        return ServiceLevels(self._settings, view)
 
     def traffic(self, minutes: float, source: TrafficSource = HTTP) -> Traffic:
         """Return what the service did over the last minutes."""

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypedDict
 
-from sage_fastapi_obs.alerting.alerts import State, timestamp
+from sage_fastapi_obs.alerting.alerts import timestamp
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.rules import AlertRule
-from sage_fastapi_obs.alerting.window_stats import HistogramStats
+from sage_fastapi_obs.alerting.window_stats import GaugeStats, HistogramStats
 from sage_fastapi_obs.alerting.windows import Group, Window
 from sage_fastapi_obs.settings import Severity
 
@@ -30,11 +31,11 @@ class HistogramFigures(_Model):
     count: float
     sum: Figure
     min: Figure
-    """The true one of HTTP requests; of others the bound of a bucket."""
+    """The true one; only of instruments that the application made with the client library, the bound of a bucket."""
     max: Figure
     mean: Figure
     p50: Figure
-    """Quantiles are estimated as Prometheus' `histogram_quantile` does."""
+    """Quantiles are estimated as Prometheus' `histogram_quantile` does, and lie between `min` and `max`."""
     p95: Figure
     p99: Figure
 
@@ -72,7 +73,7 @@ class OperationFigures(_Model):
     count: float
 
 
-class SlowOperation(_Model):
+class SlowOperation(TypedDict):
     """An operation of which one call in twenty is slow; durations in milliseconds."""
 
     operation: str
@@ -91,7 +92,7 @@ class Summary(_Model):
     """End of the window."""
     counters: dict[str, float]
     gauges: dict[str, Figure]
-    """Of several series the sum."""
+    """Of several series the sum; of shares the mean, and of states the highest."""
     histograms: dict[str, HistogramFigures]
     operations: dict[str, OperationFigures]
     http: RequestFigures
@@ -101,21 +102,7 @@ class Summary(_Model):
     """How many routes there are."""
 
 
-class AlertSummary(_Model):
-    """An alert, as `Alert.summary` describes it."""
-
-    name: str
-    metric_name: str
-    condition: str
-    threshold: float
-    current_value: Figure
-    severity: Severity
-    state: State
-    since: str
-    labels: dict[str, str]
-
-
-class RuleSummary(_Model):
+class RuleSummary(TypedDict):
     """An alert rule; callbacks by their names."""
 
     name: str
@@ -127,6 +114,10 @@ class RuleSummary(_Model):
     for_seconds: float
     severity: Severity
     callback: list[str]
+    problem: str | None
+    """Why it can never fire with the metrics that there are."""
+    past_firings: int
+    """How often it would have fired in the samples that were kept when it was new."""
 
 
 def summary_of(window: Window) -> Summary:
@@ -142,26 +133,33 @@ def summary_of(window: Window) -> Summary:
         covered_seconds=window.covered_seconds,
         timestamp=timestamp(window.ended_at),
         counters={name: one.increase for name in names("counter") for one in window.counter(name).values()},
-        gauges={name: one.total for name in names("gauge") for one in window.gauge(name).values()},
+        gauges={name: gauge_figure(name, one) for name in names("gauge") for one in window.gauge(name).values()},
         histograms={name: _figures(one) for name in names("histogram") for one in window.histogram(name).values()},
-        operations=_operations(window),
+        operations=operations_of(window),
         http=RequestFigures(**_Requests(window).figures([()])[0]),
         routes=routes,
         routes_total=routes_total,
     )
 
 
+def gauge_figure(name: str, stats: GaugeStats) -> float:
+    """Put the newest values of all series together: of shares the mean, of states the highest, of all else the sum."""
+    if name.endswith(("_ratio", "_rate")):
+        return stats.total / stats.series
+    return stats.last if name.endswith("_status") else stats.total
+
+
 def slow_operations(window: Window, threshold_ms: float) -> list[SlowOperation]:
     """Find the operations whose 95th percentile is above a threshold, slowest first."""
     slow = [
         SlowOperation(operation=name, p95=one.p95 * 1000, max=None if one.max is None else one.max * 1000, count=one.count)
-        for name, one in _operations(window).items()
+        for name, one in operations_of(window).items()
         if one.p95 is not None and one.p95 * 1000 > threshold_ms
     ]
-    return sorted(slow, key=lambda one: -one.p95)
+    return sorted(slow, key=lambda one: -one["p95"])
 
 
-def rule_summary(rule: AlertRule) -> RuleSummary:
+def rule_summary(rule: AlertRule, problem: str | None, past_firings: int) -> RuleSummary:
     """Describe a rule."""
     return RuleSummary(
         name=rule.name,
@@ -173,13 +171,15 @@ def rule_summary(rule: AlertRule) -> RuleSummary:
         for_seconds=rule.for_seconds,
         severity=rule.severity,
         callback=[getattr(callback, "__name__", type(callback).__name__) for callback in rule.callbacks],
+        problem=problem,
+        past_firings=past_firings,
     )
 
 
 def _figures(stats: HistogramStats | None) -> HistogramFigures:
     if stats is None:
         return HistogramFigures(count=0, sum=0, min=None, max=None, mean=None, p50=None, p95=None, p99=None)
-    return HistogramFigures(**{name: stats.statistic(name) for name in HistogramFigures.model_fields})
+    return HistogramFigures(**{name: stats.figure(name) for name in HistogramFigures.model_fields})
 
 
 class _Requests:
@@ -223,7 +223,8 @@ def _increases(window: Window, name: str, by: tuple[str, ...], where: Where | No
     return {group: one.increase for group, one in window.counter(name, where, by).items()}
 
 
-def _operations(window: Window) -> dict[str, OperationFigures]:
+def operations_of(window: Window) -> dict[str, OperationFigures]:
+    """Describe the operations by their names."""
     by = ("operation",)
     success, failure = (_increases(window, f"result_{outcome}_total", by) for outcome in ("success", "failure"))
     durations = {

@@ -3,6 +3,7 @@
 The estimate of a quantile, such as p95, is `histogram_quantile` here, and nowhere else.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,6 +130,16 @@ class HistogramStats(WindowStats):
         q = quantile_of(name or self.default_statistic)
         return WindowStats.statistic(self, name) if q is None else self.quantile(q)
 
+    def figure(self, name: str) -> float | None:
+        """Return a statistic to be shown: a quantile uses the true extremes, which the estimate of a rule does not know."""
+        q = quantile_of(name)
+        if q is None or self.lowest is None or self.highest is None:
+            return self.statistic(name)
+        # Above the last bound is not nothing, but what lies between it and the highest.
+        beyond = (self.highest,) if self.bounds and self.highest > self.bounds[-1] else ()
+        value = histogram_quantile(q, (*self.bounds, *beyond), (*self.counts, *(0.0 for _ in beyond)))
+        return None if value is None else min(max(value, self.lowest), self.highest)
+
     def _buckets_in_use(self) -> list[int]:
         return [bucket for bucket, count in enumerate(self.counts) if count]
 
@@ -141,9 +152,16 @@ class GaugeStats(WindowStats):
     default_statistic = "last"
 
     last: float
-    """The newest value."""
+    """The newest value; not a number where all series have gone."""
     total: float
     """Sum of the newest values of all series."""
     lowest: float
     average: float
     highest: float
+    series: int = 1
+    """How many series have a value."""
+
+    def statistic(self, name: str | None) -> float | None:
+        """Return a statistic by its name; None if there is none of this name, and for the newest of series that have gone."""
+        value = WindowStats.statistic(self, name)
+        return None if value is None or math.isnan(value) else value

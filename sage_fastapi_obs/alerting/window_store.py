@@ -60,6 +60,8 @@ class MetricHistory:
         self.now = array("d")
         """Row by row; replaced when it changes, so that readers are not disturbed."""
         self.compressed = compress(self.now)
+        self.gone: dict[int, float] = {}
+        """Series of a counter or histogram that exist no more, by row: windows that begin after so many seconds lack them."""
         self._reset_bases: dict[int, list[float]] = {}
         """By row, what is added to a series that was reset."""
 
@@ -67,11 +69,15 @@ class MetricHistory:
         """Tell whether a reading is of the same metric, and not of another by the same name."""
         return (self.kind, self.labels, self.bounds) == (reading.kind, reading.labels, reading.bounds)
 
-    def record(self, reading: Reading, most_new: int) -> int:
-        """Record a reading, with room for `most_new` new series; return how many were left out."""
+    def record(self, reading: Reading, most_new: int, last_pair: float = -math.inf) -> int:
+        """Record a reading, with room for `most_new` new series; return how many were left out.
+
+        `last_pair`: time of the last tick but one. Like Prometheus, a window has a rise only between two samples.
+        """
         # A gauge that has gone has no value; a counter that has gone keeps its total.
         numbers = array("d", [math.nan]) * len(self.now) if self.kind == "gauge" else self.now[:]
         most, left_out = len(self.rows) + most_new, 0
+        seen = set()
         for labels, values in reading.children:
             row = self.rows.get(labels)
             if row is None:
@@ -80,12 +86,20 @@ class MetricHistory:
                     continue
                 row = self.rows[labels] = len(self.rows)
                 numbers.extend([0.0] * self.width)
+            seen.add(row)
             start = row * self.width
             numbers[start : start + self.width] = self._totals(row, numbers[start : start + self.width], values)
+        is_missing = reading.is_complete and len(seen) < len(self.rows)
+        missing = set(self.rows.values()) - seen if is_missing else ()
+        self.gone = {row: self.gone.get(row, last_pair) for row in missing}
         if memoryview(numbers).cast("B") != memoryview(self.now).cast("B"):
             self.now = numbers
             self.compressed = compress(numbers)
         return left_out
+
+    def nothing(self) -> Reading:
+        """Return what is read of a metric that is not there any more."""
+        return Reading(self.name, self.kind, self.labels, self.bounds, (), is_complete=True)
 
     def _totals(self, row: int, before: "array[float]", values: Sequence[float]) -> "array[float]":
         if self.kind == "gauge":

@@ -11,6 +11,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from statistics import fmean
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -28,6 +29,8 @@ MOST_SERIES = 50_000
 _PAUSE_INTERVALS = 4
 """A tick that comes so many intervals after the last one shows that the process was suspended."""
 MOST_SELECTIONS = 256
+MOST_NUMBERS = 2_000_000
+"""Numbers that are looked at to say what a rule would have done in the past."""
 
 Group: TypeAlias = tuple[str, ...]
 """Values of the labels that series are grouped by, in their order."""
@@ -89,8 +92,12 @@ class Windows:
         with self._lock:
             tick = self._next_tick()
             self.left_out = 0
+            missing = {*self._histories}
             for reading in self._read():
                 self._record(reading, tick)
+                missing.discard(reading.name)
+            for name in missing:
+                self._record(self._histories[name].nothing(), tick)
             tick.totals = {name: history.compressed for name, history in self._histories.items()}
             if len(self._ticks) > 1 and tick.at - self._ticks[-2].at < self._interval_seconds / 2:
                 merge_tick(self._ticks.pop(), tick)
@@ -101,7 +108,19 @@ class Windows:
         if not 0 < seconds <= LONGEST_SECONDS:
             raise SettingsError(f"a window is longer than 0 and at most {LONGEST_SECONDS:.0f} seconds, not {seconds:g}")
         with self._lock:
-            return Window(self, seconds, self._ticks[:], {name: history.now for name, history in self._histories.items()})
+            now = {name: history.now for name, history in self._histories.items()}
+            gone = {name: history.gone for name, history in self._histories.items() if history.gone}
+            return Window(self, seconds, self._ticks[:], now, gone)
+
+    def past(self) -> "Iterator[tuple[Tick, Callable[[float], Window]]]":
+        """Yield the samples that are kept, the oldest first, each with the windows up to it; fewer if there are many series."""
+        with self._lock:
+            ticks, most = self._ticks[:], max(2, MOST_NUMBERS // max(1, self.series))
+        for index in range(max(1, len(ticks) - most), len(ticks)):
+            yield ticks[index], partial(self._past_view, ticks[: index + 1])
+
+    def _past_view(self, ticks: Sequence[Tick], seconds: float) -> "Window":
+        return Window(self, seconds, ticks, _PastTotals(ticks[-1].totals), {})
 
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
@@ -142,7 +161,8 @@ class Windows:
             for earlier in self._ticks:
                 earlier.totals.pop(reading.name, None)
         before = len(history.rows)
-        self.left_out += history.record(reading, MOST_SERIES - self.series)
+        last_pair = self._ticks[-2:][0].at if self._ticks else tick.at
+        self.left_out += history.record(reading, MOST_SERIES - self.series, last_pair)
         self.series += len(history.rows) - before
         if extremes := history.extremes(reading):
             tick.extremes[reading.name] = compress(extremes)
@@ -157,6 +177,25 @@ def _select(history: MetricHistory, where: Where, by: Sequence[str]) -> _Rows:
         if all(matches("" if column is None else labels[column]) for column, matches in matchers):
             rows.setdefault(tuple("" if column is None else labels[column] for column in grouping), []).append(row)
     return rows
+
+
+class _PastTotals(Mapping[str, "array[float]"]):
+    """The totals of a sample, decompressed when they are asked for."""
+
+    def __init__(self, compressed: Mapping[str, bytes]) -> None:
+        self._compressed = compressed
+
+    def __getitem__(self, name: str) -> "array[float]":
+        return decompress(self._compressed[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._compressed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._compressed)
+
+    def __len__(self) -> int:
+        return len(self._compressed)
 
 
 class _WindowStart(NamedTuple):
@@ -174,10 +213,18 @@ class _WindowStart(NamedTuple):
 class Window:
     """A stretch of time up to a tick. All statistics of one window are of the same moment."""
 
-    def __init__(self, windows: Windows, seconds: float, ticks: Sequence[Tick], now: Mapping[str, "array[float]"]) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        seconds: float,
+        ticks: Sequence[Tick],
+        now: Mapping[str, "array[float]"],
+        gone: Mapping[str, Mapping[int, float]],
+    ) -> None:
         self._windows = windows
         self._ticks = ticks
         self._now = now
+        self._gone = gone
         self._begin = _window_start(ticks, seconds)
         self.seconds = seconds
         """Its length, as asked for."""
@@ -233,8 +280,9 @@ class Window:
         return _of_kind(HistogramStats, self.stats(name, where, by, only))
 
     def gauge(self, name: str, where: Where | None = None, by: Sequence[str] = ()) -> dict[Group, GaugeStats]:
-        """Return the statistics of a gauge; nothing if the metric is none."""
-        return _of_kind(GaugeStats, self.stats(name, where, by))
+        """Return the statistics of a gauge; nothing if the metric is none, or has gone."""
+        stats = _of_kind(GaugeStats, self.stats(name, where, by))
+        return {group: one for group, one in stats.items() if not math.isnan(one.last)}
 
     def _increases(self, history: MetricHistory, groups: _Rows, begin: _WindowStart) -> dict[Group, list[float]]:
         now = self._now[history.name]
@@ -242,7 +290,7 @@ class Window:
         # The sum of a histogram may fall.
         may_fall = history.kind == "histogram"
         increases = {}
-        for group, rows in groups.items():
+        for group, rows in self._living(history, groups).items():
             if (totals := _sums(now, rows, history.width)) is None:
                 continue
             # Interpolated between two ticks; series that did not exist yet began at 0.
@@ -255,6 +303,15 @@ class Window:
                 change if may_fall and not column else max(0.0, change) for column, change in enumerate(changes)
             ]
         return increases
+
+    def _living(self, history: MetricHistory, groups: _Rows) -> _Rows:
+        """Leave out the series that had gone before the window began, and groups that have no others."""
+        gone = self._gone.get(history.name)
+        if gone is None:
+            return groups
+        begin = self._ticks[-1].at - self.seconds
+        living = {group: [row for row in rows if gone.get(row, begin) >= begin] for group, rows in groups.items()}
+        return {group: rows for group, rows in living.items() if rows}
 
     def _extremes(self, history: MetricHistory, groups: _Rows) -> dict[Group, tuple[float | None, float | None]]:
         inside = [tick.extremes[history.name] for tick in self._ticks_within() if history.name in tick.extremes]
@@ -275,10 +332,10 @@ class Window:
         ticks = [*(decompress(tick.totals.get(history.name)) for tick in self._ticks_within()[:-1]), now]
         stats: dict[Group, WindowStats] = {}
         for group, rows in groups.items():
-            if newest := [*_values((now,), rows)]:
-                series = [values for row in rows if (values := [*_values(ticks, (row,))])]
+            if series := [values for row in rows if (values := [*_values(ticks, (row,))])]:
+                newest = [*_values((now,), rows)] or [math.nan]
                 low, mean, high = (max(map(statistic, series)) for statistic in (min, fmean, max))
-                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high)
+                stats[group] = GaugeStats(self.seconds, max(newest), sum(newest), low, mean, high, len(newest))
         return stats
 
     def _ticks_within(self) -> list[Tick]:

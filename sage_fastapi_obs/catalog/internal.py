@@ -58,6 +58,10 @@ ALERT_METRICS = (
         "Notifications by what became of them: callbacks took them, failed, hung or were behind, or the last was not long ago.",
         {"outcome": ("sent", "failed", "timeout", "dropped", "suppressed")},
     ),
+    gauge(
+        "observability_rules_without_data",
+        "Rules judged in process that can never fire: their metric does not exist, or has no such statistic.",
+    ),
 )
 
 OPERATION_METRICS = (

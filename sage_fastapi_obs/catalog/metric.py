@@ -8,11 +8,12 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from sage_fastapi_obs.catalog.extremes_histogram import ExtremesHistogram
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 5.0, 7.5, 10.0)
@@ -22,6 +23,8 @@ RESULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 PAUSE_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds of the Prometheus client."""
+ANY_BUCKETS = (*(float(f"{step}e{power}") for power in range(-6, 9) for step in (1, 2.5, 5)), 1e9)
+"""For numbers of unknown size, 1e-6 to 1e9: no bound is more than 2.5 times the one before, so no estimate is further off."""
 
 OVERFLOW = "other"
 """What a value is counted as when its label has too many, or does not know it."""
@@ -141,7 +144,7 @@ class CountCollector(Collector):
         return CounterMetricFamily(self.metric.name, self.metric.help, labels=list(self.metric.labels))
 
 
-_TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+_TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": ExtremesHistogram}
 
 
 def build(metrics: Iterable[Metric], registry: CollectorRegistry) -> dict[str, MetricWrapperBase]:

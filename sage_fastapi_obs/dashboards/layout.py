@@ -48,6 +48,8 @@ class Panel:
     stacked: bool = False
     max: float | None = None
     """The end of its scale."""
+    time_from: str = ""
+    """Since when it shows what happened, such as `now/d`, midnight; by default as the dashboard does."""
 
     @property
     def colors(self) -> tuple[Threshold, ...]:

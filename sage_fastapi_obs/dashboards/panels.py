@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from sage_fastapi_obs.catalog import Metric
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Panel, Query, Row, Threshold, Variable, logs, numbers
-from sage_fastapi_obs.dashboards.promql import RANGE, WINDOW, Queries
+from sage_fastapi_obs.dashboards.promql import FIRING, RANGE, WINDOW, Queries
 
 SCOPE = 'job=~"$job", service=~"$service", instance=~"$instance"'
 """Series of the chosen jobs, services and instances; of all while nothing is chosen."""
@@ -82,7 +82,7 @@ def firing(width: int = 4) -> Panel:
     """Count the alerts that fire."""
     return stat(
         "Alerts firing",
-        'count(ALERTS{alertstate="firing"}) or vector(0)',
+        f"count({FIRING}) or vector(0)",
         thresholds=(Threshold(FINE), Threshold(WARN, 1), Threshold(BAD, 3)),
         width=width,
     ).about(

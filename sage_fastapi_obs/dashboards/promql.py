@@ -11,6 +11,8 @@ WINDOW = "$__rate_interval"
 """Grafana's name for the shortest window that still has enough samples."""
 RANGE = "$__range"
 """Grafana's name for all of the time that is shown."""
+FIRING = 'ALERTS{alertstate="firing", alertname!="Watchdog"}'
+"""Alerts that fire, without the sign of life, which always does."""
 _OF_HISTOGRAMS = ("_bucket", "_sum", "_count")
 
 

@@ -66,6 +66,9 @@ _OBSERVABILITY = (
     panel.gauge("Alerts of the process itself", "observability_alerts_firing", ["severity"], how="max").about(
         "Rules that the service judges without Prometheus."
     ),
+    panel.gauge("Rules that cannot fire", "observability_rules_without_data", ["instance"], how="max").about(
+        "Their metric does not exist, or has no such statistic; /monitoring/alerts says which."
+    ),
     panel.increase("Notifications of the process itself", "observability_alert_notifications_total", ["outcome"]).about(
         "Anything but sent and suppressed: somebody was not told."
     ),

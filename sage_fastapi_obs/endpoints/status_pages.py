@@ -4,19 +4,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_fastapi_obs.alerting.alerts import State, timestamp
+from sage_fastapi_obs.alerting.alerts import AlertSummary, State, timestamp
+from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary, rule_summaries
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import HTTP, RESULTS
 from sage_fastapi_obs.alerting.summary import (
-    AlertSummary,
     RuleSummary,
     SlowOperation,
     Summary,
-    rule_summary,
     slow_operations,
     summary_of,
 )
@@ -52,11 +51,6 @@ class HoursQuery(PageQuery):
 
     hours: int = Field(default=1, ge=1, le=168)
     """Length of the window."""
-
-    @property
-    def minutes(self) -> int:
-        """The same in minutes."""
-        return self.hours * 60
 
 
 class SlaQuery(MinutesQuery):
@@ -113,24 +107,12 @@ class AlertsResponse(BaseModel):
     """What became of notifications since the start."""
 
 
-class SystemStatus(BaseModel):
-    """About the monitoring itself."""
-
-    monitoring_active: bool
-    total_metrics: int
-    """Series that are watched."""
-    left_out_series: int
-    """Series that there was no room for."""
-    timestamp: str
+class MetricsResponse(RootModel[MetricsSummary]):
+    """What `get_metrics_summary()` returns."""
 
 
-class DashboardResponse(BaseModel):
-    """Everything that a dashboard shows."""
-
-    metrics_summary: Summary
-    active_alerts: list[AlertSummary]
-    alert_rules: list[RuleSummary]
-    system_status: SystemStatus
+class DashboardResponse(RootModel[DashboardData]):
+    """What `get_dashboard_data()` returns."""
 
 
 class SlaResponse(BaseModel):
@@ -168,14 +150,15 @@ class StatusPages:
         probe = partial(JsonPage, other_statuses={503: "Not now."})
         guarded = partial(JsonPage, guard=self._access.rejection, problems=_PROBLEMS)
         health = partial(guarded, other_statuses={503: "Degraded."})
-        summary, cached = self._cached(self._summary), self._cached
+        cached = self._cached
+        summary, metrics = cached(self._summary), cached(self._metrics)
         return [
             JsonPage("/health/live", "live", "Whether the process answers", self._live, LiveResponse),
             probe("/health/ready", "ready", "Whether to send traffic", self._ready, ReadyResponse),
             probe("/health/startup", "startup", "Whether it has been ready", self._startup, StartupResponse),
             health("/health", "health", "Whether all is well", self._health, HealthResponse, StrictQuery),
             guarded("/summary", "summary", "What happened in the last minutes", summary, Summary, MinutesQuery),
-            guarded("/metrics", "metrics_summary", "What happened in the last hours", summary, Summary, HoursQuery),
+            guarded("/metrics", "metrics_summary", "What happened in some hours", metrics, MetricsResponse, HoursQuery),
             guarded("/dashboard", "dashboard", "All that a dashboard shows", cached(self._dashboard), DashboardResponse),
             guarded("/alerts", "alerts", "Alerts and rules", cached(self._alerts), AlertsResponse),
             guarded("/sla", "sla", "Whether promises are kept", cached(self._sla), SlaResponse, SlaQuery),
@@ -223,29 +206,21 @@ class StatusPages:
 
         return handler
 
-    def _summary(self, query: MinutesQuery | HoursQuery) -> Summary:
+    def _summary(self, query: MinutesQuery) -> Summary:
         return summary_of(self._status.view(query.minutes * 60))
 
+    def _metrics(self, query: HoursQuery) -> MetricsResponse:
+        return MetricsResponse(rfs_summary(self._status, query.hours * 3600))
+
     def _dashboard(self, _query: PageQuery) -> DashboardResponse:
-        status = self._status
-        return DashboardResponse(
-            metrics_summary=summary_of(status.view(3600)),
-            active_alerts=self._alerts_that_are("firing"),
-            alert_rules=self._rules(),
-            system_status=SystemStatus(
-                monitoring_active=status.is_active,
-                total_metrics=status.windows.series,
-                left_out_series=status.windows.left_out,
-                timestamp=timestamp(status.wall_clock()),
-            ),
-        )
+        return DashboardResponse(dashboard_data(self._status))
 
     def _alerts(self, _query: PageQuery) -> AlertsResponse:
         return AlertsResponse(
             active_alerts=self._alerts_that_are("firing"),
             pending_alerts=self._alerts_that_are("pending"),
             resolved_alerts=self._alerts_that_are("resolved"),
-            alert_rules=self._rules(),
+            alert_rules=rule_summaries(self._status),
             notifications={**self._status.notifications.counts},
         )
 
@@ -257,7 +232,4 @@ class StatusPages:
         return SlowResponse(operations=slow_operations(self._status.view(query.minutes * 60), query.threshold_ms))
 
     def _alerts_that_are(self, state: State) -> list[AlertSummary]:
-        return [AlertSummary(**alert.summary()) for alert in self._status.alerts.alerts(state)]
-
-    def _rules(self) -> list[RuleSummary]:
-        return [rule_summary(rule) for rule in self._status.alerts.rules]
+        return [alert.summary() for alert in self._status.alerts.alerts(state)]

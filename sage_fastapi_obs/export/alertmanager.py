@@ -14,9 +14,32 @@ _SECRETS = "/etc/alertmanager/secrets"
 DEMO_SINK = "http://alert-sink:9094"
 _COMMENT = "In production a group_interval of 5m is calmer. Secrets are in files: nothing expands variables here."
 _DEMO = "Everybody is told by way of one webhook, which only shows what comes."
-_SUMMARIES = (
-    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }} {{ .Annotations.runbook_url }}\n{{ end }}"
+_ALERT = "{{ .CommonLabels.alertname }}"
+_RESOLVED = "{{ range .Alerts.Resolved }}Resolved: {{ .Annotations.summary }}\n{{ end }}"
+"""One message may tell of alerts that fire and of others that are over."""
+_SLACK_TEXT = (
+    "{{ range .Alerts.Firing }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
+    "{{ with .Annotations.runbook_url }}<{{ . }}|Runbook>{{ end }}"
+    "{{ with .Annotations.dashboard }} <{{ . }}|Dashboard>{{ end }}\n{{ end }}" + _RESOLVED
 )
+_MAIL_TEXT = (
+    "{{ range .Alerts.Firing }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
+    "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
+    "{{ with .Annotations.dashboard }}Dashboard: {{ . }}\n{{ end }}\n{{ end }}" + _RESOLVED
+)
+_PAGES = [
+    {"href": f"{{{{ .CommonAnnotations.{annotation} }}}}", "text": text}
+    for annotation, text in (("runbook_url", "Runbook"), ("dashboard", "Dashboard"))
+]
+_WATCHDOG = "watchdog"
+_WATCHDOG_ROUTE = {
+    "matchers": ['alertname="Watchdog"'],
+    "receiver": _WATCHDOG,
+    "group_wait": "0s",
+    "group_interval": "1m",
+    "repeat_interval": "5m",
+}
+"""Whoever is called by it is called all the time."""
 
 
 def files(services: Services) -> dict[str, str]:
@@ -39,7 +62,7 @@ def configuration(services: Services, *, is_demo: bool = False, secrets: str = _
             "group_wait": "10s",
             "group_interval": "10s",
             "repeat_interval": "12h",
-            "routes": [*map(_mail_route, mailed), _route("critical"), _route("warning")],
+            "routes": [_WATCHDOG_ROUTE, *map(_mail_route, mailed), _route("critical"), _route("warning")],
         },
         "receivers": [{"name": name, **channels} for name, channels in receivers.items()],
         "inhibit_rules": _inhibitions(alerts(services)),
@@ -72,26 +95,25 @@ def _inhibitions(exported: Collection[ExportedRule]) -> list[dict[str, Any]]:
 
 
 def _demo_receivers(mailed: Services) -> dict[str, dict[str, Any]]:
-    names = ("default", "critical", "warning", *map(_mail_name, mailed))
+    names = ("default", "critical", "warning", _WATCHDOG, *map(_mail_name, mailed))
     return {name: {"webhook_configs": [{"url": f"{DEMO_SINK}/{name}", "send_resolved": True}]} for name in names}
 
 
 def _receivers(services: Services, mailed: Services, secrets: str) -> dict[str, dict[str, Any]]:
-    channel = services[0].export.slack_channel
-    name = "{{ .CommonLabels.alertname }}"
+    first = services[0].export
     titles = {
-        "default": ("", f"{{{{ .CommonLabels.service }}}}: {name}"),
-        "critical": ("-critical", f":rotating_light: CRITICAL: {name}"),
-        "warning": ("-warning", f":warning: {name}"),
+        "default": ("", f"{{{{ .CommonLabels.service }}}}: {_ALERT}"),
+        "critical": ("-critical", f":rotating_light: CRITICAL: {_ALERT}"),
+        "warning": ("-warning", f":warning: {_ALERT}"),
     }
     receivers: dict[str, dict[str, Any]] = {
         receiver: {
             "slack_configs": [
                 {
                     "api_url_file": f"{secrets}/slack_webhook_url",
-                    "channel": f"{channel}{suffix}",
-                    "title": title,
-                    "text": _SUMMARIES,
+                    "channel": f"{first.slack_channel}{suffix}",
+                    "title": _by_state(title, f":white_check_mark: RESOLVED: {_ALERT}"),
+                    "text": _SLACK_TEXT,
                     "send_resolved": True,
                 }
             ]
@@ -99,9 +121,18 @@ def _receivers(services: Services, mailed: Services, secrets: str) -> dict[str, 
         for receiver, (suffix, title) in titles.items()
     }
     receivers["critical"]["pagerduty_configs"] = [
-        {"routing_key_file": f"{secrets}/pagerduty_routing_key", "description": f"{name} {{{{ .CommonLabels.service }}}}"}
+        {
+            "routing_key_file": f"{secrets}/pagerduty_routing_key",
+            "description": f"{_ALERT} {{{{ .CommonLabels.service }}}}",
+            "links": _PAGES,
+        }
     ]
-    return receivers | {_mail_name(one): _mail(one, secrets) for one in mailed}
+    called = {"webhook_configs": [{"url": first.watchdog_url, "send_resolved": False}]} if first.watchdog_url else {}
+    return receivers | {_WATCHDOG: called} | {_mail_name(one): _mail(one, secrets) for one in mailed}
+
+
+def _by_state(firing: str, resolved: str) -> str:
+    return f'{{{{ if eq .Status "firing" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}}'
 
 
 def _mail(service: Settings, secrets: str) -> dict[str, Any]:
@@ -116,4 +147,7 @@ def _mail(service: Settings, secrets: str) -> dict[str, Any]:
         "require_tls": given.smtp_security == "starttls",
         "send_resolved": True,
     }
-    return {"email_configs": [{"to": ", ".join(given.email_to), **sender}]}
+    subject = f"{_by_state('[FIRING]', '[RESOLVED]')} {service_name(service)}: {_ALERT}"
+    # Without HTML, which Alertmanager would fill with a table of labels.
+    texts = {"headers": {"Subject": subject}, "html": "", "text": _MAIL_TEXT}
+    return {"email_configs": [{"to": ", ".join(given.email_to), **sender, **texts}]}

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from sage_fastapi_obs.alert_rules import any_service, from_settings, objectives
+from sage_fastapi_obs.alert_rules import any_service, from_settings, monitoring_health, objectives
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog.services import CUSTOMER_ID, Services, distinct, service_name, with_metric, with_pack
 from sage_fastapi_obs.pack_folders import pack_module, pack_names
@@ -14,7 +14,7 @@ def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of all packs that are switched on, and those that the settings declare, group by group."""
     of_packs = [module for pack in pack_names() if (module := pack_module(pack, "alert_rules"))]
     found = chain.from_iterable(
-        module.alerts(distinct(services)) for module in (any_service, *of_packs, objectives, from_settings)
+        module.alerts(distinct(services)) for module in (any_service, *of_packs, objectives, monitoring_health, from_settings)
     )
     return sorted((_with_team(alert, services) for alert in found), key=lambda alert: (alert.group.weight, alert.group.name))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from sage_fastapi_obs.catalog.services import Services
-from sage_fastapi_obs.export import alertmanager, grafana, kubernetes, prometheus
+from sage_fastapi_obs.export import alertmanager, falco, grafana, kubernetes, prometheus
 
 Exporter: TypeAlias = Callable[[Services], dict[str, str]]
 """Writes files, by their path below a folder, from the settings of all services that are watched together."""
@@ -14,4 +14,5 @@ EXPORTERS: dict[str, Exporter] = {
     "alertmanager": alertmanager.files,
     "kubernetes": kubernetes.files,
     "grafana": grafana.files,
+    "falco": falco.files,
 }

@@ -1,20 +1,22 @@
 """What Kubernetes loads: deployments with probes, what the Prometheus operator scrapes and judges, and Helm values."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
+from sage_fastapi_obs.alert_rules.monitoring_health import MONITORING
+from sage_fastapi_obs.catalog.monitoring_programs import MONITORING_NAMESPACE
 from sage_fastapi_obs.catalog.services import APP_PORT, METRICS_PORT_NAME, Services, distinct, metrics_port, service_name
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.export import alertmanager, environment, prometheus
 from sage_fastapi_obs.export.all_rules import alerts, concerned, recordings
+from sage_fastapi_obs.export.kubernetes_discovery import permissions, pods
 from sage_fastapi_obs.export.yaml import dumped
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.settings.sources import ENV_PREFIX
 
 _FOLDER = "deploy/k8s"
-_MONITORING = "monitoring"
-"""Namespace of Prometheus and Alertmanager, and of rules that are about services of several namespaces."""
 _OPERATOR = "monitoring.coreos.com/v1"
 _SECRET = "alertmanager-secrets"  # noqa: S105 - its name
 """Secret that the operator mounts into Alertmanager."""
@@ -37,7 +39,7 @@ def files(services: Services) -> dict[str, str]:
         "prometheus-rules": _rules(services),
         "prometheus-values": [_prometheus_values()],
         "alertmanager-values": [_alertmanager_values(services)],
-        "prometheus-config": [_map("prometheus-config", {"prometheus.yml": _config(services)})],
+        "prometheus-config": [*permissions(), _map("prometheus-config", {"prometheus.yml": _config(services)})],
         "alert-rules": [_map("alert-rules", _rule_files(services))],
     }
     return {
@@ -50,8 +52,11 @@ _COMMENTS = {
     "kubectl create secret generic NAME-monitoring --from-literal=token=...",
     "prometheus-values": "For the chart prometheus-community/kube-prometheus-stack.",
     "alertmanager-values": f"For the chart prometheus-community/kube-prometheus-stack.\n"
-    f"kubectl -n {_MONITORING} create secret generic {_SECRET} --from-file=slack_webhook_url --from-file=pagerduty_routing_key",
-    "prometheus-config": "For a Prometheus without its operator; mount it with alert-rules in rules/.",
+    f"kubectl -n {MONITORING_NAMESPACE} create secret generic {_SECRET} "
+    "--from-file=slack_webhook_url --from-file=pagerduty_routing_key",
+    "prometheus-config": "For a Prometheus without its operator: mount it with alert-rules in rules/, and let it run as the\n"
+    "service account prometheus. It finds pods by their label app.kubernetes.io/name, those of Prometheus, Alertmanager\n"
+    f"and node-exporter in the namespace {MONITORING_NAMESPACE}, those of Fluent Bit in logging.",
     "alert-rules": "For a Prometheus without its operator.",
 }
 
@@ -211,14 +216,19 @@ def _short(namespace: str) -> str:
 def _rules(services: Services) -> list[dict[str, Any]]:
     """Put the rules into the namespace of the services they are about; the operator reads those of all."""
     recorded = recordings(services)
-    places: dict[str, list[ExportedRule]] = {_MONITORING: []} if recorded else {}
-    for alert in alerts(services):
+    places: dict[str, list[ExportedRule]] = {MONITORING_NAMESPACE: []} if recorded else {}
+    for alert in _beside_the_chart(alerts(services)):
         spaces = {one.export.namespace for one in concerned(alert, services)}
-        places.setdefault(spaces.pop() if len(spaces) == 1 else _MONITORING, []).append(alert)
+        places.setdefault(spaces.pop() if len(spaces) == 1 else MONITORING_NAMESPACE, []).append(alert)
     return [
-        _rule(namespace, prometheus.grouped(some, recorded if namespace == _MONITORING else [], services))
+        _rule(namespace, prometheus.grouped(some, recorded if namespace == MONITORING_NAMESPACE else [], services))
         for namespace, some in sorted(places.items())
     ]
+
+
+def _beside_the_chart(found: Iterable[ExportedRule]) -> list[ExportedRule]:
+    """Leave out what kube-prometheus-stack brings itself: its programs have other labels, and rules of their own."""
+    return [alert for alert in found if alert.group != MONITORING]
 
 
 def _rule(namespace: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -278,14 +288,7 @@ def _alertmanager_values(services: Services) -> dict[str, Any]:
 
 
 def _config(services: Services) -> str:
-    servers = {"alertmanager": f"alertmanager.{_MONITORING}:9093", "node": f"node-exporter.{_MONITORING}:9100"}
-    return dumped(prometheus.configuration([*map(_in_cluster, services)], **servers))
-
-
-def _in_cluster(service: Settings) -> Settings:
-    """Return the settings with the address that other namespaces know the service by."""
-    address = f"{_object_name(service)}.{service.export.namespace}:{metrics_port(service)}"
-    return service.model_copy(update={"export": service.export.model_copy(update={"targets": (address,)})})
+    return dumped(prometheus.configuration(services, pods))
 
 
 def _rule_files(services: Services) -> dict[str, str]:
@@ -295,4 +298,9 @@ def _rule_files(services: Services) -> dict[str, str]:
 
 
 def _map(name: str, data: dict[str, str]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": _MONITORING}, "data": data}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": MONITORING_NAMESPACE},
+        "data": data,
+    }

@@ -1,15 +1,17 @@
 """What Prometheus loads: its configuration, rule files, and a unit test of every rule for `promtool test rules`."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest
 from sage_fastapi_obs.alert_rules.objectives import SLO
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSeries, series
 from sage_fastapi_obs.alerting.expressions import duration
-from sage_fastapi_obs.catalog.services import Services, distinct, service_name, targets
+from sage_fastapi_obs.catalog.monitoring_programs import ALERTMANAGER, DEFAULT_PATH, Program, monitoring_programs
+from sage_fastapi_obs.catalog.services import Services, distinct, metrics_port, service_name, targets
 from sage_fastapi_obs.export.all_rules import alerts, recordings
 from sage_fastapi_obs.export.grafana import dashboards
 from sage_fastapi_obs.export.yaml import dumped
@@ -67,30 +69,60 @@ def links(alert: ExportedRule, services: Services, known: Collection[str]) -> di
     return runbook
 
 
-def configuration(
-    services: Services, *, alertmanager: str = "alertmanager:9093", node: str = "node-exporter:9100"
-) -> dict[str, Any]:
-    """Return the configuration; `alertmanager` and `node`: where these are, as host and port."""
-    jobs = [_scraped(one) for one in distinct(services)]
+@dataclass(frozen=True, slots=True)
+class ScrapeTarget:
+    """A service or program: the label `service` of what Prometheus scrapes, and where that is."""
+
+    service: str
+    port: int
+    addresses: Sequence[str]
+    """Host and port, where these are known beforehand."""
+    namespace: str
+    """Its namespace in Kubernetes."""
+
+
+Discovery: TypeAlias = Callable[[ScrapeTarget], dict[str, Any]]
+"""Returns the keys of a job by which Prometheus finds a target's instances."""
+
+
+def listed(target: ScrapeTarget) -> dict[str, Any]:
+    """Have Prometheus find instances by the addresses in the settings."""
+    return {"static_configs": [{"targets": [*target.addresses], "labels": {"service": target.service}}]}
+
+
+def configuration(services: Services, discovery: Discovery = listed) -> dict[str, Any]:
+    """Return the configuration; `discovery`: how instances are found."""
     return {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
         "rule_files": ["rules/*.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [*jobs, {"job_name": "node", "static_configs": [{"targets": [node]}]}],
+        "alerting": {"alertmanagers": [discovery(_where(ALERTMANAGER))]},
+        "scrape_configs": [
+            *(_service_job(one, discovery) for one in distinct(services)),
+            *(_program_job(one, discovery) for one in monitoring_programs(services)),
+        ],
     }
 
 
-def _scraped(service: Settings) -> dict[str, Any]:
+def _where(program: Program) -> ScrapeTarget:
+    return ScrapeTarget(program.name, program.port, [f"{program.name}:{program.port}"], program.namespace)
+
+
+def _program_job(program: Program, discovery: Discovery) -> dict[str, Any]:
+    path = {} if program.path == DEFAULT_PATH else {"metrics_path": program.path}
+    return {"job_name": program.job, **path, **discovery(_where(program))}
+
+
+def _service_job(service: Settings, discovery: Discovery) -> dict[str, Any]:
     name = service_name(service)
     job: dict[str, Any] = {"job_name": name}
-    if service.metrics.path != "/metrics":
+    if service.metrics.path != DEFAULT_PATH:
         job["metrics_path"] = service.metrics.path
     if service.monitoring.access == "token":
         job["authorization"] = {"credentials_file": f"secrets/{name}-token"}
     copied = {"source_labels": ["route"], "regex": "(.+)", "target_label": "path"}
     return {
         **job,
-        "static_configs": [{"targets": targets(service), "labels": {"service": name}}],
+        **discovery(ScrapeTarget(name, metrics_port(service), targets(service), service.export.namespace)),
         "metric_relabel_configs": [copied],
     }
 
@@ -118,41 +150,51 @@ def _tests(rules: str, every: int, some: Sequence[ExportedRule]) -> str:
 
 
 def _tests_of(alert: ExportedRule, test: RuleTest, every: int) -> Iterator[dict[str, Any]]:
-    after = test.below if test.after is None else test.after
-    yield _test(alert, alert.name, every, (test.below, test.above, after), test.labels)
-    if test.missing is not None:
-        phases = (test.below, test.missing, test.below)
-        yield _test(alert, f"{alert.name}: nothing there", every, phases, test.missing_labels)
+    filled = test.window_seconds + alert.for_seconds
+    ending = (test.window_seconds if test.ending_seconds is None else test.ending_seconds) + alert.keep_firing_seconds
+    silent, fires = _Phase(test.below, filled), _Phase(test.above, filled, test.labels)
+    yield _test(alert, alert.name, every, [silent, fires, _Phase(test.below if test.after is None else test.after, ending)])
+    nothing = dict.fromkeys({**test.below, **test.above}, SeriesShape(is_missing=True))
+    gone = _Phase(nothing, max(filled, ending), test.missing_labels)
+    around = fires if test.missing_labels is None else silent
+    yield _test(alert, f"{alert.name}: its series disappear", every, [around, gone, around])
 
 
-def _test(
-    alert: ExportedRule, name: str, every: int, phases: Sequence[TestSeries], labels: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return a test with series that do not fire, then fire, then end the alert; each is checked when it fills the window."""
-    window = _window(alert)
-    ending = window if alert.test is None or alert.test.ending_seconds is None else alert.test.ending_seconds
-    needed = [window + alert.for_seconds, window + alert.for_seconds, ending + alert.keep_firing_seconds]
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """How the series of a test behave for a while, and the labels of the alert that fires at the end of it, if one does."""
+
+    series: TestSeries
+    seconds: float
+    labels: Mapping[str, str] | None = None
+
+
+def _test(alert: ExportedRule, name: str, every: int, phases: Sequence[_Phase]) -> dict[str, Any]:
+    """Return a test that checks the alert at the end of each phase."""
     # Whole evaluations, and some to spare.
-    seconds = [(ceil(one / every) + _SPARE) * every for one in needed]
-    step = next(step for least, step in _STEPS.items() if (window or _DEFAULT_WINDOW_SECONDS) >= least)
+    seconds = [(ceil(phase.seconds / every) + _SPARE) * every for phase in phases]
+    step = next(step for least, step in _STEPS.items() if (_window(alert) or _DEFAULT_WINDOW_SECONDS) >= least)
     steps = [one // step for one in seconds]
-    fires = {
-        "labels": series("ALERTS", {"alertname": alert.name, "alertstate": "firing", **labels, **alert.all_labels}),
-        "value": 1,
-    }
     asked = series("ALERTS", {"alertname": alert.name, "alertstate": "firing", **alert.labels})
     return {
         "name": name,
         "interval": duration(step),
         "input_series": [
-            {"series": one, "values": _values([phase.get(one, SeriesShape()) for phase in phases], steps, step)}
-            for one in dict.fromkeys(chain.from_iterable(phases))
+            {"series": one, "values": _values([phase.series.get(one, SeriesShape()) for phase in phases], steps, step)}
+            for one in dict.fromkeys(chain.from_iterable(phase.series for phase in phases))
         ],
         "promql_expr_test": [
-            {"expr": asked, "eval_time": duration(end - every), "exp_samples": samples}
-            for end, samples in zip(accumulate(seconds), ([], [fires], []), strict=True)
+            {"expr": asked, "eval_time": duration(end - every), "exp_samples": _samples(alert, phase)}
+            for end, phase in zip(accumulate(seconds), phases, strict=True)
         ],
     }
+
+
+def _samples(alert: ExportedRule, phase: _Phase) -> list[dict[str, Any]]:
+    if phase.labels is None:
+        return []
+    labels = {"alertname": alert.name, "alertstate": "firing", **phase.labels, **alert.all_labels}
+    return [{"labels": series("ALERTS", labels), "value": 1}]
 
 
 def _values(shapes: Sequence[SeriesShape], lengths: Sequence[int], step: int) -> str:

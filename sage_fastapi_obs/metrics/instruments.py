@@ -1,6 +1,6 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from random import random
 from threading import Lock
 from typing import Any
@@ -22,7 +22,7 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition.prometheus_internals import gauge_value
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import add_counted, gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.innermost_span import sampled_ids
@@ -113,6 +113,15 @@ class LabelledMetric:
             if forget and not left:
                 self._forget(values)
 
+    def add_from(self, other: "LabelledMetric") -> None:
+        """Add what another one of the same metric has counted; a gauge gets its values."""
+        for values, child in other.children():
+            add_counted(child, self.with_values(*values))
+
+    def children(self) -> list[tuple[tuple[str, ...], Any]]:
+        """List the label values that there are, each with its counter, gauge or histogram."""
+        return [*self._children.copy().items(), *self._folded.copy().items()]
+
     def _resolve(self, values: tuple[str, ...]) -> Any:
         with self._lock:
             return self._resolve_guarded(values)
@@ -159,6 +168,7 @@ class Instruments:
         `log` writes a log line.
         """
         self.registry = registry
+        self._internal_errors = internal_errors
         self._log = log
         self._missed: set[str] = set()
         self.packs: set[str] = set()
@@ -232,6 +242,26 @@ class Instruments:
         if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
             return
         series.observe(number, sampled_ids(span) if self._exemplars else None)
+
+    def add_from(self, other: "Instruments", *, leaving: Container[str] = ()) -> None:
+        """Add what the instruments of another registry have counted, but for packs that are switched off here.
+
+        `leaving`: names of metrics that are not added.
+        """
+        for theirs in other.known():
+            metric = theirs.metric
+            is_on = self._enabled and (metric.name in self._known or not metric.pack)
+            if not is_on or metric.name in leaving or metric.pack in _BUILT_ELSEWHERE:
+                continue
+            try:
+                self.add((metric,))
+                self._known[metric.name].add_from(theirs)
+            except DuplicateInstrumentError as error:
+                self._internal_errors.count("Instruments", error)
+
+    def known(self) -> list[LabelledMetric]:
+        """List all instruments."""
+        return [*self._known.copy().values()]
 
     def guard(self, label: str, most: int | None = None) -> LabelGuard:
         """Make a guard for one open label of one metric."""

@@ -1,4 +1,4 @@
-"""Reads the numbers of a registry without writing a page, for rolling windows."""
+"""Reads the numbers of registries without writing a page, for rolling windows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -41,6 +41,8 @@ class Reading(NamedTuple):
     """Children of a counter or histogram that have not changed since the previous reading may be left out."""
     extremes: Iterable[tuple[tuple[str, ...], float, float]] = ()
     """Values of the labels, with the lowest and the highest value observed since the reading before, where that is known."""
+    is_complete: bool = False
+    """Whether all children are here: one that is not exists no more."""
 
 
 @runtime_checkable
@@ -53,27 +55,31 @@ class ReadCollector(Protocol):
 
 
 class RegistryReader:
-    """Reads a registry; how each collector is read is found out once.
+    """Reads registries; how each collector is read is found out once.
 
     Collectors of others that do not give their numbers are left out: making samples may cost them a query each time, which is
     meant for scrapes.
     """
 
-    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors, *others: CollectorRegistry) -> None:
+        self._registries = (registry, *others)
         self._internal_errors = internal_errors
         self._readers: dict[Collector, Callable[[], Iterable[Reading]]] = {}
 
     def __call__(self) -> Iterator[Reading]:
         """Yield every metric; a collector that raises is counted, and the others are read."""
-        found = collectors(self._registry)
-        found = [self._registry] if found is None else found
+        found = [one for registry in self._registries for one in _collectors_of(registry)]
         self._readers = {collector: self._readers.get(collector) or _reader_of(collector) for collector in found}
         for collector, read in self._readers.items():
             try:
                 yield from read()
             except Exception as error:
                 self._internal_errors.count(component_of(collector), error)
+
+
+def _collectors_of(registry: CollectorRegistry) -> Iterable[Collector]:
+    found = collectors(registry)
+    return (registry,) if found is None else found
 
 
 def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:
@@ -95,7 +101,7 @@ def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Re
         return _from_samples(collector)
     # The library's summaries count before they sum.
     ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
-    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered),)
+    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes(), True),)
 
 
 def _from_samples(collector: Collector) -> Iterator[Reading]:
@@ -115,7 +121,8 @@ def _values(family: Metric, kind: Kind) -> Iterator[Reading]:
     name = _name(family)
     samples = [sample for sample in family.samples if sample.name == name]
     labels = _label_names(samples)
-    yield Reading(name, kind, labels, (), [(_label_values(sample, labels), (float(sample.value),)) for sample in samples])
+    children = [(_label_values(sample, labels), (float(sample.value),)) for sample in samples]
+    yield Reading(name, kind, labels, (), children, is_complete=True)
 
 
 def _histograms(family: Metric) -> Iterator[Reading]:
@@ -137,7 +144,8 @@ def _histograms(family: Metric) -> Iterator[Reading]:
         (key, (sums.get(key, 0.0), *_alone([count for _, count in sorted(buckets.get(key, []))] or [count])))
         for key, count in counts.items()
     ]
-    yield Reading(family.name, "histogram", labels, bounds, [child for child in children if len(child[1]) == len(bounds) + 2])
+    alike = [child for child in children if len(child[1]) == len(bounds) + 2]
+    yield Reading(family.name, "histogram", labels, bounds, alike, is_complete=True)
 
 
 def _alone(cumulative: Sequence[float]) -> list[float]:

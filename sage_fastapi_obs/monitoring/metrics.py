@@ -6,18 +6,26 @@ summaries are empty, and rules are kept for one that starts.
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, get_args
+
+from typing_extensions import TypedDict
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.alerting.alerts import Alert
+from sage_fastapi_obs.alerting.default_rules import OPEN_BREAKER
+from sage_fastapi_obs.alerting.expressions import kind_in_catalog
+from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
+from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import RESULTS
-from sage_fastapi_obs.alerting.summary import rule_summary, slow_operations
+from sage_fastapi_obs.alerting.summary import SlowOperation, slow_operations
+from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.monitoring import notifiers, process_state
-from sage_fastapi_obs.monitoring.rfs_summary import rfs_expression, rfs_summary
+from sage_fastapi_obs.monitoring.rfs_expression import rfs_expression
 from sage_fastapi_obs.observability import Observability
 from sage_fastapi_obs.operations.count import set_gauge
 from sage_fastapi_obs.operations.operation import operation
@@ -38,11 +46,14 @@ __all__ = [
     "Alert",
     "AlertCondition",
     "AlertRule",
+    "DashboardData",
     "Failure",
     "FluxResult",
     "MetricType",
+    "MetricsSummary",
     "MonoResult",
     "Result",
+    "SlaCheck",
     "Success",
     "activate_circuit_breaker",
     "calculate_failure_rate",
@@ -114,22 +125,24 @@ def create_alert_rule(
     It compares a figure of the last `window_minutes` with the threshold, in the unit of the metric's name: what a counter has
     risen by, the 95th percentile of a histogram, the last value of a gauge, or another `statistic`. `callback`, sync or async,
     is called once when the alert begins, with a dictionary that has `name`, `metric_name`, `condition`, `threshold`,
-    `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`.
+    `current_value`, `timestamp` and `severity`, and not again within `cooldown_seconds`. Raises `SettingsError`,
+    also for a statistic that the metric is known not to have. A metric need not exist yet: see `problem` in `alert_rules` of
+    `get_dashboard_data()`, and `observability_rules_without_data`.
     """
     if severity not in get_args(Severity):
         raise SettingsError(f"rule {name!r}: {severity!r} is no severity: use {', '.join(get_args(Severity))}")
-    return process_state.add_rule(
-        AlertRule(
-            name=name,
-            expression=rfs_expression(metric_name, statistic, window_minutes * 60),
-            metric_name=metric_name,
-            condition=AlertCondition(condition),
-            threshold=threshold,
-            severity=severity,
-            cooldown_seconds=cooldown_seconds,
-            callbacks=() if callback is None else (callback,),
-        )
+    rule = AlertRule(
+        name=name,
+        expression=rfs_expression(metric_name, statistic, window_minutes * 60),
+        metric_name=metric_name,
+        condition=AlertCondition(condition),
+        threshold=threshold,
+        severity=severity,
+        cooldown_seconds=cooldown_seconds,
+        callbacks=() if callback is None else (callback,),
     )
+    rule.check(kind_in_catalog)
+    return process_state.add_rule(rule)
 
 
 def remove_alert_rule(name: str) -> bool:
@@ -138,7 +151,10 @@ def remove_alert_rule(name: str) -> bool:
 
 
 def setup_default_alerts() -> None:
-    """Add the rules that come with the package; they are there already where `alerts.defaults` is on."""
+    """Add the rules that come with the package, but not in place of others of their names.
+
+    They are there already where `alerts.defaults` is on.
+    """
     process_state.add_default_rules()
 
 
@@ -148,36 +164,42 @@ def evaluate_alerts() -> list[Alert]:
     return [] if found is None else found.status.evaluate()
 
 
-def get_metrics_summary(time_range_minutes: float = 60) -> dict[str, Any]:
-    """Summarise the last minutes.
+def get_metrics_summary(time_range_minutes: float = 60) -> MetricsSummary:
+    """Summarise the last minutes; 0 and less are one minute, and more than 10080 are a week.
 
     `counters`: what each has risen by. `gauges`: last values. `histograms`: `count`, `sum`, `min`, `max`, `mean`, `p50`, `p95`
-    and `p99`, in milliseconds and mebibytes. `operations`: `success`, `failure`, `failure_rate` (0 to 1), and `mean`, `p95`,
-    `max` in milliseconds with `count`. Label sets are added up. The metrics of results are always there.
+    and `p99`. Metrics have the names that they were collected under, and their units; others are in milliseconds and mebibytes.
+    `operations`: `success`, `failure`, `failure_rate` (0 to 1), and `mean`, `p95`, `max` in milliseconds with `count`. Label
+    sets are added up; of gauges that are shares the mean is shown, of those that are states the highest. The metrics of
+    results are always there. `/monitoring/metrics` answers the same.
     """
-    found = active_observability()
-    # Without one: the summary of one that has recorded nothing.
-    observability = Observability(Settings()) if found is None else found
-    observability.status.refresh()
-    return rfs_summary(observability.status.view(time_range_minutes * 60), observability.collected.names)
+    status = _status()
+    status.refresh()
+    return rfs_summary(status, _seconds(time_range_minutes))
 
 
-def get_dashboard_data() -> dict[str, Any]:
-    """Return what a dashboard shows: `metrics_summary`, `active_alerts`, `alert_rules` and `system_status`."""
-    found = active_observability()
-    summary = get_metrics_summary()
-    firing = [] if found is None else found.status.alerts.alerts("firing")
-    rules = [] if found is None else found.status.alerts.rules
-    return {
-        "metrics_summary": summary,
-        "active_alerts": [alert.summary() for alert in firing],
-        "alert_rules": [rule_summary(rule).model_dump() for rule in rules],
-        "system_status": {
-            "monitoring_active": found is not None and found.status.is_active,
-            "total_metrics": 0 if found is None else found.status.windows.series,
-            "timestamp": summary["timestamp"],
-        },
-    }
+def get_dashboard_data() -> DashboardData:
+    """Return what a dashboard shows: `metrics_summary`, `active_alerts`, `alert_rules` and `system_status`.
+
+    `/monitoring/dashboard` answers the same.
+    """
+    status = _status()
+    status.refresh()
+    return dashboard_data(status)
+
+
+def _status() -> ServiceStatus:
+    """Return the status of the active `Observability`; without one, that of one that records nothing."""
+    found = active_observability() or Observability(Settings(metrics={"enabled": False}, alerts={"defaults": False}))
+    status: ServiceStatus = found.status
+    return status
+
+
+def _seconds(minutes: float) -> float:
+    """Return the length of a window in seconds, within what there is: the number may come from a client."""
+    if minutes > LONGEST_SECONDS / 60:
+        return LONGEST_SECONDS
+    return minutes * 60 if minutes > 0 else 60.0
 
 
 @asynccontextmanager
@@ -188,7 +210,10 @@ async def performance_tracker(operation_name: str) -> AsyncGenerator[OperationRu
         with operation(operation_name) as run:
             yield run
     finally:
-        set_gauge("operation_memory_delta_bytes", resident_bytes() - before, operation_name)
+        change, found = resident_bytes() - before, active_observability()
+        set_gauge("operation_memory_delta_bytes", change, operation_name)
+        if found is not None:
+            found.collected.observe_memory(operation_name, change)
 
 
 def get_memory_usage() -> float:
@@ -196,9 +221,19 @@ def get_memory_usage() -> float:
     return resident_bytes() / MEBIBYTE
 
 
+class SlaCheck(TypedDict):
+    """Whether operations keep their promises: shares in percent, times in milliseconds."""
+
+    sla_compliant: bool
+    violations: list[str]
+    """In words."""
+    targets: dict[str, float]
+    actual: dict[str, float | None]
+
+
 async def check_sla_compliance(
     time_range_minutes: float = 60, targets: Mapping[str, float] | None = None
-) -> Result[dict[str, Any], str]:
+) -> Result[SlaCheck, str]:
     """Compare the operations of the last minutes with targets, by default those of the settings.
 
     `targets`: as `SLA_TARGETS`. Gives `sla_compliant`, `violations` in words, `targets` and `actual`. Violations are sent with
@@ -209,7 +244,7 @@ async def check_sla_compliance(
         return Failure("there is no Observability: call start_monitoring() first")
     wanted = None if targets is None else {_TARGETS.get(name, name): target for name, target in targets.items()}
     found.status.refresh()
-    compliance = found.status.sla.compliance(time_range_minutes, RESULTS, wanted)
+    compliance = found.status.sla.compliance(_seconds(time_range_minutes) / 60, RESULTS, wanted)
     if compliance.violations:
         try:
             await notifiers.send_sla_violation_alert(list(compliance.violations))
@@ -240,16 +275,12 @@ async def circuit_breaker_monitoring(name: str = "user_service", threshold: floa
 
 
 async def activate_circuit_breaker(name: str) -> None:
-    """Show a circuit breaker as open, and let the incident team know while any is."""
+    """Show a circuit breaker as open; the rule `circuit_breaker_activated`, added where it is missing, notifies of each."""
     set_gauge("circuit_breaker_status", OPEN, name)
-    create_alert_rule(
-        "circuit_breaker_activated",
-        "circuit_breaker_status",
-        AlertCondition.EQUAL,
-        OPEN,
-        notifiers.notify_incident_team,
-        severity="critical",
-    )
+    found = active_observability()
+    if found is None or OPEN_BREAKER.name not in {rule.name for rule in found.status.alerts.rules}:
+        notify = (notifiers.notify_incident_team,)
+        process_state.add_rule(replace(OPEN_BREAKER, callbacks=notify, resolved_callbacks=notify))
 
 
 async def reset_circuit_breaker(name: str) -> None:
@@ -257,10 +288,10 @@ async def reset_circuit_breaker(name: str) -> None:
     set_gauge("circuit_breaker_status", CLOSED, name)
 
 
-def find_slow_operations(threshold_ms: float = 5000.0, time_range_minutes: float = 60) -> list[dict[str, Any]]:
+def find_slow_operations(threshold_ms: float = 5000.0, time_range_minutes: float = 60) -> list[SlowOperation]:
     """List the operations whose 95th percentile is above a threshold, slowest first: `operation`, `p95`, `max`, `count`."""
     found = active_observability()
     if found is None:
         return []
     found.status.refresh()
-    return [slow.model_dump() for slow in slow_operations(found.status.view(time_range_minutes * 60), threshold_ms)]
+    return slow_operations(found.status.view(_seconds(time_range_minutes)), threshold_ms)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sage_fastapi_obs.active import active_observability
+from sage_fastapi_obs.alerting.notification_queue import current_notice
 from sage_fastapi_obs.alerting.notify import Notice, Notifiers
 from sage_fastapi_obs.logs.loggers import create_logger
 from sage_fastapi_obs.settings import NotifySettings
@@ -69,8 +70,17 @@ def _notice(message: Message) -> Notice:
     if isinstance(message, str):
         return message
     if isinstance(message, Mapping):
-        return {"name": "notification", "metric_name": message.get("metric"), **message}
+        return {**_alert_behind(message), **message}
     return "; ".join(map(str, message))
+
+
+def _alert_behind(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a dictionary of one's own leaves out: the rest of the alert of this callback, if it is about that."""
+    metric = message.get("metric", message.get("metric_name"))
+    alert = current_notice.get() or {}
+    if message.get("name", alert.get("name")) == alert.get("name") and metric in (None, alert.get("metric_name")):
+        return {"name": "notification", **alert}
+    return {"name": metric or "notification", "metric_name": metric}
 
 
 def _log(level: str, message: str, fields: dict[str, Any]) -> None:

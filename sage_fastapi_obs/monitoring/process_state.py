@@ -1,13 +1,15 @@
 """What the RFS functions keep for the process: an `Observability` of their own, and rules for those that start later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
-from sage_fastapi_obs.active import ActiveObservability, active_observability, on_start
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error, on_start
 from sage_fastapi_obs.alerting.rules import AlertRule
+from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.settings import Settings
 
 Addition: TypeAlias = Callable[[ActiveObservability], None]
@@ -22,9 +24,7 @@ class _ProcessState:
         """What is added to each that starts, by a name."""
         self.rules: WeakKeyDictionary[ActiveObservability, dict[str, Addition]] = WeakKeyDictionary()
         """The rules that were added here, by their names, and how they were."""
-
-
-_state = _ProcessState()
+        self.at_end = AtEnd(_stop_own, _stop_own)
 
 
 def start(interval_seconds: float) -> None:
@@ -34,8 +34,11 @@ def start(interval_seconds: float) -> None:
         _state.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
         on_start(_on_start)
         _state.own.start()
+        # After its log output has, so that the rules are judged before that closes.
+        _state.at_end.watch()
     elif observability.settings.metrics.enabled:
         observability.status.start()
+        observability.status.note_use()
 
 
 def stop() -> None:
@@ -44,7 +47,7 @@ def stop() -> None:
     if observability is not None and observability is not own:
         observability.status.close()
     if own is not None:
-        _state.own = None
+        _forget_own()
         own.status.close()
         # Without a loop: if the caller has one, this call blocks it.
         own.abandon()
@@ -91,6 +94,7 @@ def _add_now_or_later(name: str, add: Addition) -> None:
 def _add(rule: AlertRule, observability: ActiveObservability) -> None:
     _state.rules.setdefault(observability, {})[rule.name] = partial(_add, rule)
     observability.status.alerts.add(rule)
+    observability.status.note_use()
 
 
 def _add_defaults(observability: ActiveObservability) -> None:
@@ -113,12 +117,45 @@ def _remove(observability: ActiveObservability, name: str) -> bool:
 
 def _on_start(observability: ActiveObservability) -> None:
     own = _state.own
-    for add in [*_state.waiting.values()]:
-        add(observability)
+    _add_all(_state.waiting.values(), observability)
     if own is not None and own is not observability:
         # That of an application replaces ours.
-        _state.own = None
+        _forget_own()
         left = _rule_names(own)
-        for add in dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left):
+        _add_all(dict.fromkeys(add for name, add in _state.rules.get(own, {}).items() if name in left), observability)
+        try:
+            _hand_over(own, observability)
+        finally:
+            own.abandon()
+
+
+def _add_all(additions: Iterable[Addition], observability: ActiveObservability) -> None:
+    for add in [*additions]:
+        try:
             add(observability)
-        own.abandon()
+        except SettingsError as error:
+            # Its metric is of another kind here than was known before.
+            count_internal_error("create_alert_rule", error, observability)
+
+
+def _hand_over(own: Observability, observability: ActiveObservability) -> None:
+    # Sampled before, so that what was counted until now is a rise.
+    observability.status.refresh()
+    observability.instruments.add_from(own.instruments, leaving=("monitoring_alert_active",))
+    observability.collected.add_from(own.collected)
+    observability.status.alerts.add_from(own.status.alerts)
+    observability.status.notifications.add_from(own.status.notifications)
+
+
+def _forget_own() -> None:
+    _state.own = None
+    _state.at_end.leave()
+
+
+def _stop_own() -> None:
+    # A child that was forked has it too, and judges nothing unless it was told to.
+    if _state.own is not None and _state.own.status.is_active:
+        stop()
+
+
+_state = _ProcessState()

@@ -6,6 +6,7 @@ from sage_fastapi_obs.operations.correlation_context import (
     CorrelationContext,
     correlation_hook,
     get_correlation_id,
+    usable_id,
     with_correlation_id,
 )
 from sage_fastapi_obs.packs.result.logging import (
@@ -64,7 +65,8 @@ def configure_result_logging(
 def query_logs_by_correlation_id(correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
     """Return the newest lines of a correlation, request or trace id that this process has kept, the oldest first.
 
-    Lines are kept with `monitoring.expose_logs` or `monitoring.log_buffer_size`.
+    A text that `CorrelationContext` has replaced is found, too. Lines are kept where the settings have
+    `monitoring.expose_logs` or `monitoring.log_buffer_size`.
     """
     observability = active_observability()
-    return [] if observability is None else observability.query_logs_by_correlation_id(correlation_id, limit)
+    return [] if observability is None else observability.query_logs_by_correlation_id(usable_id(correlation_id), limit)

@@ -1,12 +1,14 @@
 """Correlation ids of blocks of code, in and outside requests, and in the headers of calls to other services."""
 
 from collections.abc import Awaitable, Generator
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
 from sage_fastapi_obs.logs import active_writers
+from sage_fastapi_obs.logs.loggers import create_logger
 from sage_fastapi_obs.operations.wrap_callable import Work, around_calls
 from sage_fastapi_obs.request.correlation import current_correlation_id, pop_correlation_id, push_correlation_id
 from sage_fastapi_obs.request.exchange import current_exchange
@@ -30,12 +32,13 @@ class CorrelationContext:
     def __init__(self, correlation_id: str | None = None) -> None:
         """`correlation_id`: 1 to 128 characters of `A-Z a-z 0-9 . _ : + / = @ -`, or None for a new one in each block.
 
-        Raises `ValueError` for anything else.
+        Any other text, which may come from a client, is replaced: the same text always by the same id. Raises `ValueError` for
+        a function, which is a decorator without its brackets.
         """
-        if correlation_id is not None and not is_safe_id(correlation_id):
-            shown = f"{correlation_id!r:.80}"
-            raise ValueError(f"a correlation id is a text of 1 to 128 characters of A-Z a-z 0-9 . _ : + / = @ -, not {shown}")
-        self._correlation_id = correlation_id
+        if callable(correlation_id):
+            said = f"a correlation id is a text, not {correlation_id!r:.80}: write @with_correlation_id()"
+            raise ValueError(said)  # noqa: TRY004 - as callers expect
+        self._correlation_id = None if correlation_id is None else _usable(correlation_id)
 
     def __enter__(self) -> str:
         """Begin a block; return its id."""
@@ -97,6 +100,8 @@ class _HookResult:
 
 
 _DONE = _HookResult()
+_LONGEST_SHOWN = 200
+_log = create_logger("sage_fastapi_obs.correlation")
 _DEFAULTS = HttpSettings()
 _traceparent = TraceContextTextMapPropagator()
 
@@ -136,6 +141,28 @@ def _http_settings() -> HttpSettings:
     # A script has no `Observability`, but it may have given settings to `configure_logging`.
     found = active_observability() or getattr(active_writers.attached(), "observer", None)
     return getattr(getattr(found, "settings", None), "http", _DEFAULTS)
+
+
+def usable_id(correlation_id: object) -> str:
+    """Return an id that may stand in headers: the text itself, or else a digest of it; a new one for an empty text."""
+    text = _text(correlation_id)
+    if is_safe_id(text):
+        return text
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32] if text else new_request_id()
+
+
+def _usable(correlation_id: object) -> str:
+    usable = usable_id(correlation_id)
+    if usable != _text(correlation_id):
+        _log.debug("correlation id replaced", given=_text(correlation_id)[:_LONGEST_SHOWN], used=usable)
+    return usable
+
+
+def _text(correlation_id: object) -> str:
+    try:
+        return str(correlation_id)
+    except Exception:
+        return ""
 
 
 def is_safe_id(correlation_id: object) -> bool:

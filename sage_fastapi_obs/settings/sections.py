@@ -35,6 +35,7 @@ from sage_fastapi_obs.settings.field_types import (
 from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
+MonitoringProgram = Literal["prometheus", "alertmanager", "node-exporter", "fluent-bit"]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 _GRPC_PORT = 4317
 """Where collectors listen for OTLP over gRPC, which we do not speak."""
@@ -393,7 +394,11 @@ class ExportSettings(_Section):
     job: RegularExpression | None = None
     """Regular expression for the scrape jobs of this service, if there are several; by default its name."""
     runbooks_url: str = "docs/runbooks"
-    """Location of the pages named after alerts."""
+    """Location of the pages named after alerts; notifications link it if it is an http(s) address."""
+    monitored_by: Annotated[tuple[MonitoringProgram, ...], CommaSeparated] = get_args(MonitoringProgram)
+    """Programs that [watch the services](alerts.md#who-watches-the-watchers); leave out what you do not run."""
+    watchdog_url: HttpUrl | None = None
+    """Address that Alertmanager calls every five minutes while alerting works."""
     dashboards_url: str = "http://localhost:3000"
     """Address of Grafana."""
     packs: Names = ()
@@ -404,6 +409,8 @@ class ExportSettings(_Section):
     """Kubernetes namespace."""
     image: str = ""
     """Container image; by default the service's name and version."""
+    code_paths: Annotated[tuple[RoutePath, ...], CommaSeparated, Field(min_length=1)] = ("/app",)
+    """Folders of its code in the image. Falco alerts when another program opens files there."""
 
 
 class Settings(BaseSettings):

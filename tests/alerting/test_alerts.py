@@ -9,14 +9,15 @@ import weakref
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from support import PATIENCE_SECONDS, TOO_LARGE, eventually, no_threads, until
 from worlds import World
 
 from sage_fastapi_obs import Settings, SettingsError
+from sage_fastapi_obs.alerting.alerts import AlertSummary
 from sage_fastapi_obs.alerting.expressions import BurnRate, Ratio, Stat
 from sage_fastapi_obs.alerting.notification_queue import MOST_STUCK, MOST_WAITING
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
-from sage_fastapi_obs.alerting.summary import AlertSummary
 
 MORE = AlertCondition.GREATER_THAN
 LOAD = Stat("load_ratio", "last")
@@ -157,7 +158,7 @@ def test_each_group_has_an_alert_of_its_own():
     firing = world.status.alerts.alerts("firing")
     # What the client library takes is not always what can be shown, or sent to anybody.
     assert sorted(alert.labels["name"] for alert in firing) == ["a", "c", "�" + "d" * 126 + "…"]
-    assert all(AlertSummary(**alert.summary()).model_dump_json() for alert in firing)
+    assert TypeAdapter(list[AlertSummary]).validate_python([alert.summary() for alert in firing], strict=True)
     world.breaker.remove("a")
     world.breaker.remove("\ud800" + "d" * 200)
     play(world, [0])
@@ -464,6 +465,31 @@ def test_a_notification_that_meets_the_end_of_the_loop_is_told_all_the_same(step
     gc.collect()
 
 
+def test_a_callback_that_the_end_of_its_loop_cancels_is_called_again():
+    """A script ends with its loop; the alert is told in another."""
+    world, heard, begun = quiet(), [], threading.Event()
+
+    async def callback(_: dict[str, Any]) -> None:
+        heard.append(asyncio.get_running_loop())
+        begun.set()
+        if len(heard) == 1:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        world.status.notifications.loop = asyncio.get_running_loop()
+        world.status.alerts.add(rule(callbacks=(callback,)))
+        world.tick()
+        world.load.set(0.9)
+        world.status.evaluate()
+        await asyncio.to_thread(begun.wait)
+
+    asyncio.run(main())
+    assert world.status.notifications.wait(PATIENCE_SECONDS)
+    assert len({*map(id, heard)}) == len(heard) == 2
+    assert world.status.notifications.counts["sent"] == 1
+    assert world.internal_errors.counts == {}
+
+
 def test_closing_waits_a_moment_and_drops_the_rest():
     """What is on its way may finish, nothing is tried again, and what waits is counted."""
     world, release = quiet(), threading.Event()
@@ -534,6 +560,7 @@ def test_rules_from_the_settings():
             "statistic": "p95",
             "where": {"route": "/"},
             "threshold": 1,
+            "for_seconds": 300,
         },
         {
             "name": "failing",

@@ -113,7 +113,7 @@ def test_figures_of_each_kind():
     assert [observed.statistic(name) for name in ("sum", "rate", "mean", "last")] == [2.5, 2 / 30, 1.25, None]
     assert window.histogram("size")[()] == HistogramStats(30, (), 8.0, (2.0,))
     assert (window.histogram("size")[()].max, window.histogram("size")[()].statistic("p95")) == (None, None)
-    assert window.gauge("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0)
+    assert window.gauge("load")[()] == GaugeStats(30, 3.0, 0.0, 2.0, 2.5, 3.0, series=2)
     assert window.gauge("load", by=["cpu"])[("1",)] == GaugeStats(30, -3.0, -3.0, -3.0, -2.5, -2.0)
     assert window.gauge("load", by=["cpu"])[("1",)].statistic("mean") is None
     assert window.gauge("asked")[()].last == 7.0
@@ -248,6 +248,51 @@ def test_what_was_found_of_a_metric_is_not_said_of_another_by_its_name():
     assert found == [[("a",)], [("",)]]
 
 
+def test_a_series_that_has_gone_is_in_windows_that_began_before_only():
+    """One series or the whole metric: a rate of 0 is that of a series, and not of none; what comes back is counted again."""
+    registry = CollectorRegistry()
+    jobs = Counter("jobs", "j", ["kind"], registry=registry)
+    sizes = Histogram("size", "s", registry=registry)
+    windows, clock = watched(registry)
+
+    def pass_minutes(minutes: int, *kinds: str) -> None:
+        for _ in range(minutes * 4):
+            clock.now += 15
+            for kind in kinds:
+                jobs.labels(kind).inc()
+            windows.sample()
+
+    def rises(seconds: float) -> dict[str, float]:
+        return {kind: one.increase for (kind,), one in windows.view(seconds).counter("jobs_total", by=["kind"]).items()}
+
+    sizes.observe(1)
+    windows.sample()
+    pass_minutes(2, "a", "b")
+    jobs.remove("b")
+    registry.unregister(sizes)
+    pass_minutes(1, "a")
+    assert (rises(120), rises(30)) == ({"a": 8, "b": 4}, {"a": 2})
+    assert (windows.view(300).histogram("size") != {}, windows.view(30).histogram("size")) == (True, {})
+    pass_minutes(1, "b")
+    assert (rises(60), rises(30)) == ({"a": 0, "b": 4}, {"a": 0, "b": 2})
+
+
+def test_a_gauge_that_has_gone_has_no_last_value():
+    """Its highest value is known as long as the window reaches back to it, as in Prometheus; a summary does not show it."""
+    registry = CollectorRegistry()
+    load = Gauge("load", "l", registry=registry)
+    windows, clock = watched(registry)
+    for value in (0, 3, 5):
+        load.set(value)
+        windows.sample()
+        clock.now += 15
+    registry.unregister(load)
+    windows.sample()
+    (stats,) = windows.view(60).stats("load").values()
+    assert [stats.statistic(name) for name in GaugeStats.statistics] == [None, None, 3.0, 4.0, 5.0]
+    assert windows.view(60).gauge("load") == windows.view(10).stats("load") == {}
+
+
 class Costly(Collector):
     """A collector that asks a database each time."""
 
@@ -267,6 +312,32 @@ class Telling(Costly):
 
     def readings(self):
         yield Reading("rows_total", "counter", (), (), [((), (1.0,))])
+
+
+class Unchanged(Costly):
+    """Gives only what has changed, and fails sometimes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.children: list | None = [(("a",), (1.0,))]
+
+    def readings(self):
+        if self.children is None:
+            raise OSError("away")
+        yield Reading("rows_total", "counter", ("kind",), (), self.children)
+
+
+def test_what_has_not_changed_has_not_gone():
+    """A collector that gives only what has changed keeps the rest, also after it has failed once."""
+    registry = CollectorRegistry()
+    unchanged = Unchanged()
+    registry.register(unchanged)
+    windows, clock = watched(registry)
+    for children in ([(("a",), (1.0,))], [], None, [], [], []):
+        unchanged.children = children
+        windows.sample()
+        clock.now += 15
+    assert windows.view(20).counter("rows_total", by=["kind"]) == {("a",): CounterStats(20, 0.0)}
 
 
 class Broken(Telling):

@@ -23,7 +23,7 @@ LATENCIES = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0)
 class World:
     """A service with HTTP requests, operations with results, and a circuit breaker, under a clock of its own."""
 
-    def __init__(self, *, begin: bool = True, **settings: Any) -> None:
+    def __init__(self, *, begin: bool = True, from_zero: bool = False, **settings: Any) -> None:
         self.now = 0.0
         self.wall = 1_767_225_600.0
         self.random = random.Random(7)
@@ -43,6 +43,7 @@ class World:
             Health(),
             self.internal_errors,
             lambda *line: self.said.append(line),
+            from_zero=from_zero,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
         )
@@ -73,13 +74,20 @@ class World:
         for operation in ("pay", "lookup"):
             self.result(operation, times=0)
 
+    def successor(self) -> "World":
+        """Return the process that follows this one: it knows nothing, and judges what it counts from now on."""
+        new = World(from_zero=True)
+        new.now, new.wall, new.random = self.now, self.wall, self.random
+        return new
+
     def tick(self, seconds: float = INTERVAL) -> None:
         """Let time pass."""
         self.now += seconds
         self.wall += seconds
 
     def samples(self) -> Iterator[Sample]:
-        """Show what a scrape would see now."""
+        """Show what a scrape would see now, and that it was answered."""
+        yield Sample("up", {}, 1.0)
         for family in self.registry.collect():
             yield from (sample for sample in family.samples if not sample.name.endswith("_created"))
 
@@ -92,8 +100,12 @@ class Story:
     act: Callable[[World, int], None]
     ticks: int = 120
     late: bool = False
-    """Whether series appear that Prometheus does not see begin."""
+    """Whether series appear that a `rate` of Prometheus does not see begin."""
+    cut: bool = False
+    """Whether series end, or begin twice in a window: there Prometheus extrapolates."""
     begin: bool = True
+    restart: int | None = None
+    """When another process takes its place, which fills its windows from then on."""
     firing: tuple[str, ...] = ()
     """Rules that fire at some time."""
 
@@ -190,6 +202,60 @@ def _load(world: World, tick: int) -> None:
     world.load.set(0.95 if 20 <= tick < 50 else 0.85 if 50 <= tick < 70 else 0.2)
 
 
+def _new_failures(world: World, tick: int) -> None:
+    """Operations that nobody has seen before fail all at once, and then never run again."""
+    if tick in (30, 60):
+        world.result(f"import {tick}", ok=False, times=60 if tick == 30 else 110)
+
+
+def _one_slow(world: World, tick: int) -> None:
+    """Run one operation a thousand times, fast, and another a few times, slow, in each case all at once."""
+    world.result(seconds=0.02, times=50)
+    if tick == 40:
+        world.result("report", seconds=7.0, times=3)
+        world.result("lookup", seconds=0.02, times=1_000)
+
+
+def _born_and_reset(world: World, tick: int) -> None:
+    """Let a new operation fail, and go on failing while the process begins anew within the window."""
+    if 30 <= tick < 60:
+        world.result("import", ok=False, times=4)
+    if tick in (36, 40, 44):
+        for instrument in (world.success, world.failure, world.duration):
+            instrument.clear()
+
+
+def _vanished(world: World, tick: int) -> None:
+    """Series go one by one, while their rules fire or are about to, and some come back."""
+    world.result(times=20, seconds=0.02)
+    if tick < 50:
+        world.result("job", times=0 if 20 <= tick < 35 else 10)
+        world.result("lookup", ok=False, times=4, seconds=7.0)
+        world.breaker.labels("users").set(1)
+        world.breaker.labels("orders").set(1)
+    if 30 <= tick < 70:
+        world.load.set(0.95)
+    if tick == 50:
+        for instrument in (world.success, world.failure, world.duration):
+            instrument.remove("lookup")
+            instrument.remove("job")
+        world.breaker.remove("users")
+    if tick == 70:
+        world.registry.unregister(world.load)
+        world.registry.unregister(world.breaker)
+    if tick == 90:
+        world.registry.register(world.breaker)
+
+
+def _all_kinds(world: World, tick: int) -> None:
+    """Fail and be slow in every way, before a restart and after it."""
+    world.request(times=20)
+    world.request(status="500", seconds=2.0, times=3)
+    world.result(ok=False, times=4)
+    world.result("lookup", seconds=7.0, times=2)
+    world.breaker.labels("users").set(1)
+
+
 STORIES = [
     Story("steady", _steady),
     Story("errors", _errors, firing=("HighErrorRate", "by_route", "fast_burn", "sla_violation", "wavering")),
@@ -235,4 +301,43 @@ STORIES = [
     ),
     Story("rare", _rare, firing=("fast_burn", "no_traffic", "nobody_pays", "sla_violation", "wavering")),
     Story("load", _load, firing=("overload",)),
+    Story(
+        "new failures",
+        _new_failures,
+        late=True,
+        firing=("critical_system_failure", "high_error_rate", "no_traffic", "nobody_pays"),
+    ),
+    Story("one slow", _one_slow, late=True, firing=("by_operation", "no_traffic", "slow_api_response")),
+    Story("born and reset", _born_and_reset, late=True, cut=True, firing=("high_error_rate", "no_traffic", "nobody_pays")),
+    Story(
+        "vanished",
+        _vanished,
+        cut=True,
+        firing=(
+            "by_operation",
+            "circuit_breaker_activated",
+            "high_error_rate",
+            "idle_job",
+            "no_traffic",
+            "overload",
+            "slow_api_response",
+        ),
+    ),
+    Story(
+        "another process",
+        _all_kinds,
+        ticks=160,
+        restart=60,
+        firing=(
+            "HighErrorRate",
+            "HighResponseTime",
+            "by_operation",
+            "circuit_breaker_activated",
+            "fast_burn",
+            "high_error_rate",
+            "sla_violation",
+            "slow_api_response",
+            "wavering",
+        ),
+    ),
 ]

@@ -17,10 +17,17 @@ NOT_OURS = {
     "up": set(),
     "ALERTS": {"alertname", "alertstate", "severity"},
     "node_cpu_seconds_total": {"mode", "cpu"},
+    **{f"node_filesystem_{what}_bytes": {"mountpoint", "device", "fstype"} for what in ("avail", "size")},
+    "prometheus_config_last_reload_successful": set(),
+    "prometheus_rule_evaluation_failures_total": {"rule_group"},
+    "prometheus_notifications_dropped_total": set(),
+    "prometheus_tsdb_compactions_failed_total": set(),
+    "alertmanager_notifications_failed_total": {"integration"},
+    **{f"fluentbit_output_{what}_total": {"name"} for what in ("dropped_records", "proc_records", "retries")},
     "scrape_samples_post_metric_relabeling": set(),
     "": set(),
 }
-"""Series of Prometheus itself and of the host, with labels that are used."""
+"""Series of the programs that watch and of the host, with labels that are used."""
 RECORDED = re.compile(r"service:http_\w+:\w+")
 """Series that our own rules record; that they exist is tested with the rules."""
 KNOWN = {metric.name: metric for metric in CATALOG}

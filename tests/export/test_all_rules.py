@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 from demo import SERVICES, service
 
+from queries import NOT_OURS
 from sage_fastapi_obs import Observability
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule
 from sage_fastapi_obs.catalog import CATALOG, PACKS
@@ -47,6 +48,27 @@ DOCUMENTED = {
 """All alerts that were asked for: group, how long the condition has to hold, and severity."""
 ADDED = {"SlaViolation": ("slo", "0s", "warning")}
 ADDED |= {"ErrorBudgetBurnFast": ("slo", "0s", "critical"), "ErrorBudgetBurnSlow": ("slo", "0s", "warning")}
+ADDED |= {"HighDiskUsage": ("performance", "10m", "warning")}
+ADDED |= {
+    "FailedLoginsHigh": ("security", "0s", "warning"),
+    "LoginAttackSuspected": ("security", "0s", "critical"),
+    "RateLimitViolationsHigh": ("security", "0s", "warning"),
+    "SecurityEventsHigh": ("security", "0s", "critical"),
+}
+WATCHING = {
+    "Watchdog": ("monitoring", "0s", "info"),
+    "PrometheusDown": ("monitoring", "5m", "critical"),
+    "PrometheusReloadFailed": ("monitoring", "5m", "warning"),
+    "PrometheusRuleFailures": ("monitoring", "0s", "critical"),
+    "PrometheusAlertsDropped": ("monitoring", "0s", "critical"),
+    "PrometheusStorageFailures": ("monitoring", "0s", "warning"),
+    "AlertmanagerDown": ("monitoring", "5m", "critical"),
+    "AlertmanagerNotificationsFailed": ("monitoring", "5m", "critical"),
+    "NodeExporterDown": ("monitoring", "5m", "warning"),
+    "LogShipperDown": ("logs", "5m", "warning"),
+    "LogShipperLosesLines": ("logs", "0s", "warning"),
+}
+"""Alerts about the programs that watch."""
 THRESHOLDS = {
     "ReplayAttacksDetected": r"\[5m\]\)\) > 0$",
     "HighSessionFailureRate": r"> 0\.1$",
@@ -91,10 +113,12 @@ WORDS = {
     "vector",
     "absent",
 }
+WORDS |= {"unless", "resets", "time"}
 WORDS |= {"bool", "le", "min_over_time", "avg_over_time", "max_over_time"}
-OF_THE_SCRAPE = {"service", "job", "instance", "mode", "le"}
-"""Labels that Prometheus and exporters of others give."""
-NOT_OURS = {"up", "node_cpu_seconds_total"}
+OF_THE_SCRAPE = {"service", "job", "instance", "le"}
+"""Labels that Prometheus gives."""
+ALONE = {"monitored_by": ()}
+"""A service that nothing watches: only its own rules are exported."""
 RULES = [*alerts(SERVICES)]
 DASHBOARDS = {board.name for board in grafana.dashboards(SERVICES)}
 
@@ -111,7 +135,7 @@ def test_all_documented_alerts_are_exported():
         for entry in group["rules"]
         if "alert" in entry
     }
-    assert entries == DOCUMENTED | ADDED
+    assert entries == DOCUMENTED | ADDED | WATCHING
 
 
 @pytest.mark.parametrize(("name", "pattern"), THRESHOLDS.items(), ids=THRESHOLDS)
@@ -130,15 +154,17 @@ def test_rules_know_only_what_the_catalog_knows(rule: tuple[str, str]):
     expr = rule[1]
     known = {metric.name: metric for metric in CATALOG}
     recorded = {one["record"] for one in recordings(SERVICES)}
-    bare = re.sub(r'"[^"]*"|\[\w+\]', "", expr)
+    bare = re.sub(r'"[^"]*"|\[\w+\]|offset \w+', "", expr)
     labels = {*re.findall(r"(\w+)(?==|!=)", re.sub(r"[^{]*\{([^}]*)\}[^{]*", r"\1,", bare) if "{" in bare else "")}
     grouped = chain.from_iterable(re.findall(r"\w+", one) for one in re.findall(r"(?:by|on) \(([^)]*)\)", bare))
     unbraced = re.sub(r"\{[^}]*\}|(?:by|on) \([^)]*\)", "", bare)
     names = {one for one in re.findall(r"[a-zA-Z_:][\w:]*", unbraced) if one not in WORDS}
     assert names
-    metrics = [known.get(re.sub(r"_(bucket|sum|count)$", "", one)) or known.get(one) for one in names - NOT_OURS - recorded]
+    ours = names - {*NOT_OURS} - recorded
+    metrics = [known.get(re.sub(r"_(bucket|sum|count)$", "", one)) or known.get(one) for one in ours]
     assert all(metrics), names
-    allowed = OF_THE_SCRAPE.union(*(metric.labels for metric in metrics))
+    of_others = (NOT_OURS[one] for one in names & {*NOT_OURS})
+    allowed = OF_THE_SCRAPE.union(*(metric.labels for metric in metrics), *of_others)
     assert {*labels, *grouped} <= allowed, (labels, allowed)
     assert "service" not in set().union(*(metric.labels for metric in metrics))
 
@@ -183,13 +209,13 @@ def test_words_for_the_same_in_other_places_are_kept():
 
 def test_only_rules_of_packs_that_are_switched_on():
     """A service is told of nothing that it does not count."""
-    assert [alert.name for alert in alerts([service(metrics={"packs": []})])] == ["ServiceDown"]
+    assert [alert.name for alert in alerts([service(metrics={"packs": []}, export=ALONE)])] == ["ServiceDown"]
     assert alerts([service(metrics={"enabled": False, "packs": ["http", "sage"]})])[0].name == "ServiceDown"
     assert recordings([service(metrics={"packs": ["sage"]})]) == []
     for pack in PACKS:
         some = [
             alert
-            for alert in alerts([service(metrics={"packs": [pack]})])
+            for alert in alerts([service(metrics={"packs": [pack]}, export=ALONE)])
             if alert.name not in ("ServiceDown", "SAGEBackendDown")
         ]
         own = {metric.name for metric in PACKS[pack]}
@@ -201,12 +227,11 @@ def test_only_rules_of_packs_that_are_switched_on():
 
 def test_the_first_part_of_sage_has_the_rules_of_its_metrics():
     """Who begins with handshakes and open sessions is told what these tell, and no more."""
-    found = {alert.name for alert in alerts([service(metrics={"packs": ["sage-core"]}, export={"team": "core"})])}
+    core = alerts([service(metrics={"packs": ["sage-core"]}, export={"team": "core"} | ALONE)])
+    found = {alert.name for alert in core}
     of_core = {"HighHandshakeErrorRate", "SageHighErrorRate", "HandshakeFailures", "SlowHandshakes", "SessionLeakSuspected"}
     assert found == of_core | {"SAGEBackendDown"}
-    assert {alert.labels["team"] for alert in alerts([service(metrics={"packs": ["sage-core"]}, export={"team": "core"})])} == {
-        "core"
-    }
+    assert {alert.labels["team"] for alert in core} == {"core"}
 
 
 def test_the_team_of_an_alert_is_that_of_its_services():
@@ -262,14 +287,16 @@ def test_services_of_one_name_are_refused():
 def test_a_job_is_matched_as_it_is_called():
     """A name is no expression, unless the settings give one."""
     assert 'up{job=~"a\\\\.b"}' in alerts([service("a.b")])[0].expr
-    assert 'up{job=~"a.*|c"}' in alerts([service("a", export={"job": "a.*"}), service("c")])[0].expr
+    both = alerts([service("a", export={"job": "a.*"}), service("c")])
+    assert ['up{job=~"a.*"}' in both[0].expr, 'up{job=~"c"}' in both[1].expr] == [True, True]
 
 
 def test_groups_are_in_the_order_in_which_they_are_shown():
     """Groups follow one another, each once."""
     shown = [group["name"] for group in prometheus.rule_groups(SERVICES)]
     assert shown == [
-        *("sage_critical", "sage_warning", "availability", "performance", "business", "customer-id-alerts", "result", "slo")
+        *("sage_critical", "sage_warning", "availability", "performance", "business", "security", "customer-id-alerts"),
+        *("result", "slo", "monitoring", "logs"),
     ]
 
 

@@ -29,7 +29,7 @@ PROFILES = {
     "deps": {"redis", "postgres", "kafka"},
     "elastic": {"elasticsearch", "elasticsearch-setup", "kibana", "kibana-setup"},
     "s3": {"fluentd", "minio", "minio-setup"},
-    "falco": {"falco"},
+    "falco": {"falco", "falcosidekick"},
 }
 HOST_PORTS = {
     "sage-backend": {8000, 9090},

@@ -100,13 +100,10 @@ def test_a_file_for_others_is_yaml(path: Path):
     assert all(yaml.safe_load_all(path.read_text()))
 
 
-def test_rules_of_falco_are_bracketed():
-    """Each rule has what Falco asks for, and its macros and lists are there; `or` stands in brackets only."""
-    entries = yaml.safe_load((ROOT / "deploy/falco/falco-rules.yaml").read_text())
-    rules = [entry for entry in entries if "rule" in entry]
-    assert [rule["rule"] for rule in rules] == ["Unauthorized API Access", "Suspicious Database Query"]
-    names = {entry.get("macro") or entry.get("list") for entry in entries}
-    assert {"in_container", "api_sources", "api_processes"} <= names
-    for rule in rules:
-        assert {"desc", "condition", "output", "priority"} <= set(rule)
-        assert " or " not in re.sub(r"\([^()]*\)", "", rule["condition"])
+def test_lines_are_read_before_a_restart_loses_them():
+    """The playbook for a service that is down reads logs first, in Kubernetes those of the last container, and with compose."""
+    rows = re.findall(r"^\| .+ \| `(.+)` \| (.+) \|$", (RUNBOOKS / "service-down.md").read_text(), re.MULTILINE)
+    for commands in zip(*rows, strict=True):
+        first = [next(number for number, text in enumerate(commands) if word in text) for word in (" logs ", "restart")]
+        assert first == sorted(first)
+    assert "logs POD --tail=100 --previous" in (RUNBOOKS / "service-down.md").read_text()

@@ -220,3 +220,18 @@ def test_without_the_sdk_one_is_told_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'\n"
+
+
+def test_what_is_said_of_today_is_of_today():
+    """A panel about today begins at midnight, and its query covers all that it shows."""
+    today = [panel for board in BOARDS.values() for panel in panels(board) if "Today" in panel.get("title", "")]
+    assert [panel["title"] for panel in today] == ["Textbooks Created Today"]
+    assert {panel["timeFrom"] for panel in today} == {"now/d"}
+    assert all("[$__range]" in target["expr"] for panel in today for target in panel["targets"])
+
+
+def test_the_sign_of_life_is_no_alert_to_look_at():
+    """The watchdog always fires: neither the count of alerts nor the marks in graphs have it."""
+    watched = [query for query in asked(BOARDS) if "ALERTS" in query]
+    assert watched
+    assert [query for query in watched if 'alertname!="Watchdog"' not in query] == []

@@ -1,6 +1,7 @@
 """The unit tests that are exported with the rules: promtool passes them, and they fail when a rule is another."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.stack
 
 FILES = prometheus.files(SERVICES)
 FAILING = {"status": "=~5.."}
+DOWN = 'count by (service) (ALERTS{alertname=~".+Down", alertstate="firing"})'
 OWN = [
     {"name": "increase", "metric": "http_requests_total", "threshold": 7, "labels": {"tier": "1", "empty": ""}},
     {
@@ -123,7 +125,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("test", [path for path in FILES if "/tests/" in path])
 def test_every_rule_passes_its_test(exported: Path, test: str):
-    """Just below its threshold a rule is silent, just above it fires, and it ends."""
+    """Just below its threshold a rule is silent, just above it fires, and it ends; so it does when its series disappear."""
     done = promtool(exported, exported / test)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -132,9 +134,10 @@ def test_each_service_is_a_job():
     """Prometheus looks every 15 seconds, tells services apart by a label, and shows the route under its other name."""
     written = prometheus.configuration(SERVICES)
     assert written["global"] == {"scrape_interval": "15s", "evaluation_interval": "15s"}
-    assert written["alerting"]["alertmanagers"][0]["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    assert written["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == ["alertmanager:9093"]
     jobs = {job["job_name"]: job for job in written["scrape_configs"]}
-    assert [*jobs] == [*(one.service.name for one in SERVICES), "node"]
+    assert [*jobs] == [*(one.service.name for one in SERVICES), "prometheus", "alertmanager", "node", "fluent-bit"]
+    assert jobs["fluent-bit"]["metrics_path"] == "/api/v2/metrics/prometheus"
     for one in SERVICES:
         job, name = jobs[one.service.name], one.service.name
         assert job["static_configs"] == [{"targets": [f"{name}:9090"], "labels": {"service": name}}]
@@ -145,13 +148,55 @@ def test_each_service_is_a_job():
 
 
 def test_every_rule_has_a_test(exported: Path):
-    """No alert is exported without one."""
-    tested = {
-        test["name"].partition(":")[0]
+    """No alert is exported without one, and without another in which its series disappear."""
+    tested = Counter(
+        test["name"]
         for path in (exported / "prometheus/tests").glob("*.yml")
         for test in yaml.safe_load(path.read_text())["tests"]
-    }
-    assert tested == {alert.name for alert in alerts(SERVICES)}
+    )
+    names = Counter(alert.name for alert in alerts(SERVICES))
+    assert tested == names + Counter({f"{name}: its series disappear": number for name, number in names.items()})
+
+
+SCRAPED = {
+    job["static_configs"][0]["labels"]["service"]: job["job_name"]
+    for job in prometheus.configuration(SERVICES)["scrape_configs"]
+}
+"""By the label `service`, the jobs of everything that the exported configuration scrapes."""
+
+
+@pytest.mark.parametrize("how", ["stale", "0x60", "0x1 stale"])
+def test_whatever_is_scraped_is_missed_when_it_goes(exported: Path, tmp_path: Path, how: str):
+    """Each target that stops to answer, or that Prometheus no longer knows, makes one alert of its own, and none of others."""
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {
+                    "series": f'up{{job="{job}", service="{service}", instance="one"}}',
+                    "values": f"1x30 {how}" if service == lost else "1x90",
+                }
+                for service, job in SCRAPED.items()
+            ],
+            "promql_expr_test": [
+                {"expr": DOWN, "eval_time": "30m", "exp_samples": []},
+                {"expr": DOWN, "eval_time": "60m", "exp_samples": [{"labels": f'{{service="{lost}"}}', "value": 1}]},
+            ],
+        }
+        for lost in SCRAPED
+    ]
+    rules = [str(path) for path in (exported / "prometheus/rules").glob("*.yml")]
+    (tmp_path / "gone.yml").write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": tests}))
+    done = run("promtool", "test", "rules", tmp_path / "gone.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_programs_that_nobody_runs_are_neither_scraped_nor_missed():
+    """`export.monitored_by` leaves out what there is not, in the configuration and among the alerts."""
+    alone = [service(metrics={"packs": ["runtime"]}, export={"monitored_by": ["alertmanager"]})]
+    assert [job["job_name"] for job in prometheus.configuration(alone)["scrape_configs"]] == ["shop", "alertmanager"]
+    named = [alert.name for alert in alerts(alone)]
+    assert named == ["ServiceDown", "AlertmanagerDown", "AlertmanagerNotificationsFailed"]
 
 
 def test_prometheus_takes_configuration_and_rules(exported: Path):
@@ -176,10 +221,17 @@ def test_prometheus_takes_configuration_and_rules(exported: Path):
         ("sage-warning", "EncryptionSlowdown", "_bucket", ""),
         ("availability", "HighErrorRate", r"sum by \(service\) ", ""),
         ("availability", "ServiceDown", "== 0", "== 1"),
+        ("availability", "ServiceDown", r" or absent.*", ""),
+        ("monitoring", "NodeExporterDown", r" or absent.*", ""),
+        ("monitoring", "Watchdog", "== 1", ">= 0"),
+        ("logs", "LogShipperLosesLines", "dropped", "errors"),
+        ("security", "SecurityEventsHigh", "> 20", "> 30"),
+        ("performance", "HighDiskUsage", "avail", "size"),
         ("performance", "HighCPUUsage", "100 - ", ""),
         ("business", "NoTextbooksCreated", "== 0", "== 1"),
         ("customer-id", "HighLatency", "_sum", "_count"),
         ("result", "CircuitBreakerOpen", "== 1", "== 0"),
+        ("result", "ResultHighErrorRate", "$", " or absent(result_failure_total)"),
         ("slo", "ErrorBudgetBurnFast", r"0\.0144", "0.0152"),
         ("slo", "ErrorBudgetBurnFast", "5m", "30m"),
         ("slo-long", "ErrorBudgetBurnSlow", "2h", "1d"),
@@ -187,7 +239,7 @@ def test_prometheus_takes_configuration_and_rules(exported: Path):
     ],
 )  # fmt: skip
 def test_a_rule_that_is_another_fails_its_test(tmp_path: Path, rules: str, alert: str, found: str, other: str):
-    """The tests notice a wrong threshold, metric, label, statistic or operator."""
+    """The tests notice a wrong threshold, metric, label, statistic or operator, and an alert that series leave behind."""
     folder = write(FILES, tmp_path)
     path = folder / f"prometheus/rules/{rules.removesuffix('-long')}.yml"
     written = yaml.safe_load(path.read_text())
@@ -205,7 +257,8 @@ def test_rules_of_the_settings_come_with_tests(tmp_path: Path):
     files = prometheus.files([service(alerts={"rules": OWN}, metrics={"packs": []}), service("other")])
     folder = write(files, tmp_path)
     own = folder / "prometheus/tests/own.yml"
-    assert [test["name"] for test in yaml.safe_load(own.read_text())["tests"]] == [rule["name"] for rule in OWN]
+    names = [name for rule in OWN for name in (rule["name"], f"{rule['name']}: its series disappear")]
+    assert [test["name"] for test in yaml.safe_load(own.read_text())["tests"]] == names
     done = promtool(folder, own)
     assert done.returncode == 0, done.stdout + done.stderr
     rules = yaml.safe_load((folder / "prometheus/rules/own.yml").read_text())["groups"][0]["rules"]

@@ -60,7 +60,8 @@ def test_the_stack_starts_and_stops(tmp_path: Path):
         groups = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"]
         names = {path.stem for path in (ROOT / "prometheus/rules").iterdir()}
         assert {Path(group["file"]).stem for group in groups} == names
-        jobs = {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo", "node"}
+        jobs = {"sage-backend", "ai-textbook-core", "customer-id", "rfs-demo"}
+        jobs |= {"node", "prometheus", "alertmanager", "fluent-bit"}
         targets = until(lambda: known_targets(prometheus, jobs), "targets")
         assert {target["scrapeUrl"].split(":")[1] for target in targets} == {"//127.0.0.1"}
         httpx.post(f"{alertmanager}/api/v2/alerts", json=[{"labels": ALERT["labels"], "annotations": ALERT["annotations"]}])

@@ -4,11 +4,15 @@ import asyncio
 import json
 import signal
 import threading
+from dataclasses import dataclass
 
 import anyio
 import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from receivers import Handler, Receiver, serving
-from support import PATIENCE_SECONDS
+from support import PATIENCE_SECONDS, client, times
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
 from sage_fastapi_obs.metrics import memory
@@ -113,11 +117,165 @@ def test_a_summary_is_in_the_units_of_its_names(watched):
     for name in ("response_time_ms", "result_duration_ms"):
         figures = summary["histograms"][name]
         assert (figures["count"], figures["sum"], figures["mean"]) == (3, pytest.approx(360), pytest.approx(120))
-        assert 250 < figures["p95"] <= figures["p99"] <= figures["max"] == 500
+        assert 250 < figures["p95"] <= figures["p99"] <= figures["max"] == pytest.approx(300)
     assert not [name for name in summary["histograms"] if name.endswith(("_seconds", "_bytes"))]
     work = summary["operations"]["work"]
     assert (work["success"], work["failure"], work["failure_rate"], work["mean"]) == (3, 0, 0, pytest.approx(120))
     json.dumps(summary)
+
+
+MAGNITUDES = st.floats(-6, 9).map(lambda power: min(1e9, 10**power))
+
+
+@settings(max_examples=times(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MAGNITUDES, min_size=1, max_size=60))
+def test_values_of_any_magnitude_have_their_figures(watch, alone, values):
+    """Minimum and maximum are true, the mean is, and a quantile is within 2.5 times the value that has this rank."""
+    active.register(watch(alerts={"defaults": False}, status_clock=Clock()).obs)
+    for value in values:
+        collect_metric("size", value, MetricType.HISTOGRAM)
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (len(values), min(values), max(values))
+    assert figures["mean"] == pytest.approx(sum(values) / len(values))
+    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        exact = next(value for rank, value in enumerate(sorted(values), 1) if rank >= q * len(values))
+        assert exact / 2.5 <= figures[name] * (1 + 1e-9)
+        assert figures[name] <= exact * 2.5 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["wait_ms", "heap_mb", "full_percent", "order_size"])
+def test_fifty_equal_values_have_that_value_in_every_figure(watched, name):
+    """In each unit, quantiles and extremes of equal values are that value."""
+    for _ in range(50):
+        collect_metric(name, 250, MetricType.HISTOGRAM)
+    shown = get_metrics_summary()["histograms"]
+    figures = shown.get(name) or shown["full_ratio"]
+    wanted = 2.5 if name not in shown else 250
+    assert [figures[one] for one in ("min", "p50", "p95", "p99", "max", "mean")] == pytest.approx([wanted] * 6)
+
+
+def test_what_is_above_the_last_bound_is_not_all_the_same(watched):
+    """Results have bounds up to a minute: quantiles of longer ones lie between that and the longest."""
+    for seconds in (1, *[90] * 50, *[600] * 50):
+        collect_result_metric("job", Success(1), seconds * 1_000)
+    figures = get_metrics_summary()["histograms"]["result_duration_ms"]
+    assert 60_000 < figures["p50"] < figures["p95"] < figures["p99"] < figures["max"] == 600_000
+
+
+def test_the_maximum_of_a_script_is_known_to_the_app_that_takes_over(alone, watch):
+    """Also when the script has looked at it before, and the app sees smaller ones."""
+    start_monitoring()
+    collect_metric("size", 321, MetricType.HISTOGRAM)
+    get_metrics_summary()
+    watch().obs.start()
+    collect_metric("size", 1, MetricType.HISTOGRAM)
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (2, 1, 321)
+
+
+def test_the_maximum_is_that_of_the_window(watched):
+    """What was the highest before a window begins does not count in it; results and operations know their maximum, too."""
+    clock = watched.obs.status.windows._clock
+    collect_result_metric("work", Success(1), 53_800)
+    collect_metric("size", -7, MetricType.HISTOGRAM)
+    get_metrics_summary()
+    for _ in range(30):
+        clock.now += 15
+        collect_result_metric("work", Success(1), 1_234)
+        collect_metric("size", 3, MetricType.HISTOGRAM)
+        get_metrics_summary()
+    hour, minutes = get_metrics_summary(), get_metrics_summary(time_range_minutes=5)
+    assert (hour["operations"]["work"]["max"], minutes["operations"]["work"]["max"]) == (53_800, 1_234)
+    assert (hour["histograms"]["size"]["min"], minutes["histograms"]["size"]["min"]) == (-7, 3)
+
+
+def test_the_maximum_is_true_also_when_many_threads_observe(watched):
+    """None of the extremes is lost between threads."""
+    threads = [
+        threading.Thread(target=lambda n=n: [collect_metric("size", n * 500 + i, MetricType.HISTOGRAM) for i in range(500)])
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    seen = []
+    while any(thread.is_alive() for thread in threads):
+        seen.append(get_metrics_summary()["histograms"].get("size", {}).get("max", 0))
+    figures = get_metrics_summary()["histograms"]["size"]
+    assert (figures["count"], figures["min"], figures["max"]) == (4_000, 0, 3_999)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "collected", "shown"),
+    [
+        ("api.latency", 250, 250),
+        ("queue.wait_ms", 250, 250),
+        ("db_query_seconds", 0.25, 0.25),
+        ("payload_bytes", 2_000, 2_000),
+        ("upload_mb", 3, 3),
+        ("load_percent", 42, 42),
+        ("job.duration_ms", 5, 5),
+        ("job.memory_usage_mb", -2, -2),
+    ],
+)
+def test_a_histogram_is_found_by_the_name_it_was_collected_under(watched, name, collected, shown):
+    """With the values that were collected; it is there once, so that a search for what is slow finds it once."""
+    collect_metric(name, collected, MetricType.HISTOGRAM)
+    histograms = get_metrics_summary()["histograms"]
+    assert (histograms[name]["count"], histograms[name]["mean"]) == (1, pytest.approx(shown))
+    of_all = "operation_duration_ms"
+    assert [other for other, figures in histograms.items() if figures["count"] and other != of_all] == [name]
+
+
+def test_shares_are_averaged_and_states_are_not_added(watched):
+    """Three operations of which all went well are at 1, and two open breakers are open; what is a number of things is added."""
+    for operation in "abc":
+        collect_flux_result_metric(operation, FluxResult((Success(1),)), 1)
+    for name in ("users", "orders"):
+        collect_metric("circuit_breaker_status", 1, MetricType.GAUGE, {"name": name})
+        collect_metric("pool.usage_percent", 40, MetricType.GAUGE, {"pool": name})
+        collect_metric("connections", 40, MetricType.GAUGE, {"pool": name})
+    gauges = get_metrics_summary()["gauges"]
+    assert gauges["flux_result_success_rate"] == gauges["flux_result_success_ratio"] == 1
+    assert (gauges["circuit_breaker_status"], gauges["connections"]) == (1, 80)
+    assert (gauges["pool.usage_percent"], gauges["pool_usage_ratio"]) == (pytest.approx(40), pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("minutes", [0, -60, 200 * 60, 10**400, float("inf"), float("nan")])
+async def test_any_length_of_time_has_a_summary(watched, minutes):
+    """It may come from a client: too short is a minute, too long is a week."""
+    collect_result_metric("work", Failure("no"), 9_000)
+    summary = get_metrics_summary(time_range_minutes=minutes)
+    assert summary["time_range_minutes"] in (1, 7 * 24 * 60)
+    assert summary["counters"]["result_failure_total"] == 1
+    assert [slow["operation"] for slow in find_slow_operations(time_range_minutes=minutes)] == ["work"]
+    assert not (await check_sla_compliance(minutes)).unwrap()["sla_compliant"]
+    assert await circuit_breaker_monitoring(window_minutes=minutes)
+
+
+async def test_pages_answer_what_the_functions_return(watched):
+    """A front end that changes from routes of its own to the built-in ones finds the same names and units."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_result_metric("work", Success(1), 20)
+    collect_metric("system.cpu_usage", 45, MetricType.GAUGE)
+    create_alert_rule("busy", "system.cpu_usage", AlertCondition.GREATER_THAN, 40)
+    evaluate_alerts()
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as opened:
+        pages = [(await opened.get(f"/monitoring/{page}")).json() for page in ("metrics?hours=2", "dashboard")]
+    own = [json.loads(json.dumps(found)) for found in (get_metrics_summary(time_range_minutes=120), get_dashboard_data())]
+    live = ("observability_", "process_", "python_")
+    volatile = {"timestamp", "total_metrics", "monitoring_active"}
+
+    def lasting(found):
+        if isinstance(found, dict):
+            kept = {key: value for key, value in found.items() if key not in volatile and not key.startswith(live)}
+            return {key: lasting(value) for key, value in kept.items()}
+        return found
+
+    assert [lasting(page) for page in pages] == [lasting(found) for found in own]
+    assert pages[0]["histograms"]["api.latency"]["mean"] == 250
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -242,6 +400,90 @@ def test_callbacks_may_be_of_any_kind(watched):
     assert sorted(told(heard)) == ["coroutine", "lambda"]
     assert done.is_set()
     assert watched.obs.internal_errors.counts == {"AlertCallback": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        ("result_failure_totl", "there is no metric result_failure_totl; the nearest name is result_failure_total"),
+        ("api.latenci", "there is no metric api_latenci; the nearest name is api.latency"),
+        (
+            "h.duration_ms",
+            'there is no metric operation_duration_seconds{operation="h"}; the nearest name is big.duration_ms',
+        ),
+        ("api.latency", None),
+        ("big.duration_ms", None),
+        ("orders_by_category", None),
+        ("result_duration_ms", None),
+        ("flux_result_failure_items", None),
+    ],
+)
+async def test_a_name_that_nobody_collects_is_said(watched, metric, problem):
+    """With the name that may be meant; a name that somebody collects is fine in each of its spellings."""
+    collect_metric("api.latency", 250, MetricType.HISTOGRAM)
+    collect_metric("orders_by_category", 1, MetricType.COUNTER)
+    async with performance_tracker("big"):
+        pass
+    evaluate_alerts()
+    create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1)
+    (shown,) = get_dashboard_data()["alert_rules"]
+    assert shown["problem"] == problem
+    assert watched.obs.registry.get_sample_value("observability_rules_without_data") == (problem is not None)
+
+
+def test_a_new_rule_says_how_often_it_would_have_fired(watched):
+    """From what the windows still hold."""
+    for level in (1, 5, 1, 5, 1):
+        watched.obs.status.windows._clock.now += 15
+        collect_metric("level", level, MetricType.GAUGE)
+        evaluate_alerts()
+    create_alert_rule("rule", "level", AlertCondition.GREATER_THAN, 3)
+    assert [rule["past_firings"] for rule in get_dashboard_data()["alert_rules"]] == [2]
+
+
+def test_the_default_rules_do_not_take_the_place_of_ones_own(watched):
+    """A rule that was made before keeps its threshold and its callback; one that is made later takes the place."""
+    create_alert_rule("high_error_rate", "result_failure_total", AlertCondition.GREATER_THAN, 5, told)
+    setup_default_alerts()
+    create_alert_rule("slow_api_response", "result_duration_ms", AlertCondition.GREATER_THAN, 7, told)
+    setup_default_alerts()
+    thresholds = {rule["name"]: (rule["threshold"], rule["callback"]) for rule in get_dashboard_data()["alert_rules"]}
+    assert thresholds["high_error_rate"] == (5, ["told"])
+    assert thresholds["slow_api_response"] == (7, ["told"])
+    assert thresholds["critical_system_failure"][0] == 100
+
+
+@pytest.mark.parametrize(
+    "metric", ["result_failure_total", "flux_result_success_rate", "active_connections", "big.memory_usage_mb"]
+)
+def test_a_statistic_that_a_metric_has_not_is_refused(watched, metric):
+    """Where the rule is made, for metrics that are known by then."""
+    collect_metric("active_connections", 1, MetricType.GAUGE)
+    evaluate_alerts()
+    with pytest.raises(SettingsError, match="which has no p95: use"):
+        create_alert_rule("rule", metric, AlertCondition.GREATER_THAN, 1, statistic="p95")
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A callback with a field that has no hash, so that it has none, although its class defines one."""
+
+    heard: list[str]
+
+    def __call__(self, alert: dict) -> None:
+        """Keep the name."""
+        self.heard.append(alert["name"])
+
+
+def test_a_callback_needs_no_hash(watched):
+    """It is known by its identity then; two that are equal are two."""
+    first, second = Recorder([]), Recorder([])
+    collect_metric("level", 5, MetricType.GAUGE)
+    for name, callback in (("a", first), ("b", second), ("c", first)):
+        create_alert_rule(name, "level", AlertCondition.GREATER_THAN, 1, callback)
+    evaluate_alerts()
+    assert told([first.heard, second.heard]) == [["a", "c"], ["b"]]
+    assert watched.obs.internal_errors.counts == {}
 
 
 def test_a_rule_of_the_same_name_takes_the_place(watched):
@@ -388,16 +630,19 @@ def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
 
 async def test_performance_is_tracked_also_of_what_fails(watched):
     """A block is an operation with its duration, and the change of memory; what it raises comes out."""
-    async with performance_tracker("heavy"):
+    async with performance_tracker("big"):
         kept = bytearray(30_000_000)
     with pytest.raises(LookupError):
-        async with performance_tracker("heavy"):
+        async with performance_tracker("big"):
             del kept
             raise LookupError
     summary = get_metrics_summary()
-    assert summary["histograms"]["heavy.duration_ms"]["count"] == 2
-    assert "heavy.memory_usage_mb" in summary["gauges"]
-    assert watched.value("operations_total", operation="heavy", status="failure") == 1
+    assert summary["histograms"]["big.duration_ms"]["count"] == 2
+    memory = summary["histograms"]["big.memory_usage_mb"]
+    assert memory["count"] == 2
+    assert memory["min"] < 0 < memory["max"]
+    assert summary["gauges"]["big.memory_usage_mb"] < 0
+    assert watched.value("operations_total", operation="big", status="failure") == 1
     assert 5 < get_memory_usage() < 100_000
 
 
@@ -474,6 +719,115 @@ async def test_the_circuit_breaker_opens_when_most_fails(watched):
     assert breaker(watched, "other") == 1
 
 
+@pytest.mark.parametrize("guide", [True, False])
+async def test_each_circuit_breaker_that_opens_is_told_by_its_name(watch, alone, guide):
+    """A second one too, with the package's rule or the guide's own; each closes by itself, and the states are not added up."""
+    with serving(Hook()) as hook:
+        settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
+        obs = watch(notify=settings, alerts={"defaults": not guide}, status_clock=Clock()).obs
+        active.register(obs)
+        if guide:
+            create_alert_rule(
+                "circuit_breaker_activated", "circuit_breaker_status", AlertCondition.EQUAL, 1.0, notifiers.notify_incident_team
+            )
+        for name in ("users", "orders"):
+            await activate_circuit_breaker(name)
+            evaluate_alerts()
+        collect_metric("circuit_breaker_status", 2, MetricType.GAUGE, labels={"name": "half open"})
+        firing = {alert["labels"]["name"] for alert in get_dashboard_data()["active_alerts"]}
+        await reset_circuit_breaker("users")
+        resolved = [alert.labels["name"] for alert in evaluate_alerts()]
+        assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+    assert (firing, resolved) == ({"users", "orders"}, ["users"])
+    events = [(told["event_action"], told["payload"]["custom_details"]["labels"]["name"]) for told in hook.told]
+    assert events == [("trigger", "users"), ("trigger", "orders"), *([] if guide else [("resolve", "users")])]
+    assert guide or "the circuit breaker orders is open" in hook.told[1]["payload"]["summary"]
+    assert len({told["dedup_key"] for told in hook.told}) == 2
+
+
+async def test_a_circuit_breaker_without_any_rule_brings_one(watched):
+    """It notifies of the end, too; a rule of that name which is there already stays as it is."""
+    await activate_circuit_breaker("users")
+    (rule,) = watched.obs.status.alerts.rules
+    assert (rule.name, rule.expression.by, rule.callbacks) == ("circuit_breaker_activated", ("name",), rule.resolved_callbacks)
+    mine = create_alert_rule("circuit_breaker_activated", "circuit_breaker_status", AlertCondition.EQUAL, 1.0, print)
+    await activate_circuit_breaker("orders")
+    assert watched.obs.status.alerts.rules == [mine]
+
+
+def test_a_thousand_fast_runs_do_not_hide_a_slow_operation(watched):
+    """The rule of the package, and the guide's own, are by operation, and name it; a worst ratio is found among good ones."""
+    setup_default_alerts()
+    create_alert_rule("mine", "result_duration_ms", AlertCondition.GREATER_THAN, 5_000)
+    create_alert_rule("poor batch", "flux_result_success_rate", AlertCondition.LESS_THAN, 0.5)
+    evaluate_alerts()
+    for _ in range(1_000):
+        collect_result_metric("fast", Success(1), 10)
+    for _ in range(20):
+        collect_result_metric("slow", Success(1), 20_000)
+    collect_flux_result_metric("good", FluxResult((Success(1),)), 1)
+    collect_flux_result_metric("bad", FluxResult((Success(1), Failure(1), Failure(2))), 1)
+    firing = {(alert.rule.name, alert.labels["operation"]) for alert in evaluate_alerts() if "operation" in alert.labels}
+    assert firing == {("slow_api_response", "slow"), ("mine", "slow"), ("poor batch", "bad")}
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "lambda", "task"])
+async def test_what_a_handler_passes_on_keeps_the_identity_of_its_alert(watch, alone, kind):
+    """The guide's handler names only metric, value, threshold and time: on call, two alerts are two, as severe as they are."""
+
+    async def handle(alert: dict) -> None:
+        known = {name: alert[name] for name in ("current_value", "threshold", "timestamp")}
+        await notifiers.escalate_to_oncall({"metric": alert["metric_name"], **known})
+
+    async def in_a_task(alert: dict) -> None:
+        await asyncio.create_task(handle(alert))
+
+    handlers = {
+        "async": handle,
+        "sync": lambda alert: asyncio.run(handle(alert)),
+        "lambda": lambda a: handle(a),
+        "task": in_a_task,
+    }
+    with serving(Hook()) as hook:
+        settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
+        obs = watch(notify=settings, alerts={"defaults": False}).obs
+        async with obs:
+            evaluate_alerts()
+            for name, metric, severity in (("failures", "failure_total", "critical"), ("slow", "duration_ms", "warning")):
+                create_alert_rule(name, f"result_{metric}", AlertCondition.GREATER_THAN, 1, handlers[kind], severity=severity)
+            for _ in range(5):
+                collect_result_metric("x", Failure(1), 9_000)
+            evaluate_alerts()
+            assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+    told = sorted(hook.told, key=lambda one: one["dedup_key"])
+    assert [one["payload"]["severity"] for one in told] == ["critical", "warning"]
+    assert [one["payload"]["custom_details"]["name"] for one in told] == ["failures", "slow"]
+    assert len({one["dedup_key"] for one in told}) == 2
+    assert all(one["payload"]["custom_details"]["since"] for one in told)
+
+
+async def test_a_message_about_something_else_has_its_own_identity(watch, alone):
+    """Inside a handler as well: another metric, or another name, is another incident."""
+
+    async def handle(alert: dict) -> None:
+        alert.clear()
+        for message in ({"metric": "disk_bytes"}, {"name": "backup"}, {"current_value": 1}):
+            await notifiers.create_incident_ticket(message)
+
+    with serving(Hook()) as hook:
+        obs = watch(notify={"webhook_url": hook.url}, alerts={"defaults": False}).obs
+        async with obs:
+            create_alert_rule("load", "load", AlertCondition.GREATER_THAN, 1, handle, severity="critical")
+            collect_metric("load", 3, MetricType.GAUGE)
+            evaluate_alerts()
+            evaluate_alerts()
+            assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
+            await notifiers.create_incident_ticket({"metric": "disk_bytes"})
+    labels = [told["alerts"][0]["labels"] for told in hook.told]
+    assert [one["alertname"] for one in labels] == ["disk_bytes", "backup", "load", "disk_bytes"]
+    assert [one.get("severity") for one in labels] == [None, None, "critical", None]
+
+
 def test_slow_operations_are_found(watched):
     """By their 95th percentile in milliseconds, the slowest first."""
     for operation, milliseconds in (("fast", 10), ("slow", 8_000), ("slower", 20_000)):
@@ -521,7 +875,7 @@ async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
         await notifiers.create_incident_ticket({"metric": "result_failure_total", "current_value": 101})
         await notifiers.create_incident_ticket(["one", "two"])
     first, second = (told["alerts"][0] for told in hook.told)
-    assert (first["labels"]["alertname"], first["value"]) == ("notification", 101)
+    assert (first["labels"]["alertname"], first["value"]) == ("result_failure_total", 101)
     assert second["annotations"] == {"summary": "one; two"}
 
 

@@ -1,20 +1,32 @@
 """Metrics that applications collect by name: where they go, in which units, and what is refused."""
 
 import math
+import re
 from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.exposition import VALUES as ESCAPED_VALUES
+from prometheus_client.openmetrics.exposition import escape_metric_name
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from support import Watched, client, times
 
 from sage_fastapi_obs import active
-from sage_fastapi_obs.monitoring import MetricType, collect_metric
+from sage_fastapi_obs.legacy.metric_names import escape
+from sage_fastapi_obs.monitoring import (
+    AlertCondition,
+    MetricType,
+    collect_metric,
+    create_alert_rule,
+    evaluate_alerts,
+    get_metrics_summary,
+)
 from sage_fastapi_obs.monitoring import collect_flux_result_metric as collect_flux
 from sage_fastapi_obs.monitoring import collect_result_metric as collect_result
+from sage_fastapi_obs.operations.own_metrics import declare_histogram
 from sage_fastapi_obs.packs.result import Failure, FluxResult, Success, named_metrics
 
 COUNTER, GAUGE, HISTOGRAM = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -226,3 +238,142 @@ def test_batches_are_counted_by_item(watched):
     assert watched.value("flux_result_success_ratio", operation="import") == 1
     assert watched.value("flux_result_duration_seconds_sum", operation="import") == 2
     assert watched.value("flux_result_duration_seconds_count", operation="import") == 2
+
+
+SIGNS = st.text(st.sampled_from("ab_.-/:5 é지역") | st.characters(), max_size=6)
+NAMES = SIGNS.filter(lambda name: not name.endswith((".duration_ms", ".memory_usage_mb")))
+
+
+def read_back(escaped: str) -> str:
+    """Undo Prometheus' escape of names."""
+    signs = re.findall(r"__|_[0-9a-f]+_|[A-Za-z0-9]", escaped.removeprefix("U__"))
+    return "".join("_" if one == "__" else one if len(one) == 1 else chr(int(one.strip("_"), 16)) for one in signs)
+
+
+@settings(max_examples=times(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(NAMES, st.sampled_from([COUNTER, GAUGE, HISTOGRAM])), min_size=2, max_size=6, unique_by=lambda one: one[0]
+    )
+)
+async def test_distinct_names_stay_distinct(watch, names):
+    """Whatever names are collected, in any order: each has its own series and its own value in the summary."""
+    watched = watch(metrics={"packs": ()})
+    async with watched.obs:
+        for place, (name, kind) in enumerate(names):
+            collect_metric(name, 2.0**place, kind)
+        found, summary = await scraped(watched), get_metrics_summary()
+    collected = watched.obs.collected.names
+    metrics = [collected[name].metric + ("_sum" if kind is HISTOGRAM else "") for name, kind in names]
+    assert [found[metric][()] for metric in metrics] == [2.0**place for place in range(len(names))]
+    for place, (name, kind) in enumerate(names):
+        assert kind is HISTOGRAM or summary[f"{kind.value}s"][name] == 2.0**place
+
+
+@given(SIGNS)
+def test_an_escaped_name_is_read_back(name):
+    """The escape is Prometheus' own for UTF-8 names, as its client library writes it, and loses nothing."""
+    escaped = escape(name)
+    assert read_back(escaped) == name
+    if name and not name[0].isascii() and ":" not in name and name.isprintable():
+        assert escape_metric_name(name, ESCAPED_VALUES) == escaped
+
+
+@settings(max_examples=times(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(SIGNS, min_size=2, max_size=6, unique=True).filter(lambda names: not {"service", "component"} <= {*names}))
+async def test_distinct_labels_stay_distinct(watch, labels):
+    """Labels of one metric keep their values apart, whatever they are called; those that need no other name have none."""
+    watched = watch(metrics={"packs": ()})
+    async with watched.obs:
+        collect_metric("calls", 1, COUNTER, labels={label: f"value {place}" for place, label in enumerate(labels)})
+        ((series, value),) = (await scraped(watched))["calls_total"].items()
+    assert value == 1
+    assert sorted(shown for _, shown in series) == [f"value {place}" for place in range(len(labels))]
+    assert {label for label in labels if label in ("a", "b", "ab")} <= {label for label, _ in series}
+
+
+@pytest.mark.parametrize("packs", [("business",), ()])
+def test_names_of_the_catalog_may_have_dots_and_no_ending(watch, packs):
+    """Whether their pack is on or not; other signs make another name."""
+    watched = watch(metrics={"packs": packs})
+    watched.obs.start()
+    for name in ("business.transactions", "business.transactions_total", "business_transactions", "business-transactions"):
+        collect_metric(name, 1, COUNTER)
+    assert watched.value("business_transactions_total") == 3
+    assert watched.value("U__business_2d_transactions_total") == 1
+
+
+def test_a_metric_that_the_application_has_declared_is_not_anothers(watched):
+    """Only its own name comes to it, and then with its buckets."""
+    watched.obs.enable_pack(type("Pack", (), {"sizes": declare_histogram("box_size", "Size.", buckets=(1, 10))}))
+    collect_metric("box_size", 5, HISTOGRAM)
+    collect_metric("box.size", 7, HISTOGRAM)
+    assert watched.value("box_size_bucket", le="10.0") == watched.value("U__box_2e_size_count") == 1
+
+
+def test_two_values_of_one_label_are_said(watched):
+    """`service` and `component` are one label; where both are given, one is lost and counted."""
+    collect_metric("calls", 1, COUNTER, labels={"service": "a", "component": "b"})
+    assert len(watched.series("calls_total")) == 1
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
+
+
+def test_names_in_any_script_are_counted_apart(watched):
+    """Two Korean names of the same shape are two counters, two such labels are two labels, and rules know them."""
+    collect_metric("주문.건수", 3, COUNTER, labels={"지역": "서울", "상점": "강남"})
+    collect_metric("매출.금액", 5, COUNTER)
+    collect_metric("대기_ms", 1500, HISTOGRAM)
+    create_alert_rule("주문 급증", "주문.건수", AlertCondition.GREATER_THAN, 2)
+    summary = get_metrics_summary()
+    assert (summary["counters"]["주문.건수"], summary["counters"]["매출.금액"]) == (3, 5)
+    assert watched.series("U___c8fc__bb38__2e__ac74__c218__total") == {
+        (("U___c0c1__c810_", "강남"), ("U___c9c0__c5ed_", "서울")): 3
+    }
+    assert watched.value("U___b300__ae30___seconds_sum") == 1.5
+    assert watched.obs.internal_errors.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("up", "U__up"),
+        ("ALERTS", "U__ALERTS"),
+        ("ALERTS_FOR_STATE", "U__ALERTS__FOR__STATE"),
+        ("scrape_duration_ms", "U__scrape__duration__seconds"),
+        ("scrape.samples_scraped", "U__scrape_2e_samples__scraped"),
+        ("U__up", "U__U____up"),
+        ("result-failure_total", "U__result_2d_failure_total"),
+    ],
+)
+async def test_names_that_prometheus_gives_itself_are_not_ours(watched, name, shown):
+    """They are on the page in their escaped form, which is said once; the summary has them by their names."""
+    for _ in range(2):
+        collect_metric(name, 3, GAUGE)
+    found = await scraped(watched)
+    assert found[shown][()] == pytest.approx(3 if not name.endswith("_ms") else 0.003)
+    assert name not in found
+    assert get_metrics_summary()["gauges"][name] == pytest.approx(3)
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
+
+
+def test_a_rule_about_a_name_that_was_kept_apart_watches_its_own_metric(watched):
+    """Of two names that would be written alike, each rule sees the values of its own."""
+    collect_metric("queue.length", 1, GAUGE)
+    collect_metric("queue_length", 9, GAUGE)
+    rules = [create_alert_rule(name, name, AlertCondition.GREATER_THAN, 5) for name in ("queue.length", "queue_length")]
+    assert [alert.rule.name for alert in evaluate_alerts() if alert.rule in rules] == ["queue_length"]
+
+
+def test_a_name_that_is_too_long_is_dropped_and_counted(watched):
+    """It is the length of the name that counts, and not that of its escape."""
+    collect_metric("주" * 129, 1, GAUGE)
+    collect_metric("주" * 128, 1, GAUGE)
+    assert watched.obs.internal_errors.counts == {"collect_metric": 1}
+    assert len(watched.obs.collected.names) == 1
+
+
+def test_labels_that_are_too_long_are_left_out_and_counted(watched):
+    """The others of the value are kept."""
+    collect_metric("calls", 1, COUNTER, labels={"a" * 129: "1", "a" * 130: "2", "b": "3"})
+    assert watched.value("calls_total", b="3") == 1
+    assert watched.obs.internal_errors.counts["collect_metric"] > 0

@@ -17,7 +17,9 @@ scrape_configs:
 RULES = """
 groups:
   - name: always
-    rules: [{alert: SomethingIsWrong, expr: "up{job='sage-backend'} == 1", labels: {severity: warning}}]
+    rules:
+      - {alert: SomethingIsWrong, expr: "up{job='sage-backend'} == 1", labels: {severity: warning}}
+      - {alert: Watchdog, expr: vector(1), labels: {severity: info}}
 """
 
 
@@ -33,7 +35,12 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("dashboards")
     host = free_port()
     exporter = need("prometheus-node-exporter")
-    flags = [f"--web.listen-address=127.0.0.1:{host}", "--collector.disable-defaults", "--collector.cpu"]
+    flags = [
+        f"--web.listen-address=127.0.0.1:{host}",
+        "--collector.disable-defaults",
+        "--collector.cpu",
+        "--collector.filesystem",
+    ]
     with serving("everything:create_app", folder, PYTHONPATH=f"{Path(__file__).parent}:{ROOT}") as port:
         (folder / "rules.yml").write_text(RULES)
         config = folder / "prometheus.yml"

@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.operations import count as record
 from sage_fastapi_obs.packs import sage
+from sage_fastapi_obs.packs.security import api as security
 from sage_fastapi_obs.packs.textbook import api as textbook
 
 TICK_SECONDS = 0.05
@@ -99,6 +100,9 @@ def count(badly: bool) -> None:
     record.count("result_success_total", "pay", "")
     record.observe("result_duration_seconds", 8.0 if badly else 0.1, "pay", "success")
     if badly:
+        security.login_failed("unknown_user")
+        security.security_event("injection_attempt")
+        security.rate_limit_exceeded("192.0.2.1")
         sage.record_replay_attack()
         sage.sessions_expired(2)
         record.count("result_failure_total", "pay", "", by=5)

@@ -49,6 +49,7 @@ FIRING = {
     "ResultSlowResponse",
     "CircuitBreakerOpen",
     "ErrorBudgetBurnFast",
+    "SecurityEventsHigh",
 }
 NEEDLESS = {"SageHighErrorRate", "HighEncryptionLatency", "ResultHighErrorRate"}
 """What fires as well, and is not told because another alert says more."""
@@ -107,10 +108,10 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Settings]
     port = free_port()
     settings = {
         "service": {"name": SERVICE},
-        "metrics": {"packs": ["http", "runtime", "sage", "textbook", "result"]},
+        "metrics": {"packs": ["http", "runtime", "sage", "textbook", "result", "security"]},
         "monitoring": {"access": "local"},
         "logging": {"output": str(tmp_path / "lines.jsonl")},
-        "export": {"targets": [f"127.0.0.1:{port}"]},
+        "export": {"targets": [f"127.0.0.1:{port}"], "monitored_by": ["prometheus", "alertmanager"]},
     }
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
@@ -142,7 +143,9 @@ def servers(tmp_path: Path, service: Any, told: tuple[Told, str]) -> Iterator[tu
     exported = json.dumps(alertmanager.configuration([settings], is_demo=True))
     routing = json.loads(exported.replace(alertmanager.DEMO_SINK, told[1]))
     routing["route"] |= {"group_wait": "1s", "group_interval": "1s"}
-    watching = prometheus.configuration([settings], alertmanager=f"127.0.0.1:{ports['alertmanager']}")
+    addresses = {f"{name}:{port}": f"127.0.0.1:{ports[name]}" for name, port in (("prometheus", 9090), ("alertmanager", 9093))}
+    written = json.dumps(prometheus.configuration([settings]))
+    watching = json.loads(re.sub("|".join(addresses), lambda found: addresses[found[0]], written))
     watching["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
     for name, content in (("alertmanager", routing), ("prometheus", watching)):
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(content))
@@ -188,7 +191,8 @@ def test_alerts_are_told_of_when_they_begin_and_when_they_end(service: Any, serv
     known, (alertmanager, watching) = told[0], servers
     app = f"http://{settings.export.targets[0]}"
     until(lambda: httpx.get(f"{watching}/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"], "scrape")
-    assert known.states == {}
+    awaited({"Watchdog"}, lambda: known.latest("firing"), "told")
+    assert {name: known.receivers[name] for name in known.states} == {"Watchdog": {"watchdog"}}
 
     httpx.post(f"{app}/behave", params={"badly": True}).raise_for_status()
     awaited(FIRING, lambda: known.latest("firing"), "told")
@@ -197,7 +201,7 @@ def test_alerts_are_told_of_when_they_begin_and_when_they_end(service: Any, serv
     for name in FIRING:
         alert = known.alerts[name]
         assert known.receivers[name] == {alert["labels"]["severity"]}, name
-        assert alert["labels"].get("service") == (None if name == "HighAITokenUsage" else SERVICE), name
+        assert alert["labels"]["service"] == SERVICE, name
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
         texts = " ".join(alert["annotations"].values())
         assert not re.search(r"error expanding|<no value>|\{\{", texts), texts

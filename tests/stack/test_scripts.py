@@ -13,10 +13,11 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
-from running import ROOT, serving
+from running import ROOT, query, serving
 from servers import need
-from support import PATIENCE_SECONDS
+from support import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -84,16 +85,17 @@ def test_wrong_arguments_are_told_what_is_right(script: str):
 
 def test_the_daily_check_finds_what_fires(stored: str):
     """A target that is down and an alert that fires are named, with its runbook; a missing Alertmanager is noticed."""
-    done = run("daily-check.sh", PROMETHEUS_URL=stored, DISK_LIMIT="101", ERRORS_LIMIT="0")
+    done = run("daily-check.sh", PROMETHEUS_URL=stored, ERRORS_LIMIT="0", DISK_LIMIT="101")
     assert done.returncode == 1, done.stderr
     assert re.search(r"^LOOK   down: gone 127\.0\.0\.1:\d+$", done.stdout, re.MULTILINE)
     assert done.stdout.count("down:") == 1
+    assert "Watchdog" not in done.stdout
     assert "LOOK   warning alert of the night: SomethingIsWrong (docs/runbooks/SomethingIsWrong.md)" in done.stdout
     assert "LOOK   Alertmanager does not answer" in done.stdout
-    assert "ok     all disks are below 101 %" in done.stdout
+    assert re.search(r"^ok     all [1-9]\d* disks are below 101 %$", done.stdout, re.MULTILINE)
     assert re.search(r"LOOK   [1-9]\d* requests failed in 24 hours", done.stdout)
     full = run("daily-check.sh", PROMETHEUS_URL=stored, DISK_LIMIT="0")
-    assert re.search(r"LOOK   disk /\S* is \d+% full", full.stdout)
+    assert re.search(r"^LOOK   disk / of 127\.0\.0\.1:\d+ is \d+ % full$", full.stdout, re.MULTILINE)
 
 
 def test_the_daily_check_does_not_trust_silence():
@@ -130,6 +132,7 @@ def test_the_daily_check_does_not_take_a_refusal_for_a_quiet_night():
     assert done.returncode == 1
     assert "ok     all 0 targets are up" in done.stdout
     assert "LOOK   Prometheus does not say which alerts fired" in done.stdout
+    assert "LOOK   Prometheus does not say how full disks are" in done.stdout
     assert "LOOK   Prometheus does not say how many requests failed" in done.stdout
     assert "no alert fired" not in done.stdout
 
@@ -164,21 +167,56 @@ def test_the_report_of_cardinality_names_what_is_large(stored: str):
         assert numbers == sorted(numbers, reverse=True)
 
 
-def test_the_weekly_maintenance_takes_a_snapshot(stored: str):
-    """Prometheus makes one where that is wanted; the rest is not set, and says so."""
+STEPS = ["backup", "log indices older than 30 days", "store of Prometheus", "snapshot of Prometheus"]
+STEPS += ["images that nothing has used for a week"]
+
+
+def steps(text: str) -> list[str]:
+    """List what a weekly maintenance has begun, but its first and last line."""
+    return re.findall("^== (.+)$", text, re.MULTILINE)[1:-1]
+
+
+def test_the_weekly_maintenance_keeps_the_newest_snapshots(stored: str):
+    """Prometheus makes one where that is wanted, and older ones go, beside it: whatever runs a command there is given."""
     assert "SNAPSHOT is not yes: none" in run("weekly-maintenance.sh").stdout
-    done = run("weekly-maintenance.sh", PROMETHEUS_URL=stored, SNAPSHOT="yes")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'"status":"success","data":\{"name":"\d+T', done.stdout)
+    data = httpx.get(f"{stored}/api/v1/status/flags").json()["data"]["storage.tsdb.path"]
+    settings = {"SNAPSHOT": "yes", "PROMETHEUS_URL": stored, "PROMETHEUS_DATA": data, "IN_PROMETHEUS": "env BESIDE=1"}
+    made = []
+    for _ in range(3):
+        done = run("weekly-maintenance.sh", **settings)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        made += re.findall(r'"status":"success","data":\{"name":"(\d+T[^"]+)', done.stdout)
+    assert "there is no block yet" in done.stdout
     assert done.stdout.endswith("== done\n")
-    assert run("weekly-maintenance.sh", SNAPSHOT="yes").returncode != 0
-    stopped = run("weekly-maintenance.sh", PROMETHEUS_URL=stored, ELASTICSEARCH_URL=NOWHERE)
-    assert stopped.returncode != 0
-    assert "== Prometheus" not in stopped.stdout
+    assert {path.name for path in (Path(data) / "snapshots").iterdir()} == {*made[1:]}
+    assert f"deleted {data}/snapshots/{made[0]}" in done.stdout
+
+
+def test_the_weekly_maintenance_goes_on_after_a_failure(tmp_path: Path):
+    """The backup comes first; what fails is said at once and at the end, and stops nothing else."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
+    docker.chmod(0o755)
+    done = run(
+        "weekly-maintenance.sh",
+        BACKUP_DIR=str(tmp_path),
+        ELASTICSEARCH_URL=NOWHERE,
+        SNAPSHOT="yes",
+        PRUNE="docker",
+        PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    )
+    assert done.returncode == 1
+    assert steps(done.stdout) == STEPS
+    wrong = [STEPS[0], STEPS[1], STEPS[3], STEPS[4]]
+    assert re.findall("^  FAILED: (.+)$", done.stdout, re.MULTILINE) == wrong
+    assert done.stdout.endswith(f"== done, but FAILED: {', '.join(wrong)}\n")
+    assert "--web.enable-admin-api" in done.stdout
+    assert "PRUNE is no, docker or crictl, not podman" in run("weekly-maintenance.sh", PRUNE="podman").stdout
 
 
 def test_the_monthly_report_is_filled(stored: str, tmp_path: Path):
-    """Numbers of the service stand where the template has names, with what its settings promise."""
+    """What was observed of the service stands where the template has names, with what its settings promise, and no more."""
+    until(lambda: query(stored, "count_over_time(max(up)[1h:15s])"), "a look at it")
     out = tmp_path / "report.md"
     settings = str(ROOT / "deploy/services/customer-id.yaml")
     done = run(
@@ -200,10 +238,21 @@ def test_the_monthly_report_is_filled(stored: str, tmp_path: Path):
     # One of seven requests of the service is answered 503, the others are not.
     assert 80 < float(available[1]) < 90
     assert re.search(r"^\| mean response time \| [\d.]+ ms \| 1000 ms \|$", text, re.MULTILINE)
-    assert re.search(r"^\| downtime \| 0 min \| 43 min \|$", text, re.MULTILINE)
+    assert re.search(r"^\| downtime.* \| 0 min \| 43 min \|$", text, re.MULTILINE)
+    unobserved = re.search(r"^\| not observed.* \| (\d+) min \| \|$", text, re.MULTILINE)
+    assert 43_000 < int(unobserved[1]) <= 43_200
+    assert "| requests per day | no data |" in text
+    used = re.search(r"^\| storage.* \| (\d+) of (\d+) GB \| (\d+) of \d+ GB \|$", text, re.MULTILINE)
+    assert 0 < int(used[1]) <= int(used[3]) < int(used[2])
     assert re.search(r"^- GET /\S+: [\d.]+ ms on average$", text, re.MULTILINE)
-    assert "- SomethingIsWrong (warning): " in text
+    assert "SomethingIsWrong" not in text
     assert "$" not in text
+    other = run("monthly_report.py", "--prometheus", stored, "--service", "sage-backend", "--until-now")
+    lasted = re.search(r"^- SomethingIsWrong \(warning\): (\d+) min$", other.stdout, re.MULTILINE)
+    assert int(lasted[1]) <= 43_200 - int(unobserved[1]) + 10
+    lost = run("monthly_report.py", "--prometheus", stored, "--service", "gone", "--until-now").stdout
+    minutes = [int(found) for found in re.findall(r"^\| (?:downtime|not observed).*? \| (\d+) min \|", lost, re.MULTILINE)]
+    assert sum(minutes) == pytest.approx(43_200, abs=1)
     assert run("monthly_report.py", "--prometheus", NOWHERE, "--service", "x").stderr.startswith(f"{NOWHERE} does not answer")
 
 

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from sage_fastapi_obs.dashboards.layout import FINE, Dashboard, Panel, Query, Row, Threshold, Variable
+from sage_fastapi_obs.dashboards.promql import FIRING
 
 _TAG = "sage-fastapi-obs"
 """What dashboards that link to each other have in common."""
@@ -32,7 +33,6 @@ _STORES = {
 }
 _SOURCES = {"datasource": ("prometheus", "Metrics"), "logs": ("loki", "Logs"), "traces": ("jaeger", "Traces")}
 _USED_BY = {"prometheus": "datasource", "loki": "logs", "jaeger": "traces"}
-_FIRING = 'ALERTS{alertstate="firing"}'
 
 
 def dashboard_json(board: Dashboard) -> str:
@@ -86,6 +86,8 @@ def _placed(panels: tuple[Panel, ...], top: int) -> tuple[list[Any], int]:
 def _panel(panel: Panel) -> Any:
     built = _KINDS[panel.kind]().title(panel.title).description(panel.description)
     built.datasource(_STORES[panel.queries[0].store])
+    if panel.time_from:
+        built.time_from(panel.time_from)
     for number, query in enumerate(panel.queries):
         built.with_target(_target(panel, query, chr(ord("A") + number)))
     if panel.kind == "logs":
@@ -209,7 +211,7 @@ def _firing_alerts() -> Any:
         .enable(True)
         .hide(False)
         .icon_color("red")
-        .expr(f"max by (alertname, severity, service) ({_FIRING})")
+        .expr(f"max by (alertname, severity, service) ({FIRING})")
         .title_format("{{alertname}}")
         .text_format("{{severity}} {{service}}")
         .tag_keys("severity")

@@ -18,6 +18,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
+from sage_fastapi_obs.catalog.extremes_histogram import ExtremesHistogram
 from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedCollector, VersionedFamily
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
@@ -70,6 +71,24 @@ def gauge_value(gauge: Gauge) -> float:
         return value.get()  # type: ignore[no-any-return, no-untyped-call]
     (family,) = gauge.collect()
     return family.samples[0].value
+
+
+def add_counted(source: Any, target: Any) -> None:
+    """Add to an instrument without labels, or to one child, what another of its kind has counted; set a gauge to its value."""
+    if isinstance(source, Gauge):
+        target.set(gauge_value(source))
+        return
+    names = ("_value",) if isinstance(source, Counter) else ("_sum", "_buckets")
+    counted, raised = ([getattr(one, name) for name in names] for one in (source, target))
+    for value, other in zip(_flat(counted), _flat(raised), strict=True):
+        other.inc(value.get())
+    if isinstance(source, ExtremesHistogram) and isinstance(target, ExtremesHistogram):
+        target.add_extremes(source)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, list) else (value,)
 
 
 def versioned(collector: object) -> Callable[[], Iterable[VersionedFamily]] | None:
@@ -130,6 +149,13 @@ class ClientInstrument:
         for labels, child in self._by_labels():
             state = self._state(child)
             yield labels, None if state is None else _unpacked(state)[0]
+
+    def extremes(self) -> list[tuple[tuple[str, ...], float, float]]:
+        """Take the lowest and the highest observation since the last call, of each child that has both."""
+        if not isinstance(self._instrument, ExtremesHistogram):
+            return []
+        taken = ((labels, child.take_extremes()) for labels, child in self._by_labels())
+        return [(labels, *extremes) for labels, extremes in taken if extremes is not None]
 
     def _children(self) -> Iterator[VersionedChild]:
         for labels, child in self._by_labels():
@@ -267,13 +293,15 @@ def _is_readable(instrument: type, kind: _ChildReader) -> bool:
     return True
 
 
+_HISTOGRAM = _ChildReader(lambda child: _packed((child._sum, *child._buckets)), _histogram)
 _KINDS: dict[type, _ChildReader] = {
     instrument: kind
     for instrument, kind in {
         Counter: _ChildReader(_packed_value, _counter),
         Gauge: _ChildReader(_packed_value, _gauge),
         Summary: _ChildReader(lambda child: _packed((child._count, child._sum)), _summary),
-        Histogram: _ChildReader(lambda child: _packed((child._sum, *child._buckets)), _histogram),
+        Histogram: _HISTOGRAM,
+        ExtremesHistogram: _HISTOGRAM,
         Info: _ChildReader(lambda child: child._value, _info),
         Enum: _ChildReader(lambda child: child._value, _enum),
     }.items()

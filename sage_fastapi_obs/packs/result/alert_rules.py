@@ -9,6 +9,7 @@ from sage_fastapi_obs.alerting.default_rules import (
     MANY_FAILURES,
     OPEN_BREAKER,
     SLOW_RESULT,
+    SLOW_RESULT_P95,
     SLOW_RESULT_SECONDS,
     VERY_MANY_FAILURES,
 )
@@ -17,7 +18,6 @@ from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack
 
 _RESULT = RuleGroup("result", "Results: pack `result`", "result", "result-pattern", weight=50)
-_P95 = Stat("result_duration_seconds", "p95", by=("operation",))
 _FAILED, _SUCCEEDED = (Stat(f"result_{one}_total", "increase", HOUR) for one in ("failure", "success"))
 _FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
 _FAILED_RUNS = "{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes."
@@ -32,7 +32,7 @@ _OF_ALL = (
     replace(_exported(VERY_MANY_FAILURES, "ResultCriticalSystemFailure"), inhibits="ResultHighErrorRate").about(
         "Many operations of {{ $labels.service }} fail", _FAILED_RUNS
     ),
-    _exported(replace(SLOW_RESULT, expression=_P95, threshold=SLOW_RESULT_SECONDS), "ResultSlowResponse").about(
+    _exported(replace(SLOW_RESULT, expression=SLOW_RESULT_P95, threshold=SLOW_RESULT_SECONDS), "ResultSlowResponse").about(
         "{{ $labels.operation }} of {{ $labels.service }} is slow",
         "One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
     ),

@@ -17,7 +17,7 @@ from sage_fastapi_obs.logs.loggers import ObsLogger, create_logger
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.operations.count import observe
 from sage_fastapi_obs.operations.operation import UNMEASURED, Operation
-from sage_fastapi_obs.packs.result.results import Failure, Result, Success, go_on, within
+from sage_fastapi_obs.packs.result.results import AnyError, Failure, Result, Success, go_on, within
 from sage_fastapi_obs.privacy.exception_text import error_fields
 from sage_fastapi_obs.privacy.json_values import Sanitizer
 from sage_fastapi_obs.privacy.printable import printable
@@ -190,7 +190,7 @@ class _LoggedCall:
 
 def create_logging_mono(
     fn: Callable[[], Awaitable[Result[T, E]]], *, name: str | None = None
-) -> "LoggingMonoResult[T, E | Exception]":
+) -> "LoggingMonoResult[T, E | AnyError]":
     """Begin a chain that is logged step by step. `name`: the operation on its lines; by default that around it, if any."""
     operation = None if name is None else printable(name)
     return LoggingMonoResult(_logger_of(fn), operation, calls=(lambda _: fn(),))
@@ -217,7 +217,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
         self._calls = calls
         """Calls that are not yet part of a step."""
 
-    def bind_async_result(self, fn: Callable[[T_co], Awaitable[Result[U, F]]]) -> "LoggingMonoResult[U, E_co | F | Exception]":
+    def bind_async_result(self, fn: Callable[[T_co], Awaitable[Result[U, F]]]) -> "LoggingMonoResult[U, E_co | F | AnyError]":
         """Go on with an asynchronous function of the value so far; skipped after a Failure."""
         return LoggingMonoResult(self._logger, self._name, self._stages, (*self._calls, fn))
 
@@ -236,7 +236,7 @@ class LoggingMonoResult(Generic[T_co, E_co]):
         """Log the Failure, if there is one, in a line with this message."""
         return self._with(*self._trailing(), _Error(name))
 
-    def timeout(self, seconds: float) -> "LoggingMonoResult[T_co, E_co | Exception]":
+    def timeout(self, seconds: float) -> "LoggingMonoResult[T_co, E_co | AnyError]":
         """Limit all before this together: past the limit it is cancelled, for a Failure with `TimeoutError`."""
         limited = within(seconds, self.to_result)
         return LoggingMonoResult(self._logger, self._name, calls=(lambda _: limited(),))

@@ -52,3 +52,11 @@ METRICS = (
     ),
     gauge("monitoring_alert_active", "Rules of this process: 1 while active.", {"name": ()}),
 )
+_MEBIBYTES = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+MEMORY_CHANGES = histogram(
+    "operation_memory_change_bytes",
+    "Changes of the process's memory during runs of operations.",
+    tuple(size * 1_048_576 for size in (*(-size for size in reversed(_MEBIBYTES)), 0.0, *_MEBIBYTES)),
+    _OPERATION,
+)
+"""Only for summaries, not for `/metrics`: OpenMetrics has no sum of a histogram with bounds below 0."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import anyio
 
@@ -95,6 +95,11 @@ Result = Success[T] | Failure[E]
 """Either outcome. `match` and `isinstance` tell them apart for type checkers too."""
 
 
+AnyError: TypeAlias = Any
+"""An exception that a step has raised, beside the errors that its type names. For type checkers it is `Any`, as what typeshed
+calls `MaybeNone` is: whoever wants to may ask for it, and a chain of steps that fail with `str` is a `Result[…, str]`."""
+
+
 class MonoResult(Generic[T_co, E_co]):
     """A chain of asynchronous steps, each of which gives a `Result`; the first Failure is the end of it.
 
@@ -113,15 +118,15 @@ class MonoResult(Generic[T_co, E_co]):
         self._then = then
 
     @staticmethod
-    def from_async_result(fn: Callable[[], Awaitable[Result[T, E]]]) -> "MonoResult[T, E | Exception]":
+    def from_async_result(fn: Callable[[], Awaitable[Result[T, E]]]) -> "MonoResult[T, E | AnyError]":
         """Begin a chain with an asynchronous function without arguments."""
         return MonoResult(fn)
 
-    def bind_async_result(self, fn: Callable[[T_co], Awaitable[Result[U, F]]]) -> "MonoResult[U, E_co | F | Exception]":
+    def bind_async_result(self, fn: Callable[[T_co], Awaitable[Result[U, F]]]) -> "MonoResult[U, E_co | F | AnyError]":
         """Go on with an asynchronous function of the value so far; skipped after a Failure."""
         return MonoResult(self._first, (*self._then, fn))
 
-    def timeout(self, seconds: float) -> "MonoResult[T_co, E_co | Exception]":
+    def timeout(self, seconds: float) -> "MonoResult[T_co, E_co | AnyError]":
         """Limit all steps before this one together: past the limit they are cancelled, for a Failure with `TimeoutError`."""
         return MonoResult(within(seconds, self.to_result))
 
@@ -137,7 +142,7 @@ class FluxResult(Generic[T_co, E_co]):
     results: tuple[Result[T_co, E_co], ...]
 
     @staticmethod
-    def from_iterable_async(items: Iterable[U], fn: Callable[[U], Awaitable[Result[T, E]]]) -> "PendingFlux[T, E | Exception]":
+    def from_iterable_async(items: Iterable[U], fn: Callable[[U], Awaitable[Result[T, E]]]) -> "PendingFlux[T, E | AnyError]":
         """Prepare an asynchronous function for each of some items; nothing runs before `batch_collect()`."""
         return PendingFlux(items, fn)
 

@@ -93,10 +93,8 @@ def alerts(services: Services) -> list[ExportedRule]:
 
 def _down(service: Settings) -> ExportedRule:
     name = service_name(service)
-    return down_alert("SAGEBackendDown", CRITICAL, name, "one:9090", found_by="job", labels={"service": name}).about(
-        f"{name} is down",
-        "Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}, or knows no target of it any more.",
-    )
+    target = {"job": name, "service": name, "instance": "one:9090"}
+    return down_alert("SAGEBackendDown", CRITICAL, target, selector_of={"job": name})
 
 
 def _memory(service: Settings) -> ExportedRule:

@@ -12,7 +12,9 @@ _HOUR = 3600.0
 def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `textbook`."""
     found = with_pack(services, "textbook")
-    return [_idle(found), _costly()] if found else []
+    # Their expressions add all services up: with one service, it is that one.
+    name = service_name(found[0]) if len(found) == 1 else ""
+    return [one.with_labels(service=name) for one in (_idle(found), _costly())] if found else []
 
 
 def _idle(services: Services) -> ExportedRule:

@@ -4,6 +4,7 @@ from sage_fastapi_obs.catalog.services import Services, job, with_pack
 from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Row, Variable, numbers
 from sage_fastapi_obs.dashboards.panels import PanelBuilder
+from sage_fastapi_obs.dashboards.promql import RANGE
 from sage_fastapi_obs.dashboards.service import red
 
 SCOPE = 'job=~"$job", instance=~"$instance"'
@@ -28,8 +29,10 @@ _HOSTS = Panel(
 ).about("From node-exporter. HighCPUUsage fires from 80 % for ten minutes.")
 _NOW = (
     panels.stat("Active Users", ask.value("active_users"), width=6).about("As the application tells it."),
-    panels.stat("Textbooks Created Today", ask.increase("textbooks_created_total", window="1d"), width=6).about(
-        "In the last 24 hours. NoTextbooksCreated fires after about three hours without."
+    panels.stat(
+        "Textbooks Created Today", ask.increase("textbooks_created_total", window=RANGE), width=6, time_from="now/d"
+    ).about(
+        "Since midnight; Prometheus estimates what was before its first scrape. NoTextbooksCreated fires after three hours."
     ),
     panels.stat(
         "Tokens in an hour", ask.increase("ai_tokens_used_total", window="1h"), warn=800_000, bad=1_000_000, width=6
