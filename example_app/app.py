@@ -71,7 +71,10 @@ def _furnish(app: FastAPI) -> None:
     app.state.agent = Agent(
         Resolver(app.state.registry),
         session_seconds=float(os.environ.get("EXAMPLE_SESSION_SECONDS", "300")),
+        most_sessions=int(os.environ.get("EXAMPLE_MOST_SESSIONS", "20000")),
+        cipher_seconds=float(os.environ.get("EXAMPLE_CIPHER_SECONDS", "0")),
     )
+    app.state.ballast = b"x" * int(os.environ.get("EXAMPLE_BALLAST_BYTES", "0"))
     app.state.accounts = accounts.Accounts(PASSWORDS)
     app.state.login_limit = accounts.RateLimit(burst=10, per_second=5)
     app.state.library = textbooks.Library()

@@ -224,6 +224,7 @@ class Observability(Lifecycle):
             raise DeclarationError(f"{pack!r} cannot be switched on: there are {names}, and classes with declared metrics")
         else:
             self.instruments.enable(pack)
+            self.status.add_pack_alerts([pack])
 
     def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
         """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.

@@ -22,7 +22,7 @@ def pack_names() -> tuple[str, ...]:
 
 
 def pack_module(pack: str, part: str) -> ModuleType | None:
-    """Import a part of a pack: `metrics`, `alert_rules` or `dashboard`; None where the pack has no such part."""
+    """Import a part of a pack: `metrics`, `default_rules`, `alert_rules` or `dashboard`; None where it has no such part."""
     if pack in _BUILT_IN:
         return import_module(_BUILT_IN[pack]) if part == "metrics" else None
     module = f"{_FOLDERS}.{pack.replace('-', '_')}.{part}"

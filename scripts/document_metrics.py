@@ -23,6 +23,13 @@ If a label lists its values in brackets, any other value is counted as `other`. 
 replaces characters that cannot be printed. If all values are known, the series exist from the start, at 0.
 
 `metrics.compat_aliases` adds older names beside the new ones: the same samples, in the older name's unit and words.
+
+## Expensive metrics
+
+Each message is observed in several histograms. Where that costs too much, `metrics.expensive_sample_rate` is the share of
+observations that they get, chosen at random: set it in the file of an environment, such as 0.1 in `production.yaml` and nothing
+in `dev.yaml`. Quantiles and means stay right; `_count` and `_sum` are that share of the truth, so take rates from the counters,
+which are always exact. These are:
 """
 
 
@@ -31,7 +38,8 @@ def page() -> str:
     whole = [pack for pack in PACKS if PACKS[pack][0].pack == pack]
     sections = [f"## Pack `{pack}`\n\n{about(pack)}\n\n{metrics_table(PACKS[pack])}\n" for pack in whole]
     always = f"## Always there\n\n{metrics_table(ALWAYS)}\n"
-    return "\n".join([OPENING, *sections, always, "## Bounds of histograms\n", bounds_table(CATALOG), ""])
+    expensive = [f"- `{metric.name}`" for metric in CATALOG if metric.is_expensive]
+    return "\n".join([OPENING, *expensive, "", *sections, always, "## Bounds of histograms\n", bounds_table(CATALOG), ""])
 
 
 def about(pack: str) -> str:

@@ -92,6 +92,15 @@ def test_the_alerts_page_is_what_the_rules_say():
     assert done.returncode == 0, done.stderr
 
 
+def test_files_that_the_designs_name_have_a_place_here():
+    """The table of files names what there is, and the modules that the pack of SAGE has."""
+    table = (ROOT / "docs/compatibility.md").read_text().partition("## Files\n")[2].partition("\n## ")[0]
+    cells = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ")]
+    ours = [path for cell in cells for path in re.findall(r"`([^`]*/[^`]*)`", cell)]
+    assert len(ours) > 20
+    assert [path for path in ours if not (ROOT / path).exists()] == []
+
+
 def test_every_metric_is_documented():
     """The metrics page has a row for every metric of the catalog, and no other."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)

@@ -32,26 +32,26 @@ from example_app.sage.signatures import COVERED, IN_SESSION, Envelope, Signed, k
 from sage_fastapi_obs import bind
 from sage_fastapi_obs.logs.application_fields import FIELD_CLIENT_DID
 from sage_fastapi_obs.packs.sage import (
+    decryption,
+    did_resolution,
+    encryption,
+    handshake,
+    key_derivation,
     observe_crypto,
-    observe_did_resolution,
     observe_handshake,
     observe_message,
-    observe_session_operation,
     record_blockchain_transaction,
     record_did_registration,
     record_nonce,
     record_replay_attack,
     session_closed,
+    session_creation,
     sessions_expired,
-    trace_decryption,
-    trace_did_resolution,
-    trace_encryption,
+    signature,
+    signature_verification,
     trace_handshake,
     trace_handshake_verification,
-    trace_key_derivation,
     trace_key_generation,
-    trace_session_create,
-    trace_signature,
     trace_signature_verification,
 )
 from sage_fastapi_obs.packs.security import security_event
@@ -70,9 +70,11 @@ class Agent:
         key_type: KeyType = "secp256k1",
         session_seconds: float = 300.0,
         nonce_seconds: float = 60.0,
+        most_sessions: int = 20_000,
+        cipher_seconds: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make the keys. `clock`: Unix time in seconds."""
+        """Make the keys. `cipher_seconds`: that each encryption takes longer. `clock`: Unix time in seconds."""
         self._resolver = resolver
         self._clock = clock
         self._signs = SigningKey.generate(key_type)
@@ -83,7 +85,8 @@ class Agent:
         self._sequence = 0
         self._chain = chain
         self.document = DidDocument.of(chain, self._signs.verify_key, self._agrees.public_key())
-        self.sessions = Sessions(session_seconds, clock)
+        self.sessions = Sessions(session_seconds, clock, most_sessions)
+        self._cipher_seconds = cipher_seconds
 
     @property
     def did(self) -> str:
@@ -122,7 +125,7 @@ class Agent:
     async def resolve(self, did: str) -> DidDocument:
         """Find an agent's document."""
         chain = chain_of(did)
-        with trace_did_resolution(chain), observe_did_resolution(chain):
+        with did_resolution(chain):
             return await self._resolver.resolve(did)
 
     def signed(
@@ -131,7 +134,7 @@ class Agent:
         """Sign a request to another agent; returns its headers."""
         envelope = Envelope(method, url, headers or {})
         nonce, key_type = uuid.uuid4().hex, self._signs.key_type
-        with trace_signature(key_type, "rfc9421"), observe_crypto("sign", key_type):
+        with signature(key_type, "rfc9421"):
             return sign(envelope, body, self._signs, self.document.key_id, nonce=nonce, created=self._clock(), covered=covered)
 
     async def verify(self, envelope: Envelope, body: bytes, covered: Sequence[str] = COVERED) -> DidDocument:
@@ -143,6 +146,7 @@ class Agent:
         # Who says to have sent this; whether it is true shows in what becomes of it.
         bind(**{FIELD_CLIENT_DID: document.id})
         key = document.verify_key()
+        # The span ends with the check of the nonce, and the time of cryptography before it: so these are not one step.
         with trace_signature_verification(key.key_type):
             with observe_crypto("verify", key.key_type):
                 signed = verify(envelope, body, key, covered=covered)
@@ -164,32 +168,33 @@ class Agent:
     async def shake(self, peer: httpx.AsyncClient, server_did: str) -> Session:
         """Shake hands with the agent that answers at the client's base URL."""
         key_type = self._signs.key_type
-        with observe_handshake("client", key_type) as handshake, trace_handshake(self.did, server_did, version=VERSION):
-            with handshake.stage("init"):
+        with handshake("client", self.did, server_did, key_type=key_type, version=VERSION) as step:
+            with step.stage("init"):
                 server = await self.resolve(server_did)
                 opening = self._open(server)
                 url, body = str(peer.base_url.join("handshake")), opening.offer.model_dump_json().encode()
                 headers = self.signed("POST", url, body, {"Content-Type": "application/json"})
-            with handshake.stage("process"):
+            with step.stage("process"):
                 answer = _read_answer(await ask(peer, "POST", url, body, headers))
-            with handshake.stage("finalize"):
+            with step.stage("finalize"):
                 self._check(answer, opening.offer, server.verify_key())
-                with trace_key_derivation("hpke"), observe_crypto("derive_key", "hpke"):
+                with key_derivation("hpke"):
                     secrets = opening.finish(answer)
                 return self._keep("client", opening.offer, answer, key_type, secrets)
 
     async def accept(self, envelope: Envelope, body: bytes) -> tuple[Answer, Session]:
         """Answer another agent's offer; the session is the own end of it."""
-        with observe_handshake("server") as handshake:
-            with handshake.stage("init"):
+        # Who the client says to be is in the offer: the span begins when that has been read.
+        with observe_handshake("server") as step:
+            with step.stage("init"):
                 offer = _read_offer(body)
             with trace_handshake(offer.client_did, offer.server_did, version=VERSION):
-                with handshake.stage("process"), trace_handshake_verification(offer.client_did):
+                with step.stage("process"), trace_handshake_verification(offer.client_did):
                     client = await self.verify(envelope, body)
                     if client.id != offer.client_did:
                         raise BadSignature("signed by somebody else")
-                    handshake.key_type = key_type = client.verify_key().key_type
-                with handshake.stage("finalize"):
+                    step.key_type = key_type = client.verify_key().key_type
+                with step.stage("finalize"):
                     answer, secrets = self._accept(offer)
                     return answer, self._keep("server", offer, answer, key_type, secrets)
 
@@ -203,36 +208,34 @@ class Agent:
         if offer.server_did != self.did:
             raise BadHandshake("the offer is for somebody else")
         expires_at = self._clock() + self.sessions.lifetime_seconds
-        with trace_key_derivation("hpke"), observe_crypto("derive_key", "hpke"):
+        with key_derivation("hpke"):
             answer, secrets = accept(offer, self._agrees, new_session_id(), expires_at)
         key_type = self._signs.key_type
-        with trace_signature(key_type, key_type), observe_crypto("sign", key_type):
+        with signature(key_type, key_type):
             return Accepted(answer.signed(offer, self._signs), secrets)
 
     def _check(self, answer: Answer, offer: Offer, key: VerifyKey) -> None:
-        with trace_signature_verification(key.key_type), observe_crypto("verify", key.key_type):
+        with signature_verification(key.key_type):
             answer.verify(offer, key)
 
     def encrypt(self, session_id: str, message: Message) -> bytes:
         """Encrypt a message for the other end."""
         plaintext = message.to_bytes()
-        size = len(plaintext)
-        with trace_encryption(session_id, size), observe_session_operation("encrypt", size):
-            session = self._session(session_id)
-            with observe_crypto("encrypt", "chacha20"):
-                return session.encrypt(plaintext)
+        session = self._session(session_id)
+        with encryption(session_id, len(plaintext)):
+            time.sleep(self._cipher_seconds)
+            return session.encrypt(plaintext)
 
     def decrypt(self, session_id: str, frame: bytes, key_id: str | None = None) -> Message:
         """Decrypt and check what the other end has sent; `key_id` says whose signature was on it, if any was."""
-        with trace_decryption(session_id, len(frame), key_id=key_id), observe_session_operation("decrypt") as run:
-            session = self._session(session_id)
+        session = self._session(session_id)
+        with decryption(session_id, len(frame), key_id=key_id) as step:
             try:
-                with observe_crypto("decrypt", "chacha20"):
-                    plaintext = session.decrypt(frame)
+                plaintext = session.decrypt(frame)
             except ReplayedFrame:
                 _count_replay()
                 raise
-            run.size = len(plaintext)
+            step.size = len(plaintext)
         with observe_message(type_of(plaintext), len(plaintext)):
             return Message.from_bytes(plaintext)
 
@@ -265,7 +268,7 @@ class Agent:
     def _keep(self, role: Role, offer: Offer, answer: Answer, key_type: KeyType, secrets: Secrets) -> Session:
         # Each end has an id of its own: an agent may well talk to itself.
         own_id = answer.session_id if role == "server" else new_session_id()
-        with trace_session_create(own_id), observe_session_operation("create"):
+        with session_creation(own_id):
             session = Session(
                 id=own_id,
                 role=role,

@@ -12,7 +12,7 @@ from example_app.sage.agent import Agent
 from example_app.sage.did import DID_PATTERN, DidDocument, Transaction
 from example_app.sage.handshake import Answer
 from example_app.sage.messages import Message, MessageType
-from example_app.sage.sessions import Session
+from example_app.sage.sessions import CIPHER, Session
 from example_app.sage.signatures import Envelope
 from sage_fastapi_obs import RequestLogger, bind
 from sage_fastapi_obs.logs.application_fields import FIELD_CLIENT_DID, FIELD_KEY_TYPE, FIELD_SERVER_DID, FIELD_SESSION_ID
@@ -140,7 +140,7 @@ async def shake(request: Request, agent: CurrentAgent, log: RequestLogger) -> An
     """Answer an agent's signed offer."""
     log.bind(operation="handshake")
     answer, session = await agent.accept(_envelope(request), await request.body())
-    log.bind(**_known(session)).info("handshake completed")
+    log.bind(**_known(session)).info("handshake completed", encrypted=True, cipher=CIPHER)
     return answer
 
 
@@ -150,7 +150,7 @@ async def open_session(peer: Peer, request: Request, agent: CurrentAgent, log: R
     log.bind(operation="handshake")
     await agent.publish()
     session = await agent.shake(request.app.state.peer, peer.did or agent.did)
-    log.bind(**_known(session)).info("session opened")
+    log.bind(**_known(session)).info("session opened", encrypted=True, cipher=CIPHER)
     return Opened(
         session_id=session.id,
         peer_session_id=session.peer_id,

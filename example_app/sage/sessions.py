@@ -13,9 +13,11 @@ from example_app.sage.errors import ExpiredSession, ReplayedFrame, TooManySessio
 from example_app.sage.handshake import Secrets
 from example_app.sage.keys import KeyType
 
-__all__ = ["Session", "Sessions", "new_session_id"]
+__all__ = ["CIPHER", "Session", "Sessions", "new_session_id"]
 
 Role = Literal["client", "server"]
+CIPHER = "chacha20-poly1305"
+"""What frames are encrypted with."""
 COUNTER_BYTES = 8
 WINDOW = 1024
 """How many frames may overtake one another."""
@@ -87,7 +89,7 @@ def _nonce(counter: bytes) -> bytes:
 class Sessions:
     """The sessions of one process."""
 
-    def __init__(self, lifetime_seconds: float, clock: Callable[[], float], most: int = 10_000) -> None:
+    def __init__(self, lifetime_seconds: float, clock: Callable[[], float], most: int) -> None:
         self.lifetime_seconds = lifetime_seconds
         self._clock = clock
         self._most = most

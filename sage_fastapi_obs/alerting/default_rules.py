@@ -1,6 +1,6 @@
 """The alert rules that come with the package: judged in process, and exported for Prometheus under names of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,6 +8,8 @@ from sage_fastapi_obs.alerting.expressions import Ratio, Stat, Values, View, num
 from sage_fastapi_obs.alerting.notify import Notifiers
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.sla import ServiceLevels
+from sage_fastapi_obs.catalog import PACKS
+from sage_fastapi_obs.pack_folders import pack_module
 
 _above = partial(AlertRule, condition=AlertCondition.GREATER_THAN)
 ERRORS = Ratio((Stat("http_requests_total", "rate", where={"status": "=~5.."}),), (Stat("http_requests_total", "rate"),))
@@ -114,6 +116,16 @@ def default_rules(notifiers: Notifiers, levels: ServiceLevels) -> list[AlertRule
         _notifying(OPEN_BREAKER, incident, resolved=incident),
         _notifying(sla_violation, notifiers.send_sla_violation_alert),
     ]
+
+
+def pack_rules(packs: Iterable[str], notifiers: Notifiers) -> Iterator[AlertRule]:
+    """Build the rules of packs, as far as their metrics are among those of these packs."""
+    incident = notifiers.notify_incident_team
+    metrics = {metric.name: metric.pack for pack in packs for metric in PACKS[pack]}
+    for pack in dict.fromkeys(metrics.values()):
+        for rule in getattr(pack_module(pack, "default_rules"), "RULES", ()):
+            if rule.expression.metric in metrics:
+                yield _notifying(rule, incident, resolved=incident)
 
 
 def _notifying(rule: AlertRule, *callbacks: Callback, resolved: Callback | None = None) -> AlertRule:

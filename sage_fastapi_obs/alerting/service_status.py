@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
-from sage_fastapi_obs.alerting.default_rules import default_rules
+from sage_fastapi_obs.alerting.default_rules import default_rules, pack_rules
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
 from sage_fastapi_obs.alerting.rule_review import RuleReview
@@ -70,8 +70,10 @@ class ServiceStatus:
         """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)
         self.notifiers = Notifiers(settings.notify, settings.service.name, log)
+        self._judges_packs = settings.alerts.defaults and settings.metrics.enabled
         if settings.alerts.defaults:
             self.add_default_alerts()
+        self.add_pack_alerts(settings.metrics.packs)
         for rule in settings.alerts.rules:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
@@ -99,6 +101,13 @@ class ServiceStatus:
         self.review.defaults |= {rule.name: rule for rule in added}
         for rule in added:
             self.alerts.add(rule)
+
+    def add_pack_alerts(self, packs: Iterable[str]) -> None:
+        """Add the rules of packs that have been switched on, unless the default rules are off; a rule of the name stays."""
+        known = {rule.name for rule in self.alerts.rules}
+        for rule in pack_rules(packs, self.notifiers) if self._judges_packs else ():
+            if rule.name not in known:
+                self.alerts.add(rule)
 
     def evaluate(self) -> list[Alert]:
         """Sample the registry, evaluate all rules, and return the alerts that have changed state."""

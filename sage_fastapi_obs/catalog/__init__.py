@@ -21,7 +21,7 @@ from sage_fastapi_obs.catalog.internal import (
     SELF_METRICS,
     SPAN_METRICS,
 )
-from sage_fastapi_obs.catalog.metric import OVERFLOW, Alias, AliasGroup, CountCollector, Metric, build, register
+from sage_fastapi_obs.catalog.metric import OLDER_WORDS, OVERFLOW, Alias, AliasGroup, CountCollector, Metric, build, register
 from sage_fastapi_obs.catalog.runtime import RUNTIME_METRICS
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "HTTP_METRICS",
     "KNOWN_METHODS",
     "LOG_METRICS",
+    "OLDER_WORDS",
     "OPERATION_METRICS",
     "OTHER_METHOD",
     "OVERFLOW",

@@ -30,6 +30,8 @@ OVERFLOW = "other"
 """What a value is counted as when its label has too many, or does not know it."""
 STATUS = ("success", "failure")
 """How it ended, wherever a metric says so in two words."""
+OLDER_WORDS = {"error": "failure"}
+"""What older designs call a value of a label; it is counted as the value of today."""
 MOST_AT_ZERO = 32
 """Label sets that a metric shows at 0 before anything has happened."""
 
@@ -73,6 +75,8 @@ class Metric:
     """It goes with the next release but one, and its help text says so."""
     max_label_values: int | None = None
     """Most values of each open label; None: `metrics.max_label_values`."""
+    is_expensive: bool = False
+    """A histogram that is observed several times per message: `metrics.expensive_sample_rate` is the share that it gets."""
 
     def with_buckets(self, buckets: tuple[float, ...] | None) -> "Metric":
         """Return this metric with other bounds, if any are given."""

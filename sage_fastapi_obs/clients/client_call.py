@@ -10,6 +10,7 @@ from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import active_observability
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
+from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import current_exchange
 
 OTEL_SCOPE_PREFIX = "opentelemetry.instrumentation."
@@ -84,7 +85,7 @@ class Call(OperationRun):
         """End the call, with what it has raised."""
         if isinstance(error, Exception):
             code = self._system.code_of(error)
-            self.fail(code or error)
+            self.fail(code or exception_name(error))
             if code and self._system.code_attribute:
                 self.set_attributes({self._system.code_attribute: code})
             error = None

@@ -14,7 +14,7 @@ from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS, LEVELS, usual_level
 from sage_fastapi_obs.logs import takeover
-from sage_fastapi_obs.logs.message_fields import text_and_fields
+from sage_fastapi_obs.logs.message_fields import take_exception, text_and_fields
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
@@ -78,16 +78,20 @@ class ObsLogger:
 
     warn = warning
 
-    def error(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
-        """Write a line of level error, with the exception's type, message and stack if given."""
-        self._write("error", message, fields, exc)
+    def error(self, message: str, /, exc: object = None, **fields: Any) -> None:
+        """Write a line of level error, with the exception's type, message and stack if one is given: second, or as a field.
 
-    def critical(self, message: str, /, exc: BaseException | None = None, **fields: Any) -> None:
-        """Write a line of level critical, with the exception's type, message and stack if given."""
-        self._write("critical", message, fields, exc)
+        `exc=`, `error=`, `err=` and `exc_info=` are one thing, at all levels. An exception that was never raised gets the stack
+        of this call.
+        """
+        self._write("error", message, fields if exc is None else {"exc": exc, **fields})
+
+    def critical(self, message: str, /, exc: object = None, **fields: Any) -> None:
+        """Write a line of level critical, as `error` does."""
+        self._write("critical", message, fields if exc is None else {"exc": exc, **fields})
 
     def exception(self, message: str, /, **fields: Any) -> None:
-        """Write a line of level error with the exception that is being handled."""
+        """Write a line of level error with the exception that is being handled, unless another one is given."""
         self._write("error", message, fields, sys.exception())
 
     def event(self, message: str, /, *, event_id: str | None = None, level: str = "info", **data: Any) -> None:
@@ -111,14 +115,18 @@ class ObsLogger:
         derived._ids = {**self._ids, **ids} if ids else self._ids
         return derived
 
-    def _write(self, level: str, message: object, fields: dict[str, Any], exc: object = None) -> None:
+    def _write(self, level: str, message: object, given: dict[str, Any], handled: BaseException | None = None) -> None:
         # A thread of the application's own has no context, and this logger may have the exchange.
         token = current_exchange.set(self._exchange) if self._exchange is not None else None
         try:
             text, message_fields = text_and_fields(message)
-            log = loguru.logger.opt(depth=2, exception=_exception(exc, fields))
-            if self._fields or fields or message_fields:
-                log = log.bind(**{**self._fields, **{str(name): value for name, value in message_fields.items()}, **fields})
+            fields = given
+            if self._fields or message_fields:
+                fields = {**self._fields, **{str(name): value for name, value in message_fields.items()}, **given}
+            error = take_exception(fields)
+            log = loguru.logger.opt(depth=2, exception=handled if error is None else error)
+            if fields:
+                log = log.bind(**fields)
             if self._name is not None or self._ids:
                 log = log.patch(self._complete)
             # The text is never a template: loguru formats a message only when it is given arguments.
@@ -210,14 +218,3 @@ def _fields_of(fields: Any) -> dict[str, Any]:
     except Exception as fault:
         count_internal_error("ObsLogger", fault)
         return {"fields": fields}
-
-
-def _exception(exc: object, fields: dict[str, Any]) -> BaseException | None:
-    """Read the argument `exc`; anything but an exception becomes a field, so that nothing is lost."""
-    if exc is None or isinstance(exc, BaseException):
-        return exc
-    if exc is True:
-        return sys.exception()
-    if exc is not False:
-        fields["exc"] = exc
-    return None

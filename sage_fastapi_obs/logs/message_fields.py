@@ -9,6 +9,11 @@ from sage_fastapi_obs.privacy.json_values import unprintable
 
 _TEXTS = ("event", "message", "msg")
 """Where a dict has the text of its line: structlog's name for it first."""
+_NAMES_IN_ORDER = ("exc", "exc_info", "error", "err")
+"""Where the fields of a call have its exception."""
+_EXCEPTION_NAMES = frozenset(_NAMES_IN_ORDER)
+_LIKE_LOGGING = ("exc", "exc_info")
+"""Those that may also be True, for the exception that is being handled, or what `sys.exc_info()` returns."""
 _STRUCTLOG = frozenset({"_logger", "_name", "_record", "_from_structlog"})
 """What structlog passes along for its own formatter."""
 _ON_EVERY_LINE = ("level", "logger", "timestamp")
@@ -43,14 +48,14 @@ def read(record: logging.LogRecord) -> tuple[str, dict[Any, Any], BaseException 
     extra = {name: value for name, value in record.__dict__.items() if name not in _NOT_FIELDS}
     if record.stack_info:
         extra["stack_info"] = record.stack_info
-    error = _exception(record.exc_info)
+    error = exception_in(record.exc_info)
     if type(record.msg) is str or record.args or not isinstance(record.msg, Mapping):
         return *_formatted(record, extra), error
     text, fields = text_and_fields(record.msg)
     if not record.__dict__.keys().isdisjoint(_STRUCTLOG):
         for name in _ON_EVERY_LINE:
             fields.pop(name, None)
-    if (given := _exception(fields.get("exc_info"))) is not None:
+    if (given := exception_in(fields.get("exc_info"))) is not None:
         del fields["exc_info"]
         error = given if error is None else error
     return text, {**fields, **extra}, error
@@ -66,7 +71,25 @@ def _formatted(record: logging.LogRecord, extra: dict[Any, Any]) -> tuple[str, d
         return text, {**fields, **extra, "args": record.args, "format_error": reason}
 
 
-def _exception(given: object) -> BaseException | None:
+def take_exception(fields: dict[Any, Any]) -> BaseException | None:
+    """Take the exception out of the fields of a call, by whichever name it has there; what is no exception stays a field."""
+    if _EXCEPTION_NAMES.isdisjoint(fields):
+        return None
+    for name in _NAMES_IN_ORDER:
+        if isinstance(given := fields.get(name), BaseException):
+            del fields[name]
+            return given
+    for name in _LIKE_LOGGING:
+        given = fields.get(name, "")
+        error = exception_in(given)
+        if error is not None or isinstance(given, bool | None):
+            del fields[name]
+        if error is not None:
+            return error
+    return None
+
+
+def exception_in(given: object) -> BaseException | None:
     """Find the exception in what `exc_info` may be."""
     if given is True:
         return sys.exception()

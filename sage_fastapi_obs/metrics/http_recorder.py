@@ -76,28 +76,31 @@ class HttpMetrics(Recorder):
             self._count_error("http", exchange, exchange.error_type)
 
     def _stream_finished(self, exchange: Exchange) -> None:
-        is_linked = exchange.sampled and self._exemplars
-        exemplar = {"trace_id": exchange.trace_id, "span_id": exchange.span_id} if is_linked else None
-        self._of("http_stream_duration_seconds", exchange).observe(exchange.duration_seconds, exemplar)
-        self._of("http_stream_first_byte_seconds", exchange).observe((exchange.first_byte_us or 0) / 1_000_000)
+        self._time("http_stream_duration_seconds", exchange, exchange.duration_us)
+        self._time("http_stream_first_byte_seconds", exchange, exchange.first_byte_us or 0)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Time the work after the response, which is no part of the request."""
         background = exchange.background
         if background is None:
             return
-        self._of("http_background_duration_seconds", exchange).observe(background.duration_us / 1_000_000)
+        self._time("http_background_duration_seconds", exchange, background.duration_us)
         if background.error is not None:
             self._count_error("http", exchange, type(background.error).__name__)
 
     def _socket_finished(self, exchange: Exchange, socket: Socket) -> None:
         self._instruments["websocket_connections_open"].dec()
         self._of("websocket_connections_total", exchange, close_code=str(socket.close_code or "none")).inc()
-        self._of("websocket_connection_duration_seconds", exchange).observe(exchange.duration_seconds)
+        self._time("websocket_connection_duration_seconds", exchange, exchange.duration_us)
         self._of("websocket_messages_total", exchange, direction="received").inc(socket.received_messages)
         self._of("websocket_messages_total", exchange, direction="sent").inc(socket.sent_messages)
         if exchange.failed:
             self._count_error("websocket", exchange, cast("str", exchange.error_type))
+
+    def _time(self, name: str, exchange: Exchange, duration_us: int) -> None:
+        is_linked = exchange.sampled and self._exemplars
+        exemplar = {"trace_id": exchange.trace_id, "span_id": exchange.span_id} if is_linked else None
+        self._of(name, exchange).observe(duration_us / 1_000_000, exemplar)
 
     def _count_error(self, protocol: str, exchange: Exchange, error_type: str) -> None:
         self._of("request_errors_total", exchange, protocol=protocol, error_type=error_type).inc()

@@ -1,13 +1,16 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from random import random
 from threading import Lock
 from typing import Any
 
+from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
 
 from sage_fastapi_obs.catalog import (
     CATALOG,
+    OLDER_WORDS,
     OPERATION_METRICS,
     OVERFLOW,
     PACKS,
@@ -22,6 +25,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import add_counted, gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
+from sage_fastapi_obs.request.innermost_span import sampled_ids
 from sage_fastapi_obs.settings import MetricsSettings
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
@@ -56,10 +60,12 @@ class LabelGuard:
 class LabelledMetric:
     """The series of one metric, by label values in the order of its labels; values that are not allowed become `other`."""
 
-    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric")
+    __slots__ = ("_children", "_folded", "_guards", "_lock", "_names", "_parent", "metric", "sample_rate")
 
-    def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]]) -> None:
+    def __init__(self, metric: Metric, parent: Any, guards: Iterable[Callable[[str], str]], sample_rate: float = 1.0) -> None:
         self.metric = metric
+        self.sample_rate = sample_rate
+        """Share of observations that are recorded."""
         self._parent = parent
         self._guards = tuple(guards)
         self._names = tuple(metric.labels)
@@ -70,21 +76,29 @@ class LabelledMetric:
 
     def with_values(self, *values: str) -> Any:
         """Return the counter, gauge or histogram of some label values."""
-        return self._children.get(values) or self._resolve(values)
+        try:
+            return self._children[values]
+        except (KeyError, TypeError):
+            # Not there yet, or no text: some of what is handed to us cannot be hashed.
+            return self._resolve(values)
 
     def with_labels(self, labels: Mapping[str, str]) -> Any:
         """Return the counter, gauge or histogram of label values by label name; missing ones are empty."""
-        values = tuple([labels.get(name, "") for name in self._names])
-        return self._children.get(values) or self._resolve(values)
+        return self.with_values(*[labels.get(name, "") for name in self._names])
 
     def increase(self, *values: str, by: float = 1.0) -> None:
-        """Raise a gauge that `decrease` lowers."""
+        """Raise a gauge that `decrease` lowers; raises `ValueError` for an amount below 0."""
+        _check_amount(by)
         with self._lock:
-            child = self._children.get(values) or self._resolve_guarded(values)
+            child = self._children.get(tuple(map(printable, values))) or self._resolve_guarded(values)
             child.inc(by)
 
     def decrease(self, *values: str, by: float = 1.0, forget: bool = False) -> None:
-        """Lower a gauge that `increase` raised, never below 0. `forget`: remove the series at 0, to make room for others."""
+        """Lower a gauge that `increase` raised, never below 0; raises `ValueError` for an amount below 0.
+
+        `forget`: remove the series at 0, to make room for others.
+        """
+        _check_amount(by)
         with self._lock:
             values = tuple(map(printable, values))
             child = self._children.get(values)
@@ -134,6 +148,11 @@ class LabelledMetric:
                 guard.release(value)
 
 
+def _check_amount(by: float) -> None:
+    if not by >= 0:
+        raise ValueError(f"a gauge is raised or lowered by an amount of 0 or more, not by {by!r:.80}")
+
+
 class Instruments:
     """The instruments of one registry, other than those of recorders and collectors."""
 
@@ -156,8 +175,8 @@ class Instruments:
         """The packs that are switched on."""
         self.runtime = Runtime(internal_errors)
         """Watches the process while it is started, for the pack of that name."""
-        self.exemplars = settings.exemplars
-        """Whether durations have exemplars."""
+        self._exemplars = settings.exemplars
+        self._expensive_sample_rate = settings.expensive_sample_rate
         self._most = settings.max_label_values
         self._known: dict[str, LabelledMetric] = {}
         self._lock = Lock()
@@ -215,6 +234,15 @@ class Instruments:
             found = self._known.get(metric.name)
         return found
 
+    def observe(self, metric: LabelledMetric, series: Any, number: float, span: Span | None = None) -> None:
+        """Add a number to a series of a histogram, or leave it out by the metric's sample rate.
+
+        A span that is sampled is its exemplar; by default the innermost one.
+        """
+        if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
+            return
+        series.observe(number, sampled_ids(span) if self._exemplars else None)
+
     def add_from(self, other: "Instruments", *, leaving: Container[str] = ()) -> None:
         """Add what the instruments of another registry have counted, but for packs that are switched off here.
 
@@ -254,7 +282,8 @@ class Instruments:
         known = self._known.get(metric.name)
         if known is None:
             parent = build((metric,), self.registry)[metric.name]
-            self._known[metric.name] = LabelledMetric(metric, parent, [*self._guards_of(metric)])
+            rate = self._expensive_sample_rate if metric.is_expensive else 1.0
+            self._known[metric.name] = LabelledMetric(metric, parent, [*self._guards_of(metric)], rate)
         elif known.metric != metric:
             raise DuplicateInstrumentError(f"{metric.name} is declared already, with another type, help, labels or buckets")
 
@@ -263,9 +292,11 @@ class Instruments:
             yield self._among(label, allowed) if allowed else self.guard(label, metric.max_label_values)
 
     def _among(self, label: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
-        """Pass the allowed values of a label; a guard without room counts the others."""
-        known, none_of_them = frozenset(allowed), self.guard(label, 0)
-        return lambda value: value if value in known else none_of_them(value)
+        """Pass the allowed values of a label, also by their older words; a guard without room counts the others."""
+        none_of_them = self.guard(label, 0)
+        older = {older: word for older, word in OLDER_WORDS.items() if word in allowed}
+        known = older | {word: word for word in allowed}
+        return lambda value: known.get(value) or none_of_them(value)
 
 
 class _FaultCounts(CountCollector):

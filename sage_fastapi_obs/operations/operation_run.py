@@ -47,6 +47,7 @@ class OperationRun:
     __slots__ = (
         "_attributes",
         "_context",
+        "_failure",
         "_kind",
         "_measures",
         "_name",
@@ -86,6 +87,8 @@ class OperationRun:
         """Why it failed, in few distinct words; None when it did not."""
         self.duration_us = 0
         """How long it took; 0 while it runs."""
+        self._failure: BaseException | None = None
+        """The exception that it was marked with as failed."""
         self._observability: ActiveObservability | None = None
         self._span: Span | None = None
         self.unread: Span | None = None
@@ -108,19 +111,25 @@ class OperationRun:
         """Add attributes to the span, and fields of the same names to the lines that follow."""
         self.fields.update(attributes)
         if self._span is not None:
-            self._add_to_span(self._span.set_attributes, attributes=attributes)
+            self._add_to_span(self._span.set_attributes, attributes)
         return self
 
     def event(self, name: str, /, **attributes: Any) -> Self:
         """Add an event to the span."""
-        if self._span is not None:
-            self._add_to_span(self._span.add_event, printable(name), attributes=attributes)
+        span = self._span
+        if span is not None:
+            self._add_to_span(lambda sanitized: span.add_event(printable(name), sanitized), attributes)
         return self
 
     def fail(self, error: BaseException | str) -> Self:
-        """Mark it as failed although no exception leaves it; a text is the error's type."""
+        """Mark it as failed although no exception leaves it; a text is the error's type, and an exception is on the span."""
         self.outcome = "failure"
-        self.error_type = printable(error) if isinstance(error, str) else exception_name(error)
+        try:
+            self._failure = error if isinstance(error, BaseException) else None
+            self.error_type = printable(error) if isinstance(error, str) else self._measures.error_type(error)
+        except Exception as fault:
+            self.error_type = OVERFLOW
+            count_internal_error(_COMPONENT, fault, self._observability)
         return self
 
     def begin(self) -> None:
@@ -191,12 +200,15 @@ class OperationRun:
 
     def measure(self, instruments: Instruments) -> None:
         """Change its metrics at the end; subclasses in packs change more."""
-        measures, labels, wanted = self._measures, self.labels, instruments.get_or_warn
+        self.measure_as(self._measures, instruments)
+
+    def measure_as(self, measures: RunMetrics, instruments: Instruments) -> None:
+        """Change some metrics by its outcome, duration and labels."""
+        labels, wanted = self.labels, instruments.get_or_warn
         status = labels.setdefault("status", self.outcome or "success")
         duration, total = wanted(measures.duration), wanted(measures.total)
         if duration is not None:
-            exemplar = self._exemplar() if self._span is not None and instruments.exemplars else None
-            duration.with_labels(labels).observe(self.duration_us / 1_000_000, exemplar)
+            instruments.observe(duration, duration.with_labels(labels), self.duration_us / 1_000_000, self._span)
         if total is not None and (status != "cancelled" or status in total.metric.labels.get("status", (status,))):
             total.with_labels(labels).inc()
         if self.outcome == "failure" and (errors := wanted(measures.errors)) is not None:
@@ -233,27 +245,22 @@ class OperationRun:
         span, children = self._span, observability.children
         if span is None:
             return
+        failure = self._failure if error is None else error
         ended_ns = self._wall_ns + self.duration_us * 1_000
         if children is None:
             # The Observability was closed meanwhile: nothing exports this span.
             span.end(ended_ns)
         elif self.outcome == "failure":
-            children.end(span, error, self.error_type if error is None else exception_name(error), ended_ns)
+            children.end(span, failure, self.error_type if failure is None else exception_name(failure), ended_ns)
         else:
             children.end(span, None, None, ended_ns)
 
-    def _exemplar(self) -> dict[str, str] | None:
-        context = self.span.get_span_context()
-        if not context.trace_flags.sampled:
-            return None
-        return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-
-    def _add_to_span(self, add: Callable[..., None], *args: Any, attributes: Mapping[str, Any]) -> None:
+    def _add_to_span(self, add: Callable[[dict[str, Any]], None], attributes: Mapping[str, Any]) -> None:
         observability = self._observability
         if observability is None or observability.children is None:
             return
         try:
-            add(*args, observability.children.sanitized(attributes))
+            add(observability.children.sanitized(attributes))
         except Exception as error:
             count_internal_error(_COMPONENT, error, observability)
 

@@ -6,14 +6,15 @@ it is first used, or at the start if `Observability.enable_pack` is given the cl
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from sage_fastapi_obs.active import active_observability, count_internal_error
+from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error, on_start
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
 from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
-from sage_fastapi_obs.metrics.instruments import LabelledMetric
+from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
@@ -31,17 +32,26 @@ class _Declared:
         self.metric = metric
         """Its description."""
 
-    def _change(self, method: str, number: float, labels: Mapping[str, Any]) -> None:
-        """Change the series of some labels; wrong labels are counted as an internal error, not raised."""
-        observability = active_observability()
+    def _change(
+        self,
+        change: Callable[[Any, LabelledMetric, Instruments], None],
+        labels: Mapping[str, Any],
+        observability: ActiveObservability | None = None,
+    ) -> None:
+        """Change the series of some labels; what is wrong is counted as an internal error, not raised."""
+        observability = observability or active_observability()
         if observability is None:
             return
         try:
-            metric = observability.instruments.get_or_add(self.metric)
+            metric = self._instrument(observability.instruments)
             if metric is not None:
-                getattr(metric.with_values(*_ordered(metric, labels)), method)(number)
+                change(metric.with_values(*_ordered(metric, labels)), metric, observability.instruments)
         except Exception as error:
             count_internal_error(self.metric.name, error, observability)
+
+    def _instrument(self, instruments: Instruments) -> LabelledMetric | None:
+        # That of a pack is there only while the pack is on.
+        return instruments.get_or_warn(self.metric.name) if self.metric.pack else instruments.get_or_add(self.metric)
 
 
 class DeclaredCounter(_Declared):
@@ -51,25 +61,55 @@ class DeclaredCounter(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change("inc", amount, labels)
+        self._change(lambda series, *_: series.inc(amount), labels)
 
 
 class DeclaredGauge(_Declared):
     """A number that rises and falls."""
 
-    __slots__ = ()
+    __slots__ = ("_functions",)
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(metric)
+        self._functions: dict[tuple[tuple[str, Any], ...], Callable[[], float]] = {}
 
     def set(self, number: float, /, **labels: Any) -> None:
         """Set it."""
-        self._change("set", number, labels)
+        self._change(lambda series, *_: series.set(number), labels)
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change("inc", amount, labels)
+        self._change(lambda series, *_: series.inc(amount), labels)
 
     def dec(self, amount: float = 1, /, **labels: Any) -> None:
         """Lower it."""
-        self._change("dec", amount, labels)
+        self._change(lambda series, *_: series.dec(amount), labels)
+
+    def set_function(self, function: Callable[[], float], /, **labels: Any) -> None:
+        """Have each scrape call a function for the number, such as `lambda: len(sessions)`; NaN where it raises.
+
+        It holds for the active `Observability` and for those that start later, until another function is set.
+        """
+        self._functions[tuple([(name, str(labels[name])) for name in sorted(labels)])] = function
+        on_start(self._show_all)
+        active = active_observability()
+        if active is not None:
+            self._show(active, function, labels)
+
+    def _show_all(self, observability: ActiveObservability) -> None:
+        for labels, function in self._functions.copy().items():
+            self._show(observability, function, dict(labels))
+
+    def _show(self, observability: ActiveObservability, function: Callable[[], float], labels: Mapping[str, Any]) -> None:
+        called = partial(self._called, function, observability)
+        self._change(lambda series, *_: series.set_function(called), labels, observability)
+
+    def _called(self, function: Callable[[], float], observability: ActiveObservability) -> float:
+        try:
+            return float(function())
+        except Exception as error:
+            count_internal_error(self.metric.name, error, observability)
+            return math.nan
 
 
 class DeclaredHistogram(_Declared):
@@ -79,7 +119,7 @@ class DeclaredHistogram(_Declared):
 
     def observe(self, number: float, /, **labels: Any) -> None:
         """Add a number."""
-        self._change("observe", number, labels)
+        self._change(lambda series, metric, instruments: instruments.observe(metric, series, number), labels)
 
 
 def declare_counter(

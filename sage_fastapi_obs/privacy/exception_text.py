@@ -1,9 +1,10 @@
 """The text of an exception for lines and spans: type, message and stack, of bounded size, without secrets and variables."""
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
-from traceback import TracebackException
+from traceback import StackSummary, TracebackException
 
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.json_values import unprintable
@@ -19,6 +20,8 @@ _MOST_EXCEPTIONS = 50
 """How many causes, contexts and members of groups are shown as Python shows them; of more, only the first is shown."""
 _MOST_FRAMES = 1_000
 _FEW_FRAMES = 20
+_LOGGING = frozenset({"sage_fastapi_obs", "loguru", "logging", "structlog"})
+"""Packages whose frames are between a call that logs and its line."""
 _FRAME = re.compile(r'[ |+-]*File "')
 _TEXT = "_str"
 """Python's private name for the text of an exception, in all versions so far."""
@@ -71,6 +74,8 @@ def _stack(error: BaseException, redaction: Redaction) -> str:
 def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
     """Format as Python does, from redacted texts: in the rows, a text could be taken for a frame."""
     summary = TracebackException.from_exception(error, compact=True)
+    if error.__traceback__ is None:
+        summary.stack = _call_stack()
     room = LONGEST_TEXTS
     pairs = [(summary, error)]
     for one, original in pairs:
@@ -80,6 +85,14 @@ def _python_rows(error: BaseException, redaction: Redaction) -> list[str]:
         parts += zip(one.exceptions or (), members, strict=False)
         pairs += [(part, its_original) for part, its_original in parts if part is not None and its_original is not None]
     return list(summary.format())
+
+
+def _call_stack() -> StackSummary:
+    """Return where an exception that was never raised is told of: the stack of the application's call."""
+    frame = sys._getframe()  # noqa: SLF001 - the way to walk the stack without reading all of it
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _LOGGING:
+        frame = frame.f_back
+    return traceback.extract_stack(frame, _FEW_FRAMES)
 
 
 def _redact_texts(summary: TracebackException, error: BaseException, longest: int, redaction: Redaction) -> int:
@@ -138,7 +151,8 @@ def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:
         if number > 3:
             rows.insert(0, "… and more exceptions before these\n\n")
             break
-        frames = traceback.format_tb(related.__traceback__, -_FEW_FRAMES)
+        is_raised = number > 0 or related.__traceback__ is not None
+        frames = traceback.format_tb(related.__traceback__, -_FEW_FRAMES) if is_raised else _call_stack().format()
         heading = f"{exception_name(related)}: {_message(related, redaction)}\n"
         rows[:0] = ["Traceback (most recent call last):\n", *frames, heading, *(["\n"] * bool(rows))]
     return rows

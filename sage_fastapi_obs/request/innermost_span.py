@@ -42,15 +42,26 @@ def innermost_ids() -> dict[str, str]:
     """Return the ids of the innermost span as lines show them; empty without a span."""
     exchange = current_exchange.get()
     span = _innermost(get_current(), exchange)
-    if span is not None:
-        trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
-        if is_valid:
-            return {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}", "trace_flags": f"{flags & 1:02x}"}
+    if span is not None and (ids := _ids(span)):
+        return ids
     if exchange is None or not exchange.trace_id:
         return {}
     # A thread of the application's own, too, has the exchange, through its logger, and no span.
     flags_shown = "01" if exchange.sampled else "00"
     return {"trace_id": exchange.trace_id, "span_id": exchange.span_id, "trace_flags": flags_shown}
+
+
+def sampled_ids(span: Span | None = None) -> dict[str, str] | None:
+    """Return trace and span id of a span, by default the innermost one, for an exemplar; None unless it is sampled."""
+    ids = innermost_ids() if span is None else _ids(span)
+    return {"trace_id": ids["trace_id"], "span_id": ids["span_id"]} if ids.get("trace_flags") == "01" else None
+
+
+def _ids(span: Span) -> dict[str, str]:
+    trace_id, span_id, _, flags, _, is_valid = span.get_span_context()
+    if not is_valid:
+        return {}
+    return {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}", "trace_flags": f"{flags & 1:02x}"}
 
 
 def _span(context: Context, exchange: Exchange | None) -> Span:

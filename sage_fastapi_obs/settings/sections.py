@@ -215,8 +215,10 @@ class MetricsSettings(_Section):
     """Most values of an open label; the rest is counted as `other`."""
     max_routes: int = Field(default=2000, ge=1)
     """Most route templates; the rest is counted as `other`."""
+    expensive_sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of observations that [expensive metrics](metrics.md#expensive-metrics) get, 0 to 1; counters are always exact."""
     exemplars: bool = True
-    """Attach the ids of sampled traces to the buckets of durations."""
+    """Attach the ids of sampled traces to the buckets of histograms."""
 
     @property
     def alias_groups(self) -> tuple[AliasGroup, ...]:

@@ -85,3 +85,54 @@ def test_a_metrics_port_that_somebody_has_is_said(tmp_path: Path) -> None:
     free = Settings(logging={"output": str(tmp_path / "free")}, metrics={"port": 0}, monitoring={"access": "port"})
     line = next(line for line in read(first_lines(free)) if line["message"] == "observability started")
     assert line["data"]["metrics_port"] > 0
+
+
+PRODUCTION = """
+logging:
+  level: info
+  format: json
+  output: stdout
+tracing:
+  enabled: true
+  sample_rate: 0.1
+  jaeger_endpoint: http://jaeger:14268/api/traces
+metrics:
+  enabled: true
+  port: 9090
+  path: /metrics
+"""
+"""The file that the design of SAGE has."""
+
+
+@pytest.mark.parametrize("environment", ["production", ""])
+def test_the_file_of_the_design_gives_what_it_says_or_says_why_not(environment: str, tmp_path: Path) -> None:
+    """Each of its keys holds, or the first lines name it and what to write instead; and they say who may read the metrics."""
+    file = tmp_path / "production.yaml"
+    file.write_text(PRODUCTION)
+    settings = Settings.from_env({"APP_ENV": environment}, path=file)
+    held = settings.model_copy(update={"logging": settings.logging.model_copy(update={"output": str(tmp_path / "lines")})})
+    started, *warnings = read(first_lines(held))
+    said = " ".join(line["message"] for line in warnings)
+    logging, tracing, metrics = settings.logging, settings.tracing, settings.metrics
+    assert (logging.level, logging.format, logging.targets) == ("info", "json", ("stdout",))
+    assert (tracing.enabled, tracing.sample_rate, started["data"]["sample_rate"]) == (True, 0.1, 0.1)
+    assert (tracing.exporter, tracing.otlp_endpoint) == ("otlp", "http://jaeger:4318/v1/traces")
+    assert "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318" in said
+    assert (metrics.enabled, metrics.path, started["data"]["metrics"]) == (True, "/metrics", "/metrics")
+    assert "metrics.port is set and not used: nothing listens on 9090" in said
+    assert "set monitoring.access to 'port'" in said
+    assert started["data"]["preset"] == ("production" if environment else "dev")
+    assert ("names no environment, so the preset 'dev' holds" in said) is (not environment)
+    readers = "nobody: set monitoring.token" if environment else "this machine"
+    assert started["data"]["readers"].startswith(readers)
+
+
+def test_the_file_of_the_design_opens_its_port_where_it_is_asked_to(tmp_path: Path) -> None:
+    """With the one key that the warning names, metrics are on the port of the file, and nothing is odd about it."""
+    file = tmp_path / "production.yaml"
+    file.write_text(PRODUCTION.replace("9090", "0").replace("jaeger_endpoint: http://jaeger:14268/api/traces", ""))
+    env = {"APP_ENV": "production", "SAGE_OBS_MONITORING__ACCESS": "port", "SAGE_OBS_LOGGING__OUTPUT": str(tmp_path / "lines")}
+    lines = read(first_lines(Settings.from_env(env, path=file)))
+    (started,) = [line for line in lines if line["message"] == "observability started"]
+    assert started["data"]["metrics_port"] > 0
+    assert {line["level"] for line in lines} == {"info"}

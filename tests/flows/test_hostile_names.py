@@ -26,9 +26,9 @@ from sage_fastapi_obs.monitoring import (
     collect_result_metric,
     log_result_operation,
 )
+from sage_fastapi_obs.packs import sage
 from sage_fastapi_obs.packs.business import api as business
 from sage_fastapi_obs.packs.result import Failure, FluxResult
-from sage_fastapi_obs.packs.sage import api as sage
 from sage_fastapi_obs.packs.textbook import api as textbook
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 

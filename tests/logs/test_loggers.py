@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def test_an_exception_given_is_described(started: Watched) -> None:
         log.error("said", exc=True, x=1)
         log.exception("said", x=1)
         log.error("said", exc=(type(error), error, None), x=1)
-    for line in said(started)[:4]:
+    assert len(said(started)) == 5
+    for line in said(started):
         assert (line["error"]["type"], line["error"]["message"], line["data"]) == ("LookupError", "nothing there", {"x": 1})
         assert "in test_an_exception_given_is_described" in line["error"]["stack_trace"]
     log.error("odd", exc="a text", x=1)
@@ -155,6 +157,87 @@ def test_an_exception_given_is_described(started: Watched) -> None:
     log.exception("odd")  # noqa: LOG004 - nothing is handled here
     assert [line.get("data") for line in said(started, "odd")] == [{"exc": "a text", "x": 1}, None, None, None]
     assert not any("error" in line for line in said(started, "odd"))
+
+
+NAMES = ["exc", "exc_info", "error", "err"]
+
+
+@pytest.mark.parametrize("method", ["debug", "info", "warning", "error", "critical", "exception", "event"])
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_an_exception_is_one_by_whatever_name(name: str | None, method: str, started: Watched) -> None:
+    """Second or by a usual name, at every level, in the call, the logger or a dict: the line has it, and no field has."""
+    log, error = create_logger("a"), LookupError("nothing there")
+    if name is not None:
+        getattr(log, method)("said", **{name: error}, x=1)
+        getattr(log.with_fields({name: error}), method)("said", x=1)
+        getattr(log, method)({"event": "said", name: error, "x": 1})
+    elif method in ("error", "critical"):
+        getattr(log, method)("said", error, x=1)
+    for line in said(started):
+        assert (line["error"]["type"], line["error"]["message"]) == ("LookupError", "nothing there")
+        assert {key: value for key, value in line["data"].items() if key != "event_id"} == {"x": 1}
+    assert len(said(started)) == (3 if name else int(method in ("error", "critical")))
+
+
+def test_a_second_exception_is_a_field(started: Watched) -> None:
+    """A call may name two: the first by the order of their names is the line's, and nothing is lost."""
+    create_logger("a").error("said", LookupError("one"), error=ValueError("two"), err="text")
+    (line,) = said(started)
+    assert (line["error"]["message"], line["data"]) == ("one", {"error": "ValueError: two", "err": "text"})
+
+
+def test_what_is_no_exception_stays_a_field(started: Watched) -> None:
+    """Texts, numbers and flags under these names are data; `exc` and `exc_info` may also be a switch, as in `logging`."""
+    log = create_logger("a")
+    log.error("said", error="declined", err=True, exc="text")
+    log.error("said", exc_info=False)
+    log.error("said", exc_info=None, exc=True)
+    try:
+        raise LookupError("handled")
+    except LookupError:
+        log.error("said", error=True)
+        log.error("handled", exc_info=True)  # noqa: G201 - this is what is tested
+    assert [line.get("data") for line in said(started)] == [
+        {"error": "declined", "err": True, "exc": "text"},
+        None,
+        None,
+        {"error": True},
+    ]
+    assert not any("error" in line for line in said(started))
+    assert said(started, "handled")[0]["error"]["message"] == "handled"
+
+
+def test_an_exception_that_was_never_raised_has_the_stack_of_the_call(started: Watched) -> None:
+    """It shows who told of it, and no frame of the logging; one that was raised keeps its own stack, and so do causes."""
+    error = LookupError("nothing there")
+    raised = ValueError("raised")
+    error.__cause__ = TimeoutError("cause")
+
+    def tell() -> None:
+        create_logger("a").error("said", error)
+        create_logger("a").info("said", error=error)
+        logger.opt(exception=error).error("said")
+        logging.getLogger("other").error("said", exc_info=error)
+
+    tell()
+    try:
+        raise raised
+    except ValueError:
+        pass
+    create_logger("a").error("raised", raised)
+    stacks = [line["error"]["stack_trace"] for line in said(started)]
+    assert len(stacks) == 4
+    for stack in stacks:
+        rows = stack.splitlines()
+        assert rows[0] == "TimeoutError: cause"
+        assert "Traceback (most recent call last):" in rows
+        assert rows[-1] == "LookupError: nothing there"
+        assert [row for row in rows if row.lstrip().startswith("File")][-1].endswith("in tell")
+        assert "sage_fastapi_obs/logs" not in stack
+        assert "loguru" not in "".join(row for row in rows if "File" in row)
+    (line,) = said(started, "raised")
+    assert line["error"]["stack_trace"].count("File") == 1
+    assert error.__traceback__ is None
 
 
 def test_an_event_has_an_id(started: Watched) -> None:

@@ -8,7 +8,7 @@ import pytest
 from loguru import logger
 from opentelemetry.trace import SpanKind, StatusCode
 
-from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs import sage
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ async def test_cryptography_is_counted_timed_and_its_errors_named(watched):
     with sage.observe_crypto("derive_key", "hpke"):
         pass
     assert watched.value("sage_crypto_operations_total", operation="verify", algorithm="ed25519") == 2
-    assert watched.value("sage_crypto_errors_total", operation="verify", error_type="ValueError") == 1
+    assert watched.value("sage_crypto_errors_total", operation="verify", error_type="invalid") == 1
     assert watched.value("sage_crypto_operation_duration_seconds_count", operation="verify") == 2
     assert watched.value("sage_crypto_operation_duration_seconds_count", operation="derive_key") == 1
 
@@ -195,7 +195,7 @@ async def test_identities_and_chains_are_counted(watched):
     sage.record_blockchain_transaction("ethereum", "revoke", "failure")
     assert watched.value("sage_did_resolutions_total", chain="ethereum", status="success") == 1
     assert watched.value("sage_did_resolutions_total", chain="solana", status="failure") == 1
-    assert watched.value("sage_did_resolution_errors_total", chain="solana", error_type="TimeoutError") == 1
+    assert watched.value("sage_did_resolution_errors_total", chain="solana", error_type="timeout") == 1
     assert watched.value("sage_did_resolution_duration_seconds_count", chain="solana") == 1
     assert watched.value("sage_did_registrations_total", chain="solana", status="success") == 1
     assert watched.value("sage_blockchain_transactions_total", chain="ethereum", operation="revoke", status="failure") == 1

@@ -712,9 +712,15 @@ def test_any_exception_keeps_the_line(make: Callable[[], BaseException]) -> None
     assert all(row.startswith("    ") for row in rows[1:-1])
 
 
+def throw(error: BaseException) -> None:
+    raise error
+
+
 def test_an_ordinary_exception_is_told_as_python_tells_it() -> None:
     """With all causes and groups, to the letter."""
-    for error in (caused(0), in_circles(), grouped(3), raised(int, "x"), raised(endless), raised(compile, "a b(", "x", "exec")):
+    never_raised = (caused(0), in_circles(), grouped(3))
+    faults = (raised(int, "x"), raised(endless), raised(compile, "a b(", "x", "exec"))
+    for error in (*(raised(throw, error) for error in never_raised), *faults):
         assert exception_fields(error, Redaction())["stack_trace"] == "".join(traceback.format_exception(error))
 
 

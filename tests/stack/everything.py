@@ -16,9 +16,9 @@ from sage_fastapi_obs import Observability, Settings, operation
 from sage_fastapi_obs.active import count_internal_error
 from sage_fastapi_obs.catalog import PACKS
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
+from sage_fastapi_obs.packs import sage
 from sage_fastapi_obs.packs.business import api as business
 from sage_fastapi_obs.packs.business import order_processed
-from sage_fastapi_obs.packs.sage import api as sage
 from sage_fastapi_obs.packs.security import login_failed, rate_limit_exceeded, security_event
 from sage_fastapi_obs.packs.textbook import ai_tokens_used, learning_session, set_active_users, textbook_created
 

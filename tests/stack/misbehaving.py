@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.operations import count as record
-from sage_fastapi_obs.packs.sage import api as sage
+from sage_fastapi_obs.packs import sage
 from sage_fastapi_obs.packs.security import api as security
 from sage_fastapi_obs.packs.textbook import api as textbook
 

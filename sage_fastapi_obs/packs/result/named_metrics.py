@@ -109,7 +109,7 @@ class NamedMetrics:
                 if target.kind is MetricType.HISTOGRAM:
                     self.observe_memory(target.resolved.labels["operation"], number)
             case "histogram":
-                child.observe(number)
+                self._instruments.observe(target.instrument, child, number)
 
     def observe_memory(self, operation: str, change_bytes: float) -> None:
         """Add to the distribution of changes of memory in runs of an operation."""

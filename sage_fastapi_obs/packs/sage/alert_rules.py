@@ -1,11 +1,22 @@
 """Sessions, handshakes, cryptography and chains of SAGE."""
 
+from dataclasses import replace
 from functools import partial
 
 from sage_fastapi_obs.alert_rules.any_service import down_alert
-from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, threshold_alert
-from sage_fastapi_obs.alerting.expressions import Ratio, Stat
+from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest, alert_from_rule, threshold_alert
+from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, series
+from sage_fastapi_obs.alerting.expressions import Stat, number
 from sage_fastapi_obs.catalog.services import Services, service_name, with_metric, with_pack
+from sage_fastapi_obs.packs.sage.default_rules import (
+    CHAIN_FAILS,
+    HANDSHAKES_FAIL,
+    MANY_HANDSHAKES_FAIL,
+    REPLAYS,
+    RESOLUTIONS_FAIL,
+    SESSIONS_FAIL,
+)
+from sage_fastapi_obs.packs.sage.memory_forecast import memory_forecast
 from sage_fastapi_obs.settings import Settings
 
 _SECONDS = "{{ $value | humanizeDuration }}"
@@ -15,40 +26,26 @@ _ENCRYPT = Stat("sage_session_duration_seconds", "p95", where={"operation": "enc
 
 CRITICAL = RuleGroup("sage_critical", "SAGE, critical: pack `sage`", "sage", "sage-overview", "30s", 10)
 WARNING = RuleGroup("sage_warning", "SAGE, warnings: pack `sage`", "sage", "sage-overview", "30s", 11)
-_critical = partial(threshold_alert, group=CRITICAL, severity="critical")
 _warning = partial(threshold_alert, group=WARNING, severity="warning")
-
-
-def _failing(metric: str, by: tuple[str, ...] = ()) -> Ratio:
-    return Ratio((Stat(metric, "rate", where=_FAILURE, by=by),), (Stat(metric, "rate", by=by),))
-
-
-_HANDSHAKES = _failing("sage_handshakes_completed_total")
 _OF_ALL = (
-    _critical(
-        "ReplayAttacksDetected",
-        Stat("sage_replay_attacks_detected_total", "increase"),
-        0,
-        minutes=1,
-        seed="ReplayAttackDetected",
-    ).about(
+    alert_from_rule(REPLAYS, CRITICAL, seed="ReplayAttackDetected").about(
         "{{ $labels.service }} was sent messages again that it had seen before",
         "{{ $value | humanize }} replays in 5 minutes: somebody may be attacking.",
     ),
-    _critical("HighSessionFailureRate", _failing("sage_sessions_created_total"), 0.1, minutes=5).about(
+    alert_from_rule(SESSIONS_FAIL, CRITICAL).about(
         "{{ $labels.service }} fails to create sessions", f"{_SHARE} of session creations fail, more than 10 %."
     ),
-    _critical("HighHandshakeErrorRate", _HANDSHAKES, 0.1, minutes=5, inhibits="SageHighErrorRate").about(
+    replace(alert_from_rule(MANY_HANDSHAKES_FAIL, CRITICAL), inhibits="SageHighErrorRate").about(
         "Handshakes of {{ $labels.service }} fail, perhaps by an attack", f"{_SHARE} of handshakes fail, more than 10 %."
     ),
-    _critical("SageHighErrorRate", _HANDSHAKES, 0.05, minutes=5, seed="HighErrorRate").about(
+    alert_from_rule(HANDSHAKES_FAIL, CRITICAL, seed="HighErrorRate").about(
         "Handshakes of {{ $labels.service }} fail", f"{_SHARE} of handshakes fail, more than 5 %."
     ),
-    _critical("DIDResolutionFailure", Stat("sage_did_resolution_errors_total", "rate", by=("chain",)), 0.5, minutes=5).about(
+    alert_from_rule(RESOLUTIONS_FAIL, CRITICAL).about(
         "{{ $labels.service }} cannot resolve identities on {{ $labels.chain }}",
         "{{ $value | humanize }} resolutions per second fail on {{ $labels.chain }}.",
     ),
-    _critical("BlockchainUnavailable", _failing("sage_blockchain_transactions_total", ("chain",)), 0.8, minutes=5).about(
+    alert_from_rule(CHAIN_FAILS, CRITICAL).about(
         "{{ $labels.service }} cannot use {{ $labels.chain }}",
         f"{_SHARE} of transactions on {{{{ $labels.chain }}}} fail, more than 80 %.",
     ),
@@ -90,7 +87,8 @@ def alerts(services: Services) -> list[ExportedRule]:
     """Return the alerts of services that have the pack `sage`, or its first part."""
     found = [one for one in services if with_pack([one], "sage") or with_pack([one], "sage-core")]
     known = [alert for alert in _OF_ALL if with_metric(found, alert.metric)]
-    return [*known, *map(_down, found), *map(_memory, with_pack(found, "runtime"))]
+    measured = with_pack(found, "runtime")
+    return [*known, *map(_down, found), *map(_memory, measured), *([_forecast()] if measured else [])]
 
 
 def _down(service: Settings) -> ExportedRule:
@@ -114,3 +112,23 @@ def _memory(service: Settings) -> ExportedRule:
     )
     # Rules of several services would otherwise be one rule twice.
     return alert.with_labels(service=name)
+
+
+def _forecast() -> ExportedRule:
+    target = {"job": "example", "service": "example", "instance": "one:9090"}
+    memory, sessions = (series(name, target) for name in ("process_resident_memory_bytes", "sage_sessions_active"))
+    slow, fast, ended = (
+        {memory: SeriesShape(per_second=80_000 * rate), sessions: SeriesShape(per_second=rate)} for rate in (0.5, 1.0, 0.0)
+    )
+    return ExportedRule(
+        name="HighMemoryForecast",
+        group=WARNING,
+        expr=f"{memory_forecast()} > {number(1e9)}",
+        for_seconds=1800,
+        severity="warning",
+        metric="sage_sessions_active",
+        summary="Sessions of {{ $labels.instance }} will soon take much memory",
+        description="As sessions grow now, {{ $value | humanize1024 }}B will be in use on {{ $labels.instance }} in 4 hours, "
+        "more than 1 GB.",
+        test=RuleTest(slow, fast, 3600, {"service": "example", "instance": "one:9090"}, after=ended),
+    )

@@ -3,8 +3,9 @@
 from sage_fastapi_obs.catalog.services import Services, with_pack
 from sage_fastapi_obs.dashboards import panels
 from sage_fastapi_obs.dashboards.layout import BAD, FINE, WARN, Dashboard, Panel, Row, Threshold, numbers
-from sage_fastapi_obs.dashboards.panels import PanelBuilder
+from sage_fastapi_obs.dashboards.panels import SCOPE, PanelBuilder
 from sage_fastapi_obs.dashboards.service import red
+from sage_fastapi_obs.packs.sage.memory_forecast import memory_forecast
 
 panel = PanelBuilder()
 ask = panel.ask
@@ -34,6 +35,20 @@ _WRONG = (
 )
 _ACTIVE = panel.gauge("Active Sessions", "sage_sessions_active", ["instance"], bad=10_000).about(
     "Sessions that are open now. Rising without end: they are not closed (SessionLeakSuspected from 10,000)."
+)
+_MEMORY_NOW = ask.value("process_resident_memory_bytes", "service", "instance", how="max")
+_MEMORY = Panel(
+    "Memory forecast from active sessions",
+    numbers(
+        (_MEMORY_NOW, "{{instance}} now"),
+        (f"{memory_forecast(SCOPE)} or {_MEMORY_NOW}", "{{instance}} in 4 hours"),
+    ),
+    unit="bytes",
+    bad=1e9,
+).about(
+    "Memory now, and in 4 hours if sessions go on growing as in the last hour and each costs what it has cost today; both "
+    "are the same while there are no more sessions than at the quietest moment of the day. "
+    "HighMemoryForecast fires from 1 GB."
 )
 _CREATED = panel.rate("Session Creation Rate", "sage_sessions_created_total", ["status"]).about(
     "Sessions per second whose creation was tried."
@@ -70,6 +85,7 @@ _SESSIONS = (
     panel.p95("Work on sessions: p95", "sage_session_duration_seconds", ["operation"]).about(
         "Creating, encrypting and decrypting."
     ),
+    _MEMORY,
 )
 _HANDSHAKE_ERRORS = panel.rate(
     "Handshakes that failed, by error", "sage_handshakes_failed_total", ["error_type"], unit="cps", stacked=True

@@ -14,18 +14,20 @@ _CHAINS = ("ethereum", "solana")
 _CRYPTO_OPERATIONS = ("sign", "verify", "encrypt", "decrypt", "derive_key")
 _ALGORITHMS = ("ed25519", "secp256k1", "chacha20", "hpke")
 _KEY_TYPES = ("ed25519", "secp256k1", "unknown")
-_HANDSHAKE_ERRORS = ("timeout", "invalid", "network")
+_ERRORS = ("timeout", "invalid", "network")
 _STAGES = ("init", "process", "finalize")
 _CIPHER = ("encrypt", "decrypt")
 
 _alias = partial(Alias, group="sage")
+_expensive = partial(histogram, is_expensive=True)
+"""A histogram that each message is observed in."""
 
 _SESSION_METRICS = (
     counter("sage_sessions_created_total", "Sessions whose creation was tried.", {"status": STATUS}),
     counter("sage_sessions_expired_total", "Sessions that ran out of time."),
     counter("sage_sessions_closed_total", "Sessions that were closed by one of their sides."),
     gauge("sage_sessions_active", "Sessions that are open now."),
-    histogram(
+    _expensive(
         "sage_session_duration_seconds",
         "Time that work on sessions took.",
         _SESSION_BUCKETS,
@@ -35,7 +37,7 @@ _SESSION_METRICS = (
             _alias("sage_encryption_duration_seconds", only={"operation": _CIPHER}),
         ),
     ),
-    histogram(
+    _expensive(
         "sage_session_message_size_bytes",
         "Size of messages in sessions, as plain text.",
         _MESSAGE_BUCKETS,
@@ -52,7 +54,7 @@ _HANDSHAKE_METRICS = (
         {"status": STATUS, "key_type": _KEY_TYPES},
         aliases=(_alias("sage_handshakes_total", values={"status": {"failure": "error"}}),),
     ),
-    counter("sage_handshakes_failed_total", "Handshakes that failed.", {"error_type": _HANDSHAKE_ERRORS}),
+    counter("sage_handshakes_failed_total", "Handshakes that failed.", {"error_type": _ERRORS}),
     histogram("sage_handshake_duration_seconds", "Time of whole handshakes.", _HANDSHAKE_BUCKETS),
     histogram(
         "sage_handshake_stage_duration_seconds",
@@ -69,10 +71,10 @@ _CRYPTO_METRICS = (
     counter(
         "sage_crypto_errors_total",
         "Cryptographic operations that failed.",
-        {"operation": _CRYPTO_OPERATIONS, "error_type": ()},
+        {"operation": _CRYPTO_OPERATIONS, "error_type": _ERRORS},
         aliases=(_alias("sage_encryption_errors_total", only={"operation": _CIPHER}),),
     ),
-    histogram(
+    _expensive(
         "sage_crypto_operation_duration_seconds",
         "Time of cryptographic operations.",
         _SESSION_BUCKETS,
@@ -86,7 +88,7 @@ _CHAIN: dict[str, tuple[str, ...]] = {"chain": _CHAINS}
 _DID_METRICS = (
     counter("sage_did_resolutions_total", "Resolutions of identities.", {**_CHAIN, "status": STATUS}),
     counter("sage_did_registrations_total", "Registrations of identities.", {**_CHAIN, "status": STATUS}),
-    counter("sage_did_resolution_errors_total", "Resolutions of identities that failed.", {**_CHAIN, "error_type": ()}),
+    counter("sage_did_resolution_errors_total", "Resolutions of identities that failed.", {**_CHAIN, "error_type": _ERRORS}),
     histogram("sage_did_resolution_duration_seconds", "Time of resolutions of identities.", DEFAULT_BUCKETS, _CHAIN),
     counter(
         "sage_blockchain_transactions_total",
@@ -96,8 +98,8 @@ _DID_METRICS = (
 )
 _MESSAGE_METRICS = (
     counter("sage_messages_processed_total", "Messages processed.", {"type": ("text", "binary"), "status": STATUS}),
-    histogram("sage_message_processing_duration_seconds", "Time of processing messages.", _SESSION_BUCKETS),
-    histogram("sage_message_size_bytes", "Size of messages.", _SIZE_BUCKETS),
+    _expensive("sage_message_processing_duration_seconds", "Time of processing messages.", _SESSION_BUCKETS),
+    _expensive("sage_message_size_bytes", "Size of messages.", _SIZE_BUCKETS),
     counter(
         "sage_replay_attacks_detected_total",
         "Messages that had been seen before.",

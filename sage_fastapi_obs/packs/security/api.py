@@ -28,9 +28,13 @@ def security_event(event_type: str) -> None:
 def network_of(address: str) -> str:
     """Return the network of an address, such as `192.0.2.0/24` or `2001:db8:1::/48`; `other` for anything else."""
     try:
-        ip = ip_address(address)
-    except ValueError:
+        return _network(address) if isinstance(address, str) else OVERFLOW
+    except Exception:
         return OVERFLOW
+
+
+def _network(address: str) -> str:
+    ip = ip_address(address)
     mapped = getattr(ip, "ipv4_mapped", None)
     ip = ip if mapped is None else mapped
     return str(ip_network((int(ip), _PREFIXES[ip.version]), strict=False))

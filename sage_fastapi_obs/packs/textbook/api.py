@@ -19,7 +19,7 @@ class LearningSession:
     __slots__ = ("_textbook_id",)
 
     def __init__(self, textbook_id: str) -> None:
-        self._textbook_id = str(textbook_id)
+        self._textbook_id = textbook_id
 
     def start(self) -> Self:
         """Count it in."""
@@ -44,9 +44,9 @@ def learning_session(textbook_id: str) -> LearningSession:
     return LearningSession(textbook_id)
 
 
-def ai_tokens_used(component: str = "", model: str = "", n: int = 0, *, service: str = "") -> None:
+def ai_tokens_used(component: str | None = None, model: str = "", n: int = 0, *, service: str = "") -> None:
     """Count tokens that a component, such as `tutor`, has used of a model; `service` is an older word for the component."""
-    count("ai_tokens_used_total", component or service, model, by=n)
+    count("ai_tokens_used_total", service if component is None else component, model, by=n)
 
 
 def set_active_users(n: int) -> None:
