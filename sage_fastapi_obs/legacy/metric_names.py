@@ -71,7 +71,8 @@ def spelling(name: str) -> str:
 
 def _spelled(name: str, dotted: str) -> ResolvedName:
     """Return the metric of a name that the catalog does not have, in its units; escaped where it cannot be had as it is."""
-    found = _in_units(flat_name(name))
+    in_units = _in_units(dotted)
+    found = ResolvedName(flat_name(in_units.metric), in_units.scale)
     # Only dots are another way to write a name of the catalog.
     is_taken = flat_name(name) != dotted and (CATALOG.get(found.metric) or CATALOG.get(f"{found.metric}_total")) is not None
     if not name.isascii() or is_taken or _RESERVED.fullmatch(found.metric):

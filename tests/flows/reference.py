@@ -143,7 +143,7 @@ class Reference:
         self._total.labels(*labels).inc()
         if streamed:
             self._stream.labels(*labels).observe(seen["ended"] / 1e6, exemplar)
-            self._first.labels(*labels[:2]).observe(seen["first"] / 1e6)
+            self._first.labels(*labels[:2]).observe(seen["first"] / 1e6, exemplar)
         else:
             self._duration.labels(*labels).observe(seen["ended"] / 1e6, exemplar)
         self._received.labels(*labels[:2]).observe(seen["received"])

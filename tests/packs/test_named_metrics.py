@@ -6,7 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.exposition import VALUES as ESCAPED_VALUES
 from prometheus_client.openmetrics.exposition import escape_metric_name
@@ -256,6 +256,7 @@ def read_back(escaped: str) -> str:
         st.tuples(NAMES, st.sampled_from([COUNTER, GAUGE, HISTOGRAM])), min_size=2, max_size=6, unique_by=lambda one: one[0]
     )
 )
+@example([("A", COUNTER), (":ms", COUNTER)])
 async def test_distinct_names_stay_distinct(watch, names):
     """Whatever names are collected, in any order: each has its own series and its own value in the summary."""
     watched = watch(metrics={"packs": ()})
