@@ -85,7 +85,8 @@ def shorter(duration: re.Match[str]) -> str:
 
 def shortened(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Divide all windows and durations of rules."""
-    text = re.sub(r"(?<=\[)(\d+)([smhd])(?=\])", shorter, json.dumps(groups))
+    text = re.sub(r"(?:(?<=\[)|(?<=offset ))(\d+)([smhd])\b", shorter, json.dumps(groups))
+    text = re.sub(r"(?<=time\(\) - )\d+\b", lambda seconds: str(int(seconds[0]) / FACTOR), text)
     text = re.sub(r'(?<="for": ")(\d+)([smhd])(?=")', shorter, text)
     return json.loads(re.sub(r'(?<="interval": ")(\d+)([smhd])(?=")', "1s", text))
 
