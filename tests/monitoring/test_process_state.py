@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from receivers import Handler, Receiver, serving
-from support import PATIENCE_SECONDS, no_threads
+from support import PATIENCE_SECONDS, eventually, no_threads
 
 from sage_fastapi_obs import Observability, Settings, active
 from sage_fastapi_obs.alerting.expressions import Stat
@@ -248,6 +248,7 @@ async def test_what_waits_for_a_callback_is_told_by_the_application(alone, monke
     assert await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
     async with Observability(Settings(logging={"enabled": False}, alerts={"defaults": False})) as obs:
         goes_on.set()
+        await eventually(lambda: len(heard) == 2, "second alert")
         assert await asyncio.to_thread(obs.status.notifications.wait, PATIENCE_SECONDS)
         assert sorted(heard) == ["first", "second"]
 
