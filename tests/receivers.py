@@ -244,3 +244,16 @@ class _Hostility(socketserver.BaseRequestHandler):
             while self.request.recv(65_536):
                 pass
         self.server.left.set()
+
+
+class Webhook(Receiver):
+    """A webhook that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[dict[str, Any]] = []
+
+    def accept(self, handler: Handler, body: bytes) -> None:
+        """Keep it."""
+        self.told.append(json.loads(body))
+        handler.answer(200)

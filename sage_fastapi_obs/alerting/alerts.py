@@ -124,8 +124,11 @@ class Alerts:
         return rule
 
     def add_from(self, other: "Alerts") -> None:
-        """Go on with the alerts of another, of rules that both have, so that nobody is notified of them twice."""
-        watched, states = other.snapshot()
+        """Go on with the alerts of another, of rules that both have, so that nobody is notified of them twice.
+
+        The other judges no more: an evaluation in progress ends first, so that all its notifications are in the queue.
+        """
+        watched, states = other.take()
         later = self._windows.watched_seconds - watched
         with self._lock:
             for name, before in states.items():
@@ -133,9 +136,11 @@ class Alerts:
                 if state is not None and _watches_the_same(before.rule, state.rule):
                     state.go_on_from(before, later)
 
-    def snapshot(self) -> "tuple[float, dict[str, _RuleState]]":
-        """Return the states of all rules by name, and the time that their times go by."""
-        return self._windows.watched_seconds, self._states.copy()
+    def take(self) -> "tuple[float, dict[str, _RuleState]]":
+        """Return the states of all rules by name, with the time that their times go by; forget the rules."""
+        with self._lock:
+            states, self._states = self._states, {}
+        return self._windows.watched_seconds, states
 
     def remove(self, name: str) -> bool:
         """Remove a rule and its alerts; tell whether there was one."""

@@ -53,9 +53,13 @@ class NotificationQueue:
 
     def restart(self) -> None:
         """Forget the queues of a parent process, whose threads are not in this one."""
-        self.closing = threading.Event()
+        self.reopen()
         self._lock = threading.Lock()
         self._queues: dict[Hashable, _CallbackQueue] = {}
+
+    def reopen(self) -> None:
+        """Go on after a close; what waits stays."""
+        self.closing = threading.Event()
 
     def put(self, callback: Callback, notice: dict[str, Any]) -> None:
         """Queue a notification; returns at once."""

@@ -153,7 +153,7 @@ class ServiceStatus:
             return
         self._is_child = False
         if not self._waits_for_thread:
-            self.notifications.restart()
+            self.notifications.reopen()
             self.notifications.loop = _running_loop()
         stopping = self._stopping = threading.Event()
         # A weak reference: the thread ends when nobody else refers to this object.
@@ -202,6 +202,7 @@ class ServiceStatus:
 
     def _in_child(self) -> None:
         self._is_child = self._thread is not None
+        self.notifications.restart()
 
     def _stop_thread(self) -> None:
         self._thread, self._waits_for_thread, self._is_child = None, False, False

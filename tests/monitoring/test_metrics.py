@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receivers import Handler, Receiver, serving
+from receivers import Webhook, serving
 from support import PATIENCE_SECONDS, client, times
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
@@ -722,7 +722,7 @@ async def test_the_circuit_breaker_opens_when_most_fails(watched):
 @pytest.mark.parametrize("guide", [True, False])
 async def test_each_circuit_breaker_that_opens_is_told_by_its_name(watch, alone, guide):
     """A second one too, with the package's rule or the guide's own; each closes by itself, and the states are not added up."""
-    with serving(Hook()) as hook:
+    with serving(Webhook()) as hook:
         settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
         obs = watch(notify=settings, alerts={"defaults": not guide}, status_clock=Clock()).obs
         active.register(obs)
@@ -788,7 +788,7 @@ async def test_what_a_handler_passes_on_keeps_the_identity_of_its_alert(watch, a
         "lambda": lambda a: handle(a),
         "task": in_a_task,
     }
-    with serving(Hook()) as hook:
+    with serving(Webhook()) as hook:
         settings = {"pagerduty_routing_key": "k" * 32, "pagerduty_url": hook.url}
         obs = watch(notify=settings, alerts={"defaults": False}).obs
         async with obs:
@@ -814,7 +814,7 @@ async def test_a_message_about_something_else_has_its_own_identity(watch, alone)
         for message in ({"metric": "disk_bytes"}, {"name": "backup"}, {"current_value": 1}):
             await notifiers.create_incident_ticket(message)
 
-    with serving(Hook()) as hook:
+    with serving(Webhook()) as hook:
         obs = watch(notify={"webhook_url": hook.url}, alerts={"defaults": False}).obs
         async with obs:
             create_alert_rule("load", "load", AlertCondition.GREATER_THAN, 1, handle, severity="critical")
@@ -855,22 +855,9 @@ async def test_notifiers_take_what_snippets_give_them(watch, alone, name, app):
         assert any("one; two" in message for message in said)
 
 
-class Hook(Receiver):
-    """A webhook that keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[dict] = []
-
-    def accept(self, handler: Handler, body: bytes) -> None:
-        """Keep it."""
-        self.told.append(json.loads(body))
-        handler.answer(200)
-
-
 async def test_a_dictionary_of_ones_own_reaches_the_webhook(watch, alone):
     """One that is no alert has a name and its metric there."""
-    with serving(Hook()) as hook:
+    with serving(Webhook()) as hook:
         active.register(watch(notify={"webhook_url": hook.url}).obs)
         await notifiers.create_incident_ticket({"metric": "result_failure_total", "current_value": 101})
         await notifiers.create_incident_ticket(["one", "two"])
