@@ -1,0 +1,95 @@
+"""What is stored, and what questions to the store are answered with."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class StoredRequest(NamedTuple):
+    """A kept request: what is listed, and what is opened."""
+
+    started_ns: int
+    """Unix time."""
+    duration_us: int
+    kind: str
+    """`http` or `websocket`."""
+    method: str
+    route: str | None
+    path: str
+    """Redacted and cut."""
+    status: int
+    failed: bool
+    kept: str
+    """Why: `failed`, `slow`, `refused`, `first`, `asked`, `upstream` or `ratio`."""
+    request_id: str
+    correlation_id: str
+    trace_id: str
+    """32 hex digits, or empty."""
+    span_id: str
+    error_type: str | None
+    details: bytes
+    """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n}`; each key may be missing."""
+
+
+class Supplement(NamedTuple):
+    """What came after a request was stored, and lines outside of requests."""
+
+    at_ns: int
+    """Unix time."""
+    request_id: str
+    """Empty where there is none."""
+    correlation_id: str
+    trace_id: str
+    details: bytes
+    """As those of a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestQuery:
+    """Which requests a page lists; what is None is not asked for."""
+
+    route: str | None = None
+    status: str | None = None
+    """Exact, such as `404`, or a class, such as `4xx`."""
+    failed: bool | None = None
+    kept: str | None = None
+    slower_than_seconds: float | None = None
+    id: str | None = None
+    """Request, correlation or trace id."""
+    text: str | None = None
+    """Text in path, route, error type, spans or lines; ASCII letters in either case."""
+    before: str | None = None
+    """`next` of the page before."""
+    limit: int = 50
+
+
+class ListedRequest(NamedTuple):
+    """A request on a page."""
+
+    key: str
+    """Addresses exactly this request; ids of clients can repeat."""
+    request: StoredRequest
+    """Without its details, which are empty."""
+
+
+class RequestPage(NamedTuple):
+    """Requests, newest first: in the order in which they were stored."""
+
+    requests: list[ListedRequest]
+    next: str | None
+    """Where to go on, as `before`; None at the end."""
+    is_complete: bool
+    """False if the search for a text came to its time limit: there may be more, from `next` on, though the page is not full."""
+
+
+class Story(NamedTuple):
+    """All that is stored about one request."""
+
+    key: str
+    request: StoredRequest
+    """Without its details, which are empty."""
+    spans: list[dict[str, Any]]
+    """By start."""
+    lines: list[dict[str, Any]]
+    """In order of time."""
+    dropped_spans: int
+    dropped_lines: int
