@@ -1,5 +1,6 @@
 """What is stored, and what questions to the store are answered with."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +61,26 @@ class RequestQuery:
     before: str | None = None
     """`next` of the page before."""
     limit: int = 50
+    """Most requests of the page, 1 to 1000."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be meant."""
+        if self.status is not None and not re.fullmatch(r"[1-9]xx|[0-9]{1,4}", self.status):
+            raise ValueError(f"status {self.status!r}: a status such as 404, or a class of them such as 4xx")
+        if self.before is not None and not re.fullmatch(r"[0-9a-f]{1,15}", self.before):
+            raise ValueError("before: take it from `next` of a page")
+        if not 1 <= self.limit <= 1000:
+            raise ValueError("limit: 1 to 1000")
+        if self.slower_than_seconds is not None and not 0 <= self.slower_than_seconds < 1e9:
+            raise ValueError("slower_than_seconds: a time in seconds, not below 0")
+
+    @property
+    def status_bounds(self) -> tuple[int, int]:
+        """The lowest and the highest status that is asked for; both 0 if none is."""
+        status = self.status or "0"
+        if status.endswith("xx"):
+            return int(status[0]) * 100, int(status[0]) * 100 + 99
+        return int(status), int(status)
 
 
 class ListedRequest(NamedTuple):
