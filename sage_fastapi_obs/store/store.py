@@ -25,8 +25,8 @@ from sage_fastapi_obs.threads import Threads
 QUEUE_REQUESTS = 5_000
 FLUSH_SECONDS = 0.2
 """How long a request waits in memory for others to be written with."""
-QUESTION_SECONDS = 0.25
-"""How long a question waits for what is not written yet."""
+QUESTION_SECONDS = 5.0
+"""How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
 _UNWRITTEN_ID = 1 << 59
