@@ -9,6 +9,7 @@ import orjson
 
 from sage_fastapi_obs.store.batch import BATCH_BYTES, MOST_DETAILS_BYTES, storable
 from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
+from sage_fastapi_obs.store.schema import COLUMNS
 
 _MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
 _TYPES: tuple[Any, ...] = (int, int, str, str, (str, type(None)), str, int, int, str, str, str, str, str, (str, type(None)))
@@ -31,7 +32,7 @@ def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int
     """Yield the rows that fulfil all conditions, newest first; skips what cannot be a request."""
     where = " AND ".join(sql for sql, _ in conditions)
     values = [storable(value) for _, several in conditions for value in several]
-    found = connection.execute(f"SELECT * FROM requests WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit))  # noqa: S608 - ours
+    found = connection.execute(f"SELECT {COLUMNS} FROM requests WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit))  # noqa: S608 - ours
     for id_, chunk, first_byte, size_bytes, *values in found:
         if all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
             request = StoredRequest._make((*values, b""))
