@@ -261,6 +261,19 @@ class MonitoringSettings(_Section):
         return self.log_buffer_size
 
 
+class StoreSettings(_Section):
+    """The file on this machine that keeps requests with their spans and lines."""
+
+    enabled: bool = True
+    """Keep requests, so that they can be opened later, also after a restart."""
+    path: str | None = None
+    """Folder for the files, on a disk of this machine; by default one for state, or one for temporary files."""
+    max_bytes: int = Field(default=256 * 1024 * 1024, ge=8 * 1024 * 1024)
+    """Most bytes on the disk for each service and app, all files together; at least 8 MiB."""
+    max_age_days: float = Field(default=7.0, gt=0.0, le=3660.0)
+    """Days after which requests are deleted."""
+
+
 class FigureSettings(_Section):
     """One term of a ratio's denominator."""
 
@@ -445,6 +458,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    store: StoreSettings = StoreSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()
