@@ -39,7 +39,7 @@ from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
-from sage_fastapi_obs.store.exchange_records import record_of
+from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.store.store import Store
@@ -129,8 +129,7 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        is_stored = self.store is not None
-        logs = AccessRecorder(self.logs, redaction.readable, is_stored=is_stored) if settings.logging.enabled else None
+        logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
         exemplars = KeptExemplars() if settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
@@ -145,7 +144,7 @@ class Observability(Lifecycle):
         store = Store(
             self.settings.store,
             store_key(self.settings.service.name),
-            partial(record_of, redaction.readable),
+            ExchangeEncoder(self.logs.build, redaction.readable),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, StoreRecorder.component),
             clock=self.wall_clock,

@@ -280,8 +280,6 @@ class ServerSpans(Recorder):
         started_as, name = span_names(exchange.method, exchange.route)
         ended_ns = exchange.wall_ns + duration_us * 1_000
         finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
-        if self._is_stored and self._gate is not None and exchange.is_kept:
-            exchange.own_story.spans.append(exchange.span)
 
 
 def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:

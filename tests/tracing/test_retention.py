@@ -324,7 +324,7 @@ async def test_exemplars_are_those_of_kept_requests(tmp_path: Path) -> None:
 
 async def test_a_story_of_many_requests(tmp_path: Path) -> None:
     """Of a seeded mix all failed and slow requests are kept, and of the rest as many as the ratio says."""
-    count, rate = times(3_000, 100_000), 0.1
+    count, rate = times(1_500, 100_000), 0.1
     chance = random.Random(7)
     async with Service(tmp_path, rate=rate) as service:
         wanted: list[str] = []
@@ -346,15 +346,15 @@ async def test_a_story_of_many_requests(tmp_path: Path) -> None:
 
 
 async def test_an_outage_stays_bounded(tmp_path: Path) -> None:
-    """When a thousand requests a second fail, some are kept in each second, and the rest is counted."""
+    """When hundreds of requests a second fail, some are kept in each second, and the rest is counted."""
     async with Service(tmp_path) as service:
         for _ in range(2):
             service.clock.now_ns += SECOND_NS
-            for _ in range(1_000):
+            for _ in range(times(200, 1_000)):
                 await drive(service.asgi, http_scope("/boom"))
         assert service.kept.count("failed") == 2 * module.PER_ROUTE["failed"]
         lost = service.obs.registry.get_sample_value("observability_requests_not_kept_total", {"reason": "failed"})
-        assert lost == 2_000 - service.kept.count("failed")
+        assert lost == 2 * times(200, 1_000) - service.kept.count("failed")
 
 
 async def test_no_request_holds_more_than_so_many_spans(tmp_path: Path) -> None:
