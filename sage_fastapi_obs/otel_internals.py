@@ -170,6 +170,11 @@ class FastSpan(SdkSpan):
         for on_end in callbacks.ended:
             on_end(self)
 
+    @property
+    def has_only_attributes(self) -> bool:
+        """Whether it has no events and no links, and has dropped nothing."""
+        return type(self._attributes) is dict and self._events is _NONE_YET and self._links is _NONE_YET
+
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
         if type(key) is not str or not self._take({key: value}):
