@@ -169,7 +169,7 @@ class FastSpan(SdkSpan):
         """End the span, with its last attributes and its name, unless the application has renamed it."""
         if self._name != started_as:
             name = self._name
-        if type(self._attributes) is not dict:
+        if type(self._attributes) is not dict or len(attributes) > _LAST_ATTRIBUTES:
             self.update_name(name)
             self.set_attributes(attributes)
             self.end(ended_ns)

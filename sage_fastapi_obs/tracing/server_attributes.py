@@ -1,15 +1,17 @@
 """The attributes of the server span, by OpenTelemetry's stable conventions for HTTP: add one here."""
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.privacy.redaction import Redaction, readable
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.tracing.header_capture import HeaderCapture
 
+Describe: TypeAlias = Callable[[Exchange], dict[str, Any]]
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HIGHEST_PORT = 65535
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
@@ -43,6 +45,22 @@ def request_attributes(redaction: Redaction, exchange: Exchange) -> dict[str, An
     if agent := headers.get(b"user-agent"):
         attributes["user_agent.original"] = redaction.readable(agent.decode("latin-1"))
     return attributes
+
+
+def attributes_of(redaction: Redaction, capture: HeaderCapture) -> tuple[Describe, Describe]:
+    """Return what makes the attributes at the start, and at the end: with headers only where some are asked for."""
+    at_start = partial(request_attributes, redaction)
+
+    def with_request_headers(exchange: Exchange) -> dict[str, Any]:
+        return {**at_start(exchange), **capture.request_headers(exchange)}
+
+    def with_response_headers(exchange: Exchange) -> dict[str, Any]:
+        return {**response_attributes(exchange), **capture.response_headers(exchange.response_headers)}
+
+    return (
+        with_request_headers if capture.of_requests else at_start,
+        with_response_headers if capture.of_responses else response_attributes,
+    )
 
 
 def response_attributes(exchange: Exchange) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 from opentelemetry import trace
@@ -24,12 +23,13 @@ from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSett
 from sage_fastapi_obs.tracing.callers import Callers
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
 from sage_fastapi_obs.tracing.fast_span import FLAGS, CallerIds, RemoteSpan, UnsampledSpan
+from sage_fastapi_obs.tracing.header_capture import HeaderCapture
 from sage_fastapi_obs.tracing.held_spans import HeldSpan, SpanGate
 from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trace
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.retention import Retention
-from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_names
+from sage_fastapi_obs.tracing.server_attributes import attributes_of, id_attributes, span_names
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 _SCOPE_NAME = "sage_fastapi_obs"
@@ -83,7 +83,8 @@ class ServerSpans(Recorder):
         """Trace headers of callers that were not used."""
         self._output = _output(settings, self.losses, log, failed)
         self._incoming_trace: IncomingTrace | None = None
-        self._describe = partial(request_attributes, redaction)
+        self._headers = HeaderCapture(redaction)
+        self._describe, self._describe_end = attributes_of(redaction, self._headers)
         self._use(trace.NoOpTracer(), tuple)
         self.children: ChildSpans | None = None
         """Starts spans below those of requests, between the start and the close."""
@@ -97,8 +98,8 @@ class ServerSpans(Recorder):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is wrong with the environment variables about exporting spans."""
-        return () if self._output is None else self._output.remarks
+        """What is wrong with the environment variables about spans."""
+        return (*self._headers.remarks, *(() if self._output is None else self._output.remarks))
 
     @property
     def is_outcome_unused(self) -> bool:
@@ -279,7 +280,7 @@ class ServerSpans(Recorder):
             mark_failed(exchange.span, exchange.error, self._redaction)
         started_as, name = span_names(exchange.method, exchange.route)
         ended_ns = exchange.wall_ns + duration_us * 1_000
-        finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
+        finish_span(exchange.span, started_as, name, self._describe_end(exchange), ended_ns)
         if self._is_stored and self._gate is not None and exchange.is_kept:
             exchange.own_story.spans.append(exchange.span)
 
