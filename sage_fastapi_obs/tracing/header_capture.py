@@ -1,10 +1,11 @@
 """Headers that the environment asks for, as attributes of the server span: none unless one is asked for.
 
-The variables are those of OpenTelemetry's instrumentations, and are read by their own functions:
+The variables are those of OpenTelemetry's instrumentations, whose own functions decide:
 `OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST`, `…_SERVER_RESPONSE` and `…_SANITIZE_FIELDS` are lists of names, in
 which each may be a regular expression.
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,6 +16,7 @@ from opentelemetry.util import http
 
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.settings.standard_variables import patterns
 
 Headers: TypeAlias = dict[str, tuple[str, ...]]
 """Attributes, each with the values of one header."""
@@ -43,8 +45,9 @@ class HeaderCapture:
         """Read the environment; `remarks` say what in it is wrong."""
         self._redaction = redaction
         remarks: list[str] = []
-        self._sanitizer = http.SanitizeValue(_patterns(_SANITIZED, remarks))
-        requests, responses = _patterns(_REQUEST, remarks), _patterns(_RESPONSE, remarks)
+        env, remark = os.environ, remarks.append
+        self._sanitizer = http.SanitizeValue(patterns(env, _SANITIZED, remark))
+        requests, responses = patterns(env, _REQUEST, remark), patterns(env, _RESPONSE, remark)
         self.of_requests, self.of_responses = bool(requests), bool(responses)
         """Whether any header is asked for."""
         self._of_request = self._judge(requests, http.normalise_request_header_name)
@@ -92,16 +95,3 @@ class HeaderCapture:
 def _is_header(row: Any) -> bool:
     """Tell whether this is a pair of bytes; what else an app sends is for the server to refuse."""
     return isinstance(row, list | tuple) and len(row) == 2 and all(isinstance(part, bytes) for part in row)
-
-
-def _patterns(variable: str, remarks: list[str]) -> list[str]:
-    """Read a list of patterns, without those that are none, or cannot stand beside the others."""
-    kept: list[str] = []
-    for pattern in filter(None, http.get_custom_headers(variable)):
-        try:
-            re.compile("|".join([*kept, pattern]))
-        except re.error as error:
-            remarks.append(f"{variable} has {pattern!r}, which is ignored ({error}): name headers, or match any with '.*'")
-        else:
-            kept.append(pattern)
-    return kept
