@@ -34,6 +34,7 @@ from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
 from sage_fastapi_obs.privacy.redaction import Redaction
+from sage_fastapi_obs.request.excluded_requests import ExcludedRequests
 from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
@@ -121,8 +122,9 @@ class Observability(Lifecycle):
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
-        self.excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
-        self._excluded_below = tuple(f"{path}/" for path in self.excluded)
+        own_pages = settings.metrics.path, settings.monitoring.prefix
+        self._excluded_requests = ExcludedRequests((*settings.http.exclude_paths, *own_pages))
+        self.excluded = self._excluded_requests.beginnings
 
         # The order of the recorders: ids before the span that has them. `request_finished` runs in reverse, so that the log
         # line leaves before the metrics change.
@@ -227,11 +229,8 @@ class Observability(Lifecycle):
         self._pages.place(app)
 
     def excludes(self, scope: Scope) -> bool:
-        """Return whether a request is not recorded; a proxy's root path does not count."""
-        path: str = scope.get("path", "")
-        if root_path := scope.get("root_path"):
-            path = path.removeprefix(root_path)
-        return path.startswith(self.excluded) and (path in self.excluded or path.startswith(self._excluded_below))
+        """Return whether a request is not recorded."""
+        return scope in self._excluded_requests
 
     @property
     def dropped_headers(self) -> DroppedHeaders:
@@ -300,7 +299,7 @@ class Observability(Lifecycle):
     def _log_startup(self) -> None:
         parts = (self.settings, self._tracing, self.logs, self._port)
         self._log("info", "observability started", startup_fields(*parts))
-        for remark in dict.fromkeys(startup_remarks(*parts)):
+        for remark in dict.fromkeys((*startup_remarks(*parts), *self._excluded_requests.remarks)):
             self._warn(remark, {})
 
     def _show_active(self, rule: str, active: bool) -> None:
