@@ -21,7 +21,7 @@ LAYERS = (
     {"active"},
     {"tracing", "logs", "metrics"},
     {"legacy"},
-    {"operations"},
+    {"operations", "store"},
     {"health"},
     {"alerting"},
     {"alert_rules", "dashboards"},

@@ -1,0 +1,77 @@
+"""Kept requests for tests: made by hand, and filled into a real store."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from support import PATIENCE_SECONDS
+
+from sage_fastapi_obs.settings import StoreSettings
+from sage_fastapi_obs.store.location import StoreKey, stored_files
+from sage_fastapi_obs.store.records import StoredRequest, Supplement
+from sage_fastapi_obs.store.store import Store
+
+BEGIN_NS = 1_795_998_000_000_000_000
+"""2026-11-30T00:20:00Z."""
+MS = 1_000_000
+
+
+def span(span_id: str, parent_id: str | None = None, at_ms: float = 0, ms: float = 1, **more: Any) -> dict[str, Any]:
+    """Make a span of a request that starts at `BEGIN_NS`."""
+    times = {"started_ns": BEGIN_NS + int(at_ms * MS), "duration_us": int(ms * 1_000)}
+    fixed = {"name": span_id, "kind": "INTERNAL", "status": "UNSET", "attributes": {}}
+    return {**fixed, "span_id": span_id, "parent_id": parent_id, **times, **more}
+
+
+def line(message: str, at_ms: int = 0, level: str = "info", **more: Any) -> dict[str, Any]:
+    """Make a log line."""
+    return {"timestamp": f"2026-11-30T00:20:00.{at_ms:03}Z", "level": level, "message": message, **more}
+
+
+def request(number: int = 0, *, spans: Iterable[Any] = (), lines: Iterable[Any] = (), **more: Any) -> StoredRequest:
+    """Make a kept request, each a second after the one before."""
+    fields: dict[str, Any] = {
+        "started_ns": BEGIN_NS + number * 1_000 * MS,
+        "duration_us": 12_500,
+        "kind": "http",
+        "method": "GET",
+        "route": "/items/{item_id}",
+        "path": f"/items/{number}",
+        "status": 200,
+        "failed": False,
+        "kept": "ratio",
+        "request_id": f"request-{number}",
+        "correlation_id": f"job-{number}",
+        "trace_id": f"{number + 1:032x}",
+        "span_id": "root",
+        "error_type": None,
+        "details": json.dumps({"spans": [*spans], "lines": [*lines]}).encode(),
+    }
+    return StoredRequest(**{**fields, **more})
+
+
+class Stored:
+    """A real store, filled; its file stays when it is closed."""
+
+    def __init__(self, folder: Path, records: Iterable[StoredRequest | Supplement] = (), service: str = "shop") -> None:
+        self.faults: list[Any] = []
+        self.settings = settings = StoreSettings(path=str(folder))
+        folder.mkdir(exist_ok=True)
+        self.store = Store(
+            settings, StoreKey(service, str(folder)), lambda record: record, log=lambda *_: None, failed=self.faults.append
+        )
+        self.store.start()
+        self.keep(*records)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        (path,) = stored_files(self.settings)
+        return path
+
+    def keep(self, *records: StoredRequest | Supplement) -> None:
+        """Store some more."""
+        for record in records:
+            self.store.keep(record)
+        assert self.store.flush(PATIENCE_SECONDS)
