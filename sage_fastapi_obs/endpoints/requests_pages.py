@@ -53,14 +53,10 @@ class RequestsQuery(PageQuery):
     """Request, correlation or trace id."""
     text: str | None = Field(default=None, min_length=1, max_length=256)
     """Text in the path, route, error type, spans or lines. Needs `monitoring.expose_logs`."""
-    before: str | None = Field(default=None, min_length=1, max_length=256)
+    before: str | None = Field(default=None, pattern=r"^[0-9a-f]{1,15}$")
     """`next` of the answer before."""
     limit: int = Field(default=50, ge=1, le=500)
     """Most requests in the answer."""
-
-    def of_store(self) -> RequestQuery:
-        """Return the question to the store; raises ValueError for what cannot be meant."""
-        return RequestQuery(**self.model_dump())
 
 
 class RequestPages:
@@ -85,11 +81,8 @@ class RequestPages:
 
     async def _list(self, query: RequestsQuery, _request: Request) -> Response:
         if query.text is not None and not self._with_lines:
-            return problem("text: it searches lines, too, which needs monitoring.expose_logs", 422)
-        try:
-            wanted = query.of_store()
-        except ValueError as error:
-            return problem(str(error), 422)
+            return problem("a text is searched for in lines, too, and they are not shown: set monitoring.expose_logs", 403)
+        wanted = RequestQuery(**query.model_dump())
         return await self._answer(lambda reader: RequestList.of(reader.list(wanted)))
 
     async def _one(self, _query: PageQuery, request: Request) -> Response:

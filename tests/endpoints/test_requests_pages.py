@@ -209,7 +209,7 @@ async def test_lines_are_shown_only_where_they_are_exposed(watch: Any, stored: S
         found = await shop.get(path)
         assert "needle" not in json.dumps(found)
         assert found["note"] == "lines are not shown: set monitoring.expose_logs"
-    assert "monitoring.expose_logs" in await shop.get("requests", 422, text="needle")
+    assert "monitoring.expose_logs" in await shop.get("requests", 403, text="needle")
     assert "monitoring.expose_logs" in await shop.get("logs/request-4", 404)
 
 
