@@ -29,6 +29,7 @@ from sage_fastapi_obs.logs.access_recorder import AccessRecorder
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
 from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
+from sage_fastapi_obs.metrics.exemplars import KeptExemplars
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
@@ -43,6 +44,7 @@ from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
+from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 
 
@@ -79,10 +81,14 @@ class Observability(Lifecycle):
 
         # The signals of a request.
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
+        self._retention = Retention(settings, clock)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
+            observer=self,
+            retention=self._retention,
+            is_stored=False,
         )
         self.logs = LogWriter(
             settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)
@@ -127,13 +133,15 @@ class Observability(Lifecycle):
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
-        self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
+        exemplars = KeptExemplars() if settings.metrics.exemplars else None
+        self.callbacks = self._callbacks(identity, tracing, exemplars, metrics, logs, held_lines, decides=self._retention)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
             self._register_collectors()
 
-    def _callbacks(self, *recorders: Recorder | None) -> RecorderCallbacks:
-        return RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.internal_errors)
+    def _callbacks(self, *recorders: Recorder | None, decides: Recorder | None = None) -> RecorderCallbacks:
+        used = [recorder for recorder in recorders if recorder is not None]
+        return RecorderCallbacks(used, self.internal_errors, decides=decides)
 
     def _register_collectors(self) -> None:
         """Register the metrics that are read from other parts when they are asked for."""
@@ -142,6 +150,7 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
+        self.registry.register(RetentionLosses(self._retention))
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 

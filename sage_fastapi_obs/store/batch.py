@@ -72,7 +72,7 @@ def _chunk(important: bool, details: list[bytes]) -> Chunk:
 
 def insert(connection: sqlite3.Connection, batches: Sequence[Batch], at_ns: int) -> None:
     """Insert batches, with few statements: after each, a busy event loop may not give the interpreter back for a while."""
-    ((first_id,),) = connection.execute("SELECT next_id FROM state")
+    (first_id,) = schema.integers(connection.execute("SELECT next_id FROM state").fetchone(), 1)
     for batch in batches:
         last_id = first_id + len(batch.rows) - 1
         # Chunks of one batch have the number of its first request, doubled; no number comes again.

@@ -100,7 +100,7 @@ class BatchWriter:
                 if fits := not self._is_short and has_room(self._database, connection, size_bytes):
                     insert(connection, some, self._clock())
                 else:
-                    deleted = make_room(self._database, connection)
+                    deleted = make_room(self._database, connection, size_bytes)
             if fits:
                 self._remove(some)
         self._is_short = False
@@ -118,11 +118,11 @@ class BatchWriter:
         if time.monotonic() < self._expire_at:
             return
         self._expire_at = time.monotonic() + _EXPIRY_SECONDS
-        deleted = 1
-        while deleted:
+        deleted: int | None = 0
+        while deleted is not None:
+            self._losses.count("evicted", deleted)
             with self._database.transaction() as connection:
                 deleted = delete_expired(connection, self._clock() - self._max_age_ns)
-            self._losses.count("evicted", deleted)
 
     def _cope(self, error: Exception) -> bool:
         """Do what an error asks for; tell whether to try again at once."""
@@ -139,9 +139,11 @@ class BatchWriter:
         return True
 
     def _clean(self) -> None:
-        """Make every value one that SQLite takes; a few do not fit that come from hostile paths."""
-        for number, batch in enumerate(self.pending):
-            self.pending[number] = cleaned(batch)
+        """Make every value one that SQLite takes: in hostile paths some are not."""
+        clean = [cleaned(batch) for batch in self.pending]
+        if clean == list(self.pending):
+            self.lose("not_encoded")
+        self.pending = deque(clean[: len(self.pending)])
 
     def _pause(self, reason: str) -> None:
         if self._trouble != "disk_full":

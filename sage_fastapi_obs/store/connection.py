@@ -10,8 +10,18 @@ from sage_fastapi_obs.store import schema
 
 BUSY_SECONDS = 0.25
 """How long one waits for another who reads or writes."""
-_DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR))
-"""The last is what a table that is missing, or has other columns, is answered with."""
+_DAMAGED = frozenset(
+    (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        # Tables are missing, or have other columns.
+        sqlite3.SQLITE_ERROR,
+        # The number of a request, or a value's type, is not what it can be.
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+    )
+)
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _UNFINISHED = frozenset((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN))
 

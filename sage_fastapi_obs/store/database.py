@@ -23,6 +23,8 @@ _SETTINGS = (
     "journal_mode = TRUNCATE",
     # What the system was given survives a killed process; after a power failure a damaged file is set aside.
     "synchronous = OFF",
+    # Some systems overwrite by default what is deleted, and all that would go through the journal.
+    "secure_delete = OFF",
     "cache_size = -2048",
     "temp_store = MEMORY",
     "trusted_schema = OFF",
@@ -103,6 +105,11 @@ class Database:
     def cap(self, connection: sqlite3.Connection) -> None:
         """Let the file grow no further than the limit; or than it is, if it is larger."""
         connection.execute(f"PRAGMA max_page_count = {self.max_pages}").fetchall()
+
+    def growth(self, pages: int) -> int:
+        """Return by how many pages a file of so many may grow: to its limit, and leaving a journal room on the disk."""
+        disk_bytes = self.files.free_bytes() if self.files else self._max_bytes
+        return min(self.max_pages - pages, max(0, disk_bytes - JOURNAL_BYTES) // PAGE_BYTES)
 
     def _file_lock(self) -> AbstractContextManager[None]:
         return self.files.lock() if self.files is not None else nullcontext()

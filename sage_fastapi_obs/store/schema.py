@@ -17,6 +17,7 @@ CREATE TABLE requests (
     started_ns INTEGER, duration_us INTEGER, kind TEXT, method TEXT, route TEXT, path TEXT, status INTEGER,
     failed INTEGER, kept TEXT, request_id TEXT, correlation_id TEXT, trace_id TEXT, span_id TEXT, error_type TEXT)
 """
+_MOST = 1 << 60
 TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
 """`chunks`: the details of some requests, compressed together. `requests`: what is listed, and where its details are.
 
@@ -43,6 +44,14 @@ def has_tables(connection: sqlite3.Connection) -> bool:
     if found and tuple(found) != TABLES:
         raise SchemaError("the tables are not those of this version")
     return bool(found)
+
+
+def integers(row: tuple[object, ...] | None, number: int) -> tuple[int, ...]:
+    """Return the numbers of a row that was read; raises `SchemaError` if something else is there."""
+    found = tuple(value for value in row or () if isinstance(value, int) and abs(value) < _MOST)
+    if len(found) != number:
+        raise SchemaError("numbers of the store itself are missing")
+    return found
 
 
 @cache

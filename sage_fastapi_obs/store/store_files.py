@@ -82,6 +82,11 @@ class StoreFiles:
         """Return the size of what was set aside."""
         return _size(self.aside)
 
+    def free_bytes(self) -> int:
+        """Return how many bytes are free on the disk."""
+        found = os.statvfs(self.path.parent)
+        return found.f_bavail * found.f_frsize
+
     def remove(self) -> None:
         """Delete all that was stored."""
         for path in (self.path, self._journal, self.aside):
