@@ -1,10 +1,12 @@
-"""Kept requests for tests: made by hand, and filled into a real store."""
+"""Kept requests with spans and lines that can be read, in real stores."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stored import opened
 from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs.settings import StoreSettings
@@ -29,7 +31,7 @@ def line(message: str, at_ms: int = 0, level: str = "info", **more: Any) -> dict
     return {"timestamp": f"2026-11-30T00:20:00.{at_ms:03}Z", "level": level, "message": message, **more}
 
 
-def request(number: int = 0, *, spans: Iterable[Any] = (), lines: Iterable[Any] = (), **more: Any) -> StoredRequest:
+def kept(number: int = 0, *, spans: Iterable[Any] = (), lines: Iterable[Any] = (), **more: Any) -> StoredRequest:
     """Make a kept request, each a second after the one before."""
     fields: dict[str, Any] = {
         "started_ns": BEGIN_NS + number * 1_000 * MS,
@@ -51,27 +53,23 @@ def request(number: int = 0, *, spans: Iterable[Any] = (), lines: Iterable[Any] 
     return StoredRequest(**{**fields, **more})
 
 
-class Stored:
-    """A real store, filled; its file stays when it is closed."""
+@contextmanager
+def filled(folder: Path, *records: StoredRequest | Supplement, service: str = "shop") -> Iterator[Store]:
+    """Start a store with some requests in it, and close it afterwards."""
+    folder.mkdir(exist_ok=True)
+    with opened(folder, key=StoreKey(service, str(folder))) as store:
+        put(store, *records)
+        yield store
 
-    def __init__(self, folder: Path, records: Iterable[StoredRequest | Supplement] = (), service: str = "shop") -> None:
-        self.faults: list[Any] = []
-        self.settings = settings = StoreSettings(path=str(folder))
-        folder.mkdir(exist_ok=True)
-        self.store = Store(
-            settings, StoreKey(service, str(folder)), lambda record: record, log=lambda *_: None, failed=self.faults.append
-        )
-        self.store.start()
-        self.keep(*records)
 
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        (path,) = stored_files(self.settings)
-        return path
+def put(store: Store, *records: StoredRequest | Supplement) -> None:
+    """Store some more."""
+    for record in records:
+        store.keep(record)
+    assert store.flush(PATIENCE_SECONDS)
 
-    def keep(self, *records: StoredRequest | Supplement) -> None:
-        """Store some more."""
-        for record in records:
-            self.store.keep(record)
-        assert self.store.flush(PATIENCE_SECONDS)
+
+def path_of(folder: Path) -> Path:
+    """Find the one store below a folder."""
+    (path,) = stored_files(StoreSettings(path=str(folder)))
+    return path
