@@ -21,6 +21,7 @@ from sage_fastapi_obs.catalog.internal import (
     SCRAPE_METRICS,
     SELF_METRICS,
     SPAN_METRICS,
+    STORE_METRIC,
 )
 from sage_fastapi_obs.catalog.metric import OLDER_WORDS, OVERFLOW, Alias, AliasGroup, CountCollector, Metric, build, register
 from sage_fastapi_obs.catalog.runtime import RUNTIME_METRICS
@@ -45,6 +46,7 @@ __all__ = [
     "SCRAPE_METRICS",
     "SELF_METRICS",
     "SPAN_METRICS",
+    "STORE_METRIC",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
     "Alias",

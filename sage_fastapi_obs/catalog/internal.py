@@ -35,6 +35,11 @@ SELF_METRICS = (
     HELD_LINES,
     RETENTION_METRIC,
 )
+STORE_METRIC = counter(
+    "observability_store_dropped_total",
+    "Kept requests that the store on this machine lost or has let go, and damaged files that it has set aside.",
+    {"cause": ("queue_full", "not_encoded", "too_large", "disk_full", "busy", "shutdown", "damaged", "evicted")},
+)
 LOG_METRICS = (
     counter(
         "observability_log_lines_dropped_total",

@@ -16,7 +16,7 @@ from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList,
 from sage_fastapi_obs.endpoints.requests_pages import NOT_KEPT
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Settings
-from sage_fastapi_obs.store.location import StoreKey, file_name, stored_files
+from sage_fastapi_obs.store.location import StoreKey, file_name, store_key, stored_files
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 
@@ -68,7 +68,7 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which file is meant."""
     parser.add_argument("--store", type=Path, metavar="FILE", help="file of a store")
     parser.add_argument("--service", metavar="NAME", help="name of the service; by default that of the environment")
-    parser.add_argument("--app", metavar="PATH", help="import path or working directory of the app; by default this directory")
+    parser.add_argument("--app", metavar="DIR", help="working directory of the service; by default this one")
 
 
 def source_of(given: argparse.Namespace) -> Source:
@@ -88,7 +88,7 @@ def store_file(given: argparse.Namespace) -> Path:
         raise SourceError(f"{error}; or name a file with --store") from None
     service = given.service or settings.service.name
     found = stored_files(settings.store, service)
-    name = file_name(StoreKey(service, given.app or str(Path.cwd())))
+    name = file_name(StoreKey(service, given.app) if given.app else store_key(service))
     exact = [path for path in found if path.name == name]
     if not found or (given.app and not exact):
         raise SourceError(f"there is no store of {service!r}: name the service with --service, or a file with --store")

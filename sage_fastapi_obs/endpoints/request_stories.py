@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, FiniteFloat
 
 from sage_fastapi_obs.alerting.alerts import timestamp
-from sage_fastapi_obs.endpoints.span_tree import SpanNode, span_tree
+from sage_fastapi_obs.endpoints.span_tree import SpanNode, shallow, span_tree
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, Story
 
@@ -81,7 +81,7 @@ class RequestStory(BaseModel):
         return cls.model_construct(
             request=KeptRequest.of(story),
             spans=span_tree([(story.request.span_id, story.spans)], story.request.started_ns),
-            lines=story.lines if with_lines else None,
+            lines=shallow(story.lines) if with_lines else None,
             dropped_spans=story.dropped_spans,
             dropped_lines=story.dropped_lines,
         )
@@ -128,7 +128,7 @@ class TraceStory(BaseModel):
             trace_id=trace_id,
             requests=[KeptRequest.of(story) for story in stories],
             spans=span_tree([(story.request.span_id, story.spans) for story in stories], stories[0].request.started_ns),
-            lines=lines if with_lines else None,
+            lines=shallow(lines) if with_lines else None,
             dropped_spans=sum(story.dropped_spans for story in stories),
             dropped_lines=sum(story.dropped_lines for story in stories),
             note=None if with_lines else NO_LINES,

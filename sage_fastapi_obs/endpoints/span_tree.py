@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, FiniteFloat
 
+from sage_fastapi_obs.privacy.json_values import MORE
+
 DEEPEST = 32
 """Levels of a tree; what is further down stands on the last one."""
+_LEVELS = 64
 _LARGEST = 2**63
 Span = Mapping[str, Any]
 
@@ -178,8 +181,17 @@ def _text(span: Span, name: str) -> str | None:
 
 
 def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return shallow(value) if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return shallow(value) if isinstance(value, list) else []
+
+
+def shallow(value: Any, levels: int = _LEVELS) -> Any:
+    """Copy a value without what is nested so deeply that encoders give up."""
+    if isinstance(value, dict):
+        return {name: shallow(inner, levels - 1) for name, inner in value.items()} if levels else MORE
+    if isinstance(value, list):
+        return [shallow(inner, levels - 1) for inner in value] if levels else MORE
+    return value

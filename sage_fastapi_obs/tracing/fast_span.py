@@ -18,7 +18,7 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, FastSpan, fast_span_type, new_context
+from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, SPAN, FastSpan, fast_span_type, new_context
 from sage_fastapi_obs.request.random_ids import RandomPool
 from sage_fastapi_obs.tracing.held_spans import HeldSpan, holding_exchange
 
@@ -28,9 +28,9 @@ _allocate = object.__new__
 """Makes a span without the SDK's `__new__`, which only refuses to make a plain `Span`."""
 _random_ids: RandomPool[tuple[str, str]] = RandomPool(48, lambda digits: (digits[:32], digits[32:]))
 """Trace and span ids as they are written. One of 2^64 span ids is invalid, which is too rare to be checked."""
-RemoteSpan: TypeAlias = tuple[str, str, int, TraceState]
-"""A caller's span: the hex digits of trace and span id, the flags, and the state."""
-_FLAGS = tuple(map(TraceFlags, range(256)))
+CallerIds: TypeAlias = tuple[str, str, int, TraceState]
+"""Of a caller's span: the hex digits of trace and span id, the flags, and the state."""
+FLAGS = tuple(map(TraceFlags, range(256)))
 Describe: TypeAlias = Callable[[Any], dict[str, Any]]
 """Makes the attributes of a span from its source, which whoever starts it hands over."""
 
@@ -38,13 +38,21 @@ Describe: TypeAlias = Callable[[Any], dict[str, Any]]
 class UnsampledSpan(NonRecordingSpan):
     """The span of a request that is not sampled: its context is made on demand, which is rare."""
 
+    is_remote = False
+
     def __init__(self, trace_id: str, span_id: str, flags: TraceFlags, state: TraceState = NO_STATE) -> None:
         self._ids = trace_id, span_id, flags, state
 
     @cached_property
     def _context(self) -> SpanContext:  # type: ignore[override]
         trace_id, span_id, flags, state = self._ids
-        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags, trace_state=state)
+        return SpanContext(int(trace_id, 16), int(span_id, 16), self.is_remote, flags, state)
+
+
+class RemoteSpan(UnsampledSpan):
+    """The span of a caller, sampled or not."""
+
+    is_remote = True
 
 
 class FastSpanFactory:
@@ -144,7 +152,7 @@ class FastSpanFactory:
         return self._begin(name, context, None, started_ns, source), trace_id, span_id, True
 
     def start_below(
-        self, name: str, caller: RemoteSpan, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
     ) -> tuple[Span, str, str, bool]:
         """Start a span below that of a caller; return it with its ids, and whether it is sampled."""
         trace_id, parent_id, parent_flags, state = caller
@@ -155,11 +163,13 @@ class FastSpanFactory:
         flags = self._flags_below[parent_flags & self._random_mask | is_sampled]
         if is_sampled:
             number = int(trace_id, 16)
-            remote = new_context(SpanContext, (number, int(parent_id, 16), True, _FLAGS[parent_flags], state, True))
+            remote = new_context(SpanContext, (number, int(parent_id, 16), True, FLAGS[parent_flags], state, True))
             context = new_context(SpanContext, (number, int(span_id, 16), False, flags, state, True))
+            if self._callbacks.starting and SPAN not in parent_context:
+                parent_context = Context({**parent_context, SPAN: NonRecordingSpan(remote)})
             return self._begin(name, context, remote, started_ns, source, parent_context), trace_id, span_id, True
         if self._holds:
-            ids, parent = (trace_id, span_id, flags, state), (parent_id, _FLAGS[parent_flags])
+            ids, parent = (trace_id, span_id, flags, state), (parent_id, FLAGS[parent_flags])
             held = HeldSpan(self._begin, name, ids, parent, started_ns, source, parent_context)
             return held, trace_id, span_id, False
         return UnsampledSpan(trace_id, span_id, flags, state), trace_id, span_id, False

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
-from sage_fastapi_obs.otel_internals import SPAN, SplitProcessor, attach, detach, get_current, processors_of
+from sage_fastapi_obs.otel_internals import NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current_span import span_inside
@@ -23,7 +23,7 @@ from sage_fastapi_obs.retention_reasons import NOT_KEPT, UNDECIDED
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.tracing.callers import Callers
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
-from sage_fastapi_obs.tracing.fast_span import RemoteSpan, UnsampledSpan
+from sage_fastapi_obs.tracing.fast_span import FLAGS, CallerIds, RemoteSpan, UnsampledSpan
 from sage_fastapi_obs.tracing.held_spans import HeldSpan, SpanGate
 from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trace
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
@@ -170,7 +170,8 @@ class ServerSpans(Recorder):
             exchange.span = span
             _adopt(exchange, span)
             return
-        caller, incoming, links = self._caller(exchange)
+        is_exported = bool(self._processors())
+        caller, incoming, links = self._caller(exchange, is_exported=is_exported)
         name, _ = span_names(exchange.method, None)
         if caller is not None and self._decides:
             is_sampled = bool(caller[2] & _SAMPLED) and self._callers.admits(exchange)
@@ -187,7 +188,7 @@ class ServerSpans(Recorder):
             )
         exchange.span = span
         exchange.outer_context = current
-        if self._processors():
+        if is_exported:
             app_context = Context({**current, **incoming, SPAN: span})
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has one. Where ours is not exported, theirs may be.
@@ -237,11 +238,18 @@ class ServerSpans(Recorder):
             detach(exchange.span_token)
             exchange.span_token = None
 
-    def _caller(self, exchange: Exchange) -> tuple[RemoteSpan | None, Context, Sequence[Link]]:
+    def _caller(self, exchange: Exchange, *, is_exported: bool) -> tuple[CallerIds | None, Context, Sequence[Link]]:
         """Read what the caller has sent: the span that we continue, with its context, or a link when it is not continued."""
         reader, incoming = self._incoming_trace, self._settings.incoming
         if reader is None or incoming == "ignore" or reader.fields.isdisjoint(exchange.headers):
             return None, _NO_PARENT, _NO_LINKS
+        if self._decides and incoming == "continue" and (ids := reader.read_ids(exchange)) is not None:
+            trace_id, span_id, flags, state = ids
+            if state is None:
+                state = NO_STATE
+            # Where ours is current, nobody looks for the caller's.
+            context = _NO_PARENT if is_exported else Context({SPAN: RemoteSpan(trace_id, span_id, FLAGS[flags], state)})
+            return (trace_id, span_id, flags, state), context, _NO_LINKS
         extracted = reader.read(exchange)
         remote = trace.get_current_span(extracted).get_span_context()
         if not remote.is_valid:

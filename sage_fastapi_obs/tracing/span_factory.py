@@ -16,7 +16,7 @@ from opentelemetry.trace import (
 )
 
 from sage_fastapi_obs.otel_internals import FastSpan
-from sage_fastapi_obs.tracing.fast_span import Describe, FastSpanFactory, RemoteSpan
+from sage_fastapi_obs.tracing.fast_span import CallerIds, Describe, FastSpanFactory
 
 _NO_PARENT = Context()
 
@@ -39,7 +39,7 @@ class SpanFactory(Protocol):
         ...
 
     def start_below(
-        self, name: str, caller: RemoteSpan, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
     ) -> tuple[Span, str, str, bool]:
         """Start a span below that of a caller, sampled or not; return it with its ids, and whether it is sampled."""
         ...
@@ -68,7 +68,7 @@ class SdkSpanFactory:
         return span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
 
     def start_below(
-        self, name: str, caller: RemoteSpan, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
     ) -> tuple[Span, str, str, bool]:
         """Start a span below that of a caller, whose flags say to the sampler whether it is sampled."""
         trace_id, parent_id, flags, state = caller
