@@ -17,9 +17,11 @@ from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.catalog import PACKS, CountCollector, register
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
+from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.install import PagePlacement, install
+from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
@@ -42,6 +44,7 @@ from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
+from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
@@ -117,8 +120,9 @@ class Observability(Lifecycle):
         self.status.review.collected_names = partial(attrgetter("names"), self.collected)
 
         # What operators open.
+        self._reader = None if self.store is None else self.store.reader
         self._port = MetricsPort(self.metrics_page, settings.metrics)
-        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self.logs)
+        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self.logs, self._reader)
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -276,11 +280,15 @@ class Observability(Lifecycle):
         self.logs.change_level(logger, level, seconds)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
-        """Return the newest lines that this process has kept of a correlation, request or trace id, the oldest first.
+        """Return the newest lines of a correlation, request or trace id, the oldest first.
 
-        Nothing is kept where `monitoring.log_buffer_size` is 0.
+        They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        return self.logs.recent(correlation_id, limit)
+        try:
+            return lines_of(correlation_id, limit, self.logs, self._reader)
+        except UnreadableStoreError as error:
+            self.internal_errors.count(component_of(self.logs), error)
+            return self.logs.recent(correlation_id, limit)
 
     def _log(self, level: str, message: str, fields: dict[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:
