@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Scope
 from sage_fastapi_obs import active
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.catalog import PACKS, CountCollector, register
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
 from sage_fastapi_obs.endpoints.router import monitoring_router
@@ -29,6 +30,7 @@ from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.metrics.otlp_export import MetricOutput
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
@@ -74,17 +76,25 @@ class Observability(Lifecycle):
         self.metrics_page = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
 
         # The signals of a request.
+        self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
+            senders=self._senders,
         )
         self.logs = LogWriter(
-            settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)
+            *(settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)),
+            senders=self._senders,
         )
         """What writes the lines."""
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
+        self._metric_output = MetricOutput(
+            *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
+            shutdown_seconds=settings.tracing.shutdown_seconds,
+            started_ns=wall_clock(),
+        )
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
@@ -140,18 +150,21 @@ class Observability(Lifecycle):
     def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:
             yield self.logs.losses
+        yield self._metric_output.losses
         if self.settings.tracing.enabled:
             yield from (self._tracing.losses, self._tracing.dropped_headers)
 
     def _start_steps(self) -> Steps:
         settings = self.settings
         return (
+            (self._senders.start, True),
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
             (self.instruments.runtime.start, "runtime" in self.instruments.packs),
+            (self._metric_output.start, settings.metrics.enabled),
             (self._log_startup, settings.logging.enabled),
         )
 
@@ -168,10 +181,25 @@ class Observability(Lifecycle):
         """Stop the log output last, so that the others can write why they fail."""
         return (
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
+            (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
             (self.logs.close, self.settings.logging.enabled),
         )
+
+    def flush(self, seconds: float = 5.0) -> bool:
+        """Hand over all lines, spans and metrics so far, as before a function is frozen; tell whether that was done in time.
+
+        Blocks for up to `seconds`: on an event loop, call it by `asyncio.to_thread`.
+        """
+        deadline = time.monotonic() + seconds
+        self.logs.flush()
+        done = self._senders.flush(seconds)
+        provider_flush = getattr(self.tracer_provider, "force_flush", None)
+        if provider_flush is not None:
+            # The application's own exporters.
+            done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
+        return done
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -258,7 +286,7 @@ class Observability(Lifecycle):
     def _log_startup(self) -> None:
         parts = (self.settings, self._tracing, self.logs, self._port)
         self._log("info", "observability started", startup_fields(*parts))
-        for remark in dict.fromkeys(startup_remarks(*parts)):
+        for remark in dict.fromkeys((*startup_remarks(*parts), *self._metric_output.remarks)):
             self._warn(remark, {})
 
     def _show_active(self, rule: str, active: bool) -> None:

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.otel_internals import SPAN, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
@@ -54,6 +55,7 @@ class ServerSpans(Recorder):
         provider: trace.TracerProvider | None,
         log: LogLine,
         failed: CountError,
+        senders: Senders,
     ) -> None:
         """`log` logs a line about lost spans, `failed` counts a missing thread."""
         self._settings = settings
@@ -67,7 +69,7 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
-        self._output = _output(settings, self.losses, log, failed)
+        self._output = _output(settings, self.losses, log, failed, senders)
         self._incoming_trace: IncomingTrace | None = None
         self._describe = partial(request_attributes, redaction)
         self._use(trace.NoOpTracer(), tuple)
@@ -216,11 +218,13 @@ class ServerSpans(Recorder):
         finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
 
 
-def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
+def _output(
+    settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError, senders: Senders
+) -> SpanOutput | None:
     """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds)
+    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds, senders)
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:
