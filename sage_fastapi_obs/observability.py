@@ -93,7 +93,6 @@ class Observability(Lifecycle):
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
             shutdown_seconds=settings.tracing.shutdown_seconds,
-            started_ns=wall_clock(),
         )
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""

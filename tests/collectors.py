@@ -1,6 +1,5 @@
 """Real receivers of OTLP that keep all three signals, over HTTP and over gRPC, and meet requests with scripted faults."""
 
-import gzip
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,8 +86,8 @@ class Kept:
 class HttpCollector(Receiver):
     """Takes all signals over HTTP."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(port)
         self.kept = Kept()
 
     def endpoint(self, signal: str) -> str:
@@ -134,12 +133,14 @@ class GrpcCollector:
             self.metadata.append(dict(context.invocation_metadata()))
             with self._lock:
                 fault = self.faults.pop(0) if self.faults else None
-            if fault is not None:
-                return fault(request, context)
-            self.kept.requests[signal].append(request)
-            return MESSAGES[signal][1]()
+            return self.take(signal, request) if fault is None else fault(request, context)
 
         return take
+
+    def take(self, signal: str, request: Any) -> Any:
+        """Keep a request, and return the answer."""
+        self.kept.requests[signal].append(request)
+        return MESSAGES[signal][1]()
 
     def start(self) -> None:
         self._server.start()
@@ -152,7 +153,7 @@ class GrpcCollector:
 def collecting(kind: str, **options: Any) -> Iterator[Any]:
     """Run a collector of a kind, `http` or `grpc`, until the end of the block."""
     if kind == "http":
-        with serving(HttpCollector()) as collector:
+        with serving(HttpCollector(**options)) as collector:
             yield collector
         return
     collector = GrpcCollector(**options)
@@ -161,8 +162,3 @@ def collecting(kind: str, **options: Any) -> Iterator[Any]:
         yield collector
     finally:
         collector.stop()
-
-
-def unpacked(body: bytes, encoding: str | None) -> bytes:
-    """Unpack a body."""
-    return gzip.decompress(body) if encoding == "gzip" else body

@@ -154,8 +154,9 @@ class Sender:
         return self.wait(time.monotonic() + seconds)
 
     def stop(self, deadline: float) -> None:
-        """Send what is queued until a time of `time.monotonic`; does not wait."""
-        self._deadline = deadline
+        """Send what is queued until a time of `time.monotonic`, or the one of an earlier stop; does not wait."""
+        if not self._stopping.is_set():
+            self._deadline = deadline
         self._stopping.set()
         self.hurry()
 

@@ -28,14 +28,16 @@ class Senders:
         waited = [sender.wait(deadline) for sender, _ in self._limits]
         return all(waited)
 
-    def seconds_left(self, seconds: float) -> float:
-        """Return what is left of a time limit that began with the end. The first call is the end: all begin to send the rest.
+    def stop(self) -> None:
+        """Let all begin to send the rest, once: however many wait for a collector that hangs, they wait at the same time."""
+        if self._stopped_at is not None:
+            return
+        self._stopped_at = time.monotonic()
+        for sender, seconds in self._limits:
+            sender.stop(self._stopped_at + seconds)
 
-        However many of them wait for a collector that hangs, they wait at the same time.
-        """
-        now = time.monotonic()
-        if self._stopped_at is None:
-            self._stopped_at = now
-            for sender, own_seconds in self._limits:
-                sender.stop(now + own_seconds)
-        return max(0.0, self._stopped_at + seconds - now)
+    def seconds_left(self, seconds: float) -> float:
+        """Stop, and return what is left of a time limit that began with the first stop."""
+        self.stop()
+        assert self._stopped_at is not None
+        return max(0.0, self._stopped_at + seconds - time.monotonic())

@@ -58,19 +58,18 @@ class MetricOutput:
         log: Callable[[str, Mapping[str, Any]], None],
         senders: Senders,
         shutdown_seconds: float,
-        started_ns: int,
     ) -> None:
-        """`log` logs a line; `started_ns`: Unix time from which counters count. Raises `SettingsError` without the extra."""
+        """`log` logs a line. Raises `SettingsError` where an extra is missing."""
         self.losses = PushLosses()
         """Pushes that were lost."""
         self.remarks: tuple[str, ...] = ()
         """What is wrong with OpenTelemetry's environment variables."""
         self._sender: _Pushes | None = None
-        self._seconds_left = partial(senders.seconds_left, shutdown_seconds)
+        self._senders = senders
         self._at_end = AtEnd(self.close, self.close)
         if not settings.enabled or settings.otlp_endpoint is None:
             return
-        destination = _Registry(settings.otlp_endpoint, service, registry, errors, started_ns)
+        destination = _Registry(settings.otlp_endpoint, service, registry, errors)
         failed = partial(errors.count, self.component)
         # A full batch would be sent at once.
         limits = Limits(1, 2, settings.otlp_interval_seconds)
@@ -85,10 +84,10 @@ class MetricOutput:
             self._at_end.watch()
 
     def close(self) -> None:
-        """Push a last time, within what is left of the time for the end."""
+        """Push a last time."""
         if self._sender is not None:
             self._at_end.leave()
-            self._sender.stop(time.monotonic() + self._seconds_left())
+            self._senders.stop()
             self._sender.close()
 
 
@@ -129,10 +128,9 @@ class _Registry:
 
     name = "otlp"
 
-    def __init__(
-        self, url: str, service: ServiceSettings, registry: CollectorRegistry, errors: InternalErrors, started_ns: int
-    ) -> None:
-        self._encoder = MetricEncoder(started_ns)
+    def __init__(self, url: str, service: ServiceSettings, registry: CollectorRegistry, errors: InternalErrors) -> None:
+        # What the registry has counted, it has counted since then.
+        self._encoder = MetricEncoder(started_ns=time.time_ns())
         self._collector = Collector(url, "metrics", self._encoder.response)
         self.remarks = self._collector.remarks
         self._service, self._registry, self._errors = service, registry, errors

@@ -169,7 +169,7 @@ class TracingSettings(_Section):
     exporter: Exporter = "none"
     """Destination of ended spans: `none`, `console`, `otlp`, or `console,otlp`."""
     otlp_endpoint: OtlpUrl | None = None
-    """Full URL of a collector, as `http://localhost:4318/v1/traces` or `grpc://localhost:4317` (TLS: `grpcs`); implies `otlp`."""
+    """Full URL of a collector, as `http://localhost:4318/v1/traces` or `grpc://localhost:4317`, TLS `grpcs`; implies `otlp`."""
     jaeger_endpoint: HttpUrl | None = None
     """Deprecated: stands for `otlp_endpoint` on port 4318 of the same host."""
     query_values: bool = False

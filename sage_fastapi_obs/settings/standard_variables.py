@@ -110,7 +110,7 @@ def _tracing(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
     endpoint = _endpoint(env, "traces", listed, remark)
     exporter = None
     if listed is not None:
-        exporter = ",".join(sorted(listed & ({"console", "otlp"} if endpoint else {"console"}))) or "none"
+        exporter = ",".join(sorted(listed & {"console"} | ({"otlp"} if endpoint else set()))) or "none"
     return {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sample_rate(env, remark)}
 
 
@@ -175,11 +175,11 @@ def _is_over_grpc(env: Mapping[str, str], signal: Signal, listed: set[str] | Non
 def _grpc_endpoint(endpoint: str, *, is_insecure: bool) -> str:
     """Write an endpoint of gRPC as a URL of ours: the scheme of a URL says whether there is TLS, else a variable does."""
     scheme, separator, rest = endpoint.rpartition("://")
-    is_plain = scheme.lower() == "http" or (not separator and is_insecure)
+    if scheme.lower() not in ("", "http", "https"):
+        return endpoint
+    is_plain = is_insecure if not separator else scheme.lower() == "http"
     # gRPC has no use for a path.
-    return (
-        f"{'grpc' if is_plain else 'grpcs'}://{rest.partition('/')[0]}" if scheme.lower() in ("", "http", "https") else endpoint
-    )
+    return f"{'grpc' if is_plain else 'grpcs'}://{rest.partition('/')[0]}"
 
 
 def _sample_rate(env: Mapping[str, str], remark: Remark) -> float | None:

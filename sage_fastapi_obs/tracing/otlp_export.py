@@ -7,7 +7,6 @@ wait for half a minute at the end, and read responses of any size.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -50,7 +49,7 @@ class SpanOutput(SpanProcessor):
         """`log` logs a line, `failed` counts a missing thread. Raises `SettingsError` where the extra is missing."""
         remarks: list[str] = []
         self._sender = _SpanSender(_Spans(url), losses, log, failed, _limits(remarks))
-        self._seconds_left = partial(senders.seconds_left, shutdown_seconds)
+        self._shutdown_seconds = shutdown_seconds
         senders.add(self._sender, shutdown_seconds)
         self.remarks = (*self._sender.remarks, *remarks)
         """What is wrong with OpenTelemetry's environment variables."""
@@ -71,7 +70,7 @@ class SpanOutput(SpanProcessor):
 
     def shutdown(self) -> None:
         """Send the rest within the time; count the remaining ones as lost."""
-        self._sender.stop(time.monotonic() + self._seconds_left())
+        self._sender.stop(time.monotonic() + self._shutdown_seconds)
         self._sender.close()
 
 

@@ -69,6 +69,7 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
+        self._senders = senders
         self._output = _output(settings, self.losses, log, failed, senders)
         self._incoming_trace: IncomingTrace | None = None
         self._describe = partial(request_attributes, redaction)
@@ -119,6 +120,7 @@ class ServerSpans(Recorder):
         if own is None:
             return
         self._at_end.leave()
+        self._senders.stop()
         own.shutdown()
 
     def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], root_bound: int | None = None) -> None:
