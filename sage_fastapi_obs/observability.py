@@ -30,7 +30,7 @@ from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
-from sage_fastapi_obs.metrics.otlp_export import MetricOutput
+from sage_fastapi_obs.metrics.otlp_push import MetricOutput
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics

@@ -6,7 +6,7 @@ from typing import Any
 from sage_fastapi_obs.errors import SettingsError
 
 
-class Messages:
+class OtlpMessages:
     """Makes the messages that all signals share."""
 
     def __init__(self, setting: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from prometheus_client.samples import Exemplar, Sample
 
-from sage_fastapi_obs.delivery.otlp_messages import Messages, missing_extra
+from sage_fastapi_obs.delivery.otlp_messages import OtlpMessages, missing_extra
 from sage_fastapi_obs.metrics.exposition.library_exposition import without_created
 
 _UNITS = {"seconds": "s", "bytes": "By"}
@@ -25,7 +25,7 @@ class MetricEncoder:
             from opentelemetry.proto.metrics.v1 import metrics_pb2  # noqa: PLC0415
         except ImportError:
             raise missing_extra("metrics.otlp_endpoint") from None
-        self.messages = Messages("metrics.otlp_endpoint")
+        self.messages = OtlpMessages("metrics.otlp_endpoint")
         self.scope = self.messages.scope(name="sage_fastapi_obs")
         self.request, self.response = service.ExportMetricsServiceRequest, service.ExportMetricsServiceResponse
         self._types = metrics_pb2

@@ -12,7 +12,7 @@ import orjson
 from opentelemetry.sdk.resources import Resource
 
 from sage_fastapi_obs.delivery.otlp_collector import Collector
-from sage_fastapi_obs.delivery.otlp_messages import Messages, missing_extra
+from sage_fastapi_obs.delivery.otlp_messages import OtlpMessages, missing_extra
 from sage_fastapi_obs.delivery.queued_sender import Entry
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 from sage_fastapi_obs.logs.line_format import Encode, json_format
@@ -38,7 +38,7 @@ class Otlp:
         self.encode: Encode = json_format
         self._service = service
         self._protocol = _Protocol()
-        self._messages = Messages("logging.otlp_endpoint")
+        self._messages = OtlpMessages("logging.otlp_endpoint")
         self._collector = Collector(settings.otlp_endpoint, "logs", self._protocol.response)
         self.remarks = self._collector.remarks
         self._service_resource = Resource.get_empty()

@@ -23,7 +23,7 @@ from support import LONG_ENOUGH, until
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.delivery import queued_sender
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.otlp_export import _Registry
+from sage_fastapi_obs.metrics.otlp_push import _Registry
 from sage_fastapi_obs.settings import ServiceSettings
 
 TRACE, SPAN = "ab" * 16, "cd" * 8
