@@ -28,6 +28,7 @@ from sage_fastapi_obs.logs.access_recorder import AccessRecorder
 from sage_fastapi_obs.logs.held_lines import HeldLineCounts
 from sage_fastapi_obs.logs.recent_lines import LogEntry, recent_lines_of
 from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
+from sage_fastapi_obs.metrics.exemplars import KeptExemplars
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.metrics.otlp_push import MetricOutput
@@ -40,7 +41,12 @@ from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
+from sage_fastapi_obs.store.exchange_records import record_of
+from sage_fastapi_obs.store.location import store_key
+from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
+from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
+from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 
 
@@ -78,17 +84,23 @@ class Observability(Lifecycle):
         # The signals of a request.
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
+        self._retention = Retention(settings, clock)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
             senders=self._senders,
+            observer=self,
+            retention=self._retention,
+            is_stored=settings.store.enabled,
         )
         self.logs = LogWriter(
             *(settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)),
             senders=self._senders,
         )
         """What writes the lines."""
+        self.store = self._build_store(redaction) if settings.store.enabled else None
+        """Keeps requests that matter; None where the settings switch it off."""
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
@@ -126,23 +138,44 @@ class Observability(Lifecycle):
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
+        is_stored = self.store is not None
+        logs = AccessRecorder(self.logs, redaction.readable, is_stored=is_stored) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
-        self.callbacks = self._callbacks(identity, tracing, metrics, logs, held_lines)
+        exemplars = KeptExemplars() if settings.metrics.exemplars else None
+        store = None if self.store is None else StoreRecorder(self.store)
+        self.callbacks = self._callbacks(
+            identity, store, tracing, exemplars, metrics, logs, held_lines, decides=self._retention
+        )
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
             self._register_collectors()
 
-    def _callbacks(self, *recorders: Recorder | None) -> RecorderCallbacks:
-        return RecorderCallbacks([recorder for recorder in recorders if recorder is not None], self.internal_errors)
+    def _build_store(self, redaction: Redaction) -> Store:
+        store = Store(
+            self.settings.store,
+            store_key(self.settings.service.name),
+            partial(record_of, redaction.readable),
+            log=self._warn_locally,
+            failed=partial(self.internal_errors.count, StoreRecorder.component),
+            clock=self.wall_clock,
+        )
+        self.logs.add_to_store = StoredLines(store, self, self.wall_clock).add
+        return store
+
+    def _callbacks(self, *recorders: Recorder | None, decides: Recorder | None = None) -> RecorderCallbacks:
+        used = [recorder for recorder in recorders if recorder is not None]
+        return RecorderCallbacks(used, self.internal_errors, decides=decides)
 
     def _register_collectors(self) -> None:
         """Register the metrics that are read from other parts when they are asked for."""
         for losses in self._losses():
             self.registry.register(losses)
+        if self.store is not None:
+            self.registry.register(self.store.losses)
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
+        self.registry.register(RetentionLosses(self._retention))
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 
@@ -159,6 +192,7 @@ class Observability(Lifecycle):
             (self._senders.start, True),
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
+            (self._start_store, self.store is not None),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -183,6 +217,7 @@ class Observability(Lifecycle):
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
+            (self._close_store, self.store is not None),
             (self.logs.close, self.settings.logging.enabled),
         )
 
@@ -199,6 +234,14 @@ class Observability(Lifecycle):
             # The application's own exporters.
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
+
+    def _start_store(self) -> None:
+        if self.store is not None:
+            self.store.start()
+
+    def _close_store(self) -> None:
+        if self.store is not None:
+            self.store.close(time.monotonic() + self.settings.logging.shutdown_seconds)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.

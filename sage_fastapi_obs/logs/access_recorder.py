@@ -15,9 +15,11 @@ from sage_fastapi_obs.logs.access_line import (
     field_reader,
 )
 from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, written_at
+from sage_fastapi_obs.logs.line_format import json_format
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
+from sage_fastapi_obs.retention_reasons import NOT_KEPT
 
 _STATUSES = range(1_000)
 
@@ -27,11 +29,16 @@ class AccessRecorder(Recorder):
 
     component = "Logs"
 
-    def __init__(self, writer: LogWriter, readable: Callable[[str], str]) -> None:
-        """Write through a writer; `readable` cuts and redacts a text of the caller's."""
+    def __init__(self, writer: LogWriter, readable: Callable[[str], str], *, is_stored: bool = False) -> None:
+        """Write through a writer; `readable` cuts and redacts a text of the caller's.
+
+        `is_stored`: whether the store wants the lines of requests that are kept.
+        """
         self._writer = writer
         self._write_later = writer.write_later
         self._line = FastAccessLine(writer.build, writer.encode, readable, writer.recent_lines)
+        # Of its own, as another thread than that of the output makes these.
+        self._stored_line = FastAccessLine(writer.build, json_format, readable, None) if is_stored else None
         self._add_to_access_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
         self._add_to_background_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
         writer.levels.followers.append(self._follow_level)
@@ -66,6 +73,7 @@ class AccessRecorder(Recorder):
                 exchange.route,
                 exchange.status,
                 exchange.sampled,
+                exchange.kept,
                 exchange.trace_id,
                 exchange.request_id,
                 exchange.correlation_id,
@@ -77,6 +85,8 @@ class AccessRecorder(Recorder):
                 exchange.wall_ns,
             )
             write_later((self._line, values))
+            if self._stored_line is not None and exchange.kept != NOT_KEPT:
+                exchange.own_story.access_line = self._stored_line, values
         else:
             self._write_now(exchange)
 
@@ -99,7 +109,8 @@ class AccessRecorder(Recorder):
         message = "background work finished" if error is None else "background work failed"
         fields: dict[str, Any] = self._add_to_background_line({}, exchange)
         if exchange.held_lines is not None:
-            fields.update(self._writer.release_or_drop_held(exchange, release=error is not None) or {})
+            release = error is not None and exchange.is_kept
+            fields.update(self._writer.release_or_drop_held(exchange, release=release) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)
 
 

@@ -22,12 +22,12 @@ from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.request.exchange import Exchange
 
 ORDINARY = (
-    *("method", "route", "status", "sampled"),
+    *("method", "route", "status", "sampled", "kept"),
     *("trace_id", "request_id", "correlation_id", "span_id", "path", "duration_us", "received_bytes", "sent_bytes", "wall_ns"),
 )
 """What an ordinary request leaves of its exchange. The first few are alike in all requests of a kind."""
 OrdinaryValues: TypeAlias = tuple[Any, ...]
-_KIND_VALUES = 4
+_KIND_VALUES = 5
 _TRACE_ID, _DURATION_US, _WALL_NS = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns"))
 _DIFFERENT = frozenset(ORDINARY[_KIND_VALUES:])
 _TIME = "blanktimeblank"

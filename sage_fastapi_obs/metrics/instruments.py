@@ -22,10 +22,10 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.metrics.exemplars import observe_with_exemplar
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import add_counted, gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.innermost_span import sampled_ids
 from sage_fastapi_obs.settings import MetricsSettings
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
@@ -237,11 +237,14 @@ class Instruments:
     def observe(self, metric: LabelledMetric, series: Any, number: float, span: Span | None = None) -> None:
         """Add a number to a series of a histogram, or leave it out by the metric's sample rate.
 
-        A span that is sampled is its exemplar; by default the innermost one.
+        A span that is sampled, at once or later, is its exemplar; by default the innermost one.
         """
         if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
             return
-        series.observe(number, sampled_ids(span) if self._exemplars else None)
+        if self._exemplars:
+            observe_with_exemplar(series, number, span)
+        else:
+            series.observe(number)
 
     def add_from(self, other: "Instruments", *, leaving: Container[str] = ()) -> None:
         """Add what the instruments of another registry have counted, but for packs that are switched off here.

@@ -20,6 +20,7 @@ from sage_fastapi_obs.settings.sections import (
     Settings,
     Severity,
     SlaSettings,
+    StoreSettings,
     TracingSettings,
 )
 from sage_fastapi_obs.settings.sources import PRESETS
@@ -41,5 +42,6 @@ __all__ = [
     "Settings",
     "Severity",
     "SlaSettings",
+    "StoreSettings",
     "TracingSettings",
 ]

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -113,6 +114,7 @@ IndexName = Annotated[
         "%Y, %m and %d stand for the day of a line",
     ),
 ]
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 RegularExpression = Annotated[str, AfterValidator(_compiles)]
 HttpUrl = Annotated[str, _must(is_http_url, "must be an http(s) URL, such as http://localhost:4318/v1/traces")]
 OtlpUrl = Annotated[

@@ -23,6 +23,7 @@ from sage_fastapi_obs.settings.field_types import (
     Level,
     NamePairs,
     Names,
+    Network,
     OtlpUrl,
     Pack,
     PathPrefix,
@@ -128,8 +129,6 @@ class LoggingSettings(_Section):
     """Hide the values of all extra fields but these; without it, only what is redacted is hidden."""
     flight_recorder: bool = False
     """Hold a request's lines below `level` in memory, and write them if it fails or is slow."""
-    flight_slow_seconds: float | None = Field(default=5.0, gt=0.0)
-    """A request is slow if its response takes this long; for a stream, its first byte. null: no request is slow."""
     flight_lines: int = Field(default=200, ge=1, le=10_000)
     """Most lines held per request; the oldest are dropped, and the access line says how many."""
     flight_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)
@@ -164,8 +163,16 @@ class TracingSettings(_Section):
     """Open a server span per request, unless it has one already."""
     sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of new traces that are recorded, 0 to 1; the decision of a parent is followed."""
+    retention: Literal["ratio", "outcome"] = "ratio"
+    """Which requests have their spans kept: those that are sampled, or also those that matter; see [what is kept](kept.md)."""
+    slow_seconds: float | None = Field(default=5.0, gt=0.0)
+    """A request is slow if its response takes this long; for a stream, its first byte. null: no such limit."""
     incoming: Literal["continue", "link", "ignore"] = "continue"
     """Meaning of a client's `traceparent`: `continue` its trace, `link` to it from a new one (public edges), or `ignore` it."""
+    incoming_sampled_per_second: float = Field(default=100.0, ge=0.0)
+    """Requests that are recorded in a second only because their client's `traceparent` says so; more are left to the ratio."""
+    trusted_networks: Annotated[tuple[Network, ...], CommaSeparated] = ()
+    """Networks of gateways and services for which that limit does not hold: `10.0.0.0/8,fd00::/8`."""
     exporter: Exporter = "none"
     """Destination of ended spans: `none`, `console`, `otlp`, or `console,otlp`."""
     otlp_endpoint: OtlpUrl | None = None
@@ -257,6 +264,19 @@ class MonitoringSettings(_Section):
         if self.log_buffer_size is None:
             return 10_000 if self.expose_logs else 0
         return self.log_buffer_size
+
+
+class StoreSettings(_Section):
+    """The file on this machine that keeps requests with their spans and lines."""
+
+    enabled: bool = True
+    """Keep requests, so that they can be opened later, also after a restart."""
+    path: str | None = None
+    """Folder for the files, on a disk of this machine; by default one for state, or one for temporary files."""
+    max_bytes: int = Field(default=256 * 1024 * 1024, ge=8 * 1024 * 1024)
+    """Most bytes on the disk for each service and app, all files together; at least 8 MiB."""
+    max_age_days: float = Field(default=7.0, gt=0.0, le=3660.0)
+    """Days after which requests are deleted."""
 
 
 class FigureSettings(_Section):
@@ -443,6 +463,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    store: StoreSettings = StoreSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()

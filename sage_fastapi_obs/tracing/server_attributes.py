@@ -52,6 +52,8 @@ def response_attributes(exchange: Exchange) -> dict[str, Any]:
         attributes["http.route"] = exchange.route
     if exchange.error_type is not None:
         attributes["error.type"] = printable(exchange.error_type)
+    if exchange.kept:
+        attributes["sage.kept"] = exchange.kept
     return attributes
 
 

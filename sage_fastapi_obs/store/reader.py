@@ -1,0 +1,205 @@
+"""Answers questions about kept requests: a page of them, the story of an id, its lines."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import orjson
+
+from sage_fastapi_obs.store.connection import is_damage, reading
+from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
+from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, Row, conditions_of, rows
+
+T = TypeVar("T")
+TEXT_SECONDS = 0.04
+"""How long one page may search for a text; those who write wait for those who read."""
+_MOST_ROWS = 1000
+"""Rows under one id that are looked at, newest first."""
+_KEY = "key-"
+Connections = list[sqlite3.Connection]
+Listed = list[ListedRequest]
+Stories = list[Story]
+Lines = list[dict[str, Any]]
+Conditions = list[Condition]
+Found = list[tuple[Row, ChunkReader]]
+
+
+class UnreadableStoreError(Exception):
+    """The store's file cannot be read now; its text says why."""
+
+
+class StoreReader:
+    """Opens the file for each question, and closes it at once."""
+
+    def __init__(
+        self,
+        connections: Callable[[], AbstractContextManager[Connections]],
+        damaged: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what opens the files to read, the newest first, and what to call when details of a request cannot be read."""
+        self._connections = connections
+        self._damaged = damaged
+        self._clock = clock
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """Read the file of a service that runs, or has run; without a file every answer is empty."""
+
+        @contextmanager
+        def connections() -> Iterator[Connections]:
+            with reading(path) as connection:
+                yield [] if connection is None else [connection]
+
+        return cls(connections, lambda: None)
+
+    def list(self, query: RequestQuery) -> RequestPage:
+        """Return a page of requests, newest first. Raises `UnreadableStoreError`, as all questions do."""
+        return self._ask(lambda connections: self._page(connections, query))
+
+    def find(self, some_id: str, limit: int = 20) -> Stories:
+        """Return the newest requests with a request, correlation or trace id, or the one that a key addresses."""
+        return self._ask(lambda connections: self._stories(connections, some_id, limit))
+
+    def lines(self, some_id: str, limit: int) -> Lines:
+        """Return the newest lines under such an id, of requests and outside of them, in order of time."""
+        return self._ask(lambda connections: self._lines(connections, some_id, limit))
+
+    def _ask(self, question: Callable[[Connections], T]) -> T:
+        try:
+            try:
+                return self._answer(question)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+            # By now it has been set aside, or another process has done so.
+            return self._answer(question)
+        except (sqlite3.Error, OSError) as error:
+            raise UnreadableStoreError(str(error)) from error
+
+    def _answer(self, question: Callable[[Connections], T]) -> T:
+        with self._connections() as connections:
+            return question(connections)
+
+    def _page(self, connections: Connections, query: RequestQuery) -> RequestPage:
+        deadline = self._clock() + TEXT_SECONDS
+        conditions = conditions_of(query)
+        text = _Text(query.text) if query.text else None
+        most = query.limit + 1 if text is None else -1
+        found: Listed = []
+        last = ""
+        for row, chunks in self._rows(connections, conditions, most):
+            if len(found) == query.limit:
+                return RequestPage(found, last, True)
+            if text is not None and last and self._clock() > deadline:
+                return RequestPage(found, last, False)
+            if text is None or text.is_in(row, chunks):
+                found.append(ListedRequest(f"{_KEY}{row.id:x}", row.request))
+            last = f"{row.id:x}"
+        return RequestPage(found, None, True)
+
+    def _stories(self, connections: Connections, some_id: str, limit: int) -> Stories:
+        found = self._found(connections, some_id)
+        requests = [(row, chunks) for row, chunks in found if row.request.kind][:limit]
+        supplements = [(row, chunks) for row, chunks in found if not row.request.kind]
+        if some_id.startswith(_KEY) and requests and (request_id := requests[0][0].request.request_id):
+            supplements = [each for each in self._found(connections, request_id) if not each[0].request.kind]
+        stories = [_Parts(row, chunks.read(row)) for row, chunks in requests]
+        for row, chunks in reversed(supplements):
+            if (whose := _owner(stories, row)) is not None:
+                whose.add(chunks.read(row))
+        return [story.told() for story in stories]
+
+    def _lines(self, connections: Connections, some_id: str, limit: int) -> Lines:
+        found: Lines = []
+        for row, chunks in self._found(connections, some_id):
+            found += _dicts(chunks.read(row), "lines")
+            if len(found) >= limit:
+                break
+        found.sort(key=_timestamp)
+        return found[-limit:]
+
+    def _found(self, connections: Connections, some_id: str) -> Found:
+        """Return the rows under an id, newest first, with what reads their details."""
+        number = _number(some_id)
+        if number is not None and (found := [*self._rows(connections, [("id = ?", (number,))], 1)]):
+            return found
+        return [*self._rows(connections, [(OF_ID, (some_id,) * 3)], _MOST_ROWS)] if some_id else []
+
+    def _rows(self, connections: Connections, conditions: Conditions, limit: int) -> Iterator[tuple[Row, ChunkReader]]:
+        for connection in connections:
+            chunks = ChunkReader(connection, self._damaged)
+            for row in rows(connection, conditions, limit):
+                yield row, chunks
+
+
+class _Parts:
+    """A story while its parts are found."""
+
+    def __init__(self, row: Row, details: dict[str, Any]) -> None:
+        self.row = row
+        self._details = [details]
+
+    def add(self, details: dict[str, Any]) -> None:
+        self._details.append(details)
+
+    def told(self) -> Story:
+        spans = [span for details in self._details for span in _dicts(details, "spans")]
+        lines = [line for details in self._details for line in _dicts(details, "lines")]
+        spans.sort(key=_start)
+        lines.sort(key=_timestamp)
+        return Story(
+            f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, self._sum("dropped_spans"), self._sum("dropped_lines")
+        )
+
+    def _sum(self, name: str) -> int:
+        return sum(number for details in self._details if isinstance(number := details.get(name), int))
+
+
+def _owner(stories: list[_Parts], supplement: Row) -> _Parts | None:
+    """Return the request that a supplement belongs to: of several with its ids, the last that had started."""
+    mine = supplement.request
+    same = [
+        story
+        for story in stories
+        if mine.request_id and (story.row.request.request_id, story.row.request.trace_id) == (mine.request_id, mine.trace_id)
+    ]
+    started = (story for story in same if story.row.request.started_ns <= mine.started_ns)
+    return next(started, same[-1] if same else None)
+
+
+def _dicts(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = details.get(name)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _start(span: dict[str, Any]) -> int:
+    return started if isinstance(started := span.get("started_ns"), int) else 0
+
+
+def _timestamp(line: dict[str, Any]) -> str:
+    return str(line.get("timestamp", ""))
+
+
+class _Text:
+    """A text that requests are searched for."""
+
+    def __init__(self, text: str) -> None:
+        self._wanted = text.encode(errors="replace").lower()
+        self._in_json = orjson.dumps(self._wanted.decode())[1:-1]
+
+    def is_in(self, row: Row, chunks: ChunkReader) -> bool:
+        request = row.request
+        shown = f"{request.path}\n{request.route}\n{request.error_type}".encode(errors="replace").lower()
+        return self._wanted in shown or self._in_json in chunks.text(row).lower()
+
+
+def _number(key: str) -> int | None:
+    """Return the row that a key of ours addresses; None: it is an id."""
+    try:
+        return int(key.removeprefix(_KEY), 16) if key.startswith(_KEY) and len(key) <= len(_KEY) + 15 else None
+    except ValueError:
+        return None

@@ -1,0 +1,116 @@
+"""What is stored, and what questions to the store are answered with."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class StoredRequest(NamedTuple):
+    """A kept request: what is listed, and what is opened."""
+
+    started_ns: int
+    """Unix time."""
+    duration_us: int
+    kind: str
+    """`http` or `websocket`."""
+    method: str
+    route: str | None
+    path: str
+    """Redacted and cut."""
+    status: int
+    failed: bool
+    kept: str
+    """Why: `failed`, `slow`, `refused`, `first`, `asked`, `upstream` or `ratio`."""
+    request_id: str
+    correlation_id: str
+    trace_id: str
+    """32 hex digits, or empty."""
+    span_id: str
+    error_type: str | None
+    details: bytes
+    """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n}`; each key may be missing."""
+
+
+class Supplement(NamedTuple):
+    """What came after a request was stored, and lines outside of requests."""
+
+    at_ns: int
+    """Unix time."""
+    request_id: str
+    """Empty where there is none."""
+    correlation_id: str
+    trace_id: str
+    details: bytes
+    """As those of a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestQuery:
+    """Which requests a page lists; what is None is not asked for."""
+
+    route: str | None = None
+    status: str | None = None
+    """Exact, such as `404`, or a class, such as `4xx`."""
+    failed: bool | None = None
+    kept: str | None = None
+    slower_than_seconds: float | None = None
+    id: str | None = None
+    """Request, correlation or trace id."""
+    text: str | None = None
+    """Text in path, route, error type, spans or lines; ASCII letters in either case."""
+    before: str | None = None
+    """`next` of the page before."""
+    limit: int = 50
+    """Most requests of the page, 1 to 1000."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be meant."""
+        if self.status is not None and not re.fullmatch(r"[1-9]xx|[0-9]{1,4}", self.status):
+            raise ValueError(f"status {self.status!r}: a status such as 404, or a class of them such as 4xx")
+        if self.before is not None and not re.fullmatch(r"[0-9a-f]{1,15}", self.before):
+            raise ValueError("before: take it from `next` of a page")
+        if not 1 <= self.limit <= 1000:
+            raise ValueError("limit: 1 to 1000")
+        if self.slower_than_seconds is not None and not 0 <= self.slower_than_seconds < 1e9:
+            raise ValueError("slower_than_seconds: a time in seconds, not below 0")
+
+    @property
+    def status_bounds(self) -> tuple[int, int]:
+        """The lowest and the highest status that is asked for; both 0 if none is."""
+        status = self.status or "0"
+        if status.endswith("xx"):
+            return int(status[0]) * 100, int(status[0]) * 100 + 99
+        return int(status), int(status)
+
+
+class ListedRequest(NamedTuple):
+    """A request on a page."""
+
+    key: str
+    """Addresses exactly this request; ids of clients can repeat."""
+    request: StoredRequest
+    """Without its details, which are empty."""
+
+
+class RequestPage(NamedTuple):
+    """Requests, newest first: in the order in which they were stored."""
+
+    requests: list[ListedRequest]
+    next: str | None
+    """Where to go on, as `before`; None at the end."""
+    is_complete: bool
+    """False if the search for a text came to its time limit: there may be more, from `next` on, though the page is not full."""
+
+
+class Story(NamedTuple):
+    """All that is stored about one request."""
+
+    key: str
+    request: StoredRequest
+    """Without its details, which are empty."""
+    spans: list[dict[str, Any]]
+    """By start."""
+    lines: list[dict[str, Any]]
+    """In order of time."""
+    dropped_spans: int
+    dropped_lines: int

@@ -1,0 +1,66 @@
+"""The tables of the store, and the statements that write them."""
+
+import sqlite3
+import time
+from functools import cache
+
+# Nothing but chunks has an index: to find an id reads all requests, which is quick, and is asked for by people.
+_TABLES = """
+CREATE TABLE state (next_id INTEGER, important_bytes INTEGER, fine_bytes INTEGER);
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY, important INTEGER, at_ns INTEGER, first_id INTEGER, last_id INTEGER,
+    size_bytes INTEGER, content BLOB);
+CREATE INDEX chunks_by_importance ON chunks (important, id);
+CREATE INDEX chunks_by_age ON chunks (at_ns);
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, chunk INTEGER, first_byte INTEGER, bytes INTEGER,
+    started_ns INTEGER, duration_us INTEGER, kind TEXT, method TEXT, route TEXT, path TEXT, status INTEGER,
+    failed INTEGER, kept TEXT, request_id TEXT, correlation_id TEXT, trace_id TEXT, span_id TEXT, error_type TEXT)
+"""
+_MOST = 1 << 60
+TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
+"""`chunks`: the details of some requests, compressed together. `requests`: what is listed, and where its details are.
+
+A supplement is a row of `requests`, too; its `kind` is empty.
+"""
+
+
+class SchemaError(sqlite3.DatabaseError):
+    """A file is a database, but not of this schema."""
+
+
+def create(connection: sqlite3.Connection, first_id: int) -> None:
+    """Make the tables in an empty database."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table in TABLES:
+        connection.execute(table)
+    connection.execute("INSERT INTO state VALUES (?, 0, 0)", (first_id,))
+    connection.execute("COMMIT")
+
+
+def has_tables(connection: sqlite3.Connection) -> bool:
+    """Tell whether the tables exist; raises `SchemaError` if there are others."""
+    found = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid")]
+    if found and tuple(found) != TABLES:
+        raise SchemaError("the tables are not those of this version")
+    return bool(found)
+
+
+def integers(row: tuple[object, ...] | None, number: int) -> tuple[int, ...]:
+    """Return the numbers of a row that was read; raises `SchemaError` if something else is there."""
+    found = tuple(value for value in row or () if isinstance(value, int) and abs(value) < _MOST)
+    if len(found) != number:
+        raise SchemaError("numbers of the store itself are missing")
+    return found
+
+
+@cache
+def insert(table: str, columns: int, rows: int) -> str:
+    """Return the statement that inserts so many rows at once."""
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - nothing but question marks
+
+
+def new_first_id() -> int:
+    """Return where the numbers of a new file begin: behind all those of the file that it replaces."""
+    return time.time_ns() // 1000

@@ -1,0 +1,91 @@
+"""Rows of the store's tables, read with the care that a damaged file needs."""
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from sage_fastapi_obs.store.batch import BATCH_BYTES, MOST_DETAILS_BYTES, storable
+from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
+
+_MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
+_TYPES: tuple[Any, ...] = (int, int, str, str, (str, type(None)), str, int, int, str, str, str, str, str, (str, type(None)))
+OF_ID = "(request_id = ? OR correlation_id = ? OR trace_id = ?)"
+Condition = tuple[str, tuple[Any, ...]]
+
+
+class Row(NamedTuple):
+    """A request or a supplement, and where its details are."""
+
+    id: int
+    chunk: int
+    first_byte: int
+    size_bytes: int
+    request: StoredRequest
+    """Without details; of a supplement, whose `kind` is empty, only time and ids."""
+
+
+def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> Iterator[Row]:
+    """Yield the rows that fulfil all conditions, newest first; skips what cannot be a request."""
+    where = " AND ".join(sql for sql, _ in conditions)
+    values = [storable(value) for _, several in conditions for value in several]
+    found = connection.execute(f"SELECT * FROM requests WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit))  # noqa: S608 - ours
+    for id_, chunk, first_byte, size_bytes, *values in found:
+        if all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
+            request = StoredRequest._make((*values, b""))
+            yield Row(id_, chunk, first_byte, size_bytes, request._replace(failed=bool(request.failed)))
+
+
+def conditions_of(query: RequestQuery) -> list[Condition]:
+    """Translate a query, but for its text."""
+    low, high = query.status_bounds
+    asked: list[tuple[object, str, tuple[Any, ...]]] = [
+        (query.before, "id < ?", (query.before and int(query.before, 16),)),
+        (query.status, "status BETWEEN ? AND ?", (low, high)),
+        (query.failed, "failed = ?", (query.failed,)),
+        (query.kept, "kept = ?", (query.kept,)),
+        (query.slower_than_seconds, "duration_us > ?", ((query.slower_than_seconds or 0) * 1e6,)),
+        (query.route, "route = ?", (query.route,)),
+        (query.id, OF_ID, (query.id,) * 3),
+    ]
+    return [("kind <> ''", ()), *((sql, values) for value, sql, values in asked if value is not None)]
+
+
+class ChunkReader:
+    """Reads the details of rows; neighbours are in one chunk, which is decompressed once."""
+
+    def __init__(self, connection: sqlite3.Connection, damaged: Callable[[], None]) -> None:
+        """`damaged` is called for details that cannot be read."""
+        self._connection = connection
+        self._damaged = damaged
+        self._last: dict[int, bytes] = {}
+
+    def read(self, row: Row) -> dict[str, Any]:
+        """Return the details of a row; empty if they are damaged."""
+        try:
+            details = orjson.loads(self.text(row))
+        except ValueError:
+            self._damaged()
+            return {}
+        return details if isinstance(details, dict) else {}
+
+    def text(self, row: Row) -> bytes:
+        """Return the details of a row as they are stored; empty if they are damaged."""
+        if row.chunk not in self._last:
+            if len(self._last) > 1:
+                # Important requests and others alternate between two chunks.
+                del self._last[next(iter(self._last))]
+            self._last[row.chunk] = self._decompress(row.chunk)
+        return self._last[row.chunk][row.first_byte : row.first_byte + row.size_bytes]
+
+    def _decompress(self, chunk: int) -> bytes:
+        found = self._connection.execute("SELECT content FROM chunks WHERE id = ?", (chunk,)).fetchone()
+        if found is None:
+            # Evicted since the row was read.
+            return b"{}"
+        try:
+            return zlib.decompressobj().decompress(found[0], _MOST_BYTES)
+        except (zlib.error, TypeError):
+            return b""

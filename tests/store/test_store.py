@@ -1,0 +1,266 @@
+"""Requests on their way into the store: queue, thread, forks, what cannot be encoded, and the end."""
+
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from stored import KEY, Said, bytes_on_disk, failure, file_of, incompressible, new_store, opened, request, supplement
+from support import until
+
+from sage_fastapi_obs.settings import StoreSettings
+from sage_fastapi_obs.store import store as store_module
+from sage_fastapi_obs.store.location import StoreKey
+from sage_fastapi_obs.store.reader import StoreReader
+from sage_fastapi_obs.store.records import RequestQuery
+from sage_fastapi_obs.store.store import Store
+from sage_fastapi_obs.threads import NoThreadError
+
+
+def paths(reader: StoreReader) -> list[str]:
+    return [each.request.path for each in reader.list(RequestQuery(limit=1000)).requests]
+
+
+def test_a_request_is_found_from_the_moment_it_is_kept(tmp_path: Path) -> None:
+    """A question answers with what is not written yet."""
+    with opened(tmp_path) as store:
+        for number in range(200):
+            store.keep(request(request_id=f"r{number}"))
+            assert len(store.reader.find(f"r{number}")) == 1
+
+
+def test_requests_are_written_without_being_asked(tmp_path: Path) -> None:
+    """Soon after it was kept, a request is in the file."""
+    with opened(tmp_path) as store:
+        store.keep(request(path="/a"))
+        reader = StoreReader.of_file(file_of(tmp_path))
+        until(lambda: paths(reader) == ["/a"], "request in the file")
+
+
+def test_history_is_there_after_a_restart(tmp_path: Path) -> None:
+    """What one process kept, the next one of the same service and app shows; another app has a store of its own."""
+    with opened(tmp_path) as store:
+        store.keep(request(path="/a", details={"lines": [{"message": "before"}]}))
+        store.keep(supplement(correlation_id="c", details={"lines": [{"message": "outside"}]}))
+    with opened(tmp_path) as store:
+        store.keep(request(path="/b"))
+        assert paths(store.reader) == ["/b", "/a"]
+        assert store.reader.lines("c", 9) == [{"message": "outside"}]
+    with opened(tmp_path, key=StoreKey("shop", "other:app")) as store:
+        assert paths(store.reader) == []
+
+
+def test_the_same_store_goes_on_after_a_close(tmp_path: Path) -> None:
+    """An application that starts again keeps again; in between nothing is taken, and nothing counted as lost."""
+    store = new_store(tmp_path)
+    store.keep(request(path="/a"))
+    store.close(time.monotonic() + 300)
+    store.keep(request(path="/no"))
+    assert paths(store.reader) == ["/a"]
+    store.start()
+    store.keep(request(path="/b"))
+    store.close(time.monotonic() + 300)
+    assert paths(store.reader) == ["/b", "/a"]
+    assert not any(store.losses.counts.values())
+
+
+def test_a_full_queue_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the thread cannot keep up, the queue stays bounded, and each request without room is counted."""
+    monkeypatch.setattr(store_module, "QUEUE_REQUESTS", 100)
+    go_on, is_encoding = threading.Event(), threading.Event()
+
+    def encode(record: object) -> object:
+        is_encoding.set()
+        go_on.wait(300)
+        return record
+
+    with opened(tmp_path, encode=encode) as store:
+        store.keep(request())
+        assert is_encoding.wait(300)
+        for _ in range(150):
+            store.keep(request())
+        assert store.losses.counts["queue_full"] == 50
+        go_on.set()
+        assert len(paths(store.reader)) == 101
+
+
+def test_what_cannot_be_encoded_costs_nothing_else(tmp_path: Path) -> None:
+    """An error of `encode`, or something that is no record, is counted; the requests beside it are stored."""
+    errors: list[Exception] = []
+
+    def encode(source: object) -> object:
+        return 1 / source if isinstance(source, int) else source
+
+    with opened(tmp_path, encode=encode, failed=errors.append) as store:
+        wrong = [0, 5, None, request()._replace(details="{}")]
+        for number, source in enumerate(wrong):
+            store.keep(request(path=f"/{number}"))
+            store.keep(source)
+        assert paths(store.reader) == ["/3", "/2", "/1", "/0"]
+        assert store.losses.counts["not_encoded"] == len(errors) == len(wrong)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"path": "/\ud800\udfff"},
+        {"path": "/\0x"},
+        {"method": "\udcff"},
+        {"duration_us": 2**80},
+        {"started_ns": -(2**90)},
+        {"status": None},
+        {"route": 7},
+        {"error_type": ["list"]},
+        {"trace_id": object()},
+    ],
+)
+def test_values_that_no_database_can_hold(tmp_path: Path, hostile: dict) -> None:
+    """A value of a hostile request, or a wrong one of ours, neither stops the store nor costs the requests beside it."""
+    with opened(tmp_path) as store:
+        store.keep(request(path="/before"))
+        store.keep(request(**hostile))
+        store.keep(request(path="/after"))
+        assert {"/before", "/after"} <= set(paths(store.reader))
+        assert len(paths(store.reader)) == 3 or "status" in hostile
+        assert not any(store.losses.counts.values())
+
+
+def test_details_that_are_too_large_are_left_out(tmp_path: Path) -> None:
+    """The request is stored without them, and counted."""
+    with opened(tmp_path) as store:
+        store.keep(failure(request_id="r", details=incompressible(900_000)))
+        (story,) = store.reader.find("r")
+        assert story.lines == []
+        assert store.losses.counts["too_large"] == 1
+
+
+def test_many_large_requests_at_once(tmp_path: Path) -> None:
+    """Requests with the largest details are divided, so that none of them is lost in the smallest file."""
+    with opened(tmp_path, max_bytes=8 * 1024 * 1024) as store:
+        for number in range(20):
+            store.keep(request(request_id=f"r{number}", details=incompressible(400_000, number)))
+            assert store.flush(60)
+        assert len(store.reader.find("r19")[0].lines) == 1
+        assert store.losses.counts["evicted"] == 20 - len(paths(store.reader))
+        assert bytes_on_disk(tmp_path) <= 8 * 1024 * 1024
+
+
+def test_without_a_thread_the_close_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system starts no thread, what was kept waits, is found by questions, and is written at the close."""
+
+    def refuse(*_: object) -> None:
+        raise NoThreadError("can't start new thread")
+
+    monkeypatch.setattr("sage_fastapi_obs.threads.start_thread", refuse)
+    errors: list[Exception] = []
+    store = new_store(tmp_path, failed=errors.append)
+    store.keep(request(path="/a"))
+    assert paths(store.reader) == ["/a"]
+    store.keep(request(path="/b"))
+    store.close(time.monotonic() + 300)
+    assert paths(StoreReader.of_file(file_of(tmp_path))) == ["/b", "/a"]
+    assert [type(error) for error in errors] == [NoThreadError]
+
+
+def test_what_is_left_at_the_deadline_is_counted(tmp_path: Path) -> None:
+    """A close does not wait longer than it may, and counts what it leaves."""
+    go_on = threading.Event()
+
+    def encode(record: object) -> object:
+        go_on.wait(300)
+        return record
+
+    store = new_store(tmp_path, encode=encode)
+    for _ in range(5):
+        store.keep(request())
+    store.close(time.monotonic())
+    assert store.losses.counts["shutdown"] == 5
+    go_on.set()
+
+
+def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
+    """A store that is made and not started creates no file and no thread."""
+    threads = threading.active_count()
+    store = Store(StoreSettings(path=str(tmp_path / "s")), KEY, lambda r: r, log=Said(), failed=print)
+    store.keep(request())
+    store.close(time.monotonic() + 1)
+    assert not (tmp_path / "s").exists()
+    assert threading.active_count() == threads
+
+
+def test_clear_deletes_everything_while_the_service_runs(tmp_path: Path) -> None:
+    """After a clear, from this process or another, nothing of before is found, and what comes next is stored."""
+    with opened(tmp_path) as store, opened(tmp_path) as other:
+        store.keep(request(path="/a"))
+        other.keep(request(path="/b"))
+        assert len(paths(other.reader)) == 2 or other.flush(60)
+        assert store.flush(60)
+        store.clear()
+        assert paths(other.reader) == []
+        other.keep(request(path="/c"))
+        assert paths(other.reader) == ["/c"]
+        assert paths(store.reader) == ["/c"]
+        assert b"/a" not in file_of(tmp_path).read_bytes()
+
+
+def keep_in_child(store: Store, name: str) -> None:
+    store.keep(request(path=name))
+    store.close(time.monotonic() + 300)
+
+
+@pytest.mark.parametrize("ways", ["multiprocessing", "os.fork"])
+def test_a_forked_child_has_a_connection_of_its_own(tmp_path: Path, ways: str) -> None:
+    """Parent and children go on at once: each keeps and flushes its own, and nothing is written twice or lost."""
+    with opened(tmp_path) as store:
+        store.keep(request(path="/parent"))
+        assert store.flush(60)
+        store.keep(request(path="/waiting"))
+        children = []
+        for number in range(3):
+            if ways == "os.fork":
+                if (pid := os.fork()) == 0:
+                    try:
+                        keep_in_child(store, f"/{number}")
+                    finally:
+                        os._exit(0)
+                children.append(pid)
+            else:
+                child = multiprocessing.get_context("fork").Process(target=keep_in_child, args=(store, f"/{number}"))
+                child.start()
+                children.append(child)
+        store.keep(request(path="/after"))
+        for child in children:
+            os.waitpid(child, 0) if isinstance(child, int) else child.join()
+        assert sorted(paths(store.reader)) == sorted(["/parent", "/waiting", "/after", "/0", "/1", "/2"])
+        assert not any(store.losses.counts.values())
+
+
+def test_forks_in_the_middle_of_writing(tmp_path: Path) -> None:
+    """However a fork meets the writing thread, the child keeps its request, and the file stays sound."""
+    with opened(tmp_path) as store:
+        stop = threading.Event()
+
+        def keep_on() -> None:
+            while not stop.is_set():
+                store.keep(request(details=incompressible(4000)))
+                time.sleep(0.0002)
+
+        thread = threading.Thread(target=keep_on)
+        thread.start()
+        try:
+            for number in range(20):
+                if (pid := os.fork()) == 0:
+                    try:
+                        keep_in_child(store, f"/child{number}")
+                    finally:
+                        os._exit(0)
+                assert os.waitpid(pid, 0)[1] == 0
+        finally:
+            stop.set()
+            thread.join()
+        store.reader._clock = lambda: 0.0
+        found = {each.request.path for each in store.reader.list(RequestQuery(text="/child", limit=1000)).requests}
+        assert found == {f"/child{number}" for number in range(20)}
+        assert store.losses.counts["damaged"] == 0
