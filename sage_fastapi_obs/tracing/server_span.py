@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.otel_internals import NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
@@ -57,6 +58,7 @@ class ServerSpans(Recorder):
         provider: trace.TracerProvider | None,
         log: LogLine,
         failed: CountError,
+        senders: Senders,
         observer: object,
         retention: Retention,
         *,
@@ -80,7 +82,8 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
-        self._output = _output(settings, self.losses, log, failed)
+        self._senders = senders
+        self._output = _output(settings, self.losses, log, failed, senders)
         self._incoming_trace: IncomingTrace | None = None
         self._describe, self._describe_end, self._names, self._attribute_remarks = server_attributes(redaction)
         self._use(trace.NoOpTracer(), tuple)
@@ -139,6 +142,7 @@ class ServerSpans(Recorder):
         if own is None:
             return
         self._at_end.leave()
+        self._senders.stop()
         own.shutdown()
 
     def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], root_bound: int | None = None) -> None:
@@ -281,11 +285,13 @@ class ServerSpans(Recorder):
         finish_span(exchange.span, started_as, name, self._describe_end(exchange), ended_ns)
 
 
-def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
+def _output(
+    settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError, senders: Senders
+) -> SpanOutput | None:
     """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds)
+    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds, senders)
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:
