@@ -27,8 +27,8 @@ FLUSH_SECONDS = 0.2
 """How long a request waits in memory for others to be written with."""
 IDLE_SECONDS = 30.0
 """After which the thread ends; the next request starts another. Services that nobody closes leave no threads behind."""
-QUESTION_SECONDS = 0.25
-"""How long a question waits for what is not written yet."""
+QUESTION_SECONDS = 5.0
+"""How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
 _UNWRITTEN_ID = 1 << 59

@@ -487,7 +487,7 @@ def test_the_short_way_decides_as_the_long_one(requests: list[Any]) -> None:
     """Ordinary requests are decided with less work, and no differently, whatever came before them."""
     clock = Clock()
     short, long = (Retention(Settings(tracing={"slow_seconds": 1.0}), clock=clock) for _ in range(2))
-    long._is_ordinary = lambda _: False  # type: ignore[method-assign]  # noqa: SLF001
+    long._is_ordinary = lambda _: False  # type: ignore[method-assign]
     for route, duration_us, (status, error_type), sampled, wait_seconds in requests:
         clock.now_ns += wait_seconds * SECOND_NS
         said = []
