@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, machine, memory, report, scaling, scrape, sockets
+from benchmarks import as_run, cost, machine, memory, report, scaling, scrape, sockets
 from benchmarks.effort import FULL, SHORT, Effort
 from benchmarks.variants import VARIANTS
 from benchmarks.workers import say
@@ -18,6 +18,7 @@ PARTS = {
     "scrape": scrape.measure,
     "sockets": sockets.measure,
     "memory": memory.measure,
+    "as_run": as_run.measure,
 }
 DIGITS = 4
 
@@ -33,6 +34,8 @@ def main() -> None:
     elif given.part == "cost":
         effort = replace(effort, cost=replace(effort.cost, rounds=given.rounds or effort.cost.rounds))
         print(report.table_of_cost(cost.measure(effort, given.variants)))
+    elif given.part == "as-run":
+        _as_run(replace(effort, as_run=replace(effort.as_run, rounds=given.rounds or effort.as_run.rounds)), given)
     else:
         print(json.dumps(_rounded(PARTS[given.part](effort)), indent=1))
 
@@ -45,12 +48,27 @@ def _parser() -> argparse.ArgumentParser:
     of_cost = parts.add_parser("cost", help="CPU time that a request gains")
     of_cost.add_argument("variants", nargs="*", metavar="VARIANT", help=f"any of: {', '.join(VARIANTS)}; default: all")
     of_cost.add_argument("--rounds", type=int)
+    of_run = parts.add_parser("as-run", help="requests as people send them: CPU, encoding, sockets; a few minutes")
+    of_run.add_argument("--rounds", type=int)
+    of_run.add_argument("--cpu", action="store_true", help="only CPU time of requests")
+    of_run.add_argument("--keep", action="store_true", help="put the results into the pages, in place of those of this part")
     parts.add_parser("scaling", help="its growth with routes, chunks and values of labels")
     parts.add_parser("scrape", help="CPU time of a scrape, and how long it holds the event loop up")
     parts.add_parser("sockets", help="requests per second and latencies, with wrk")
     parts.add_parser("memory", help="resident memory after a million requests")
     parts.add_parser("report", help="measure nothing; make tables and chart from the results that are there")
     return parser
+
+
+def _as_run(effort: Effort, given: argparse.Namespace) -> None:
+    """Measure this case alone."""
+    if given.cpu:
+        print(report.table_of_run(as_run.measure_cost(effort.as_run, effort.cost_requests)))
+        return
+    results = _rounded(as_run.measure(effort))
+    if given.keep:
+        report.write({**json.loads(report.RESULTS.read_text()), "as_run": results})
+    print(report.table_of_run(results))
 
 
 def _everything(effort: Effort, json_path: Path | None) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import Response, StreamingResponse
 
-__all__ = ["ASGIApp", "Answer", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "send"]
+from benchmarks.asked import Header, Request, plain
+
+__all__ = ["ASGIApp", "Answer", "MakeApp", "Message", "app_maker", "ask", "block", "receive", "scope", "scope_of", "send"]
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[..., Awaitable[None]]
@@ -26,14 +28,17 @@ class Answer:
     """Their names; a variant may add some."""
 
 
-def app_maker(routes: int) -> MakeApp:
-    """Return what builds an app whose route `/items/{item}` is found after `routes - 1` others."""
+def app_maker(routes: int, *, after: int = 0) -> MakeApp:
+    """Return what builds an app of so many routes, of which `/items/{item}` has `after` behind it and all others before."""
 
     def make(**arguments: Any) -> FastAPI:
         app = FastAPI(openapi_url=None, **arguments)
         for number in range(routes - 1):
+            if number == routes - 1 - after:
+                app.add_api_route("/items/{item}", _item, methods=["GET"])
             app.add_api_route(f"/other{number}/{{code}}", _status, methods=["GET"])
-        app.add_api_route("/items/{item}", _item, methods=["GET"])
+        if not after:
+            app.add_api_route("/items/{item}", _item, methods=["GET"])
         # After the one that is asked for, these cost it nothing.
         app.add_api_route("/status/{code}", _status, methods=["GET"])
         app.add_api_route("/chunks/{count}", _chunks, methods=["GET"])
@@ -67,19 +72,25 @@ async def _chunks(count: int) -> StreamingResponse:
     return StreamingResponse(body())
 
 
-def scope(path: str, *headers: tuple[bytes, bytes]) -> Message:
-    """Build the scope of an ordinary request."""
+def scope(path: str, *headers: Header) -> Message:
+    """Build the scope of a request with few headers, and perhaps more."""
+    request = plain(path)
+    return scope_of(Request(path, (*request.headers, *headers)))
+
+
+def scope_of(request: Request) -> Message:
+    """Build the scope of a request, as a server does."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
+        "path": request.path,
+        "raw_path": request.path.encode(),
+        "query_string": request.query,
         "root_path": "",
-        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"bench/1.0"), (b"accept", b"*/*"), *headers],
+        "headers": [*request.headers],
         "client": ("127.0.0.1", 40000),
         "server": ("127.0.0.1", 8000),
         "state": {},
@@ -95,7 +106,7 @@ async def send(message: Message) -> None:
     """Take the response."""
 
 
-async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> Answer:
+async def ask(app: ASGIApp, path: str, *headers: Header) -> Answer:
     """Make one request."""
     start: Message = {}
     body = bytearray()
@@ -109,10 +120,10 @@ async def ask(app: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> Answer:
     return Answer(start["status"], bytes(body), frozenset(name.lower() for name, _ in start["headers"]))
 
 
-async def block(app: ASGIApp, flush: Callable[[], object], paths: Sequence[str]) -> float:
+async def block(app: ASGIApp, flush: Callable[[], object], requests: Sequence[Request]) -> float:
     """Serve requests and finish what they left to background threads; return CPU seconds of the whole process per request."""
     started = time.process_time()
-    for path in paths:
-        await app(scope(path), receive, send)
+    for request in requests:
+        await app(scope_of(request), receive, send)
     flush()
-    return (time.process_time() - started) / len(paths)
+    return (time.process_time() - started) / len(requests)

@@ -20,6 +20,9 @@ class Effort:
 
     cost: Turns = Turns(rounds=4, passes=4, pairs=2)
     cost_requests: int = 512
+    as_run: Turns = Turns(rounds=4, passes=4, pairs=2)
+    as_run_socket_rounds: int = 12
+    encoded_spans: int = 8_192
     scaling: Turns = Turns(rounds=3, passes=3, pairs=3)
     scaling_requests: int = 256
     routes: tuple[int, ...] = (1, 30, 200, 500)
@@ -40,6 +43,9 @@ FULL = Effort()
 SHORT = Effort(
     cost=Turns(rounds=1, passes=1, pairs=2),
     cost_requests=64,
+    as_run=Turns(rounds=1, passes=1, pairs=2),
+    as_run_socket_rounds=1,
+    encoded_spans=256,
     scaling=Turns(rounds=1, passes=1, pairs=2),
     scaling_requests=32,
     routes=(1, 30),

@@ -7,11 +7,15 @@ from typing import Any
 from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from benchmarks.drive import MakeApp
 from benchmarks.place import Place, Watched, discarding, discarding_provider
 
 Build = Callable[[MakeApp, Place], Watched]
+MakeProvider = Callable[[float, Place], TracerProvider]
+"""Builds a provider for a sample rate."""
 Line = Mapping[str, Any]
 
 
@@ -193,13 +197,26 @@ def logfire(make: MakeApp, _: Place) -> Watched:
     return Watched(app, configured.force_flush)
 
 
-def usual_stack(sample_rate: float, *, one_span: bool = False) -> Build:
+def _discarding(sample_rate: float, _: Place) -> TracerProvider:
+    return discarding_provider(sample_rate)
+
+
+def sending_provider(sample_rate: float, place: Place) -> TracerProvider:
+    """Build a provider that sends its spans over OTLP, by the SDK's page on exporters."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(sample_rate)), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=place.otlp_endpoint)))
+    return provider
+
+
+def usual_stack(sample_rate: float, *, one_span: bool = False, make_provider: MakeProvider = _discarding) -> Build:
     """Four packages for four signals: asgi-correlation-id, OpenTelemetry, the instrumentator, and loguru."""
 
     def build(make: MakeApp, place: Place) -> Watched:
         from asgi_correlation_id import correlation_id
 
-        logger, provider = _loguru_to(place), discarding_provider(sample_rate)
+        logger, provider = _loguru_to(place), make_provider(sample_rate, place)
 
         def write(line: Line) -> None:
             context = trace.get_current_span().get_span_context()

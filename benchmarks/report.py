@@ -9,7 +9,20 @@ from benchmarks.chart import chart
 from benchmarks.targets import TARGETS
 from benchmarks.variants import VARIANTS
 
-__all__ = ["CHART", "PAGE", "README", "RESULTS", "between", "figures", "pages", "sentence", "table_of_cost", "where", "write"]
+__all__ = [
+    "CHART",
+    "PAGE",
+    "README",
+    "RESULTS",
+    "between",
+    "figures",
+    "pages",
+    "sentence",
+    "table_of_cost",
+    "table_of_run",
+    "where",
+    "write",
+]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -84,6 +97,7 @@ def figures(results: Results) -> str:
         "Scrape": _scrape(results["scrape"]),
         "Sockets": _sockets(results["sockets"]),
         "Memory": _memory(results["memory"]),
+        **({"As people run it": table_of_run(results["as_run"])} if "as_run" in results else {}),
     }
     return "\n".join(f"### {title}\n\n{body}" for title, body in sections.items())
 
@@ -123,6 +137,29 @@ def table_of_cost(cost: Results) -> str:
 
     heads = ("", "added µs", "quiet µs", "of bare", "of the instrumentator", "of the usual stack")
     return _table(heads, (row(*item) for item in cost.items()))
+
+
+def table_of_run(run: Results) -> str:
+    """Lay out the case `as-run`; figures that were not measured are left out."""
+    cost = (
+        (name, f"{one['added_us']:.1f}", f"{one['quiet_us']:.1f}", _two(one, "to_instrumentator"), _two(one, "to_usual"))
+        for name, one in run["cost"].items()
+    )
+    heads = ("added µs of CPU", "added", "quiet", "of the instrumentator", "of the usual stack, OTLP")
+    parts = [
+        _table(heads, cost),
+        _table(("of this", "µs"), ((f"{what} adds", f"{us:.1f}") for what, us in run["adds_us"].items())),
+    ]
+    if "encoding" in run:
+        one = run["encoding"]
+        parts.append(f"A span takes {one['ours_us']:.1f} µs to encode, {one['to_sdk']:.2f} of what the SDK takes.\n")
+    if "sockets" in run:
+        parts.append(_sockets(run["sockets"]))
+    return "\n".join((*([where(run["made"])] if "made" in run else []), *parts))
+
+
+def _two(one: Results, ratio: str) -> str:
+    return f"{one[ratio]:.2f}" if ratio in one else "–"
 
 
 def _scaling(scaling: Results) -> str:
@@ -172,8 +209,8 @@ def _sockets(sockets: Results) -> str:
         return f"Not measured: {sockets['skipped']}.\n"
 
     def row(key: str, one: Results) -> tuple[str, ...]:
-        name, _, scraped = key.partition(" ")
-        label = VARIANTS[name].label if name != "bare" else "bare"
+        name, scraped = key.removesuffix(" scraped"), key.endswith(" scraped")
+        label = VARIANTS[name].label if name in VARIANTS and name != "bare" else name
         times = (f"{one[figure]:.1f}" for figure in ("p50_ms", "p99_ms", "longest_ms"))
         ratios = (f"{one[figure]:.2f}" for figure in ("of_bare_p50", "of_bare_p99"))
         shown = f"{label}, {sockets['scraped_series']:,} series scraped every second" if scraped else label

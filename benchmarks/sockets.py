@@ -1,5 +1,6 @@
 """Requests per second and latencies over loopback: one uvicorn worker per variant, asked by `wrk` in turns of a second."""
 
+import json
 import os
 import re
 import shutil
@@ -9,25 +10,41 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.asked import REQUESTS, Header
 from benchmarks.effort import Effort
 from benchmarks.scrape import LIKE_PROMETHEUS
+from benchmarks.serve import Service
 from benchmarks.variants import VARIANTS, installed
-from benchmarks.workers import Worker, say
+from benchmarks.workers import Worker, receiver, say
 
-__all__ = ["Slice", "measure", "read_wrk"]
+__all__ = ["Slice", "measure", "measure_services", "read_wrk"]
 
 COMPARED = ("bare", "ours-100", "ours-10", "usual-100")
 SCRAPED = ("ours-100", "usual-100")
 CONNECTIONS = 16
 SCRAPE_EVERY_SECONDS = 1.0
+DIFFERENT_REQUESTS = 4_096
+"""More than a cache of the services keeps."""
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+LUA = """local headers = {{
+{rows}
+}}
+local requests, number = {{}}, 0
+function init()
+  for at, one in ipairs(headers) do requests[at] = wrk.format("GET", "{path}", one) end
+end
+function request()
+  number = number % #requests + 1
+  return requests[number]
+end
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +59,31 @@ class Slice:
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Measure each variant, and again while it is scraped; or say why not."""
-    if (missing := _missing()) is not None:
-        say(f"  sockets: skipped, {missing}")
-        return {"skipped": missing}
     names = [name for name in COMPARED if installed(VARIANTS[name])]
-    servers = {name: (name, 0) for name in names}
-    servers |= {f"{name} scraped": (name, effort.scraped_series) for name in SCRAPED if name in names}
+    services = {name: Service(name) for name in names}
+    services |= {f"{name} scraped": Service(name, series=effort.scraped_series) for name in SCRAPED if name in names}
+    return {"scraped_series": effort.scraped_series, **measure_services("sockets", services, effort.socket_rounds)}
+
+
+def measure_services(part: str, services: Mapping[str, Service], rounds: int, request: str = "plain") -> dict[str, Any]:
+    """Measure services in turns, one of which is called "bare"; or say why not. `request`: the kind that `wrk` makes."""
+    if (missing := _missing()) is not None:
+        say(f"  {part}: skipped, {missing}")
+        return {"skipped": missing}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, ExitStack() as stack:
+        endpoint, script = stack.enter_context(receiver()), _script(Path(folder), request)
         urls = {
-            key: f"http://127.0.0.1:{stack.enter_context(_server(variant, series, Path(folder, f'{number}.log')))}"
-            for number, (key, (variant, series)) in enumerate(servers.items())
+            key: f"http://127.0.0.1:{stack.enter_context(_server(service, Path(folder, f'{number}.log'), endpoint))}"
+            for number, (key, service) in enumerate(services.items())
         }
         for url in urls.values():
-            _wrk(url)
-        rounds = []
-        for number in range(effort.socket_rounds):
-            rounds.append({key: _turn(key, url) for key, url in urls.items()})
+            _wrk(url, script)
+        slices = []
+        for number in range(rounds):
+            slices.append({key: _turn(key, url, script) for key, url in urls.items()})
             if not (number + 1) % 5:
-                say(f"  sockets: round {number + 1} of {effort.socket_rounds}")
-    return {"connections": CONNECTIONS, "scraped_series": effort.scraped_series, **_summary(rounds)}
+                say(f"  {part}: round {number + 1} of {rounds}")
+    return {"connections": CONNECTIONS, **_summary(slices)}
 
 
 def _missing() -> str | None:
@@ -72,9 +95,25 @@ def _missing() -> str | None:
 
 
 @contextmanager
-def _server(variant: str, series: int, lines: Path) -> Iterator[int]:
-    with Worker("serve", variant, series, lines, _cores()[0]) as worker:
+def _server(service: Service, lines: Path, endpoint: str) -> Iterator[int]:
+    with Worker("serve", json.dumps(asdict(service)), lines, endpoint, _cores()[0]) as worker:
         yield worker.read()
+
+
+def _script(folder: Path, kind: str) -> Path:
+    """Write the script by which `wrk` makes requests of a kind, each with ids of its own."""
+    requests = [REQUESTS[kind]("/items/42") for _ in range(DIFFERENT_REQUESTS if kind != "plain" else 1)]
+    rows = ",\n".join(_table(request.headers) for request in requests)
+    path = f"{requests[0].path}?{requests[0].query.decode()}".rstrip("?")
+    script = folder / f"{kind}.lua"
+    script.write_text(LUA.format(rows=rows, path=path))
+    return script
+
+
+def _table(headers: Sequence[Header]) -> str:
+    # Of a header in capitals `wrk` knows that it is there.
+    texts = ((name.decode().title(), value.decode()) for name, value in headers)
+    return f"{{{', '.join(f'[{json.dumps(name)}] = {json.dumps(value)}' for name, value in texts)}}}"
 
 
 def _cores() -> tuple[str, str]:
@@ -84,15 +123,15 @@ def _cores() -> tuple[str, str]:
     return (str(cores[-1]), str(cores[-2])) if len(cores) > 2 and shutil.which("taskset") else ("", "")
 
 
-def _turn(key: str, url: str) -> Slice:
+def _turn(key: str, url: str, script: Path) -> Slice:
     with _scraping(url) if key.endswith("scraped") else nullcontext():
-        return _wrk(url)
+        return _wrk(url, script)
 
 
-def _wrk(url: str) -> Slice:
+def _wrk(url: str, script: Path) -> Slice:
     core = _cores()[1]
     pinned = ["taskset", "-c", core] if core else []
-    command = [*pinned, "wrk", "-t1", f"-c{CONNECTIONS}", "-d1s", "--latency", f"{url}/items/42"]
+    command = [*pinned, "wrk", "-t1", f"-c{CONNECTIONS}", "-d1s", "--latency", f"-s{script}", url]
     return read_wrk(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 

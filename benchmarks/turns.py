@@ -17,11 +17,12 @@ from pathlib import Path
 
 from opentelemetry import trace
 
+from benchmarks.asked import REQUESTS
 from benchmarks.drive import app_maker, ask, block
 from benchmarks.effort import Turns
 from benchmarks.place import Place
 from benchmarks.proof import signals_given
-from benchmarks.variants import VARIANTS
+from benchmarks.variants import variant_of
 from benchmarks.workers import Worker, answer, receiver, say
 
 __all__ = ["Job", "Pair", "Round", "added", "bare", "quiet", "take_turns"]
@@ -39,10 +40,14 @@ class Job:
 
     variant: str
     routes: int = 31
+    after: int = 0
+    """How many of them stand behind the one that is asked for."""
     paths: tuple[str, ...] = ("/items/42",)
     """Asked for in turn."""
     requests: int = 512
     """In a block; 512 spans are a full batch for an exporter."""
+    request: str = "plain"
+    """Which kind of request."""
 
 
 def take_turns(part: str, jobs: Mapping[str, Job], turns: Turns) -> list[Round]:
@@ -92,7 +97,7 @@ def quiet(pairs: Sequence[Pair]) -> float:
 
 
 async def _prepare(job: Job, place: Place) -> Callable[[int], Awaitable[list[Pair]]]:
-    make, variant = app_maker(job.routes), VARIANTS[job.variant]
+    make, variant = app_maker(job.routes, after=job.after), variant_of(job.variant)
     twin, watched = make(), variant.build(make, place)
     # With a global one, FastAPI would watch the twin too.
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider), f"{job.variant} set a global tracer provider"
@@ -101,7 +106,8 @@ async def _prepare(job: Job, place: Place) -> Callable[[int], Awaitable[list[Pai
     paths = tuple(islice(cycle(job.paths), job.requests))
 
     async def pair() -> Pair:
-        return await block(twin, lambda: None, paths), await block(watched.app, watched.flush, paths)
+        requests = [*map(REQUESTS[job.request], paths)]
+        return await block(twin, lambda: None, requests), await block(watched.app, watched.flush, requests)
 
     async def reply(pairs: int) -> list[Pair]:
         return [await pair() for _ in range(pairs)]

@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from benchmarks import peers
 from benchmarks.drive import MakeApp
 from benchmarks.place import Place, Watched, discarding, discarding_provider
-from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 
-__all__ = ["VARIANTS", "Variant", "installed"]
+__all__ = ["AS_RUN", "VARIANTS", "Variant", "installed", "variant_of"]
 
 Build = Callable[[MakeApp, Place], Watched]
 OFF = {"enabled": False}
@@ -31,13 +31,17 @@ class Variant:
     """Modules of packages that may be missing."""
 
 
-def ours(**sections: Any) -> Build:
+def ours(*, as_middleware: bool = False, **sections: Any) -> Build:
     """Install everything, or what the sections leave on; spans go where those of the peers go."""
 
     def build(make: MakeApp, place: Place) -> Watched:
         app = make()
         obs = observability(place, **sections)
-        obs.install(app)
+        if as_middleware:
+            app.add_middleware(ObservabilityMiddleware, observability=obs)
+            app.include_router(obs.router)
+        else:
+            obs.install(app)
         obs.start()
         if isinstance(obs.tracer_provider, TracerProvider) and obs.settings.tracing.exporter == "none":
             obs.tracer_provider.add_span_processor(discarding())
@@ -63,9 +67,14 @@ def _watched(app: FastAPI, obs: Observability) -> Watched:
     return Watched(app, flush, obs.registry)
 
 
-def ours_otlp(make: MakeApp, place: Place) -> Watched:
+def ours_sent(*, as_middleware: bool = False, **tracing: Any) -> Build:
     """All four, with the spans sent to a collector."""
-    return ours(tracing={"otlp_endpoint": place.otlp_endpoint})(make, place)
+
+    def build(make: MakeApp, place: Place) -> Watched:
+        sent = {**tracing, "otlp_endpoint": place.otlp_endpoint}
+        return ours(as_middleware=as_middleware, tracing=sent)(make, place)
+
+    return build
 
 
 def ours_adopting(make: MakeApp, place: Place) -> Watched:
@@ -96,8 +105,10 @@ def pass_through(make: MakeApp, _: Place) -> Watched:
     return Watched(wrapped)
 
 
-ID, LINE, METRICS, SPAN = "id", "line", "metrics", "span"
+ID, LINE, METRICS, SPAN, COLLECTED = "id", "line", "metrics", "span", "collected"
 ALL = frozenset({ID, LINE, METRICS, SPAN})
+ALL_SENT = frozenset({ID, LINE, METRICS, COLLECTED})
+OTLP = ("opentelemetry.exporter.otlp.proto.common",)
 OTEL = ("opentelemetry.instrumentation.fastapi",)
 USUAL = ("asgi_correlation_id", "prometheus_fastapi_instrumentator", *OTEL)
 NATIVE = ("fastapi.telemetry",)
@@ -114,8 +125,8 @@ VARIANTS: dict[str, Variant] = {
     "ours-10": _variant("ours, all four, 10 %", ours(tracing={"sample_rate": 0.1}), *ALL),
     "ours-0": _variant("ours, all four, 0 %", ours(tracing={"sample_rate": 0.0}), ID, LINE, METRICS),
     "ours-otlp": _variant(
-        *("ours, all four, 100 %, sent by OTLP", ours_otlp, ID, LINE, METRICS, "collected"),
-        needs=("opentelemetry.exporter.otlp.proto.common",),
+        *("ours, all four, 100 %, sent by OTLP", ours_sent(), ID, LINE, METRICS, COLLECTED),
+        needs=OTLP,
     ),
     "ours-adopting": _variant("ours on FastAPI's own span, 100 %", ours_adopting, *ALL, needs=NATIVE),
     "ours-id": _variant("ours, id", ours(tracing=OFF, metrics=OFF, logging=OFF), ID),
@@ -147,6 +158,27 @@ VARIANTS: dict[str, Variant] = {
     "usual-lean": _variant("the usual stack, one span, 100 %", peers.usual_stack(1.0, one_span=True), *ALL, needs=USUAL),
     "best-of-today": _variant("best of today, 100 %", peers.best_of_today, LINE, METRICS, SPAN, needs=(*NATIVE, USUAL[1])),
 }
+
+
+_TENTH = {"sample_rate": 0.1}
+AS_RUN: dict[str, Variant] = {
+    "added": _variant("ours, spans not sent, 100 %", ours(as_middleware=True), *ALL),
+    "added-10": _variant("ours, spans not sent, 10 %", ours(as_middleware=True, tracing=_TENTH), *ALL),
+    "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(as_middleware=True), *ALL_SENT, needs=OTLP),
+    "added-otlp-10": _variant("ours, sent by OTLP, 10 %", ours_sent(as_middleware=True, **_TENTH), *ALL_SENT, needs=OTLP),
+    "usual-otlp": _variant(
+        "the usual stack, sent by OTLP, 100 %",
+        peers.usual_stack(1.0, make_provider=peers.sending_provider),
+        *ALL_SENT,
+        needs=(*USUAL, "opentelemetry.exporter.otlp.proto.http"),
+    ),
+}
+"""What only the case `as-run` measures: added with `add_middleware`."""
+
+
+def variant_of(name: str) -> Variant:
+    """Find a variant by its name."""
+    return VARIANTS.get(name) or AS_RUN[name]
 
 
 def installed(variant: Variant) -> bool:

@@ -102,6 +102,7 @@ class SplitProcessor(SynchronousMultiSpanProcessor):
         self.starting: tuple[Callable[..., None], ...] = ()
         self.ending: tuple[Callable[..., None], ...] = ()
         self.ended: tuple[Callable[..., None], ...] = ()
+        self._gate: Callable[[Any], None] | None = None
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Call one more, after the others."""
@@ -110,7 +111,23 @@ class SplitProcessor(SynchronousMultiSpanProcessor):
             self._added = added = (*self._added, span_processor)
             self.starting = _acting(one.on_start for one in added)
             self.ending = _acting(map(_on_ending, added))
-            self.ended = tuple(one.on_end for one in added)
+            if self._gate is None:
+                self.ended = tuple(one.on_end for one in added)
+
+    def hold_back(self, gate: Callable[[Any], None]) -> None:
+        """Hand ended spans to a gate, which may `pass_on` them to the processors, at once or later."""
+        self._gate = gate
+        self.ended = (gate,)
+
+    def on_end(self, span: Any) -> None:
+        """Hand on a span that was made by the SDK."""
+        for on_end in self.ended:
+            on_end(span)
+
+    def pass_on(self, span: Any) -> None:
+        """Hand an ended span to the processors."""
+        for processor in self._added:
+            processor.on_end(span)
 
 
 class _ForeignProcessor:
@@ -152,7 +169,7 @@ class FastSpan(SdkSpan):
         """End the span, with its last attributes and its name, unless the application has renamed it."""
         if self._name != started_as:
             name = self._name
-        if type(self._attributes) is not dict:
+        if type(self._attributes) is not dict or len(attributes) > _LAST_ATTRIBUTES:
             self.update_name(name)
             self.set_attributes(attributes)
             self.end(ended_ns)
@@ -170,16 +187,21 @@ class FastSpan(SdkSpan):
         for on_end in callbacks.ended:
             on_end(self)
 
+    @property
+    def has_only_attributes(self) -> bool:
+        """Whether it has no events and no links, and has dropped nothing."""
+        return type(self._attributes) is dict and self._events is _NONE_YET and self._links is _NONE_YET
+
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""
         if type(key) is not str or not self._take({key: value}):
-            self._become_ordinary()
+            self.become_ordinary()
             super().set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes, checked as the SDK checks them."""
         if not self._take(attributes):
-            self._become_ordinary()
+            self.become_ordinary()
             super().set_attributes(attributes)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
@@ -198,7 +220,7 @@ class FastSpan(SdkSpan):
 
     def end(self, end_time: int | None = None) -> None:
         """End the span."""
-        self._become_ordinary()
+        self.become_ordinary()
         super().end(end_time)
 
     def _take(self, attributes: Mapping[str, Any]) -> bool:
@@ -216,7 +238,8 @@ class FastSpan(SdkSpan):
             self._attributes = {**known, **attributes}
         return True
 
-    def _become_ordinary(self) -> None:
+    def become_ordinary(self) -> None:
+        """Have the SDK check the attributes from now on, those it has included."""
         with self._lock:
             if type(self._attributes) is not dict or self._end_time is not None:
                 return
@@ -224,6 +247,14 @@ class FastSpan(SdkSpan):
             self._attributes = BoundedAttributes(
                 limits.max_span_attributes, self._attributes, immutable=False, max_value_len=limits.max_span_attribute_length
             )
+
+
+def mark_sampled(span: Any) -> None:
+    """Set the flag of a span that was recorded without being sampled, before it is exported."""
+    context = span.context
+    if context is not None and not context.trace_flags & TraceFlags.SAMPLED:
+        flags = TraceFlags(context.trace_flags | TraceFlags.SAMPLED)
+        span._context = new_context(SpanContext, (*context[:3], flags, *context[4:]))
 
 
 def fast_span_type(tracer: Tracer, kind: SpanKind) -> type[FastSpan] | None:

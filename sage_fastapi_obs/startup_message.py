@@ -30,6 +30,11 @@ def startup_fields(settings: Settings, tracing: ServerSpans, logs: LogWriter, po
 def startup_remarks(settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort) -> Iterator[str]:
     """Yield the warnings that follow that line."""
     yield from (*settings.remarks, *tracing.remarks, *logs.remarks)
+    if settings.tracing.enabled and tracing.is_outcome_unused:
+        yield (
+            f"spans go through {tracing.source}, which cannot hold them back until a request has ended: they are kept by their "
+            "ratio, as with tracing.retention 'ratio'"
+        )
     if port.failure:
         yield (
             f"nothing listens on metrics.port {settings.metrics.port} for this process ({port.failure}): "

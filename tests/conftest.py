@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from support import SOAK, Watched, times
 
 from sage_fastapi_obs import active
 from sage_fastapi_obs.logs import takeover
+
+# The stores of services under test go here, also of those in processes of their own, and not where a user has them.
+_STATE = tempfile.TemporaryDirectory(prefix="sage-obs-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.

@@ -13,7 +13,17 @@ import pytest
 PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
-    {"errors", "internal_errors", "log_levels", "moved_names", "otel_internals", "pack_folders", "threads", "processes"},
+    {
+        "errors",
+        "internal_errors",
+        "log_levels",
+        "retention_reasons",
+        "moved_names",
+        "otel_internals",
+        "pack_folders",
+        "threads",
+        "processes",
+    },
     {"settings"},
     {"privacy"},
     {"catalog"},
@@ -21,7 +31,7 @@ LAYERS = (
     {"active"},
     {"tracing", "logs", "metrics"},
     {"legacy"},
-    {"operations"},
+    {"operations", "store"},
     {"health"},
     {"alerting"},
     {"alert_rules", "dashboards"},

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import PATIENCE_SECONDS
 
-from benchmarks import cost, report, scaling
+from benchmarks import as_run, cost, report, scaling
+from benchmarks.asked import BROWSER, browser, browser_untraced
 from benchmarks.chart import LEFT_OUT, chart
+from benchmarks.drive import app_maker, ask, scope_of
 from benchmarks.effort import SHORT
 from benchmarks.sockets import Slice, read_wrk
 from benchmarks.targets import TARGETS, Target
@@ -164,6 +166,57 @@ def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch):
     assert figures["ours-100"]["to_bare"] == pytest.approx(0.2)
     assert figures["ours-id"]["to_peer"] == pytest.approx(0.25)
     assert "to_peer" not in figures["ours-100"]
+
+
+def test_as_run_compares_with_the_metrics_only_peer_of_the_same_requests(monkeypatch: pytest.MonkeyPatch):
+    """Cases are held against the peer that served the same kind of request; differences are taken within a round."""
+
+    def rounds(_part: str, jobs: Any, _turns: Any) -> list[Any]:
+        costs = {"instrumentator": 4.0, "usual stack, OTLP": 40.0, "100 %, OTLP": 5.0, "100 %": 3.0, "100 %, install": 2.0}
+        minimal = {"minimal, instrumentator": 8.0, "minimal, 100 %, install": 4.0}
+        us = {**dict.fromkeys(jobs, 1.0), **costs, **minimal}
+        return [{name: [(10.0 * slow, (10.0 + us[name]) * slow)] for name in jobs} for slow in (1e-6, 3e-6, 1e-6)]
+
+    monkeypatch.setattr(as_run, "take_turns", rounds)
+    monkeypatch.setattr(as_run, "installed", lambda _: True)
+    found = as_run.measure_cost(SHORT.as_run, SHORT.cost_requests)
+    assert found["cost"]["100 %, OTLP"]["to_instrumentator"] == pytest.approx(1.25)
+    assert found["cost"]["100 %, OTLP"]["to_usual"] == pytest.approx(1 / 8)
+    assert found["cost"]["minimal, 100 %, install"]["to_instrumentator"] == pytest.approx(0.5)
+    assert "to_usual" not in found["cost"]["minimal, 100 %, install"]
+    assert found["adds_us"]["add_middleware"] == pytest.approx(1.0)
+    assert "| 100 %, OTLP | 5.0 | 5.0 | 1.25 | 0.12 |" in report.table_of_run(found)
+
+
+def test_what_as_run_cannot_measure_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    """Without the peers, the cases of ours are measured, and have no ratios."""
+    monkeypatch.setattr(as_run, "take_turns", lambda _part, jobs, _turns: [{name: [(1e-6, 2e-6)] for name in jobs}])
+    monkeypatch.setattr(as_run, "installed", lambda variant: variant.label.startswith("ours"))
+    found = as_run.measure_cost(SHORT.as_run, SHORT.cost_requests)
+    assert all(set(one) == {"added_us", "quiet_us", "bare_us"} for one in found["cost"].values())
+    assert set(found["adds_us"]) == set(as_run.DIFFERENCES)
+
+
+def test_a_request_as_people_send_it_is_like_no_other():
+    """It has the headers of a browser and ids of its own; only behind a gateway that traces a sampled trace, too."""
+    requests = [browser("/items/42") for _ in range(100)]
+    ids = [dict(request.headers)[b"x-request-id"] for request in requests]
+    parents = [dict(request.headers)[b"traceparent"] for request in requests]
+    assert len(BROWSER) == 12
+    assert len(set(ids)) == len(set(parents)) == 100
+    assert all(parent.endswith(b"-01") for parent in parents)
+    assert b"traceparent" not in dict(browser_untraced("/items/42").headers)
+    assert scope_of(requests[0])["query_string"]
+
+
+@pytest.mark.parametrize(("routes", "after"), [(31, 0), (31, 15), (31, 30), (1, 0)])
+async def test_the_route_asked_for_stands_where_it_is_said(routes: int, after: int):
+    """It has so many routes behind it, and is found."""
+    app = app_maker(routes, after=after)()
+    paths = [path for route in app.routes if (path := getattr(route, "path", "")).startswith(("/items", "/other"))]
+    assert paths.index("/items/{item}") == routes - 1 - after
+    assert len(paths) == routes
+    assert (await ask(app, "/items/42")).status == 200
 
 
 def test_a_chunk_is_what_ours_adds_above_the_wrapper(monkeypatch: pytest.MonkeyPatch):

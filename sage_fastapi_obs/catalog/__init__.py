@@ -17,9 +17,12 @@ from sage_fastapi_obs.catalog.internal import (
     HELD_LINES,
     LOG_METRICS,
     OPERATION_METRICS,
+    PUSH_METRICS,
+    RETENTION_METRIC,
     SCRAPE_METRICS,
     SELF_METRICS,
     SPAN_METRICS,
+    STORE_METRIC,
 )
 from sage_fastapi_obs.catalog.metric import OLDER_WORDS, OVERFLOW, Alias, AliasGroup, CountCollector, Metric, build, register
 from sage_fastapi_obs.catalog.runtime import RUNTIME_METRICS
@@ -37,12 +40,15 @@ __all__ = [
     "OTHER_METHOD",
     "OVERFLOW",
     "PACKS",
+    "PUSH_METRICS",
     "REQUEST_LABELS",
     "REQUEST_METRICS",
+    "RETENTION_METRIC",
     "RUNTIME_METRICS",
     "SCRAPE_METRICS",
     "SELF_METRICS",
     "SPAN_METRICS",
+    "STORE_METRIC",
     "UNMATCHED",
     "WEBSOCKET_METRICS",
     "Alias",

@@ -5,11 +5,19 @@ from dataclasses import replace
 from functools import cache, cached_property
 from itertools import chain
 
-from sage_fastapi_obs.catalog.internal import ALERT_METRICS, LOG_METRICS, OPERATION_METRICS, SELF_METRICS, SPAN_METRICS
+from sage_fastapi_obs.catalog.internal import (
+    ALERT_METRICS,
+    LOG_METRICS,
+    OPERATION_METRICS,
+    PUSH_METRICS,
+    SELF_METRICS,
+    SPAN_METRICS,
+    STORE_METRIC,
+)
 from sage_fastapi_obs.catalog.metric import Alias, Metric
 from sage_fastapi_obs.pack_folders import pack_module, pack_names
 
-ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *ALERT_METRICS, *OPERATION_METRICS)
+ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *PUSH_METRICS, STORE_METRIC, *ALERT_METRICS, *OPERATION_METRICS)
 """Metrics that need no pack."""
 
 

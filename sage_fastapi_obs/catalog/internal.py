@@ -1,6 +1,7 @@
 """What the observability says about itself, and about the operations of any application: always there."""
 
 from sage_fastapi_obs.catalog.metric import RESULT_BUCKETS, counter, gauge, histogram
+from sage_fastapi_obs.retention_reasons import OUTCOMES
 
 SCRAPE_METRICS = (
     gauge(
@@ -13,6 +14,11 @@ HELD_LINES = counter(
     "observability_held_lines_total",
     "Log lines below the level that requests held: written because the request went wrong, not needed, or without room.",
     {"outcome": ("released", "discarded", "dropped")},
+)
+RETENTION_METRIC = counter(
+    "observability_requests_not_kept_total",
+    "Requests that were not kept because too many were in that second, by why they would have been.",
+    {"reason": OUTCOMES},
 )
 SELF_METRICS = (
     counter(
@@ -27,6 +33,12 @@ SELF_METRICS = (
     ),
     *SCRAPE_METRICS,
     HELD_LINES,
+    RETENTION_METRIC,
+)
+STORE_METRIC = counter(
+    "observability_store_dropped_total",
+    "Kept requests that the store on this machine lost or has let go, and damaged files that it has set aside.",
+    {"cause": ("queue_full", "not_encoded", "too_large", "disk_full", "busy", "shutdown", "damaged", "evicted")},
 )
 LOG_METRICS = (
     counter(
@@ -38,13 +50,20 @@ LOG_METRICS = (
 SPAN_METRICS = (
     counter(
         "observability_spans_dropped_total",
-        "Spans lost on their way to the collector: the queue was full, the collector refused them, or the shutdown came.",
-        {"cause": ("full", "refused", "shutdown")},
+        "Spans lost: the request held too many, the queue was full, the collector refused them, or the shutdown came.",
+        {"cause": ("held", "full", "refused", "shutdown")},
     ),
     counter(
         "observability_propagation_headers_dropped_total",
         "Headers by which callers pass on their trace, dropped whole or in part because they are malformed or too long.",
         {"header": ("traceparent", "tracestate", "baggage")},
+    ),
+)
+PUSH_METRICS = (
+    counter(
+        "observability_metric_pushes_dropped_total",
+        "Pushes of all metrics over OTLP that were lost: the collector refused points, or the shutdown came.",
+        {"cause": ("refused", "shutdown")},
     ),
 )
 ALERT_METRICS = (

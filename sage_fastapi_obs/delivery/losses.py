@@ -5,7 +5,7 @@ from typing import Literal
 
 from sage_fastapi_obs.catalog import LOG_METRICS, CountCollector
 
-Cause = Literal["full", "failed", "refused", "shutdown"]
+Cause = Literal["held", "full", "failed", "refused", "shutdown"]
 
 
 class Losses(CountCollector):

@@ -17,6 +17,7 @@ from sage_fastapi_obs.logs.application_fields import (
     TRACE_FLAGS,
 )
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.retention_reasons import UNDECIDED
 
 ACCESS_LOGGER = "sage_fastapi_obs.access"
 Condition: TypeAlias = Callable[[Exchange], bool]
@@ -58,6 +59,10 @@ def _is_stream(exchange: Exchange) -> bool:
 
 def _has_handshake(exchange: Exchange) -> bool:
     return exchange.socket is not None and exchange.socket.handshake_us is not None
+
+
+def _is_decided(exchange: Exchange) -> bool:
+    return exchange.kept != UNDECIDED
 
 
 def _has_client_type(exchange: Exchange) -> bool:
@@ -103,6 +108,7 @@ ACCESS_FIELDS = (
     AccessField("close_code", "socket.close_code", _COUNT, _has_handshake),
     AccessField("messages_received", "socket.received_messages", _COUNT, _has_handshake),
     AccessField("messages_sent", "socket.sent_messages", _COUNT, _has_handshake),
+    AccessField("kept", "kept", TEXT, _is_decided, is_for_people=False),
     AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),
     AccessField("error_type", "error_type", TEXT, _has_error_type),
 )

@@ -66,6 +66,7 @@ class AccessRecorder(Recorder):
                 exchange.route,
                 exchange.status,
                 exchange.sampled,
+                exchange.kept,
                 exchange.trace_id,
                 exchange.request_id,
                 exchange.correlation_id,
@@ -77,6 +78,7 @@ class AccessRecorder(Recorder):
                 exchange.wall_ns,
             )
             write_later((self._line, values))
+            exchange.line_is_ordinary = True
         else:
             self._write_now(exchange)
 
@@ -99,7 +101,8 @@ class AccessRecorder(Recorder):
         message = "background work finished" if error is None else "background work failed"
         fields: dict[str, Any] = self._add_to_background_line({}, exchange)
         if exchange.held_lines is not None:
-            fields.update(self._writer.release_or_drop_held(exchange, release=error is not None) or {})
+            release = error is not None and exchange.is_kept
+            fields.update(self._writer.release_or_drop_held(exchange, release=release) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)
 
 

@@ -1,9 +1,8 @@
 """The flight recorder: lines below the level wait for the end of their request, and are written when it went wrong."""
 
 import threading
-import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from sage_fastapi_obs.catalog import HELD_LINES, CountCollector
 from sage_fastapi_obs.logs.line_format import LONGEST_BYTES
@@ -15,8 +14,6 @@ OVERHEAD_BYTES = 100
 """What holding a line takes beside its text."""
 REQUEST_BYTES = LONGEST_BYTES + OVERHEAD_BYTES
 """Most that one request holds; any single line fits."""
-RELEASES_PER_SECOND = 20
-"""Upper bound for requests that get their lines written in one second: if all requests fail, more lines do not help."""
 
 
 class _RequestLines:
@@ -35,16 +32,13 @@ class HeldLines(Recorder):
 
     component = "Flight"
 
-    def __init__(self, settings: LoggingSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: LoggingSettings) -> None:
         self.counts = {"released": 0, "discarded": 0, "dropped": 0}
         """Lines by what became of them; `dropped` ones found no room."""
         self.size = 0
         """Bytes held now."""
-        self._slow_us = None if settings.flight_slow_seconds is None else settings.flight_slow_seconds * 1_000_000
         self._most_lines = settings.flight_lines
         self._most_bytes = settings.flight_bytes
-        self.clock = clock
-        self._second, self._releases = 0, 0
         self._holders: OrderedDict[_RequestLines, None] = OrderedDict()
         """All that hold lines, the one that began first in front."""
         # Reentrant, because a finalizer or a signal handler may log at any point.
@@ -78,26 +72,16 @@ class HeldLines(Recorder):
             exchange.held_lines = None
             self._holders.pop(held, None)
             self.size -= held.size
-            if release and self._may_release():
+            if release:
                 self.counts["released"] += len(held.lines)
                 return held.lines, held.dropped
-            self.counts["dropped" if release else "discarded"] += len(held.lines)
+            self.counts["discarded"] += len(held.lines)
             return (), held.dropped + len(held.lines)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Let go what was logged after the last byte, where nothing came of it."""
         if exchange.held_lines is not None:
             self.release_or_drop(exchange, release=False)
-
-    def is_worth_keeping(self, exchange: Exchange) -> bool:
-        """Tell whether a request went wrong: it failed, or its answer took long to come."""
-        if exchange.failed:
-            return True
-        if exchange.socket is not None:
-            answered_us = exchange.socket.handshake_us
-        else:
-            answered_us = exchange.first_byte_us if exchange.streamed else exchange.duration_us
-        return self._slow_us is not None and answered_us is not None and answered_us >= self._slow_us
 
     def _grow(self, held: _RequestLines, size: int) -> None:
         held.size += size
@@ -109,13 +93,6 @@ class HeldLines(Recorder):
         self.counts["dropped"] += 1
         if not held.lines:
             del self._holders[held]
-
-    def _may_release(self) -> bool:
-        second = int(self.clock())
-        if second != self._second:
-            self._second, self._releases = second, 0
-        self._releases += 1
-        return self._releases <= RELEASES_PER_SECOND
 
 
 class HeldLineCounts(CountCollector):

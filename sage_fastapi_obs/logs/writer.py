@@ -1,13 +1,14 @@
 """Writes log lines: formats them, holds them or keeps a copy if the settings want that, and passes them to the output."""
 
-import hmac
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import orjson
 
 from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import loguru_bridge, takeover
@@ -19,15 +20,15 @@ from sage_fastapi_obs.logs.outputs import OutputParts, build_output
 from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines, entry
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
+from sage_fastapi_obs.request.debug_token import DebugToken
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.retention_reasons import PROBLEMS
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 
 OWN_LOGGER = "sage_fastapi_obs"
 _AT_ONCE = frozenset({"error", "critical"})
 """Levels that are written without delay: such a line may be the last of this process."""
 _NEVER_HELD = frozenset({ACCESS_LOGGER, OWN_LOGGER})
-_DEBUG_HEADER = b"x-debug-log"
-"""Asks for the lines below the level of one request, with `logging.debug_token` as its value."""
 _HELD_FROM = LEVELS["debug"]
 
 
@@ -45,13 +46,18 @@ class LogWriter:
         observer: object,
         redaction: Redaction,
         recent: RecentLines | None = None,
+        senders: Senders | None = None,
     ) -> None:
+        senders = Senders() if senders is None else senders
+        self._seconds_left = partial(senders.seconds_left, settings.shutdown_seconds)
         self.observer = observer
         """The observability whose requests these lines are about."""
         self.levels = Levels(settings.level, self._levels_changed, self._level_ended)
         self.held_lines = HeldLines(settings) if settings.flight_recorder else None
-        self._debug_token = settings.debug_token.get_secret_value().encode() if settings.debug_token is not None else None
+        self._debug_token = DebugToken(settings)
         self.recent_lines = recent
+        self.add_to_store: Callable[[Line, bytes], None] | None = None
+        """Takes each line that is written, with its JSON."""
         self._settings = settings
         self.takeover = settings.takeover
         self._internal_errors = internal_errors
@@ -70,6 +76,7 @@ class LogWriter:
                 log=self.warn_locally,
                 gap_line=self._gap_line,
                 failed=self._count_fault,
+                senders=senders,
             )
         )
         self.remarks = self.output.remarks
@@ -94,7 +101,7 @@ class LogWriter:
         """Give logging back, and close the output, which may wait for as long as the settings allow."""
         self._at_end.leave()
         with ExitStack() as last:
-            last.callback(self.output.close, self._settings.shutdown_seconds)
+            last.callback(lambda: self.output.close(self._seconds_left()))
             last.callback(takeover.give_back, self)
             self.levels.close()
 
@@ -129,7 +136,7 @@ class LogWriter:
         exchange = current_exchange.get()
         if exchange is None or exchange.observer is not self.observer or severity < _HELD_FROM or logger in _NEVER_HELD:
             return
-        if self._is_asked_for(exchange):
+        if self._debug_token.is_sent_by(exchange):
             self.write(at, level_name(severity), message, logger, fields, error)
         elif self.held_lines is not None and not exchange.excluded and not exchange.has_returned:
             try:
@@ -184,9 +191,16 @@ class LogWriter:
     def _put(self, line: Line) -> None:
         encode = self.encode
         encoded = encode(line)
-        if self.recent_lines is not None:
-            self.recent_lines.keep(entry(line, encoded if encode is json_format else json_format(line)))
+        if self.recent_lines is not None or self.add_to_store is not None:
+            self._keep(line, encoded if encode is json_format else json_format(line))
         self.output.write(line, encoded)
+
+    def _keep(self, line: Line, as_json: bytes) -> None:
+        """Keep a line that is written, for those who ask for it by its ids."""
+        if self.recent_lines is not None:
+            self.recent_lines.keep(entry(line, as_json))
+        if self.add_to_store is not None:
+            self.add_to_store(line, as_json)
 
     def change_level(self, logger: str | None, level: Any, seconds: float) -> None:
         """Change the level of a logger and those below it, or of all, for a while; None gives the configured one back."""
@@ -215,13 +229,9 @@ class LogWriter:
 
     def _follow_levels(self) -> None:
         levels = [self.levels.lowest]
-        if self.held_lines is not None or self._debug_token is not None:
+        if self.held_lines is not None or self._debug_token:
             levels.append(_HELD_FROM)
         self.lowest = min(levels)
-
-    def _is_asked_for(self, exchange: Exchange) -> bool:
-        given = exchange.headers.get(_DEBUG_HEADER)
-        return self._debug_token is not None and given is not None and hmac.compare_digest(given, self._debug_token)
 
     def release_or_drop_held(self, exchange: Exchange, *, release: bool | None = None) -> dict[str, int] | None:
         """Write or drop the held lines of a request; return fields about that for the line, None if the lines are not wanted.
@@ -229,7 +239,7 @@ class LogWriter:
         `release` None leaves it to the exchange.
         """
         assert self.held_lines is not None
-        release = self.held_lines.is_worth_keeping(exchange) if release is None else release
+        release = exchange.kept in PROBLEMS if release is None else release
         lines, missing = self.held_lines.release_or_drop(exchange, release=release)
         for encoded in lines:
             try:

@@ -1,6 +1,7 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from math import isfinite
 from random import random
 from threading import Lock
 from typing import Any
@@ -22,10 +23,10 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.metrics.exemplars import observe_with_exemplar
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import add_counted, gauge_value
 from sage_fastapi_obs.metrics.process import Runtime
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.innermost_span import sampled_ids
 from sage_fastapi_obs.settings import MetricsSettings
 
 _BUILT_ELSEWHERE = frozenset({"http", "runtime"})
@@ -148,8 +149,15 @@ class LabelledMetric:
                 guard.release(value)
 
 
+def finite(number: float) -> float:
+    """Return a number that can be added; raises `ValueError` for others, because a sum would never be a number again."""
+    if not isfinite(number):
+        raise ValueError(f"only a finite number can be added, not {number!r:.80}")
+    return number
+
+
 def _check_amount(by: float) -> None:
-    if not by >= 0:
+    if finite(by) < 0:
         raise ValueError(f"a gauge is raised or lowered by an amount of 0 or more, not by {by!r:.80}")
 
 
@@ -237,11 +245,16 @@ class Instruments:
     def observe(self, metric: LabelledMetric, series: Any, number: float, span: Span | None = None) -> None:
         """Add a number to a series of a histogram, or leave it out by the metric's sample rate.
 
-        A span that is sampled is its exemplar; by default the innermost one.
+        A span that is sampled, at once or later, is its exemplar; by default the innermost one.
+        Raises `ValueError` for a number that is not finite.
         """
+        finite(number)
         if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
             return
-        series.observe(number, sampled_ids(span) if self._exemplars else None)
+        if self._exemplars:
+            observe_with_exemplar(series, number, span)
+        else:
+            series.observe(number)
 
     def add_from(self, other: "Instruments", *, leaving: Container[str] = ()) -> None:
         """Add what the instruments of another registry have counted, but for packs that are switched off here.

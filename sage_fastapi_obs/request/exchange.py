@@ -7,6 +7,8 @@ from typing import Any, Literal
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import Scope
 
+from sage_fastapi_obs.retention_reasons import NOT_KEPT, UNDECIDED
+
 CLIENT_DISCONNECT = "client_disconnect"
 CANCELLED = "cancelled"
 NOT_OUR_FAULT = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
@@ -39,6 +41,46 @@ class Background:
     """What made it fail; None also for a cancellation and for a client that left."""
 
 
+class Story:
+    """What an exchange holds beside its figures, of bounded size: its spans that have ended, its lines, its exemplars."""
+
+    __slots__ = ("exemplars", "line_bytes", "lines", "lost_lines", "lost_spans", "spans")
+
+    MOST_SPANS = 200
+    MOST_LINES = 500
+    MOST_LINE_BYTES = 256 * 1024
+    MOST_EXEMPLARS = 64
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.lines: list[bytes] = []
+        """JSON, one object each."""
+        self.exemplars: list[tuple[Any, float, dict[str, str], float]] = []
+        """Series of histograms, each with the number that it got, the ids of the span that it got it in, and the Unix time."""
+        self.line_bytes = self.lost_spans = self.lost_lines = 0
+
+    def add_span(self, span: Any) -> bool:
+        """Hold an ended span; return False where there is no room."""
+        if len(self.spans) >= self.MOST_SPANS:
+            self.lost_spans += 1
+            return False
+        self.spans.append(span)
+        return True
+
+    def add_line(self, line: bytes) -> None:
+        """Hold a line, or count it where there is no room."""
+        if len(self.lines) >= self.MOST_LINES or self.line_bytes + len(line) > self.MOST_LINE_BYTES:
+            self.lost_lines += 1
+        else:
+            self.lines.append(line)
+            self.line_bytes += len(line)
+
+    def add_exemplar(self, exemplar: tuple[Any, float, dict[str, str], float]) -> None:
+        """Hold an exemplar, as long as there is room; the first ones count."""
+        if len(self.exemplars) < self.MOST_EXEMPLARS:
+            self.exemplars.append(exemplar)
+
+
 class Exchange:
     """One request and its response.
 
@@ -61,7 +103,9 @@ class Exchange:
         "first_byte_us",
         "headers",
         "held_lines",
+        "kept",
         "kind",
+        "line_is_ordinary",
         "method",
         "observer",
         "outer_context",
@@ -70,6 +114,7 @@ class Exchange:
         "received_bytes",
         "rejection",
         "request_id",
+        "response_headers",
         "route",
         "sampled",
         "scope",
@@ -80,10 +125,16 @@ class Exchange:
         "span_token",
         "started_ns",
         "status",
+        "story",
         "streamed",
         "trace_id",
         "wall_ns",
     )
+
+    held_lines: Any
+    """Lines that wait for the outcome; None when there are none."""
+    response_headers: Any
+    """Those that the app has sent, as it sent them; None also once the app has returned."""
 
     def __init__(
         self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, parent: "Exchange | None" = None
@@ -130,10 +181,14 @@ class Exchange:
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
-        self.error_logged = False
-        """Whether one of our lines has the exception that left the app; known once the app has returned."""
-        self.held_lines: Any = None
-        """Lines that wait for the outcome; None when there are none."""
+        self.error_logged = self.line_is_ordinary = False
+        """Whether one of our lines has the exception that left the app, known once the app has returned; and whether its access
+        line can be made of its figures alone, at any time."""
+        self.kept = UNDECIDED
+        """Why its spans, lines and row are kept: a word of `retention_reasons`."""
+        self.story: Story | None = None
+        """What waits for that decision; None for nothing."""
+        self.held_lines = self.response_headers = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -141,6 +196,25 @@ class Exchange:
         if self.bound_fields is None:
             self.bound_fields = {}
         return self.bound_fields
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is known to be kept."""
+        return self.kept not in (UNDECIDED, NOT_KEPT)
+
+    @property
+    def own_story(self) -> Story:
+        """What it holds, to add to."""
+        if self.story is None:
+            self.story = Story()
+        return self.story
+
+    @property
+    def answered_us(self) -> int:
+        """Until the client had something: the response, the first byte of a stream, the answer to a handshake."""
+        if self.socket is not None:
+            return self.socket.handshake_us or 0
+        return (self.first_byte_us or 0) if self.streamed else self.duration_us
 
     @property
     def duration_seconds(self) -> float:

@@ -51,10 +51,12 @@ def innermost_ids() -> dict[str, str]:
     return {"trace_id": exchange.trace_id, "span_id": exchange.span_id, "trace_flags": flags_shown}
 
 
-def sampled_ids(span: Span | None = None) -> dict[str, str] | None:
-    """Return trace and span id of a span, by default the innermost one, for an exemplar; None unless it is sampled."""
+def span_ids(span: Span | None = None) -> tuple[dict[str, str] | None, bool]:
+    """Return trace and span id of a span, by default the innermost one, and whether it is sampled; no ids without a span."""
     ids = innermost_ids() if span is None else _ids(span)
-    return {"trace_id": ids["trace_id"], "span_id": ids["span_id"]} if ids.get("trace_flags") == "01" else None
+    if not ids:
+        return None, False
+    return {"trace_id": ids["trace_id"], "span_id": ids["span_id"]}, ids["trace_flags"] == "01"
 
 
 def _ids(span: Span) -> dict[str, str]:

@@ -1,13 +1,19 @@
 """The only ASGI callable: it starts a watch for each request, and passes everything else on."""
 
+from contextlib import suppress
+from typing import Any
+
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
+from sage_fastapi_obs.request.fastapi_internals import readable_attribute
 from sage_fastapi_obs.request.http_watch import HttpWatch, IdsOnlyWatch
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.request.watch import Observer, Watch
 from sage_fastapi_obs.request.websocket_watch import WebSocketWatch
+
+_MOST_LAYERS = 100
 
 
 class ObservabilityMiddleware:
@@ -67,7 +73,8 @@ class ObservabilityMiddleware:
         """Become the app's outermost layer when added with `add_middleware`.
 
         Starlette puts user middleware inside the one that answers unhandled exceptions, so from there that answer could
-        not carry the ids. The layer that stays behind sees a watched scope and passes it on.
+        not carry the ids. This layer is then taken out; where the one around it does not let it go, it sees a watched scope and
+        passes it on.
         """
         self._placed = True
         app = scope.get("app")
@@ -77,7 +84,19 @@ class ObservabilityMiddleware:
         for added in getattr(app, "user_middleware", ()):
             if getattr(added, "kwargs", {}).get("observability") is self.observability:
                 app.middleware_stack = ObservabilityMiddleware(stack, observability=self.observability)  # type: ignore[union-attr]
+                self._leave(stack)
                 return
+
+    def _leave(self, outside: Any) -> None:
+        """Let the layer around this one call what is inside of it, if it keeps that in `.app`, as Starlette's layers do."""
+        for _ in range(_MOST_LAYERS):
+            inside = readable_attribute(outside, "app")
+            if inside is self:
+                # A layer may refuse; then this one stays behind.
+                with suppress(Exception):
+                    outside.app = self.app
+                return
+            outside = inside
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

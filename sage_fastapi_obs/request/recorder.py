@@ -53,9 +53,13 @@ class RecorderCallbacks:
         "response_started",
     )
 
-    def __init__(self, recorders: Sequence[Recorder], internal_errors: InternalErrors) -> None:
+    def __init__(
+        self, recorders: Sequence[Recorder], internal_errors: InternalErrors, *, decides: Recorder | None = None
+    ) -> None:
+        """`decides`: called before all others at each moment, as they act on what it has decided."""
         self._internal_errors = internal_errors
-        backwards = recorders[::-1]
+        first = [] if decides is None else [decides]
+        recorders, backwards = [*first, *recorders], [*first, *recorders[::-1]]
         self.request_started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
         self.response_started = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))
         self.request_finished = tuple(r.request_finished for r in backwards if _overrides(r, "request_finished"))

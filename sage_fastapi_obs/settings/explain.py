@@ -16,6 +16,7 @@ _RETIRED = {
     "notify.pagerduty_routing_key_file": _IN_A_FILE.format("sage_obs_notify__pagerduty_routing_key"),
     "notify.webhook_url_file": _IN_A_FILE.format("sage_obs_notify__webhook_url"),
     "notify.smtp_password_file": _IN_A_FILE.format("sage_obs_notify__smtp_password"),
+    "logging.flight_slow_seconds": "set tracing.slow_seconds, which all signals share",
     "export.sink_url": "the exported configuration for demonstrations always names http://alert-sink:9094",
 }
 """Settings of earlier versions, and what to do instead."""

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "production": {
         "service": {"environment": "production"},
         "logging": {"level": "info", "format": "json", "flight_recorder": True},
-        "tracing": {"sample_rate": 0.1},
+        "tracing": {"sample_rate": 0.1, "retention": "outcome"},
         "monitoring": {"access": "token"},
     },
 }

@@ -28,7 +28,16 @@ class StoreKey(NamedTuple):
     service: str
     """Name of the service."""
     app: str
-    """Import path of the app, or its working directory, so that two services without a name have two stores."""
+    """Its working directory, so that two services without a name have two stores."""
+
+
+def store_key(service: str) -> StoreKey:
+    """Return the key for a service that runs in the working directory."""
+    try:
+        return StoreKey(service, str(Path.cwd()))
+    except OSError:
+        # The directory has been removed.
+        return StoreKey(service, "")
 
 
 class UnusableFolderError(Exception):

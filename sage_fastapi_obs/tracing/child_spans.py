@@ -50,11 +50,14 @@ class ChildSpans:
         *,
         processors: Callable[[], Collection[object]],
         root_bound: int | None,
+        holds: bool = False,
     ) -> None:
-        """`processors`: of the tracer's provider, see `processors_of`. `root_bound` as for `FastSpanFactory.for_tracer`."""
+        """`processors`: of the tracer's provider, see `processors_of`. The others as for `FastSpanFactory.for_tracer`."""
         self._processors = processors
         self._redaction = redaction
-        self._factories = {kind: span_factory_of(tracer, dict, root_bound=root_bound, kind=kind) for kind in SpanKind}
+        self._factories = {
+            kind: span_factory_of(tracer, dict, root_bound=root_bound, kind=kind, holds=holds) for kind in SpanKind
+        }
         self._follows_parent = _follows_parent(getattr(tracer, "sampler", None))
         # Names are few, and the same for every span.
         self._short_name = lru_cache(maxsize=4096)(self._sanitized_name)

@@ -6,10 +6,21 @@ from typing import Any, Self, TypeAlias
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer as SdkTracer
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer, get_current_span
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    Tracer,
+    TraceState,
+    get_current_span,
+)
 
-from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, FastSpan, fast_span_type, new_context
+from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, SPAN, FastSpan, fast_span_type, new_context
 from sage_fastapi_obs.request.random_ids import RandomPool
+from sage_fastapi_obs.tracing.held_spans import HeldSpan, holding_exchange
 
 _NO_PARENT = Context()
 _LOW_64_BITS = (1 << 64) - 1
@@ -17,6 +28,9 @@ _allocate = object.__new__
 """Makes a span without the SDK's `__new__`, which only refuses to make a plain `Span`."""
 _random_ids: RandomPool[tuple[str, str]] = RandomPool(48, lambda digits: (digits[:32], digits[32:]))
 """Trace and span ids as they are written. One of 2^64 span ids is invalid, which is too rare to be checked."""
+CallerIds: TypeAlias = tuple[str, str, int, TraceState]
+"""Of a caller's span: the hex digits of trace and span id, the flags, and the state."""
+FLAGS = tuple(map(TraceFlags, range(256)))
 Describe: TypeAlias = Callable[[Any], dict[str, Any]]
 """Makes the attributes of a span from its source, which whoever starts it hands over."""
 
@@ -24,22 +38,38 @@ Describe: TypeAlias = Callable[[Any], dict[str, Any]]
 class UnsampledSpan(NonRecordingSpan):
     """The span of a request that is not sampled: its context is made on demand, which is rare."""
 
-    def __init__(self, trace_id: str, span_id: str, flags: TraceFlags) -> None:
-        self._ids = trace_id, span_id, flags
+    is_remote = False
+
+    def __init__(self, trace_id: str, span_id: str, flags: TraceFlags, state: TraceState = NO_STATE) -> None:
+        self._ids = trace_id, span_id, flags, state
 
     @cached_property
     def _context(self) -> SpanContext:  # type: ignore[override]
-        trace_id, span_id, flags = self._ids
-        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
+        trace_id, span_id, flags, state = self._ids
+        return SpanContext(int(trace_id, 16), int(span_id, 16), self.is_remote, flags, state)
+
+
+class RemoteSpan(UnsampledSpan):
+    """The span of a caller, sampled or not."""
+
+    is_remote = True
 
 
 class FastSpanFactory:
     """Starts fast spans of one kind."""
 
     def __init__(
-        self, tracer: SdkTracer, describe: Describe, span: type[FastSpan], root_bound: int | None, kind: SpanKind
+        self,
+        tracer: SdkTracer,
+        describe: Describe,
+        span: type[FastSpan],
+        root_bound: int | None,
+        kind: SpanKind,
+        *,
+        holds: bool,
     ) -> None:
         self._tracer = tracer
+        self._holds = holds
         self._describe = describe
         self._span = span
         self._kind = kind
@@ -59,16 +89,23 @@ class FastSpanFactory:
 
     @classmethod
     def for_tracer(
-        cls, tracer: Tracer, describe: Describe, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER
+        cls,
+        tracer: Tracer,
+        describe: Describe,
+        *,
+        root_bound: int | None = None,
+        kind: SpanKind = SpanKind.SERVER,
+        holds: bool = False,
     ) -> Self | None:
         """Build for a tracer; None if a fast span cannot replace the spans that it makes.
 
         `describe` is called for spans that are recorded, and for a sampler that is asked. `root_bound`: for a sampler that
         follows the parent and, without one, samples the trace ids whose lower 64 bits are below this bound, as
-        `ParentBased(TraceIdRatioBased(rate))` does. Any other sampler is asked each time.
+        `ParentBased(TraceIdRatioBased(rate))` does. Any other sampler is asked each time. `holds`: spans of requests that are
+        not sampled are recorded too, as the outcome may still decide to keep them.
         """
         span = fast_span_type(tracer, kind)
-        return None if span is None else cls(tracer, describe, span, root_bound, kind)  # type: ignore[arg-type]
+        return None if span is None else cls(tracer, describe, span, root_bound, kind, holds=holds)  # type: ignore[arg-type]
 
     def start(
         self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, source: Any
@@ -90,16 +127,9 @@ class FastSpanFactory:
             sampled = parent.trace_flags.sampled
             flags = self._flags_below[parent.trace_flags & 3]
             context = new_context(SpanContext, (parent.trace_id, self._new_span_id(), False, flags, parent.trace_state, True))
-        if not sampled:
+        if not sampled and (not self._holds or holding_exchange() is None):
             return NonRecordingSpan(context), context
-        attributes = self._describe(source)
-        if len(attributes) >= MOST_ATTRIBUTES:
-            return self._start_ordinary(name, parent_context, links, started_ns, attributes)
-        fast = _allocate(self._span)
-        fast.begin(name, context, parent, started_ns, attributes)
-        for on_start in self._callbacks.starting:
-            on_start(fast, parent_context)
-        return fast, context
+        return self._begin(name, context, parent, started_ns, source, parent_context), context
 
     def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; return it with its ids, and whether it is sampled."""
@@ -112,21 +142,57 @@ class FastSpanFactory:
         except IndexError:
             trace_id, span_id = _random_ids.refill_and_take()
         if trace_id[16:] >= sampled_below:
-            return UnsampledSpan(trace_id, span_id, self._flags[False]), trace_id, span_id, False
+            flags = self._flags[False]
+            if not self._holds:
+                return UnsampledSpan(trace_id, span_id, flags), trace_id, span_id, False
+            held = HeldSpan(self._begin, name, (trace_id, span_id, flags, NO_STATE), None, started_ns, source, _NO_PARENT)
+            return held, trace_id, span_id, False
         numbers = int(trace_id, 16), int(span_id, 16)
         context = new_context(SpanContext, (*numbers, False, self._flags[True], NO_STATE, True))
-        fast = _allocate(self._span)
-        fast.begin(name, context, None, started_ns, self._describe(source))
-        for on_start in self._callbacks.starting:
-            on_start(fast, _NO_PARENT)
-        return fast, trace_id, span_id, True
+        return self._begin(name, context, None, started_ns, source), trace_id, span_id, True
 
-    def _start_ordinary(
-        self, name: str, parent_context: Context | None, links: Sequence[Link], started_ns: int, attributes: dict[str, Any]
-    ) -> tuple[Span, SpanContext]:
-        """Start a span with more attributes than ours have: the SDK may have to drop some."""
-        span = self._tracer.start_span(name, parent_context, self._kind, attributes, links, started_ns)
-        return span, span.get_span_context()
+    def start_below(
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+    ) -> tuple[Span, str, str, bool]:
+        """Start a span below that of a caller; return it with its ids, and whether it is sampled."""
+        trace_id, parent_id, parent_flags, state = caller
+        try:
+            _, span_id = _random_ids.pop()
+        except IndexError:
+            _, span_id = _random_ids.refill_and_take()
+        flags = self._flags_below[parent_flags & self._random_mask | is_sampled]
+        if is_sampled:
+            number = int(trace_id, 16)
+            remote = new_context(SpanContext, (number, int(parent_id, 16), True, FLAGS[parent_flags], state, True))
+            context = new_context(SpanContext, (number, int(span_id, 16), False, flags, state, True))
+            if self._callbacks.starting and SPAN not in parent_context:
+                parent_context = Context({**parent_context, SPAN: NonRecordingSpan(remote)})
+            return self._begin(name, context, remote, started_ns, source, parent_context), trace_id, span_id, True
+        if self._holds:
+            ids, parent = (trace_id, span_id, flags, state), (parent_id, FLAGS[parent_flags])
+            held = HeldSpan(self._begin, name, ids, parent, started_ns, source, parent_context)
+            return held, trace_id, span_id, False
+        return UnsampledSpan(trace_id, span_id, flags, state), trace_id, span_id, False
+
+    def _begin(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        started_ns: int,
+        source: Any,
+        parent_context: Context | None = _NO_PARENT,
+    ) -> FastSpan:
+        """Start a span with all ids known."""
+        attributes = self._describe(source)
+        fast: FastSpan = _allocate(self._span)
+        fast.begin(name, context, parent, started_ns, attributes)
+        if len(attributes) >= MOST_ATTRIBUTES:
+            # The SDK may have to drop some.
+            fast.become_ordinary()
+        for on_start in self._callbacks.starting:
+            on_start(fast, parent_context)
+        return fast
 
     def _start_asking(
         self,
@@ -138,8 +204,6 @@ class FastSpanFactory:
         attributes: dict[str, Any],
     ) -> tuple[Span, SpanContext]:
         """Start a span that the sampler decides on: it may want to see the attributes, and may change them."""
-        if len(attributes) >= MOST_ATTRIBUTES:
-            return self._start_ordinary(name, parent_context, links, started_ns, attributes)
         tracer = self._tracer
         trace_id = self._new_trace_id() if parent is None else parent.trace_id
         flags = self._root_flags if parent is None else parent.trace_flags & self._random_mask
@@ -149,8 +213,10 @@ class FastSpanFactory:
         context = SpanContext(trace_id, self._new_span_id(), False, TraceFlags(flags), result.trace_state)
         if not decision.is_recording():  # type: ignore[no-untyped-call]
             return NonRecordingSpan(context), context
-        fast = _allocate(self._span)
+        fast: FastSpan = _allocate(self._span)
         fast.begin(name, context, parent, started_ns, dict(result.attributes or {}))
+        if len(attributes) >= MOST_ATTRIBUTES:
+            fast.become_ordinary()
         if links:
             fast.begin_with_links(links)
         for on_start in self._callbacks.starting:

@@ -2,6 +2,7 @@
 
 import re
 from functools import lru_cache
+from typing import TypeAlias
 
 from opentelemetry import propagate
 from opentelemetry.context import Context
@@ -12,10 +13,15 @@ from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders, PropagatedHeaders, is_usual_tracestate
 
 _NOTHING = Context()
-_USUAL_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_USUAL_TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_NO_TRACE_ID, _NO_SPAN_ID = "0" * 32, "0" * 16
 _FLAGS = tuple(map(TraceFlags, range(256)))
+_FLAGS_OF = {f"{flags:02x}": flags for flags in range(256)}
 _LONGEST_KEPT_STATE = 256
 """Bytes of a `tracestate` that is remembered: services behind one gateway get few different ones."""
+
+IncomingIds: TypeAlias = tuple[str, str, int, TraceState | None]
+"""Of the caller's span: 32 hex digits of its trace, 16 of its own, its flags, and its state; None for no state."""
 
 
 class IncomingTrace:
@@ -35,28 +41,40 @@ class IncomingTrace:
             self._dropped.count("traceparent")
         return extracted
 
+    def read_ids(self, _: Exchange) -> IncomingIds | None:
+        """Return the caller's ids as they are written, where the headers are usual: cheaper than a context; None elsewhere."""
+        return None
+
 
 class UsualIncomingTrace(IncomingTrace):
     """Reads a usual `traceparent` itself, with at most a short `tracestate`, and leaves all others to the propagator."""
 
     def read(self, exchange: Exchange) -> Context:
         """Return a context with the caller's span."""
-        span_context = self._span_context(exchange)
-        return super().read(exchange) if span_context is None else Context({SPAN: NonRecordingSpan(span_context)})
+        found = self.read_ids(exchange)
+        if found is None:
+            return super().read(exchange)
+        trace_id, span_id, flags, state = found
+        numbers = int(trace_id, 16), int(span_id, 16)
+        remote = new_context(SpanContext, (*numbers, True, _FLAGS[flags], NO_STATE if state is None else state, True))
+        return Context({SPAN: NonRecordingSpan(remote)})
 
-    def _span_context(self, exchange: Exchange) -> SpanContext | None:
+    def read_ids(self, exchange: Exchange) -> IncomingIds | None:
+        """Return the caller's ids."""
         headers, rows = exchange.headers, exchange.scope["headers"]
-        if b"baggage" in headers or type(rows) is not list or len(rows) != len(headers):
+        header = headers.get(b"traceparent")
+        if header is None or _USUAL_TRACEPARENT(header) is None or b"baggage" in headers:
+            return None
+        if type(rows) is not list or len(rows) != len(headers):
             # Of a repeated header the first may be the one that counts.
             return None
-        found = _USUAL_TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-        raw_state = headers.get(b"tracestate")
-        state = NO_STATE if raw_state is None else _state_of(raw_state)
-        if found is None or state is None:
+        text = header.decode()
+        trace_id, span_id, state = text[3:35], text[36:52], None
+        if trace_id == _NO_TRACE_ID or span_id == _NO_SPAN_ID:
             return None
-        trace_id, span_id, flags = found.groups()
-        ids = int(trace_id, 16), int(span_id, 16)
-        return new_context(SpanContext, (*ids, True, _FLAGS[int(flags, 16)], state, True)) if all(ids) else None
+        if b"tracestate" in headers and (state := _state_of(headers[b"tracestate"])) is None:
+            return None
+        return trace_id, span_id, _FLAGS_OF[text[53:]], state
 
 
 def incoming_trace(dropped: DroppedHeaders) -> IncomingTrace:

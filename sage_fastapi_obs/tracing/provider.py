@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from sage_fastapi_obs.otel_internals import SplitProcessor
 from sage_fastapi_obs.settings import ServiceSettings, TracingSettings
 from sage_fastapi_obs.settings.resource import resource_of
+from sage_fastapi_obs.tracing.held_spans import OutcomeSampler
 
 
 def global_provider() -> trace.TracerProvider | None:
@@ -22,13 +23,16 @@ def global_provider() -> trace.TracerProvider | None:
     return None if isinstance(provider, trace.ProxyTracerProvider) else provider
 
 
-def build_provider(settings: TracingSettings, service: ServiceSettings, output: SpanProcessor | None) -> TracerProvider:
-    """Build a provider that exports as the settings say; `output` exports over OTLP."""
+def build_provider(
+    settings: TracingSettings, service: ServiceSettings, processor: SplitProcessor, output: SpanProcessor | None
+) -> TracerProvider:
+    """Build a provider that exports as the settings say, through `processor`; `output` exports over OTLP."""
+    ratio = ParentBased(TraceIdRatioBased(settings.sample_rate))
     provider = TracerProvider(
-        sampler=ParentBased(TraceIdRatioBased(settings.sample_rate)),
+        sampler=OutcomeSampler(ratio) if settings.retention == "outcome" else ratio,
         resource=resource_of(service),
         shutdown_on_exit=False,
-        active_span_processor=SplitProcessor(),
+        active_span_processor=processor,
         id_generator=_RandomIds(),
     )
     if "console" in settings.exporters:

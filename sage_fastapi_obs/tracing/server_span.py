@@ -1,7 +1,6 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 from opentelemetry import trace
@@ -10,7 +9,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
-from sage_fastapi_obs.otel_internals import SPAN, attach, detach, get_current, processors_of
+from sage_fastapi_obs.delivery.senders import Senders
+from sage_fastapi_obs.otel_internals import NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current_span import span_inside
@@ -19,13 +19,17 @@ from sage_fastapi_obs.request.fastapi_internals import native_span
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Headers, Recorder
+from sage_fastapi_obs.retention_reasons import NOT_KEPT, UNDECIDED
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
+from sage_fastapi_obs.tracing.callers import Callers
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
-from sage_fastapi_obs.tracing.fast_span import UnsampledSpan
+from sage_fastapi_obs.tracing.fast_span import FLAGS, CallerIds, RemoteSpan, UnsampledSpan
+from sage_fastapi_obs.tracing.held_spans import HeldSpan, SpanGate
 from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trace
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
-from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_names
+from sage_fastapi_obs.tracing.retention import Retention
+from sage_fastapi_obs.tracing.server_attributes import id_attributes, server_attributes
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 _SCOPE_NAME = "sage_fastapi_obs"
@@ -54,8 +58,19 @@ class ServerSpans(Recorder):
         provider: trace.TracerProvider | None,
         log: LogLine,
         failed: CountError,
+        senders: Senders,
+        observer: object,
+        retention: Retention,
+        *,
+        is_stored: bool,
     ) -> None:
-        """`log` logs a line about lost spans, `failed` counts a missing thread."""
+        """`log` logs a line about lost spans, `failed` counts a missing thread.
+
+        `observer`: whose requests these are. `is_stored`: whether the store wants the spans of what is kept.
+        """
+        self._observer, self._retention, self._is_stored = observer, retention, is_stored
+        self._callers = Callers(settings)
+        self._gate: SpanGate | None = None
         self._settings = settings
         self._redaction = redaction
         self._service = service
@@ -67,9 +82,10 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
-        self._output = _output(settings, self.losses, log, failed)
+        self._senders = senders
+        self._output = _output(settings, self.losses, log, failed, senders)
         self._incoming_trace: IncomingTrace | None = None
-        self._describe = partial(request_attributes, redaction)
+        self._describe, self._describe_end, self._names, self._attribute_remarks = server_attributes(redaction)
         self._use(trace.NoOpTracer(), tuple)
         self.children: ChildSpans | None = None
         """Starts spans below those of requests, between the start and the close."""
@@ -83,8 +99,13 @@ class ServerSpans(Recorder):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is wrong with the environment variables about exporting spans."""
-        return () if self._output is None else self._output.remarks
+        """What is wrong with the environment variables about spans."""
+        return (*self._attribute_remarks, *(() if self._output is None else self._output.remarks))
+
+    @property
+    def is_outcome_unused(self) -> bool:
+        """Whether the settings want the outcome to decide, and the provider in use is not ours to hold spans back."""
+        return self._settings.retention == "outcome" and self.provider is not None and self._own_provider is None
 
     @property
     def source(self) -> str:
@@ -98,32 +119,47 @@ class ServerSpans(Recorder):
         if self._passed_provider is None and global_provider() is None:
             if self._output is not None:
                 self._output.open()
-            self._own_provider = build_provider(self._settings, self._service, self._output)
+            processor = SplitProcessor()
+            self._own_provider = build_provider(self._settings, self._service, processor, self._output)
+            if self._holds or self._is_stored:
+                self._gate = SpanGate(self._observer, processor, self._count_held_loss, collects=self._is_stored)
             self._at_end.watch()
         self._incoming_trace = incoming_trace(self.dropped_headers)
         provider = self.provider
         assert provider is not None
         tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
-        # Our own sampler's decisions are known; another has to be asked.
         root_bound = None if self._own_provider is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._use(tracer, processors_of(provider), root_bound)
-        self.children = ChildSpans(tracer, self._redaction, processors=self._processors, root_bound=root_bound)
+        self._retention.holds_spans = holds = self._holds
+        self.children = ChildSpans(tracer, self._redaction, processors=self._processors, root_bound=root_bound, holds=holds)
 
     def close(self) -> None:
         """Hand the last spans to the exporter, waiting no longer than the settings allow; blocks."""
         self._use(trace.NoOpTracer(), tuple)
-        self.children = None
+        self.children = self._gate = None
+        self._retention.holds_spans = False
         own, self._own_provider = self._own_provider, None
         if own is None:
             return
         self._at_end.leave()
+        self._senders.stop()
         own.shutdown()
 
     def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], root_bound: int | None = None) -> None:
         self._tracer = tracer
+        self._decides = root_bound is not None
+        """Whether the decisions of the provider's sampler are known here; another's has to be asked."""
         self._processors = processors
         """Lists the processors of the provider in use; one may be added at any time."""
-        self._spans = span_factory_of(tracer, self._describe, root_bound=root_bound)
+        self._spans = span_factory_of(tracer, self._describe, root_bound=root_bound, holds=self._holds)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether spans are held until the outcome is known, which needs a provider of our own."""
+        return self._settings.retention == "outcome" and self._own_provider is not None
+
+    def _count_held_loss(self) -> None:
+        self.losses.count("otlp", "held")
 
     def request_started(self, exchange: Exchange) -> None:
         """Adopt or start the span, and make it current for the app if it is exported."""
@@ -137,13 +173,16 @@ class ServerSpans(Recorder):
             exchange.span = span
             _adopt(exchange, span)
             return
-        parent, incoming, links = around, _NO_PARENT, _NO_LINKS
-        reader = self._incoming_trace
-        if reader is not None and not reader.fields.isdisjoint(exchange.headers) and self._settings.incoming != "ignore":
-            incoming, links = self._incoming(exchange, reader)
+        is_exported = bool(self._processors())
+        caller, incoming, links = self._caller(exchange, is_exported=is_exported)
+        name, _ = self._names(exchange.method, None)
+        if caller is not None and self._decides:
+            is_sampled = bool(caller[2] & _SAMPLED) and self._callers.admits(exchange)
+            span, exchange.trace_id, exchange.span_id, exchange.sampled = self._spans.start_below(
+                name, caller, _joined(around, incoming), exchange.wall_ns, exchange, is_sampled=is_sampled
+            )
+        elif links or incoming or around:
             parent = _NO_PARENT if links else _joined(around, incoming)
-        name, _ = span_names(exchange.method, None)
-        if parent or links:
             span, context = self._spans.start(name, parent, links, exchange.wall_ns, exchange)
             _set_ids(exchange, context)
         else:
@@ -152,7 +191,7 @@ class ServerSpans(Recorder):
             )
         exchange.span = span
         exchange.outer_context = current
-        if self._processors():
+        if is_exported:
             app_context = Context({**current, **incoming, SPAN: span})
             # FastAPI >= 0.142 and Starlette would each open a second server span inside ours: these are their own marks for
             # a request that has one. Where ours is not exported, theirs may be.
@@ -178,8 +217,12 @@ class ServerSpans(Recorder):
         """End the span, with the duration that all signals share."""
         if type(exchange.span) in _SILENT:
             return
-        if exchange.socket is None or exchange.socket.handshake_us is None:
+        socket = exchange.socket
+        if socket is None or socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
+        elif type(exchange.span) is HeldSpan:
+            # Undecided at the handshake.
+            self._end(exchange, socket.handshake_us)
 
     def background_finished(self, exchange: Exchange) -> None:
         """Record the work after the response as a span of its own in the same trace."""
@@ -198,29 +241,57 @@ class ServerSpans(Recorder):
             detach(exchange.span_token)
             exchange.span_token = None
 
-    def _incoming(self, exchange: Exchange, reader: IncomingTrace) -> tuple[Context, Sequence[Link]]:
-        """Read what the caller has sent: its trace becomes our parent, or a link when it is not continued."""
+    def _caller(self, exchange: Exchange, *, is_exported: bool) -> tuple[CallerIds | None, Context, Sequence[Link]]:
+        """Read what the caller has sent: the span that we continue, with its context, or a link when it is not continued."""
+        reader, incoming = self._incoming_trace, self._settings.incoming
+        if reader is None or incoming == "ignore" or reader.fields.isdisjoint(exchange.headers):
+            return None, _NO_PARENT, _NO_LINKS
+        if self._decides and incoming == "continue" and (ids := reader.read_ids(exchange)) is not None:
+            trace_id, span_id, flags, state = ids
+            if state is None:
+                state = NO_STATE
+            # Where ours is current, nobody looks for the caller's.
+            context = _NO_PARENT if is_exported else Context({SPAN: RemoteSpan(trace_id, span_id, FLAGS[flags], state)})
+            return (trace_id, span_id, flags, state), context, _NO_LINKS
         extracted = reader.read(exchange)
-        if self._settings.incoming == "continue":
-            return extracted, _NO_LINKS
         remote = trace.get_current_span(extracted).get_span_context()
-        return _NO_PARENT, [Link(remote)] if remote.is_valid else _NO_LINKS
+        if not remote.is_valid:
+            return None, extracted if incoming == "continue" else _NO_PARENT, _NO_LINKS
+        if incoming == "link":
+            return None, _NO_PARENT, [Link(remote)]
+        caller = f"{remote.trace_id:032x}", f"{remote.span_id:016x}", remote.trace_flags, remote.trace_state
+        return caller, extracted, _NO_LINKS
 
     def _end(self, exchange: Exchange, duration_us: int) -> None:
-        if exchange.outer_context is None:
-            return
+        """End the span, and let go those below it, as the exchange is kept; forget them if it is not."""
+        span = exchange.span
+        if type(span) is HeldSpan:
+            if exchange.kept == UNDECIDED:
+                return
+            if exchange.kept == NOT_KEPT:
+                span.drop()
+                return
+            exchange.span = span.keep()
+        if self._gate is not None and exchange.is_kept:
+            self._gate.release(exchange)
+        if exchange.outer_context is not None:
+            self._finish(exchange, duration_us)
+
+    def _finish(self, exchange: Exchange, duration_us: int) -> None:
         if exchange.error_type is not None and exchange.failed:
             mark_failed(exchange.span, exchange.error, self._redaction)
-        started_as, name = span_names(exchange.method, exchange.route)
+        started_as, name = self._names(exchange.method, exchange.route)
         ended_ns = exchange.wall_ns + duration_us * 1_000
-        finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
+        finish_span(exchange.span, started_as, name, self._describe_end(exchange), ended_ns)
 
 
-def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
+def _output(
+    settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError, senders: Senders
+) -> SpanOutput | None:
     """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds)
+    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds, senders)
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:

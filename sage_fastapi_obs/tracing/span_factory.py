@@ -4,10 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    Tracer,
+    set_span_in_context,
+)
 
 from sage_fastapi_obs.otel_internals import FastSpan
-from sage_fastapi_obs.tracing.fast_span import Describe, FastSpanFactory
+from sage_fastapi_obs.tracing.fast_span import CallerIds, Describe, FastSpanFactory
 
 _NO_PARENT = Context()
 
@@ -27,6 +36,12 @@ class SpanFactory(Protocol):
 
     def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; return it with its ids, and whether it is sampled."""
+        ...
+
+    def start_below(
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+    ) -> tuple[Span, str, str, bool]:
+        """Start a span below that of a caller, sampled or not; return it with its ids, and whether it is sampled."""
         ...
 
 
@@ -52,12 +67,28 @@ class SdkSpanFactory:
             return span, "", "", False
         return span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
 
+    def start_below(
+        self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
+    ) -> tuple[Span, str, str, bool]:
+        """Start a span below that of a caller, whose flags say to the sampler whether it is sampled."""
+        trace_id, parent_id, flags, state = caller
+        flags = flags & ~TraceFlags.SAMPLED | is_sampled
+        remote = SpanContext(int(trace_id, 16), int(parent_id, 16), True, TraceFlags(flags), state)
+        parent_context = set_span_in_context(NonRecordingSpan(remote), parent_context)
+        span, context = self.start(name, parent_context, (), started_ns, source)
+        return span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
+
 
 def span_factory_of(
-    tracer: Tracer, describe: Describe, *, root_bound: int | None = None, kind: SpanKind = SpanKind.SERVER
+    tracer: Tracer,
+    describe: Describe,
+    *,
+    root_bound: int | None = None,
+    kind: SpanKind = SpanKind.SERVER,
+    holds: bool = False,
 ) -> SpanFactory:
-    """Choose the factory for a tracer; `describe` and `root_bound` as for `FastSpanFactory.for_tracer`."""
-    fast = FastSpanFactory.for_tracer(tracer, describe, root_bound=root_bound, kind=kind)
+    """Choose the factory for a tracer; `describe`, `root_bound` and `holds` as for `FastSpanFactory.for_tracer`."""
+    fast = FastSpanFactory.for_tracer(tracer, describe, root_bound=root_bound, kind=kind, holds=holds)
     return fast or SdkSpanFactory(tracer, describe, kind)
 
 

@@ -23,11 +23,15 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "field_aliases": st.dictionaries(st.sampled_from(["timestamp", "message"]), st.sampled_from(["ts", "@t"]), max_size=1),
         "redact": st.lists(st.sampled_from(["iban", "tax number", "a,b"]), unique=True),
         "show_only": st.none() | st.lists(st.sampled_from(["cart", "user"]), unique=True),
-        "flight_slow_seconds": st.none() | st.floats(0.1, 9),
         "elasticsearch_url": st.sampled_from(["http://es:9200", "http://elastic:p%40ss@es:9200", None]),
         "debug_token": st.none() | st.just("d" * 20),
     },
-    "tracing": {"otlp_endpoint": st.sampled_from(["http://jaeger:4318/v1/traces", None]), "sample_rate": st.floats(0, 1)},
+    "tracing": {
+        "otlp_endpoint": st.sampled_from(["http://jaeger:4318/v1/traces", None]),
+        "sample_rate": st.floats(0, 1),
+        "slow_seconds": st.none() | st.floats(0.1, 9),
+        "trusted_networks": st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8"]), unique=True),
+    },
     "metrics": {
         "duration_buckets": st.none() | st.just([0.1, 2.5]),
         "compat_aliases": st.sampled_from([True, False, ["sage", "runtime"]]),

@@ -22,6 +22,7 @@ from sage_fastapi_obs.logs.recent_lines import RecentLines
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.ids import Identity
+from sage_fastapi_obs.retention_reasons import NOT_KEPT, REASONS, UNDECIDED
 from sage_fastapi_obs.settings import HttpSettings, LoggingSettings, ServiceSettings
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ ORDINARY_VALUES = st.builds(
     route=st.none() | TEXTS,
     status=st.integers(100, 999),
     sampled=st.booleans(),
+    kept=st.sampled_from([UNDECIDED, NOT_KEPT, *REASONS]),
     ids=st.builds(ids_of, SENT_IDS, SENT_IDS, SENT_IDS),
     path=TEXTS,
     duration_us=st.integers(0, 10**10),
@@ -156,9 +158,10 @@ from loguru import logger
 from starlette.testclient import TestClient
 from sage_fastapi_obs import Observability, RequestLogger, Settings
 
-logging = {"format": sys.argv[1], "gather_seconds": float(sys.argv[2]), "flight_recorder": True, "flight_slow_seconds": 1e-9}
+logging = {"format": sys.argv[1], "gather_seconds": float(sys.argv[2]), "flight_recorder": True}
+tracing = {"slow_seconds": 1e-9}
 app = FastAPI()
-obs = Observability(Settings(logging=logging, monitoring={"expose_logs": True}))
+obs = Observability(Settings(logging=logging, tracing=tracing, monitoring={"expose_logs": True}))
 obs.install(app)
 
 

@@ -24,6 +24,7 @@ from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.line_format import json_format
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.settings import LoggingSettings
+from sage_fastapi_obs.tracing.retention import PER_ROUTE
 
 TOKEN = "a-secret-of-sixteen-or-more"
 HELD = "observability_held_lines_total"
@@ -190,7 +191,7 @@ async def test_a_slow_request_is_complete(watch: Any) -> None:
     """Lines come when the answer took as long as the setting says, and the access line comes with them."""
     clock = Clock()
     for seconds, complete in ((2.0, True), (2.1, False), (None, False)):
-        watched = recording(watch, clock=clock, logging={"flight_slow_seconds": seconds, "level": "error"})
+        watched = recording(watch, clock=clock, logging={"level": "error"}, tracing={"slow_seconds": seconds})
         async with client(app_of(watched, clock)) as http:
             await http.get("/slow")
         expected = [("debug", "slow: before"), ("debug", "slow: after"), ("info", "request completed")]
@@ -202,7 +203,7 @@ async def test_a_slow_request_is_complete(watch: Any) -> None:
 async def test_a_long_stream_is_not_a_slow_one(first: int, rest: int, complete: bool, watch: Any) -> None:
     """Of a stream, the time to its first byte decides."""
     clock = Clock()
-    watched = recording(watch, clock=clock, logging={"flight_slow_seconds": 2.0})
+    watched = recording(watch, clock=clock, tracing={"slow_seconds": 2.0})
     async with client(app_of(watched, clock)) as http:
         await http.get(f"/stream/{first}/{rest}")
     assert (("debug", "stream: before") in log_of(watched)) == complete
@@ -212,7 +213,7 @@ async def test_a_long_stream_is_not_a_slow_one(first: int, rest: int, complete: 
 async def test_a_long_websocket_is_not_a_slow_one(handshake: int, open_for: int, complete: bool, watch: Any) -> None:
     """Of a WebSocket, the handshake decides."""
     clock = Clock()
-    watched = recording(watch, clock=clock, logging={"flight_slow_seconds": 2.0})
+    watched = recording(watch, clock=clock, tracing={"slow_seconds": 2.0})
     app = FastAPI()
 
     @app.websocket("/ws")
@@ -328,7 +329,6 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
     watched = recording(watch)
-    watched.obs.logs.held_lines.clock = Seconds()
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []
@@ -350,38 +350,28 @@ async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
         gate.set()
         await asyncio.gather(*asked)
     lines = [line for line in watched.lines if line["level"] == "debug"]
+    kept = {line["request_id"] for line in watched.access if line["kept"] == "failed"}
+    assert len(kept) == PER_ROUTE["failed"]
     for number in range(40):
         mine = [line["message"] for line in lines if line["request_id"] == f"r-{number}"]
         wanted = [f"{number}-{step}" for step in range(5)] + [f"{number}-thread-{worker}" for worker in range(3)]
-        assert mine[:5] + sorted(mine[5:]) == (wanted if number % 2 else [])
+        assert mine[:5] + sorted(mine[5:]) == (wanted if f"r-{number}" in kept else [])
     assert watched.obs.logs.held_lines.size == 0
 
 
-class Seconds:
-    """A clock that is a second further at each reading."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
 async def test_an_outage_does_not_drown_the_log(watch: Any) -> None:
-    """In one second so many requests have their lines written; the rest say what is missing, and the next second is new."""
-    watched = recording(watch)
-    now = [5.0]
-    watched.obs.logs.held_lines.clock = lambda: now[0]
+    """In one second so many requests have their lines written, those that are kept, and the next second is new."""
+    clock = Clock()
+    watched = recording(watch, clock=clock)
+    most = PER_ROUTE["failed"]
     async with client(app_of(watched)) as http:
-        for _ in range(held_lines.RELEASES_PER_SECOND + 3):
+        for _ in range(most + 3):
             await http.get("/many/2")
-        now[0] = 6.0
+        clock.now_ns += 1_000_000_000
         await http.get("/many/2")
-    missing = [line.get("data", {}).get("held_lines_dropped", 0) for line in watched.access]
-    assert missing == [0] * held_lines.RELEASES_PER_SECOND + [2] * 3 + [0]
-    assert [level for level, _ in log_of(watched)].count("debug") == 2 * (held_lines.RELEASES_PER_SECOND + 1)
-    assert watched.value(HELD, outcome="dropped") == 6
+    assert [line["kept"] for line in watched.access] == ["failed"] * most + ["ratio"] * 3 + ["failed"]
+    assert [level for level, _ in log_of(watched)].count("debug") == 2 * (most + 1)
+    assert watched.value(HELD, outcome="discarded") == 6
 
 
 @pytest.mark.parametrize(
@@ -578,8 +568,8 @@ class Holding(RuleBasedStateMachine):
     @initialize(lines=strategies.integers(1, 6), total=strategies.integers(300_000, 600_000))
     def build(self, lines: int, total: int) -> None:
         self.most_lines, self.most_bytes = lines, total
-        limits = LoggingSettings.model_construct(flight_slow_seconds=None, flight_lines=lines, flight_bytes=total)
-        self.flight = HeldLines(limits, clock=Seconds())
+        limits = LoggingSettings.model_construct(flight_lines=lines, flight_bytes=total)
+        self.flight = HeldLines(limits)
         self.exchanges: list[Exchange] = []
         self.held: dict[int, list[bytes]] = {}
         self.missing: dict[int, int] = {}

@@ -696,8 +696,8 @@ async def test_no_run_leaves_rubbish_for_the_garbage_collector(watched):
     for _ in range(10):
         with operation("clean", a=1):
             pass
-    with no_cycles_of_ours(100):
-        for _ in range(100):
+    with no_cycles_of_ours(1_000):
+        for _ in range(1_000):
             with operation("clean", a=1), operation("inner"):
                 pass
 

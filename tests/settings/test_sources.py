@@ -71,7 +71,7 @@ def test_sources_complete_each_other(yaml_file: Any) -> None:
         ("SAGE_OBS_TRACING__EXPORTER", "none", "tracing.exporter", "none"),
         ("SAGE_OBS_METRICS__DURATION_BUCKETS", "0.1,0.5,1", "metrics.duration_buckets", (0.1, 0.5, 1.0)),
         ("SAGE_OBS_METRICS__DURATION_BUCKETS", "[0.1, 0.5]", "metrics.duration_buckets", (0.1, 0.5)),
-        ("SAGE_OBS_LOGGING__FLIGHT_SLOW_SECONDS", "null", "logging.flight_slow_seconds", None),
+        ("SAGE_OBS_TRACING__SLOW_SECONDS", "null", "tracing.slow_seconds", None),
         ("SAGE_OBS_SLA__AVAILABILITY", "null", "sla.availability", None),
     ],
 )

@@ -53,6 +53,37 @@ def test_the_fast_reader_finds_what_the_propagator_finds(rows: list[tuple[bytes,
     )
 
 
+@settings(max_examples=times(200))
+@given(HEADERS)
+def test_the_ids_are_those_of_the_context(rows: list[tuple[bytes, str]]):
+    """Where ids are found, the propagator finds the same span; elsewhere a reader that asks it says so, and counts nothing."""
+    dropped = DroppedHeaders()
+    headers = [(name, value.encode("latin-1")) for name, value in rows]
+    exchange = Exchange(http_scope(headers=headers), 0, 0)
+    found = UsualIncomingTrace(dropped).read_ids(exchange)
+    assert not any(dropped.counts.values())
+    assert IncomingTrace(dropped).read_ids(exchange) is None
+    usual, _, _ = read_by(IncomingTrace, rows)
+    if found is not None:
+        trace_id, span_id, flags, state = found
+        assert (trace_id, span_id) == (f"{usual.trace_id:032x}", f"{usual.span_id:016x}")
+        assert (flags, state or trace.TraceState()) == (usual.trace_flags, usual.trace_state)
+
+
+@pytest.mark.parametrize("state", [None, "a=1,b=2"])
+@pytest.mark.parametrize("flags", ["00", "01", "ff"])
+def test_the_ids_of_a_usual_header_are_found(flags: str, state: str | None):
+    """A traceparent alone, or with a short state, needs no context."""
+    rows = [
+        (b"traceparent", f"00-{TRACE}-{SPAN}-{flags}".encode()),
+        *([] if state is None else [(b"tracestate", state.encode())]),
+    ]
+    found = UsualIncomingTrace(DroppedHeaders()).read_ids(Exchange(http_scope(headers=rows), 0, 0))
+    assert found is not None
+    assert found[:3] == (TRACE, SPAN, int(flags, 16))
+    assert (found[3] and found[3].to_header()) == state
+
+
 def test_a_usual_header_is_read_here(monkeypatch: pytest.MonkeyPatch):
     """Most requests of most services do not need the propagator."""
     monkeypatch.setattr(IncomingTrace, "read", lambda *_: pytest.fail("the propagator was asked"))

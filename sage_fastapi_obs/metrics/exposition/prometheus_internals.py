@@ -5,6 +5,7 @@ That is also the way for an instrument whose class or methods somebody has repla
 """
 # ruff: noqa: SLF001 - reading them is what this module is for
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -84,6 +85,14 @@ def add_counted(source: Any, target: Any) -> None:
         other.inc(value.get())
     if isinstance(source, ExtremesHistogram) and isinstance(target, ExtremesHistogram):
         target.add_extremes(source)
+
+
+def set_exemplar(histogram: Any, number: float, ids: dict[str, str], at: float) -> None:
+    """Set the exemplar of a bucket in which a number has been counted before; `at`: Unix time."""
+    bounds, buckets = getattr(histogram, "_upper_bounds", ()), getattr(histogram, "_buckets", ())
+    bucket = bisect_left(bounds, number)
+    if bucket < len(buckets):
+        buckets[bucket].set_exemplar(Exemplar(ids, number, at))
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:

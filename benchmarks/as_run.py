@@ -1,0 +1,108 @@
+"""The case `as-run`: requests as people send them, to a service as people set it up.
+
+A browser's request behind a gateway (12 headers, an id, a query string, a sampled `traceparent`), to a route in the middle of
+31; ours is added with `add_middleware` and sends its spans over OTLP. Ratios are to the metrics-only peer, in the same rounds.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks import encoding, machine
+from benchmarks.effort import Effort, Turns
+from benchmarks.serve import Service
+from benchmarks.sockets import measure_services
+from benchmarks.turns import Job, Round, added, bare, quiet, take_turns
+from benchmarks.variants import installed, variant_of
+
+__all__ = ["CASES", "SERVICES", "measure", "measure_cost"]
+
+METRICS_ONLY, USUAL = "instrumentator", "usual stack, OTLP"
+MINIMAL = "minimal, "
+"""Begins the names of bare requests, which have a metrics-only peer of their own."""
+AFTER = 15
+PATHS = tuple(f"/items/{number}" for number in range(1_000, 1_512))
+
+
+def _job(variant: str, request: str = "browser") -> Job:
+    return Job(variant, after=AFTER, paths=PATHS, request=request)
+
+
+CASES: Mapping[str, Job] = {
+    METRICS_ONLY: _job("instrumentator"),
+    USUAL: _job("usual-otlp"),
+    "100 %, OTLP": _job("added-otlp"),
+    "10 %, OTLP, no traceparent": _job("added-otlp-10", "browser_untraced"),
+    "100 %": _job("added"),
+    "100 %, no traceparent": _job("added", "browser_untraced"),
+    "100 %, install": _job("ours-100"),
+    "100 %, install, no traceparent": _job("ours-100", "browser_untraced"),
+    f"{MINIMAL}{METRICS_ONLY}": Job("instrumentator"),
+    f"{MINIMAL}100 %, install": Job("ours-100"),
+}
+"""What is measured. Spans are sent only where it says OTLP; ours is added with `add_middleware`, unless it says install."""
+DIFFERENCES = {
+    "traceparent": ("100 %", "100 %, no traceparent"),
+    "traceparent, install": ("100 %, install", "100 %, install, no traceparent"),
+    "add_middleware": ("100 %", "100 %, install"),
+    "add_middleware, no traceparent": ("100 %, no traceparent", "100 %, install, no traceparent"),
+    "OTLP": ("100 %, OTLP", "100 %"),
+}
+"""What one thing adds: the case with it, and the case without."""
+SERVICES: Mapping[str, str] = {
+    "bare": "bare",
+    "100 %": "added",
+    "10 %": "added-10",
+    "100 %, OTLP": "added-otlp",
+    METRICS_ONLY: "instrumentator",
+    USUAL: "usual-otlp",
+}
+
+
+def measure(effort: Effort) -> dict[str, Any]:
+    """Measure all of the case: CPU of a request and of encoding a span, then over sockets."""
+    services = {key: Service(name, after=AFTER) for key, name in SERVICES.items() if installed(variant_of(name))}
+    return {
+        "made": machine.described(),
+        **measure_cost(effort.as_run, effort.cost_requests),
+        "encoding": encoding.measure(effort.encoded_spans),
+        "sockets": measure_services("as-run over sockets", services, effort.as_run_socket_rounds, "browser"),
+    }
+
+
+def measure_cost(turns: Turns, requests: int) -> dict[str, Any]:
+    """Measure what each case adds to a request, and the differences between cases."""
+    jobs = {name: _cut(job, requests) for name, job in CASES.items() if installed(variant_of(job.variant))}
+    rounds = take_turns("as-run", jobs, turns)
+    differences = {what: pair for what, pair in DIFFERENCES.items() if set(pair) <= set(jobs)}
+    return {
+        "cost": {name: _figures(name, rounds) for name in jobs},
+        "adds_us": {what: _difference(*pair, rounds) * 1e6 for what, pair in differences.items()},
+    }
+
+
+def _cut(job: Job, requests: int) -> Job:
+    return Job(job.variant, job.routes, job.after, job.paths[:requests], requests, job.request)
+
+
+def _figures(name: str, rounds: Sequence[Round]) -> dict[str, float]:
+    peer = f"{MINIMAL}{METRICS_ONLY}" if name.startswith(MINIMAL) else METRICS_ONLY
+    bases = {"to_instrumentator": peer, **({} if name.startswith(MINIMAL) else {"to_usual": USUAL})}
+    return {
+        "added_us": _median(rounds, lambda one: added(one[name])) * 1e6,
+        "quiet_us": _median(rounds, lambda one: quiet(one[name])) * 1e6,
+        "bare_us": _median(rounds, lambda one: bare(one[name])) * 1e6,
+        **{key: _ratio(name, base, rounds) for key, base in bases.items() if base in rounds[0]},
+    }
+
+
+def _ratio(name: str, base: str, rounds: Sequence[Round]) -> float:
+    return _median(rounds, lambda one: added(one[name]) / added(one[base]))
+
+
+def _difference(with_it: str, without: str, rounds: Sequence[Round]) -> float:
+    return _median(rounds, lambda one: added(one[with_it]) - added(one[without]))
+
+
+def _median(rounds: Sequence[Round], of: Callable[[Round], float]) -> float:
+    return statistics.median(map(of, rounds))
