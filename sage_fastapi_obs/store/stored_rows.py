@@ -17,7 +17,7 @@ OF_ID = "(request_id = ? OR correlation_id = ? OR trace_id = ?)"
 Condition = tuple[str, tuple[Any, ...]]
 
 
-class Row(NamedTuple):
+class StoredRow(NamedTuple):
     """A request or a supplement, and where its details are."""
 
     id: int
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     """Without details; of a supplement, whose `kind` is empty, only time and ids."""
 
 
-def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> Iterator[Row]:
+def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> Iterator[StoredRow]:
     """Yield the rows that fulfil all conditions, newest first; skips what cannot be a request."""
     where = " AND ".join(sql for sql, _ in conditions)
     values = [storable(value) for _, several in conditions for value in several]
@@ -36,7 +36,7 @@ def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int
     for id_, chunk, first_byte, size_bytes, *values in found:
         if all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
             request = StoredRequest._make((*values, b""))
-            yield Row(id_, chunk, first_byte, size_bytes, request._replace(failed=bool(request.failed)))
+            yield StoredRow(id_, chunk, first_byte, size_bytes, request._replace(failed=bool(request.failed)))
 
 
 def conditions_of(query: RequestQuery) -> list[Condition]:
@@ -63,7 +63,7 @@ class ChunkReader:
         self._damaged = damaged
         self._last: dict[int, bytes] = {}
 
-    def read(self, row: Row) -> dict[str, Any]:
+    def read(self, row: StoredRow) -> dict[str, Any]:
         """Return the details of a row; empty if they are damaged."""
         try:
             details = orjson.loads(self.text(row))
@@ -72,7 +72,7 @@ class ChunkReader:
             return {}
         return details if isinstance(details, dict) else {}
 
-    def text(self, row: Row) -> bytes:
+    def text(self, row: StoredRow) -> bytes:
         """Return the details of a row as they are stored; empty if they are damaged."""
         if row.chunk not in self._last:
             if len(self._last) > 1:
