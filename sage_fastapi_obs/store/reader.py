@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from sage_fastapi_obs.store.connection import is_busy, reading
+from sage_fastapi_obs.store.connection import FileErrors, is_busy, reading
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
 from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, rows
 
@@ -72,12 +72,12 @@ class StoreReader:
         try:
             try:
                 return self._answer(question)
-            except sqlite3.Error as error:
+            except FileErrors as error:
                 if is_busy(error):
                     raise
             # By now a damaged file has been set aside.
             return self._answer(question)
-        except (sqlite3.Error, OSError) as error:
+        except (OSError, *FileErrors) as error:
             raise UnreadableStoreError(str(error)) from error
 
     def _answer(self, question: Callable[[Connections], T]) -> T:
