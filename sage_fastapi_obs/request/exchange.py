@@ -114,6 +114,7 @@ class Exchange:
         "received_bytes",
         "rejection",
         "request_id",
+        "response_headers",
         "route",
         "sampled",
         "scope",
@@ -129,6 +130,11 @@ class Exchange:
         "trace_id",
         "wall_ns",
     )
+
+    held_lines: Any
+    """Lines that wait for the outcome; None when there are none."""
+    response_headers: Any
+    """Those that the app has sent, as it sent them; None also once the app has returned."""
 
     def __init__(
         self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, parent: "Exchange | None" = None
@@ -182,8 +188,7 @@ class Exchange:
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
         self.story: Story | None = None
         """What waits for that decision; None for nothing."""
-        self.held_lines: Any = None
-        """Lines that wait for the outcome; None when there are none."""
+        self.held_lines = self.response_headers = None
 
     @property
     def fields(self) -> dict[str, Any]:
