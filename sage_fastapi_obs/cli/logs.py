@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from sage_fastapi_obs.log_levels import LEVELS, usual_level
-from sage_fastapi_obs.logs.line_format import console_format, escape_controls
+from sage_fastapi_obs.logs.line_format import Encode, console_format, escape_controls, json_format
 
 HELP = "Show JSON log lines for people."
 FAILED = 1
@@ -165,14 +165,25 @@ class _Printer:
         return line
 
     def _for_people(self, line: Line, encoded: bytes) -> bytes:
-        try:
-            return self._format(_completed(line))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            return self._dim(encoded)
+        return _formatted(line, self._format) or self._dim(encoded)
 
     def _dim(self, encoded: bytes) -> bytes:
         text = escape_controls(encoded.decode("utf-8", "replace").rstrip("\r\n"), but="\t")
         return f"\x1b[2m{text}\x1b[0m\n".encode() if self._colours else f"{text}\n".encode()
+
+
+def text_of_line(line: Line) -> str:
+    """Write a line for people, without colours; one that is not of ours as the JSON that it is."""
+    formatted = _formatted(line, console_format(colours=False)) or json_format(line)
+    return escape_controls(formatted.decode(), but="\n\t")
+
+
+def _formatted(line: Line, format_line: Encode) -> bytes:
+    """Write a line for people; nothing if it is not one of ours."""
+    try:
+        return format_line(_completed(line))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return b""
 
 
 def _completed(line: Line) -> Line:

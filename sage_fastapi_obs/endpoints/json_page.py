@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 
@@ -105,7 +105,14 @@ class JsonPage:
             response_description="Answered.",
             response_model=self.response,
             responses=documented,
+            openapi_extra={"parameters": _path_parameters(self.path)},
         )
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    """Describe the parameters in a path, which the endpoints of the document do not take."""
+    schema = {"type": "string", "minLength": 1}
+    return [{"name": name, "in": "path", "required": True, "schema": schema} for name in compile_path(path)[2]]
 
 
 def openapi_document(pages: Sequence[JsonPage], prefix: str, title: str) -> dict[str, Any]:
@@ -154,7 +161,7 @@ class ResponseCache:
     async def response(self, key: object, make: Callable[[], BaseModel]) -> Response:
         """Answer with a model; `key` says what was asked for."""
         if self.waiting >= MOST_WAITING:
-            return problem("too many are waiting", 503, {"Retry-After": "5"})
+            return too_many_waiting()
         return _json(await self._one_at_a_time.run(lambda _: self._body(key, make)))
 
     def _body(self, key: object, make: Callable[[], BaseModel]) -> bytes:
@@ -169,9 +176,14 @@ class ResponseCache:
         return body
 
 
-def json_response(model: BaseModel, status: int = 200) -> Response:
-    """Answer with a model, without those of its fields that are None."""
-    return _json(model.model_dump_json(exclude_none=True).encode(), status)
+def json_response(model: BaseModel, status: int = 200, *, exclude_none: bool = True) -> Response:
+    """Answer with a model, by default without those of its fields that are None."""
+    return _json(model.model_dump_json(exclude_none=exclude_none).encode(), status)
+
+
+def too_many_waiting() -> Response:
+    """Turn a request away because many others wait for their turn."""
+    return problem("too many are waiting", 503, {"Retry-After": "5"})
 
 
 def problem(detail: str, status: int, headers: Mapping[str, str] | None = None) -> Response:

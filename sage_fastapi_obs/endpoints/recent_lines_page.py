@@ -1,5 +1,6 @@
-"""`/monitoring/logs/{id}`: the recent lines of one correlation, request or trace."""
+"""`/monitoring/logs/{id}`: the lines of one correlation, request or trace, from the store and from this process."""
 
+from collections import Counter
 from functools import partial
 
 from starlette.requests import Request
@@ -7,29 +8,52 @@ from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
+from sage_fastapi_obs.logs.recent_lines import LogEntry
 from sage_fastapi_obs.logs.writer import LogWriter
+from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.threads import in_thread
 
 _MOST_LINES = 1_000
 
 
 class RecentLinesPage:
-    """Answers from the recent lines of one process."""
+    """Answers from the store of all workers, and the recent lines of this one."""
 
-    def __init__(self, access: Access, logs: LogWriter | None) -> None:
-        """Show the lines of `logs`; None shows none."""
+    def __init__(self, access: Access, logs: LogWriter, reader: StoreReader | None, *, exposed: bool) -> None:
+        """`exposed`: `monitoring.expose_logs`, without which no line is shown."""
         self._access = access
         self._logs = logs
+        self._reader = reader
+        self._shows_lines = exposed and (logs.keeps_lines or reader is not None)
 
     async def answer(self, request: Request) -> Response:
         """Answer with the newest lines, the oldest of them first; 404 when there are none."""
         return self._access.rejection(request) or await self._lines_of(request.path_params["id"])
 
     async def _lines_of(self, id_: str) -> Response:
-        if self._logs is None or not self._logs.keeps_lines:
-            return problem("log lines are not shown: set monitoring.expose_logs, and a monitoring.log_buffer_size above 0", 404)
+        if not self._shows_lines:
+            hint = "set monitoring.expose_logs, and store.enabled or a monitoring.log_buffer_size above 0"
+            return problem(f"log lines are not shown: {hint}", 404)
         # In a thread, as it takes a while to look through many lines.
-        lines = await in_thread(partial(self._logs.recent, id_, _MOST_LINES))
+        try:
+            lines = await in_thread(partial(lines_of, id_, _MOST_LINES, self._logs, self._reader))
+        except UnreadableStoreError as error:
+            return problem(f"the store cannot be read: {error}", 503)
         if not lines:
-            return problem("this process has no recent lines with this correlation, request or trace id", 404)
+            return problem("there are no recent lines with this correlation, request or trace id", 404)
         return JSONResponse([line.model_dump() for line in lines], headers=UNCACHED)
+
+
+def lines_of(some_id: str, limit: int, logs: LogWriter, reader: StoreReader | None) -> list[LogEntry]:
+    """Return the newest lines of a correlation, request or trace id, the oldest first; one that is kept twice only once."""
+    recent = logs.recent(some_id, limit)
+    if reader is None:
+        return recent
+    stored = [LogEntry.model_validate(line) for line in reader.lines(some_id, limit)]
+    # As often as it was logged: equal lines are no mistake.
+    known = Counter(line.model_dump_json() for line in stored)
+    for line in recent:
+        known[text := line.model_dump_json()] -= 1
+        if known[text] < 0:
+            stored.append(line)
+    return sorted(stored, key=lambda line: line.timestamp)[-limit:]

@@ -1,5 +1,6 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 
 from fastapi import APIRouter
@@ -9,23 +10,31 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.json_page import UNCACHED, openapi_document
+from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
+from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.threads import in_thread
 
 
-def monitoring_router(settings: Settings, scrape: MetricsPage, status: ServiceStatus, logs: LogWriter) -> APIRouter:
-    """Build the router with everything operators open."""
+def monitoring_router(
+    settings: Settings, scrape: MetricsPage, status: ServiceStatus, logs: LogWriter, reader: StoreReader | None
+) -> APIRouter:
+    """Build the router with everything operators open; `reader`: None where no requests are kept."""
     access = Access(settings.monitoring)
+    pages = [
+        *StatusPages(access, status, judged=settings.metrics.enabled).pages(),
+        *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
+    ]
     routes = [
         *_metrics_routes(settings, access, scrape),
-        *_status_routes(settings, access, status),
-        *_log_routes(settings, access, logs),
+        *_json_routes(settings, access, pages),
+        *_log_routes(settings, access, logs, reader),
     ]
     for route in routes:
         route.include_in_schema = False
@@ -46,9 +55,8 @@ def _metrics_routes(settings: Settings, access: Access, scrape: MetricsPage) -> 
     return [route(settings.metrics.path, "metrics"), *legacy_views]
 
 
-def _status_routes(settings: Settings, access: Access, status: ServiceStatus) -> list[Route]:
+def _json_routes(settings: Settings, access: Access, pages: Sequence[JsonPage]) -> list[Route]:
     prefix = settings.monitoring.prefix
-    pages = StatusPages(access, status, judged=settings.metrics.enabled).pages()
 
     async def openapi(request: Request) -> Response:
         return access.rejection(request) or JSONResponse(await in_thread(document), headers=UNCACHED)
@@ -57,11 +65,11 @@ def _status_routes(settings: Settings, access: Access, status: ServiceStatus) ->
     return [*(page.route(prefix) for page in pages), Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi")]
 
 
-def _log_routes(settings: Settings, access: Access, logs: LogWriter) -> list[Route]:
+def _log_routes(settings: Settings, access: Access, logs: LogWriter, reader: StoreReader | None) -> list[Route]:
     if not settings.logging.enabled:
         return []
     prefix = settings.monitoring.prefix
-    lines = RecentLinesPage(access, logs if settings.monitoring.expose_logs else None)
+    lines = RecentLinesPage(access, logs, reader, exposed=settings.monitoring.expose_logs)
     levels = LogLevelsPage(access, logs)
     return [
         # Ids may have slashes in them.

@@ -2,15 +2,21 @@
 
 import threading
 from collections import deque
+from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from sage_fastapi_obs.logs.line_format import Line
 from sage_fastapi_obs.settings import Settings
 
 OVERHEAD_BYTES = 400
 """What keeping a line takes beside its text: its ids and the objects around it."""
+
+
+def _as_text(value: Any) -> Any:
+    """Write what an application has given a field of ours, which may be anything."""
+    return value if value is None else str(value)
 
 
 class LogError(BaseModel):
@@ -30,7 +36,7 @@ class LogEntry(BaseModel):
     timestamp: str
     """UTC, ISO 8601."""
     level: str
-    operation: str | None = None
+    operation: Annotated[str | None, BeforeValidator(_as_text)] = None
     message: str
     error: LogError | None = None
 

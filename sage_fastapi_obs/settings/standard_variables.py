@@ -218,6 +218,19 @@ def number(
     return default
 
 
+def patterns(env: Mapping[str, str], variable: str, remark: Remark) -> list[str]:
+    """Read a list of regular expressions, such as plain words, without those that are none, or cannot stand in one list."""
+    kept: list[str] = []
+    for pattern in filter(None, map(str.strip, env.get(variable, "").split(","))):
+        try:
+            re.compile("|".join([*kept, pattern]))
+        except re.error as error:
+            remark(f"{variable} has {pattern!r}, which is no regular expression ({error}), and is ignored: '.*' is anything")
+        else:
+            kept.append(pattern)
+    return kept
+
+
 def _own_or_common(env: Mapping[str, str], signal: Signal, what: str) -> tuple[str, str]:
     """Read a variable of one signal, or that of all signals if it is missing or empty; return its name and value."""
     for variable in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"):

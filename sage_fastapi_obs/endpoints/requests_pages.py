@@ -1,0 +1,111 @@
+"""`/monitoring/requests`, `/monitoring/requests/{id}` and `/monitoring/traces/{trace_id}`: what the store has kept."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import OneAtATime
+from sage_fastapi_obs.endpoints.json_page import (
+    MOST_WAITING,
+    JsonPage,
+    PageQuery,
+    json_response,
+    problem,
+    too_many_waiting,
+)
+from sage_fastapi_obs.endpoints.request_stories import RequestList, StoriesOfId, TraceStory
+from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
+from sage_fastapi_obs.store.records import RequestQuery
+
+NOT_KEPT = (
+    "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), "
+    "or it has made room since (store.max_age, store.max_bytes), or another service answered it; "
+    "its log lines may be at /logs/{id}"
+)
+_STORE_OFF = "no requests are kept: set store.enabled"
+_PROBLEMS = {
+    401: "A bearer token is needed.",
+    403: "Not open to this client.",
+    404: "There is none, or none is kept.",
+    503: "Too many are waiting, or the store cannot be read.",
+}
+
+
+class RequestsQuery(PageQuery):
+    """Which requests to list; all conditions have to be met."""
+
+    route: str | None = Field(default=None, min_length=1, max_length=1_024)
+    """Template of the path, such as `/items/{item_id}`."""
+    status: str | None = Field(default=None, pattern=r"^([0-9]{3}|[1-9]xx)$")
+    """Such as 404, or a class, such as 5xx."""
+    failed: bool | None = None
+    """Those that failed, or those that did not."""
+    kept: Literal["failed", "slow", "refused", "first", "asked", "upstream", "ratio"] | None = None
+    """Why they are kept."""
+    slower_than_seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
+    """Least duration, in seconds."""
+    id: str | None = Field(default=None, min_length=1, max_length=1_024)
+    """Request, correlation or trace id."""
+    text: str | None = Field(default=None, min_length=1, max_length=256)
+    """Text in the path, route, error type, spans or lines. Needs `monitoring.expose_logs`."""
+    before: str | None = Field(default=None, pattern=r"^[0-9a-f]{1,15}$")
+    """`next` of the answer before."""
+    limit: int = Field(default=50, ge=1, le=500)
+    """Most requests in the answer."""
+
+
+class RequestPages:
+    """Answers from the store of one service."""
+
+    def __init__(self, access: Access, reader: StoreReader | None, *, with_lines: bool) -> None:
+        """`reader`: None where nothing is kept. `with_lines`: `monitoring.expose_logs`."""
+        self._access = access
+        self._reader = reader
+        self._with_lines = with_lines
+        self._turns = OneAtATime()
+
+    def pages(self) -> list[JsonPage]:
+        """List the pages."""
+        guarded = partial(JsonPage, guard=self._access.rejection, problems=_PROBLEMS)
+        return [
+            guarded("/requests", "requests", "Kept requests, newest first", self._list, RequestList, RequestsQuery),
+            # Ids may have slashes in them.
+            guarded("/requests/{id:path}", "request", "What happened in a request", self._one, StoriesOfId),
+            guarded("/traces/{trace_id}", "trace", "What happened in a trace", self._trace, TraceStory),
+        ]
+
+    async def _list(self, query: RequestsQuery, _request: Request) -> Response:
+        if query.text is not None and not self._with_lines:
+            return problem("a text is searched for in lines, too, and they are not shown: set monitoring.expose_logs", 403)
+        wanted = RequestQuery(**query.model_dump())
+        return await self._answer(lambda reader: RequestList.of(reader.list(wanted)))
+
+    async def _one(self, _query: PageQuery, request: Request) -> Response:
+        wanted = request.path_params["id"]
+        return await self._answer(lambda reader: StoriesOfId.found(reader, wanted, with_lines=self._with_lines))
+
+    async def _trace(self, _query: PageQuery, request: Request) -> Response:
+        wanted = request.path_params["trace_id"]
+        return await self._answer(lambda reader: TraceStory.found(reader, wanted, with_lines=self._with_lines))
+
+    async def _answer(self, ask: Callable[[StoreReader], BaseModel | None]) -> Response:
+        """Ask the store in a thread, one question at a time."""
+        reader = self._reader
+        if reader is None:
+            return problem(_STORE_OFF, 404)
+        if self._turns.waiting >= MOST_WAITING:
+            return too_many_waiting()
+        return await self._turns.run(lambda _: _response(partial(ask, reader)))
+
+
+def _response(ask: Callable[[], BaseModel | None]) -> Response:
+    try:
+        found = ask()
+    except UnreadableStoreError as error:
+        return problem(f"the store cannot be read: {error}", 503)
+    return problem(NOT_KEPT, 404) if found is None else json_response(found, exclude_none=False)
