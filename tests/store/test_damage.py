@@ -219,6 +219,9 @@ def damaged_and_used(folder: Path, sound: Path, damage: Damage, seed: int, *, is
             store.keep(request(path="/before"))
             assert store.flush(60)
             damage(path, rnd)
+        for each in store.reader.list(RequestQuery(limit=1000)).requests:
+            assert isinstance(each.request.path, str)
+            assert isinstance(each.request.started_ns, int)
         for number, details in enumerate(DETAILS):
             store.keep(request(path=f"/after/{number}", request_id=f"r{number}", details=details))
             if number % 70 == 0:
