@@ -120,7 +120,8 @@ async def _prepare(job: Job, place: Place) -> Callable[[int], Awaitable[list[Pai
 
     await reply(2)
     given = await signals_given(watched, place)
-    assert given == variant.gives, f"{job.variant} gives {given}"
+    # Spans that are thrown away are counted for the process.
+    assert variant.gives <= given <= variant.gives | variant_of(job.beside).gives, f"{job.variant} gives {given}"
     return reply
 
 
