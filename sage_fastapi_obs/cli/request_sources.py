@@ -2,20 +2,22 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
 from sage_fastapi_obs.endpoints.requests_pages import NOT_KEPT
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.settings import MonitoringSettings, Settings
 from sage_fastapi_obs.store.location import StoreKey, file_name, store_key, stored_files
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
@@ -28,7 +30,7 @@ MOST_LISTED = 10_000
 _PAGE = 500
 _MOST_LINES = 1_000
 _SECONDS = 10.0
-_PREFIX = Settings().monitoring.prefix
+_PREFIX = MonitoringSettings().prefix
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -153,14 +155,11 @@ class Pages:
     """Asks the pages of a running service."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        import httpx  # noqa: PLC0415 - other commands need not wait for it
-
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise SourceError(f"{url!r} is no address of a service: use one like http://localhost:8000")
-        self._prefix = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}{_PREFIX}"
-        self._client = httpx.Client(timeout=_SECONDS, headers={"Authorization": f"Bearer {token}"} if token else {})
-        self._error = httpx.HTTPError
+        address = re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]+?)?/?", url)
+        if not address:
+            raise SourceError(f"{plain(url)} is no address of a service: use one like http://localhost:8000")
+        self._prefix = url.rstrip("/") + ("" if address[1] else _PREFIX)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def requests(self, query: RequestQuery) -> RequestList:
         """Return a page of a list."""
@@ -179,17 +178,19 @@ class Pages:
             return []
 
     def _ask(self, page: str, model: type[Answer], conditions: Mapping[str, str] | None = None) -> Answer:
+        # Other commands need not wait for it.
+        import httpx  # noqa: PLC0415
+
         address = f"{self._prefix}/{page}"
         try:
-            with self._client.stream("GET", address, params=conditions) as response:
+            with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
                 body = bounded(response.iter_bytes())
-        except self._error as error:
-            raise SourceError(f"{address} does not answer: {error or type(error).__name__}") from None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise SourceError(f"{plain(address)} does not answer: {plain(error) or type(error).__name__}") from None
         if response.status_code != 200:
-            raise (NotKeptError if response.status_code == 404 else SourceError)(
-                f"{address} answers {response.status_code}: {_detail(body)}"
-            )
-        return parsed(model, body, address)
+            problem = NotKeptError if response.status_code == 404 else SourceError
+            raise problem(f"{plain(address)} answers {response.status_code}: {_detail(body)}")
+        return parsed(model, body, plain(address))
 
 
 def bounded(pieces: Iterable[bytes]) -> bytes:
@@ -209,12 +210,12 @@ def parsed(model: type[Answer], body: bytes, where: object) -> Answer:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise SourceError(f"{where} is not what it should be: {place}: {first['msg']}") from None
+        raise SourceError(plain(f"{where} is not what it should be: {place}: {first['msg']}")) from None
 
 
 def _detail(body: bytes) -> str:
     """Return what the pages say is wrong; other servers say it in other ways."""
     try:
-        return ProblemResponse.model_validate_json(body).detail
+        return plain(ProblemResponse.model_validate_json(body).detail)
     except ValidationError:
         return "this is no page of sage_fastapi_obs"
