@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Scope
 from sage_fastapi_obs import active
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.catalog import PACKS, CountCollector, register
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
 from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
@@ -32,16 +33,18 @@ from sage_fastapi_obs.logs.writer import OWN_LOGGER, LogWriter
 from sage_fastapi_obs.metrics.exemplars import KeptExemplars
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.metrics.otlp_push import MetricOutput
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
 from sage_fastapi_obs.privacy.redaction import Redaction
+from sage_fastapi_obs.request.excluded_requests import ExcludedRequests
 from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
-from sage_fastapi_obs.store.exchange_records import record_of
+from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
@@ -49,6 +52,9 @@ from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
+
+_STORE_CLOSE_SECONDS = 1.0
+"""Longest wait for the last requests to be written to the disk of this machine."""
 
 
 class Observability(Lifecycle):
@@ -83,23 +89,30 @@ class Observability(Lifecycle):
         self.metrics_page = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
 
         # The signals of a request.
+        self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings, clock)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, ServerSpans.component),
+            senders=self._senders,
             observer=self,
             retention=self._retention,
             is_stored=settings.store.enabled,
         )
         self.logs = LogWriter(
-            settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)
+            *(settings.logging, settings.service, self.internal_errors, wall_clock, self, redaction, recent_lines_of(settings)),
+            senders=self._senders,
         )
         """What writes the lines."""
         self.store = self._build_store(redaction) if settings.store.enabled else None
         """Keeps requests that matter; None where the settings switch it off."""
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
+        self._metric_output = MetricOutput(
+            *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
+            shutdown_seconds=settings.tracing.shutdown_seconds,
+        )
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
@@ -125,22 +138,21 @@ class Observability(Lifecycle):
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
-        self.excluded = (*settings.http.exclude_paths, settings.metrics.path, settings.monitoring.prefix)
-        self._excluded_below = tuple(f"{path}/" for path in self.excluded)
+        own_pages = settings.metrics.path, settings.monitoring.prefix
+        self._excluded_requests = ExcludedRequests((*settings.http.exclude_paths, *own_pages))
+        self.excluded = self._excluded_requests.beginnings
 
         # The order of the recorders: ids before the span that has them. `request_finished` runs in reverse, so that the log
         # line leaves before the metrics change.
         identity = Identity(settings.http, redaction, new_id)
         tracing = self._tracing if settings.tracing.enabled else None
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        is_stored = self.store is not None
-        logs = AccessRecorder(self.logs, redaction.readable, is_stored=is_stored) if settings.logging.enabled else None
+        logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
-        exemplars = KeptExemplars() if settings.metrics.exemplars else None
+        exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
-        self.callbacks = self._callbacks(
-            identity, store, tracing, exemplars, metrics, logs, held_lines, decides=self._retention
-        )
+        acting = (store, tracing, exemplars, metrics, logs, held_lines)
+        self.callbacks = self._callbacks(identity, *acting, decides=self._retention if any(acting) else None)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
             self._register_collectors()
@@ -149,7 +161,7 @@ class Observability(Lifecycle):
         store = Store(
             self.settings.store,
             store_key(self.settings.service.name),
-            partial(record_of, redaction.readable),
+            ExchangeEncoder(self.logs.build, redaction.readable),
             log=self._warn_locally,
             failed=partial(self.internal_errors.count, StoreRecorder.component),
             clock=self.wall_clock,
@@ -165,24 +177,25 @@ class Observability(Lifecycle):
         """Register the metrics that are read from other parts when they are asked for."""
         for losses in self._losses():
             self.registry.register(losses)
-        if self.store is not None:
-            self.registry.register(self.store.losses)
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
-        self.registry.register(RetentionLosses(self._retention))
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 
     def _losses(self) -> Iterator[CountCollector]:
         if self.settings.logging.enabled:
             yield self.logs.losses
+        yield from (self._metric_output.losses, RetentionLosses(self._retention))
+        if self.store is not None:
+            yield self.store.losses
         if self.settings.tracing.enabled:
             yield from (self._tracing.losses, self._tracing.dropped_headers)
 
     def _start_steps(self) -> Steps:
         settings = self.settings
         return (
+            (self._senders.start, True),
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
             (self._start_store, self.store is not None),
@@ -190,6 +203,7 @@ class Observability(Lifecycle):
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
             (self.instruments.runtime.start, "runtime" in self.instruments.packs),
+            (self._metric_output.start, settings.metrics.enabled),
             (self._log_startup, settings.logging.enabled),
         )
 
@@ -206,11 +220,28 @@ class Observability(Lifecycle):
         """Stop the log output last, so that the others can write why they fail."""
         return (
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
+            (self._close_store, self.store is not None),
+            (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._close_store, self.store is not None),
             (self.logs.close, self.settings.logging.enabled),
         )
+
+    def flush(self, seconds: float = 5.0) -> bool:
+        """Hand over all lines, spans and metrics so far, as before a function is frozen; tell whether that was done in time.
+
+        Blocks for up to `seconds`: on an event loop, call it by `asyncio.to_thread`.
+        """
+        deadline = time.monotonic() + seconds
+        self.logs.flush()
+        done = self._senders.flush(seconds)
+        if self.store is not None:
+            done = self.store.flush(max(0.0, deadline - time.monotonic())) and done
+        provider_flush = getattr(self.tracer_provider, "force_flush", None)
+        if provider_flush is not None:
+            # The application's own exporters.
+            done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
+        return done
 
     def _start_store(self) -> None:
         if self.store is not None:
@@ -218,7 +249,7 @@ class Observability(Lifecycle):
 
     def _close_store(self) -> None:
         if self.store is not None:
-            self.store.close(time.monotonic() + self.settings.logging.shutdown_seconds)
+            self.store.close(time.monotonic() + _STORE_CLOSE_SECONDS)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -232,11 +263,8 @@ class Observability(Lifecycle):
         self._pages.place(app)
 
     def excludes(self, scope: Scope) -> bool:
-        """Return whether a request is not recorded; a proxy's root path does not count."""
-        path: str = scope.get("path", "")
-        if root_path := scope.get("root_path"):
-            path = path.removeprefix(root_path)
-        return path.startswith(self.excluded) and (path in self.excluded or path.startswith(self._excluded_below))
+        """Return whether a request is not recorded."""
+        return scope in self._excluded_requests
 
     @property
     def dropped_headers(self) -> DroppedHeaders:
@@ -309,7 +337,8 @@ class Observability(Lifecycle):
     def _log_startup(self) -> None:
         parts = (self.settings, self._tracing, self.logs, self._port)
         self._log("info", "observability started", startup_fields(*parts))
-        for remark in dict.fromkeys(startup_remarks(*parts)):
+        remarks = (*startup_remarks(*parts), *self._excluded_requests.remarks, *self._metric_output.remarks)
+        for remark in dict.fromkeys(remarks):
             self._warn(remark, {})
 
     def _show_active(self, rule: str, active: bool) -> None:

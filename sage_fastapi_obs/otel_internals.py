@@ -169,7 +169,7 @@ class FastSpan(SdkSpan):
         """End the span, with its last attributes and its name, unless the application has renamed it."""
         if self._name != started_as:
             name = self._name
-        if type(self._attributes) is not dict:
+        if type(self._attributes) is not dict or len(attributes) > _LAST_ATTRIBUTES:
             self.update_name(name)
             self.set_attributes(attributes)
             self.end(ended_ns)
@@ -186,6 +186,11 @@ class FastSpan(SdkSpan):
             on_ending(self)
         for on_end in callbacks.ended:
             on_end(self)
+
+    @property
+    def has_only_attributes(self) -> bool:
+        """Whether it has no events and no links, and has dropped nothing."""
+        return type(self._attributes) is dict and self._events is _NONE_YET and self._links is _NONE_YET
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, checked as the SDK checks it."""

@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 T = TypeVar("T")
+_SLICE_SECONDS = 0.001
+_REST_SECONDS = 0.0001
 RETRY_SECONDS = 1.0
 """Time between two tries to start a thread: each costs more than writing a line."""
 
@@ -47,6 +49,26 @@ class Threads:
             if "shutdown" not in str(error):
                 self._refused(error)
         return None
+
+
+class Slices:
+    """Lets work in a thread give the interpreter up after each millisecond: the event loop would wait for up to five."""
+
+    def __init__(self, lock: Any = None) -> None:
+        """Begin the first one. `lock`: one that the work holds, and gives up with the interpreter."""
+        self._lock = lock
+        self._until = time.perf_counter() + _SLICE_SECONDS
+
+    def rest_if_due(self) -> None:
+        """Rest, if a slice is over."""
+        if time.perf_counter() < self._until:
+            return
+        if self._lock is not None:
+            self._lock.release()
+        time.sleep(_REST_SECONDS)
+        if self._lock is not None:
+            self._lock.acquire()
+        self._until = time.perf_counter() + _SLICE_SECONDS
 
 
 async def in_thread(work: Callable[[], T], limiter: CapacityLimiter | None = None) -> T:

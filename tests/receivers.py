@@ -61,8 +61,8 @@ class Receiver(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 50
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.headers: list[dict[str, str]] = []
         self.faults: list[Fault] = []
         """What the next requests meet instead of an answer, one each."""

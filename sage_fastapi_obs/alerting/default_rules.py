@@ -79,7 +79,7 @@ class SlaViolations:
 
     def values(self, view: View, /) -> Values:
         """Count the violations."""
-        return {(): (float(len(self.levels.with_view(view).compliance(self.minutes).violations)),)}
+        return {(): (float(len(self.levels.with_view(view).compliance(self.minutes, as_prometheus=True).violations)),)}
 
     def promql(self, also_by: Sequence[str] = ()) -> tuple[str, ...]:
         """Write each target as 0 or 1, and add them up."""

@@ -86,12 +86,20 @@ class ServiceLevels:
         return Traffic(increase(source.total), increase(source.failed), window.histogram(source.duration).get(()))
 
     def compliance(
-        self, minutes: float = 60, source: TrafficSource = HTTP, targets: Mapping[str, float] | None = None
+        self,
+        minutes: float = 60,
+        source: TrafficSource = HTTP,
+        targets: Mapping[str, float] | None = None,
+        *,
+        as_prometheus: bool = False,
     ) -> Compliance:
-        """Compare the last minutes to targets, by default those of the settings; without traffic all are met."""
+        """Compare the last minutes to targets, by default those of the settings; without traffic all are met.
+
+        `as_prometheus`: estimate the quantile from the buckets alone, as a rule does; else it keeps within the true extremes.
+        """
         wanted = dict(self.targets if targets is None else targets)
         traffic = self.traffic(minutes, source)
-        actual = _measured(traffic)
+        actual = _measured(traffic, as_prometheus)
         burn_rate = _burn_rate(traffic, wanted)
         violations = tuple(_violations(actual, wanted))
         return Compliance(
@@ -109,9 +117,11 @@ _UNITS = {"availability": "%", "error_rate": "%", "response_time_p95_ms": "ms", 
 """Targets that can be violated. Availability is a minimum, the others are maxima."""
 
 
-def _measured(traffic: Traffic) -> dict[str, float | None]:
+def _measured(traffic: Traffic, as_prometheus: bool) -> dict[str, float | None]:
     durations = traffic.durations
-    seconds = (None, None, None) if durations is None else (durations.quantile(0.95), durations.mean, durations.max)
+    seconds: tuple[float | None, ...] = (None, None, None)
+    if durations is not None:
+        seconds = (durations.quantile(0.95) if as_prometheus else durations.figure("p95"), durations.mean, durations.max)
     p95, mean, longest = (None if one is None else round(one * 1000, 6) for one in seconds)
     failed = round(traffic.error_ratio * 100, 9) if traffic.total else None
     return {

@@ -9,6 +9,7 @@ from sage_fastapi_obs.catalog.internal import (
     ALERT_METRICS,
     LOG_METRICS,
     OPERATION_METRICS,
+    PUSH_METRICS,
     SELF_METRICS,
     SPAN_METRICS,
     STORE_METRIC,
@@ -16,7 +17,7 @@ from sage_fastapi_obs.catalog.internal import (
 from sage_fastapi_obs.catalog.metric import Alias, Metric
 from sage_fastapi_obs.pack_folders import pack_module, pack_names
 
-ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, STORE_METRIC, *ALERT_METRICS, *OPERATION_METRICS)
+ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *PUSH_METRICS, STORE_METRIC, *ALERT_METRICS, *OPERATION_METRICS)
 """Metrics that need no pack."""
 
 

@@ -59,6 +59,13 @@ SPAN_METRICS = (
         {"header": ("traceparent", "tracestate", "baggage")},
     ),
 )
+PUSH_METRICS = (
+    counter(
+        "observability_metric_pushes_dropped_total",
+        "Pushes of all metrics over OTLP that were lost: the collector refused points, or the shutdown came.",
+        {"cause": ("refused", "shutdown")},
+    ),
+)
 ALERT_METRICS = (
     gauge(
         "observability_alerts_firing",

@@ -5,7 +5,7 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import httpcore
@@ -20,20 +20,30 @@ _LONGEST_ANSWER_BYTES = 16 * 1024
 _PIECE_BYTES = 64 * 1024
 _CLIENT_VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _REQUEST_HEADERS = {"accept-encoding": "identity"}
+_AGAIN = frozenset({408, 429, *range(500, 600)})
+"""Statuses that pass, as servers usually mean them."""
 
 
 class Poster:
     """Posts to one address, over connections of its own."""
 
-    def __init__(self, url: str, client: Callable[..., httpx.Client] = httpx.Client, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        client: Callable[..., httpx.Client] = httpx.Client,
+        seconds: float | None = None,
+        again: Container[int] = _AGAIN,
+    ) -> None:
         """Open nothing yet.
 
         `client`: makes the HTTP client, with the options that it is called with; it may raise anything, each time.
-        `seconds`: from the first byte to the last one of the answer; by default `REQUEST_SECONDS`.
+        `seconds`: from the first byte to the last one of the answer; by default `REQUEST_SECONDS`. `again`: statuses after
+        which the same is tried again.
         """
         self._url = url
         self._make = client
         self._seconds = seconds
+        self._again = again
         self._client: httpx.Client | None = None
         self._network = _Network()
 
@@ -55,7 +65,7 @@ class Poster:
                 body = _beginning(response, most_bytes or _LONGEST_ANSWER_BYTES) if response.is_success else b""
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(type(error).__name__) from None
-        _judge(response)
+        _judge(response, self._again)
         return body
 
     def close(self) -> None:
@@ -81,11 +91,11 @@ def _suspects() -> str:
     return f"; look at {', '.join(given)}" if given else ""
 
 
-def _judge(response: httpx.Response) -> None:
+def _judge(response: httpx.Response, again: Container[int]) -> None:
     status = response.status_code
     if response.is_success:
         return
-    if status in (408, 429) or status >= 500:
+    if status in again:
         raise Unavailable(f"HTTP {status}", _seconds(response.headers.get("retry-after", "")))
     if status == 413:
         raise TooLarge

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from sage_fastapi_obs.delivery.answers import Refused, TooLarge, Unavailable
-from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.losses import Cause, Losses
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import Threads
 
@@ -86,6 +86,8 @@ class Sender:
     what = "log lines"
     """What is sent, in words."""
     thread_name = "sage-obs-log"
+    causes: tuple[Cause, ...] = ("full", "refused", "shutdown")
+    """Why one may be lost."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class Sender:
         self._limits = limits or Limits(QUEUE_LINES, BATCH_LINES, BATCH_SECONDS)
         self._losses = losses
         self._log = log
-        losses.watch(self.name, ("full", "refused", "shutdown"))
+        losses.watch(self.name, self.causes)
         self._is_open = False
         self._thread: threading.Thread | None = None
         self._sending: Sequence[Entry] = ()
@@ -134,30 +136,41 @@ class Sender:
             if waiting + 1 >= self._limits.batch:
                 self._wake.set()
 
-    def flush(self, seconds: float) -> bool:
-        """Send all that is queued, and wait for that no longer than some seconds; tell whether it was done."""
-        deadline = time.monotonic() + seconds
+    def hurry(self) -> None:
+        """Send now what is queued, also where the server was away and another try was to come later; does not wait."""
+        self._hurry.set()
+        self._wake.set()
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until all is sent, or until a time of `time.monotonic`; tell whether it was done."""
         while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
             self._wake.set()
             time.sleep(_FLUSH_SECONDS)
         return not (self._queue or self._sending)
 
+    def flush(self, seconds: float) -> bool:
+        """Send all that is queued, and wait for that no longer than some seconds; tell whether it was done."""
+        self.hurry()
+        return self.wait(time.monotonic() + seconds)
+
     def stop(self, deadline: float) -> None:
-        """Send what is queued until a time of `time.monotonic`; does not wait."""
-        self._deadline = deadline
+        """Send what is queued until a time of `time.monotonic`, or the one of an earlier stop; does not wait."""
+        if not self._stopping.is_set():
+            self._deadline = deadline
         self._stopping.set()
-        self._wake.set()
+        self.hurry()
 
     def close(self) -> None:
         """Wait for the last lines until the time that `stop` was given; what is left then is lost."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
-            thread = self._thread
-            if is_alone := thread is None and bool(self._queue):
+            # What was queued since the thread has ended is sent here.
+            if is_alone := bool(self._queue) and (thread is None or not thread.is_alive()):
                 self._thread = threading.current_thread()
         if is_alone:
             self._run()
-        elif thread is not None:
-            thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
             # From here on the thread, should it come back from a server that hangs, counts nothing.
             self._thread = None
@@ -169,13 +182,13 @@ class Sender:
     def reopen(self) -> None:
         """Go on after a close."""
         with self._lock:
-            self._wake, self._stopping = threading.Event(), threading.Event()
+            self._renew_signals()
             self._is_open = True
 
     def restart(self) -> None:
         """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
         self._lock = threading.RLock()
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._renew_signals()
         self._queue: deque[Entry] = deque()
         self.queued_bytes = 0
         self._sending = ()
@@ -187,6 +200,9 @@ class Sender:
         self._logged_lost = self._losses.lost_by(self.name)
         self._refused_logged_at = -_NOTICE_SECONDS
 
+    def _renew_signals(self) -> None:
+        self._wake, self._stopping, self._hurry = threading.Event(), threading.Event(), threading.Event()
+
     def _run(self) -> None:
         wake, stopping = self._wake, self._stopping
         _this_thread.is_sending = True
@@ -195,12 +211,14 @@ class Sender:
                 while not stopping.is_set():
                     wake.wait(self._limits.seconds)
                     wake.clear()
-                    self._send_all()
+                    if not stopping.is_set():
+                        self._send_all()
                 self._send_all()
         finally:
             self._disconnect()
 
     def _send_all(self) -> None:
+        self._hurry.clear()
         while self._seconds_left() > 0 and self._take():
             failures = 0
             while self._sending:
@@ -289,7 +307,10 @@ class Sender:
         """Wait before the next try, longer each time; tell whether there is to be one."""
         seconds = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         seconds = max(seconds, min(after_seconds, LAST_RETRY_SECONDS))
-        if not self._stopping.wait(seconds):
+        if not self._stopping.is_set():
+            self._hurry.wait(seconds)
+            self._hurry.clear()
+        if not self._stopping.is_set():
             return True
         left = self._seconds_left()
         if left > 0:

@@ -170,12 +170,11 @@ class _Phase:
 
 
 def _test(alert: ExportedRule, name: str, every: int, phases: Sequence[_Phase]) -> dict[str, Any]:
-    """Return a test that checks the alert at the end of each phase."""
+    """Return a test that checks the alert at the end of each phase, and how long it was pending before it fires."""
     # Whole evaluations, and some to spare.
     seconds = [(ceil(phase.seconds / every) + _SPARE) * every for phase in phases]
     step = next(step for least, step in _STEPS.items() if (_window(alert) or _DEFAULT_WINDOW_SECONDS) >= least)
     steps = [one // step for one in seconds]
-    asked = series("ALERTS", {"alertname": alert.name, "alertstate": "firing", **alert.labels})
     return {
         "name": name,
         "interval": duration(step),
@@ -184,17 +183,26 @@ def _test(alert: ExportedRule, name: str, every: int, phases: Sequence[_Phase]) 
             for one in dict.fromkeys(chain.from_iterable(phase.series for phase in phases))
         ],
         "promql_expr_test": [
-            {"expr": asked, "eval_time": duration(end - every), "exp_samples": _samples(alert, phase)}
-            for end, phase in zip(accumulate(seconds), phases, strict=True)
+            {"expr": asked, "eval_time": duration(end - every), "exp_samples": answer}
+            for end, length, phase in zip(accumulate(seconds), seconds, phases, strict=True)
+            for asked, answer in _checks(alert, phase, length, every)
         ],
     }
 
 
-def _samples(alert: ExportedRule, phase: _Phase) -> list[dict[str, Any]]:
+def _checks(alert: ExportedRule, phase: _Phase, seconds: int, every: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield what is asked at the end of a phase, and the answers."""
+    pending, firing = (
+        series("ALERTS", {"alertname": alert.name, "alertstate": state, **alert.labels}) for state in ("pending", "firing")
+    )
     if phase.labels is None:
-        return []
+        yield firing, []
+        return
     labels = {"alertname": alert.name, "alertstate": "firing", **phase.labels, **alert.all_labels}
-    return [{"labels": series("ALERTS", labels), "value": 1}]
+    yield firing, [{"labels": series("ALERTS", labels), "value": 1}]
+    if alert.for_seconds:
+        evaluations = {"labels": "{}", "value": ceil(alert.for_seconds / every)}
+        yield f"sum(count_over_time({pending}[{duration(seconds)}]))", [evaluations]
 
 
 def _values(shapes: Sequence[SeriesShape], lengths: Sequence[int], step: int) -> str:

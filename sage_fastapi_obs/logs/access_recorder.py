@@ -15,11 +15,9 @@ from sage_fastapi_obs.logs.access_line import (
     field_reader,
 )
 from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, written_at
-from sage_fastapi_obs.logs.line_format import json_format
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
-from sage_fastapi_obs.retention_reasons import NOT_KEPT
 
 _STATUSES = range(1_000)
 
@@ -29,16 +27,11 @@ class AccessRecorder(Recorder):
 
     component = "Logs"
 
-    def __init__(self, writer: LogWriter, readable: Callable[[str], str], *, is_stored: bool = False) -> None:
-        """Write through a writer; `readable` cuts and redacts a text of the caller's.
-
-        `is_stored`: whether the store wants the lines of requests that are kept.
-        """
+    def __init__(self, writer: LogWriter, readable: Callable[[str], str]) -> None:
+        """Write through a writer; `readable` cuts and redacts a text of the caller's."""
         self._writer = writer
         self._write_later = writer.write_later
         self._line = FastAccessLine(writer.build, writer.encode, readable, writer.recent_lines)
-        # Of its own, as another thread than that of the output makes these.
-        self._stored_line = FastAccessLine(writer.build, json_format, readable, None) if is_stored else None
         self._add_to_access_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
         self._add_to_background_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
         writer.levels.followers.append(self._follow_level)
@@ -85,8 +78,7 @@ class AccessRecorder(Recorder):
                 exchange.wall_ns,
             )
             write_later((self._line, values))
-            if self._stored_line is not None and exchange.kept != NOT_KEPT:
-                exchange.own_story.access_line = self._stored_line, values
+            exchange.line_is_ordinary = True
         else:
             self._write_now(exchange)
 

@@ -5,7 +5,7 @@ Both classes give the same bytes, so that `PlainAccessLine` alone says what a li
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.logs.access_line import (
@@ -27,6 +27,8 @@ ORDINARY = (
 )
 """What an ordinary request leaves of its exchange. The first few are alike in all requests of a kind."""
 OrdinaryValues: TypeAlias = tuple[Any, ...]
+ordinary_values: Callable[[Exchange], OrdinaryValues] = attrgetter(*ORDINARY)
+"""Reads them from an exchange."""
 _KIND_VALUES = 5
 _TRACE_ID, _DURATION_US, _WALL_NS = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns"))
 _DIFFERENT = frozenset(ORDINARY[_KIND_VALUES:])

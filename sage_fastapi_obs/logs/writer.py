@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import orjson
 
 from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.log_levels import LEVELS, level_name, usual_level
 from sage_fastapi_obs.logs import loguru_bridge, takeover
@@ -44,7 +46,10 @@ class LogWriter:
         observer: object,
         redaction: Redaction,
         recent: RecentLines | None = None,
+        senders: Senders | None = None,
     ) -> None:
+        senders = Senders() if senders is None else senders
+        self._seconds_left = partial(senders.seconds_left, settings.shutdown_seconds)
         self.observer = observer
         """The observability whose requests these lines are about."""
         self.levels = Levels(settings.level, self._levels_changed, self._level_ended)
@@ -71,6 +76,7 @@ class LogWriter:
                 log=self.warn_locally,
                 gap_line=self._gap_line,
                 failed=self._count_fault,
+                senders=senders,
             )
         )
         self.remarks = self.output.remarks
@@ -95,7 +101,7 @@ class LogWriter:
         """Give logging back, and close the output, which may wait for as long as the settings allow."""
         self._at_end.leave()
         with ExitStack() as last:
-            last.callback(self.output.close, self._settings.shutdown_seconds)
+            last.callback(lambda: self.output.close(self._seconds_left()))
             last.callback(takeover.give_back, self)
             self.levels.close()
 

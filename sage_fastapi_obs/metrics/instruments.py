@@ -1,6 +1,7 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from math import isfinite
 from random import random
 from threading import Lock
 from typing import Any
@@ -148,8 +149,15 @@ class LabelledMetric:
                 guard.release(value)
 
 
+def finite(number: float) -> float:
+    """Return a number that can be added; raises `ValueError` for others, because a sum would never be a number again."""
+    if not isfinite(number):
+        raise ValueError(f"only a finite number can be added, not {number!r:.80}")
+    return number
+
+
 def _check_amount(by: float) -> None:
-    if not by >= 0:
+    if finite(by) < 0:
         raise ValueError(f"a gauge is raised or lowered by an amount of 0 or more, not by {by!r:.80}")
 
 
@@ -238,7 +246,9 @@ class Instruments:
         """Add a number to a series of a histogram, or leave it out by the metric's sample rate.
 
         A span that is sampled, at once or later, is its exemplar; by default the innermost one.
+        Raises `ValueError` for a number that is not finite.
         """
+        finite(number)
         if metric.sample_rate < 1.0 and random() >= metric.sample_rate:  # noqa: S311 - no secret
             return
         if self._exemplars:

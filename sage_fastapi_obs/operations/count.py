@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_fastapi_obs.active import active_observability, count_internal_error
-from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
+from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric, finite
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
@@ -14,7 +14,7 @@ _COMPONENT = "record"
 
 def count(name: str, *values: str, by: float = 1.0) -> None:
     """Raise a counter, by label values in the order of its labels."""
-    _change(name, lambda metric, _: metric.with_values(*values).inc(by))
+    _change(name, lambda metric, _: metric.with_values(*values).inc(finite(by)))
 
 
 def observe(name: str, number: float, *values: str) -> None:

@@ -14,7 +14,7 @@ from sage_fastapi_obs.active import ActiveObservability, active_observability, c
 from sage_fastapi_obs.catalog import CATALOG, Metric
 from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
 from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
-from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
+from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric, finite
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
@@ -61,7 +61,7 @@ class DeclaredCounter(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change(lambda series, *_: series.inc(amount), labels)
+        self._change(lambda series, *_: series.inc(finite(amount)), labels)
 
 
 class DeclaredGauge(_Declared):
@@ -79,11 +79,11 @@ class DeclaredGauge(_Declared):
 
     def inc(self, amount: float = 1, /, **labels: Any) -> None:
         """Raise it."""
-        self._change(lambda series, *_: series.inc(amount), labels)
+        self._change(lambda series, *_: series.inc(finite(amount)), labels)
 
     def dec(self, amount: float = 1, /, **labels: Any) -> None:
         """Lower it."""
-        self._change(lambda series, *_: series.dec(amount), labels)
+        self._change(lambda series, *_: series.dec(finite(amount)), labels)
 
     def set_function(self, function: Callable[[], float], /, **labels: Any) -> None:
         """Have each scrape call a function for the number, such as `lambda: len(sessions)`; NaN where it raises.

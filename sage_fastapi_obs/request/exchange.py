@@ -44,7 +44,7 @@ class Background:
 class Story:
     """What an exchange holds beside its figures, of bounded size: its spans that have ended, its lines, its exemplars."""
 
-    __slots__ = ("access_line", "exemplars", "line_bytes", "lines", "lost_lines", "lost_spans", "spans")
+    __slots__ = ("exemplars", "line_bytes", "lines", "lost_lines", "lost_spans", "spans")
 
     MOST_SPANS = 200
     MOST_LINES = 500
@@ -57,8 +57,6 @@ class Story:
         """JSON, one object each."""
         self.exemplars: list[tuple[Any, float, dict[str, str], float]] = []
         """Series of histograms, each with the number that it got, the ids of the span that it got it in, and the Unix time."""
-        self.access_line: tuple[Any, Any] | None = None
-        """What makes its access line, and of which values, where that is put off."""
         self.line_bytes = self.lost_spans = self.lost_lines = 0
 
     def add_span(self, span: Any) -> bool:
@@ -107,6 +105,7 @@ class Exchange:
         "held_lines",
         "kept",
         "kind",
+        "line_is_ordinary",
         "method",
         "observer",
         "outer_context",
@@ -115,6 +114,7 @@ class Exchange:
         "received_bytes",
         "rejection",
         "request_id",
+        "response_headers",
         "route",
         "sampled",
         "scope",
@@ -130,6 +130,11 @@ class Exchange:
         "trace_id",
         "wall_ns",
     )
+
+    held_lines: Any
+    """Lines that wait for the outcome; None when there are none."""
+    response_headers: Any
+    """Those that the app has sent, as it sent them; None also once the app has returned."""
 
     def __init__(
         self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, parent: "Exchange | None" = None
@@ -176,14 +181,14 @@ class Exchange:
         self.error_type: str | None = None
         """Why this exchange counts as failed, in few distinct words; None when it does not."""
         self.excluded = self.sampled = self.streamed = self.client_gone = self.finished = False
-        self.error_logged = False
-        """Whether one of our lines has the exception that left the app; known once the app has returned."""
+        self.error_logged = self.line_is_ordinary = False
+        """Whether one of our lines has the exception that left the app, known once the app has returned; and whether its access
+        line can be made of its figures alone, at any time."""
         self.kept = UNDECIDED
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
         self.story: Story | None = None
         """What waits for that decision; None for nothing."""
-        self.held_lines: Any = None
-        """Lines that wait for the outcome; None when there are none."""
+        self.held_lines = self.response_headers = None
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Watches an HTTP request and its response: what each ASGI message means for the exchange."""
 
 from collections.abc import Awaitable
-from typing import Any
 
 from starlette.types import Message
 
@@ -28,12 +27,10 @@ class HttpWatch(Watch):
     that inherit the context and outlive the exchange: the next request of the connection, and the reading of the transport.
     """
 
-    __slots__ = ("_headers", "_state", "_trailers", "_unsized")
+    __slots__ = ("_state", "_trailers", "_unsized")
 
     def _prepare(self) -> None:
         self._state = AWAITED
-        self._headers: Any = None
-        """Of the response."""
         self._trailers = self._unsized = False
         """Whether trailers follow the body; and whether a part of the body is sent by the server itself, from a file."""
 
@@ -81,7 +78,6 @@ class HttpWatch(Watch):
                 if self._state == AWAITED:
                     starts, self._state = True, STARTED
                     self._trailers = message.get("trailers", False)
-                    self._headers = message.get("headers")
                     message = self._response_started(message, message.get("status"), may_stream=True)
                 else:
                     self._valid = False
@@ -170,7 +166,7 @@ class HttpWatch(Watch):
         exchange = self.exchange
         if exchange.method == "HEAD" or exchange.status in _BODILESS:
             return 0
-        return content_length(self._headers)
+        return content_length(exchange.response_headers)
 
     def _send_failed(self, error: BaseException, size: int, *, starts: bool, ends: bool) -> None:
         """Undo the notes about a message that the server has refused; it may have been the first or the last one."""

@@ -144,7 +144,8 @@ class Watch(ABC):
         # The scope knows the exchange; were the exchange to know the scope for longer, every request would be a cycle for
         # the garbage collector to find. Tasks, pools of connections and transports keep the context of the request that
         # started them, and so the exchange, for as long as they live.
-        exchange.scope, exchange.headers, exchange.parent, exchange.outer_context = _NO_SCOPE, _NO_HEADERS, None, None
+        exchange.scope, exchange.headers = _NO_SCOPE, _NO_HEADERS
+        exchange.parent = exchange.outer_context = exchange.response_headers = None
         if error is not None:
             exchange.release_error()
 
@@ -167,6 +168,7 @@ class Watch(ABC):
         # A client that has gone receives no status, whatever the app answers.
         status = status if type(status) is int else status_of(status)
         exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else status
+        exchange.response_headers = message.get("headers")
         if not exchange.finished:
             try:
                 exchange.route = self._routes.template(exchange.scope)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from sage_fastapi_obs.log_levels import LevelName, usual_level
 from sage_fastapi_obs.pack_folders import pack_names
-from sage_fastapi_obs.settings.standard_variables import is_http_url
+from sage_fastapi_obs.settings.standard_variables import is_http_url, is_otlp_url
 
 _BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
 
@@ -117,6 +117,10 @@ IndexName = Annotated[
 Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 RegularExpression = Annotated[str, AfterValidator(_compiles)]
 HttpUrl = Annotated[str, _must(is_http_url, "must be an http(s) URL, such as http://localhost:4318/v1/traces")]
+OtlpUrl = Annotated[
+    str,
+    _must(is_otlp_url, "must be an http(s) URL, such as http://localhost:4318/v1/traces, or like grpc://localhost:4317"),
+]
 SecretHttpUrl = Annotated[SecretStr, _must(lambda url: is_http_url(url.get_secret_value()), "must be an http(s) URL")]
 Token = Annotated[
     SecretStr,

@@ -24,6 +24,7 @@ from sage_fastapi_obs.settings.field_types import (
     NamePairs,
     Names,
     Network,
+    OtlpUrl,
     Pack,
     PathPrefix,
     RegularExpression,
@@ -39,7 +40,7 @@ Severity: TypeAlias = Literal["info", "warning", "critical"]
 MonitoringProgram = Literal["prometheus", "alertmanager", "node-exporter", "fluent-bit"]
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
 _GRPC_PORT = 4317
-"""Where collectors listen for OTLP over gRPC, which we do not speak."""
+"""Where collectors listen for OTLP over gRPC, and not over HTTP."""
 
 
 class _Section(BaseModel):
@@ -116,10 +117,10 @@ class LoggingSettings(_Section):
     """Lowest level that is sent."""
     elasticsearch_api_key: SecretStr | None = None
     """API key, instead of user and password."""
-    otlp_endpoint: HttpUrl | None = None
-    """Send lines as OpenTelemetry log records too: full URL, such as `http://localhost:4318/v1/logs`."""
+    otlp_endpoint: OtlpUrl | None = None
+    """Send lines as OpenTelemetry log records too: full URL, such as `http://localhost:4318/v1/logs`, or `grpc://localhost:4317`."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for the last lines at shutdown."""
+    """Longest wait for the last lines at shutdown; lines, spans and metrics are waited for [together](export.md#at-the-end)."""
     redact: Annotated[tuple[FieldName, ...], CommaSeparated] = ()
     """Names of fields whose values are hidden, besides the built-in names; see [what is hidden](#what-is-hidden)."""
     redact_builtin: bool = True
@@ -174,14 +175,14 @@ class TracingSettings(_Section):
     """Networks of gateways and services for which that limit does not hold: `10.0.0.0/8,fd00::/8`."""
     exporter: Exporter = "none"
     """Destination of ended spans: `none`, `console`, `otlp`, or `console,otlp`."""
-    otlp_endpoint: HttpUrl | None = None
-    """Full URL of OTLP over HTTP, such as `http://localhost:4318/v1/traces`; implies `otlp`."""
+    otlp_endpoint: OtlpUrl | None = None
+    """Full URL of a collector, as `http://localhost:4318/v1/traces` or `grpc://localhost:4317`, TLS `grpcs`; implies `otlp`."""
     jaeger_endpoint: HttpUrl | None = None
     """Deprecated: stands for `otlp_endpoint` on port 4318 of the same host."""
     query_values: bool = False
     """Show the values of query parameters in `url.query` and in URLs of messages, but never those of sensitive names."""
     shutdown_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for the last spans at shutdown."""
+    """Longest wait for the last spans and metrics at shutdown."""
 
     @property
     def exporters(self) -> frozenset[str]:
@@ -226,6 +227,10 @@ class MetricsSettings(_Section):
     """Share of observations that [expensive metrics](metrics.md#expensive-metrics) get, 0 to 1; counters are always exact."""
     exemplars: bool = True
     """Attach the ids of sampled traces to the buckets of histograms."""
+    otlp_endpoint: OtlpUrl | None = None
+    """Push metrics over OTLP too: full URL, such as `http://localhost:4318/v1/metrics`, or `grpc://localhost:4317`."""
+    otlp_interval_seconds: float = Field(default=60.0, ge=1.0, le=3600.0)
+    """Time from one push to the next."""
 
     @property
     def alias_groups(self) -> tuple[AliasGroup, ...]:
@@ -537,6 +542,10 @@ class Settings(BaseSettings):
             )
         if self.tracing.jaeger_endpoint is not None:
             yield "tracing.jaeger_endpoint is retired: name tracing.otlp_endpoint instead, on port 4318 of the same host"
-        for section, endpoint in (("tracing", self.tracing.otlp_endpoint), ("logging", self.logging.otlp_endpoint)):
-            if endpoint is not None and urlsplit(endpoint).port == _GRPC_PORT:
-                yield f"{section}.otlp_endpoint has port {_GRPC_PORT}, which is that of gRPC: OTLP over HTTP is on 4318"
+        for section in ("tracing", "logging", "metrics"):
+            endpoint = urlsplit(getattr(self, section).otlp_endpoint or "")
+            if endpoint.port == _GRPC_PORT and endpoint.scheme in ("http", "https"):
+                yield (
+                    f"{section}.otlp_endpoint has port {_GRPC_PORT}, which is that of gRPC: "
+                    f"write grpc://{endpoint.hostname}:{_GRPC_PORT}, or name OTLP over HTTP, which is on 4318"
+                )

@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 Remark = Callable[[str], None]
 """Takes a remark: a mistake, and what to change."""
-Signal = Literal["traces", "logs"]
+Signal = Literal["traces", "logs", "metrics"]
 Compression = Literal["none", "gzip", "deflate"]
 
-_DEFAULT_ENDPOINT = "http://localhost:4318"
+_DEFAULT_ENDPOINTS = {"http": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _TIMEOUT_SECONDS = 10.0
 _LONGEST_SECONDS = 300.0
 """A greater time limit is in milliseconds, as the specification says; a smaller one in seconds, as in Python's SDK."""
@@ -24,8 +24,11 @@ _KNOWN_EXPORTERS = {
     "otlp_proto_grpc": "grpc",
     "console": "console",
     "logging": "console",
+    "prometheus": "none",
     "none": "none",
 }
+_ELSEWHERE = frozenset({"console", "logging", "prometheus"})
+"""Exporters that not every signal has."""
 _PROVIDER = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
 _COMPRESSIONS: dict[str, Compression] = {"": "none", "none": "none", "gzip": "gzip", "deflate": "deflate"}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -53,6 +56,15 @@ def is_http_url(url: object) -> bool:
         return False
 
 
+def is_otlp_url(url: object) -> bool:
+    """Tell whether something is the URL of a collector: of HTTP, or `grpc://host:port`, with TLS `grpcs://host:port`."""
+    text = str(url)
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("grpc", "grpcs"):
+        return is_http_url(url)
+    return is_http_url(f"http{separator}{rest}") and not any(sign in rest.rstrip("/") for sign in "/@?#")
+
+
 def is_service_link(name: str, value: str) -> bool:
     """Tell whether a variable is one that Kubernetes sets in each container for a service of the same namespace.
 
@@ -68,9 +80,9 @@ def standard_sections(env: Mapping[str, str], remark: Remark) -> dict[str, dict[
     sections = {
         "service": _service(env),
         "tracing": _tracing(env, remark) | ({"enabled": False} if is_disabled else {}),
-        "logging": {} if is_disabled else _logging(env, remark),
+        "logging": {} if is_disabled else {"otlp_endpoint": _chosen_endpoint(env, "logs", remark)},
+        "metrics": {} if is_disabled else _metrics(env, remark),
     }
-    _check_metrics_exporter(env, remark)
     kept = {name: {key: value for key, value in keys.items() if value is not None} for name, keys in sections.items()}
     return {name: keys for name, keys in kept.items() if keys}
 
@@ -98,16 +110,28 @@ def _tracing(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
     endpoint = _endpoint(env, "traces", listed, remark)
     exporter = None
     if listed is not None:
-        exporter = ",".join(sorted(listed & ({"console", "otlp"} if endpoint else {"console"}))) or "none"
+        exporter = ",".join(sorted(listed & {"console"} | ({"otlp"} if endpoint else set()))) or "none"
     return {"otlp_endpoint": endpoint, "exporter": exporter, "sample_rate": _sample_rate(env, remark)}
 
 
-def _logging(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
-    listed = _exporters(env, "logs", remark)
-    if listed is None and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in env:
-        # The endpoint of all signals does not switch this one on: the lines are on the console already.
-        return {}
-    return {"otlp_endpoint": _endpoint(env, "logs", listed, remark)}
+def _metrics(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
+    preference = env.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative")
+    if preference.lower() != "cumulative":
+        remark(f"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE={preference!r} is not supported: metrics are cumulative")
+    milliseconds = number(env, "OTEL_METRIC_EXPORT_INTERVAL", 0.0, remark, least=1_000, most=3_600_000)
+    seconds = {"otlp_interval_seconds": milliseconds / 1_000} if milliseconds else {}
+    return {"otlp_endpoint": _chosen_endpoint(env, "metrics", remark), **seconds}
+
+
+def _chosen_endpoint(env: Mapping[str, str], signal: Signal, remark: Remark) -> str | None:
+    """Return the endpoint of a signal that the endpoint of all signals does not switch on.
+
+    Lines are on the console already, and metrics are scraped.
+    """
+    listed = _exporters(env, signal, remark)
+    if listed is None and f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT" not in env:
+        return None
+    return _endpoint(env, signal, listed, remark)
 
 
 def _exporters(env: Mapping[str, str], signal: Signal, remark: Remark) -> set[str] | None:
@@ -116,45 +140,46 @@ def _exporters(env: Mapping[str, str], signal: Signal, remark: Remark) -> set[st
     if variable not in env:
         return None
     names = [name for part in env[variable].split(",") if (name := part.strip().lower())]
+    # Metrics are scraped in any case, and have no place on a console.
+    others = {"prometheus"} if signal == "metrics" else {"console", "logging"}
     for name in names:
-        if name not in _KNOWN_EXPORTERS:
-            remark(f"{variable} names {name!r}, which is not supported: use otlp, console or none")
+        if name not in _KNOWN_EXPORTERS or (name not in others and name in _ELSEWHERE):
+            remark(f"{variable} names {name!r}, which is not supported: use otlp, {min(others)} or none")
     return {_KNOWN_EXPORTERS[name] for name in names if name in _KNOWN_EXPORTERS}
 
 
 def _endpoint(env: Mapping[str, str], signal: Signal, listed: set[str] | None, remark: Remark) -> str | None:
-    """Return the URL for a signal over OTLP; None if it is not exported, or not over HTTP."""
+    """Return the URL for a signal over OTLP; None if it is not exported."""
     own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
     variable = own if own in env else "OTEL_EXPORTER_OTLP_ENDPOINT"
-    is_wanted = variable in env if listed is None else bool(listed & {"otlp", "grpc"})
-    if not is_wanted or not _speaks_http(env, signal, listed, remark):
+    if not (variable in env if listed is None else listed & {"otlp", "grpc"}):
         return None
-    endpoint = env.get(own) or f"{env.get(variable, _DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
-    if is_http_url(endpoint):
+    is_grpc = _is_over_grpc(env, signal, listed, remark)
+    default = _DEFAULT_ENDPOINTS["grpc" if is_grpc else "http"]
+    endpoint = env.get(own) or env.get(variable, default).rstrip("/") + ("" if is_grpc else f"/v1/{signal}")
+    if is_grpc:
+        endpoint = _grpc_endpoint(endpoint, is_insecure=_own_or_common(env, signal, "INSECURE")[1].lower() == "true")
+    if is_http_url(endpoint) or (is_grpc and is_otlp_url(endpoint)):
         return endpoint
-    remark(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {_DEFAULT_ENDPOINT}")
+    remark(f"{variable} is no http(s) URL, so no {signal} are exported: it is like {default}")
     return None
 
 
-def _speaks_http(env: Mapping[str, str], signal: Signal, listed: set[str] | None, remark: Remark) -> bool:
-    """Tell whether a signal may be sent over HTTP, the only way that we have."""
+def _is_over_grpc(env: Mapping[str, str], signal: Signal, listed: set[str] | None, remark: Remark) -> bool:
     variable, protocol = _own_or_common(env, signal, "PROTOCOL")
-    if protocol.lower() == "grpc" or (listed is not None and "otlp" not in listed):
-        cause = f"{variable}=grpc" if protocol.lower() == "grpc" else f"OTEL_{signal.upper()}_EXPORTER=otlp_proto_grpc"
-        remark(
-            f"{cause} is not supported, so no {signal} are exported: set http/protobuf, "
-            f"and an endpoint with the collector's port for it, usually 4318 instead of 4317"
-        )
-        return False
-    if protocol.lower() not in ("", "http/protobuf"):
+    if protocol.lower() not in ("", "grpc", "http/protobuf"):
         remark(f"{variable}={protocol!r} is not supported: {signal} are sent as http/protobuf")
-    return True
+    return protocol.lower() == "grpc" or (listed is not None and "otlp" not in listed)
 
 
-def _check_metrics_exporter(env: Mapping[str, str], remark: Remark) -> None:
-    names = {part.strip().lower() for part in env.get("OTEL_METRICS_EXPORTER", "").split(",")}
-    if pushed := ", ".join(sorted(names - {"", "none", "prometheus"})):
-        remark(f"OTEL_METRICS_EXPORTER names {pushed}, and metrics are not pushed: have metrics.path scraped")
+def _grpc_endpoint(endpoint: str, *, is_insecure: bool) -> str:
+    """Write an endpoint of gRPC as a URL of ours: the scheme of a URL says whether there is TLS, else a variable does."""
+    scheme, separator, rest = endpoint.rpartition("://")
+    if scheme.lower() not in ("", "http", "https"):
+        return endpoint
+    is_plain = is_insecure if not separator else scheme.lower() == "http"
+    # gRPC has no use for a path.
+    return f"{'grpc' if is_plain else 'grpcs'}://{rest.partition('/')[0]}"
 
 
 def _sample_rate(env: Mapping[str, str], remark: Remark) -> float | None:
@@ -191,6 +216,19 @@ def number(
         return value
     remark(f"{variable}={text!r} is no number from {least:g} to {most:g}, and ignored: it is {default:g}")
     return default
+
+
+def patterns(env: Mapping[str, str], variable: str, remark: Remark) -> list[str]:
+    """Read a list of regular expressions, such as plain words, without those that are none, or cannot stand in one list."""
+    kept: list[str] = []
+    for pattern in filter(None, map(str.strip, env.get(variable, "").split(","))):
+        try:
+            re.compile("|".join([*kept, pattern]))
+        except re.error as error:
+            remark(f"{variable} has {pattern!r}, which is no regular expression ({error}), and is ignored: '.*' is anything")
+        else:
+            kept.append(pattern)
+    return kept
 
 
 def _own_or_common(env: Mapping[str, str], signal: Signal, what: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sage_fastapi_obs.processes import hold_at_fork
@@ -86,6 +86,8 @@ class Database:
             except sqlite3.Error as error:
                 if is_damage(error):
                     self._set_aside_if(inode, str(error))
+                elif not is_busy(error):
+                    self._open_anew()
                 raise
 
     def clear(self) -> None:
@@ -153,6 +155,12 @@ class Database:
         aside_bytes = self.files.aside_bytes() if self.files else 0
         self.max_pages = (self._max_bytes - JOURNAL_BYTES - aside_bytes) // PAGE_BYTES
         self.cap(connection)
+
+    def _open_anew(self) -> None:
+        """Open the file as one who writes does, which puts right what stands beside it."""
+        self.close()
+        with suppress(sqlite3.Error, OSError), self.transaction():
+            pass
 
     def _give_up(self, error: BaseException) -> None:
         """Roll back; after an error of the file, open it anew the next time."""

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sage_fastapi_obs.logs.line_format import json_format
+from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, ordinary_values
+from sage_fastapi_obs.logs.line_format import LineBuilder, json_format
 from sage_fastapi_obs.request.exchange import Exchange, Story
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
-
-_NO_STORY = Story()
 
 
 class KeptExchange(NamedTuple):
@@ -31,43 +30,59 @@ class KeptLine(NamedTuple):
     """JSON."""
 
 
-def record_of(readable: Callable[[str], str], kept: KeptExchange | KeptLine) -> StoredRequest | Supplement:
-    """Make what is stored; `readable` cuts and redacts a text of the caller's."""
-    if isinstance(kept, KeptLine):
-        at_ns, request_id, correlation_id, trace_id, line = kept
-        return Supplement(at_ns, request_id, correlation_id, trace_id, b'{"lines":[%b]}' % line)
-    exchange, story, is_whole = kept
-    details = _details(_NO_STORY if story is None else story)
-    if not is_whole:
-        at_ns = exchange.wall_ns + exchange.duration_us * 1_000
-        return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details)
-    return StoredRequest(
-        exchange.wall_ns,
-        exchange.duration_us,
-        exchange.kind,
-        readable(exchange.method),
-        exchange.route,
-        readable(exchange.path),
-        exchange.status,
-        exchange.failed,
-        exchange.kept,
-        exchange.request_id,
-        exchange.correlation_id,
-        exchange.trace_id,
-        exchange.span_id,
-        exchange.error_type,
-        details,
-    )
+class ExchangeEncoder:
+    """Makes what is stored, in the thread that writes it."""
+
+    def __init__(self, build: LineBuilder, readable: Callable[[str], str]) -> None:
+        """`build` builds log lines; `readable` cuts and redacts a text of the caller's."""
+        self._readable = readable
+        # Of its own, as another thread than that of the log output makes these lines.
+        self._access_line = FastAccessLine(build, json_format, readable, None)
+
+    def __call__(self, kept: KeptExchange | KeptLine) -> StoredRequest | Supplement:
+        """Make one record."""
+        if isinstance(kept, KeptLine):
+            at_ns, request_id, correlation_id, trace_id, line = kept
+            return Supplement(at_ns, request_id, correlation_id, trace_id, b'{"lines":[%b]}' % line)
+        exchange, story, is_whole = kept
+        if not is_whole:
+            at_ns = exchange.wall_ns + exchange.duration_us * 1_000
+            details = b"{%b}" % _story_json(story, [], [])
+            return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details)
+        readable = self._readable
+        return StoredRequest(
+            exchange.wall_ns,
+            exchange.duration_us,
+            exchange.kind,
+            readable(exchange.method),
+            exchange.route,
+            readable(exchange.path),
+            exchange.status,
+            exchange.failed,
+            exchange.kept,
+            exchange.request_id,
+            exchange.correlation_id,
+            exchange.trace_id,
+            exchange.span_id,
+            exchange.error_type,
+            self._details(exchange, story),
+        )
+
+    def _details(self, exchange: Exchange, story: Story | None) -> bytes:
+        # A span of somebody else may be going on.
+        spans = [exchange.span] if getattr(exchange.span, "end_time", None) else []
+        lines = [self._access_line(ordinary_values(exchange))[:-1]] if exchange.line_is_ordinary else []
+        return b"{%b}" % _story_json(story, spans, lines)
 
 
-def _details(story: Story) -> bytes:
-    lines = [*story.lines]
-    if story.access_line is not None:
-        write, values = story.access_line
-        lines.append(write(values)[:-1])
-    spans = [json_format(_span(span))[:-1] for span in [*story.spans]]
-    lost = b'"dropped_spans":%d,"dropped_lines":%d' % (story.lost_spans, story.lost_lines)
-    return b'{"spans":[%b],"lines":[%b],%b}' % (b",".join(spans), b",".join(lines), lost)
+def _story_json(story: Story | None, spans: list[Any], lines: list[bytes]) -> bytes:
+    lost = b""
+    if story is not None:
+        spans, lines = [*spans, *story.spans], [*story.lines, *lines]
+        if story.lost_spans or story.lost_lines:
+            lost = b',"dropped_spans":%d,"dropped_lines":%d' % (story.lost_spans, story.lost_lines)
+    encoded = [json_format(_span(span))[:-1] for span in spans]
+    return b'"spans":[%b],"lines":[%b]%b' % (b",".join(encoded), b",".join(lines), lost)
 
 
 def _span(span: Any) -> dict[str, Any]:

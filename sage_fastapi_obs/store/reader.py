@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from sage_fastapi_obs.store.connection import is_damage, reading
+from sage_fastapi_obs.store.connection import is_busy, reading
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
 from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, Row, conditions_of, rows
 
@@ -73,9 +73,9 @@ class StoreReader:
             try:
                 return self._answer(question)
             except sqlite3.Error as error:
-                if not is_damage(error):
+                if is_busy(error):
                     raise
-            # By now it has been set aside, or another process has done so.
+            # By now a damaged file has been set aside.
             return self._answer(question)
         except (sqlite3.Error, OSError) as error:
             raise UnreadableStoreError(str(error)) from error

@@ -25,8 +25,10 @@ from sage_fastapi_obs.threads import Threads
 QUEUE_REQUESTS = 5_000
 FLUSH_SECONDS = 0.2
 """How long a request waits in memory for others to be written with."""
-QUESTION_SECONDS = 0.25
-"""How long a question waits for what is not written yet."""
+IDLE_SECONDS = 30.0
+"""After which the thread ends; the next request starts another. Services that nobody closes leave no threads behind."""
+QUESTION_SECONDS = 5.0
+"""How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
 _UNWRITTEN_ID = 1 << 59
@@ -83,6 +85,8 @@ class Store:
         self._queue.append(source)
         if self._thread is None:
             self._start_thread()
+        elif len(self._queue) == 1:
+            self._wake.set()
 
     def flush(self, seconds: float) -> bool:
         """Write all that was kept, and wait for that no longer than some seconds; tell whether it is written."""
@@ -93,6 +97,7 @@ class Store:
         elif self._thread is not threading.current_thread():
             done = threading.Event()
             self._waiting.append(done)
+            self._hurry.set()
             self._wake.set()
             done.wait(max(0.0, seconds))
         return self._is_idle
@@ -101,6 +106,7 @@ class Store:
         """Write what waits until a time of `time.monotonic`, and take nothing more; what is left then is lost."""
         self._room = 0
         self._stopping.set()
+        self._hurry.set()
         self._wake.set()
         thread = self._thread
         if thread is not None:
@@ -129,7 +135,8 @@ class Store:
         self._queue: deque[Any] = deque()
         self._taken: list[Any] = []
         self._waiting: deque[threading.Event] = deque()
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake, self._hurry, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        """There is something to write; somebody waits for it; it is the last."""
         self._starting, self._working = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._writer = BatchWriter(
@@ -149,14 +156,30 @@ class Store:
                 self._starting.release()
 
     def _run(self) -> None:
-        wake, stopping = self._wake, self._stopping
+        wake, hurry, stopping = self._wake, self._hurry, self._stopping
         with suppress_instrumentation():
             while not stopping.is_set():
-                wake.wait(FLUSH_SECONDS)
+                if self._is_idle and not wake.wait(IDLE_SECONDS) and self._leave():
+                    return
                 wake.clear()
+                hurry.wait(FLUSH_SECONDS)
+                hurry.clear()
                 self._work()
             self._work(is_last=True)
             self._database.close()
+
+    def _leave(self) -> bool:
+        """End the thread, unless there is something to do just now; tell whether it ends."""
+        with self._starting, self._working:
+            self._thread = None
+            if self._queue or self._waiting or self._stopping.is_set():
+                self._thread = threading.current_thread()
+                return False
+            self._database.close()
+        if self._queue:
+            # It came too late to find this thread, and too early to start another.
+            self._start_thread()
+        return True
 
     def _work(self, *, is_last: bool = False) -> None:
         """Write all that waits; an internal error costs what was taken, and nothing after it."""

@@ -1,4 +1,4 @@
-"""Sends ended spans to a collector, over OTLP/HTTP.
+"""Sends ended spans to a collector, over OTLP.
 
 The sender of log lines sends them. The SDK's own batch processor and exporter do not count lost spans, log a line per batch,
 wait for half a minute at the end, and read responses of any size.
@@ -16,6 +16,7 @@ from sage_fastapi_obs.catalog import SPAN_METRICS
 from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.delivery.otlp_collector import Collector
 from sage_fastapi_obs.delivery.queued_sender import Entry, Limits, Sender
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings.standard_variables import number
 from sage_fastapi_obs.tracing.span_encoding import SpanEncoder
@@ -43,11 +44,13 @@ class SpanOutput(SpanProcessor):
         log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
         shutdown_seconds: float,
+        senders: Senders,
     ) -> None:
         """`log` logs a line, `failed` counts a missing thread. Raises `SettingsError` where the extra is missing."""
         remarks: list[str] = []
         self._sender = _SpanSender(_Spans(url), losses, log, failed, _limits(remarks))
         self._shutdown_seconds = shutdown_seconds
+        senders.add(self._sender, shutdown_seconds)
         self.remarks = (*self._sender.remarks, *remarks)
         """What is wrong with OpenTelemetry's environment variables."""
 

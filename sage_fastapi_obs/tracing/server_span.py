@@ -1,7 +1,6 @@
 """The server span: adopted where the request has one, else opened by the stable HTTP conventions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 from opentelemetry import trace
@@ -10,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.otel_internals import NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
@@ -29,7 +29,7 @@ from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trac
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput
 from sage_fastapi_obs.tracing.provider import build_provider, global_provider
 from sage_fastapi_obs.tracing.retention import Retention
-from sage_fastapi_obs.tracing.server_attributes import id_attributes, request_attributes, response_attributes, span_names
+from sage_fastapi_obs.tracing.server_attributes import id_attributes, server_attributes
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
 _SCOPE_NAME = "sage_fastapi_obs"
@@ -58,6 +58,7 @@ class ServerSpans(Recorder):
         provider: trace.TracerProvider | None,
         log: LogLine,
         failed: CountError,
+        senders: Senders,
         observer: object,
         retention: Retention,
         *,
@@ -81,9 +82,10 @@ class ServerSpans(Recorder):
         """Spans that were lost."""
         self.dropped_headers = DroppedHeaders()
         """Trace headers of callers that were not used."""
-        self._output = _output(settings, self.losses, log, failed)
+        self._senders = senders
+        self._output = _output(settings, self.losses, log, failed, senders)
         self._incoming_trace: IncomingTrace | None = None
-        self._describe = partial(request_attributes, redaction)
+        self._describe, self._describe_end, self._names, self._attribute_remarks = server_attributes(redaction)
         self._use(trace.NoOpTracer(), tuple)
         self.children: ChildSpans | None = None
         """Starts spans below those of requests, between the start and the close."""
@@ -97,8 +99,8 @@ class ServerSpans(Recorder):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is wrong with the environment variables about exporting spans."""
-        return () if self._output is None else self._output.remarks
+        """What is wrong with the environment variables about spans."""
+        return (*self._attribute_remarks, *(() if self._output is None else self._output.remarks))
 
     @property
     def is_outcome_unused(self) -> bool:
@@ -140,6 +142,7 @@ class ServerSpans(Recorder):
         if own is None:
             return
         self._at_end.leave()
+        self._senders.stop()
         own.shutdown()
 
     def _use(self, tracer: trace.Tracer, processors: Callable[[], Any], root_bound: int | None = None) -> None:
@@ -172,7 +175,7 @@ class ServerSpans(Recorder):
             return
         is_exported = bool(self._processors())
         caller, incoming, links = self._caller(exchange, is_exported=is_exported)
-        name, _ = span_names(exchange.method, None)
+        name, _ = self._names(exchange.method, None)
         if caller is not None and self._decides:
             is_sampled = bool(caller[2] & _SAMPLED) and self._callers.admits(exchange)
             span, exchange.trace_id, exchange.span_id, exchange.sampled = self._spans.start_below(
@@ -277,18 +280,18 @@ class ServerSpans(Recorder):
     def _finish(self, exchange: Exchange, duration_us: int) -> None:
         if exchange.error_type is not None and exchange.failed:
             mark_failed(exchange.span, exchange.error, self._redaction)
-        started_as, name = span_names(exchange.method, exchange.route)
+        started_as, name = self._names(exchange.method, exchange.route)
         ended_ns = exchange.wall_ns + duration_us * 1_000
-        finish_span(exchange.span, started_as, name, response_attributes(exchange), ended_ns)
-        if self._is_stored and self._gate is not None and exchange.is_kept:
-            exchange.own_story.spans.append(exchange.span)
+        finish_span(exchange.span, started_as, name, self._describe_end(exchange), ended_ns)
 
 
-def _output(settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError) -> SpanOutput | None:
+def _output(
+    settings: TracingSettings, losses: SpanLosses, log: LogLine, failed: CountError, senders: Senders
+) -> SpanOutput | None:
     """Build the export of spans now, so that a missing extra raises while building."""
     if not settings.enabled or "otlp" not in settings.exporters or settings.otlp_endpoint is None:
         return None
-    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds)
+    return SpanOutput(settings.otlp_endpoint, losses, log, failed, settings.shutdown_seconds, senders)
 
 
 def _is_left_over(context: Context, outer: Exchange) -> bool:

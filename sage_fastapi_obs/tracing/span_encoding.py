@@ -11,15 +11,18 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+
+from sage_fastapi_obs.otel_internals import NO_STATE, FastSpan
 
 EncodeWithSdk: TypeAlias = Callable[[Sequence[ReadableSpan]], Any]
 """The SDK's `encode_spans`: returns an `ExportTraceServiceRequest`."""
-_SPANS_AT_A_TIME = 64
-"""Spans that are encoded before other threads get the interpreter: well under a millisecond's work."""
-_LONGEST_CACHED = 32
-"""Characters of a text whose encoding is kept for the next span: those of ids and longer ones are seldom the same."""
+_SLICE_NS = 250_000
+"""Time to encode before other threads get the interpreter: the loop has to wait for no more than this and one span."""
 _FLAGS = tuple(b"\x85\x01" + struct.pack("<I", flags) for flags in (0x100, 0x300))
 """Of a span whose parent is local, and remote."""
+_KINDS = {id(kind): bytes((kind.value + 1,)) for kind in SpanKind}
+"""By identity, as an enumeration's own hash is slow; its members live as long as the process."""
 _fixed64, _double = struct.Struct("<Q").pack, struct.Struct("<d").pack
 
 
@@ -36,9 +39,12 @@ def _varint(number: int) -> bytes:
 _SMALL = tuple(_varint(number) for number in range(1024))
 
 
-def _size(content: bytes) -> bytes:
-    length = len(content)
+def _size_of(length: int) -> bytes:
     return _SMALL[length] if length < len(_SMALL) else _varint(length)
+
+
+def _size(content: bytes) -> bytes:
+    return _size_of(len(content))
 
 
 def _message(tag: bytes, content: bytes) -> bytes:
@@ -93,25 +99,37 @@ def _key(key: str) -> bytes:
     return _text(b"\x0a", key) + b"\x12"
 
 
+@lru_cache(maxsize=4096)
+def _before_text(tag: bytes, key: str, length: int) -> bytes:
+    """Encode all of an attribute that stands before the bytes of its text: for a name and a length always the same."""
+    value = b"\x0a" + _size_of(length)
+    before = _key(key) + _size_of(len(value) + length) + value
+    return tag + _size_of(len(before) + length) + before
+
+
 def _key_value(tag: bytes, key: str, value: Any) -> bytes:
     content = _VALUES[type(value)](value)
-    length = len(content)
-    return _message(tag, b"".join((_key(key), _SMALL[length] if length < len(_SMALL) else _varint(length), content)))
+    return _message(tag, _key(key) + _size(content) + content)
 
 
-_repeated_key_value = lru_cache(maxsize=4096)(_key_value)
-"""Only for texts and whole numbers: `0`, `0.0`, `-0.0` and `False` are the same key of a cache."""
+_int_attribute = lru_cache(maxsize=4096)(_key_value)
+"""Only for whole numbers: `0`, `0.0`, `-0.0` and `False` are the same key of a cache."""
 
 
 def _attributes(tag: bytes, attributes: Mapping[str, Any]) -> bytes:
-    return b"".join(
-        [
-            _repeated_key_value(tag, key, value)
-            if (len(value) < _LONGEST_CACHED if type(value) is str else type(value) is int)
-            else _key_value(tag, key, value)
-            for key, value in attributes.items()
-        ]
-    )
+    parts: list[bytes] = []
+    add = parts.append
+    for key, value in attributes.items():
+        kind = type(value)
+        if kind is str:
+            text = value.encode()
+            add(_before_text(tag, key, len(text)))
+            add(text)
+        elif kind is int:
+            add(_int_attribute(tag, key, value))
+        else:
+            add(_key_value(tag, key, value))
+    return b"".join(parts)
 
 
 def _event(event: Event) -> bytes:
@@ -131,32 +149,51 @@ def _status(code: int, description: str | None) -> bytes:
     return _message(b"\x7a", _text(b"\x12", description or "") + _count(b"\x18", code))
 
 
+_UNSET = _status(0, None)
+
+
+@lru_cache(maxsize=1024)
+def _name(name: str) -> bytes:
+    return _text(b"\x2a", name)
+
+
 class SpanEncoder:
     """Encodes batches of spans."""
 
-    def __init__(self, encode_with_sdk: EncodeWithSdk) -> None:
+    def __init__(
+        self,
+        encode_with_sdk: EncodeWithSdk,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`clock` is in nanoseconds; `pause` gives the interpreter up."""
         self._encode_with_sdk = encode_with_sdk
+        self._clock = clock
+        self._pause = pause
 
     def encode(self, spans: Sequence[ReadableSpan]) -> tuple[bytes, int]:
         """Return the bytes of an `ExportTraceServiceRequest`, and of how many spans it consists: some cannot be encoded."""
-        resources: dict[int, dict[int, _SpansOfScope]] = {}
-        encoded_count = 0
-        for number, span in enumerate(spans):
-            if number % _SPANS_AT_A_TIME == 0:
-                time.sleep(0)
+        scopes: dict[tuple[int, int], _SpansOfScope] = {}
+        clock = self._clock
+        pause_at = clock() + _SLICE_NS
+        for span in spans:
+            if clock() > pause_at:
+                self._pause(0)
+                pause_at = clock() + _SLICE_NS
             try:
-                scopes = resources.setdefault(id(span.resource), {})
-                scope_id = id(span.instrumentation_scope)
-                encoded = self._span(span)
+                encoded = self._encoded(span)
+                scope_id = id(span.resource), id(span.instrumentation_scope)
                 if scope_id not in scopes:
                     scopes[scope_id] = _SpansOfScope(self._encode_with_sdk([span]))
             except Exception:  # noqa: S112 - the caller counts it
                 continue
             scopes[scope_id].spans.append(encoded)
-            encoded_count += 1
-        return b"".join(_resource_spans([*scopes.values()]) for scopes in resources.values() if scopes), encoded_count
+        resources: dict[int, list[_SpansOfScope]] = {}
+        for (resource_id, _), scope in scopes.items():
+            resources.setdefault(resource_id, []).append(scope)
+        return b"".join(map(_resource_spans, resources.values())), sum(len(scope.spans) for scope in scopes.values())
 
-    def _span(self, span: ReadableSpan) -> bytes:
+    def _encoded(self, span: ReadableSpan) -> bytes:
         try:
             return encode_span(span)
         except (UnusualSpanError, KeyError, UnicodeEncodeError):
@@ -186,30 +223,41 @@ def _resource_spans(scopes: Sequence[_SpansOfScope]) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """Return the bytes of a span as a field of `ScopeSpans`; raises for one that only the SDK can encode."""
-    context, parent, status = span.context, span.parent, span.status
-    if context is None or span.links:
+    context, parent, attributes, status = span.context, span.parent, span.attributes, span.status
+    if context is None:
         raise UnusualSpanError
-    events, attributes = span.events, span.attributes
+    trace_id, span_id, _, _, state, _ = context
     content = b"".join(
         (
             b"\x0a\x10",
-            context.trace_id.to_bytes(16),
+            trace_id.to_bytes(16),
             b"\x12\x08",
-            context.span_id.to_bytes(8),
-            _text(b"\x1a", context.trace_state.to_header()) if context.trace_state else b"",
+            span_id.to_bytes(8),
+            b"" if state is NO_STATE else _text(b"\x1a", state.to_header()),
             b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8),
-            _text(b"\x2a", span.name),
+            _name(span.name),
             b"\x30",
-            _SMALL[span.kind.value + 1],
+            _KINDS[id(span.kind)],
             _time(b"\x39", span.start_time),
             _time(b"\x41", span.end_time),
             _attributes(b"\x4a", attributes) if attributes else b"",
-            _count(b"\x50", span.dropped_attributes),
-            b"".join([_message(b"\x5a", _event(event)) for event in events]) if events else b"",
-            _count(b"\x60", span.dropped_events),
-            _count(b"\x70", span.dropped_links),
-            _status(status.status_code.value, status.description),
+            b"" if isinstance(span, FastSpan) and span.has_only_attributes else _events_and_losses(span),
+            _UNSET if status.status_code is StatusCode.UNSET else _status(status.status_code.value, status.description),
             _FLAGS[parent is not None and parent.is_remote],
         )
     )
-    return _message(b"\x12", content)
+    return b"".join((b"\x12", _size(content), content))
+
+
+def _events_and_losses(span: ReadableSpan) -> bytes:
+    """Encode what few spans have."""
+    if span.links:
+        raise UnusualSpanError
+    return b"".join(
+        (
+            _count(b"\x50", span.dropped_attributes),
+            *(_message(b"\x5a", _event(event)) for event in span.events),
+            _count(b"\x60", span.dropped_events),
+            _count(b"\x70", span.dropped_links),
+        )
+    )

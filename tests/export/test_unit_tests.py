@@ -219,6 +219,7 @@ def test_prometheus_takes_configuration_and_rules(exported: Path):
         ("sage-warning", "HighEncryptionLatency", "0.95", "0.5"),
         ("sage-warning", "HandshakeFailures", 'status="failure"', 'status="success"'),
         ("sage-warning", "EncryptionSlowdown", "_bucket", ""),
+        ("sage-warning", "HighMemoryForecast", r"> 10+$", "> 920000000"),
         ("availability", "HighErrorRate", r"sum by \(service\) ", ""),
         ("availability", "ServiceDown", "== 0", "== 1"),
         ("availability", "ServiceDown", r" or absent.*", ""),
@@ -250,6 +251,24 @@ def test_a_rule_that_is_another_fails_its_test(tmp_path: Path, rules: str, alert
     judged["expr"] = changed
     path.write_text(yaml.safe_dump(written))
     assert promtool(folder, folder / f"prometheus/tests/{rules}.yml").returncode != 0
+
+
+@pytest.mark.parametrize("seconds", ["0s", "4h"])
+def test_a_rule_that_waits_for_another_time_fails_its_test(tmp_path: Path, seconds: str):
+    """The tests notice an alert that fires as soon as its condition holds, though it has to hold for a while, or later."""
+    folder = write(FILES, tmp_path)
+    waiting, found = set(), set()
+    for path in (folder / "prometheus/rules").glob("*.yml"):
+        written = yaml.safe_load(path.read_text())
+        rules = [rule for group in written["groups"] for rule in group["rules"] if rule.get("for", "0s") != "0s"]
+        waiting |= {rule["alert"] for rule in rules}
+        for rule in rules:
+            rule["for"] = seconds
+        path.write_text(yaml.safe_dump(written))
+        if rules:
+            done = promtool(folder, folder / "prometheus/tests" / path.name)
+            found |= {*re.findall(r'expr: "sum.*alertname=."(\w+).", alertstate=."pending', done.stdout + done.stderr)}
+    assert found == waiting
 
 
 def test_rules_of_the_settings_come_with_tests(tmp_path: Path):

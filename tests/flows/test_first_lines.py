@@ -54,14 +54,14 @@ def test_what_is_odd_is_said_at_once(tmp_path: Path) -> None:
     """A warning each, right after the first line, with what to change; nothing is said twice."""
     file = tmp_path / "settings.yaml"
     file.write_text("metrics: {port: 9100}\ntracing: {jaeger_endpoint: 'http://127.0.0.1:14268'}\n")
-    env = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_LOGS_EXPORTER": "otlp"}
+    env = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_METRICS_EXPORTER": "console"}
     logging = {"output": str(tmp_path / "lines"), "format": "json"}
     started, *warnings = read(first_lines(Settings.from_env(env, path=file, logging=logging)))
     assert started["message"] == "observability started"
     assert {(line["level"], line["logger"]) for line in warnings} == {("warn", "sage_fastapi_obs")}
     beginnings = [
         "OTEL_TRACES_EXPORTER names 'zipkin'",
-        "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported, so no logs are exported",
+        "OTEL_METRICS_EXPORTER names 'console'",
         f"{file} names no environment",
         "metrics.port is set and not used: nothing listens on 9100",
         "tracing.jaeger_endpoint is retired",

@@ -15,6 +15,7 @@ from receivers import Webhook, serving
 from support import PATIENCE_SECONDS, client, times
 
 from sage_fastapi_obs import Observability, Settings, SettingsError, active
+from sage_fastapi_obs.alerting.sla import RESULTS
 from sage_fastapi_obs.metrics import memory
 from sage_fastapi_obs.monitoring import notifiers
 from sage_fastapi_obs.monitoring.metrics import (
@@ -672,6 +673,16 @@ async def test_service_levels_are_checked(watched, monkeypatch):
     assert sent == [found["violations"]]
     easy = (await check_sla_compliance(targets={"error_rate": 50, "response_time_p95": 60_000})).value
     assert easy["sla_compliant"]
+
+
+async def test_service_levels_and_summaries_have_the_same_figures(watched):
+    """No percentile is above the longest run; the rule estimates it from the buckets, as Prometheus does."""
+    for _ in range(10):
+        collect_result_metric("work", Success(1), 6_500)
+    actual, summary = (await check_sla_compliance()).value["actual"], get_metrics_summary()["histograms"]["result_duration_ms"]
+    assert actual["response_time_p95_ms"] == summary["p95"] == summary["max"] == actual["max_response_ms"] == 6_500
+    estimated = watched.obs.status.sla.compliance(60, RESULTS, as_prometheus=True).actual["response_time_p95_ms"]
+    assert estimated > 6_500
 
 
 async def test_a_notifier_that_fails_does_not_fail_the_check(watched, monkeypatch):

@@ -1,5 +1,6 @@
 """The packs `textbook`, `security` and `business`, and numbers that are told at once."""
 
+import math
 import threading
 
 import anyio
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_fastapi_obs import active
+from sage_fastapi_obs import active, declare_counter, declare_gauge, declare_histogram
 from sage_fastapi_obs.operations import count as record
 from sage_fastapi_obs.packs.business import api as business
+from sage_fastapi_obs.packs.sage import api as sage
 from sage_fastapi_obs.packs.security import api as security
 from sage_fastapi_obs.packs.textbook import api as textbook
 
@@ -17,7 +19,7 @@ from sage_fastapi_obs.packs.textbook import api as textbook
 @pytest.fixture
 async def watched(watch):
     """Return one that is started, with the packs."""
-    one = watch(metrics={"packs": ["textbook", "security", "business"], "max_label_values": 5})
+    one = watch(metrics={"packs": ["textbook", "security", "business", "sage"], "max_label_values": 5})
     async with one.obs:
         yield one
 
@@ -116,6 +118,24 @@ async def test_without_an_observability_nothing_is_told(monkeypatch):
 async def test_a_label_too_many_is_a_fault_of_ours(watched):
     """A call that does not fit its metric is counted, and raises nothing."""
     record.count("active_users", "what")
-    record.observe("order_value", float("nan"))
     record.set_gauge("no_such_metric", 1)
     assert watched.obs.internal_errors.counts == {"record": 1}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**400])
+async def test_what_is_no_number_is_not_added(watched, number):
+    """A sum would never be a number again: the call is counted as an internal error, and the next one counts."""
+    shop = declare_counter("shop_total", "x"), declare_histogram("shop_value", "x"), declare_gauge("shop_open", "x")
+    for value in (number, 5.0):
+        business.order_processed(value)
+        sage.sessions_expired(value)
+        sage.session_closed(value)
+        record.add_to_gauge("active_learning_sessions", "book", by=value)
+        for metric in shop:
+            (metric.observe if metric is shop[1] else metric.inc)(value)
+    names = ("revenue_total", "order_value_sum", "sage_sessions_expired_total", "sage_session_lifetime_seconds_sum")
+    assert [watched.value(name) for name in (*names, "shop_total", "shop_value_sum", "shop_open")] == [5] * 7
+    assert watched.value("active_learning_sessions", textbook_id="book") == 5
+    shop[2].dec(number)
+    assert watched.value("shop_open") == 5
+    assert watched.obs.internal_errors.counts["shop_total"] == 1

@@ -156,23 +156,28 @@ GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
         ({**BASE, "OTEL_LOGS_EXPORTER": "kafka, otlp"}, "otlp", TRACES, LOGS, ["OTEL_LOGS_EXPORTER names 'kafka'"]),
         ({**BASE, "OTEL_METRICS_EXPORTER": "none"}, "otlp", TRACES, None, []),
         ({**BASE, "OTEL_METRICS_EXPORTER": "prometheus"}, "otlp", TRACES, None, []),
-        ({**BASE, "OTEL_METRICS_EXPORTER": "otlp,prometheus"}, "otlp", TRACES, None, ["OTEL_METRICS_EXPORTER names otlp, and"]),
-        (
-            {**BASE, **GRPC},
-            "none",
-            None,
-            None,
-            ["OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported, so no traces are exported"],
-        ),
+        ({**BASE, "OTEL_METRICS_EXPORTER": "otlp,prometheus"}, "otlp", TRACES, None, []),
+        ({**BASE, "OTEL_METRICS_EXPORTER": "console"}, "otlp", TRACES, None, ["OTEL_METRICS_EXPORTER names 'console'"]),
+        ({**BASE, "OTEL_TRACES_EXPORTER": "prometheus"}, "none", None, None, ["OTEL_TRACES_EXPORTER names 'prometheus'"]),
+        ({**BASE, **GRPC}, "otlp", "grpc://c:4318", None, []),
         ({**GRPC}, "none", None, None, []),
-        ({**GRPC, "OTEL_TRACES_EXPORTER": "console,otlp"}, "console", None, None, ["OTEL_EXPORTER_OTLP_PROTOCOL=grpc"]),
-        ({**BASE, "OTEL_TRACES_EXPORTER": "otlp_proto_grpc"}, "none", None, None, ["OTEL_TRACES_EXPORTER=otlp_proto_grpc"]),
+        ({**GRPC, "OTEL_TRACES_EXPORTER": "console,otlp"}, "console,otlp", "grpc://localhost:4317", None, []),
+        ({**BASE, "OTEL_TRACES_EXPORTER": "otlp_proto_grpc"}, "otlp", "grpc://c:4318", None, []),
         (
             {**BASE, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "GRPC", "OTEL_LOGS_EXPORTER": "otlp"},
-            "none",
-            None,
-            LOGS,
-            ["TRACES_PROTO"],
+            *("otlp", "grpc://c:4318", LOGS, []),
+        ),
+        ({**GRPC, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c:4317/"}, "otlp", "grpcs://c:4317", None, []),
+        ({**GRPC, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/path"}, "otlp", "grpcs://c", None, []),
+        ({**GRPC, "OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "otlp", "grpcs://c:4317", None, []),
+        ({**GRPC, "OTEL_EXPORTER_OTLP_ENDPOINT": "[::1]:4317"}, "otlp", "grpcs://[::1]:4317", None, []),
+        (
+            {**GRPC, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_INSECURE": "true"},
+            *("otlp", "grpc://c:4317", None, []),
+        ),
+        (
+            {**GRPC, "OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://c:4317"},
+            *("none", None, None, ["OTEL_EXPORTER_OTLP_ENDPOINT is no http(s) URL"]),
         ),
         ({**BASE, **GRPC, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, "otlp", TRACES, None, []),
         ({**BASE, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "otlp", TRACES, None, ["sent as http/protobuf"]),
@@ -189,7 +194,7 @@ GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
             "otlp",
             "http://c:4317/v1/traces",
             None,
-            ["OTLP over HTTP is on 4318"],
+            ["write grpc://c:4317, or name OTLP over HTTP"],
         ),
         ({**BASE, "OTEL_SDK_DISABLED": "yes"}, "otlp", TRACES, None, ["OTEL_SDK_DISABLED='yes' disables nothing"]),
         ({"OTEL_TRACES_SAMPLER": "xray"}, "none", None, None, ["OTEL_TRACES_SAMPLER='xray' is not supported"]),
@@ -232,3 +237,27 @@ def test_what_the_variables_of_opentelemetry_ask_for(env: Any, exporter: str, tr
 def test_where_log_records_go(env, expected):
     """The standard variables name it; the endpoint of all signals alone does not switch this one on."""
     assert Settings.from_env(env).logging.otlp_endpoint == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "endpoint", "seconds", "said"),
+    [
+        (BASE, None, 60.0, []),
+        ({**BASE, "OTEL_METRICS_EXPORTER": "otlp"}, "http://c:4318/v1/metrics", 60.0, []),
+        ({**BASE, **GRPC, "OTEL_METRICS_EXPORTER": "otlp"}, "grpc://c:4318", 60.0, []),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c/x"}, "http://c/x", 60.0, []),
+        ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None, 60.0, []),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "5000"}, None, 5.0, []),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "5"}, None, 60.0, ["OTEL_METRIC_EXPORT_INTERVAL='5' is no number"]),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
+            *(None, 60.0, ["TEMPORALITY_PREFERENCE='delta' is not supported: metrics are cumulative"]),
+        ),
+    ],
+)
+def test_where_metrics_go_and_how_often(env: Any, endpoint: str | None, seconds: float, said: list[str]) -> None:
+    """They are scraped in any case, and pushed only where a variable of theirs says so."""
+    settings = Settings.from_env(env)
+    assert (settings.metrics.otlp_endpoint, settings.metrics.otlp_interval_seconds) == (endpoint, seconds)
+    assert len(settings.remarks) == len(said), settings.remarks
+    assert all(part in remark for part, remark in zip(said, settings.remarks, strict=True))

@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stored import KEY, Said, bytes_on_disk, failure, file_of, incompressible, new_store, opened, request, supplement
-from support import until
+from support import times, until
 
 from sage_fastapi_obs.settings import StoreSettings
 from sage_fastapi_obs.store import store as store_module
@@ -264,3 +267,42 @@ def test_forks_in_the_middle_of_writing(tmp_path: Path) -> None:
         found = {each.request.path for each in store.reader.list(RequestQuery(text="/child", limit=1000)).requests}
         assert found == {f"/child{number}" for number in range(20)}
         assert store.losses.counts["damaged"] == 0
+
+
+def test_an_idle_thread_ends_and_another_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However requests and questions fall into the moment in which the thread leaves, nothing is lost and nobody waits."""
+    monkeypatch.setattr(store_module, "IDLE_SECONDS", 0.002)
+    monkeypatch.setattr(store_module, "FLUSH_SECONDS", 0.001)
+    store = Store(StoreSettings(path=str(tmp_path)), KEY, lambda record: record, log=_no_log, failed=_no_failure)
+    store.start()
+    kept = 0
+
+    def keep() -> int:
+        chance = random.Random()
+        for _ in range(times(300)):
+            store.keep(request())
+            time.sleep(chance.choice([0.0, 0.001, 0.002, 0.003]))
+        return times(300)
+
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(keep) for _ in range(3)]
+        while not all(one.done() for one in made):
+            store.flush(5.0)
+        kept = sum(one.result() for one in made)
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("sage-obs-store")], "idle thread")
+    found, before = 0, None
+    while True:
+        page = store.reader.list(RequestQuery(limit=1000, before=before))
+        found += len(page.requests)
+        before = page.next
+        if before is None:
+            break
+    assert found == kept
+
+
+def _no_log(message: str, fields: Any) -> None:
+    raise AssertionError((message, fields))
+
+
+def _no_failure(error: Exception) -> None:
+    raise error

@@ -1,5 +1,6 @@
 """Spans as OTLP protobuf: the bytes of the SDK's encoder, for any span."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from support import times
 
+from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
 from sage_fastapi_obs.tracing.span_encoding import SpanEncoder, UnusualSpanError, encode_span
 
 TEXTS = st.text(max_size=300) | st.text(st.characters(codec=None), max_size=8)
@@ -66,6 +68,40 @@ def test_any_batch_has_the_bytes_that_the_sdk_writes(spans: list[ReadableSpan]):
     """Whatever spans are made of: hostile texts, numbers of any size, and values that no attribute may have."""
     expected = encodable(spans)
     assert SpanEncoder(encode_spans).encode(spans) == (encode_spans(expected).SerializeToString(), len(expected))
+
+
+FAST = st.sampled_from(["", "x" * 127, "x" * 128, "é" * 64, "\x00", "%s %%"]) | TEXTS
+
+
+@settings(max_examples=times(200))
+@given(
+    name=FAST,
+    attributes=st.dictionaries(TEXTS, FAST | st.integers(-(2**63), 2**63 - 1), max_size=6),
+    later=st.dictionaries(TEXTS, PLAIN, max_size=2),
+    event=st.none() | ATTRIBUTES,
+    kind=st.sampled_from(SpanKind),
+)
+def test_a_fast_span_has_the_bytes_that_the_sdk_writes(name: str, attributes: Any, later: Any, event: Any, kind: SpanKind):
+    """Our own spans take a shorter way while they have only attributes, and the long one from the first event on."""
+    provider = TracerProvider(shutdown_on_exit=False, resource=RESOURCE)
+    factory = FastSpanFactory.for_tracer(provider.get_tracer("ours"), lambda _: dict(attributes), kind=kind)
+    assert factory is not None
+    fast, _ = factory.start(name, None, (), 5, None)
+    fast.set_attributes(later)
+    if event is not None:
+        fast.add_event("event", event, 6)
+    fast.finish(name, name, {}, 7)
+    expected = encodable([fast])
+    assert SpanEncoder(encode_spans).encode([fast]) == (encode_spans(expected).SerializeToString(), len(expected))
+
+
+@pytest.mark.parametrize(("span_us", "spans", "pauses"), [(10, 512, 512 // 26), (100, 512, 512 // 4), (1_000, 512, 511)])
+def test_others_get_the_interpreter_while_a_batch_is_encoded(span_us: int, spans: int, pauses: int):
+    """After each quarter of a millisecond, or after each span that takes longer: a whole batch would hold the app up."""
+    now_us, paused = itertools.count(step=span_us), itertools.count()
+    encoder = SpanEncoder(encode_spans, lambda: next(now_us) * 1_000, lambda _: next(paused))  # type: ignore[arg-type, return-value]
+    encoder.encode([span()] * spans)
+    assert next(paused) == pytest.approx(pauses, abs=pauses / 3)
 
 
 def span(**changes: Any) -> ReadableSpan:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.delivery.losses import Losses
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.logs.line_format import Encode
 from sage_fastapi_obs.logs.outputs.batching import BatchingOutput
 from sage_fastapi_obs.logs.outputs.elasticsearch import Elasticsearch
@@ -34,6 +35,7 @@ class OutputParts(NamedTuple):
     """Makes the line that says how many lines are missing at its place."""
     failed: Callable[[Exception], None]
     """Called when lines are lost after they were queued, and when a thread or an output cannot be started."""
+    senders: Senders
 
 
 def build_output(parts: OutputParts) -> Output:
@@ -86,7 +88,8 @@ def _stream_or_file(parts: OutputParts, target: str) -> Output:
 
 
 def _server(parts: OutputParts, destination: LineDestination, level: str) -> Output:
-    return Server(destination, level, parts.losses, parts.log, parts.failed)
+    seconds = parts.settings.shutdown_seconds
+    return Server(destination, level, parts.losses, parts.log, parts.failed, parts.senders, seconds)
 
 
 def _is_for_people(parts: OutputParts) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from sage_fastapi_obs.delivery.losses import Losses
 from sage_fastapi_obs.delivery.queued_sender import Destination, Sender
+from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.line_format import Encode, Line
 from sage_fastapi_obs.logs.outputs.output import Output
@@ -30,11 +31,14 @@ class Server(Output):
         losses: Losses,
         log: Callable[[str, Mapping[str, Any]], None],
         failed: Callable[[Exception], None],
+        senders: Senders,
+        shutdown_seconds: float,
     ) -> None:
         """`log` writes a line that is not sent itself. `failed` is called when no thread can be started."""
         self.encode = destination.encode
         self.remarks = destination.remarks
         self.sender = Sender(destination, losses, log, failed)
+        senders.add(self.sender, shutdown_seconds)
         self._threshold = LEVELS[level]
 
     def open(self) -> None:

@@ -1,4 +1,4 @@
-"""Lines as OpenTelemetry log records, over OTLP/HTTP.
+"""Lines as OpenTelemetry log records, over OTLP.
 
 Not through the SDK's batch processor and exporter: those drop the oldest records of a full queue without a number, say so
 through `logging` and so into the same queue, keep from the caller what the collector refused, and wait 30 seconds at the end.
@@ -12,12 +12,13 @@ import orjson
 from opentelemetry.sdk.resources import Resource
 
 from sage_fastapi_obs.delivery.otlp_collector import Collector
+from sage_fastapi_obs.delivery.otlp_messages import OtlpMessages, missing_extra
 from sage_fastapi_obs.delivery.queued_sender import Entry
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 from sage_fastapi_obs.logs.line_format import Encode, json_format
 from sage_fastapi_obs.settings import LoggingSettings, ServiceSettings
 from sage_fastapi_obs.settings.resource import in_this_process, resource_of
+from sage_fastapi_obs.threads import Slices
 
 _SEVERITIES: dict[str, Any] = {name: level.otlp for name, level in LEVEL_DETAILS.items()}
 _OWN_PLACE = {"timestamp", "level", "message", "trace_id", "span_id", "trace_flags", "service", "environment", "version"}
@@ -37,6 +38,7 @@ class Otlp:
         self.encode: Encode = json_format
         self._service = service
         self._protocol = _Protocol()
+        self._messages = OtlpMessages("logging.otlp_endpoint")
         self._collector = Collector(settings.otlp_endpoint, "logs", self._protocol.response)
         self.remarks = self._collector.remarks
         self._service_resource = Resource.get_empty()
@@ -50,14 +52,15 @@ class Otlp:
         """Prepare in the process that sends, which its resource names."""
         self._collector.close()
         attributes = dict(in_this_process(self._service_resource).attributes)
-        self._resource = self._protocol.resource(attributes=self._attributes(attributes))
+        self._resource = self._messages.resource(attributes)
 
     def deliver(self, batch: Sequence[Entry], seconds: float) -> tuple[Sequence[Entry], int]:
         """Export the records of a batch; return how many of them were refused, which OTLP says not to try again."""
-        scope = self._protocol.scope(log_records=[self._record(orjson.loads(entry.content)) for entry in batch])
-        request = self._protocol.request(
-            resource_logs=[self._protocol.resource_logs(resource=self._resource, scope_logs=[scope])]
-        )
+        request, slices = self._protocol.request(), Slices()
+        records = request.resource_logs.add(resource=self._resource).scope_logs.add().log_records
+        for entry in batch:
+            records.append(self._record(orjson.loads(entry.content)))
+            slices.rest_if_due()
         return (), min(len(batch), self._collector.send(request.SerializeToString(), seconds))
 
     def close(self) -> None:
@@ -71,32 +74,12 @@ class Otlp:
             observed_time_unix_nano=at_ns,
             severity_number=_SEVERITIES[line["level"]],
             severity_text=line["level"],
-            body=self._protocol.value(string_value=line["message"]),
+            body=self._messages.value(string_value=line["message"]),
             trace_id=_id(line, "trace_id"),
             span_id=_id(line, "span_id"),
             flags=int.from_bytes(_id(line, "trace_flags")),
-            attributes=self._attributes(_fields(line)),
+            attributes=self._messages.attributes(_fields(line)),
         )
-
-    def _attributes(self, values: Mapping[str, Any]) -> list[Any]:
-        return [self._protocol.key_value(key=key, value=self._value(value)) for key, value in values.items()]
-
-    def _value(self, value: Any) -> Any:
-        any_value, protocol = self._protocol.value, self._protocol
-        match value:
-            case bool():
-                return any_value(bool_value=value)
-            case int() if -(2**63) <= value < 2**63:
-                return any_value(int_value=value)
-            case int() | float():
-                return any_value(double_value=float(value))
-            case dict():
-                return any_value(kvlist_value=protocol.key_values(values=self._attributes(value)))
-            case list() | tuple():
-                return any_value(array_value=protocol.array(values=[self._value(item) for item in value]))
-            case None:
-                return any_value()
-        return any_value(string_value=str(value))
 
 
 def _id(line: Mapping[str, Any], name: str) -> bytes:
@@ -126,12 +109,8 @@ class _Protocol:
     def __init__(self) -> None:
         try:
             from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service  # noqa: PLC0415 - an extra
-            from opentelemetry.proto.common.v1 import common_pb2 as common  # noqa: PLC0415
             from opentelemetry.proto.logs.v1 import logs_pb2 as logs  # noqa: PLC0415
-            from opentelemetry.proto.resource.v1 import resource_pb2 as resource  # noqa: PLC0415
         except ImportError:
-            raise SettingsError("logging.otlp_endpoint needs: pip install 'sage_fastapi_obs[otlp]'") from None
+            raise missing_extra("logging.otlp_endpoint") from None
         self.request, self.response = service.ExportLogsServiceRequest, service.ExportLogsServiceResponse
-        self.resource_logs, self.scope, self.record = logs.ResourceLogs, logs.ScopeLogs, logs.LogRecord
-        self.resource, self.value = resource.Resource, common.AnyValue
-        self.key_value, self.key_values, self.array = common.KeyValue, common.KeyValueList, common.ArrayValue
+        self.record = logs.LogRecord

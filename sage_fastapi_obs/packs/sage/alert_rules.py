@@ -118,7 +118,7 @@ def _forecast() -> ExportedRule:
     target = {"job": "example", "service": "example", "instance": "one:9090"}
     memory, sessions = (series(name, target) for name in ("process_resident_memory_bytes", "sage_sessions_active"))
     slow, fast, ended = (
-        {memory: SeriesShape(per_second=80_000 * rate), sessions: SeriesShape(per_second=rate)} for rate in (0.5, 1.0, 0.0)
+        {memory: SeriesShape(per_second=80_000 * rate), sessions: SeriesShape(per_second=rate)} for rate in (0.6, 1.0, 0.0)
     )
     return ExportedRule(
         name="HighMemoryForecast",
