@@ -1,7 +1,8 @@
 """The case `as-run`: requests as people send them, to a service as people set it up.
 
 A browser's request behind a gateway (12 headers, an id, a query string, a sampled `traceparent`), to a route in the middle of
-31; ours is added with `add_middleware` and sends its spans over OTLP. Ratios are to the metrics-only peer, in the same rounds.
+31. Ours is added with `add_middleware`, keeps requests in its store, and sends its spans over OTLP. Ratios are to the
+metrics-only peer, in the same rounds.
 """
 
 import statistics
@@ -35,17 +36,16 @@ CASES: Mapping[str, Job] = {
     "10 %, OTLP, no traceparent": _job("added-otlp-10", "browser_untraced"),
     "100 %": _job("added"),
     "100 %, no traceparent": _job("added", "browser_untraced"),
-    "100 %, install": _job("ours-100"),
-    "100 %, install, no traceparent": _job("ours-100", "browser_untraced"),
+    "100 %, install": _job("installed"),
+    "100 %, install, no store": _job("ours-100"),
     f"{MINIMAL}{METRICS_ONLY}": Job("instrumentator"),
-    f"{MINIMAL}100 %, install": Job("ours-100"),
+    f"{MINIMAL}100 %, install, no store": Job("ours-100"),
 }
-"""What is measured. Spans are sent only where it says OTLP; ours is added with `add_middleware`, unless it says install."""
+"""What is measured. Spans are sent where it says OTLP; ours has its store and is added with `add_middleware`, unless said."""
 DIFFERENCES = {
     "traceparent": ("100 %", "100 %, no traceparent"),
-    "traceparent, install": ("100 %, install", "100 %, install, no traceparent"),
     "add_middleware": ("100 %", "100 %, install"),
-    "add_middleware, no traceparent": ("100 %, no traceparent", "100 %, install, no traceparent"),
+    "store": ("100 %, install", "100 %, install, no store"),
     "OTLP": ("100 %, OTLP", "100 %"),
 }
 """What one thing adds: the case with it, and the case without."""

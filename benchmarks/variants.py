@@ -17,6 +17,7 @@ __all__ = ["AS_RUN", "VARIANTS", "Variant", "installed", "variant_of"]
 
 Build = Callable[[MakeApp, Place], Watched]
 OFF = {"enabled": False}
+_FLUSH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,12 @@ class Variant:
     """Modules of packages that may be missing."""
 
 
-def ours(*, as_middleware: bool = False, **sections: Any) -> Build:
+def ours(*, as_middleware: bool = False, is_stored: bool = False, **sections: Any) -> Build:
     """Install everything, or what the sections leave on; spans go where those of the peers go."""
 
     def build(make: MakeApp, place: Place) -> Watched:
         app = make()
-        obs = observability(place, **sections)
+        obs = observability(place, is_stored=is_stored, **sections)
         if as_middleware:
             app.add_middleware(ObservabilityMiddleware, observability=obs)
             app.include_router(obs.router)
@@ -50,29 +51,29 @@ def ours(*, as_middleware: bool = False, **sections: Any) -> Build:
     return build
 
 
-def observability(place: Place, provider: TracerProvider | None = None, **sections: Any) -> Observability:
-    """Build ours, with its lines in a file and its pages open."""
+def observability(
+    place: Place, provider: TracerProvider | None = None, *, is_stored: bool = False, **sections: Any
+) -> Observability:
+    """Build ours, with its lines in a file and its pages open; with a store of its own if it has one."""
     logging = {"output": str(place.lines), **sections.get("logging", {})}
-    given = {"monitoring": {"access": "open"}, **sections, "logging": logging}
+    store = {"path": str(place.lines.with_suffix(".store"))} if is_stored else OFF
+    given = {"monitoring": {"access": "open"}, "store": store, **sections, "logging": logging}
     return Observability(Settings(**given), tracer_provider=provider)
 
 
 def _watched(app: FastAPI, obs: Observability) -> Watched:
     def flush() -> None:
-        obs.logs.flush()  # lines that have gathered belong to the block that made them
-        if isinstance(provider, TracerProvider):
-            provider.force_flush()
+        # What has gathered belongs to the block that made it.
+        obs.flush(_FLUSH_SECONDS)
 
-    provider = obs.tracer_provider
     return Watched(app, flush, obs.registry)
 
 
-def ours_sent(*, as_middleware: bool = False, **tracing: Any) -> Build:
+def ours_sent(tracing: dict[str, Any] | None = None, **how: bool) -> Build:
     """All four, with the spans sent to a collector."""
 
     def build(make: MakeApp, place: Place) -> Watched:
-        sent = {**tracing, "otlp_endpoint": place.otlp_endpoint}
-        return ours(as_middleware=as_middleware, tracing=sent)(make, place)
+        return ours(tracing={**(tracing or {}), "otlp_endpoint": place.otlp_endpoint}, **how)(make, place)
 
     return build
 
@@ -160,12 +161,14 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-_TENTH = {"sample_rate": 0.1}
+_TENTH = {"sample_rate": 0.1, "retention": "outcome"}
+_AS_RUN = {"as_middleware": True, "is_stored": True}
 AS_RUN: dict[str, Variant] = {
-    "added": _variant("ours, spans not sent, 100 %", ours(as_middleware=True), *ALL),
-    "added-10": _variant("ours, spans not sent, 10 %", ours(as_middleware=True, tracing=_TENTH), *ALL),
-    "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(as_middleware=True), *ALL_SENT, needs=OTLP),
-    "added-otlp-10": _variant("ours, sent by OTLP, 10 %", ours_sent(as_middleware=True, **_TENTH), *ALL_SENT, needs=OTLP),
+    "added": _variant("ours, spans not sent, 100 %", ours(**_AS_RUN), *ALL),
+    "added-10": _variant("ours, spans not sent, 10 %", ours(tracing=_TENTH, **_AS_RUN), *ALL),
+    "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(**_AS_RUN), *ALL_SENT, needs=OTLP),
+    "added-otlp-10": _variant("ours, sent by OTLP, 10 %", ours_sent(_TENTH, **_AS_RUN), *ALL_SENT, needs=OTLP),
+    "installed": _variant("ours, spans not sent, 100 %, install", ours(is_stored=True), *ALL),
     "usual-otlp": _variant(
         "the usual stack, sent by OTLP, 100 %",
         peers.usual_stack(1.0, make_provider=peers.sending_provider),
@@ -173,7 +176,7 @@ AS_RUN: dict[str, Variant] = {
         needs=(*USUAL, "opentelemetry.exporter.otlp.proto.http"),
     ),
 }
-"""What only the case `as-run` measures: added with `add_middleware`."""
+"""What only the case `as-run` measures: added with `add_middleware`, and with the store."""
 
 
 def variant_of(name: str) -> Variant:

@@ -91,7 +91,7 @@ class Observability(Lifecycle):
         # The signals of a request.
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
-        self._retention = Retention(settings, clock)
+        self._retention = Retention(settings)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,

@@ -173,7 +173,7 @@ def test_as_run_compares_with_the_metrics_only_peer_of_the_same_requests(monkeyp
 
     def rounds(_part: str, jobs: Any, _turns: Any) -> list[Any]:
         costs = {"instrumentator": 4.0, "usual stack, OTLP": 40.0, "100 %, OTLP": 5.0, "100 %": 3.0, "100 %, install": 2.0}
-        minimal = {"minimal, instrumentator": 8.0, "minimal, 100 %, install": 4.0}
+        minimal = {"minimal, instrumentator": 8.0, "minimal, 100 %, install, no store": 4.0}
         us = {**dict.fromkeys(jobs, 1.0), **costs, **minimal}
         return [{name: [(10.0 * slow, (10.0 + us[name]) * slow)] for name in jobs} for slow in (1e-6, 3e-6, 1e-6)]
 
@@ -182,8 +182,8 @@ def test_as_run_compares_with_the_metrics_only_peer_of_the_same_requests(monkeyp
     found = as_run.measure_cost(SHORT.as_run, SHORT.cost_requests)
     assert found["cost"]["100 %, OTLP"]["to_instrumentator"] == pytest.approx(1.25)
     assert found["cost"]["100 %, OTLP"]["to_usual"] == pytest.approx(1 / 8)
-    assert found["cost"]["minimal, 100 %, install"]["to_instrumentator"] == pytest.approx(0.5)
-    assert "to_usual" not in found["cost"]["minimal, 100 %, install"]
+    assert found["cost"]["minimal, 100 %, install, no store"]["to_instrumentator"] == pytest.approx(0.5)
+    assert "to_usual" not in found["cost"]["minimal, 100 %, install, no store"]
     assert found["adds_us"]["add_middleware"] == pytest.approx(1.0)
     assert "| 100 %, OTLP | 5.0 | 5.0 | 1.25 | 0.12 |" in report.table_of_run(found)
 

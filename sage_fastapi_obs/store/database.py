@@ -11,7 +11,7 @@ from sage_fastapi_obs.store import schema
 from sage_fastapi_obs.store.connection import connect, is_busy, is_damage, reading
 from sage_fastapi_obs.store.store_files import StoreFiles
 
-PAGE_BYTES = 4096
+PAGE_BYTES = 8192
 JOURNAL_BYTES = 2 * 1024 * 1024
 """What is left of the limit for the journal: a transaction changes far fewer pages of those that exist."""
 ASIDE_SHARE = 0.25

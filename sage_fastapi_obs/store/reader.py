@@ -11,7 +11,7 @@ import orjson
 
 from sage_fastapi_obs.store.connection import is_busy, reading
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
-from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, Row, conditions_of, rows
+from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, rows
 
 T = TypeVar("T")
 TEXT_SECONDS = 0.04
@@ -24,7 +24,7 @@ Listed = list[ListedRequest]
 Stories = list[Story]
 Lines = list[dict[str, Any]]
 Conditions = list[Condition]
-Found = list[tuple[Row, ChunkReader]]
+Found = list[tuple[StoredRow, ChunkReader]]
 
 
 class UnreadableStoreError(Exception):
@@ -129,7 +129,7 @@ class StoreReader:
             return found
         return [*self._rows(connections, [(OF_ID, (some_id,) * 3)], _MOST_ROWS)] if some_id else []
 
-    def _rows(self, connections: Connections, conditions: Conditions, limit: int) -> Iterator[tuple[Row, ChunkReader]]:
+    def _rows(self, connections: Connections, conditions: Conditions, limit: int) -> Iterator[tuple[StoredRow, ChunkReader]]:
         for connection in connections:
             chunks = ChunkReader(connection, self._damaged)
             for row in rows(connection, conditions, limit):
@@ -139,7 +139,7 @@ class StoreReader:
 class _Parts:
     """A story while its parts are found."""
 
-    def __init__(self, row: Row, details: dict[str, Any]) -> None:
+    def __init__(self, row: StoredRow, details: dict[str, Any]) -> None:
         self.row = row
         self._details = [details]
 
@@ -159,7 +159,7 @@ class _Parts:
         return sum(number for details in self._details if isinstance(number := details.get(name), int))
 
 
-def _owner(stories: list[_Parts], supplement: Row) -> _Parts | None:
+def _owner(stories: list[_Parts], supplement: StoredRow) -> _Parts | None:
     """Return the request that a supplement belongs to: of several with its ids, the last that had started."""
     mine = supplement.request
     same = [
@@ -191,7 +191,7 @@ class _Text:
         self._wanted = text.encode(errors="replace").lower()
         self._in_json = orjson.dumps(self._wanted.decode())[1:-1]
 
-    def is_in(self, row: Row, chunks: ChunkReader) -> bool:
+    def is_in(self, row: StoredRow, chunks: ChunkReader) -> bool:
         request = row.request
         shown = f"{request.path}\n{request.route}\n{request.error_type}".encode(errors="replace").lower()
         return self._wanted in shown or self._in_json in chunks.text(row).lower()

@@ -5,9 +5,8 @@ those of which the trace is sampled: by the caller, or by the ratio. What is not
 outage in which every request fails stays cheap.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from opentelemetry.trace import Span
 
@@ -72,10 +71,8 @@ class Retention(Recorder):
 
     component = "Retention"
 
-    def __init__(self, settings: Settings, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """`clock`: monotonic nanoseconds."""
+    def __init__(self, settings: Settings) -> None:
         slow_seconds = settings.tracing.slow_seconds
-        self._clock = clock
         self._longest_us = _NEVER_US if slow_seconds is None else int(slow_seconds * 1_000_000)
         token = DebugToken(settings.logging)
         self._asks = token.is_sent_by if token else None
@@ -185,7 +182,7 @@ class Retention(Recorder):
 
     def _has_room(self, exchange: Exchange, reason: str) -> bool:
         """Tell whether one more may be kept in this second; the first of an error type in a while always may."""
-        second = self._clock() // _SECOND_NS
+        second = (exchange.started_ns + exchange.duration_us * 1_000) // _SECOND_NS
         route = self._routes.get(exchange.route, self._other_routes)
         if self._second != second:
             self._second, self._kept = second, Counter()

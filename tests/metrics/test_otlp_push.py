@@ -227,7 +227,9 @@ def test_any_registry_arrives_as_it_is(values: Any, observed: Any, bounds: Any) 
 
 
 def test_pushes_come_at_intervals_and_at_the_end(collector: HttpCollector, tmp_path: Any) -> None:
-    """Each with the values of then."""
+    """Each with the values of then; none comes before the first interval is over."""
+    push_once(pushing(collector, tmp_path))
+    assert len(collector.kept.requests["metrics"]) == 1
     registry = CollectorRegistry()
     jobs = Counter("jobs", "Jobs.", registry=registry)
     obs = pushing(collector, tmp_path, registry, otlp_interval_seconds=1.0)

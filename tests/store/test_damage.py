@@ -17,7 +17,7 @@ from sage_fastapi_obs.store import database
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 
-PAGE = 4096
+PAGE = database.PAGE_BYTES
 DETAILS = [orjson.dumps(incompressible(12_000, number)) for number in range(350)]
 """Enough to fill the file, so that all that is in it is deleted at last."""
 
@@ -133,8 +133,8 @@ DAMAGES: dict[str, Damage] = {
     "a page and a half": cut_to(PAGE * 3 // 2),
     **{f"cut at {share}": cut(share) for share in (0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)},
     **{f"{number} flips in the header": flip(0.0, 100.0, number) for number in (1, 2, 3, 5, 20)},
-    **{f"{number} flips in the first page": flip(100.0, 4096.0, number) for number in (1, 5, 50, 500)},
-    **{f"{number} flips in the roots": flip(4096.0, 8 * 4096.0, number) for number in (1, 5, 50, 500)},
+    **{f"{number} flips in the first page": flip(100.0, PAGE, number) for number in (1, 5, 50, 500)},
+    **{f"{number} flips in the roots": flip(PAGE, 8 * PAGE, number) for number in (1, 5, 50, 500)},
     **{f"{number} flips anywhere": flip(0.0, 1.0, number) for number in (1, 10, 100, 1000, 10_000)},
     **{f"{number} flips at the end": flip(0.9, 1.0, number) for number in (1, 100, 1000)},
     **{f"{number} pages of zeros": pages_of(lambda page: bytes(len(page)), number) for number in (1, 5, 50)},
@@ -163,7 +163,7 @@ DAMAGES: dict[str, Damage] = {
     "requests of nothing": sql("UPDATE requests SET path = NULL, started_ns = 'x'"),
     "requests elsewhere": sql("UPDATE requests SET first_byte = -5, bytes = 1 << 60"),
     "a write-ahead log": sql("PRAGMA journal_mode = WAL", "UPDATE state SET next_id = next_id + 1"),
-    "pages of another size": sql("PRAGMA journal_mode = DELETE", "PRAGMA page_size = 8192", "VACUUM"),
+    "pages of another size": sql("PRAGMA journal_mode = DELETE", "PRAGMA page_size = 4096", "VACUUM"),
     "no automatic vacuum": sql("PRAGMA auto_vacuum = NONE", "VACUUM"),
     "a folder": shell(folder_in_place),
     "a link": shell(link_in_place),
