@@ -1,4 +1,4 @@
-"""Where commands read kept requests: the file of a store, the pages of a running service, or the file of a case."""
+"""Where commands read kept requests: the file of a store, or the pages of a running service."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, RootModel, ValidationError
@@ -16,8 +16,10 @@ from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
 from sage_fastapi_obs.endpoints.requests_pages import NOT_KEPT
+from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import MonitoringSettings, Settings
+from sage_fastapi_obs.settings.explain import without_credentials
 from sage_fastapi_obs.store.location import StoreKey, file_name, store_key, stored_files
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
@@ -46,17 +48,86 @@ class _Lines(RootModel[list[dict[str, Any]]]):
     """Log lines."""
 
 
-class Source(Protocol):
-    """Answers from what one service has kept. Raises `SourceError`."""
+class StoreFile:
+    """Reads the file of a store, also while the service writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = StoreReader.of_file(path)
 
     def requests(self, query: RequestQuery) -> RequestList:
         """Return a page of a list."""
+        with self._readable():
+            return RequestList.of(self._reader.list(query))
 
     def stories(self, some_id: str) -> StoriesOfId:
-        """Return the newest requests with an id, or the one with a key; raises `NotKeptError` if there are none."""
+        """Return the newest requests with an id."""
+        with self._readable():
+            found = StoriesOfId.found(self._reader, some_id, with_lines=True)
+        if found is None:
+            raise NotKeptError(NOT_KEPT)
+        return found
 
     def lines(self, some_id: str) -> list[dict[str, Any]]:
         """Return the lines with an id."""
+        with self._readable():
+            return [shallow(line) for line in self._reader.lines(some_id, _MOST_LINES)]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except UnreadableStoreError as error:
+            raise SourceError(f"cannot read the store {self._path}: {error}") from None
+
+
+class Pages:
+    """Asks the pages of a running service."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        address = re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]+?)?/?", url)
+        if not address:
+            raise SourceError(
+                f"{plain(without_credentials(url))} is no address of a service: use one like http://localhost:8000"
+            )
+        self._prefix = url.rstrip("/") + ("" if address[1] else _PREFIX)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def requests(self, query: RequestQuery) -> RequestList:
+        """Return a page of a list."""
+        conditions = {name: str(value) for name, value in asdict(query).items() if value is not None}
+        return self._ask("requests", RequestList, conditions)
+
+    def stories(self, some_id: str) -> StoriesOfId:
+        """Return the newest requests with an id."""
+        return self._ask(f"requests/{quote(some_id, safe='')}", StoriesOfId)
+
+    def lines(self, some_id: str) -> list[dict[str, Any]]:
+        """Return the lines with an id, if the service shows any."""
+        try:
+            return self._ask(f"logs/{quote(some_id, safe='')}", _Lines).root
+        except NotKeptError:
+            return []
+
+    def _ask(self, page: str, model: type[Answer], conditions: Mapping[str, str] | None = None) -> Answer:
+        # Other commands need not wait for it.
+        import httpx  # noqa: PLC0415
+
+        address = f"{self._prefix}/{page}"
+        where = plain(without_credentials(address))
+        try:
+            with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
+                body = bounded(response.iter_bytes())
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise SourceError(f"{where} does not answer: {plain(error) or type(error).__name__}") from None
+        if response.status_code != 200:
+            problem = NotKeptError if response.status_code == 404 else SourceError
+            raise problem(f"{where} answers {response.status_code}: {_detail(body)}")
+        return parsed(model, body, where)
+
+
+Source: TypeAlias = StoreFile | Pages
+"""Answers from what one service has kept, or raises `SourceError`."""
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +153,10 @@ def source_of(given: argparse.Namespace) -> Source:
 
 def store_file(given: argparse.Namespace) -> Path:
     """Find the file of a store; raises `SourceError` if there is none, or more than one."""
-    if given.store is not None:
-        return _existing(given.store)
+    if (path := given.store) is not None:
+        if not path.is_file():
+            raise SourceError(f"there is no store at {path}")
+        return Path(path)
     try:
         settings = Settings.from_env()
     except SettingsError as error:
@@ -100,12 +173,6 @@ def store_file(given: argparse.Namespace) -> Path:
     return (exact or found)[0]
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise SourceError(f"there is no store at {path}")
-    return path
-
-
 def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[list[KeptRequest], bool]:
     """Return the newest kept requests that meet some conditions, and whether those are all."""
     found: list[KeptRequest] = []
@@ -116,81 +183,6 @@ def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[
         if (before := page.next) is None:
             return found, True
     return found, False
-
-
-class StoreFile:
-    """Reads the file of a store, also while the service writes it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reader = StoreReader.of_file(path)
-
-    def requests(self, query: RequestQuery) -> RequestList:
-        """Return a page of a list."""
-        with self._readable():
-            return RequestList.of(self._reader.list(query))
-
-    def stories(self, some_id: str) -> StoriesOfId:
-        """Return the newest requests with an id."""
-        with self._readable():
-            found = StoriesOfId.found(self._reader, some_id, with_lines=True)
-        if found is None:
-            raise NotKeptError(NOT_KEPT)
-        return found
-
-    def lines(self, some_id: str) -> list[dict[str, Any]]:
-        """Return the lines with an id."""
-        with self._readable():
-            return self._reader.lines(some_id, _MOST_LINES)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except UnreadableStoreError as error:
-            raise SourceError(f"cannot read the store {self._path}: {error}") from None
-
-
-class Pages:
-    """Asks the pages of a running service."""
-
-    def __init__(self, url: str, token: str | None) -> None:
-        address = re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]+?)?/?", url)
-        if not address:
-            raise SourceError(f"{plain(url)} is no address of a service: use one like http://localhost:8000")
-        self._prefix = url.rstrip("/") + ("" if address[1] else _PREFIX)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    def requests(self, query: RequestQuery) -> RequestList:
-        """Return a page of a list."""
-        conditions = {name: str(value) for name, value in asdict(query).items() if value is not None}
-        return self._ask("requests", RequestList, conditions)
-
-    def stories(self, some_id: str) -> StoriesOfId:
-        """Return the newest requests with an id."""
-        return self._ask(f"requests/{quote(some_id, safe='')}", StoriesOfId)
-
-    def lines(self, some_id: str) -> list[dict[str, Any]]:
-        """Return the lines with an id, if the service shows any."""
-        try:
-            return self._ask(f"logs/{quote(some_id, safe='')}", _Lines).root
-        except NotKeptError:
-            return []
-
-    def _ask(self, page: str, model: type[Answer], conditions: Mapping[str, str] | None = None) -> Answer:
-        # Other commands need not wait for it.
-        import httpx  # noqa: PLC0415
-
-        address = f"{self._prefix}/{page}"
-        try:
-            with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
-                body = bounded(response.iter_bytes())
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise SourceError(f"{plain(address)} does not answer: {plain(error) or type(error).__name__}") from None
-        if response.status_code != 200:
-            problem = NotKeptError if response.status_code == 404 else SourceError
-            raise problem(f"{plain(address)} answers {response.status_code}: {_detail(body)}")
-        return parsed(model, body, plain(address))
 
 
 def bounded(pieces: Iterable[bytes]) -> bytes:

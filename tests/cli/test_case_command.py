@@ -108,6 +108,7 @@ def packed(content: bytes) -> bytes:
         (json.dumps({**CASE, "lines": [[]]}).encode(), "lines.0: Input should be an object"),
         (b"[" * 1_000_000, "Invalid JSON: recursion limit exceeded"),
         (b'{"a":' * 1_000_000, "Invalid JSON: recursion limit exceeded"),
+        (json.dumps({**CASE, "id": "\udcff"}).encode(), "Invalid JSON"),
         (b" " * (MOST_BYTES + 1), "larger than 16 MiB"),
         (packed(b" " * 1_000_000) * 500, "larger than 16 MiB"),
         (packed(json.dumps(CASE).encode())[:-9], "cannot read"),
@@ -129,6 +130,17 @@ def test_a_hostile_file_is_refused(content: bytes, said: str, tmp_path: Path, ca
     out, err = capsys.readouterr()
     assert (said in err, out, "Traceback" in err) == (True, "", False)
     assert most < 4 * MOST_BYTES
+
+
+def test_the_deepest_story_can_be_read_again(stored: Store, path: Path, tmp_path: Path, capsys: Any) -> None:
+    """Spans on the last level with values that are as deep as they can be."""
+    deep = json.loads("[" * 500 + "]" * 500)
+    spans = [span(f"s{number}", f"s{number - 1}", number, attributes={"deep": deep}) for number in range(60)]
+    put(stored, kept(9, span_id="s0", spans=spans, lines=[line("m", data=deep)]))
+    file = tmp_path / "case.json"
+    assert main(["case", "request-9", "--out", str(file), f"--store={path}"]) == 0
+    assert main(["show", str(file)]) == 0
+    assert "(too deep)" in capsys.readouterr().out
 
 
 def test_spans_nested_too_deep_are_refused(tmp_path: Path, capsys: Any) -> None:
