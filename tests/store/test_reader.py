@@ -211,6 +211,10 @@ def test_lines_of_an_id_are_in_order_of_time(tmp_path: Path) -> None:
         store.keep(request(correlation_id="d", details=line(4)))
         assert [line["message"] for line in store.reader.lines("c", 10)] == ["1", "2", "3"]
         assert [line["message"] for line in store.reader.lines("c", 1)] == ["2"]
+        for number in "567":
+            at_once = {"lines": [{"timestamp": "2027-01-01T00:00:05Z", "message": number}]}
+            store.keep(supplement(correlation_id="c", details=at_once))
+        assert [line["message"] for line in store.reader.lines("c", 10)] == ["1", "2", "3", "5", "6", "7"]
         assert store.reader.list(RequestQuery(id="c")).requests[0].request.kind == "http"
         assert len(store.reader.list(RequestQuery(id="c")).requests) == 2
 
