@@ -247,6 +247,22 @@ def test_pushes_come_at_intervals_and_at_the_end(collector: HttpCollector, tmp_p
     assert len(starts) == 1
 
 
+def test_a_flush_pushes_once(collector: HttpCollector, tmp_path: Any) -> None:
+    """However long the collector takes."""
+
+    def slowly(handler: Any, server: HttpCollector, body: bytes) -> None:
+        time.sleep(0.3)
+        server.accept(handler, body)
+
+    obs = pushing(collector, tmp_path)
+    collector.faults += [slowly] * 3
+    obs.start()
+    assert obs.flush(LONG_ENOUGH)
+    assert len(collector.kept.requests["metrics"]) == 1
+    asyncio.run(obs.close())
+    assert len(collector.kept.requests["metrics"]) == 2
+
+
 def test_a_program_that_just_ends_is_seen(collector: HttpCollector, tmp_path: Any) -> None:
     """Its last values are pushed, also those of a child of multiprocessing; a forked one does not push again."""
     source = """
