@@ -23,8 +23,8 @@ from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 
 NOT_KEPT = (
-    "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), or it "
-    "has made room since (store.max_age_days, store.max_bytes), or another service answered it; "
+    "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), "
+    "or it has made room since (store.max_age_days, store.max_bytes), or another service answered it; "
     "its log lines may be at /logs/{id}"
 )
 _STORE_OFF = "no requests are kept: set store.enabled"
