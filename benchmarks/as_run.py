@@ -7,6 +7,8 @@ metrics-only peer, in the same rounds.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks import encoding, machine
@@ -25,8 +27,8 @@ AFTER = 15
 PATHS = tuple(f"/items/{number}" for number in range(1_000, 1_512))
 
 
-def _job(variant: str, request: str = "browser") -> Job:
-    return Job(variant, after=AFTER, paths=PATHS, request=request)
+def _job(variant: str, request: str = "browser", **beside: str) -> Job:
+    return Job(variant, after=AFTER, paths=PATHS, request=request, **beside)
 
 
 CASES: Mapping[str, Job] = {
@@ -35,20 +37,17 @@ CASES: Mapping[str, Job] = {
     "100 %, OTLP": _job("added-otlp"),
     "10 %, OTLP, no traceparent": _job("added-otlp-10", "browser_untraced"),
     "100 %": _job("added"),
-    "100 %, no traceparent": _job("added", "browser_untraced"),
-    "100 %, install": _job("installed"),
-    "100 %, install, no store": _job("ours-100"),
     f"{MINIMAL}{METRICS_ONLY}": Job("instrumentator"),
     f"{MINIMAL}100 %, install, no store": Job("ours-100"),
 }
 """What is measured. Spans are sent where it says OTLP; ours has its store and is added with `add_middleware`, unless said."""
-DIFFERENCES = {
-    "traceparent": ("100 %", "100 %, no traceparent"),
-    "add_middleware": ("100 %", "100 %, install"),
-    "store": ("100 %, install", "100 %, install, no store"),
-    "OTLP": ("100 %, OTLP", "100 %"),
+DIFFERENCES: Mapping[str, Job] = {
+    "traceparent": _job("added", beside="added", beside_request="browser_untraced"),
+    "add_middleware": _job("added", beside="installed"),
+    "store": _job("installed", beside="ours-100"),
+    "OTLP": _job("added-otlp", beside="added"),
 }
-"""What one thing adds: the case with it, and the case without."""
+"""What one thing adds: with it, and without it in the same process."""
 SERVICES: Mapping[str, str] = {
     "bare": "bare",
     "100 %": "added",
@@ -72,24 +71,31 @@ def measure(effort: Effort) -> dict[str, Any]:
 
 def measure_cost(turns: Turns, requests: int) -> dict[str, Any]:
     """Measure what each case adds to a request, and the differences between cases."""
-    jobs = {name: _cut(job, requests) for name, job in CASES.items() if installed(variant_of(job.variant))}
+    jobs = {name: _cut(job, requests) for name, job in {**CASES, **DIFFERENCES}.items() if _can_run(job)}
     rounds = take_turns("as-run", jobs, turns)
-    differences = {what: pair for what, pair in DIFFERENCES.items() if set(pair) <= set(jobs)}
     return {
-        "cost": {name: _figures(name, rounds) for name in jobs},
-        "adds_us": {what: _difference(*pair, rounds) * 1e6 for what, pair in differences.items()},
+        "cost": {name: _figures(name, rounds) for name in CASES if name in jobs},
+        "adds_us": {what: _median(rounds, partial(_added, what)) * 1e6 for what in DIFFERENCES if what in jobs},
     }
 
 
+def _can_run(job: Job) -> bool:
+    return installed(variant_of(job.variant)) and installed(variant_of(job.beside))
+
+
 def _cut(job: Job, requests: int) -> Job:
-    return Job(job.variant, job.routes, job.after, job.paths[:requests], requests, job.request)
+    return replace(job, paths=job.paths[:requests], requests=requests)
+
+
+def _added(name: str, one: Round) -> float:
+    return added(one[name])
 
 
 def _figures(name: str, rounds: Sequence[Round]) -> dict[str, float]:
     peer = f"{MINIMAL}{METRICS_ONLY}" if name.startswith(MINIMAL) else METRICS_ONLY
     bases = {"to_instrumentator": peer, **({} if name.startswith(MINIMAL) else {"to_usual": USUAL})}
     return {
-        "added_us": _median(rounds, lambda one: added(one[name])) * 1e6,
+        "added_us": _median(rounds, partial(_added, name)) * 1e6,
         "quiet_us": _median(rounds, lambda one: quiet(one[name])) * 1e6,
         "bare_us": _median(rounds, lambda one: bare(one[name])) * 1e6,
         **{key: _ratio(name, base, rounds) for key, base in bases.items() if base in rounds[0]},
@@ -98,10 +104,6 @@ def _figures(name: str, rounds: Sequence[Round]) -> dict[str, float]:
 
 def _ratio(name: str, base: str, rounds: Sequence[Round]) -> float:
     return _median(rounds, lambda one: added(one[name]) / added(one[base]))
-
-
-def _difference(with_it: str, without: str, rounds: Sequence[Round]) -> float:
-    return _median(rounds, lambda one: added(one[with_it]) - added(one[without]))
 
 
 def _median(rounds: Sequence[Round], of: Callable[[Round], float]) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chart import chart
-from benchmarks.targets import TARGETS
+from benchmarks.targets import RUN_TARGETS, TARGETS, Target
 from benchmarks.variants import VARIANTS
 
 __all__ = [
@@ -116,14 +116,14 @@ def where(made: Results) -> str:
     return f"{made['date']}, {machine}; {packages}.\n"
 
 
-def _targets(results: Results) -> str:
-    def row(target: Any) -> tuple[str, ...]:
+def _targets(results: Results, targets: Iterable[Target] = TARGETS) -> str:
+    def row(target: Target) -> tuple[str, ...]:
         measured, met, unit = target.measured(results), target.met(results), f" {target.unit}" if target.unit else ""
         sign = "≥" if target.at_least else "≤"
         shown = "not measured" if measured is None else f"{measured:.3g}{unit}"
         return target.says, f"{sign} {target.limit:.3g}{unit}", shown, {True: "yes", False: "**no**", None: "–"}[met]
 
-    return _table(("", "target", "measured", "met"), map(row, TARGETS))
+    return _table(("", "target", "measured", "met"), map(row, targets))
 
 
 def table_of_cost(cost: Results) -> str:
@@ -155,7 +155,7 @@ def table_of_run(run: Results) -> str:
         parts.append(f"A span takes {one['ours_us']:.1f} µs to encode, {one['to_sdk']:.2f} of what the SDK takes.\n")
     if "sockets" in run:
         parts.append(_sockets(run["sockets"]))
-    return "\n".join((*([where(run["made"])] if "made" in run else []), *parts))
+    return "\n".join((*([where(run["made"])] if "made" in run else []), _targets(run, RUN_TARGETS), *parts))
 
 
 def _two(one: Results, ratio: str) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["RUN_TARGETS", "TARGETS", "Target"]
 
 Results = Mapping[str, Any]
 STALLED = "longest_stall_ms"
@@ -38,6 +40,11 @@ class Target:
 
 def _cost(name: str, ratio: str) -> Callable[[Results], float]:
     return lambda results: float(results["cost"][name][ratio])
+
+
+def _run(*path: str) -> Callable[[Results], float]:
+    """Find a figure of the case `as-run`."""
+    return lambda run: float(reduce(getitem, path, run))
 
 
 def _socket(name: str, figure: str) -> Callable[[Results], float]:
@@ -74,3 +81,20 @@ TARGETS = (
     Target("p99 at 100 %, of bare", 1.25, _socket("ours-100", "of_bare_p99")),
     Target("memory after ten times the requests", 1.02, lambda results: results["memory"]["growth"]),
 )
+
+RUN_TARGETS = (
+    Target("100 %, store, OTLP, of the instrumentator", 1.25, _run("cost", "100 %, OTLP", "to_instrumentator")),
+    Target("100 %, store, OTLP, of the usual stack", 1 / 8, _run("cost", "100 %, OTLP", "to_usual")),
+    Target("10 % by outcome, of the instrumentator", 0.75, _run("cost", "10 %, OTLP, no traceparent", "to_instrumentator")),
+    Target("minimal, of the instrumentator", 0.62, _run("cost", "minimal, 100 %, install, no store", "to_instrumentator")),
+    Target("a traceparent", 4.0, _run("adds_us", "traceparent"), unit="µs"),
+    Target("add_middleware, over install", 4.0, _run("adds_us", "add_middleware"), unit="µs"),
+    Target("encoding of a span", 10.0, _run("encoding", "ours_us"), unit="µs"),
+    Target(
+        "requests per second, 100 %, of bare", 0.75, _run("sockets", "variants", "100 %", "of_bare_per_second"), at_least=True
+    ),
+    Target("requests/s, 10 %, of bare", 0.8, _run("sockets", "variants", "10 %", "of_bare_per_second"), at_least=True),
+    Target("requests/s, OTLP, of bare", 0.66, _run("sockets", "variants", "100 %, OTLP", "of_bare_per_second"), at_least=True),
+    Target("p99, 100 %, OTLP, of bare", 1.5, _run("sockets", "variants", "100 %, OTLP", "of_bare_p99")),
+)
+"""Of the case `as-run`, whose results alone they are held against."""

@@ -47,8 +47,8 @@ from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.reader import UnreadableStoreError
-from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.store.store import Store
+from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans

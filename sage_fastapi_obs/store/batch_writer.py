@@ -132,7 +132,7 @@ class BatchWriter:
         """Do what an error asks for before the next try, which opens the file anew."""
         if is_full(error):
             self._is_short = True
-        elif isinstance(error, (ValueError, OverflowError, sqlite3.ProgrammingError)):
+        elif isinstance(error, (UnicodeEncodeError, OverflowError, sqlite3.ProgrammingError)):
             self._clean()
 
     def _clean(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from sage_fastapi_obs.store.connection import is_busy, reading
-from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
+from sage_fastapi_obs.store.connection import FileErrors, is_busy, reading
+from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, StoredRequest, Story
 from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, rows
 
 T = TypeVar("T")
@@ -72,12 +72,12 @@ class StoreReader:
         try:
             try:
                 return self._answer(question)
-            except sqlite3.Error as error:
+            except FileErrors as error:
                 if is_busy(error):
                     raise
             # By now a damaged file has been set aside.
             return self._answer(question)
-        except (sqlite3.Error, OSError) as error:
+        except (OSError, *FileErrors) as error:
             raise UnreadableStoreError(str(error)) from error
 
     def _answer(self, question: Callable[[Connections], T]) -> T:
@@ -116,7 +116,8 @@ class StoreReader:
     def _lines(self, connections: Connections, some_id: str, limit: int) -> Lines:
         found: Lines = []
         for row, chunks in self._found(connections, some_id):
-            found += _dicts(chunks.read(row), "lines")
+            # In front, so that lines of one millisecond keep their order.
+            found[:0] = _dicts(chunks.read(row), "lines")
             if len(found) >= limit:
                 break
         found.sort(key=_timestamp)
@@ -162,13 +163,15 @@ class _Parts:
 def _owner(stories: list[_Parts], supplement: StoredRow) -> _Parts | None:
     """Return the request that a supplement belongs to: of several with its ids, the last that had started."""
     mine = supplement.request
-    same = [
-        story
-        for story in stories
-        if mine.request_id and (story.row.request.request_id, story.row.request.trace_id) == (mine.request_id, mine.trace_id)
-    ]
+    same = [story for story in stories if _is_of(mine, story.row.request)]
     started = (story for story in same if story.row.request.started_ns <= mine.started_ns)
     return next(started, same[-1] if same else None)
+
+
+def _is_of(supplement: StoredRequest, request: StoredRequest) -> bool:
+    """Tell whether ids agree; a line that came late may have no trace any more."""
+    is_same = supplement.request_id == request.request_id != ""
+    return is_same and supplement.trace_id in ("", request.trace_id)
 
 
 def _dicts(details: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -118,6 +118,7 @@ class Store:
         self.losses.count("shutdown", lost)
         self._writer.lose("shutdown")
         if thread is None or not thread.is_alive():
+            self._database.close()
             self._restart()
 
     def clear(self) -> None:
@@ -215,10 +216,12 @@ class Store:
     def _connections(self) -> Iterator[Connections]:
         """Open what is to be read: the file, and before it what cannot be written to it now."""
         self.flush(QUESTION_SECONDS)
-        with self._database.lock, closing(connect(":memory:")) as unwritten, self._database.reading() as stored:
-            schema.create(unwritten, _UNWRITTEN_ID)
-            insert(unwritten, list(self._writer.pending), 0)
-            yield [unwritten] if stored is None else [unwritten, stored]
+        with self._database.lock, self._database.reading() as stored, closing(connect(":memory:")) as unwritten:
+            pending = list(self._writer.pending)
+            if pending:
+                schema.create(unwritten, _UNWRITTEN_ID)
+                insert(unwritten, pending, 0)
+            yield ([unwritten] if pending else []) + ([] if stored is None else [stored])
 
     def _note_set_aside(self, reason: str) -> None:
         self.losses.count("damaged")

@@ -151,6 +151,10 @@ DAMAGES: dict[str, Damage] = {
     "another schema": sql("DROP TABLE requests", "CREATE TABLE requests (id INTEGER, who TEXT)"),
     "a table more": sql("CREATE TABLE users (name TEXT)"),
     "a trigger": sql("CREATE TRIGGER t AFTER INSERT ON requests BEGIN DELETE FROM requests; END"),
+    "a table with a name of bytes": sql(
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET name = CAST(x'91ff' AS TEXT), sql = 'CREATE nothing' WHERE rowid = 2",
+    ),
     "no table": sql("DROP TABLE chunks"),
     "no state": sql("DELETE FROM state"),
     "state of nothing": sql("UPDATE state SET next_id = NULL, important_bytes = NULL, fine_bytes = NULL"),

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stored import file_of, opened, request
+from stored import bytes_on_disk, file_of, opened, request
 from support import times
 
 from sage_fastapi_obs.store.reader import StoreReader
@@ -103,6 +103,7 @@ def test_writers_that_are_killed(tmp_path: Path, max_bytes: int) -> None:
                 pass
             writers[which].send_signal(signal.SIGKILL)
             writers[which].wait()
+            assert bytes_on_disk(folder) <= max_bytes
             reader = StoreReader.of_file(path)
             assert reader.list(RequestQuery()).is_complete
         for each, name, number in zip(writers, names, written, strict=True):

@@ -21,7 +21,7 @@ from starlette.responses import StreamingResponse
 from support import LONG_ENOUGH, client, drive, http_scope, no_cycles_of_ours, times
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings, operation
-from sage_fastapi_obs.request.exchange import Exchange, Socket, Story
+from sage_fastapi_obs.request.exchange import Exchange, Socket, StoryDraft
 from sage_fastapi_obs.tracing import retention as module
 from sage_fastapi_obs.tracing.retention import Retention
 
@@ -363,12 +363,12 @@ async def test_no_request_holds_more_than_so_many_spans(tmp_path: Path) -> None:
 
         @service.app.get("/many")
         async def many() -> None:
-            for _ in range(Story.MOST_SPANS + 50):
+            for _ in range(StoryDraft.MOST_SPANS + 50):
                 with operation("step"):
                     pass
 
         await service.get("/many")
-        assert Counter(span.name for span in service.spans) == {"step": Story.MOST_SPANS, "GET /many": 1}
+        assert Counter(span.name for span in service.spans) == {"step": StoryDraft.MOST_SPANS, "GET /many": 1}
         assert service.obs.registry.get_sample_value("observability_spans_dropped_total", {"cause": "held"}) == 50
 
 
