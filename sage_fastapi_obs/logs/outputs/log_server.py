@@ -48,7 +48,8 @@ class Server(Output):
     def write(self, line: Line, encoded: bytes, lines: int = 1) -> None:  # noqa: ARG002 - they come one by one
         """Queue one line, or count it as lost when the queue is full."""
         if LEVELS[line["level"]] >= self._threshold:
-            self.sender.put(encoded, len(encoded))
+            # A copy: what orjson returns holds on to a buffer of at least 4 KiB.
+            self.sender.put(b"%b" % encoded, len(encoded))
 
     def stop(self, deadline: float) -> None:
         """Begin to send what waits until a time of `time.monotonic`; does not wait."""
