@@ -71,6 +71,6 @@ $(DEMO): pyproject.toml constraints.txt
 
 $(READY): $(DEMO) tests/oracles.txt
 	@echo "== setting up what the tests need (about a minute the first time)"
-	@$(PIP) --constraint constraints.txt --editable '.[otlp,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,test]'
+	@$(PIP) --constraint constraints.txt --editable '.[otlp,otlp-grpc,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,test]'
 	@$(PIP) --no-deps --requirement tests/oracles.txt
 	@touch $@

@@ -47,11 +47,14 @@ from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.reader import UnreadableStoreError
-from sage_fastapi_obs.store.recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.store.store import Store
+from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
+
+_STORE_CLOSE_SECONDS = 1.0
+"""Longest wait for the last requests to be written to the disk of this machine."""
 
 
 class Observability(Lifecycle):
@@ -88,7 +91,7 @@ class Observability(Lifecycle):
         # The signals of a request.
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
-        self._retention = Retention(settings, clock)
+        self._retention = Retention(settings)
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
@@ -146,9 +149,9 @@ class Observability(Lifecycle):
         metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
-        exemplars = KeptExemplars() if settings.metrics.exemplars else None
+        exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
-        acting = (store, tracing, exemplars if metrics else None, metrics, logs, held_lines)
+        acting = (store, tracing, exemplars, metrics, logs, held_lines)
         self.callbacks = self._callbacks(identity, *acting, decides=self._retention if any(acting) else None)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -217,10 +220,10 @@ class Observability(Lifecycle):
         """Stop the log output last, so that the others can write why they fail."""
         return (
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
+            (self._close_store, self.store is not None),
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._close_store, self.store is not None),
             (self.logs.close, self.settings.logging.enabled),
         )
 
@@ -246,7 +249,7 @@ class Observability(Lifecycle):
 
     def _close_store(self) -> None:
         if self.store is not None:
-            self.store.close(time.monotonic() + self._senders.seconds_left(self.settings.logging.shutdown_seconds))
+            self.store.close(time.monotonic() + _STORE_CLOSE_SECONDS)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.

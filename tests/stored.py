@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,9 @@ def new_store(folder: Path, key: StoreKey = KEY, **given: Any) -> Store:
     """Return a store that has started, of records that need no encoding; settings of the store go by their names."""
     names = {name: given.pop(name) for name in ("max_bytes", "max_age_days") if name in given}
     options = {"encode": lambda record: record, "log": Said(), "failed": raise_it, **given}
-    store = Store(StoreSettings(path=str(folder), **names), key, **options)
+    # Not validated: a smaller file than settings allow is filled sooner.
+    settings = StoreSettings.model_construct(path=str(folder), **names)
+    store = Store(settings, key, **options)
     store.start()
     return store
 
@@ -101,10 +104,11 @@ def file_of(folder: Path, key: StoreKey = KEY) -> Path:
 
 def bytes_on_disk(folder: Path) -> int:
     """Return the sizes of all files, added up; a journal that goes meanwhile has none."""
-    total = 0
+    sizes = {}
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size if path.is_file() else 0
+            found = path.lstat()
         except FileNotFoundError:
             continue
-    return total
+        sizes[found.st_ino] = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return sum(sizes.values())

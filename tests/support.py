@@ -110,6 +110,7 @@ class Watched:
         }
         sections.setdefault("monitoring", {"access": "open"})
         sections.setdefault("service", {"name": "test"})
+        sections.setdefault("store", {"path": str(tmp_path)})
         # What fails on purpose is not to be told of in lines of its own.
         sections.setdefault("alerts", {"defaults": False})
         options = {

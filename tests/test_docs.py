@@ -1,6 +1,7 @@
 """The README and the docs agree with the code: examples run, tables are complete, links lead somewhere."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -65,6 +66,16 @@ def test_examples_of_the_docs_run(page: Path):
     """Every Python example of a page runs as it stands."""
     for code in blocks(page.read_text(), "python"):
         run(code)
+
+
+def test_the_docs_show_what_the_command_shows():
+    """What stands below `$ sage-obs show` on the page about it is its output."""
+    (block,) = blocks((ROOT / "docs/explain.md").read_text(), "console")
+    command, _, expected = block.partition("\n")
+    given = [sys.executable, "-m", "sage_fastapi_obs", *command.removeprefix("$ sage-obs ").split()]
+    env = {**os.environ, "TZ": "UTC", "COLUMNS": "110", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(given, cwd=ROOT, env=env, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
+    assert (done.stdout.decode(), done.stderr) == (expected, b"")
 
 
 def test_the_settings_page_is_what_the_settings_say():

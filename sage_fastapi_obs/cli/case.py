@@ -38,7 +38,7 @@ class Case(StoriesOfId):
 
     def encoded(self) -> bytes:
         """Write it as JSON, without the oldest requests if they are too many to be read again."""
-        content = self.model_dump_json(exclude_none=True).encode()
+        content = self.model_dump_json().encode()
         if len(content) <= MOST_BYTES:
             return content
         if len(self.stories) < 2:

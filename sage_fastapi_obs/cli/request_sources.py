@@ -1,21 +1,25 @@
-"""Where commands read kept requests: the file of a store, the pages of a running service, or the file of a case."""
+"""Where commands read kept requests: the file of a store, or the pages of a running service."""
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
 from sage_fastapi_obs.endpoints.requests_pages import NOT_KEPT
+from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.settings import MonitoringSettings, Settings
+from sage_fastapi_obs.settings.explain import without_credentials
 from sage_fastapi_obs.store.location import StoreKey, file_name, store_key, stored_files
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
@@ -28,7 +32,7 @@ MOST_LISTED = 10_000
 _PAGE = 500
 _MOST_LINES = 1_000
 _SECONDS = 10.0
-_PREFIX = Settings().monitoring.prefix
+_PREFIX = MonitoringSettings().prefix
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -42,78 +46,6 @@ class NotKeptError(SourceError):
 
 class _Lines(RootModel[list[dict[str, Any]]]):
     """Log lines."""
-
-
-class Source(Protocol):
-    """Answers from what one service has kept. Raises `SourceError`."""
-
-    def requests(self, query: RequestQuery) -> RequestList:
-        """Return a page of a list."""
-
-    def stories(self, some_id: str) -> StoriesOfId:
-        """Return the newest requests with an id, or the one with a key; raises `NotKeptError` if there are none."""
-
-    def lines(self, some_id: str) -> list[dict[str, Any]]:
-        """Return the lines with an id."""
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which store is read."""
-    add_store_arguments(parser)
-    parser.add_argument("--url", help="ask the pages of a running service, such as http://localhost:8000")
-    parser.add_argument("--token", help=f"token of the pages (monitoring.token); by default {TOKEN_VARIABLE}")
-
-
-def add_store_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which file is meant."""
-    parser.add_argument("--store", type=Path, metavar="FILE", help="file of a store")
-    parser.add_argument("--service", metavar="NAME", help="name of the service; by default that of the environment")
-    parser.add_argument("--app", metavar="DIR", help="working directory of the service; by default this one")
-
-
-def source_of(given: argparse.Namespace) -> Source:
-    """Open what the options name."""
-    if given.url:
-        return Pages(given.url, given.token or os.environ.get(TOKEN_VARIABLE))
-    return StoreFile(store_file(given))
-
-
-def store_file(given: argparse.Namespace) -> Path:
-    """Find the file of a store; raises `SourceError` if there is none, or more than one."""
-    if given.store is not None:
-        return _existing(given.store)
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        raise SourceError(f"{error}; or name a file with --store") from None
-    service = given.service or settings.service.name
-    found = stored_files(settings.store, service)
-    name = file_name(StoreKey(service, given.app) if given.app else store_key(service))
-    exact = [path for path in found if path.name == name]
-    if not found or (given.app and not exact):
-        raise SourceError(f"there is no store of {service!r}: name the service with --service, or a file with --store")
-    if len(found) > 1 and not exact:
-        files = "".join(f"\n  {path}" for path in found)
-        raise SourceError(f"there are several stores of {service!r}; name one with --store:{files}")
-    return (exact or found)[0]
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise SourceError(f"there is no store at {path}")
-    return path
-
-
-def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[list[KeptRequest], bool]:
-    """Return the newest kept requests that meet some conditions, and whether those are all."""
-    found: list[KeptRequest] = []
-    before = None
-    for _ in range(0, most, _PAGE):
-        page = source.requests(RequestQuery(before=before, limit=min(_PAGE, most), **conditions))
-        found += page.requests
-        if (before := page.next) is None:
-            return found, True
-    return found, False
 
 
 class StoreFile:
@@ -139,7 +71,7 @@ class StoreFile:
     def lines(self, some_id: str) -> list[dict[str, Any]]:
         """Return the lines with an id."""
         with self._readable():
-            return self._reader.lines(some_id, _MOST_LINES)
+            return [shallow(line) for line in self._reader.lines(some_id, _MOST_LINES)]
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -153,14 +85,13 @@ class Pages:
     """Asks the pages of a running service."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        import httpx  # noqa: PLC0415 - other commands need not wait for it
-
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise SourceError(f"{url!r} is no address of a service: use one like http://localhost:8000")
-        self._prefix = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}{_PREFIX}"
-        self._client = httpx.Client(timeout=_SECONDS, headers={"Authorization": f"Bearer {token}"} if token else {})
-        self._error = httpx.HTTPError
+        address = re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]+?)?/?", url)
+        if not address:
+            raise SourceError(
+                f"{plain(without_credentials(url))} is no address of a service: use one like http://localhost:8000"
+            )
+        self._prefix = url.rstrip("/") + ("" if address[1] else _PREFIX)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def requests(self, query: RequestQuery) -> RequestList:
         """Return a page of a list."""
@@ -179,17 +110,79 @@ class Pages:
             return []
 
     def _ask(self, page: str, model: type[Answer], conditions: Mapping[str, str] | None = None) -> Answer:
+        # Other commands need not wait for it.
+        import httpx  # noqa: PLC0415
+
         address = f"{self._prefix}/{page}"
+        where = plain(without_credentials(address))
         try:
-            with self._client.stream("GET", address, params=conditions) as response:
+            with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
                 body = bounded(response.iter_bytes())
-        except self._error as error:
-            raise SourceError(f"{address} does not answer: {error or type(error).__name__}") from None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise SourceError(f"{where} does not answer: {plain(error) or type(error).__name__}") from None
         if response.status_code != 200:
-            raise (NotKeptError if response.status_code == 404 else SourceError)(
-                f"{address} answers {response.status_code}: {_detail(body)}"
-            )
-        return parsed(model, body, address)
+            problem = NotKeptError if response.status_code == 404 else SourceError
+            raise problem(f"{where} answers {response.status_code}: {_detail(body)}")
+        return parsed(model, body, where)
+
+
+Source: TypeAlias = StoreFile | Pages
+"""Answers from what one service has kept, or raises `SourceError`."""
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which store is read."""
+    add_store_arguments(parser)
+    parser.add_argument("--url", help="ask the pages of a running service, such as http://localhost:8000")
+    parser.add_argument("--token", help=f"token of the pages (monitoring.token); by default {TOKEN_VARIABLE}")
+
+
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which file is meant."""
+    parser.add_argument("--store", type=Path, metavar="FILE", help="file of a store")
+    parser.add_argument("--service", metavar="NAME", help="name of the service; by default that of the environment")
+    parser.add_argument("--app", metavar="DIR", help="working directory of the service; by default this one")
+
+
+def source_of(given: argparse.Namespace) -> Source:
+    """Open what the options name."""
+    if given.url:
+        return Pages(given.url, given.token or os.environ.get(TOKEN_VARIABLE))
+    return StoreFile(store_file(given))
+
+
+def store_file(given: argparse.Namespace) -> Path:
+    """Find the file of a store; raises `SourceError` if there is none, or more than one."""
+    if (path := given.store) is not None:
+        if not path.is_file():
+            raise SourceError(f"there is no store at {path}")
+        return Path(path)
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        raise SourceError(f"{error}; or name a file with --store") from None
+    service = given.service or settings.service.name
+    found = stored_files(settings.store, service)
+    name = file_name(StoreKey(service, given.app) if given.app else store_key(service))
+    exact = [path for path in found if path.name == name]
+    if not found or (given.app and not exact):
+        raise SourceError(f"there is no store of {service!r}: name the service with --service, or a file with --store")
+    if len(found) > 1 and not exact:
+        files = "".join(f"\n  {path}" for path in found)
+        raise SourceError(f"there are several stores of {service!r}; name one with --store:{files}")
+    return (exact or found)[0]
+
+
+def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[list[KeptRequest], bool]:
+    """Return the newest kept requests that meet some conditions, and whether those are all."""
+    found: list[KeptRequest] = []
+    before = None
+    for _ in range(0, most, _PAGE):
+        page = source.requests(RequestQuery(before=before, limit=min(_PAGE, most), **conditions))
+        found += page.requests
+        if (before := page.next) is None:
+            return found, True
+    return found, False
 
 
 def bounded(pieces: Iterable[bytes]) -> bytes:
@@ -209,12 +202,12 @@ def parsed(model: type[Answer], body: bytes, where: object) -> Answer:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise SourceError(f"{where} is not what it should be: {place}: {first['msg']}") from None
+        raise SourceError(plain(f"{where} is not what it should be: {place}: {first['msg']}")) from None
 
 
 def _detail(body: bytes) -> str:
     """Return what the pages say is wrong; other servers say it in other ways."""
     try:
-        return ProblemResponse.model_validate_json(body).detail
+        return plain(ProblemResponse.model_validate_json(body).detail)
     except ValidationError:
         return "this is no page of sage_fastapi_obs"

@@ -13,6 +13,7 @@ from sage_fastapi_obs.cli.request_sources import MOST_LISTED, Source, SourceErro
 from sage_fastapi_obs.cli.screen import Screen, plain
 from sage_fastapi_obs.cli.story_text import show_lines, show_requests, show_story
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList
+from sage_fastapi_obs.privacy.json_values import escaped
 
 HELP = "Show requests that were kept: one by an id, the slow ones, those that failed, or figures of the routes."
 FAILED = 1
@@ -68,17 +69,17 @@ def run(given: argparse.Namespace) -> int:
         print(f"sage-obs show: {error}", file=sys.stderr)
         return FAILED
     if given.json:
-        print(found.model_dump_json())
+        sys.stdout.buffer.write(escaped(found.model_dump_json().encode()) + b"\n")
     else:
         _show(Screen(), found)
     return 0
 
 
 def _found(given: argparse.Namespace) -> Case | RequestList | RouteList:
-    if _is_file(given.what):
+    find = _LISTS.get(given.what)
+    if find is None and _is_file(given.what):
         return read_case(Path(given.what))
     source = source_of(given)
-    find = _LISTS.get(given.what)
     return find(source, given.limit) if find else find_case(source, given.what)
 
 

@@ -57,10 +57,11 @@ def _show_spans(screen: Screen, duration_ms: float, spans: Sequence[SpanNode]) -
     length, end = screen.width // 5, max([duration_ms, *(span.offset_ms + span.duration_ms for *_, span in rows)])
     for before, below, span in rows:
         bar = f"{_bar(span, end, length, screen.signs.bar):{length}}"
-        screen.row(f"{_ms(span.offset_ms):>9} {_ms(span.duration_ms):>9} ms |{bar}| {before}{_title_of_span(span)}")
+        # Of what is very deep the last branches are shown, so that there is room for a name.
+        screen.row(f"{_ms(span.offset_ms):>9} {_ms(span.duration_ms):>9} ms |{bar}| {before[-length:]}{_title_of_span(span)}")
         for event in span.events:
             text = f"{plain(event.name)} {_pairs(event.attributes)}"
-            screen.row(f"{_ms(event.offset_ms):>9} {'':12} |{'':{length}}| {below}{screen.signs.event}{text}")
+            screen.row(f"{_ms(event.offset_ms):>9} {'':12} |{'':{length}}| {below[-length:]}{screen.signs.event}{text}")
 
 
 def _rows(

@@ -51,6 +51,9 @@ _OBSERVABILITY = (
     panel.rate("Spans dropped", "observability_spans_dropped_total", ["cause"], unit="cps", bad=0.1).about(
         "full: the collector is away or too slow; refused: it took them not; shutdown: time was up."
     ),
+    panel.increase("Pushes of metrics dropped", "observability_metric_pushes_dropped_total", ["cause"]).about(
+        "refused: the collector did not take all points; shutdown: time was up."
+    ),
     panel.rate("Trace headers dropped", "observability_propagation_headers_dropped_total", ["header"], unit="cps").about(
         "Malformed or too long: a client with a defect, or somebody who tries what happens."
     ),

@@ -16,8 +16,9 @@ _LEAST_SECONDS = 0.001
 _DEFAULT_PORTS = {"grpc": 4317, "grpcs": 443}
 _AGAIN = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 """Codes after which OTLP says to try again."""
-_TOO_LARGE = re.compile(r"larger than max|exceeds max", re.IGNORECASE)
-"""How servers say that a message is too large, for which gRPC has no code."""
+_TOO_LARGE = re.compile(r"larger than max|exceeds max|length too large")
+"""How servers in C and Go, Java, and Rust say that a message is too large, for which gRPC has no code."""
+_LONG_ANSWER = "CLIENT: Received message larger than max"
 _METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 _CHANNEL_OPTIONS = (
@@ -63,6 +64,9 @@ class Caller:
         except self._grpc.RpcError as error:
             # The next try connects anew, at once: the channel itself would wait for a time of its own.
             self.close()
+            if _LONG_ANSWER in (error.details() or ""):
+                # By answering it has taken everything.
+                return b""
             raise self._judged(error) from None
         return answer
 
@@ -99,11 +103,11 @@ class Caller:
 
     def _judged(self, error: Any) -> Exception:
         code = error.code().name
+        if code in ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE") and _TOO_LARGE.search(error.details() or ""):
+            return TooLarge()
         pause = self._pause_of(error)
         if code in _AGAIN or (code == "RESOURCE_EXHAUSTED" and pause is not None):
             return Unavailable(f"gRPC {code}", pause or 0.0)
-        if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(error.details() or ""):
-            return TooLarge()
         return Refused(f"gRPC {code}")
 
     def _pause_of(self, error: Any) -> float | None:

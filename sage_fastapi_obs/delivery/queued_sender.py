@@ -144,7 +144,6 @@ class Sender:
     def wait(self, deadline: float) -> bool:
         """Wait until all is sent, or until a time of `time.monotonic`; tell whether it was done."""
         while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
-            self._wake.set()
             time.sleep(_FLUSH_SECONDS)
         return not (self._queue or self._sending)
 

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
+from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.logs.recent_lines import LogEntry
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
@@ -41,7 +42,7 @@ class RecentLinesPage:
             return problem(f"the store cannot be read: {error}", 503)
         if not lines:
             return problem("there are no recent lines with this correlation, request or trace id", 404)
-        return JSONResponse([line.model_dump() for line in lines], headers=UNCACHED)
+        return JSONResponse([shallow(line.model_dump()) for line in lines], headers=UNCACHED)
 
 
 def lines_of(some_id: str, limit: int, logs: LogWriter, reader: StoreReader | None) -> list[LogEntry]:
@@ -49,11 +50,11 @@ def lines_of(some_id: str, limit: int, logs: LogWriter, reader: StoreReader | No
     recent = logs.recent(some_id, limit)
     if reader is None:
         return recent
-    stored = [LogEntry.model_validate(line) for line in reader.lines(some_id, limit)]
-    # As often as it was logged: equal lines are no mistake.
-    known = Counter(line.model_dump_json() for line in stored)
-    for line in recent:
+    # As often as it was logged: equal lines are no mistake. Those of this process are in their order also within a millisecond.
+    known = Counter(line.model_dump_json() for line in recent)
+    others = []
+    for line in map(LogEntry.model_validate, reader.lines(some_id, limit)):
         known[text := line.model_dump_json()] -= 1
         if known[text] < 0:
-            stored.append(line)
-    return sorted(stored, key=lambda line: line.timestamp)[-limit:]
+            others.append(line)
+    return sorted([*others, *recent], key=lambda line: line.timestamp)[-limit:]

@@ -41,7 +41,7 @@ class Background:
     """What made it fail; None also for a cancellation and for a client that left."""
 
 
-class Story:
+class StoryDraft:
     """What an exchange holds beside its figures, of bounded size: its spans that have ended, its lines, its exemplars."""
 
     __slots__ = ("exemplars", "line_bytes", "lines", "lost_lines", "lost_spans", "spans")
@@ -186,7 +186,7 @@ class Exchange:
         line can be made of its figures alone, at any time."""
         self.kept = UNDECIDED
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
-        self.story: Story | None = None
+        self.story: StoryDraft | None = None
         """What waits for that decision; None for nothing."""
         self.held_lines = self.response_headers = None
 
@@ -203,10 +203,10 @@ class Exchange:
         return self.kept not in (UNDECIDED, NOT_KEPT)
 
     @property
-    def own_story(self) -> Story:
+    def own_story(self) -> StoryDraft:
         """What it holds, to add to."""
         if self.story is None:
-            self.story = Story()
+            self.story = StoryDraft()
         return self.story
 
     @property

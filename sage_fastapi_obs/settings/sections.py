@@ -252,7 +252,7 @@ class MonitoringSettings(_Section):
     interval_seconds: float = Field(default=15.0, ge=1.0, le=300.0)
     """Interval at which windows and alerts read the metrics."""
     expose_logs: bool = False
-    """Show the recent lines of an id at `/monitoring/logs/{id}`."""
+    """Show log lines: at `/monitoring/logs/{id}`, and on the pages of kept requests and traces."""
     log_buffer_size: int | None = Field(default=None, ge=0, le=1_000_000)
     """Most recent lines kept in memory; by default 10,000 with `expose_logs`, else 0."""
     log_buffer_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)

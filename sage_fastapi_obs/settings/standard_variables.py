@@ -29,6 +29,8 @@ _KNOWN_EXPORTERS = {
 }
 _ELSEWHERE = frozenset({"console", "logging", "prometheus"})
 """Exporters that not every signal has."""
+_METRIC_PREFERENCES = {"TEMPORALITY_PREFERENCE": "cumulative", "DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram"}
+"""What is asked for where there is only one way."""
 _PROVIDER = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
 _COMPRESSIONS: dict[str, Compression] = {"": "none", "none": "none", "gzip": "gzip", "deflate": "deflate"}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -115,9 +117,10 @@ def _tracing(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
 
 
 def _metrics(env: Mapping[str, str], remark: Remark) -> dict[str, Any]:
-    preference = env.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative")
-    if preference.lower() != "cumulative":
-        remark(f"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE={preference!r} is not supported: metrics are cumulative")
+    for name, only in _METRIC_PREFERENCES.items():
+        variable = f"OTEL_EXPORTER_OTLP_METRICS_{name}"
+        if (preference := env.get(variable, only)).lower() != only:
+            remark(f"{variable}={preference!r} is not supported: it is {only}")
     milliseconds = number(env, "OTEL_METRIC_EXPORT_INTERVAL", 0.0, remark, least=1_000, most=3_600_000)
     seconds = {"otlp_interval_seconds": milliseconds / 1_000} if milliseconds else {}
     return {"otlp_endpoint": _chosen_endpoint(env, "metrics", remark), **seconds}

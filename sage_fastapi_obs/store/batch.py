@@ -80,11 +80,11 @@ def insert(connection: sqlite3.Connection, batches: Sequence[Batch], at_ns: int)
             (2 * first_id + important, important, at_ns, first_id, last_id, size_bytes, content)
             for important, content, size_bytes in batch.chunks
         ]
-        connection.execute(schema.insert("chunks", 7, len(chunks)), [value for chunk in chunks for value in chunk])
+        connection.execute(schema.insert_chunks(len(chunks)), [value for chunk in chunks for value in chunk])
         values: list[Any] = []
         for number, (important, *columns) in enumerate(batch.rows, first_id):
             values += (number, 2 * first_id + important, *columns)
-        connection.execute(schema.insert("requests", 18, len(batch.rows)), values)
+        connection.execute(schema.insert_requests(len(batch.rows)), values)
         first_id = last_id + 1
     connection.execute("UPDATE state SET next_id = ?", (first_id,))
     count_bytes(connection, [chunk for batch in batches for chunk in batch.chunks], 1)

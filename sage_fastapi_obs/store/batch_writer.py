@@ -15,7 +15,7 @@ from sage_fastapi_obs.store.batch import (
     insert,
     make_batch,
 )
-from sage_fastapi_obs.store.connection import is_busy, is_damage, is_full
+from sage_fastapi_obs.store.connection import is_busy, is_full
 from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.eviction import delete_expired, has_room, make_room
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
@@ -29,7 +29,7 @@ _EXPIRY_SECONDS = 60.0
 _AT_ONCE = 10
 """Batches of one transaction."""
 _AT_ONCE_BYTES = 512 * 1024
-_TRIES = 4
+_TRIES = 3
 Record = StoredRequest | Supplement
 Log = Callable[[str, Mapping[str, Any]], None]
 
@@ -67,17 +67,21 @@ class BatchWriter:
         """Write what waits, as far as the file takes it; `is_last` also tries a disk that took nothing lately."""
         if not is_last and time.monotonic() < self._paused_until:
             return
+        reason = ""
         for _ in range(_TRIES):
             try:
                 while self.pending:
                     self._write_some()
                 self._expire()
             except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
-                if not self._cope(error):
+                if is_busy(error):
+                    self._trouble = self._trouble or "busy"
                     return
+                reason = str(error)
+                self._cope(error)
             else:
                 return
-        self._pause("the disk is full")
+        self._pause(reason)
 
     def lose(self, cause: LossCause) -> None:
         """Drop what waits."""
@@ -124,19 +128,12 @@ class BatchWriter:
             with self._database.transaction() as connection:
                 deleted = delete_expired(connection, self._clock() - self._max_age_ns)
 
-    def _cope(self, error: Exception) -> bool:
-        """Do what an error asks for; tell whether to try again at once."""
-        if is_busy(error):
-            self._trouble = self._trouble or "busy"
-            return False
+    def _cope(self, error: Exception) -> None:
+        """Do what an error asks for before the next try, which opens the file anew."""
         if is_full(error):
             self._is_short = True
-        elif isinstance(error, (ValueError, OverflowError, sqlite3.ProgrammingError)):
+        elif isinstance(error, (UnicodeEncodeError, OverflowError, sqlite3.ProgrammingError)):
             self._clean()
-        elif not is_damage(error):
-            self._pause(str(error))
-            return False
-        return True
 
     def _clean(self) -> None:
         """Make every value one that SQLite takes: in hostile paths some are not."""

@@ -10,6 +10,8 @@ from sage_fastapi_obs.store import schema
 
 BUSY_SECONDS = 0.25
 """How long one waits for another who reads or writes."""
+FileErrors = (sqlite3.Error, UnicodeDecodeError)
+"""What using a file raises. The second comes of a message of SQLite that quotes a damaged schema."""
 _DAMAGED = frozenset(
     (
         sqlite3.SQLITE_CORRUPT,
@@ -32,7 +34,7 @@ class LockedError(sqlite3.OperationalError):
 
 def is_damage(error: Exception) -> bool:
     """Tell whether an error says that the file is not, or not any more, a store."""
-    return isinstance(error, schema.SchemaError) or _code(error) in _DAMAGED
+    return isinstance(error, (schema.SchemaError, UnicodeDecodeError)) or _code(error) in _DAMAGED
 
 
 def is_busy(error: Exception) -> bool:

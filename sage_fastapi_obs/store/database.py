@@ -3,15 +3,15 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.store import schema
-from sage_fastapi_obs.store.connection import connect, is_busy, is_damage, reading
+from sage_fastapi_obs.store.connection import FileErrors, connect, is_busy, is_damage, reading
 from sage_fastapi_obs.store.store_files import StoreFiles
 
-PAGE_BYTES = 4096
+PAGE_BYTES = 8192
 JOURNAL_BYTES = 2 * 1024 * 1024
 """What is left of the limit for the journal: a transaction changes far fewer pages of those that exist."""
 ASIDE_SHARE = 0.25
@@ -83,9 +83,11 @@ class Database:
             try:
                 with reading(self.files.path) if self.files else nullcontext(self._current()) as connection:
                     yield connection
-            except sqlite3.Error as error:
+            except FileErrors as error:
                 if is_damage(error):
                     self._set_aside_if(inode, str(error))
+                elif not is_busy(error):
+                    self._open_anew()
                 raise
 
     def clear(self) -> None:
@@ -121,7 +123,7 @@ class Database:
         self.close()
         try:
             self._connection = self._open()
-        except sqlite3.DatabaseError as error:
+        except FileErrors as error:
             if not is_damage(error):
                 raise
             self._set_aside(str(error))
@@ -154,9 +156,15 @@ class Database:
         self.max_pages = (self._max_bytes - JOURNAL_BYTES - aside_bytes) // PAGE_BYTES
         self.cap(connection)
 
+    def _open_anew(self) -> None:
+        """Open the file as one who writes does, which puts right what stands beside it."""
+        self.close()
+        with suppress(OSError, *FileErrors), self.transaction():
+            pass
+
     def _give_up(self, error: BaseException) -> None:
         """Roll back; after an error of the file, open it anew the next time."""
-        if self.files is not None and isinstance(error, sqlite3.Error) and not is_busy(error):
+        if self.files is not None and isinstance(error, FileErrors) and not is_busy(error):
             self.close()
             if is_damage(error):
                 self._set_aside(str(error))

@@ -10,9 +10,9 @@ IMPORTANT_SHARE = 0.7
 """Share of the bytes that failed, slow and asked for requests have to themselves."""
 _CHUNKS_AT_ONCE = 16
 """Chunks that one transaction deletes, so that the journal stays small and others wait shortly."""
-_PAGES_AT_ONCE = 64
+_PAGES_AT_ONCE = 32
 _MOST = 1 << 60
-_SPARE_PAGES = 64
+_SPARE_PAGES = 32
 """Kept free besides what is needed: rows fill pages only in part."""
 
 

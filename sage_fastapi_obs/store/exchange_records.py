@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, ordinary_values
 from sage_fastapi_obs.logs.line_format import LineBuilder, json_format
-from sage_fastapi_obs.request.exchange import Exchange, Story
+from sage_fastapi_obs.request.exchange import Exchange, StoryDraft
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
 
 
@@ -13,7 +13,7 @@ class KeptExchange(NamedTuple):
     """An exchange that has ended, and what it held."""
 
     exchange: Exchange
-    story: Story | None
+    story: StoryDraft | None
     is_whole: bool
     """False for what came after the exchange was handed over."""
 
@@ -68,14 +68,14 @@ class ExchangeEncoder:
             self._details(exchange, story),
         )
 
-    def _details(self, exchange: Exchange, story: Story | None) -> bytes:
+    def _details(self, exchange: Exchange, story: StoryDraft | None) -> bytes:
         # A span of somebody else may be going on.
         spans = [exchange.span] if getattr(exchange.span, "end_time", None) else []
         lines = [self._access_line(ordinary_values(exchange))[:-1]] if exchange.line_is_ordinary else []
         return b"{%b}" % _story_json(story, spans, lines)
 
 
-def _story_json(story: Story | None, spans: list[Any], lines: list[bytes]) -> bytes:
+def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) -> bytes:
     lost = b""
     if story is not None:
         spans, lines = [*spans, *story.spans], [*story.lines, *lines]

@@ -9,9 +9,9 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from sage_fastapi_obs.store.connection import is_damage, reading
-from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, Story
-from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, Row, conditions_of, rows
+from sage_fastapi_obs.store.connection import FileErrors, is_busy, reading
+from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, StoredRequest, Story
+from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, rows
 
 T = TypeVar("T")
 TEXT_SECONDS = 0.04
@@ -24,7 +24,7 @@ Listed = list[ListedRequest]
 Stories = list[Story]
 Lines = list[dict[str, Any]]
 Conditions = list[Condition]
-Found = list[tuple[Row, ChunkReader]]
+Found = list[tuple[StoredRow, ChunkReader]]
 
 
 class UnreadableStoreError(Exception):
@@ -72,12 +72,12 @@ class StoreReader:
         try:
             try:
                 return self._answer(question)
-            except sqlite3.Error as error:
-                if not is_damage(error):
+            except FileErrors as error:
+                if is_busy(error):
                     raise
-            # By now it has been set aside, or another process has done so.
+            # By now a damaged file has been set aside.
             return self._answer(question)
-        except (sqlite3.Error, OSError) as error:
+        except (OSError, *FileErrors) as error:
             raise UnreadableStoreError(str(error)) from error
 
     def _answer(self, question: Callable[[Connections], T]) -> T:
@@ -116,7 +116,8 @@ class StoreReader:
     def _lines(self, connections: Connections, some_id: str, limit: int) -> Lines:
         found: Lines = []
         for row, chunks in self._found(connections, some_id):
-            found += _dicts(chunks.read(row), "lines")
+            # In front, so that lines of one millisecond keep their order.
+            found[:0] = _dicts(chunks.read(row), "lines")
             if len(found) >= limit:
                 break
         found.sort(key=_timestamp)
@@ -129,7 +130,7 @@ class StoreReader:
             return found
         return [*self._rows(connections, [(OF_ID, (some_id,) * 3)], _MOST_ROWS)] if some_id else []
 
-    def _rows(self, connections: Connections, conditions: Conditions, limit: int) -> Iterator[tuple[Row, ChunkReader]]:
+    def _rows(self, connections: Connections, conditions: Conditions, limit: int) -> Iterator[tuple[StoredRow, ChunkReader]]:
         for connection in connections:
             chunks = ChunkReader(connection, self._damaged)
             for row in rows(connection, conditions, limit):
@@ -139,7 +140,7 @@ class StoreReader:
 class _Parts:
     """A story while its parts are found."""
 
-    def __init__(self, row: Row, details: dict[str, Any]) -> None:
+    def __init__(self, row: StoredRow, details: dict[str, Any]) -> None:
         self.row = row
         self._details = [details]
 
@@ -159,16 +160,18 @@ class _Parts:
         return sum(number for details in self._details if isinstance(number := details.get(name), int))
 
 
-def _owner(stories: list[_Parts], supplement: Row) -> _Parts | None:
+def _owner(stories: list[_Parts], supplement: StoredRow) -> _Parts | None:
     """Return the request that a supplement belongs to: of several with its ids, the last that had started."""
     mine = supplement.request
-    same = [
-        story
-        for story in stories
-        if mine.request_id and (story.row.request.request_id, story.row.request.trace_id) == (mine.request_id, mine.trace_id)
-    ]
+    same = [story for story in stories if _is_of(mine, story.row.request)]
     started = (story for story in same if story.row.request.started_ns <= mine.started_ns)
     return next(started, same[-1] if same else None)
+
+
+def _is_of(supplement: StoredRequest, request: StoredRequest) -> bool:
+    """Tell whether ids agree; a line that came late may have no trace any more."""
+    is_same = supplement.request_id == request.request_id != ""
+    return is_same and supplement.trace_id in ("", request.trace_id)
 
 
 def _dicts(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -191,7 +194,7 @@ class _Text:
         self._wanted = text.encode(errors="replace").lower()
         self._in_json = orjson.dumps(self._wanted.decode())[1:-1]
 
-    def is_in(self, row: Row, chunks: ChunkReader) -> bool:
+    def is_in(self, row: StoredRow, chunks: ChunkReader) -> bool:
         request = row.request
         shown = f"{request.path}\n{request.route}\n{request.error_type}".encode(errors="replace").lower()
         return self._wanted in shown or self._in_json in chunks.text(row).lower()

@@ -4,7 +4,10 @@ import sqlite3
 import time
 from functools import cache
 
-# Nothing but chunks has an index: to find an id reads all requests, which is quick, and is asked for by people.
+from sage_fastapi_obs.store.records import StoredRequest
+
+# Nothing but chunks has an index: to find an id reads all requests, which is quick, and is asked for by people. What is
+# looked for most stands first, where it is read soonest.
 _TABLES = """
 CREATE TABLE state (next_id INTEGER, important_bytes INTEGER, fine_bytes INTEGER);
 CREATE TABLE chunks (
@@ -13,9 +16,9 @@ CREATE TABLE chunks (
 CREATE INDEX chunks_by_importance ON chunks (important, id);
 CREATE INDEX chunks_by_age ON chunks (at_ns);
 CREATE TABLE requests (
-    id INTEGER PRIMARY KEY, chunk INTEGER, first_byte INTEGER, bytes INTEGER,
-    started_ns INTEGER, duration_us INTEGER, kind TEXT, method TEXT, route TEXT, path TEXT, status INTEGER,
-    failed INTEGER, kept TEXT, request_id TEXT, correlation_id TEXT, trace_id TEXT, span_id TEXT, error_type TEXT)
+    id INTEGER PRIMARY KEY, request_id TEXT, correlation_id TEXT, trace_id TEXT, kind TEXT, status INTEGER,
+    failed INTEGER, kept TEXT, route TEXT, duration_us INTEGER, started_ns INTEGER, method TEXT, path TEXT,
+    span_id TEXT, error_type TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER)
 """
 _MOST = 1 << 60
 TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
@@ -23,6 +26,10 @@ TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
 
 A supplement is a row of `requests`, too; its `kind` is empty.
 """
+
+
+COLUMNS = ", ".join(("id", "chunk", "first_byte", "bytes", *StoredRequest._fields[:-1]))
+"""Of `requests`, in the order in which they are written and read."""
 
 
 class SchemaError(sqlite3.DatabaseError):
@@ -55,10 +62,19 @@ def integers(row: tuple[object, ...] | None, number: int) -> tuple[int, ...]:
 
 
 @cache
-def insert(table: str, columns: int, rows: int) -> str:
-    """Return the statement that inserts so many rows at once."""
-    row = f"({','.join('?' * columns)})"
-    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - nothing but question marks
+def insert_requests(number: int) -> str:
+    """Return the statement that inserts so many requests."""
+    return f"INSERT INTO requests ({COLUMNS}) VALUES {_marks(4 + len(StoredRequest._fields) - 1, number)}"  # noqa: S608 - ours
+
+
+@cache
+def insert_chunks(number: int) -> str:
+    """Return the statement that inserts so many chunks."""
+    return f"INSERT INTO chunks VALUES {_marks(7, number)}"  # noqa: S608 - nothing but question marks
+
+
+def _marks(columns: int, rows: int) -> str:
+    return ",".join([f"({','.join('?' * columns)})"] * rows)
 
 
 def new_first_id() -> int:

@@ -27,8 +27,8 @@ FLUSH_SECONDS = 0.2
 """How long a request waits in memory for others to be written with."""
 IDLE_SECONDS = 30.0
 """After which the thread ends; the next request starts another. Services that nobody closes leave no threads behind."""
-QUESTION_SECONDS = 0.25
-"""How long a question waits for what is not written yet."""
+QUESTION_SECONDS = 5.0
+"""How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
 _UNWRITTEN_ID = 1 << 59
@@ -118,6 +118,7 @@ class Store:
         self.losses.count("shutdown", lost)
         self._writer.lose("shutdown")
         if thread is None or not thread.is_alive():
+            self._database.close()
             self._restart()
 
     def clear(self) -> None:
@@ -215,10 +216,12 @@ class Store:
     def _connections(self) -> Iterator[Connections]:
         """Open what is to be read: the file, and before it what cannot be written to it now."""
         self.flush(QUESTION_SECONDS)
-        with self._database.lock, closing(connect(":memory:")) as unwritten, self._database.reading() as stored:
-            schema.create(unwritten, _UNWRITTEN_ID)
-            insert(unwritten, list(self._writer.pending), 0)
-            yield [unwritten] if stored is None else [unwritten, stored]
+        with self._database.lock, self._database.reading() as stored, closing(connect(":memory:")) as unwritten:
+            pending = list(self._writer.pending)
+            if pending:
+                schema.create(unwritten, _UNWRITTEN_ID)
+                insert(unwritten, pending, 0)
+            yield ([unwritten] if pending else []) + ([] if stored is None else [stored])
 
     def _note_set_aside(self, reason: str) -> None:
         self.losses.count("damaged")

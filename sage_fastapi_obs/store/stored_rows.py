@@ -9,6 +9,7 @@ import orjson
 
 from sage_fastapi_obs.store.batch import BATCH_BYTES, MOST_DETAILS_BYTES, storable
 from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
+from sage_fastapi_obs.store.schema import COLUMNS
 
 _MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
 _TYPES: tuple[Any, ...] = (int, int, str, str, (str, type(None)), str, int, int, str, str, str, str, str, (str, type(None)))
@@ -16,7 +17,7 @@ OF_ID = "(request_id = ? OR correlation_id = ? OR trace_id = ?)"
 Condition = tuple[str, tuple[Any, ...]]
 
 
-class Row(NamedTuple):
+class StoredRow(NamedTuple):
     """A request or a supplement, and where its details are."""
 
     id: int
@@ -27,15 +28,15 @@ class Row(NamedTuple):
     """Without details; of a supplement, whose `kind` is empty, only time and ids."""
 
 
-def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> Iterator[Row]:
+def rows(connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> Iterator[StoredRow]:
     """Yield the rows that fulfil all conditions, newest first; skips what cannot be a request."""
     where = " AND ".join(sql for sql, _ in conditions)
     values = [storable(value) for _, several in conditions for value in several]
-    found = connection.execute(f"SELECT * FROM requests WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit))  # noqa: S608 - ours
+    found = connection.execute(f"SELECT {COLUMNS} FROM requests WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit))  # noqa: S608 - ours
     for id_, chunk, first_byte, size_bytes, *values in found:
         if all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
             request = StoredRequest._make((*values, b""))
-            yield Row(id_, chunk, first_byte, size_bytes, request._replace(failed=bool(request.failed)))
+            yield StoredRow(id_, chunk, first_byte, size_bytes, request._replace(failed=bool(request.failed)))
 
 
 def conditions_of(query: RequestQuery) -> list[Condition]:
@@ -62,7 +63,7 @@ class ChunkReader:
         self._damaged = damaged
         self._last: dict[int, bytes] = {}
 
-    def read(self, row: Row) -> dict[str, Any]:
+    def read(self, row: StoredRow) -> dict[str, Any]:
         """Return the details of a row; empty if they are damaged."""
         try:
             details = orjson.loads(self.text(row))
@@ -71,7 +72,7 @@ class ChunkReader:
             return {}
         return details if isinstance(details, dict) else {}
 
-    def text(self, row: Row) -> bytes:
+    def text(self, row: StoredRow) -> bytes:
         """Return the details of a row as they are stored; empty if they are damaged."""
         if row.chunk not in self._last:
             if len(self._last) > 1:

@@ -88,7 +88,7 @@ class ChildSpans:
         attributes: dict[str, Any] = {}
         if error_type is not None:
             attributes["error.type"] = printable(error_type)
-            mark_failed(span, error, self._redaction)
+            mark_failed(span, error, self._redaction, ended_ns)
         name = getattr(span, "name", "")
         finish_span(span, name, name, attributes, ended_ns)
 
@@ -137,15 +137,15 @@ class ChildSpans:
             return f"<{type(value).__name__}>"
 
 
-def mark_failed(span: Span, error: BaseException | None, redaction: Redaction) -> None:
-    """Set the status of a failed span, and add an event for the exception if there is one."""
+def mark_failed(span: Span, error: BaseException | None, redaction: Redaction, at_ns: int) -> None:
+    """Set the status of a failed span, and add an event for the exception if there is one, at a Unix time."""
     status = getattr(span, "status", None)
     if status is None or status.status_code is not StatusCode.ERROR:
         # A status that the application has set keeps its description.
         span.set_status(StatusCode.ERROR)
     if error is not None:
         # Not `record_exception`, which does not redact the message and the stack.
-        span.add_event("exception", exception_event(error, redaction))
+        span.add_event("exception", exception_event(error, redaction), at_ns)
 
 
 def _follows_parent(sampler: Sampler | None) -> bool:

@@ -51,6 +51,10 @@ class HeldSpan(Span):
     """
 
     kind = SpanKind.SERVER
+    _span: FastSpan | None = None
+    _context: SpanContext | None = None
+    _attributes = _NOTHING_SET
+    """Those that the application has set."""
 
     def __init__(
         self,
@@ -71,10 +75,6 @@ class HeldSpan(Span):
         self._source = source
         """What the attributes are made from; None once the span is there, or will never be."""
         self._parent_context = parent_context
-        self._span: FastSpan | None = None
-        self._context: SpanContext | None = None
-        self._attributes = _NOTHING_SET
-        """Those that the application has set."""
 
     def keep(self) -> FastSpan:
         """Return the span itself, sampled, to be ended."""

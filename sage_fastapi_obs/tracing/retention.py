@@ -5,9 +5,8 @@ those of which the trace is sampled: by the caller, or by the ratio. What is not
 outage in which every request fails stays cheap.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from opentelemetry.trace import Span
 
@@ -72,10 +71,8 @@ class Retention(Recorder):
 
     component = "Retention"
 
-    def __init__(self, settings: Settings, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """`clock`: monotonic nanoseconds."""
+    def __init__(self, settings: Settings) -> None:
         slow_seconds = settings.tracing.slow_seconds
-        self._clock = clock
         self._longest_us = _NEVER_US if slow_seconds is None else int(slow_seconds * 1_000_000)
         token = DebugToken(settings.logging)
         self._asks = token.is_sent_by if token else None
@@ -100,7 +97,12 @@ class Retention(Recorder):
     def request_finished(self, exchange: Exchange) -> None:
         """Decide, unless that was done at the handshake and nothing has changed."""
         socket = exchange.socket
-        if socket is None or socket.handshake_us is None or exchange.failed:
+        if socket is None and self._is_ordinary(exchange):
+            if exchange.sampled:
+                exchange.kept = UPSTREAM if _is_followed(exchange.span) else RATIO
+            else:
+                self._drop(exchange)
+        elif socket is None or socket.handshake_us is None or exchange.failed:
             self._decide(exchange)
         elif exchange.kept == UNDECIDED:
             self._drop(exchange)
@@ -127,6 +129,27 @@ class Retention(Recorder):
 
     def _drop(self, exchange: Exchange) -> None:
         exchange.kept, exchange.story = NOT_KEPT, None
+
+    def _is_ordinary(self, exchange: Exchange) -> bool:
+        """Tell whether a request is like nearly all: quick, fine, and not the first one; `_reason` says the same, but later."""
+        route = self._routes.get(exchange.route)
+        duration_us, started_ns = exchange.duration_us, exchange.started_ns
+        if (
+            route is None
+            or duration_us >= route.slow_us
+            or exchange.status >= 400
+            or exchange.error_type is not None
+            or exchange.streamed
+            or self._asks is not None
+            or started_ns - route.seen_ns >= AWHILE_NS
+        ):
+            return False
+        route.seen_ns = started_ns
+        route.durations[duration_us.bit_length()] += 1
+        route.until_review -= 1
+        if not route.until_review:
+            route.review(self._longest_us)
+        return True
 
     def _reason(self, exchange: Exchange) -> str | None:
         """Find why a request matters; None for one like most others."""
@@ -159,7 +182,7 @@ class Retention(Recorder):
 
     def _has_room(self, exchange: Exchange, reason: str) -> bool:
         """Tell whether one more may be kept in this second; the first of an error type in a while always may."""
-        second = self._clock() // _SECOND_NS
+        second = (exchange.started_ns + exchange.duration_us * 1_000) // _SECOND_NS
         route = self._routes.get(exchange.route, self._other_routes)
         if self._second != second:
             self._second, self._kept = second, Counter()

@@ -231,9 +231,10 @@ class ServerSpans(Recorder):
             return
         started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
+        ended_ns = started + background.duration_us * 1_000
         if background.error is not None:
-            mark_failed(span, background.error, self._redaction)
-        span.end(started + background.duration_us * 1_000)
+            mark_failed(span, background.error, self._redaction, ended_ns)
+        span.end(ended_ns)
 
     def app_returned(self, exchange: Exchange) -> None:
         """Give the caller its context back."""
@@ -278,10 +279,10 @@ class ServerSpans(Recorder):
             self._finish(exchange, duration_us)
 
     def _finish(self, exchange: Exchange, duration_us: int) -> None:
-        if exchange.error_type is not None and exchange.failed:
-            mark_failed(exchange.span, exchange.error, self._redaction)
-        started_as, name = self._names(exchange.method, exchange.route)
         ended_ns = exchange.wall_ns + duration_us * 1_000
+        if exchange.error_type is not None and exchange.failed:
+            mark_failed(exchange.span, exchange.error, self._redaction, ended_ns)
+        started_as, name = self._names(exchange.method, exchange.route)
         finish_span(exchange.span, started_as, name, self._describe_end(exchange), ended_ns)
 
 

@@ -117,6 +117,34 @@ def test_a_message_that_is_too_large_is_sent_in_parts(server: GrpcCollector) -> 
         send(server.endpoint("traces"), request.SerializeToString())
 
 
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("OUT_OF_RANGE", "Error, decoded message length too large: found 5000010 bytes, the limit is: 4194304 bytes"),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5000010 vs. 4194304)"),
+        ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4194304: 5000010"),
+    ],
+    ids=["Rust", "Go", "Java"],
+)
+def test_servers_of_other_languages_say_it_in_other_words(code: str, details: str, server: GrpcCollector) -> None:
+    """One of them with a code after which the same would be sent for ever."""
+    server.faults.append(lambda _, context: context.abort(getattr(grpc.StatusCode, code), details))
+    with pytest.raises(TooLarge):
+        send(server.endpoint("traces"))
+
+
+def test_an_answer_of_any_length_is_one(server: GrpcCollector) -> None:
+    """It is not read beyond a limit, and what was sent is not sent again."""
+
+    def talkative(*_: Any) -> Any:
+        answer = RESPONSE()
+        answer.partial_success.error_message = "x" * 5_000_000
+        return answer
+
+    server.faults.append(talkative)
+    assert send(server.endpoint("traces")) == 0
+
+
 def test_a_call_has_an_end() -> None:
     """Also with a server that takes the connection and never answers, and with one that is not there."""
     with hanging() as url, pytest.raises(Unavailable, match="gRPC DEADLINE_EXCEEDED"):

@@ -336,16 +336,19 @@ def silent_collector() -> Iterator[int]:
 
 @pytest.mark.parametrize("ending", ["", "import sys; sys.exit()", "asyncio.run(obs.close())"])
 @pytest.mark.parametrize("collector", ["closed", "silent"])
-def test_the_interpreter_exits_cleanly(collector: str, ending: str, silent_collector: int) -> None:
-    """With spans left for a collector that is gone or hangs, closed or not, the process ends soon and without a traceback."""
-    port = 1 if collector == "closed" else silent_collector
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{}/v1/signal", "grpc://127.0.0.1:{}"], ids=["http", "grpc"])
+def test_the_interpreter_exits_cleanly(url: str, collector: str, ending: str, silent_collector: int) -> None:
+    """With signals left for a collector that is gone or hangs, closed or not: the process ends soon, without a traceback."""
+    endpoint = url.format(1 if collector == "closed" else silent_collector)
     source = f"""{CALLING}
 import atexit, sys, time
 
 ends_at = time.monotonic()
 # Registered first, it is called last.
 atexit.register(lambda: print(time.monotonic() - ends_at, file=sys.stderr))
-obs = Observability(Settings(tracing={{"otlp_endpoint": "http://127.0.0.1:{port}/v1/traces", "shutdown_seconds": 0.3}}))
+to = {{"otlp_endpoint": "{endpoint}"}}
+within = {{**to, "shutdown_seconds": 0.3}}
+obs = Observability(Settings(tracing=within, logging=within, metrics=to))
 for _ in range(3):
     asyncio.run(call(obs))
 ends_at = time.monotonic()

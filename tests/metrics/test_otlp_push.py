@@ -227,7 +227,9 @@ def test_any_registry_arrives_as_it_is(values: Any, observed: Any, bounds: Any) 
 
 
 def test_pushes_come_at_intervals_and_at_the_end(collector: HttpCollector, tmp_path: Any) -> None:
-    """Each with the values of then."""
+    """Each with the values of then; none comes before the first interval is over."""
+    push_once(pushing(collector, tmp_path))
+    assert len(collector.kept.requests["metrics"]) == 1
     registry = CollectorRegistry()
     jobs = Counter("jobs", "Jobs.", registry=registry)
     obs = pushing(collector, tmp_path, registry, otlp_interval_seconds=1.0)
@@ -243,6 +245,22 @@ def test_pushes_come_at_intervals_and_at_the_end(collector: HttpCollector, tmp_p
         metric.sum.data_points[0].start_time_unix_nano for _, metric in collector.kept.metrics() if metric.name == "jobs_total"
     }
     assert len(starts) == 1
+
+
+def test_a_flush_pushes_once(collector: HttpCollector, tmp_path: Any) -> None:
+    """However long the collector takes."""
+
+    def slowly(handler: Any, server: HttpCollector, body: bytes) -> None:
+        time.sleep(0.3)
+        server.accept(handler, body)
+
+    obs = pushing(collector, tmp_path)
+    collector.faults += [slowly] * 3
+    obs.start()
+    assert obs.flush(LONG_ENOUGH)
+    assert len(collector.kept.requests["metrics"]) == 1
+    asyncio.run(obs.close())
+    assert len(collector.kept.requests["metrics"]) == 2
 
 
 def test_a_program_that_just_ends_is_seen(collector: HttpCollector, tmp_path: Any) -> None:

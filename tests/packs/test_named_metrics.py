@@ -134,6 +134,16 @@ def test_what_is_no_number_is_refused(watched, value):
         collect_result("length", Success(1), value)
 
 
+def test_what_is_no_number_in_the_unit_of_the_page_is_refused(watched):
+    """A number that is finite in megabytes may not be in bytes."""
+    for name, kind in (("sent_mb", COUNTER), ("heap_mb", GAUGE), ("length_mb", HISTOGRAM)):
+        with pytest.raises(ValueError, match="finite number"):
+            collect_metric(name, 1e305, kind)
+        collect_metric(name, 1, kind)
+    for name in ("sent_bytes_total", "heap_bytes", "length_bytes_sum"):
+        assert watched.value(name) == 1_048_576
+
+
 @pytest.mark.parametrize(("first", "second"), [(COUNTER, GAUGE), (GAUGE, HISTOGRAM), (HISTOGRAM, COUNTER), (GAUGE, COUNTER)])
 def test_a_metric_keeps_its_type(watched, first, second):
     """Another type for the same name is refused; the first goes on."""
@@ -152,12 +162,13 @@ def test_metrics_of_the_catalog_have_their_type(watched, name, kind):
         collect_metric(name, 1, kind)
 
 
-def test_a_name_that_is_taken_is_dropped_and_counted(watched):
-    """What the HTTP recorder, or the application, has registered stays what it is."""
+def test_a_name_that_is_taken_is_dropped_and_counted(watched, capsys):
+    """What the HTTP recorder, or the application, has registered stays what it is; the message says why."""
     collect_metric("http_requests_total", 1, COUNTER)
     collect_metric("http_requests_total", 1, COUNTER)
     assert watched.series("http_requests_total") == {}
     assert watched.obs.internal_errors.counts == {"collect_metric": 1}
+    assert "is not collected: http_requests_total is registered as something else" in capsys.readouterr().err
 
 
 def test_labels_are_those_of_the_first_value(watched):

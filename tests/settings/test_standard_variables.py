@@ -251,7 +251,11 @@ def test_where_log_records_go(env, expected):
         ({"OTEL_METRIC_EXPORT_INTERVAL": "5"}, None, 60.0, ["OTEL_METRIC_EXPORT_INTERVAL='5' is no number"]),
         (
             {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
-            *(None, 60.0, ["TEMPORALITY_PREFERENCE='delta' is not supported: metrics are cumulative"]),
+            *(None, 60.0, ["TEMPORALITY_PREFERENCE='delta' is not supported: it is cumulative"]),
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "base2_exponential_bucket_histogram"},
+            *(None, 60.0, ["is not supported: it is explicit_bucket_histogram"]),
         ),
     ],
 )

@@ -20,6 +20,8 @@ from servers import Server, free_port, stop
 from support import PATIENCE_SECONDS, until
 from websockets.sync.client import connect
 
+from sage_fastapi_obs import Observability, Settings
+
 pytestmark = pytest.mark.stack
 HERE = Path(__file__).parent
 ORDERS, MESSAGES = 20, 1_000
@@ -185,6 +187,22 @@ def check_metrics(kept: Kept, pages: dict[str, str]) -> None:
         exemplars = [exemplar for point in times.values() for exemplar in point.exemplars]
         assert exemplars
         assert {exemplar.trace_id for exemplar in exemplars} <= traces
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_a_batch_that_the_collector_finds_too_large_arrives_in_parts(kind: str) -> None:
+    """Whatever it answers then: nothing is lost, and nothing is sent for ever."""
+    with collector(kind, "rotel") as (endpoint, kept):
+        url = endpoint.replace("http", "grpc") if kind == "grpc" else f"{endpoint}/v1/traces"
+        obs = Observability(Settings(logging={"enabled": False}, tracing={"otlp_endpoint": url, "shutdown_seconds": 60}))
+        obs.start()
+        tracer = obs.tracer_provider.get_tracer("test")
+        for number in range(20):
+            tracer.start_span(str(number), attributes={"text": "x" * 300_000}).end()
+        assert obs.flush(PATIENCE_SECONDS)
+        until(lambda: len(kept.spans()) == 20)
+        assert not any(obs._tracing.losses.counts.values())
+        obs.abandon()
 
 
 SERVERS: dict[str, Callable[[int], list[str]]] = {

@@ -122,11 +122,10 @@ def test_failures_do_not_take_everything(tmp_path: Path) -> None:
         assert len(fine) == 300
         fill(store, 20 * MIB, request)
         (share,) = store.reader._ask(
-            lambda connections: [
-                row for c in connections[1:] for row in c.execute("SELECT important_bytes, fine_bytes FROM state")
-            ]
+            lambda connections: [row for c in connections for row in c.execute("SELECT important_bytes, fine_bytes FROM state")]
         )
-        assert 0.6 < share[0] / sum(share) < 0.75
+        # To within what is deleted at once, which is much of so small a file.
+        assert 0.5 < share[0] / sum(share) < 0.8
 
 
 def test_old_requests_are_deleted(tmp_path: Path) -> None:

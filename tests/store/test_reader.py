@@ -185,6 +185,19 @@ def test_a_story_has_what_came_later(tmp_path: Path) -> None:
             assert found.request == first._replace(details=b"")
 
 
+def test_a_repeated_id_gets_what_came_later_once(tmp_path: Path) -> None:
+    """Of several requests with one id, the last that had started gets a late line, also one without a trace."""
+    late = {"lines": [{"message": "late"}]}
+    with opened(tmp_path) as store:
+        for number in range(3):
+            store.keep(request(request_id="r", path=f"/{number}", started_ns=10 * number))
+        store.keep(supplement(request_id="r", at_ns=15, details=late))
+        store.keep(supplement(request_id="r", at_ns=-1, details=late))
+        store.keep(supplement(correlation_id="r", at_ns=15, details=late))
+        assert [(story.request.path, len(story.lines)) for story in store.reader.find("r")] == [("/2", 0), ("/1", 1), ("/0", 1)]
+        assert len(store.reader.lines("r", 10)) == 3
+
+
 def test_lines_of_an_id_are_in_order_of_time(tmp_path: Path) -> None:
     """Lines of all requests of a correlation id, and those outside of requests, come in order; of too many the newest."""
 
@@ -198,6 +211,10 @@ def test_lines_of_an_id_are_in_order_of_time(tmp_path: Path) -> None:
         store.keep(request(correlation_id="d", details=line(4)))
         assert [line["message"] for line in store.reader.lines("c", 10)] == ["1", "2", "3"]
         assert [line["message"] for line in store.reader.lines("c", 1)] == ["2"]
+        for number in "567":
+            at_once = {"lines": [{"timestamp": "2027-01-01T00:00:05Z", "message": number}]}
+            store.keep(supplement(correlation_id="c", details=at_once))
+        assert [line["message"] for line in store.reader.lines("c", 10)] == ["1", "2", "3", "5", "6", "7"]
         assert store.reader.list(RequestQuery(id="c")).requests[0].request.kind == "http"
         assert len(store.reader.list(RequestQuery(id="c")).requests) == 2
 

@@ -18,7 +18,7 @@ from sage_fastapi_obs.catalog.metric import ANY_BUCKETS
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.legacy.metric_names import ResolvedName, escape, escape_name, flat_name, resolve_name, spelling
-from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
+from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric, finite
 from sage_fastapi_obs.operations.count import count, observe, set_gauge
 from sage_fastapi_obs.packs.result.metrics import MEMORY_CHANGES
 from sage_fastapi_obs.packs.result.results import Failure, FluxResult, Result
@@ -100,7 +100,7 @@ class NamedMetrics:
         if target.instrument is None:
             return
         child = target.instrument.with_values(*self._values(name, target, labels))
-        number = value / target.resolved.scale
+        number = finite(value / target.resolved.scale)
         match target.instrument.metric.type:
             case "counter":
                 child.inc(number)
@@ -175,8 +175,8 @@ class NamedMetrics:
             return None
         try:
             self._instruments.add((metric,))
-        except DuplicateInstrumentError as error:
-            self._internal_errors.count("collect_metric", error)
+        except DuplicateInstrumentError:
+            self._count(f"{printable(name)} is not collected: {metric.name} is registered as something else")
         return self._instruments.get(metric.name)
 
     def _values(self, name: str, target: _Target, labels: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from support import LONG_ENOUGH, Watched, client, drive, http_scope
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogger, Settings, operation
-from sage_fastapi_obs.request.exchange import Story as HeldStory
+from sage_fastapi_obs.request.exchange import StoryDraft
 from sage_fastapi_obs.store.records import RequestQuery, Story
 
 CANARY = "canary-7f3a9"
@@ -256,12 +256,12 @@ async def test_a_request_stores_so_many_lines(tmp_path: Path) -> None:
 
         @service.app.get("/")
         async def read() -> None:
-            for number in range(HeldStory.MOST_LINES + 20):
+            for number in range(StoryDraft.MOST_LINES + 20):
                 logger.info(f"line {number}")
 
         await drive(service.asgi, http_scope("/"))
         (story,) = service.stories
-        assert len(story.lines) == HeldStory.MOST_LINES + 1
+        assert len(story.lines) == StoryDraft.MOST_LINES + 1
         assert story.dropped_lines == 20
 
 
