@@ -250,13 +250,13 @@ ODD_VALUES = [
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("beside", ["plain", "\ud800"], ids=["fast", "rebuilt"])
 def test_any_value_keeps_the_line(value: Any, beside: str) -> None:
-    """A value without a JSON form, or that cannot even be printed, becomes something else; the line is kept."""
-    laid = line(bound=value, kept="yes", beside=beside)
+    """A value without a JSON form, or that cannot even be printed, becomes something else; the line is stays."""
+    laid = line(bound=value, stays="yes", beside=beside)
     found = parsed(json_format(laid))
     assert found["message"] == "said"
-    assert set(found["data"]) == {"bound", "kept", "beside"}
-    assert found["data"]["kept"] == "yes"
-    assert "kept=yes" in console(laid)
+    assert set(found["data"]) == {"bound", "stays", "beside"}
+    assert found["data"]["stays"] == "yes"
+    assert "stays=yes" in console(laid)
 
 
 @pytest.mark.parametrize(
