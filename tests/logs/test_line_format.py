@@ -250,7 +250,7 @@ ODD_VALUES = [
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("beside", ["plain", "\ud800"], ids=["fast", "rebuilt"])
 def test_any_value_keeps_the_line(value: Any, beside: str) -> None:
-    """A value without a JSON form, or that cannot even be printed, becomes something else; the line is stays."""
+    """A value without a JSON form, or that cannot even be printed, becomes something else; the line stays."""
     laid = line(bound=value, stays="yes", beside=beside)
     found = parsed(json_format(laid))
     assert found["message"] == "said"
