@@ -29,6 +29,8 @@ _EXPIRY_SECONDS = 60.0
 _AT_ONCE = 10
 """Batches of one transaction."""
 _AT_ONCE_BYTES = 512 * 1024
+_MOST_STEPS = 10_000
+"""Transactions of one write; a damaged file may not keep the thread for ever."""
 _TRIES = 3
 """To write anything at all; to make room takes as many as it takes."""
 Record = StoredRequest | Supplement
@@ -71,7 +73,9 @@ class BatchWriter:
         failures, reason = 0, ""
         while failures < _TRIES:
             try:
-                while self.pending:
+                for _ in range(_MOST_STEPS):
+                    if not self.pending:
+                        break
                     self._write_some()
                     failures = 0
                 self._expire()
