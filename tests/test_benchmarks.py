@@ -23,7 +23,7 @@ from benchmarks.drive import app_maker, ask, scope_of
 from benchmarks.effort import SHORT
 from benchmarks.sockets import Slice, read_wrk
 from benchmarks.targets import RUN_TARGETS, TARGETS, Target
-from benchmarks.turns import added, quiet
+from benchmarks.turns import added, least, quiet
 from benchmarks.variants import VARIANTS, installed
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +151,7 @@ def test_a_variant_that_adds_the_same_everywhere_adds_that(pairs: list[tuple[flo
     shifted = [(bare, bare + more) for bare, _ in pairs]
     assert added(shifted) == pytest.approx(more, rel=1e-3, abs=1e-9)
     assert quiet(shifted) == pytest.approx(more, rel=1e-3, abs=1e-9)
+    assert least(shifted) == pytest.approx(more, rel=1e-3, abs=1e-9)
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch):

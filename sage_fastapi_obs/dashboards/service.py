@@ -54,6 +54,12 @@ _OBSERVABILITY = (
     panel.increase("Pushes of metrics dropped", "observability_metric_pushes_dropped_total", ["cause"]).about(
         "refused: the collector did not take all points; shutdown: time was up."
     ),
+    panel.increase("Kept requests lost by the store", "observability_store_dropped_total", ["cause"]).about(
+        "evicted: older ones made room, as they should. Anything else: the disk, or more requests than it takes."
+    ),
+    panel.increase("Requests not kept for their number", "observability_requests_not_kept_total", ["reason"]).about(
+        "More of a kind in one second than are kept: an outage, or many at once that are slow."
+    ),
     panel.rate("Trace headers dropped", "observability_propagation_headers_dropped_total", ["header"], unit="cps").about(
         "Malformed or too long: a client with a defect, or somebody who tries what happens."
     ),

@@ -24,7 +24,7 @@ from sage_fastapi_obs.store.records import RequestQuery
 
 NOT_KEPT = (
     "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), "
-    "or it has made room since (store.max_age, store.max_bytes), or another service answered it; "
+    "or it has made room since (store.max_age_days, store.max_bytes), or another service answered it; "
     "its log lines may be at /logs/{id}"
 )
 _STORE_OFF = "no requests are kept: set store.enabled"
@@ -48,7 +48,7 @@ class RequestsQuery(PageQuery):
     kept: Literal["failed", "slow", "refused", "first", "asked", "upstream", "ratio"] | None = None
     """Why they are kept."""
     slower_than_seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
-    """Least duration, in seconds."""
+    """Those that took longer, in seconds."""
     id: str | None = Field(default=None, min_length=1, max_length=1_024)
     """Request, correlation or trace id."""
     text: str | None = Field(default=None, min_length=1, max_length=256)

@@ -30,6 +30,7 @@ _AT_ONCE = 10
 """Batches of one transaction."""
 _AT_ONCE_BYTES = 512 * 1024
 _TRIES = 3
+"""To write anything at all; to make room takes as many as it takes."""
 Record = StoredRequest | Supplement
 Log = Callable[[str, Mapping[str, Any]], None]
 
@@ -67,17 +68,18 @@ class BatchWriter:
         """Write what waits, as far as the file takes it; `is_last` also tries a disk that took nothing lately."""
         if not is_last and time.monotonic() < self._paused_until:
             return
-        reason = ""
-        for _ in range(_TRIES):
+        failures, reason = 0, ""
+        while failures < _TRIES:
             try:
                 while self.pending:
                     self._write_some()
+                    failures = 0
                 self._expire()
             except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
                 if is_busy(error):
                     self._trouble = self._trouble or "busy"
                     return
-                reason = str(error)
+                failures, reason = failures + 1, str(error)
                 self._cope(error)
             else:
                 return

@@ -23,8 +23,9 @@ Headers: TypeAlias = dict[str, tuple[str, ...]]
 _REQUEST = http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST
 _RESPONSE = http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE
 _SANITIZED = http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
-"""Longer names are not captured: a pattern may take time that grows faster than what it is matched with."""
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LONGEST_NAME = 128
+"""Longer ones are not captured: a pattern may take time that grows faster than what it is matched with."""
 _MOST_ROWS = 256
 _MOST_VALUES = 64
 """Of one message: beyond them nothing is captured."""
@@ -93,5 +94,6 @@ class HeaderCapture:
 
 
 def _is_header(row: Any) -> bool:
-    """Tell whether this is a pair of bytes; what else an app sends is for the server to refuse."""
-    return isinstance(row, list | tuple) and len(row) == 2 and all(isinstance(part, bytes) for part in row)
+    """Tell whether this is a pair of bytes with a name of usual length; what else an app sends is for the server to refuse."""
+    is_pair = isinstance(row, list | tuple) and len(row) == 2 and all(isinstance(part, bytes) for part in row)
+    return is_pair and len(row[0]) <= _LONGEST_NAME

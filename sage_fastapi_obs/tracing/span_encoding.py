@@ -21,6 +21,8 @@ _SLICE_NS = 250_000
 """Time to encode before other threads get the interpreter: the loop has to wait for no more than this and one span."""
 _FLAGS = tuple(b"\x85\x01" + struct.pack("<I", flags) for flags in (0x100, 0x300))
 """Of a span whose parent is local, and remote."""
+_LONGEST_CACHED = 256
+"""Characters of a name whose encoding is kept for the next span: some libraries put whole statements into names."""
 _KINDS = {id(kind): bytes((kind.value + 1,)) for kind in SpanKind}
 """By identity, as an enumeration's own hash is slow; its members live as long as the process."""
 _fixed64, _double = struct.Struct("<Q").pack, struct.Struct("<d").pack
@@ -223,7 +225,7 @@ def _resource_spans(scopes: Sequence[_SpansOfScope]) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """Return the bytes of a span as a field of `ScopeSpans`; raises for one that only the SDK can encode."""
-    context, parent, attributes, status = span.context, span.parent, span.attributes, span.status
+    name, context, parent, attributes, status = span.name, span.context, span.parent, span.attributes, span.status
     if context is None:
         raise UnusualSpanError
     trace_id, span_id, _, _, state, _ = context
@@ -235,7 +237,7 @@ def encode_span(span: ReadableSpan) -> bytes:
             span_id.to_bytes(8),
             b"" if state is NO_STATE else _text(b"\x1a", state.to_header()),
             b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8),
-            _name(span.name),
+            _name(name) if len(name) <= _LONGEST_CACHED else _text(b"\x2a", name),
             b"\x30",
             _KINDS[id(span.kind)],
             _time(b"\x39", span.start_time),

@@ -15,6 +15,7 @@ from loguru import logger
 from support import client, drive, http_scope, times
 
 from sage_fastapi_obs.endpoints.router import monitoring_router
+from sage_fastapi_obs.retention_reasons import REASONS
 from sage_fastapi_obs.store.records import Supplement
 from sage_fastapi_obs.store.store import Store
 
@@ -202,7 +203,7 @@ async def test_a_trace_is_one_tree(watch: Any, store: Store) -> None:
     assert [(one["name"], one["offset_ms"]) for one in (root, call, server)] == [("root", 0), ("call", 4), ("server", 5)]
     assert [one["message"] for one in found["lines"]] == ["here", "there"]
     assert len(found["requests"]) == 2
-    await shop.get("traces/request-2", 404)
+    await shop.get(f"traces/{trace_id[:-1]}", 404)
 
 
 @pytest.mark.parametrize("path", ["requests/nobody", "requests/", "requests/%00", f"requests/{'x' * 5000}", "traces/nobody"])
@@ -313,6 +314,13 @@ async def test_lines_come_from_the_store_alone(watch: Any, store: Store) -> None
     found = await Shop(watch, store, log_buffer_size=0).get("logs/request-0")
     assert [(one["message"], one["operation"]) for one in found] == [("first", None), ("second", "5")]
     await Shop(watch, store, log_buffer_size=0, expose_logs=False).get("logs/request-0", 404)
+
+
+async def test_a_list_knows_all_reasons(watch: Any, stored: Store) -> None:
+    """Why requests are kept is a parameter with the words that the access line has."""
+    document = await Shop(watch, stored).get("openapi.json")
+    (kept_for,) = [one for one in document["paths"]["/monitoring/requests"]["get"]["parameters"] if one["name"] == "kept"]
+    assert set(kept_for["schema"]["anyOf"][0]["enum"]) == set(REASONS)
 
 
 @pytest.mark.soak

@@ -321,12 +321,12 @@ def shown(value: Any, **settings: Any) -> Any:
 )
 def test_any_value_keeps_the_line(make: Callable[[], Any], place: Callable[[Any], dict[str, Any]]) -> None:
     """Whatever a value does when it is looked at, the line is there, with the other fields."""
-    fields = {**place(make()), "kept": "yes"}
+    fields = {**place(make()), "beside": "yes"}
     line = laid(fields)
     found = parsed(json_format(line))
     assert found["message"] == "said"
-    assert found["data"].get("kept") in ("yes", None)
-    assert "kept" in found["data"] or MORE in found["data"]
+    assert found["data"].get("beside") in ("yes", None)
+    assert "beside" in found["data"] or MORE in found["data"]
     text = console_format(colours=False)(line).decode()
     assert text.endswith("\n")
     assert text[:-1].isprintable()

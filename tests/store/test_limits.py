@@ -16,7 +16,7 @@ import pytest
 from stored import MIB, Said, bytes_on_disk, failure, file_of, incompressible, new_store, opened, request
 from support import until
 
-from sage_fastapi_obs.store import batch_writer
+from sage_fastapi_obs.store import batch_writer, eviction
 from sage_fastapi_obs.store.records import RequestQuery
 from sage_fastapi_obs.store.store import Store
 
@@ -201,6 +201,17 @@ def test_a_full_disk_pauses_the_store_only(tmp_path: Path, monkeypatch: pytest.M
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
         store.close(time.monotonic() + 300)
+
+
+def test_room_that_was_estimated_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite finds no room although some was expected, the store makes some, and neither pauses nor grows."""
+    monkeypatch.setattr(eviction, "_SPARE_PAGES", -1_000_000)
+    with opened(tmp_path, max_bytes=8 * MIB) as store:
+        fill(store, 16 * MIB)
+        store.keep(request(request_id="last"))
+        assert store.reader.find("last")
+        assert {name for name, number in store.losses.counts.items() if number} == {"evicted"}
+    assert bytes_on_disk(tmp_path) <= 8 * MIB
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

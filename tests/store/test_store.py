@@ -209,8 +209,18 @@ def test_clear_deletes_everything_while_the_service_runs(tmp_path: Path) -> None
 
 
 def keep_in_child(store: Store, name: str) -> None:
+    assert store._database._connection is None
     store.keep(request(path=name))
     store.close(time.monotonic() + 300)
+
+
+def keep_and_exit(store: Store, name: str) -> None:
+    """End a forked child, whatever happens in it."""
+    try:
+        keep_in_child(store, name)
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 @pytest.mark.parametrize("ways", ["multiprocessing", "os.fork"])
@@ -224,10 +234,7 @@ def test_a_forked_child_has_a_connection_of_its_own(tmp_path: Path, ways: str) -
         for number in range(3):
             if ways == "os.fork":
                 if (pid := os.fork()) == 0:
-                    try:
-                        keep_in_child(store, f"/{number}")
-                    finally:
-                        os._exit(0)
+                    keep_and_exit(store, f"/{number}")
                 children.append(pid)
             else:
                 child = multiprocessing.get_context("fork").Process(target=keep_in_child, args=(store, f"/{number}"))
@@ -235,7 +242,7 @@ def test_a_forked_child_has_a_connection_of_its_own(tmp_path: Path, ways: str) -
                 children.append(child)
         store.keep(request(path="/after"))
         for child in children:
-            os.waitpid(child, 0) if isinstance(child, int) else child.join()
+            assert (os.waitpid(child, 0)[1] if isinstance(child, int) else child.join() or child.exitcode) == 0
         assert sorted(paths(store.reader)) == sorted(["/parent", "/waiting", "/after", "/0", "/1", "/2"])
         assert not any(store.losses.counts.values())
 
@@ -255,10 +262,7 @@ def test_forks_in_the_middle_of_writing(tmp_path: Path) -> None:
         try:
             for number in range(20):
                 if (pid := os.fork()) == 0:
-                    try:
-                        keep_in_child(store, f"/child{number}")
-                    finally:
-                        os._exit(0)
+                    keep_and_exit(store, f"/child{number}")
                 assert os.waitpid(pid, 0)[1] == 0
         finally:
             stop.set()

@@ -117,3 +117,22 @@ def test_writers_that_are_killed(tmp_path: Path, max_bytes: int) -> None:
             store.keep(request(request_id=f"after{round_}"))
             assert store.reader.find(f"after{round_}")
             assert store.losses.counts["damaged"] == 0
+
+
+def test_a_writer_that_was_killed_in_a_transaction(tmp_path: Path) -> None:
+    """What it had half done is undone by whoever reads first, a command too, although a reader may not write."""
+    with opened(tmp_path) as store:
+        for _ in range(2000):
+            store.keep(request())
+        assert store.flush(60)
+        if (pid := os.fork()) == 0:
+            with store._database.transaction() as connection:
+                connection.execute("PRAGMA cache_size = 1")
+                connection.execute("UPDATE requests SET path = '/half'")
+                os._exit(0)
+        os.waitpid(pid, 0)
+    path = file_of(tmp_path)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    reader = StoreReader.of_file(path)
+    assert not [each for each in reader.list(RequestQuery(limit=1000)).requests if each.request.path == "/half"]
+    check(path)

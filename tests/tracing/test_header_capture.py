@@ -199,7 +199,8 @@ def test_what_a_client_sends_is_bounded(monkeypatch: pytest.MonkeyPatch, rows: l
     found = capture_of(monkeypatch, request=".*").request_headers(exchange_with(*rows))
     assert sum(map(len, found.values())) <= 64
     assert all(len(value) <= 2_100 for values in found.values() for value in values)
-    assert all(len(name) <= 160 and name.isprintable() and " " not in name for name in found)
+    assert max(map(len, found), default=0) <= 160
+    assert all(name.isprintable() and " " not in name for name in found)
 
 
 def test_headers_that_can_be_read_only_once_are_the_servers(monkeypatch: pytest.MonkeyPatch):
