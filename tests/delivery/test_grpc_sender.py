@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -250,3 +251,41 @@ def test_a_missing_extra_is_said_while_building(section: str, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(SettingsError, match=r"grpc:// needs: pip install 'sage_fastapi_obs\[otlp-grpc\]'"):
         Observability(Settings(**{section: {"otlp_endpoint": "grpc://localhost:4317"}}))
+
+
+FORKING = """
+import os, sys
+from sage_fastapi_obs import Observability, Settings
+obs = Observability(Settings(logging={"enabled": False}, tracing={"otlp_endpoint": sys.argv[1], "shutdown_seconds": 60}))
+obs.start()
+
+def end(name):
+    obs.tracer_provider.get_tracer("test").start_span(name).end()
+    assert obs.flush(60)
+
+end("before")
+children = []
+for _ in range(3):
+    pid = os.fork()
+    if not pid:
+        try:
+            for _ in range(5):
+                end("child")
+            obs.abandon()
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    children.append(pid)
+for _ in range(5):
+    end("parent")
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+"""
+
+
+def test_forked_children_have_channels_of_their_own(server: GrpcCollector) -> None:
+    """Though the parent had one open when it forked: nothing is lost or sent twice, and nobody waits for a lost thread."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING, server.endpoint("traces")], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    names = sorted(span.name for _, span in server.kept.spans())
+    assert names == ["before", *["child"] * 15, *["parent"] * 5]
