@@ -40,12 +40,12 @@ class Job:
 
     variant: str
     routes: int = 31
-    after: int = 0
-    """How many of them stand behind the one that is asked for."""
     paths: tuple[str, ...] = ("/items/42",)
     """Asked for in turn."""
     requests: int = 512
     """In a block; 512 spans are a full batch for an exporter."""
+    after: int = 0
+    """How many routes stand behind the one that is asked for."""
     request: str = "plain"
     """Which kind of request."""
     beside: str = "bare"

@@ -22,6 +22,8 @@ _LONGEST_SOURCE = 1_000
 """A longer row of source is redacted as a text, without separating literals from code."""
 _LONGEST_WORD = 12
 """Every secret known here that has only letters and digits is longer."""
+_LONGEST_PARAMETER = 64
+"""Longer names of parameters are seldom the same."""
 _HARMLESS = frozenset({"none", "null", "true", "false"})
 _LONGEST_HARMLESS = 128
 
@@ -154,7 +156,7 @@ class Redaction:
             return part if self._query_values or not part or _FLAG.fullmatch(part) else REDACTED
         if not value:
             return part
-        name = KEYS.sub(REDACTED, JWT.sub(_without_token, name))
+        name = _parameter_name_again(name) if len(name) <= _LONGEST_PARAMETER else _parameter_name(name)
         if self._query_values:
             plain_name, plain_value = unquote_plus(name), unquote_plus(value)
             if not self._hides_parameter(plain_name) and self.text(plain_value) == plain_value:
@@ -195,6 +197,14 @@ class Redaction:
             return True
         # The first letter may belong to a line break that is written as two characters.
         return found.string[found.start(1) - 1 : found.start(1)] == "\\" and self.hides(name[1:])
+
+
+def _parameter_name(name: str) -> str:
+    return KEYS.sub(REDACTED, JWT.sub(_without_token, name))
+
+
+_parameter_name_again = lru_cache(maxsize=4096)(_parameter_name)
+"""The parameters of a service's queries are few."""
 
 
 def _says_nothing(text: str, begin: int, end: int, name: str) -> bool:

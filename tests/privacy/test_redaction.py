@@ -555,6 +555,14 @@ def test_a_query_is_shown_by_its_names(query: bytes, shown: str) -> None:
     assert Redaction().query(query) == shown
 
 
+@pytest.mark.parametrize("longer", [0, 100])
+@pytest.mark.parametrize("secret", [JWT, "AKIAIOSFODNN7EXAMPLE", "ghp_" + "a1B2" * 9])
+def test_a_secret_in_the_name_of_a_parameter_is_hidden(secret: str, longer: int) -> None:
+    """In a short name as in a long one, the first time and again."""
+    shown = [Redaction().query(f"{'-' * longer}{secret}=1&page=2".encode()) for _ in range(2)]
+    assert shown == [f"{'-' * longer}{REDACTED}={REDACTED}&page={REDACTED}"] * 2
+
+
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
