@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sage_fastapi_obs.settings import StoreSettings
+from sage_fastapi_obs.store.store_files import HAS_LOCKS
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
@@ -95,7 +96,7 @@ def _letters(service: str) -> str:
 
 
 def _bases(settings: StoreSettings) -> Iterator[Path]:
-    if not hasattr(os, "geteuid"):
+    if not (HAS_LOCKS and hasattr(os, "geteuid")):
         # Windows, which can neither keep others out like this nor rename a file that is open.
         return
     if settings.path is not None:

@@ -16,6 +16,7 @@ except ImportError:
     # Windows, where the store is in memory.
     fcntl = None  # type: ignore[assignment]
 
+HAS_LOCKS = fcntl is not None
 _POLL_SECONDS = 0.002
 
 
