@@ -22,6 +22,7 @@ START_SECONDS = 30.0
 TROUBLE_AFTER_SECONDS = 15.0
 LINES_SHOWN = 6
 PORT_TAKEN = 2
+SERVICE = "example-shop"
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ class Demo:
     @asynccontextmanager
     async def _shop(self) -> AsyncIterator[asyncio.subprocess.Process]:
         settings = {
-            "SERVICE_NAME": "example-shop",
+            "SERVICE_NAME": SERVICE,
             "EXAMPLE_URL": self._url,
             "EXAMPLE_SESSION_SECONDS": "20",
             "SAGE_OBS_LOGGING__OUTPUT": str(self._log),
@@ -165,6 +166,8 @@ Ctrl-C stops it.
             if line.get("request_id") == failed["request_id"]:
                 print(f"  {_readable(line)}")
         print(f"  {failed['error']['stack_trace'].strip().splitlines()[-1]}")
+        command = Path(sys.executable).with_name("sage-obs")
+        print(f"\nall that is kept of it, its spans and lines: {command} show {failed['request_id']} --service {SERVICE}")
 
     def _lines(self, most_bytes: int = 1_000_000) -> list[dict[str, Any]]:
         """Read the last whole lines that are there now."""

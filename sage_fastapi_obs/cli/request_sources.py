@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -166,11 +166,15 @@ def store_file(given: argparse.Namespace) -> Path:
     name = file_name(StoreKey(service, given.app) if given.app else store_key(service))
     exact = [path for path in found if path.name == name]
     if not found or (given.app and not exact):
-        raise SourceError(f"there is no store of {service!r}: name the service with --service, or a file with --store")
+        others = _listed("; there are", stored_files(settings.store))
+        raise SourceError(f"there is no store of {service!r}: name the service with --service, or a file with --store{others}")
     if len(found) > 1 and not exact:
-        files = "".join(f"\n  {path}" for path in found)
-        raise SourceError(f"there are several stores of {service!r}; name one with --store:{files}")
+        raise SourceError(_listed(f"there are several stores of {service!r}; name one with --store", found))
     return (exact or found)[0]
+
+
+def _listed(before: str, files: Sequence[Path]) -> str:
+    return "".join((f"{before}:", *(f"\n  {path}" for path in files))) if files else ""
 
 
 def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[list[KeptRequest], bool]:
