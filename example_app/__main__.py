@@ -117,6 +117,7 @@ class Demo:
   its metrics      {self._url}/metrics
   its health       {self._url}/monitoring/health
   how it is doing  {self._url}/monitoring/summary?minutes=5
+  what has failed  {self._url}/monitoring/requests?failed=true
   its alerts       {self._url}/monitoring/alerts (orders fail for a while after {TROUBLE_AFTER_SECONDS:.0f} s)
   its log lines    tail -f {self._log}
   for Prometheus   scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["127.0.0.1:{self._port}"]}}]}}]
