@@ -30,6 +30,9 @@ class Reference:
     ) -> None:
         self.app = app
         self.lines: list[str] = []
+        self._seen_at: dict[str | None, int] = {}
+        self._error_types: set[str | None] = set()
+        self._kept: dict[int, list[tuple[str | None, str]]] = {}
         self.registry = CollectorRegistry()
         self._tracer = provider.get_tracer("sage_fastapi_obs", schema_url="https://opentelemetry.io/schemas/1.44.0")
         self._clock, self._wall_clock, self._new_id = clock, wall_clock, new_id
@@ -103,7 +106,32 @@ class Reference:
             raise
         finally:
             context.detach(token)
+            seen["started"] = started
             self._finish(scope, seen, span, wall, request_id, correlation_id, error)
+
+    def _why_kept(self, route: str | None, status: int, error_type: str | None, seen: Any, streamed: bool) -> str | None:
+        """Say why a request matters, if so few did in its second that it is kept; for fewer than 32 requests of a route."""
+        last = self._seen_at.get(route)
+        self._seen_at[route] = seen["started"]
+        answered_us = seen["first"] if streamed else seen["ended"]
+        if error_type is not None:
+            why, of_route, of_all = "failed", 10, 50
+        elif answered_us >= 5_000_000:
+            why, of_route, of_all = "slow", 5, 25
+        elif route is not None and 400 <= status < 500:
+            why, of_route, of_all = "refused", 1, 10
+        elif route is not None and (last is None or seen["started"] - last >= 600 * 10**9):
+            why, of_route, of_all = "first", 1, 10
+        else:
+            return None
+        is_new = error_type is not None and error_type not in self._error_types
+        self._error_types.add(error_type)
+        second = (seen["started"] + seen["ended"] * 1000) // 10**9
+        kept = self._kept.setdefault(second, [])
+        if not is_new and (kept.count((route, why)) >= of_route or sum(other == why for _, other in kept) >= of_all):
+            return None
+        kept.append((route, why))
+        return why
 
     def _attributes(self, scope: Any, headers: Any, request_id: str, correlation_id: str) -> dict[str, Any]:
         attributes = {
@@ -137,6 +165,9 @@ class Reference:
         streamed = seen["first"] is not None and not seen["length"]
         ids = span.get_span_context()
         sampled = ids.trace_flags.sampled
+        parent = getattr(span, "parent", None)
+        sampled_by = None if not sampled else "upstream" if parent is not None and parent.is_remote else "ratio"
+        kept = self._why_kept(route, status, error_type, seen, streamed) or sampled_by or "no"
 
         labels = (method, route or "unmatched", str(status))
         exemplar = {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"} if sampled else None
@@ -156,6 +187,7 @@ class Reference:
             span.update_name(f"{method} {route}")
             span.set_attribute("http.route", route)
         span.set_attribute("http.response.status_code", status)
+        span.set_attribute("sage.kept", kept)
         if failed:
             span.set_attribute("error.type", error_type)
             span.set_status(StatusCode.ERROR)
@@ -185,6 +217,7 @@ class Reference:
             **({"first_byte_ms": seen["first"] / 1000} if streamed else {}),
             "request_bytes": seen["received"],
             "response_bytes": seen["sent"],
+            "kept": kept,
         }
         if failed:
             line["error_type"] = error_type

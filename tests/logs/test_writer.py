@@ -121,7 +121,7 @@ async def test_the_canonical_line_has_its_fields_in_order(watch: Any) -> None:
     assert list(line) == [
         *("timestamp", "level", "message", "service", "environment", "version", "logger"),
         *("request_id", "correlation_id", "trace_id", "span_id", "trace_flags"),
-        *("method", "path", "route", "status", "duration_ms", "request_bytes", "response_bytes", "client_type"),
+        *("method", "path", "route", "status", "duration_ms", "request_bytes", "response_bytes", "kept", "client_type"),
     ]
     assert (line["service"], line["environment"], line["version"]) == ("shop", "staging", "7")
     assert (line["method"], line["path"], line["route"], line["request_bytes"], line["response_bytes"]) == (
