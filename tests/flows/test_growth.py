@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from fastapi import FastAPI
-from support import drive, http_scope, no_cycles_of_ours, times
+from support import PATIENCE_SECONDS, drive, http_scope, no_cycles_of_ours, times
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 from sage_fastapi_obs.catalog import OVERFLOW
@@ -107,6 +107,8 @@ async def test_memory_is_flat(tmp_path, sample_rate):
             await app(http_scope(f"/{number}", "GET" if number % 3 else f"M{number}"), receive, send)
         # What waits to be written is no growth, and on a busy machine waits for long.
         obs.logs.flush()
+        assert obs.store is not None
+        assert obs.store.flush(PATIENCE_SECONDS)
         gc.collect()
 
     async def left_behind() -> Counter[str]:

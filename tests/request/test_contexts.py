@@ -16,7 +16,7 @@ from hypercorn.middleware import ProxyFixMiddleware
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from starlette.types import ASGIApp, Receive, Scope, Send
-from support import Watched, client, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CorrelationContext, ObservabilityMiddleware, get_correlation_id
 from sage_fastapi_obs.packs.result.logging import create_logging_mono, log_result_operation
@@ -102,6 +102,9 @@ async def test_a_context_keeps_nothing_of_what_is_over(watch: Any, path: str) ->
         await app.ask(path, [(b"x-large", b"x" * 1000)], context)
         context = app.contexts.pop()
         app.contexts.clear()
+    # Until it is written, the store has what it keeps.
+    assert app.watched.obs.store is not None
+    assert app.watched.obs.store.flush(PATIENCE_SECONDS)
     gc.collect()
     alive = [one for one in gc.get_objects() if type(one) is Exchange and one.observer is app.watched.obs]
     # The loop still knows the task of the last.
