@@ -1,5 +1,6 @@
 """What a log line looks like: one JSON object for machines, or a coloured line for people."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -10,6 +11,7 @@ import orjson
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.log_levels import LEVEL_DETAILS
 from sage_fastapi_obs.logs.access_line import ACCESS_FIELDS, CLIENT_TYPE, DURATION, METHOD, PATH, ROUTE, STATUS
+from sage_fastapi_obs.logs.application_fields import FIELD_SPAN_ID
 from sage_fastapi_obs.privacy.exception_text import ErrorText, exception_fields
 from sage_fastapi_obs.privacy.json_values import Sanitizer, escaped, unprintable
 from sage_fastapi_obs.privacy.redaction import BUILT_IN, Redaction, readable
@@ -26,6 +28,7 @@ TOP_LEVEL = (*_OF_REQUESTS[:-1], *_OF_APPLICATIONS, _OF_REQUESTS[-1])
 _FIELDS = ("timestamp", "level", "message", "service", "environment", "version", "logger", *TOP_LEVEL, "data", "error")
 """All that a line can have, in order."""
 _NEVER_HIDDEN = set(_FIELDS) - {*_OF_APPLICATIONS, *(field.name for field in ACCESS_FIELDS if field.kind is CLIENT_TYPE)}
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
 LONGEST_BYTES = 256 * 1024
 """Of one line; a longer one keeps the beginning of each value, so that it stays one whole object."""
 Line: TypeAlias = Mapping[str, Any]
@@ -53,6 +56,7 @@ def line_builder(service: ServiceSettings, redaction: Redaction | None = None) -
             line["logger"] = logger
         failure = fields.get("error")
         rest = values.fields(fields)
+        _restore_span_id(rest, fields.get(FIELD_SPAN_ID))
         for name in TOP_LEVEL:
             if name in rest:
                 line[name] = rest.pop(name)
@@ -67,6 +71,12 @@ def line_builder(service: ServiceSettings, redaction: Redaction | None = None) -
         return line
 
     return build
+
+
+def _restore_span_id(line: dict[str, Any], span_id: Any) -> None:
+    """Show a span id also where it looks like the number of a card: one in some ten thousand does, having digits only."""
+    if span_id is not None and line.get(FIELD_SPAN_ID) != span_id and type(span_id) is str and _SPAN_ID.fullmatch(span_id):
+        line[FIELD_SPAN_ID] = span_id
 
 
 class Timestamps:

@@ -463,3 +463,12 @@ def test_no_line_is_longer_than_the_limit(fields: dict[str, str]) -> None:
     for laid in (line(**long), {**line(), **long}):
         assert len(json_format(laid)) <= LONGEST_BYTES
         parsed(json_format(laid))
+
+
+@pytest.mark.parametrize("span_id", ["4111111111111111", "0000000000000000", "abcdef0123456789"])
+def test_a_span_id_is_never_taken_for_a_secret(span_id: str) -> None:
+    """Some have digits only, and are valid as the number of a card; elsewhere such a number is hidden."""
+    laid = line(span_id=span_id, card="4111111111111111")
+    assert laid["span_id"] == span_id
+    assert laid["data"]["card"] == "REDACTED"
+    assert line(span_id="4111 1111 1111 1111")["span_id"] == "REDACTED"

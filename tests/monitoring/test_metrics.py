@@ -632,7 +632,8 @@ def test_the_monitoring_of_an_app_can_be_stopped_and_started(watched):
 async def test_performance_is_tracked_also_of_what_fails(watched):
     """A block is an operation with its duration, and the change of memory; what it raises comes out."""
     async with performance_tracker("big"):
-        kept = bytearray(30_000_000)
+        # Larger than what the C library keeps for itself once it is freed.
+        kept = bytearray(64_000_000)
     with pytest.raises(LookupError):
         async with performance_tracker("big"):
             del kept
