@@ -118,8 +118,7 @@ class Retention(Recorder):
         has_room = reason is not None and (exchange.is_kept or self._has_room(exchange, reason))
         if reason is not None and has_room:
             exchange.kept = reason
-            # A span that cannot be sampled any more is none of ours.
-            exchange.sampled = exchange.sampled or (self.holds_spans and exchange.span.is_recording())
+            exchange.sampled = exchange.sampled or (self.holds_spans and _is_held(exchange))
         elif exchange.sampled:
             exchange.kept = UPSTREAM if _is_followed(exchange.span) else RATIO
         else:
@@ -202,6 +201,13 @@ class Retention(Recorder):
         seen_ns = known.get(error_type, -AWHILE_NS)
         known[error_type] = exchange.started_ns
         return exchange.started_ns - seen_ns >= AWHILE_NS
+
+
+def _is_held(exchange: Exchange) -> bool:
+    """Tell whether the span that the ids of a request name is ours, and can still be sampled; others decide about theirs."""
+    span = exchange.span
+    is_named = f"{span.get_span_context().span_id:016x}" == exchange.span_id
+    return is_named and exchange.outer_context is not None and span.is_recording()
 
 
 def _is_followed(span: Span) -> bool:
