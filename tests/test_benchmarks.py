@@ -122,9 +122,9 @@ def test_pages_show_what_was_measured(page: Path):
 
 
 def test_what_the_readme_says_first_is_so():
-    """All four cost less than the instrumentator alone, and no more than a tenth of the usual stack."""
+    """All four, not stored, cost less than the instrumentator alone, and no more than a tenth of the usual stack."""
     opening = " ".join(report.README.read_text().partition("```")[0].split())
-    assert "less CPU than prometheus-fastapi-instrumentator needs for metrics alone, and a tenth of the usual four" in opening
+    assert "a small part of the CPU of the usual four packages" in opening
     assert RESULTS["cost"]["ours-100"]["to_instrumentator"] < 1
     assert RESULTS["cost"]["ours-100"]["to_usual"] < 0.1
 

@@ -1,6 +1,7 @@
 """Connections to SQLite, and what their errors mean."""
 
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -58,6 +59,9 @@ def connect(address: str, *, is_uri: bool = False) -> sqlite3.Connection:
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     """Open a store's file to read it; None: nothing is stored yet. Raises `sqlite3.Error`."""
+    journal = path.with_name(f"{path.name}-journal")
+    if not all(map(_can_be_opened, (path, journal))):
+        raise schema.SchemaError("it is not a file")
     if not path.exists():
         yield None
         return
@@ -78,3 +82,11 @@ def _code(error: Exception) -> int | None:
     # Errors of the module itself, such as for a value that it cannot bind, have no code.
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def _can_be_opened(path: Path) -> bool:
+    """Tell whether there is a file, or nothing: to open a pipe would wait for ever for somebody who writes into it."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
