@@ -328,7 +328,7 @@ async def test_a_request_holds_so_many_lines(others: bool, watch: Any) -> None:
 
 async def test_lines_of_many_requests_at_once_stay_apart(watch: Any) -> None:
     """Tasks and threads of forty concurrent requests, every other one failing, release exactly their own lines."""
-    watched = recording(watch)
+    watched = recording(watch, clock=Clock())
     app = FastAPI()
     watched.obs.install(app)
     gate, arrived = asyncio.Event(), []

@@ -147,21 +147,23 @@ def page_of(address: str) -> str:
 
 def check_spans(kept: Kept) -> None:
     spans = [(resource["service.name"], span) for resource, span in kept.spans()]
+    by_id = {span.span_id: span for _, span in spans}
+    assert len(by_id) == len(spans)
+    background = [by_id[span.parent_span_id] for _, span in spans if span.name == "background"]
+    assert Counter(parent.name for parent in background)["GET /orders/{number}"] == ORDERS
+    # On a busy machine the end of any request may take so long that it is told of as such work.
+    spans = [(service, span) for service, span in spans if span.name != "background"]
     names = Counter((service, span.name) for service, span in spans)
     assert names == {
         ("shop", "GET /orders/{number}"): ORDERS,
         ("shop", "price"): ORDERS,
         ("shop", "tax"): ORDERS,
         ("shop", "GET"): ORDERS,
-        ("shop", "background"): ORDERS,
         ("stock", "GET /stock/{number}"): ORDERS,
         ("shop", "GET /export"): 1,
         ("shop", "GET /talk"): 1,
     }
-    by_id = {span.span_id: span for _, span in spans}
-    assert len(by_id) == len(spans)
     above = {"price": "GET /orders/{number}", "tax": "price", "GET": "GET /orders/{number}", "GET /stock/{number}": "GET"}
-    above["background"] = "GET /orders/{number}"
     for _, span in spans:
         parent = by_id.get(span.parent_span_id)
         assert (parent and parent.name) == above.get(span.name)
