@@ -184,7 +184,7 @@ def forked(work):
     pid = os.fork()
     if not pid:
         # Ends a child that waits for ever.
-        signal.alarm(60)
+        signal.alarm(240)
         # A loop that runs in the parent leaves its mark on the thread that forks.
         working = threading.Thread(target=work)
         working.start()
