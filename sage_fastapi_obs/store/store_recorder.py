@@ -24,7 +24,7 @@ class StoreRecorder(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Hand over a kept request, with what it holds."""
-        if exchange.kept != NOT_KEPT:
+        if exchange.is_kept:
             story, exchange.story = exchange.story, None
             self._keep(KeptExchange(exchange, story, is_whole=True))
 

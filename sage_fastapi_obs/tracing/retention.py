@@ -35,23 +35,31 @@ _SECOND_NS = 1_000_000_000
 class _Route:
     """How long the requests of a route have taken lately, and what of it was kept in this second."""
 
-    __slots__ = ("durations", "kept", "second", "seen_ns", "slow_us", "until_review")
+    __slots__ = ("_longest_us", "_until_review", "durations", "kept", "second", "seen_ns", "slow_us")
 
-    def __init__(self, slow_us: int) -> None:
+    def __init__(self, longest_us: int) -> None:
+        """`longest_us`: requests that take so long are slow, whatever the others of the route take."""
         self.durations = [0] * 64
         """Requests by the number of bits of their duration in microseconds."""
-        self.until_review = _REVIEW_REQUESTS
-        self.slow_us = slow_us
-        """Requests that take so long are slow."""
+        self._until_review = _REVIEW_REQUESTS
+        self._longest_us = self.slow_us = longest_us
+        """The limit of the settings, and the one in force."""
         self.seen_ns = -AWHILE_NS
         self.second = 0
         self.kept: Counter[str] = Counter()
 
-    def review(self, longest_us: int) -> None:
+    def add(self, answered_us: int) -> None:
+        """Add the duration of a request."""
+        self.durations[min(answered_us.bit_length(), 63)] += 1
+        self._until_review -= 1
+        if not self._until_review:
+            self._review()
+
+    def _review(self) -> None:
         """Set the limit to twice the 95th percentile, and give later requests more weight than earlier ones."""
-        self.until_review = _REVIEW_REQUESTS
+        self._until_review = _REVIEW_REQUESTS
         total = sum(self.durations)
-        self.slow_us = min(longest_us, max(SHORTEST_SLOW_US, int(2 * _percentile(self.durations, 0.95 * total))))
+        self.slow_us = min(self._longest_us, max(SHORTEST_SLOW_US, int(2 * _percentile(self.durations, 0.95 * total))))
         if total >= _REMEMBERED_REQUESTS:
             self.durations = [count >> 1 for count in self.durations]
 
@@ -110,8 +118,12 @@ class Retention(Recorder):
     def background_finished(self, exchange: Exchange) -> None:
         """Keep what is left of a request whose background work has failed."""
         failed = exchange.background is not None and exchange.background.error is not None
-        if failed and exchange.kept == NOT_KEPT and self._has_room(exchange, FAILED):
+        if not failed or exchange.kept != NOT_KEPT:
+            return
+        if self._has_room(exchange, FAILED):
             exchange.kept = FAILED
+        else:
+            self.dropped[FAILED] += 1
 
     def _decide(self, exchange: Exchange) -> None:
         reason = self._reason(exchange)
@@ -144,10 +156,7 @@ class Retention(Recorder):
         ):
             return False
         route.seen_ns = started_ns
-        route.durations[duration_us.bit_length()] += 1
-        route.until_review -= 1
-        if not route.until_review:
-            route.review(self._longest_us)
+        route.add(duration_us)
         return True
 
     def _reason(self, exchange: Exchange) -> str | None:
@@ -158,11 +167,8 @@ class Retention(Recorder):
         route.seen_ns = exchange.started_ns
         if exchange.failed:
             return FAILED
-        route.durations[min(answered_us.bit_length(), 63)] += 1
         is_slow = answered_us >= route.slow_us
-        route.until_review -= 1
-        if not route.until_review:
-            route.review(self._longest_us)
+        route.add(answered_us)
         if is_slow:
             return SLOW
         if self._asks is not None and self._asks(exchange):

@@ -19,7 +19,7 @@ from sage_fastapi_obs.request.fastapi_internals import native_span
 from sage_fastapi_obs.request.innermost_span import RUNNING, innermost_context
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Headers, Recorder
-from sage_fastapi_obs.retention_reasons import NOT_KEPT, UNDECIDED
+from sage_fastapi_obs.retention_reasons import UNDECIDED
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.tracing.callers import Callers
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
@@ -210,7 +210,7 @@ class ServerSpans(Recorder):
         if self._sends_trace_response and exchange.trace_id:
             flags = "01" if exchange.sampled else "00"
             headers.append((b"traceresponse", f"00-{exchange.trace_id}-{exchange.span_id}-{flags}".encode()))
-        if (socket := exchange.socket) is not None:
+        if (socket := exchange.socket) is not None and not (self._holds and exchange.kept == UNDECIDED):
             self._end(exchange, socket.handshake_us or 0)
 
     def request_finished(self, exchange: Exchange) -> None:
@@ -220,8 +220,8 @@ class ServerSpans(Recorder):
         socket = exchange.socket
         if socket is None or socket.handshake_us is None:
             self._end(exchange, exchange.duration_us)
-        elif type(exchange.span) is HeldSpan:
-            # Undecided at the handshake.
+        elif exchange.span.is_recording():
+            # It was undecided at the handshake.
             self._end(exchange, socket.handshake_us)
 
     def background_finished(self, exchange: Exchange) -> None:
@@ -267,9 +267,7 @@ class ServerSpans(Recorder):
         """End the span, and let go those below it, as the exchange is kept; forget them if it is not."""
         span = exchange.span
         if type(span) is HeldSpan:
-            if exchange.kept == UNDECIDED:
-                return
-            if exchange.kept == NOT_KEPT:
+            if not exchange.is_kept:
                 span.drop()
                 return
             exchange.span = span.keep()

@@ -22,6 +22,7 @@ from support import LONG_ENOUGH, client, drive, http_scope, no_cycles_of_ours, t
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings, operation
 from sage_fastapi_obs.request.exchange import Exchange, Socket, StoryDraft
+from sage_fastapi_obs.store.records import RequestQuery
 from sage_fastapi_obs.tracing import retention as module
 from sage_fastapi_obs.tracing.retention import Retention
 
@@ -48,7 +49,8 @@ class Service:
         logging = {"output": str(self.path), "shutdown_seconds": LONG_ENOUGH, **sections.pop("logging", {})}
         tracing = {"sample_rate": rate, "retention": retention, "slow_seconds": 1.0, **sections.pop("tracing", {})}
         alerts, monitoring = {"defaults": False}, {"access": "open"}
-        settings = Settings(logging=logging, tracing=tracing, alerts=alerts, monitoring=monitoring, **sections)
+        store = {"path": str(tmp_path)}
+        settings = Settings(logging=logging, tracing=tracing, alerts=alerts, monitoring=monitoring, store=store, **sections)
         self.obs = Observability(settings, clock=self.clock)
         self.exporter = InMemorySpanExporter()
         self.app = FastAPI()
@@ -553,3 +555,18 @@ def test_a_handshake_counts_once(status: int) -> None:
     retention.response_started(exchange, [])
     retention.request_finished(exchange)
     assert sum(retention._routes["/ws"].durations) == 1
+
+
+async def test_a_fault_of_the_decision_costs_its_request_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not decided is not kept: no row, no span, no circle for the garbage collector; and the fault is counted."""
+
+    def fail(_: Any) -> str:
+        raise ArithmeticError
+
+    async with Service(tmp_path) as service:
+        monkeypatch.setattr(service.obs._retention, "_reason", fail)
+        assert (await service.get("/fine/1")).error is None
+        assert service.spans == []
+        assert service.obs.store is not None
+        assert service.obs.store.reader.list(RequestQuery()).requests == []
+        assert service.obs.internal_errors.counts == {"Retention": 1}

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from collectors import attributes
 from loguru import logger
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from receivers import Bulk, Handler, LogCollector, serving
@@ -23,23 +24,6 @@ DROPPED = "observability_log_lines_dropped_total"
 def collector():
     with serving(LogCollector()) as receiver:
         yield receiver
-
-
-def plain(value: Any) -> Any:
-    """Read an AnyValue back."""
-    match value.WhichOneof("value"):
-        case None:
-            return None
-        case "kvlist_value":
-            return attributes(value.kvlist_value.values)
-        case "array_value":
-            return [plain(item) for item in value.array_value.values]
-        case kind:
-            return getattr(value, kind)
-
-
-def attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: plain(pair.value) for pair in pairs}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
