@@ -1,5 +1,7 @@
 """Why a request is kept: the words of `Exchange.kept`, which lines, spans, metrics and the store show."""
 
+from typing import Literal, get_args
+
 FAILED = "failed"
 SLOW = "slow"
 ASKED = "asked"
@@ -14,7 +16,8 @@ RATIO = "ratio"
 """Its own trace is sampled."""
 NOT_KEPT = "no"
 UNDECIDED = ""
-REASONS = (FAILED, SLOW, ASKED, REFUSED, FIRST, UPSTREAM, RATIO)
+Reason = Literal["failed", "slow", "asked", "refused", "first", "upstream", "ratio"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 """The strongest first."""
 OUTCOMES = REASONS[:5]
 """Reasons that the outcome gives, whether the trace is sampled or not."""

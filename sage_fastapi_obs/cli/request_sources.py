@@ -15,7 +15,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
-from sage_fastapi_obs.endpoints.requests_pages import NOT_KEPT
+from sage_fastapi_obs.endpoints.requests_pages import NO_SUCH_REQUEST
 from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import MonitoringSettings, Settings
@@ -65,7 +65,7 @@ class StoreFile:
         with self._readable():
             found = StoriesOfId.found(self._reader, some_id, with_lines=True)
         if found is None:
-            raise NotKeptError(NOT_KEPT)
+            raise NotKeptError(NO_SUCH_REQUEST)
         return found
 
     def lines(self, some_id: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -19,10 +18,11 @@ from sage_fastapi_obs.endpoints.json_page import (
     too_many_waiting,
 )
 from sage_fastapi_obs.endpoints.request_stories import RequestList, StoriesOfId, TraceStory
+from sage_fastapi_obs.retention_reasons import Reason
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 
-NOT_KEPT = (
+NO_SUCH_REQUEST = (
     "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), "
     "or it has made room since (store.max_age_days, store.max_bytes), or another service answered it; "
     "its log lines may be at /logs/{id}"
@@ -45,7 +45,7 @@ class RequestsQuery(PageQuery):
     """Such as 404, or a class, such as 5xx."""
     failed: bool | None = None
     """Those that failed, or those that did not."""
-    kept: Literal["failed", "slow", "refused", "first", "asked", "upstream", "ratio"] | None = None
+    kept: Reason | None = None
     """Why they are kept."""
     slower_than_seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
     """Those that took longer, in seconds."""
@@ -108,4 +108,4 @@ def _response(ask: Callable[[], BaseModel | None]) -> Response:
         found = ask()
     except UnreadableStoreError as error:
         return problem(f"the store cannot be read: {error}", 503)
-    return problem(NOT_KEPT, 404) if found is None else json_response(found, exclude_none=False)
+    return problem(NO_SUCH_REQUEST, 404) if found is None else json_response(found, exclude_none=False)

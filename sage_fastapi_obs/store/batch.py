@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from sage_fastapi_obs.retention_reasons import PROBLEMS
 from sage_fastapi_obs.store import schema
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
 
@@ -16,7 +17,6 @@ MOST_DETAILS_BYTES = 512 * 1024
 ROW_BYTES = 300
 """What a request takes besides its details, roughly."""
 _LEVEL = 1
-_IMPORTANT = frozenset(("failed", "slow", "asked"))
 _INTEGERS = 2**63
 
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 def is_important(record: StoredRequest | Supplement) -> bool:
     """Tell whether a request is one of those that have room of their own."""
-    return isinstance(record, StoredRequest) and (record.failed or record.kept in _IMPORTANT)
+    return isinstance(record, StoredRequest) and (record.failed or record.kept in PROBLEMS)
 
 
 def make_batch(records: Sequence[StoredRequest | Supplement]) -> Batch:
