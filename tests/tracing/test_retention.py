@@ -23,6 +23,7 @@ from support import LONG_ENOUGH, client, drive, http_scope, no_cycles_of_ours, t
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings, operation
 from sage_fastapi_obs.request.exchange import Exchange, Socket, StoryDraft
 from sage_fastapi_obs.store.records import RequestQuery
+from sage_fastapi_obs.tracing import fast_span
 from sage_fastapi_obs.tracing import retention as module
 from sage_fastapi_obs.tracing.retention import Retention
 
@@ -310,6 +311,21 @@ async def test_spans_that_the_sdk_makes_are_held_too(tmp_path: Path) -> None:
         with tracer.start_as_current_span("outside of any request"):
             pass
         assert len(service.spans) == 3
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        test_the_outcome_decides,
+        test_the_spans_below_come_with_it,
+        test_what_comes_after_the_end_follows,
+        test_a_websocket_is_decided_at_its_handshake_and_at_its_end,
+    ],
+)
+async def test_the_spans_of_the_sdk_do_as_well(story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a version of OpenTelemetry whose spans ours cannot replace, requests are kept all the same."""
+    monkeypatch.setattr(fast_span, "fast_span_type", lambda *_: None)
+    await story(tmp_path)
 
 
 async def test_exemplars_are_those_of_kept_requests(tmp_path: Path) -> None:
