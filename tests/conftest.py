@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support import SOAK, Watched, times
+from support import PATIENCE_SECONDS, SOAK, Watched, times
 
 from sage_fastapi_obs import active
 from sage_fastapi_obs.logs import takeover
@@ -60,6 +61,8 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     for watched in made:
         active.unregister(watched.obs)
         watched.obs.status.abandon()
+        if watched.obs.store is not None:
+            watched.obs.store.close(time.monotonic() + PATIENCE_SECONDS)
         watched.obs.logs.close()
         watched.provider.shutdown()
 

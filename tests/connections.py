@@ -77,6 +77,9 @@ def build() -> FastAPI:
 
     @app.get("/state")
     async def state() -> dict[str, Any]:
+        # What the store has not written yet is alive.
+        assert obs.store is not None
+        assert obs.store.flush(60.0)
         gc.collect()
         alive = sum(type(one) is Exchange and one.observer is obs for one in gc.get_objects())
         return {"called": called, "alive": alive, "faults": obs.internal_errors.counts}

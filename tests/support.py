@@ -77,15 +77,16 @@ def _is_of_ours(found: Any) -> bool:
 def no_cycles_of_ours(repetitions: int) -> Iterator[None]:
     """See that a block, which does the same so many times, leaves nothing of ours for the garbage collector each time.
 
-    Threads of other tests may leave something meanwhile, also of ours.
+    What was there before is of other tests, whose threads may let go of it meanwhile.
     """
     gc.collect()
     gc.disable()
+    before = {id(one) for one in gc.get_objects()}
     try:
         yield
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        left = Counter(type(found).__qualname__ for found in gc.garbage if _is_of_ours(found))
+        left = Counter(type(found).__qualname__ for found in gc.garbage if id(found) not in before and _is_of_ours(found))
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
