@@ -744,12 +744,13 @@ async def test_a_full_disk_is_counted(tmp_path: Path, capsys: pytest.CaptureFixt
 
 CLOSED_STDOUT = """
 import asyncio, os, sys
-from sage_fastapi_obs import Observability, ObservabilityMiddleware
+from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
 async def main():
-    obs, sent = Observability(), []
+    # Without the store: SQLite that opens its file now would get the number of the standard output, and put /dev/null there.
+    obs, sent = Observability(Settings(store={"enabled": False})), []
     async def send(message): sent.append(message)
     async with obs:
         os.close(1)

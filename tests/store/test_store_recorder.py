@@ -135,7 +135,8 @@ async def test_what_comes_after_the_answer_is_there_too(tmp_path: Path) -> None:
         await asyncio.gather(*tasks)
         (story,) = service.stories
         assert messages(story) == ["request completed", "late", "outlived"]
-        assert [span["name"] for span in story.spans] == ["GET /", "afterwards"]
+        # Work that takes long enough to be seen has a span of its own, which a busy machine makes of any.
+        assert [span["name"] for span in story.spans if span["name"] != "background"] == ["GET /", "afterwards"]
 
 
 async def test_failed_background_work_keeps_its_request(tmp_path: Path) -> None:
