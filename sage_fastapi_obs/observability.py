@@ -1,7 +1,7 @@
 """`Observability`: all parts of one app's observability, and the order in which they are built, called and started."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -21,6 +21,7 @@ from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
 from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
+from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -92,6 +93,8 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
+        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
+        """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
             log=self._warn_locally,
@@ -152,7 +155,8 @@ class Observability(Lifecycle):
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
         acting = (store, tracing, exemplars, metrics, logs, held_lines)
-        self.callbacks = self._callbacks(identity, *acting, decides=self._retention if any(acting) else None)
+        deciding = (self.insight, self._retention) if any(acting) else ()
+        self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
             self._register_collectors()
@@ -169,9 +173,8 @@ class Observability(Lifecycle):
         self.logs.add_to_store = StoredLines(store, self, self.wall_clock).add
         return store
 
-    def _callbacks(self, *recorders: Recorder | None, decides: Recorder | None = None) -> RecorderCallbacks:
-        used = [recorder for recorder in recorders if recorder is not None]
-        return RecorderCallbacks(used, self.internal_errors, decides=decides)
+    def _callbacks(self, *recorders: Recorder | None, first: Iterable[Recorder | None] = ()) -> RecorderCallbacks:
+        return RecorderCallbacks(_present(recorders), self.internal_errors, first=_present(first))
 
     def _register_collectors(self) -> None:
         """Register the metrics that are read from other parts when they are asked for."""
@@ -199,6 +202,7 @@ class Observability(Lifecycle):
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
             (self._start_store, self.store is not None),
+            (self._start_insight, self.insight is not None),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -214,7 +218,11 @@ class Observability(Lifecycle):
         )
 
     def _leave_steps(self) -> Steps:
-        return ((partial(active.unregister, self), True), (self.instruments.runtime.stop, True))
+        return (
+            (partial(active.unregister, self), True),
+            (self.instruments.runtime.stop, True),
+            (self._stop_insight, self.insight is not None),
+        )
 
     def _stop_steps(self, *, wait: bool) -> Steps:
         """Stop the log output last, so that the others can write why they fail."""
@@ -242,6 +250,14 @@ class Observability(Lifecycle):
             # The application's own exporters.
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
+
+    def _start_insight(self) -> None:
+        if self.insight is not None:
+            self.insight.start()
+
+    def _stop_insight(self) -> None:
+        if self.insight is not None:
+            self.insight.stop()
 
     def _start_store(self) -> None:
         if self.store is not None:
@@ -345,3 +361,7 @@ class Observability(Lifecycle):
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
             instrument.with_values(rule).set(active)
+
+
+def _present(recorders: Iterable[Recorder | None]) -> list[Recorder]:
+    return [recorder for recorder in recorders if recorder is not None]

@@ -14,6 +14,7 @@ PACKAGE = "sage_fastapi_obs"
 ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {
+        "causes",
         "errors",
         "internal_errors",
         "log_levels",
@@ -31,7 +32,7 @@ LAYERS = (
     {"active"},
     {"tracing", "logs", "metrics"},
     {"legacy"},
-    {"operations", "store"},
+    {"operations", "store", "insight"},
     {"health"},
     {"alerting"},
     {"alert_rules", "dashboards"},

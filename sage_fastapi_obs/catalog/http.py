@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from sage_fastapi_obs.catalog.metric import LATENCY_BUCKETS, LONG_BUCKETS, counter, gauge, histogram
+from sage_fastapi_obs.causes import ALL_CAUSES
 
 KNOWN_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 """Methods of the OpenTelemetry HTTP conventions."""
@@ -80,6 +81,11 @@ HTTP_METRICS = (
     histogram("http_stream_first_byte_seconds", "Time to the first byte of streamed responses.", LATENCY_BUCKETS, _ROUTE),
     histogram("http_background_duration_seconds", "Work after the last byte: background tasks.", LONG_BUCKETS, _ROUTE),
 )
+SLOW_REQUESTS = counter(
+    "http_slow_requests_total",
+    "Requests that were slow for their route, or lost much time to a fault, by what cost them most.",
+    {"route": (), "cause": ALL_CAUSES},
+)
 WEBSOCKET_METRICS = (
     gauge("websocket_connections_open", "WebSocket connections open now."),
     counter(
@@ -90,4 +96,4 @@ WEBSOCKET_METRICS = (
     histogram("websocket_connection_duration_seconds", "Life of WebSocket connections.", LONG_BUCKETS, {"route": ()}),
     counter("websocket_messages_total", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
 )
-METRICS = (*REQUEST_METRICS, *HTTP_METRICS, *WEBSOCKET_METRICS)
+METRICS = (*REQUEST_METRICS, *HTTP_METRICS, SLOW_REQUESTS, *WEBSOCKET_METRICS)

@@ -24,6 +24,10 @@ def show_story(screen: Screen, story: RequestStory) -> None:
     request = story.request
     screen.wrapped(f"{_title(request)} {request.status} in {_ms(request.duration_ms)} ms, kept: {plain(request.kept)}")
     screen.wrapped(f"{_time(request)} {_pairs(_ids(request))}")
+    for found in story.why:
+        screen.wrapped(f"why: {plain(found.text)} ({plain(found.remedy)}; {found.docs})")
+    if story.timings_ms:
+        screen.wrapped("time: " + ", ".join(f"{plain(name)} {_ms(ms)} ms" for name, ms in story.timings_ms.items()))
     screen.row("")
     _show_spans(screen, request.duration_ms, story.spans)
     _show_missing(screen, story.dropped_spans, "spans")

@@ -1,10 +1,12 @@
 """What is shown of kept requests: their figures, their spans as a tree, their lines."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, FiniteFloat
 
 from sage_fastapi_obs.alerting.alerts import timestamp
+from sage_fastapi_obs.causes import CAUSES, Cause, docs_anchor
 from sage_fastapi_obs.endpoints.span_tree import SpanNode, shallow, span_tree
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, Story
@@ -64,10 +66,37 @@ class RequestList(BaseModel):
         return cls(requests=requests, next=page.next, is_complete=page.is_complete)
 
 
+class ShownCause(BaseModel):
+    """Why a request was slow, was refused or failed."""
+
+    cause: str
+    text: str
+    """A clause about the request: `blocked the event loop 540 ms at app/report.py:14`."""
+    lost_ms: FiniteFloat
+    """What it cost the request; 0 for why it failed or was refused."""
+    remedy: str
+    """What to do."""
+    docs: str
+    """Page and anchor that explain it."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Self:
+        """Take it from the store, which may hold what another version has written."""
+        cause, lost_us = str(found.get("cause")), found.get("lost_us")
+        known: Cause = cause if cause in CAUSES else "unknown"
+        lost_ms = lost_us / 1_000 if isinstance(lost_us, int) else 0.0
+        text = str(found.get("text"))
+        return cls(cause=cause, text=text, lost_ms=lost_ms, remedy=CAUSES[known].remedy, docs=docs_anchor(known))
+
+
 class RequestStory(BaseModel):
     """What happened in one request."""
 
     request: KeptRequest
+    why: list[ShownCause]
+    """Why it was slow, was refused or failed, the most important first."""
+    timings_ms: dict[str, Any]
+    """Where its time went, in milliseconds; empty where that is not known."""
     spans: list[SpanNode]
     """The span of the request, with those below it."""
     lines: list[dict[str, Any]] | None
@@ -80,6 +109,8 @@ class RequestStory(BaseModel):
         """Take it from the store."""
         return cls.model_construct(
             request=KeptRequest.of(story),
+            why=[ShownCause.of(found) for found in story.why],
+            timings_ms={name: us / 1_000 for name, us in story.timings.items() if isinstance(us, int)},
             spans=span_tree([(story.request.span_id, story.spans)], story.request.started_ns),
             lines=shallow(story.lines) if with_lines else None,
             dropped_spans=story.dropped_spans,

@@ -44,6 +44,7 @@ _FOREIGN_TEXT = FieldKind("keyword", is_foreign=True)
 _STATUS_CODE = FieldKind("short")
 _COUNT = FieldKind("long")
 _MILLISECONDS = FieldKind("float", lambda microseconds: microseconds / 1_000)
+_OBJECT = FieldKind("object")
 _FLAGS = FieldKind("keyword", lambda is_sampled: "01" if is_sampled else "00")
 CLIENT_TYPE = FieldKind("keyword", lambda headers: headers[b"x-client-type"][:32].decode("latin-1"))
 
@@ -63,6 +64,15 @@ def _has_handshake(exchange: Exchange) -> bool:
 
 def _is_decided(exchange: Exchange) -> bool:
     return exchange.kept != UNDECIDED
+
+
+def _has(attribute: str) -> Condition:
+    """Return whether the explanation of a request says something."""
+
+    def has(exchange: Exchange) -> bool:
+        return exchange.explanation is not None and bool(getattr(exchange.explanation, attribute))
+
+    return has
 
 
 def _has_client_type(exchange: Exchange) -> bool:
@@ -109,6 +119,16 @@ ACCESS_FIELDS = (
     AccessField("messages_received", "socket.received_messages", _COUNT, _has_handshake),
     AccessField("messages_sent", "socket.sent_messages", _COUNT, _has_handshake),
     AccessField("kept", "kept", TEXT, _is_decided, is_for_people=False),
+    AccessField("why", "explanation.why", TEXT, _has("findings")),
+    AccessField("cause", "explanation.cause", TEXT, _has("findings"), is_for_people=False),
+    AccessField("blocked_loop_ms", "explanation.blocked_loop_us", _MILLISECONDS, _has("blocked_loop_us")),
+    AccessField("blocked_loop_at", "explanation.blocked_loop_at", TEXT, _has("blocked_loop_at")),
+    AccessField("delayed_by", "explanation.delayed_by", TEXT, _has("delayed_by")),
+    AccessField("delayed_up_to_ms", "explanation.delayed_up_to_us", _MILLISECONDS, _has("delayed_up_to_us")),
+    AccessField("queued_up_to_ms", "explanation.queued_up_to_us", _MILLISECONDS, _has("queued_up_to_us")),
+    AccessField("queue_ms", "explanation.queue_us", _MILLISECONDS, _has("queue_us")),
+    AccessField("validation", "explanation.validation", TEXT, _has("validation")),
+    AccessField("timings", "explanation.timings_ms", _OBJECT, _has("timings"), is_for_people=False),
     AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),
     AccessField("error_type", "error_type", TEXT, _has_error_type),
 )

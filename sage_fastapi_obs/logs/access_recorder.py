@@ -50,6 +50,7 @@ class AccessRecorder(Recorder):
         if (
             write_later is not None
             and exchange.error_type is None
+            and exchange.explanation is None
             and exchange.bound_fields is None
             and exchange.held_lines is None
             and exchange.socket is None

@@ -7,6 +7,7 @@ from sage_fastapi_obs.catalog import (
     HTTP_METRICS,
     REQUEST_LABELS,
     REQUEST_METRICS,
+    SLOW_REQUESTS,
     WEBSOCKET_METRICS,
     Metric,
     build,
@@ -33,7 +34,7 @@ class HttpMetrics(Recorder):
         )
         self._in_flight = requests.in_flight
         register(requests, shared.registry)
-        metrics = (*HTTP_METRICS, *WEBSOCKET_METRICS)
+        metrics = (*HTTP_METRICS, SLOW_REQUESTS, *WEBSOCKET_METRICS)
         self._metrics = {metric.name: metric for metric in metrics}
         self._instruments: dict[str, Any] = {**build(metrics, shared.registry)}
         self._exemplars = settings.exemplars
@@ -74,6 +75,8 @@ class HttpMetrics(Recorder):
             self._requests.add_up(series)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", exchange, exchange.error_type)
+        if exchange.explanation is not None and exchange.explanation.is_slow:
+            self._of(SLOW_REQUESTS.name, exchange, cause=exchange.explanation.cause).inc()
 
     def _stream_finished(self, exchange: Exchange) -> None:
         self._time("http_stream_duration_seconds", exchange, exchange.duration_us)

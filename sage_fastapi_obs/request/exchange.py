@@ -7,6 +7,7 @@ from typing import Any, Literal
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import Scope
 
+from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.retention_reasons import NOT_KEPT, UNDECIDED
 
 CLIENT_DISCONNECT = "client_disconnect"
@@ -99,6 +100,8 @@ class Exchange:
         "error_logged",
         "error_type",
         "excluded",
+        "explanation",
+        "facts",
         "finished",
         "first_byte_us",
         "headers",
@@ -127,14 +130,21 @@ class Exchange:
         "status",
         "story",
         "streamed",
+        "task",
         "trace_id",
         "wall_ns",
     )
 
+    explanation: Explanation | None
+    """Why it was slow, was refused or failed, once it has ended; None where there is nothing to say."""
+    facts: Any
+    """What is noted while it runs, to find out why it was slow; None for nothing."""
     held_lines: Any
     """Lines that wait for the outcome; None when there are none."""
     response_headers: Any
     """Those that the app has sent, as it sent them; None also once the app has returned."""
+    task: Any
+    """The task that it runs in, until the app has returned; None where nobody asks for it."""
 
     def __init__(
         self, scope: Scope, started_ns: int, wall_ns: int, observer: Any = None, parent: "Exchange | None" = None
@@ -188,7 +198,7 @@ class Exchange:
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
         self.story: StoryDraft | None = None
         """What waits for that decision; None for nothing."""
-        self.held_lines = self.response_headers = None
+        self.held_lines = self.response_headers = self.facts = self.task = self.explanation = None
 
     @property
     def fields(self) -> dict[str, Any]:

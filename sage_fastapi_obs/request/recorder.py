@@ -54,11 +54,10 @@ class RecorderCallbacks:
     )
 
     def __init__(
-        self, recorders: Sequence[Recorder], internal_errors: InternalErrors, *, decides: Recorder | None = None
+        self, recorders: Sequence[Recorder], internal_errors: InternalErrors, *, first: Sequence[Recorder] = ()
     ) -> None:
-        """`decides`: called before all others at each moment, as they act on what it has decided."""
+        """`first`: called before all others at each moment, in this order, as the others act on what they find or decide."""
         self._internal_errors = internal_errors
-        first = [] if decides is None else [decides]
         recorders, backwards = [*first, *recorders], [*first, *recorders[::-1]]
         self.request_started = tuple(r.request_started for r in recorders if _overrides(r, "request_started"))
         self.response_started = tuple(r.response_started for r in recorders if _overrides(r, "response_started"))

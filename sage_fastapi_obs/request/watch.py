@@ -145,7 +145,7 @@ class Watch(ABC):
         # the garbage collector to find. Tasks, pools of connections and transports keep the context of the request that
         # started them, and so the exchange, for as long as they live.
         exchange.scope, exchange.headers = _NO_SCOPE, _NO_HEADERS
-        exchange.parent = exchange.outer_context = exchange.response_headers = None
+        exchange.parent = exchange.outer_context = exchange.response_headers = exchange.task = None
         if error is not None:
             exchange.release_error()
 

@@ -279,6 +279,15 @@ class StoreSettings(_Section):
     """Days after which requests are deleted."""
 
 
+class InsightSettings(_Section):
+    """Why requests are slow, are refused or fail; see [why](why.md)."""
+
+    enabled: bool = True
+    """Find out why."""
+    blocked_loop_seconds: float = Field(default=0.1, ge=0.05, le=60.0)
+    """Who keeps the event loop from anything else for so long is named; at least 0.05."""
+
+
 class FigureSettings(_Section):
     """One term of a ratio's denominator."""
 
@@ -464,6 +473,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     store: StoreSettings = StoreSettings()
+    insight: InsightSettings = InsightSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()

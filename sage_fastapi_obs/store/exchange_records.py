@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, ordinary_values
 from sage_fastapi_obs.logs.line_format import LineBuilder, json_format
 from sage_fastapi_obs.request.exchange import Exchange, StoryDraft
+from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
 
 
@@ -72,7 +73,7 @@ class ExchangeEncoder:
         # A span of somebody else may be going on.
         spans = [exchange.span] if getattr(exchange.span, "end_time", None) else []
         lines = [self._access_line(ordinary_values(exchange))[:-1]] if exchange.line_is_ordinary else []
-        return b"{%b}" % _story_json(story, spans, lines)
+        return b"{%b%b}" % (_story_json(story, spans, lines), _explanation_json(exchange.explanation))
 
 
 def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) -> bytes:
@@ -83,6 +84,13 @@ def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) 
             lost = b',"dropped_spans":%d,"dropped_lines":%d' % (story.lost_spans, story.lost_lines)
     encoded = [json_format(_span(span))[:-1] for span in spans]
     return b'"spans":[%b],"lines":[%b]%b' % (b",".join(encoded), b",".join(lines), lost)
+
+
+def _explanation_json(explanation: Explanation | None) -> bytes:
+    if explanation is None:
+        return b""
+    found = [{"cause": cause, "text": text, "lost_us": lost_us} for cause, text, lost_us, *_ in explanation.findings]
+    return b",%b" % json_format({"why": found, "timings": explanation.timings or {}})[1:-2]
 
 
 def _span(span: Any) -> dict[str, Any]:

@@ -152,8 +152,11 @@ class _Parts:
         lines = [line for details in self._details for line in _dicts(details, "lines")]
         spans.sort(key=_start)
         lines.sort(key=_timestamp)
+        lost = self._sum("dropped_spans"), self._sum("dropped_lines")
+        why, timings = _dicts(self._details[0], "why"), self._details[0].get("timings")
         return Story(
-            f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, self._sum("dropped_spans"), self._sum("dropped_lines")
+            *(f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, *lost),
+            *(why, timings if isinstance(timings, dict) else {}),
         )
 
     def _sum(self, name: str) -> int:

@@ -28,7 +28,10 @@ class StoredRequest(NamedTuple):
     span_id: str
     error_type: str | None
     details: bytes
-    """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n}`; each key may be missing."""
+    """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n, "why": […], "timings": {…}}`.
+
+    Each key may be missing. `why` has objects with `cause`, `text` and `lost_us`; `timings` has microseconds by name.
+    """
 
 
 class Supplement(NamedTuple):
@@ -114,3 +117,7 @@ class Story(NamedTuple):
     """In order of time."""
     dropped_spans: int
     dropped_lines: int
+    why: list[dict[str, Any]]
+    """Causes, the most important first: `cause`, `text` and `lost_us` of each."""
+    timings: dict[str, Any]
+    """Microseconds by name."""

@@ -95,6 +95,11 @@ class Retention(Recorder):
         self.holds_spans = False
         """Whether spans of what is not sampled are held, so that the outcome decides about them, too."""
 
+    def slow_us(self, template: str | None) -> int:
+        """Return the duration from which on a request of a route is slow, in microseconds."""
+        route = self._routes.get(template)
+        return self._longest_us if route is None else route.slow_us
+
     def response_started(self, exchange: Exchange, _: Headers) -> None:
         """Decide about a WebSocket that is kept for its handshake; about all others later."""
         if exchange.socket is not None:
@@ -151,6 +156,7 @@ class Retention(Recorder):
             or exchange.status >= 400
             or exchange.error_type is not None
             or exchange.streamed
+            or exchange.explanation is not None
             or self._asks is not None
             or started_ns - route.seen_ns >= AWHILE_NS
         ):
@@ -167,7 +173,8 @@ class Retention(Recorder):
         route.seen_ns = exchange.started_ns
         if exchange.failed:
             return FAILED
-        is_slow = answered_us >= route.slow_us
+        explanation = exchange.explanation
+        is_slow = answered_us >= route.slow_us or (explanation is not None and explanation.is_slow)
         route.add(answered_us)
         if is_slow:
             return SLOW

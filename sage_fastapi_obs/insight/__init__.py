@@ -1,0 +1,1 @@
+"""Why a request was slow or refused: one observer for each cause."""

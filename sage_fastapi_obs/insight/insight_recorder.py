@@ -1,0 +1,67 @@
+"""Asks the observers why a request was slow, was refused or failed, at its end."""
+
+from collections.abc import Callable
+
+from sage_fastapi_obs.insight.observer import CauseObserver, overridden
+from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.explanation import Explanation, Finding
+from sage_fastapi_obs.request.recorder import Recorder
+
+
+class InsightRecorder(Recorder):
+    """Gives each request that needs one its explanation, before anybody else sees its end."""
+
+    component = "Insight"
+
+    def __init__(
+        self, observers: list[CauseObserver], slow_us: Callable[[str | None], int], internal_errors: InternalErrors
+    ) -> None:
+        """`slow_us`: the duration from which on a request of a route is slow."""
+        self._observers = observers
+        self._slow_us = slow_us
+        self._internal_errors = internal_errors
+        self._started = overridden(observers, "request_started")
+        self._concerns = overridden(observers, "concerns")
+        self._explain = overridden(observers, "explain")
+
+    def start(self) -> None:
+        """Start the observers."""
+        for observer in self._observers:
+            observer.start()
+
+    def stop(self) -> None:
+        """Stop them."""
+        for observer in reversed(self._observers):
+            observer.stop()
+
+    def request_started(self, exchange: Exchange) -> None:
+        """Let observers see the request."""
+        for started in self._started:
+            started(exchange)
+
+    def request_finished(self, exchange: Exchange) -> None:
+        """Explain it, if there is anything to say."""
+        answered_us = exchange.answered_us if exchange.streamed or exchange.socket is not None else exchange.duration_us
+        is_slow = answered_us >= self._slow_us(exchange.route)
+        if is_slow or exchange.status >= 400 or exchange.error_type is not None or self._is_of_concern(exchange):
+            self._find_out(exchange, is_slow=is_slow)
+        exchange.facts = None
+
+    def _is_of_concern(self, exchange: Exchange) -> bool:
+        return any(concerns(exchange) for concerns in self._concerns)
+
+    def _find_out(self, exchange: Exchange, *, is_slow: bool) -> None:
+        explanation = Explanation(is_slow=is_slow)
+        for explain in self._explain:
+            try:
+                explain(exchange, explanation)
+            except Exception as error:
+                self._internal_errors.count(self.component, error)
+        explanation.rank(exchange.duration_us)
+        if is_slow and not explanation.findings:
+            explanation.findings.append(
+                Finding("unknown", "no cause found: nothing that is watched took long", exchange.duration_us)
+            )
+        if explanation.is_telling:
+            exchange.explanation = explanation
