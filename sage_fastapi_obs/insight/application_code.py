@@ -1,0 +1,77 @@
+"""Which code is the application's, and how a line of it is written: `app/report.py:14`."""
+
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from types import CodeType, FrameType
+
+_OWN = str(Path(__file__).parents[1])
+_STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+_MOST_FRAMES = 500
+_MOST_FILES = 4096
+_SHOWN_PARTS = 3
+"""Of the path of a file that is not below the working directory."""
+
+
+class ApplicationCode:
+    """Tells by its file whose code is: libraries, the interpreter and this package are not the application.
+
+    Packages that serve routes are, also where they are installed as libraries are.
+    """
+
+    def __init__(self) -> None:
+        self._roots: set[str] = set()
+        self._known: dict[str, str | None] = {}
+        """How each file is shown; None for one that is not the application's."""
+        self._folder = str(Path.cwd()) + "/"
+
+    def add_packages_of(self, endpoints: Iterable[object]) -> None:
+        """Count the packages of endpoints to the application, wherever they are."""
+        for endpoint in endpoints:
+            name, dot, _ = str(getattr(endpoint, "__module__", "")).partition(".")
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file and name not in (__package__ or "").split("."):
+                self._roots.add(str(Path(file).parent) + "/" if dot or Path(file).name == "__init__.py" else file)
+        self._known.clear()
+
+    def place(self, code: CodeType, line: int | None) -> str | None:
+        """Return how a line of code is written; None if it is not the application's."""
+        shown = self._shown(code.co_filename)
+        return None if shown is None else f"{shown}:{line or code.co_firstlineno}"
+
+    def line(self, frame: FrameType | None) -> str | None:
+        """Return the innermost line of the application in a stack; None where there is none."""
+        for _ in range(_MOST_FRAMES):
+            if frame is None:
+                break
+            if (place := self.place(frame.f_code, frame.f_lineno)) is not None:
+                return place
+            frame = frame.f_back
+        return None
+
+    def _shown(self, file: str) -> str | None:
+        try:
+            return self._known[file]
+        except KeyError:
+            shown = self._name(file) if self._is_application(file) else None
+            if len(self._known) < _MOST_FILES:
+                self._known[file] = shown
+            return shown
+
+    def _is_application(self, file: str) -> bool:
+        if file.startswith("<") or file.startswith(_OWN + "/"):
+            return False
+        if any(file.startswith(root) for root in self._roots):
+            return True
+        return not file.startswith(_STANDARD) and not any(part in file for part in _INSTALLED)
+
+    def _name(self, file: str) -> str:
+        """Name a file from the working directory, or by the end of its path: where people keep their files is theirs."""
+        if file.startswith(self._folder):
+            return file.removeprefix(self._folder)
+        for part in _INSTALLED:
+            if part in file:
+                return file.rpartition(part)[2]
+        return "/".join(Path(file).parts[-_SHOWN_PARTS:])

@@ -1,0 +1,45 @@
+"""Which lines are the application's, and how they are written."""
+
+import json
+import sys
+from pathlib import Path
+from types import FrameType
+
+import fastapi
+import pytest
+
+from sage_fastapi_obs.insight.application_code import ApplicationCode
+
+
+def frame_in(file: Path | str, source: str = "frame = sys._getframe()") -> FrameType:
+    """Run a line as if it stood in a file, and return its frame."""
+    names = {"sys": sys}
+    exec(compile(source, str(file), "exec"), names)
+    found = names["frame"]
+    assert isinstance(found, FrameType)
+    return found
+
+
+def test_a_line_is_written_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file below the working directory has its path from there; of others the end of their path is enough."""
+    monkeypatch.chdir(tmp_path)
+    code = ApplicationCode()
+    assert code.line(frame_in(tmp_path / "shop" / "cart.py")) == "shop/cart.py:1"
+    assert code.line(frame_in("/home/somebody/secret-project/app/api/cart.py")) == "app/api/cart.py:1"
+
+
+@pytest.mark.parametrize("file", [json.__file__, fastapi.__file__, ApplicationCode.__module__, "<string>", "<frozen os>"])
+def test_libraries_are_not_the_application(file: str) -> None:
+    """Lines of libraries, of the interpreter and of this package are skipped: the line is that of who called them."""
+    module = sys.modules.get(file)
+    frame = frame_in(file if module is None else str(module.__file__))
+    line = ApplicationCode().line(frame)
+    assert line is not None
+    assert "tests/insight/test_application_code.py" in line
+
+
+def test_an_installed_package_that_serves_routes_is_the_application() -> None:
+    """A service that is installed as a package is named by its lines."""
+    code, frame = ApplicationCode(), frame_in(fastapi.__file__)
+    code.add_packages_of([fastapi.routing.APIRoute])
+    assert code.line(frame) == "fastapi/__init__.py:1"
