@@ -61,7 +61,7 @@ class ApplicationCode:
             return shown
 
     def _is_application(self, file: str) -> bool:
-        if file.startswith("<") or file.startswith(_OWN + "/"):
+        if file.startswith(("<", _OWN + "/")):
             return False
         if any(file.startswith(root) for root in self._roots):
             return True
@@ -69,9 +69,7 @@ class ApplicationCode:
 
     def _name(self, file: str) -> str:
         """Name a file from the working directory, or by the end of its path: where people keep their files is theirs."""
-        if file.startswith(self._folder):
-            return file.removeprefix(self._folder)
-        for part in _INSTALLED:
+        for part in (*_INSTALLED, self._folder):
             if part in file:
                 return file.rpartition(part)[2]
         return "/".join(Path(file).parts[-_SHOWN_PARTS:])
