@@ -2,13 +2,21 @@
 
 from typing import Any
 
+from sage_fastapi_obs.insight.busy_time import BusyTime
+from sage_fastapi_obs.insight.call_notes import CallNotes
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ()
+    __slots__ = ("calls", "connection_waits")
+
+    def __init__(self) -> None:
+        self.calls: CallNotes | None = None
+        """Queries and calls of other services."""
+        self.connection_waits: dict[str, BusyTime] | None = None
+        """Waits for a connection of a pool, by what was waited for: `a connection held by GET /report`."""
 
 
 def facts_of(exchange: Exchange) -> Facts:
@@ -22,7 +30,10 @@ def facts_of(exchange: Exchange) -> Facts:
 def current_facts() -> Facts | None:
     """Return the notes on the request that the calling code runs for; None where there is none, or nobody looks at them."""
     exchange = current_exchange.get()
-    if exchange is None or exchange.excluded or exchange.finished or not _is_explained(exchange.observer):
+    if exchange is None or exchange.excluded or not _is_explained(exchange.observer):
+        return None
+    if exchange.finished or exchange.duration_us:
+        # The client has its answer: what happens now costs the request nothing.
         return None
     return facts_of(exchange)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
@@ -18,6 +19,8 @@ class InsightRecorder(Recorder):
         self, observers: list[CauseObserver], slow_us: Callable[[str | None], int], internal_errors: InternalErrors
     ) -> None:
         """`slow_us`: the duration from which on a request of a route is slow."""
+        self.code = ApplicationCode()
+        """Tells lines of the application from those of libraries."""
         self._observers = observers
         self._slow_us = slow_us
         self._internal_errors = internal_errors
