@@ -1,8 +1,11 @@
 """Waits for connections of real pools: who held one, and the metrics of the pools."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import asyncpg
@@ -17,8 +20,10 @@ from servers import Postgres, Server
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import PATIENCE_SECONDS, Watched, client, eventually
 
+from sage_fastapi_obs.clients.httpx import instrument_httpx
 from sage_fastapi_obs.clients.postgres import instrument_postgres
 from sage_fastapi_obs.clients.redis import instrument_redis
+from sage_fastapi_obs.insight.pool_use import Asking, Loan
 
 Hold = Callable[[], AbstractAsyncContextManager[Any]]
 NAMES = ("db_client_connection_count", "db_client_connection_max", "db_client_connection_pending_requests")
@@ -239,3 +244,198 @@ async def serving(watched: Watched, hold: Hold) -> AsyncIterator[tuple[Service, 
     service = Service(watched, hold)
     async with client(service.app, timeout=PATIENCE_SECONDS) as http:
         yield service, http
+
+
+@pytest.mark.parametrize("open_pool", [sqlalchemy_engine, sqlalchemy_async_engine], ids=lambda one: one.__name__)
+async def test_an_engine_that_is_disposed_of(open_pool: Any, watched: Watched, postgres_at: Postgres, redis_at: Server):
+    """The pool that takes the place of another is watched; connections that leave or break are not held any more."""
+    async with open_pool(postgres_at, redis_at) as (engine, hold):
+        instrumented = instrument(engine)
+        async with hold():
+            pass
+        if open_pool is sqlalchemy_engine:
+            engine.dispose()
+        else:
+            await engine.dispose()
+        name = f"127.0.0.1:{postgres_at.port}/postgres"
+        async with hold() as connection:
+            assert sizes(watched, name)["used"] == 1
+            if open_pool is sqlalchemy_engine:
+                connection.invalidate()
+            else:
+                await connection.invalidate()
+        assert sizes(watched, name)["used"] == 0
+        assert watched.value("db_client_connection_wait_time_seconds_count", pool=name) == 2
+        instrumented.undo()
+        assert "connect" not in vars(getattr(engine, "sync_engine", engine).pool)
+        pool_events = getattr(engine, "sync_engine", engine).pool.dispatch
+        assert not [*pool_events.checkin, *pool_events.detach]
+
+
+async def test_a_detached_connection_is_not_held(watched: Watched, postgres_at: Postgres):
+    """What the application takes out of the pool for good makes room for another."""
+    engine = sqlalchemy.create_engine(postgres_at.dsn.replace("postgresql:", "postgresql+psycopg:"))
+    instrument_postgres(engine)
+    connection = engine.connect()
+    name = f"127.0.0.1:{postgres_at.port}/postgres"
+    assert watched.value("db_client_connection_use_time_seconds_count", pool=name) == 0
+    connection.detach()
+    assert watched.value("db_client_connection_use_time_seconds_count", pool=name) == 1
+    connection.close()
+    engine.dispose()
+
+
+async def test_a_failed_wait_is_told(watch: Any, postgres_at: Postgres):
+    """A request that gives up, and fails, has waited all the same, and knows for whom."""
+    watched = watch()
+    async with watched.obs, asyncpg.create_pool(postgres_at.dsn, min_size=1, max_size=1) as pool:
+        instrument_postgres(pool)
+        async with serving(watched, lambda: pool.acquire(timeout=0.2)) as (service, http):
+            holding = asyncio.create_task(http.get("/report/1"))
+            await service.held.wait()
+            assert (await http.get("/quick")).status_code == 500
+            service.release.set()
+            await holding
+    assert "for a connection held by GET /report/{number}" in str(service.line("/quick")["why"])
+
+
+async def test_without_insight_there_are_metrics_only(watch: Any, postgres_at: Postgres):
+    """Where causes are switched off, pools are counted, and nobody is named."""
+    watched = watch(insight={"enabled": False})
+    async with watched.obs, asyncpg.create_pool(postgres_at.dsn, min_size=1, max_size=1) as pool:
+        instrument_postgres(pool)
+        async with serving(watched, pool.acquire) as (service, http):
+            holding = asyncio.create_task(http.get("/report/1"))
+            await service.held.wait()
+            waiting = asyncio.create_task(http.get("/quick"))
+            await service.release_after(0.1)
+            await asyncio.gather(holding, waiting)
+    assert "why" not in service.line("/quick")
+    assert watched.value("db_client_connection_wait_time_seconds_count", pool=f"127.0.0.1:{postgres_at.port}/postgres") == 2
+
+
+async def test_two_apps_do_not_meet(watch: Any, watched: Watched, postgres_at: Postgres):
+    """A route of another app in the process is other code."""
+    other = watch()
+    async with other.obs, asyncpg.create_pool(postgres_at.dsn, min_size=1, max_size=1) as pool:
+        instrument_postgres(pool)
+        async with serving(watched, pool.acquire) as (service, http), serving(other, pool.acquire) as (theirs, their_http):
+            holding = asyncio.create_task(their_http.get("/report/1"))
+            await theirs.held.wait()
+            waiting = asyncio.create_task(http.get("/quick"))
+            await asyncio.sleep(0.1)
+            theirs.release.set()
+            await asyncio.gather(holding, waiting)
+    assert service.line("/quick")["why"][0].endswith("for a connection held by other code")
+
+
+async def test_nothing_of_a_request_stays_with_a_pool(watched: Watched, postgres_at: Postgres):
+    """Once connections are back and nobody waits, a pool knows no request any more."""
+    async with asyncpg.create_pool(postgres_at.dsn, min_size=1, max_size=2) as pool:
+        instrument_postgres(pool)
+        async with serving(watched, pool.acquire) as (_, http):
+            await asyncio.gather(*(http.get("/quick") for _ in range(20)))
+        gc.collect()
+        assert not [one for one in gc.get_objects() if type(one) in (Loan, Asking)]
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers once it is allowed to."""
+
+    protocol_version = "HTTP/1.1"
+    may_answer = threading.Event()
+
+    def do_GET(self) -> None:
+        """Answer."""
+        if self.path.startswith("/slow"):
+            self.may_answer.wait(PATIENCE_SECONDS)
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def service_at() -> Iterator[str]:
+    """Run another service."""
+    Slow.may_answer.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_connections_of_httpx(watched: Watched, service_at: str, is_async: bool):
+    """A request that waits for a connection to another service names who uses it, and the call itself was short."""
+    heard: list[str] = []
+    options: Any = {"limits": httpx.Limits(max_connections=1), "timeout": PATIENCE_SECONDS, "base_url": service_at}
+    app = FastAPI()
+
+    async def hear(event: str, _: Any) -> None:
+        heard.append(event)
+
+    async with httpx.AsyncClient(**options) as http, asynccontextmanager(closing)(httpx.Client(**options)) as sync_http:
+        instrumented = instrument_httpx(http if is_async else sync_http)
+
+        async def ask(path: str, **more: Any) -> None:
+            await (http.get(path, **more) if is_async else asyncio.to_thread(sync_http.get, path))
+
+        @app.get("/report/{number}")
+        async def report(number: str) -> None:
+            await ask(f"/slow/{number}", **({"extensions": {"trace": hear}} if is_async else {}))
+
+        @app.get("/quick")
+        async def quick() -> None:
+            await ask("/quick")
+
+        watched.obs.install(app)
+        async with client(app, timeout=PATIENCE_SECONDS) as own:
+            holding = asyncio.create_task(own.get("/report/geheim"))
+            await eventually(lambda: calls_of(http if is_async else sync_http))
+            waiting = asyncio.create_task(own.get("/quick"))
+            await asyncio.sleep(0.2)
+            Slow.may_answer.set()
+            await asyncio.gather(holding, waiting)
+            assert not calls_of(http if is_async else sync_http)
+            instrumented.undo()
+    (line,) = [line for line in watched.access if line["route"] == "/quick"]
+    assert [text.partition(" for ")[2] for text in line["why"]] == ["a connection held by GET /report/{number}"]
+    assert line["timings"]["connection_wait"] > line["timings"].get("calls", 0)
+    assert bool(heard) == is_async
+
+
+def calls_of(http: Any) -> int:
+    """Count the requests of a client that use a connection."""
+    return sum(not connection.is_idle() for connection in http._transport._pool.connections)
+
+
+async def closing(http: httpx.Client) -> AsyncIterator[httpx.Client]:
+    with http:
+        yield http
+
+
+async def test_a_transport_without_connections(watched: Watched):
+    """A request that is answered in process waits for no connection, however long that takes."""
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.1)
+        return httpx.Response(200)
+
+    app = FastAPI()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(slow)) as http:
+        instrument_httpx(http)
+
+        @app.get("/work")
+        async def work() -> None:
+            await http.get("http://api.example.com")
+
+        watched.obs.install(app)
+        async with client(app) as own:
+            await own.get("/work")
+    assert "connection" not in str(watched.access[0])

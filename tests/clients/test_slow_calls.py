@@ -140,14 +140,16 @@ async def test_a_slow_query_beside_repeated_ones(watched: Watched, postgres_at: 
     assert 500 <= float(slow.split()[3]) < line["timings"]["database"] - 100
 
 
-async def test_other_calls_are_told_by_their_names(watched: Watched, redis_at: Server):
+async def test_other_calls_are_told_by_their_names(watch: Any, redis_at: Server):
     """A command, a service by its host, and whatever is tracked by hand: with their time, their number and no key."""
+    watched = watch(tracing={"slow_seconds": 0.5})
 
     async def slow(_: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0.1)
         return httpx.Response(200)
 
     async with (
+        watched.obs,
         redis.asyncio.Redis(port=redis_at.port) as cache,
         httpx.AsyncClient(transport=httpx.MockTransport(slow)) as http,
     ):
