@@ -41,6 +41,8 @@ class CauseKind(NamedTuple):
     """Whether a request that it cost much time is told of, also where the request is no slower than others of its route."""
     is_others: bool = False
     """Whether other requests are to blame: named after what the request did itself."""
+    is_general: bool = False
+    """Whether it names a part of the request in which others may have taken the time: told only of what they leave of it."""
     is_reason: bool = False
     """Whether it says why a request failed or was refused, and not where time went."""
 
@@ -54,8 +56,8 @@ CAUSES: dict[Cause, CauseKind] = {
     "repeated_query": CauseKind("load the rows with one query, as by a join or `IN`", is_problem=True),
     "database": CauseKind("look at the plan of the query, and at its indexes"),
     "call": CauseKind("set a shorter timeout, ask in parallel, or remember the answer"),
-    "waiting": CauseKind("see what that line waits for; watch it with a client or an `operation`"),
-    "dependencies": CauseKind("remember what the dependency computes, or do it later"),
+    "waiting": CauseKind("see what that line waits for; watch it with a client or an `operation`", is_general=True),
+    "dependencies": CauseKind("remember what the dependency computes, or do it later", is_general=True),
     "serialization": CauseKind("return less, or a `Response` that is encoded already"),
     "delayed": CauseKind("mend the request that blocked the event loop", is_problem=True, is_others=True),
     "exception": CauseKind("see the stack in the line of the request", is_reason=True),

@@ -1,5 +1,6 @@
 """Why a request was slow, was refused or failed: what was found out about it, the most important first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -72,9 +73,26 @@ class Explanation:
 
     def rank(self, duration_us: int) -> None:
         """Leave the findings that are worth telling: reasons, then own causes by lost time, then what others did."""
-        found = [finding for finding in self.findings if _is_worth_telling(finding, duration_us)]
+        found = [
+            finding for finding in _without_repetition(self.findings, duration_us) if _is_worth_telling(finding, duration_us)
+        ]
         self.findings = sorted(found, key=_rank)
         self.is_slow = self.is_slow or any(CAUSES[finding.cause].is_problem for finding in found)
+
+
+def _without_repetition(findings: list[Finding], duration_us: int) -> Iterator[Finding]:
+    """Yield the findings, without general ones of which particular ones explain at least half.
+
+    Where in the request the particular ones were is not known. What of them has no room outside of the general one was in it.
+    """
+    particular_us = sum(finding.lost_us for finding in findings if not CAUSES[finding.cause].is_general)
+    for finding in findings:
+        outside_us = max(0, duration_us - finding.lost_us)
+        left_us = finding.lost_us - max(0, particular_us - outside_us)
+        if not CAUSES[finding.cause].is_general:
+            yield finding
+        elif 2 * left_us >= finding.lost_us:
+            yield finding._replace(lost_us=left_us)
 
 
 def _is_worth_telling(finding: Finding, duration_us: int) -> bool:

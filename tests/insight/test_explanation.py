@@ -15,13 +15,19 @@ FINDINGS = st.builds(Finding, st.sampled_from(ALL_CAUSES), st.text(max_size=3), 
 REASONS, OTHERS = {cause for cause in ALL_CAUSES if CAUSES[cause].is_reason}, {"delayed"}
 
 
+def _is_particular(finding: Finding) -> bool:
+    return not CAUSES[finding.cause].is_general
+
+
 @given(st.lists(FINDINGS, max_size=8), st.integers(0, 5_000_000))
 def test_what_is_told_is_worth_it(found: list[Finding], duration_us: int) -> None:
-    """Reasons always are; of what took time, that of at least 50 ms and a tenth of the duration."""
+    """Reasons always are; of what took time, that of at least 50 ms and a tenth of the duration. General ones may give way."""
     explanation = Explanation(list(found))
     explanation.rank(duration_us)
     expected = [one for one in found if one.cause in REASONS or (one.lost_us >= 50_000 and one.lost_us * 10 >= duration_us)]
-    assert sorted(explanation.findings) == sorted(expected)
+    assert sorted(map(repr, filter(_is_particular, explanation.findings))) == sorted(
+        map(repr, filter(_is_particular, expected))
+    )
 
 
 @given(st.lists(FINDINGS, max_size=8))
