@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sage_fastapi_obs.insight.request_phases import RequestPhases
+from sage_fastapi_obs.insight.request_phases import Marks
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
@@ -10,15 +10,15 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ("phases", "thread_waits")
+    __slots__ = ("marks", "thread_waits")
 
-    phases: RequestPhases | None
-    """How long FastAPI took for each part of its work."""
+    marks: Marks | None
+    """When FastAPI's parts of the request began and ended."""
     thread_waits: ThreadWaits | None
     """How long it waited for a thread, and for whom."""
 
     def __init__(self) -> None:
-        self.phases = self.thread_waits = None
+        self.marks = self.thread_waits = None
 
 
 def facts_of(exchange: Exchange) -> Facts:

@@ -57,7 +57,10 @@ class InsightRecorder(Recorder):
         return found
 
     def _is_of_concern(self, exchange: Exchange) -> bool:
-        return any(concerns(exchange) for concerns in self._concerns)
+        for concerns in self._concerns:  # noqa: SIM110 - a generator would cost every request as much as they do
+            if concerns(exchange):
+                return True
+        return False
 
     def _find_out(self, exchange: Exchange, *, is_slow: bool) -> None:
         explanation = Explanation(is_slow=is_slow, timings=self.timings(exchange) or None)

@@ -16,7 +16,7 @@ _FUNCTIONS = (
     (SERIALIZATION, routing, "serialize_response"),
     (SERIALIZATION, JSONResponse, "__init__"),
 )
-_SLOW_NS = 50_000_000
+SLOW_NS = 50_000_000
 """A dependency that took less is not named."""
 _LONGEST_NAME = 100
 
@@ -41,71 +41,87 @@ def phase_of(code: CodeType) -> str | None:
     return None if found is None else found[0]
 
 
+Marks = list[Any]
+"""What the interpreter told while a request ran, in pairs: the code of a function and when it started, or the complement of
+when it returned; the name of a dependency that took long and the nanoseconds that passed; None and nanoseconds to be left out."""
+
+
 class RequestPhases:
-    """How long each phase took.
+    """How long each phase took, read from marks.
 
     Of calls inside each other, the outermost counts. A function that raises does not return: its phase then lasts until the
     answer.
     """
 
-    __slots__ = ("_depth", "_last_ns", "_mark_ns", "_name", "_since_ns", "slow_dependency", "slow_dependency_ns", "spent_ns")
-
-    def __init__(self) -> None:
+    def __init__(self, marks: Marks, now_ns: int) -> None:
+        """`now_ns`: when a phase ends that has not ended."""
         self.spent_ns: dict[str, int] = {}
-        self._depth = self._since_ns = self._mark_ns = self._last_ns = self.slow_dependency_ns = 0
-        self._name = ""
         self.slow_dependency: str | None = None
         """The name of the dependency that took longest, where it took long."""
+        self.slow_dependency_ns = 0
+        self._name, self._depth, self._since_ns = "", 0, 0
+        for what, number in zip(marks[::2], marks[1::2], strict=True):
+            self._read(what, number)
+        if self._depth:
+            self._add(now_ns)
 
-    def enter(self, code: CodeType, now_ns: int) -> bool:
-        """Note that a function starts; tell whether something took long before it that may be a dependency."""
-        if code is BODY_CODE:
-            return self._depth > 0 and self._name is DEPENDENCIES and self._is_long(now_ns)
-        name = _PHASES[id(code)][0]
+    def _read(self, what: CodeType | str | None, number: int) -> None:
+        if what is None:
+            self._since_ns += number
+        elif isinstance(what, str):
+            self._compare(what, number)
+        elif (name := phase_of(what)) is not None and (not self._depth or name == self._name):
+            self._enter(name, number) if number >= 0 else self._leave(~number)
+
+    def _enter(self, name: str, at_ns: int) -> None:
         if not self._depth:
-            self._name, self._since_ns, self._depth, self._mark_ns = name, now_ns, 1, now_ns
-            return False
-        if name is not self._name:
-            return False
+            self._name, self._since_ns = name, at_ns
         self._depth += 1
-        return name is DEPENDENCIES and self._is_long(now_ns)
 
-    def leave(self, code: CodeType, now_ns: int) -> bool:
-        """Note that it returns; tell the same."""
-        name = _PHASES[id(code)][0]
-        if name is not self._name or not self._depth:
-            return False
-        self._depth -= 1
-        if not self._depth:
-            self.spent_ns[name] = self.spent_ns.get(name, 0) + now_ns - self._since_ns
-        return name is DEPENDENCIES and self._is_long(now_ns)
+    def _leave(self, at_ns: int) -> None:
+        if self._depth:
+            self._depth -= 1
+            if not self._depth:
+                self._add(at_ns)
 
-    def _is_long(self, now_ns: int) -> bool:
-        self._last_ns, self._mark_ns = now_ns - self._mark_ns, now_ns
-        return self._last_ns >= _SLOW_NS and self._last_ns > self.slow_dependency_ns
+    def _add(self, at_ns: int) -> None:
+        self.spent_ns[self._name] = self.spent_ns.get(self._name, 0) + max(0, at_ns - self._since_ns)
 
-    def leave_out(self, waited_ns: int) -> None:
-        """Count a time that has just passed in no phase."""
-        self._since_ns += waited_ns
-        self._mark_ns += waited_ns
+    def _compare(self, dependency: str, took_ns: int) -> None:
+        if self._depth and self._name == DEPENDENCIES and took_ns > self.slow_dependency_ns:
+            self.slow_dependency, self.slow_dependency_ns = dependency, took_ns
 
-    def spent_until(self, now_ns: int) -> dict[str, int]:
-        """Return the nanoseconds of each phase, those of one that has not ended until now."""
-        if not self._depth:
-            return self.spent_ns
-        return {**self.spent_ns, self._name: self.spent_ns.get(self._name, 0) + max(0, now_ns - self._since_ns)}
 
-    def name_dependency(self, code: CodeType, frame: FrameType, *, returns: bool) -> None:
-        """Name what has taken long, after `enter` or `leave` has told so. `frame`: of the function that starts or returns."""
+def note_dependency(marks: Marks, now_ns: int, code: CodeType, frame: FrameType, *, returns: bool) -> None:
+    """Add the name of the dependency that has run since the last mark, if one has, and long.
+
+    `code` and `frame`: of the function that starts or returns now.
+    """
+    took_ns = _since_last(marks, now_ns)
+    if took_ns >= SLOW_NS and (code is BODY_CODE or phase_of(code) == DEPENDENCIES):
         solving = frame if returns else frame.f_back
-        name = None if solving is None else _last_dependency(solving.f_locals, is_next=not returns and code is not BODY_CODE)
+        name = _last_dependency(solving, is_next=not returns and code is not BODY_CODE)
         if name is not None:
-            self.slow_dependency, self.slow_dependency_ns = name, self._last_ns
+            marks += (name, took_ns)
 
 
-def _last_dependency(variables: Any, *, is_next: bool) -> str | None:
-    """Return the name of the dependency that `solve_dependencies` called last, by its variables; None where it called none."""
+def _since_last(marks: Marks, now_ns: int) -> int:
+    """Return the time since the last start or return, without what is to be left out."""
+    number: int
+    for what, number in zip(marks[-2::-2], marks[::-2], strict=True):
+        if isinstance(what, CodeType):
+            return now_ns - (number if number >= 0 else ~number)
+        now_ns -= 0 if isinstance(what, str) else number
+    return 0
+
+
+def _last_dependency(solving: FrameType | None, *, is_next: bool) -> str | None:
+    """Return the name of the dependency that a call of `solve_dependencies` called last; None where it called none.
+
+    `is_next`: whether it has gone on to the one after that.
+    """
     try:
+        variables = {} if solving is None else solving.f_locals
         called = list(variables["dependant"].dependencies)
         if is_next:
             current = variables["sub_dependant"]

@@ -11,6 +11,7 @@ from anyio.to_thread import current_default_thread_limiter
 from sage_fastapi_obs.insight.code_events import CodeEvent
 from sage_fastapi_obs.insight.facts import current_facts, facts_of
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.request_phases import Marks
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits, thread_wait_codes
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Evidence, Explanation, Finding, readable_time
@@ -41,8 +42,7 @@ class ThreadPool(CauseObserver):
 
     def timings(self, exchange: Exchange) -> dict[str, int]:
         """Return the microseconds that it waited, if the interpreter has told of it."""
-        waits: ThreadWaits | None = None if exchange.facts is None else exchange.facts.thread_waits
-        waited_us = 0 if waits is None else waits.waited_until(exchange.observer.clock()) // 1_000
+        waited_us = self._waited_us(exchange)
         return {THREAD_WAIT: waited_us} if waited_us else {}
 
     def concerns(self, exchange: Exchange) -> bool:
@@ -52,16 +52,25 @@ class ThreadPool(CauseObserver):
             facts is not None and facts.thread_waits is not None and self.timings(exchange).get(THREAD_WAIT, 0) >= LEAST_LOST_US
         )
 
+    def _waited_us(self, exchange: Exchange) -> int:
+        waits = _noted(exchange)
+        return 0 if waits is None else waits.waited_until(exchange.observer.clock()) // 1_000
+
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
         """Add how long it waited, and for whom."""
         waited_us = (explanation.timings or {}).get(THREAD_WAIT, 0)
         if waited_us < LEAST_LOST_US:
             return
-        waits: ThreadWaits | None = None if exchange.facts is None else exchange.facts.thread_waits
+        waits = _noted(exchange)
         holder = None if waits is None else waits.holder(exchange)
         evidence: Evidence = "observed" if self.timings(exchange) else "inferred"
         text = f"waited {readable_time(waited_us)} for a thread" + (f", held by {holder}" if holder else "")
         explanation.findings.append(Finding("thread_wait", text, waited_us, evidence))
+
+
+def _noted(exchange: Exchange) -> ThreadWaits | None:
+    waits: ThreadWaits | None = None if exchange.facts is None else exchange.facts.thread_waits
+    return waits
 
 
 def _waits_of(exchange: Exchange) -> ThreadWaits:
@@ -97,14 +106,15 @@ def _begin(exchange: Exchange, limiter: Any, awaited: Any) -> None:
     waits = _waits_of(exchange)
     waits.begin(exchange.observer.clock())
     # Also called when the task is cancelled, of which the interpreter would not tell.
-    awaited.add_done_callback(partial(_end, exchange, waits, exchange.facts.phases, limiter))
+    awaited.add_done_callback(partial(_end, exchange, waits, exchange.facts.marks, limiter))
     waits.look_at(limiter)
 
 
-def _end(exchange: Exchange, waits: ThreadWaits, phases: Any, limiter: Any, _: object) -> None:
+def _end(exchange: Exchange, waits: ThreadWaits, marks: Marks | None, limiter: Any, _: object) -> None:
     waited_ns = waits.end(exchange.observer.clock())
-    if phases is not None:
-        phases.leave_out(waited_ns)
+    if marks is not None and waited_ns:
+        # No part of the request is to blame for it.
+        marks += (None, waited_ns)
     if waited_ns >= LEAST_LOST_US * 1_000:
         waits.look_at(limiter)
 

@@ -7,12 +7,23 @@ from types import CodeType
 from sage_fastapi_obs.insight.code_events import CodeEvent, CodeEvents
 from sage_fastapi_obs.insight.facts import current_facts
 from sage_fastapi_obs.insight.observer import CauseObserver
-from sage_fastapi_obs.insight.request_phases import BODY_CODE, DEPENDENCIES, PHASE_CODES, SERIALIZATION, RequestPhases
+from sage_fastapi_obs.insight.request_phases import (
+    BODY_CODE,
+    DEPENDENCIES,
+    PHASE_CODES,
+    SERIALIZATION,
+    SLOW_NS,
+    Marks,
+    RequestPhases,
+    note_dependency,
+)
 from sage_fastapi_obs.insight.thread_pool import thread_events
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Evidence, Explanation, Finding, readable_time
 
 _current = current_exchange.get
+_MOST_MARKS = 2_000
+"""Of a request, two for each start or return: an endpoint may call apps of its own without end."""
 
 
 class TimeSplit(CauseObserver):
@@ -33,10 +44,7 @@ class TimeSplit(CauseObserver):
     def timings(self, exchange: Exchange) -> dict[str, int]:
         """Return the microseconds of each part that the interpreter has told of."""
         phases = _phases_of(exchange)
-        if phases is None:
-            return {}
-        now_ns = exchange.started_ns + exchange.answered_us * 1_000 if exchange.finished else exchange.observer.clock()
-        return {name: spent_ns // 1_000 for name, spent_ns in phases.spent_until(now_ns).items()}
+        return {} if phases is None else {name: spent_ns // 1_000 for name, spent_ns in phases.spent_ns.items()}
 
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
         """Add the parts that took long."""
@@ -44,8 +52,11 @@ class TimeSplit(CauseObserver):
 
 
 def _phases_of(exchange: Exchange) -> RequestPhases | None:
-    phases: RequestPhases | None = None if exchange.facts is None else exchange.facts.phases
-    return phases
+    marks = None if exchange.facts is None else exchange.facts.marks
+    if marks is None:
+        return None
+    answered_ns = exchange.started_ns + exchange.answered_us * 1_000
+    return RequestPhases(marks, answered_ns if exchange.finished else exchange.observer.clock())
 
 
 def _findings(timings: dict[str, int], phases: RequestPhases | None) -> Iterator[Finding]:
@@ -65,25 +76,35 @@ def _slowest(all_us: int, phases: RequestPhases | None) -> str:
 
 
 def _started(code: CodeType, _offset: int) -> None:
+    """Note it. Here and below all is written out, as every request runs it several times."""
     exchange = _current()
     if exchange is None or (facts := exchange.facts or current_facts()) is None:
         return
     try:
-        if facts.phases is None:
-            facts.phases = RequestPhases()
-        if facts.phases.enter(code, exchange.observer.clock()):
-            facts.phases.name_dependency(code, sys._getframe(1), returns=False)  # noqa: SLF001 - of the function that starts
+        now_ns = exchange.observer.clock()
+        marks: Marks | None = facts.marks
+        if marks is None:
+            facts.marks = [code, now_ns]
+        elif len(marks) < _MOST_MARKS:
+            if now_ns - abs(marks[-1]) >= SLOW_NS:
+                # The frame is that of the function that starts.
+                note_dependency(marks, now_ns, code, sys._getframe(1), returns=False)  # noqa: SLF001
+            marks += (code, now_ns)
     except Exception as error:
         exchange.observer.internal_errors.count("Insight", error)
 
 
 def _returned(code: CodeType, _offset: int, _value: object) -> None:
     exchange = _current()
-    if exchange is None or exchange.facts is None or (phases := exchange.facts.phases) is None:
+    if exchange is None or (facts := exchange.facts) is None:
         return
     try:
-        if phases.leave(code, exchange.observer.clock()):
-            phases.name_dependency(code, sys._getframe(1), returns=True)  # noqa: SLF001 - of the function that returns
+        now_ns = exchange.observer.clock()
+        marks: Marks | None = facts.marks
+        if marks is not None and len(marks) < _MOST_MARKS:
+            if now_ns - abs(marks[-1]) >= SLOW_NS:
+                note_dependency(marks, now_ns, code, sys._getframe(1), returns=True)  # noqa: SLF001 - of the one that returns
+            marks += (code, ~now_ns)
     except Exception as error:
         exchange.observer.internal_errors.count("Insight", error)
 
