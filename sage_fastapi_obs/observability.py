@@ -93,7 +93,7 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
-        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
+        self.insight = insight(settings, self, self._retention) if settings.insight.enabled else None
         """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),

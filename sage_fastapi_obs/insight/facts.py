@@ -2,13 +2,20 @@
 
 from typing import Any
 
+from sage_fastapi_obs.insight.held_loop import HeldLoop
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ()
+    __slots__ = ("held_loop",)
+
+    held_loop: HeldLoop | None
+    """How long it kept the event loop from anything else."""
+
+    def __init__(self) -> None:
+        self.held_loop = None
 
 
 def facts_of(exchange: Exchange) -> Facts:
