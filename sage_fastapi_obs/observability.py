@@ -277,6 +277,8 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
+        if self.insight is not None:
+            self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
         """Return whether a request is not recorded."""

@@ -32,9 +32,7 @@ class ApplicationCode:
     def add_packages_of(self, endpoints: Iterable[object]) -> None:
         """Count the packages of endpoints to the application, wherever they are."""
         for endpoint in endpoints:
-            while isinstance(endpoint, partial):
-                endpoint = endpoint.func
-            name, dot, _ = str(getattr(endpoint, "__module__", "")).partition(".")
+            name, dot, _ = _module_of(endpoint).partition(".")
             file = getattr(sys.modules.get(name), "__file__", None)
             # Routes that the framework has added itself, such as that of its documentation, are not the application's.
             if file and name not in _FRAMEWORKS:
@@ -78,3 +76,9 @@ class ApplicationCode:
             if part in file:
                 return file.rpartition(part)[2]
         return "/".join(Path(file).parts[-_SHOWN_PARTS:])
+
+
+def _module_of(endpoint: object) -> str:
+    while isinstance(endpoint, partial):
+        endpoint = endpoint.func
+    return str(getattr(endpoint, "__module__", ""))

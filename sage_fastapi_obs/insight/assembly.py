@@ -25,4 +25,4 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
         # The last one: it leaves out what others have found.
         Waiting(watch, code, retention.median_us),
     ]
-    return InsightRecorder(observers, retention.slow_us, observability.internal_errors)
+    return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)

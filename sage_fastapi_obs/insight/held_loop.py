@@ -15,7 +15,7 @@ class HeldLoop:
         self.places: Counter[str | None] = Counter()
         """Nanoseconds at each line of the application."""
         self.own_ns = self.inferred_ns = self.block_ns = 0
-        """What of it was without what other processes took, and what was not seen; how long the blocks were in which it did that."""
+        """Of it, without what other processes took; of it, not seen; and all of the blocks in which it did that."""
 
     def add(self, holder: Holder, block: LoopBlock) -> None:
         """Add its part of a block."""
