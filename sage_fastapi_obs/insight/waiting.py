@@ -95,8 +95,10 @@ class Waiting(CauseObserver):
         # The dictionary keeps nothing of requests that have ended.
         self._seen = {exchange: seen for exchange in current if (seen := self._seen.get(exchange)) is not None}
         due.sort(key=self._due_ns)
+        running = asyncio.current_task(loop_thread.loop)
         for exchange in due[:_MOST_A_TICK]:
-            self._look_at(exchange, loop_thread, now_ns)
+            if running is None or not _runs_for(running, exchange):
+                self._look_at(exchange, loop_thread, now_ns)
 
     def _is_due(self, exchange: Exchange, now_ns: int) -> bool:
         if exchange.finished or exchange.socket is not None or exchange.first_byte_us is not None or exchange.task is None:
@@ -109,7 +111,7 @@ class Waiting(CauseObserver):
 
     def _look_at(self, exchange: Exchange, loop_thread: LoopThread, now_ns: int) -> None:
         task = exchange.task
-        if task is None or asyncio.current_task(loop_thread.loop) is task:
+        if task is None:
             return
         seen = self._seen.setdefault(exchange, _Seen())
         seen.due_ns = exchange.started_ns + int((now_ns - exchange.started_ns) * _GROWTH)
@@ -131,6 +133,10 @@ def _children(
     for number, task in enumerate(asyncio.all_tasks(loop)):
         if number >= _MOST_TASKS:
             return
-        context = context_of(task)
-        if task is not parent and context is not None and context.get(current_exchange) is exchange:
+        if task is not parent and _runs_for(task, exchange):
             yield task
+
+
+def _runs_for(task: "asyncio.Task[Any]", exchange: Exchange) -> bool:
+    context = context_of(task)
+    return task is exchange.task or (context is not None and context.get(current_exchange) is exchange)
