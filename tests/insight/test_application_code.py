@@ -2,13 +2,17 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import fastapi
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.request.route import endpoints_of
 
 
 def frame_in(file: Path | str, source: str = "frame = sys._getframe()") -> FrameType:
@@ -40,6 +44,16 @@ def test_libraries_are_not_the_application(file: str) -> None:
 
 def test_an_installed_package_that_serves_routes_is_the_application() -> None:
     """A service that is installed as a package is named by its lines."""
+    code, frame = ApplicationCode(), frame_in(httpx.__file__)
+    code.add_packages_of([partial(httpx.get)])
+    assert code.line(frame) == "httpx/__init__.py:1"
+
+
+def test_the_framework_is_never_the_application() -> None:
+    """The routes of its documentation, which FastAPI adds to each app, do not make it the application."""
+    app = FastAPI()
     code, frame = ApplicationCode(), frame_in(fastapi.__file__)
-    code.add_packages_of([fastapi.routing.APIRoute])
-    assert code.line(frame) == "fastapi/__init__.py:1"
+    code.add_packages_of(endpoints_of(app))
+    line = code.line(frame)
+    assert line is not None
+    assert "fastapi" not in line
