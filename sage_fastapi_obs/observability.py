@@ -22,6 +22,7 @@ from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
+from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -277,6 +278,8 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
+        if self.insight is not None:
+            see_handlers(app)
 
     def excludes(self, scope: Scope) -> bool:
         """Return whether a request is not recorded."""

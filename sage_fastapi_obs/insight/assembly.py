@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.refusals import Refusals
 from sage_fastapi_obs.request.watch import Observer
 from sage_fastapi_obs.settings import Settings
 
@@ -11,5 +13,6 @@ from sage_fastapi_obs.settings import Settings
 def insight(settings: Settings, observability: Observer, slow_us: Callable[[str | None], int]) -> InsightRecorder:
     """Build the observers. `slow_us`: the duration from which on a request of a route is slow."""
     del settings
-    observers: list[CauseObserver] = []
+    code = ApplicationCode()
+    observers: list[CauseObserver] = [Refusals(code)]
     return InsightRecorder(observers, slow_us, observability.internal_errors)

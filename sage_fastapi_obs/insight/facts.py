@@ -2,13 +2,22 @@
 
 from typing import Any
 
+from sage_fastapi_obs.insight.raised_error import RaisedError
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ()
+    __slots__ = ("not_valid", "raised")
+
+    raised: RaisedError | None
+    """The last exception that a handler of the app was looked for."""
+    not_valid: RaisedError | None
+    """The last of them that says what was not valid."""
+
+    def __init__(self) -> None:
+        self.raised = self.not_valid = None
 
 
 def facts_of(exchange: Exchange) -> Facts:

@@ -8,6 +8,7 @@ from sage_fastapi_obs.catalog import (
     REQUEST_LABELS,
     REQUEST_METRICS,
     SLOW_REQUESTS,
+    VALIDATION_ERRORS,
     WEBSOCKET_METRICS,
     Metric,
     build,
@@ -16,6 +17,7 @@ from sage_fastapi_obs.catalog import (
 from sage_fastapi_obs.metrics.http_series import BATCH, HttpRequestSeries, RequestSeries
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.request.exchange import Exchange, Socket
+from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 
@@ -34,7 +36,7 @@ class HttpMetrics(Recorder):
         )
         self._in_flight = requests.in_flight
         register(requests, shared.registry)
-        metrics = (*HTTP_METRICS, SLOW_REQUESTS, *WEBSOCKET_METRICS)
+        metrics = (*HTTP_METRICS, SLOW_REQUESTS, VALIDATION_ERRORS, *WEBSOCKET_METRICS)
         self._metrics = {metric.name: metric for metric in metrics}
         self._instruments: dict[str, Any] = {**build(metrics, shared.registry)}
         self._exemplars = settings.exemplars
@@ -56,6 +58,8 @@ class HttpMetrics(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
+        if exchange.explanation is not None:
+            self._count_causes(exchange, exchange.explanation)
         if exchange.socket is not None:
             self._socket_finished(exchange, exchange.socket)
             return
@@ -75,8 +79,6 @@ class HttpMetrics(Recorder):
             self._requests.add_up(series)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", exchange, exchange.error_type)
-        if exchange.explanation is not None and exchange.explanation.is_slow:
-            self._of(SLOW_REQUESTS.name, exchange, cause=exchange.explanation.cause).inc()
 
     def _stream_finished(self, exchange: Exchange) -> None:
         self._time("http_stream_duration_seconds", exchange, exchange.duration_us)
@@ -99,6 +101,12 @@ class HttpMetrics(Recorder):
         self._of("websocket_messages_total", exchange, direction="sent").inc(socket.sent_messages)
         if exchange.failed:
             self._count_error("websocket", exchange, cast("str", exchange.error_type))
+
+    def _count_causes(self, exchange: Exchange, explanation: Explanation) -> None:
+        if explanation.is_slow and exchange.socket is None:
+            self._of(SLOW_REQUESTS.name, exchange, cause=explanation.cause).inc()
+        for location, kind in explanation.validation_errors:
+            self._of(VALIDATION_ERRORS.name, exchange, location=location, kind=kind).inc()
 
     def _time(self, name: str, exchange: Exchange, duration_us: int) -> None:
         is_linked = exchange.sampled and self._exemplars

@@ -1,5 +1,6 @@
 """Why a request was slow, was refused or failed: what was found out about it, the most important first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -46,6 +47,8 @@ class Explanation:
     """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
     validation: list[str] | None = None
     """What was wrong with it: location and kind of each error, such as `body.items.*.price: missing`."""
+    validation_errors: Sequence[tuple[str, str]] = ()
+    """The same as pairs, without those that are only counted there."""
     timings: dict[str, int] | None = None
     """Where its time went, in microseconds: `dependencies`, `endpoint`, `serialization` and so on."""
 
