@@ -43,8 +43,6 @@ class Explanation:
     delayed_up_to_us: int | None = None
     queued_up_to_us: int | None = None
     """How long it may have waited before our clock began, as the event loop was blocked until then: no part of the duration."""
-    queue_us: int | None = None
-    """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
     validation: list[str] | None = None
     """What was wrong with it: location and kind of each error, such as `body.items.*.price: missing`."""
     validation_errors: Sequence[tuple[str, str]] = ()
@@ -65,7 +63,7 @@ class Explanation:
     @property
     def is_telling(self) -> bool:
         """Whether there is anything to show."""
-        figures = self.blocked_loop_us, self.delayed_up_to_us, self.queued_up_to_us, self.queue_us
+        figures = self.blocked_loop_us, self.delayed_up_to_us, self.queued_up_to_us
         return bool(self.findings or self.validation) or any(figure is not None for figure in figures)
 
     @property

@@ -286,6 +286,8 @@ class InsightSettings(_Section):
     """Find out why."""
     blocked_loop_seconds: float = Field(default=0.1, ge=0.05, le=60.0)
     """Who keeps the event loop from anything else for so long is named; at least 0.05."""
+    queue_header: HeaderName | None = None
+    """Header in which a proxy says when it got a request: `X-Request-Start`. Only where it overwrites what clients send."""
 
 
 class FigureSettings(_Section):
