@@ -76,4 +76,4 @@ class ApplicationCode:
         for part in (*_INSTALLED, self._folder):
             if part in file:
                 return file.rpartition(part)[2]
-        return "/".join(Path(file).parts[1:][-_SHOWN_PARTS:])
+        return "/".join(Path(file).parts[-_SHOWN_PARTS:]).lstrip("/")

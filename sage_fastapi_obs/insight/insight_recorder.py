@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
+from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Explanation, Finding
@@ -15,9 +16,15 @@ class InsightRecorder(Recorder):
     component = "Insight"
 
     def __init__(
-        self, observers: list[CauseObserver], slow_us: Callable[[str | None], int], internal_errors: InternalErrors
+        self,
+        observers: list[CauseObserver],
+        slow_us: Callable[[str | None], int],
+        internal_errors: InternalErrors,
+        stacks: Stacks,
     ) -> None:
         """`slow_us`: the duration from which on a request of a route is slow."""
+        self.stacks = stacks
+        """Tells what the process is doing."""
         self._observers = observers
         self._slow_us = slow_us
         self._internal_errors = internal_errors
