@@ -23,6 +23,8 @@ from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.exception_handlers import see_handlers
+from sage_fastapi_obs.insight.server_timing import server_timing
+from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.insight.stacks_signal import StacksSignal
 from sage_fastapi_obs.insight.stacks_socket import StacksSocket
 from sage_fastapi_obs.install import PagePlacement, install
@@ -96,9 +98,7 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
-        self.insight = (
-            insight(settings, self, self._retention.slow_us, redaction.readable) if settings.insight.enabled else None
-        )
+        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
         """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
@@ -116,6 +116,10 @@ class Observability(Lifecycle):
         """What writes the lines."""
         self.store = self._build_store(redaction) if settings.store.enabled else None
         """Keeps requests that matter; None where the settings switch it off."""
+        self.stacks = (
+            None if self.insight is None else Stacks(settings.service.name, self, self.insight.code, redaction.readable)
+        )
+        """Tells which requests are in flight, and where they are."""
         self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
         self._stacks_socket = StacksSocket(
             partial(socket_prefix, settings.store, store_key(settings.service.name)),
@@ -151,7 +155,7 @@ class Observability(Lifecycle):
         self._port = MetricsPort(self.metrics_page, settings.metrics)
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
-            None if self.insight is None else self.insight.stacks.report,
+            None if self.stacks is None else self.stacks.report,
         )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
@@ -170,7 +174,7 @@ class Observability(Lifecycle):
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
         acting = (store, tracing, exemplars, metrics, logs, held_lines)
-        deciding = (self.insight, self._retention) if any(acting) else ()
+        deciding = (self.insight, self._retention, server_timing(settings, self.insight)) if any(acting) else ()
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -271,11 +275,13 @@ class Observability(Lifecycle):
         return done
 
     def _report_stacks(self) -> bytes:
-        return b"" if self.insight is None else self.insight.stacks.report().model_dump_json().encode()
+        return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
 
     def _start_insight(self) -> None:
         if self.insight is not None:
             self.insight.start()
+        if self.stacks is not None:
+            self.stacks.start()
 
     def _stop_insight(self) -> None:
         if self.insight is not None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
-from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Explanation, Finding
@@ -16,20 +16,17 @@ class InsightRecorder(Recorder):
     component = "Insight"
 
     def __init__(
-        self,
-        observers: list[CauseObserver],
-        slow_us: Callable[[str | None], int],
-        internal_errors: InternalErrors,
-        stacks: Stacks,
+        self, observers: list[CauseObserver], slow_us: Callable[[str | None], int], internal_errors: InternalErrors
     ) -> None:
         """`slow_us`: the duration from which on a request of a route is slow."""
-        self.stacks = stacks
-        """Tells what the process is doing."""
+        self.code = ApplicationCode()
+        """Tells lines of the application from those of libraries."""
         self._observers = observers
         self._slow_us = slow_us
         self._internal_errors = internal_errors
         self._started = overridden(observers, "request_started")
         self._concerns = overridden(observers, "concerns")
+        self._timing = [observer for observer in observers if type(observer).timings is not CauseObserver.timings]
         self._explain = overridden(observers, "explain")
 
     def start(self) -> None:
@@ -55,11 +52,21 @@ class InsightRecorder(Recorder):
             self._find_out(exchange, is_slow=is_slow)
         exchange.facts = None
 
+    def timings(self, exchange: Exchange) -> dict[str, int]:
+        """Return where its time went so far, in microseconds by name; of two observers the later one knows better."""
+        found: dict[str, int] = {}
+        for observer in self._timing:
+            found |= observer.timings(exchange)
+        return found
+
     def _is_of_concern(self, exchange: Exchange) -> bool:
-        return any(concerns(exchange) for concerns in self._concerns)
+        for concerns in self._concerns:  # noqa: SIM110 - a generator would cost every request as much as they do
+            if concerns(exchange):
+                return True
+        return False
 
     def _find_out(self, exchange: Exchange, *, is_slow: bool) -> None:
-        explanation = Explanation(is_slow=is_slow)
+        explanation = Explanation(is_slow=is_slow, timings=self.timings(exchange) or None)
         for explain in self._explain:
             try:
                 explain(exchange, explanation)

@@ -19,8 +19,7 @@ _NOT_FOUND = {"http": frozenset({404}), "websocket": frozenset({403, 404})}
 class Refusals(CauseObserver):
     """Explains 422s and other refusals, and exceptions."""
 
-    def __init__(self, code: ApplicationCode) -> None:
-        self._code = code
+    def __init__(self) -> None:
         self._names = DeclaredNames()
 
     def concerns(self, exchange: Exchange) -> bool:
@@ -41,7 +40,7 @@ class Refusals(CauseObserver):
         if not_valid is not None:
             self._add_not_valid(exchange, explanation, not_valid)
         if exchange.failed and raised is not None and not raised.is_answer and raised.errors is None:
-            explanation.findings.append(Finding("exception", f"raised {raised.name}{self._place(raised)}"))
+            explanation.findings.append(Finding("exception", f"raised {raised.name}{_place(exchange, raised)}"))
         elif exchange.status >= 400 and not_valid is None:
             explanation.findings.append(Finding("refused", self._refusal(exchange, raised)))
 
@@ -58,19 +57,26 @@ class Refusals(CauseObserver):
     def _refusal(self, exchange: Exchange, raised: RaisedError | None) -> str:
         if exchange.rejection is not None:
             return f"refused: {exchange.rejection}"
-        place = "" if raised is None else self._place(raised)
+        place = "" if raised is None else _place(exchange, raised)
         if not place and exchange.route is None and exchange.status in _NOT_FOUND[exchange.kind]:
             return "no route matches"
         if not place and exchange.status == 405:
             method = exchange.method
             return f"the route has no method {method}" if method in KNOWN_METHODS else "the route has no such method"
-        return f"answered {exchange.status}{place or self._file(raised)}"
+        return f"answered {exchange.status}{place or _file(exchange, raised)}"
 
-    def _file(self, raised: RaisedError | None) -> str:
-        if raised is None or not raised.frames:
-            return ", without an exception"
-        return f" in {self._code.file(raised.frames[-1][0])}"
 
-    def _place(self, raised: RaisedError) -> str:
-        places = (self._code.place(code, line) for code, line in reversed(raised.frames))
-        return next((f" at {place}" for place in places if place is not None), "")
+def _place(exchange: Exchange, raised: RaisedError) -> str:
+    places = (_code(exchange).place(code, line) for code, line in reversed(raised.frames))
+    return next((f" at {place}" for place in places if place is not None), "")
+
+
+def _file(exchange: Exchange, raised: RaisedError | None) -> str:
+    if raised is None or not raised.frames:
+        return ", without an exception"
+    return f" in {_code(exchange).file(raised.frames[-1][0])}"
+
+
+def _code(exchange: Exchange) -> ApplicationCode:
+    code: ApplicationCode = exchange.observer.insight.code
+    return code

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from sage_fastapi_obs.catalog import known_method
 from sage_fastapi_obs.insight.application_code import ApplicationCode
-from sage_fastapi_obs.insight.observer import CauseObserver
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, running_task
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -72,7 +71,7 @@ class StacksReport(BaseModel):
     threads: list[ThreadStack]
 
 
-class Stacks(CauseObserver):
+class Stacks:
     """Reports what one process is doing; asked in any thread, also while the event loop hangs."""
 
     def __init__(self, service: str, observer: Observer, code: ApplicationCode, readable: Callable[[str], str]) -> None:

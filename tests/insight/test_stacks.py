@@ -104,8 +104,8 @@ def seen(watched: Watched) -> dict[str | None, str | None]:
 
 
 def report(watched: Watched) -> StacksReport:
-    assert watched.obs.insight is not None
-    return watched.obs.insight.stacks.report()
+    assert watched.obs.stacks is not None
+    return watched.obs.stacks.report()
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
@@ -394,11 +394,11 @@ def test_what_is_told_without_a_loop() -> None:
     """A report of a service that was started outside of a loop has its threads."""
     obs = Observability(Settings(store={"enabled": False}, logging={"enabled": False}))
     obs.start()
-    assert obs.insight is not None
+    assert obs.stacks is not None
     free = threading.Event()
     thread = threading.Thread(target=free.wait, name="other")
     thread.start()
-    found = obs.insight.stacks.report()
+    found = obs.stacks.report()
     free.set()
     thread.join()
     assert [RequestStack, *found.requests] == [RequestStack]
