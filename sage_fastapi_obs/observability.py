@@ -22,7 +22,6 @@ from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
-from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.insight.stacks_signal import StacksSignal
@@ -98,7 +97,7 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
-        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
+        self.insight = insight(settings, self, self._retention) if settings.insight.enabled else None
         """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
@@ -306,7 +305,7 @@ class Observability(Lifecycle):
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
         if self.insight is not None:
-            see_handlers(app)
+            self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
         """Return whether a request is not recorded."""

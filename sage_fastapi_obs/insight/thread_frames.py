@@ -33,7 +33,7 @@ def collector_off() -> Iterator[None]:
 
 def frame_of(thread: int) -> FrameType | None:
     """Return the innermost frame of a thread; None where it cannot be read. Keep it for no longer than needed."""
-    return sys._current_frames().get(thread) if SHOWS_THREADS else None  # noqa: SLF001 - documented
+    return sys._current_frames().get(thread) if SHOWS_THREADS else None  # noqa: SLF001 - documented, for debuggers
 
 
 def context_of(task: asyncio.Task[Any]) -> Context | None:

@@ -15,7 +15,7 @@ import pytest
 from servers import free_port
 from support import PATIENCE_SECONDS, until
 
-from sage_fastapi_obs.cli import main, stacks
+from sage_fastapi_obs.cli import main, stacks_command
 from sage_fastapi_obs.insight.stacks_socket import SUFFIX, StacksSocket
 
 SERVICE = """
@@ -59,7 +59,7 @@ uvicorn.run(app, port=int(sys.argv[1]), loop=sys.argv[2], log_level="critical")
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], str]]]:
     """Start services in processes of their own, and let the command find them."""
     monkeypatch.setenv("SAGE_OBS_STORE__PATH", str(tmp_path / "store"))
-    monkeypatch.setattr(stacks, "_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(stacks_command, "_SECONDS", PATIENCE_SECONDS)
     script = tmp_path / "blocked.py"
     script.write_text(SERVICE)
     started: list[subprocess.Popen[bytes]] = []
@@ -141,9 +141,9 @@ def test_all_processes_are_listed_and_the_dead_are_cleared_away(serve: Any, tmp_
 def test_one_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """A process whose interpreter is held is told of, after a while, with what to do; and so is one that answers nonsense."""
     monkeypatch.setenv("SAGE_OBS_STORE__PATH", str(tmp_path))
-    monkeypatch.setattr(stacks, "_SECONDS", 0.05)
-    folder = next(iter(stacks.private_files.__globals__["_bases"](stacks.Settings.from_env().store)))
-    private = stacks.private_files.__globals__["private_folder"](folder)
+    monkeypatch.setattr(stacks_command, "_SECONDS", 0.05)
+    folder = next(iter(stacks_command.private_files.__globals__["_bases"](stacks_command.Settings.from_env().store)))
+    private = stacks_command.private_files.__globals__["private_folder"](folder)
     free = threading.Event()
     hung = StacksSocket(lambda: private / "digest", lambda: free.wait(PATIENCE_SECONDS) and b"", print, print)
     odd = StacksSocket(lambda: private / "other", lambda: b"nonsense", print, print)
