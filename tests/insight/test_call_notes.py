@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_fastapi_obs.insight.busy_time import BusyTime
+from sage_fastapi_obs.insight.busy_time import BusyTime, together_us
 from sage_fastapi_obs.insight.call_notes import MOST_CALLEES, Callee, CallNotes
 from sage_fastapi_obs.insight.calls import SlowCalls
 from sage_fastapi_obs.insight.facts import facts_of
@@ -26,6 +26,16 @@ def test_time_that_overlaps_counts_once(spans: list[tuple[int, int]]):
     for first, last in sorted(spans, key=lambda span: span[1]):
         busy.add(first * 1_000, last * 1_000)
     assert busy.us == together(spans)
+
+
+@given(st.lists(SPANS, max_size=5))
+def test_several_are_added_up_alike(lists: list[list[tuple[int, int]]]):
+    """What overlaps between several counts once, too."""
+    several = [BusyTime() for _ in lists]
+    for busy, spans in zip(several, lists, strict=True):
+        for first, last in sorted(spans, key=lambda span: span[1]):
+            busy.add(first * 1_000, last * 1_000)
+    assert together_us(several) == together([span for spans in lists for span in spans])
 
 
 @given(MANY)
