@@ -4,19 +4,27 @@ from typing import Any
 
 from sage_fastapi_obs.insight.busy_time import BusyTime
 from sage_fastapi_obs.insight.call_notes import CallNotes
+from sage_fastapi_obs.insight.request_phases import Marks
+from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ("calls", "connection_waits")
+    __slots__ = ("calls", "connection_waits", "marks", "thread_waits")
+
+    calls: CallNotes | None
+    """Queries and calls of other services."""
+    connection_waits: dict[str, BusyTime] | None
+    """Waits for a connection of a pool, by what was waited for: `a connection held by GET /report`."""
+    marks: Marks | None
+    """When FastAPI's parts of the request began and ended."""
+    thread_waits: ThreadWaits | None
+    """How long it waited for a thread, and for whom."""
 
     def __init__(self) -> None:
-        self.calls: CallNotes | None = None
-        """Queries and calls of other services."""
-        self.connection_waits: dict[str, BusyTime] | None = None
-        """Waits for a connection of a pool, by what was waited for: `a connection held by GET /report`."""
+        self.calls = self.connection_waits = self.marks = self.thread_waits = None
 
 
 def facts_of(exchange: Exchange) -> Facts:
