@@ -11,6 +11,9 @@ class ConnectionWaits(CauseObserver):
 
     def concerns(self, exchange: Exchange) -> bool:
         """Tell whether a wait was long."""
+        facts = exchange.facts
+        if facts is None or facts.connection_waits is None:
+            return False
         return any(busy.us >= LEAST_LOST_US for _, busy in _waits(exchange))
 
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
