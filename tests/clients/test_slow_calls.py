@@ -202,6 +202,7 @@ async def test_work_after_the_answer_is_not_counted(watched: Watched, postgres_a
 
         async def load(tasks: BackgroundTasks) -> JSONResponse:
             tasks.add_task(later)
+            await asyncio.sleep(0.1)
             return JSONResponse({}, 500, background=tasks)
 
         app = FastAPI()
