@@ -94,7 +94,7 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
-        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
+        self.insight = insight(settings, self, self._retention) if settings.insight.enabled else None
         """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
@@ -278,6 +278,8 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
+        if self.insight is not None:
+            self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
         """Return whether a request is not recorded."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from sage_fastapi_obs.insight.busy_time import BusyTime
 from sage_fastapi_obs.insight.call_notes import CallNotes
+from sage_fastapi_obs.insight.held_loop import HeldLoop
 from sage_fastapi_obs.insight.request_phases import Marks
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -12,19 +13,21 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ("calls", "connection_waits", "marks", "thread_waits")
+    __slots__ = ("calls", "connection_waits", "held_loop", "marks", "thread_waits")
 
     calls: CallNotes | None
     """Queries and calls of other services."""
     connection_waits: dict[str, BusyTime] | None
     """Waits for a connection of a pool, by what was waited for: `a connection held by GET /report`."""
+    held_loop: HeldLoop | None
+    """How long it kept the event loop from anything else."""
     marks: Marks | None
     """When FastAPI's parts of the request began and ended."""
     thread_waits: ThreadWaits | None
     """How long it waited for a thread, and for whom."""
 
     def __init__(self) -> None:
-        self.calls = self.connection_waits = self.marks = self.thread_waits = None
+        self.calls = self.connection_waits = self.held_loop = self.marks = self.thread_waits = None
 
 
 def facts_of(exchange: Exchange) -> Facts:

@@ -1,6 +1,7 @@
 """Asks the observers why a request was slow, was refused or failed, at its end."""
 
 from collections.abc import Callable
+from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
@@ -8,6 +9,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Explanation, Finding
 from sage_fastapi_obs.request.recorder import Recorder
+from sage_fastapi_obs.request.route import endpoints_of
 
 
 class InsightRecorder(Recorder):
@@ -16,18 +18,26 @@ class InsightRecorder(Recorder):
     component = "Insight"
 
     def __init__(
-        self, observers: list[CauseObserver], slow_us: Callable[[str | None], int], internal_errors: InternalErrors
+        self,
+        observers: list[CauseObserver],
+        slow_us: Callable[[str | None], int],
+        internal_errors: InternalErrors,
+        code: ApplicationCode,
     ) -> None:
-        """`slow_us`: the duration from which on a request of a route is slow."""
-        self.code = ApplicationCode()
-        """Tells lines of the application from those of libraries."""
+        """`slow_us`: the duration from which on a request of a route is slow. `code`: tells which lines observers name."""
         self._observers = observers
         self._slow_us = slow_us
         self._internal_errors = internal_errors
+        self.code = code
+        """Tells lines of the application from those of libraries."""
         self._started = overridden(observers, "request_started")
         self._concerns = overridden(observers, "concerns")
         self._timing = [observer for observer in observers if type(observer).timings is not CauseObserver.timings]
         self._explain = overridden(observers, "explain")
+
+    def add_application(self, app: Any) -> None:
+        """Count the packages of an app's routes to the application."""
+        self.code.add_packages_of(endpoints_of(app))
 
     def start(self) -> None:
         """Start the observers."""
@@ -60,7 +70,8 @@ class InsightRecorder(Recorder):
         return found
 
     def _is_of_concern(self, exchange: Exchange) -> bool:
-        for concerns in self._concerns:  # noqa: SIM110 - a generator would cost every request as much as they do
+        # Not `any`: a generator costs more than what it asks.
+        for concerns in self._concerns:  # noqa: SIM110
             if concerns(exchange):
                 return True
         return False

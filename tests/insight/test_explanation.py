@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_fastapi_obs.causes import ALL_CAUSES, CAUSES
+from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.facts import facts_of
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.observer import CauseObserver
@@ -98,7 +99,7 @@ def ended(duration_us: int, status: int = 200) -> Exchange:
 
 def explained(exchange: Exchange, *observers: CauseObserver, errors: InternalErrors | None = None) -> Explanation | None:
     """Let observers explain an exchange, where requests from a second on are slow."""
-    recorder = InsightRecorder([*observers], lambda _: 1_000_000, errors or InternalErrors())
+    recorder = InsightRecorder([*observers], lambda _: 1_000_000, errors or InternalErrors(), ApplicationCode())
     recorder.request_finished(exchange)
     assert exchange.facts is None
     return exchange.explanation
@@ -143,7 +144,7 @@ def test_observers_are_started_and_stopped() -> None:
     """Those that are started last are stopped first."""
     calls: list[str] = []
     recorder = InsightRecorder(
-        [Known(name="first", calls=calls), Known(name="last", calls=calls)], lambda _: 0, InternalErrors()
+        [Known(name="first", calls=calls), Known(name="last", calls=calls)], lambda _: 0, InternalErrors(), ApplicationCode()
     )
     recorder.start()
     recorder.stop()

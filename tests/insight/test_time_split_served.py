@@ -106,6 +106,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     """Serve on either event loop."""
     served = Served(tmp_path, request.param)
     yield served
+    served.visitor.close()
     if served.process.poll() is None:
         stop(served.process)
 
