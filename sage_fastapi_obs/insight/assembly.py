@@ -6,7 +6,7 @@ from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
-from sage_fastapi_obs.insight.waiting import Waiting
+from sage_fastapi_obs.insight.waiting import SlowWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 from sage_fastapi_obs.request.watch import Observer
@@ -23,6 +23,6 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
         BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
         # The last one: it leaves out what others have found.
-        Waiting(watch, code, retention.median_us),
+        SlowWaits(watch, code, retention.median_us),
     ]
     return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)

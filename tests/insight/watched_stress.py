@@ -8,6 +8,7 @@ import faulthandler
 import gc
 import sys
 import threading
+import time
 from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
@@ -63,6 +64,8 @@ class Looks:
         """Look, so many times."""
         code = ApplicationCode()
         for number in range(self._number):
+            # Let the loop go on between any two looks.
+            time.sleep(0)
             with collector_off():
                 running = running_task(self._loop)
                 place = code.line(frame_of(self._thread))
