@@ -22,6 +22,7 @@ from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
+from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -155,7 +156,7 @@ class Observability(Lifecycle):
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
         acting = (store, tracing, exemplars, metrics, logs, held_lines)
-        deciding = (self.insight, self._retention) if any(acting) else ()
+        deciding = (self.insight, self._retention, server_timing(settings, self.insight)) if any(acting) else ()
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:

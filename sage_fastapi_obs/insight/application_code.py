@@ -3,7 +3,7 @@
 import sys
 import sysconfig
 from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -68,7 +68,13 @@ class ApplicationCode:
             return False
         if any(file.startswith(root) for root in self._roots):
             return True
-        return not file.startswith(_STANDARD) and not any(part in file for part in _INSTALLED)
+        return not file.startswith((*_STANDARD, *self._folders_of_libraries)) and not any(part in file for part in _INSTALLED)
+
+    @cached_property
+    def _folders_of_libraries(self) -> tuple[str, ...]:
+        """Folders that `pip install --target` has filled: the only sign is what it notes of each library."""
+        folders = (Path(entry) for entry in sys.path if entry)
+        return tuple(f"{folder}/" for folder in folders if next(folder.glob("*.dist-info"), None) is not None)
 
     def _name(self, file: str) -> str:
         """Name a file from the working directory, or by the end of its path: where people keep their files is theirs."""

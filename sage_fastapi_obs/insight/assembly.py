@@ -2,10 +2,14 @@
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.blocked_loop import BlockedLoop
+from sage_fastapi_obs.insight.calls import SlowCalls
+from sage_fastapi_obs.insight.connection_waits import ConnectionWaits
 from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.thread_pool import ThreadPool
+from sage_fastapi_obs.insight.time_split import TimeSplit
 from sage_fastapi_obs.insight.waiting import SlowWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
@@ -22,6 +26,10 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
     observers: list[CauseObserver] = [
         BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
+        TimeSplit(),
+        ThreadPool(),
+        SlowCalls(),
+        ConnectionWaits(),
         # The last one: it leaves out what others have found.
         SlowWaits(watch, code, retention.median_us),
     ]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sage_fastapi_obs.insight.loop_block import LoopBlock
-from sage_fastapi_obs.insight.route_name import route_name
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Evidence, Explanation, Finding, readable_time
+from sage_fastapi_obs.request.request_name import request_name
 
 
 def explain_delay(
@@ -78,4 +78,4 @@ def _culprit(block: LoopBlock) -> str:
     first = block.holders[0]
     if first.exchange is None:
         return f"other code at {first.place}" if first.place else "other code"
-    return route_name(first.exchange) or "a request without a route"
+    return request_name(first.exchange)

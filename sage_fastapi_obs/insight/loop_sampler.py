@@ -6,7 +6,7 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.loop_block import Sample, who_held
-from sage_fastapi_obs.insight.loop_thread import LoopThread, ClockReading
+from sage_fastapi_obs.insight.loop_thread import ClockReading, LoopThread
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
 from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange

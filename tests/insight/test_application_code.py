@@ -1,5 +1,6 @@
 """Which lines are the application's, and how they are written."""
 
+import importlib
 import json
 import sys
 from functools import partial
@@ -40,6 +41,20 @@ def test_libraries_are_not_the_application(file: str) -> None:
     line = ApplicationCode().line(frame)
     assert line is not None
     assert "tests/insight/test_application_code.py" in line
+
+
+def test_a_library_in_a_folder_of_its_own_is_not_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that pip has filled has libraries, whatever it is called; the application beside them is known by its routes."""
+    (tmp_path / "orm-2.0.dist-info").mkdir()
+    (tmp_path / "shop.py").write_text("def endpoint(): pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, shop = ApplicationCode(), importlib.import_module("shop")
+    code.add_packages_of([shop.endpoint])
+    line = code.line(frame_in(tmp_path / "orm" / "query.py"))
+    assert line is not None
+    assert "test_application_code.py" in line
+    assert str(code.line(frame_in(tmp_path / "shop.py"))).endswith(f"{tmp_path.name}/shop.py:1")
+    del sys.modules["shop"]
 
 
 def test_an_installed_package_that_serves_routes_is_the_application() -> None:

@@ -54,6 +54,10 @@ def create_app() -> FastAPI:
     async def boom() -> None:
         raise HTTPException(503)
 
+    @app.get("/report")
+    async def report() -> None:
+        time.sleep(0.2)  # noqa: ASYNC251 - it is there to block the event loop
+
     @app.get("/stream")
     async def stream() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
@@ -84,7 +88,7 @@ async def _work(app: FastAPI) -> None:
         for turn in itertools.count():
             await client.get(f"/items/{turn}")
             await client.post("/items", json={"turn": turn})
-            for path in ("/private", "/boom", "/stream", "/wp-login.php"):
+            for path in ("/private", "/boom", "/report", "/stream", "/wp-login.php"):
                 await client.get(path)
             await _talk(app)
             await _sage(turn)
@@ -199,6 +203,13 @@ def _dependencies(turn: int) -> None:
     observe("kafka_process_duration_seconds", 0.01, "orders")
     count("dependency_calls_total", "http", "GET", status)
     observe("dependency_call_duration_seconds", 0.03, "http", "GET")
+    pool = "db.internal:5432/shop"
+    for state, number in (("used", turn % 5), ("idle", 5 - turn % 5)):
+        set_gauge("db_client_connection_count", number, pool, state)
+    set_gauge("db_client_connection_max", 5, pool)
+    set_gauge("db_client_connection_pending_requests", turn % 2, pool)
+    observe("db_client_connection_wait_time_seconds", 0.001, pool)
+    observe("db_client_connection_use_time_seconds", 0.01, pool)
     code = "INTERNAL" if turn % 20 == 0 else "OK"
     count("grpc_request_total", "/customer.Identify/Find", code)
     observe("grpc_request_duration_seconds", 0.004, "/customer.Identify/Find", code)
