@@ -3,10 +3,13 @@
 from sage_fastapi_obs.catalog import UNMATCHED, known_method
 from sage_fastapi_obs.request.exchange import Exchange
 
+NOT_YET = "(route not known yet)"
+
 
 def request_name(exchange: Exchange) -> str:
     """Return method and route, never the path; also while the request runs and has no answer yet."""
-    return f"{known_method(exchange.method)} {exchange.route or _route_so_far(exchange) or UNMATCHED}"
+    unknown = UNMATCHED if exchange.finished else NOT_YET
+    return f"{known_method(exchange.method)} {exchange.route or _route_so_far(exchange) or unknown}"
 
 
 def _route_so_far(exchange: Exchange) -> str | None:
