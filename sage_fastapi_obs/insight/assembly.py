@@ -8,6 +8,8 @@ from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.queue_time import QueueTime
+from sage_fastapi_obs.insight.refusals import Refusals
 from sage_fastapi_obs.insight.thread_pool import ThreadPool
 from sage_fastapi_obs.insight.time_split import TimeSplit
 from sage_fastapi_obs.insight.waiting import SlowWaits
@@ -26,6 +28,7 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
     observers: list[CauseObserver] = [
         BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
+        Refusals(),
         TimeSplit(),
         ThreadPool(),
         SlowCalls(),
@@ -33,4 +36,6 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
         # The last one: it leaves out what others have found.
         SlowWaits(watch, code, retention.median_us),
     ]
+    if settings.insight.queue_header is not None:
+        observers.insert(0, QueueTime(settings.insight.queue_header))
     return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)
