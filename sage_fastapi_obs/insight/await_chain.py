@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
@@ -40,9 +40,9 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
     for frame in _frames(task.get_coro()):
         found = frame.f_code
         file, name = found.co_filename, found.co_name
-        own_place = code.place(found, frame.f_lineno)
-        if own_place is not None:
-            place, is_for_client = own_place, False
+        if code.place(found, 0) is not None:
+            # Only now: to find the number of the line costs more than all else.
+            place, is_for_client = code.place(found, frame.f_lineno), False
         elif name in _THREAD_CALLS or file.startswith(_CLIENTS):
             is_watched = True
         elif name in ("receive", "send") and file.startswith(_WATCH):
@@ -56,10 +56,14 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
     for _ in range(_MOST_STEPS):
         if awaited is None:
             return
-        frame = _first(awaited, _FRAMES)
+        if type(awaited) is CoroutineType:
+            # Nearly all are: this is all that a look costs.
+            frame, following = awaited.cr_frame, awaited.cr_await
+        else:
+            frame, following = _first(awaited, _FRAMES), None
         if frame is not None:
             yield frame
-        awaited = _next(awaited)
+        awaited = _next(awaited) if following is None else following
 
 
 def _next(awaited: Any) -> Any:

@@ -26,8 +26,8 @@ _LEAST_SHARE = 0.3
 """Of what was seen of a request: less often seen is a guess."""
 _USUAL = 1.25
 """A request that takes so many times the median of its route is no slower than others."""
-_GROWTH = 1.1
-"""A request is looked at less and less often: each time once it is older by a tenth."""
+_GROWTH = 1.25
+"""A request is looked at less and less often: each time once it is older by a quarter."""
 _NOT_WAITS = frozenset({"waiting", "dependencies", "serialization"})
 _FOR_CLIENT = "for the client"
 

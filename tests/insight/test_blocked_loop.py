@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -264,29 +263,3 @@ def test_threads_that_compute_blame_no_request(service: Service) -> None:
     lines = service.ask(["/burns"] * 4, ["/fine"] * 4, ["/waits/0.1"] * 4)
     assert not any("blocked_loop_ms" in one for found in lines.values() for one in found)
     assert not any("delayed_by" in one for found in lines.values() for one in found)
-
-
-def test_a_service_that_has_nothing_to_do_is_not_woken(service: Service) -> None:
-    """About a second after the last request the watch thread sleeps until the next one."""
-    if not Path("/proc/self/task").exists():
-        pytest.skip("only Linux tells it")
-    service.ask(["/fine"])
-    process = service.server._process
-    assert process is not None
-    folder = Path(f"/proc/{process.pid}/task")
-
-    def switches() -> int:
-        return sum(
-            int(status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-            for status in folder.glob("*/status")
-            if (status.parent / "comm").read_text().startswith("sage-obs-watch")
-        )
-
-    def is_quiet() -> bool:
-        before = switches()
-        time.sleep(0.5)
-        return switches() == before
-
-    if sys.version_info >= (3, 14):
-        assert switches()
-    until(is_quiet, "sleep")

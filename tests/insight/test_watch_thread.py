@@ -25,6 +25,11 @@ def watch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "sage-obs-watch"]
 
 
+def switches(status: Path) -> str:
+    """Tell how often a thread has slept."""
+    return status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]
+
+
 async def test_frames_are_read_without_harm() -> None:
     """While the collector runs, objects are finalized and threads start, nothing crashes, hangs or names a wrong line."""
     program = Path(__file__).with_name("watched_stress.py")
@@ -51,6 +56,13 @@ async def test_it_sleeps_when_nothing_is_in_flight_and_wakes_with_the_next_reque
     watch.ticked.append(lambda _: ticks.append(1))
     watch.wake()
     await eventually(lambda: ticks and not watch.is_awake, "sleep")
+    status = Path(f"/proc/self/task/{watch_threads()[0].native_id}/status")
+    if sys.platform == "linux":
+        # Its last tick may not have ended; then nothing wakes it.
+        await asyncio.sleep(0.2)
+        before = switches(status)
+        await asyncio.sleep(0.5)
+        assert switches(status) == before
     ticks.clear()
     watch.wake()
     await eventually(lambda: ticks, "tick")
