@@ -21,6 +21,7 @@ from example_app.trouble import alert_rows, cause
 START_SECONDS = 30.0
 TROUBLE_AFTER_SECONDS = 15.0
 LINES_SHOWN = 6
+REASONS_SHOWN = 8
 PORT_TAKEN = 2
 SERVICE = "example-shop"
 
@@ -143,9 +144,10 @@ Ctrl-C stops it.
             alerts = await alert_rows(client)
         except httpx.TransportError:
             return
+        reasons = self._reasons()
         height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
         lines = map(_readable, self._lines(20_000)[-LINES_SHOWN:])
-        below = ["", *alerts, "", "the last log lines:", *lines]
+        below = ["", *alerts, *reasons, "", "the last log lines:", *lines]
         # The cursor is on a row of its own.
         rows = [*table(text, seconds, height - len(below) - 1), *below]
         if sys.stdout.isatty():
@@ -155,6 +157,13 @@ Ctrl-C stops it.
             self._drawn = len(rows)
         else:
             print("\n".join([*rows, ""]), flush=True)
+
+    def _reasons(self) -> list[str]:
+        """Say why requests were slow lately: the last one of each cause."""
+        found = {line["cause"]: line for line in self._lines(200_000) if line.get("why")}
+        last = sorted(found.values(), key=lambda line: line["timestamp"])[-REASONS_SHOWN:]
+        rows = [f"{line['method']} {line['route'] or '(no route)'}: {line['why'][0]}" for line in last]
+        return ["", "why requests were slow, were refused or failed:", *rows] if rows else []
 
     def _tell_a_story(self) -> None:
         """Find one failed request by its id, as one would at night."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from example_app import accounts, admin, orders, remediation, results, shop, textbooks, trouble
+from example_app import accounts, admin, delays, orders, remediation, results, shop, textbooks, trouble
 from example_app.sage import registry, routes
 from example_app.sage.agent import Agent
 from example_app.sage.errors import SageError
@@ -39,6 +39,7 @@ def create_app() -> FastAPI:
     app.mount("/registry", registry.create_app())
     app.add_exception_handler(SageError, routes.answer_error)
     _furnish(app)
+    delays.install(app)
 
     @obs.health.check("stock")
     async def stock_is_counted() -> bool:
@@ -90,6 +91,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
         sweeping.cancel()
         app.state.remediation.close()
         await app.state.prices.aclose()
+        await app.state.slow_peer.aclose()
         await app.state.registry.aclose()
 
 

@@ -97,6 +97,7 @@ SCENARIOS: dict[str, tuple[Call | Tale, ...]] = {
     ),
     "replay": (Tale(Visitors.replay, times=2),),
     "slow": (Call("GET", "/slow", times=2), Tale(Visitors.congest)),
+    "delays": (Tale(Visitors.linger, times=2),),
 }
 """What can be watched, each by itself or all together."""
 

@@ -1,6 +1,8 @@
 """Visitors who do more than one thing after another: agents, pupils, and people who log in, honest and otherwise."""
 
+import asyncio
 import base64
+import itertools
 import random
 import time
 from collections import deque
@@ -8,6 +10,7 @@ from typing import Any, get_args
 
 import httpx
 
+from example_app.delays import PATHS
 from example_app.sage.agent import Agent
 from example_app.sage.did import Chain, Operation
 from example_app.sage.errors import SageError
@@ -42,6 +45,7 @@ class Visitors:
         self._url = str(client.base_url).rstrip("/")
         self._registry = httpx.AsyncClient(base_url=f"{self._url}/registry", timeout=client.timeout, trust_env=False)
         self._agents: list[Agent] = []
+        self._delays = itertools.cycle(PATHS)
         self._late: Agent | None = None
         self._server_did = ""
         self._left: deque[Session] = deque(maxlen=100)
@@ -180,6 +184,13 @@ class Visitors:
         """Have one chain's node be slow, sometimes longer than anybody waits."""
         await self._post("/registry/solana/outage", {"kind": "slow", "seconds": random.choice((0.4, 0.8, 2.5))})
         await self._post("/did/resolve", {"did": f"did:sage:solana:{'0' * 40}"})
+
+    async def linger(self) -> None:
+        """Do one of the things that take long; the next visitor does the next one."""
+        path = next(self._delays)
+        # Several at once, where one alone has nothing to wait for.
+        together = {"threads": 60, "connections": 3}.get(path, 1)
+        await asyncio.gather(*[self._client.get(f"/delays/{path}") for _ in range(together)])
 
     async def _shake(self) -> tuple[Agent, Session]:
         agent = await self._agent()

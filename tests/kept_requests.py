@@ -48,6 +48,8 @@ def kept(number: int = 0, *, spans: Iterable[Any] = (), lines: Iterable[Any] = (
         "trace_id": f"{number + 1:032x}",
         "span_id": "root",
         "error_type": None,
+        "cause": None,
+        "why": None,
         "details": json.dumps({"spans": [*spans], "lines": [*lines]}).encode(),
     }
     return StoredRequest(**{**fields, **more})

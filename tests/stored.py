@@ -39,6 +39,8 @@ def request(**given: Any) -> StoredRequest:
         "trace_id": f"{number:032x}",
         "span_id": f"{number:016x}",
         "error_type": None,
+        "cause": None,
+        "why": None,
         "details": {},
         **given,
     }

@@ -15,7 +15,7 @@ _IDS_OF_LINES = frozenset({*_IDS, "span_id", "trace_flags"})
 
 def show_requests(screen: Screen, requests: Sequence[KeptRequest]) -> None:
     """Print a list of requests."""
-    rows = [(_time(one), plain(one.key), one.duration_ms, one.status, plain(one.kept), _title(one)) for one in requests]
+    rows = [(_time(one), plain(one.key), one.duration_ms, one.status, plain(one.kept), _reason(one)) for one in requests]
     screen.table(("time", "key", "ms", "status", "kept", "request"), rows)
 
 
@@ -42,6 +42,10 @@ def show_lines(screen: Screen, lines: Iterable[Mapping[str, Any]]) -> None:
         own = {name: value for name, value in line.items() if name not in _IDS_OF_LINES}
         for row in text_of_line(own).splitlines():
             screen.wrapped(row)
+
+
+def _reason(request: KeptRequest) -> str:
+    return f"{_title(request)}: {plain(request.why)}" if request.why else _title(request)
 
 
 def _title(request: KeptRequest) -> str:

@@ -231,6 +231,9 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
             bad=panels.seconds(sla.response_time_p95_ms),
         ).about("The line is the p95 that is promised. Points are exemplars."),
         panels.slowest(ask),
+        panel.rate(
+            "Why requests were slow", "http_slow_requests_total", ["cause", "route"], unit="reqps", width=12, stacked=True
+        ).about("What cost them most. Each has a line that says it in words; docs/why.md says what to do."),
         Panel(
             "Size of bodies: p95",
             numbers(

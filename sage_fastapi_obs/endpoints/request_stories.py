@@ -33,6 +33,10 @@ class KeptRequest(BaseModel):
     kept: str
     """Why it is kept: failed, slow, refused, first, asked, upstream or ratio."""
     error_type: str | None
+    cause: str | None = None
+    """Why it was slow, was refused or failed, in a word."""
+    why: str | None = None
+    """The same as a clause: `blocked the event loop 540 ms at app/report.py:14`."""
     request_id: str
     correlation_id: str
     trace_id: str
@@ -93,9 +97,9 @@ class RequestStory(BaseModel):
     """What happened in one request."""
 
     request: KeptRequest
-    why: list[ShownCause]
+    why: list[ShownCause] = []
     """Why it was slow, was refused or failed, the most important first."""
-    timings_ms: dict[str, Any]
+    timings_ms: dict[str, Any] = {}
     """Where its time went, in milliseconds; empty where that is not known."""
     spans: list[SpanNode]
     """The span of the request, with those below it."""

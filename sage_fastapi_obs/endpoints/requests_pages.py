@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sage_fastapi_obs.causes import Cause
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 from sage_fastapi_obs.endpoints.json_page import (
@@ -47,6 +48,8 @@ class RequestsQuery(PageQuery):
     """Those that failed, or those that did not."""
     kept: Reason | None = None
     """Why they are kept."""
+    cause: Cause | None = None
+    """What they were slow, were refused or failed for, before all."""
     slower_than_seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
     """Those that took longer, in seconds."""
     id: str | None = Field(default=None, min_length=1, max_length=1_024)

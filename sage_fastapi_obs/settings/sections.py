@@ -283,7 +283,7 @@ class InsightSettings(_Section):
     """Why requests are slow, are refused or fail; see [why](why.md)."""
 
     enabled: bool = True
-    """Find out why."""
+    """Find out why, by a thread that looks at slow requests."""
     blocked_loop_seconds: float = Field(default=0.1, ge=0.05, le=60.0)
     """Who keeps the event loop from anything else for so long is named; at least 0.05."""
 

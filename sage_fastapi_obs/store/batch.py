@@ -62,7 +62,7 @@ def _columns(record: StoredRequest | Supplement) -> Iterable[Any]:
     if isinstance(record, StoredRequest):
         return record[:-1]
     at_ns, request_id, correlation_id, trace_id, _ = record
-    return (at_ns, 0, "", "", None, "", 0, False, "", request_id, correlation_id, trace_id, "", None)
+    return (at_ns, 0, "", "", None, "", 0, False, "", request_id, correlation_id, trace_id, "", None, None, None)
 
 
 def _chunk(important: bool, details: list[bytes]) -> Chunk:

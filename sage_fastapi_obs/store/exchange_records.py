@@ -50,7 +50,8 @@ class ExchangeEncoder:
             at_ns = exchange.wall_ns + exchange.duration_us * 1_000
             details = b"{%b}" % _story_json(story, [], [])
             return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details)
-        readable = self._readable
+        readable, explanation = self._readable, exchange.explanation
+        first = None if explanation is None or not explanation.findings else explanation.findings[0]
         return StoredRequest(
             exchange.wall_ns,
             exchange.duration_us,
@@ -66,6 +67,8 @@ class ExchangeEncoder:
             exchange.trace_id,
             exchange.span_id,
             exchange.error_type,
+            None if first is None else first.cause,
+            None if first is None else first.text,
             self._details(exchange, story),
         )
 

@@ -199,7 +199,7 @@ class _Text:
 
     def is_in(self, row: StoredRow, chunks: ChunkReader) -> bool:
         request = row.request
-        shown = f"{request.path}\n{request.route}\n{request.error_type}".encode(errors="replace").lower()
+        shown = f"{request.path}\n{request.route}\n{request.error_type}\n{request.why}".encode(errors="replace").lower()
         return self._wanted in shown or self._in_json in chunks.text(row).lower()
 
 

@@ -27,6 +27,10 @@ class StoredRequest(NamedTuple):
     """32 hex digits, or empty."""
     span_id: str
     error_type: str | None
+    cause: str | None
+    """Why it was slow, was refused or failed: a word of `causes.CAUSES`; None where there is nothing to say."""
+    why: str | None
+    """The same as a clause: `blocked the event loop 540 ms at app/report.py:14`."""
     details: bytes
     """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n, "why": […], "timings": {…}}`.
 
@@ -56,6 +60,7 @@ class RequestQuery:
     """Exact, such as `404`, or a class, such as `4xx`."""
     failed: bool | None = None
     kept: str | None = None
+    cause: str | None = None
     slower_than_seconds: float | None = None
     id: str | None = None
     """Request, correlation or trace id."""

@@ -18,7 +18,7 @@ CREATE INDEX chunks_by_age ON chunks (at_ns);
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY, request_id TEXT, correlation_id TEXT, trace_id TEXT, kind TEXT, status INTEGER,
     failed INTEGER, kept TEXT, route TEXT, duration_us INTEGER, started_ns INTEGER, method TEXT, path TEXT,
-    span_id TEXT, error_type TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER)
+    span_id TEXT, error_type TEXT, cause TEXT, why TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER)
 """
 _MOST = 1 << 60
 TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))

@@ -12,7 +12,11 @@ from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
 from sage_fastapi_obs.store.schema import COLUMNS
 
 _MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
-_TYPES: tuple[Any, ...] = (int, int, str, str, (str, type(None)), str, int, int, str, str, str, str, str, (str, type(None)))
+_TEXT_OR_NONE = (str, type(None))
+_TYPES: tuple[Any, ...] = (
+    *(int, int, str, str, _TEXT_OR_NONE, str, int, int, str, str, str, str, str),
+    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT_OR_NONE),
+)
 OF_ID = "(request_id = ? OR correlation_id = ? OR trace_id = ?)"
 Condition = tuple[str, tuple[Any, ...]]
 
@@ -47,6 +51,7 @@ def conditions_of(query: RequestQuery) -> list[Condition]:
         (query.status, "status BETWEEN ? AND ?", (low, high)),
         (query.failed, "failed = ?", (query.failed,)),
         (query.kept, "kept = ?", (query.kept,)),
+        (query.cause, "cause = ?", (query.cause,)),
         (query.slower_than_seconds, "duration_us > ?", ((query.slower_than_seconds or 0) * 1e6,)),
         (query.route, "route = ?", (query.route,)),
         (query.id, OF_ID, (query.id,) * 3),

@@ -14,6 +14,7 @@ from kept_requests import BEGIN_NS, filled, kept, line, path_of, put, span
 from loguru import logger
 from support import client, drive, http_scope, times
 
+from sage_fastapi_obs.causes import CAUSES
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.retention_reasons import REASONS
 from sage_fastapi_obs.store.records import Supplement
@@ -48,6 +49,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+WHY = [
+    {"cause": "blocked_loop", "text": "blocked the event loop 540 ms at app/report.py:14", "lost_us": 540_000},
+    {"cause": "of_tomorrow", "text": "something else", "lost_us": "no number"},
+]
+
+
 @pytest.fixture
 def stored(store: Store) -> Store:
     """Store six requests, of which two failed."""
@@ -56,7 +63,15 @@ def stored(store: Store) -> Store:
         kept(0, lines=[line("first of all")]),
         kept(1, status=500, failed=True, kept="failed", error_type="LookupError", duration_us=900_000),
         kept(2, status=404, kept="refused", route=None, path="/nowhere"),
-        kept(3, correlation_id="job-0", duration_us=2_000_000, kept="slow"),
+        kept(
+            *(3,),
+            correlation_id="job-0",
+            duration_us=2_000_000,
+            kept="slow",
+            cause="blocked_loop",
+            why="blocked the event loop 540 ms at app/report.py:14",
+            details=json.dumps({"why": WHY, "timings": {"endpoint": 1_900_000}}).encode(),
+        ),
         kept(4, method="POST", route="/orders", path="/orders", lines=[line("needle in a line")]),
         kept(5, status=503, failed=True, kept="failed", error_type="503", route="/orders", path="/orders"),
     )
@@ -74,6 +89,9 @@ def stored(store: Store) -> Store:
         ({"failed": "true"}, [5, 1]),
         ({"failed": "false"}, [4, 3, 2, 0]),
         ({"kept": "slow"}, [3]),
+        ({"cause": "blocked_loop"}, [3]),
+        ({"cause": "waiting"}, []),
+        ({"text": "report.py"}, [3]),
         ({"slower_than_seconds": "0.5"}, [3, 1]),
         ({"id": "job-0"}, [3, 0]),
         ({"id": "request-4"}, [4]),
@@ -108,10 +126,33 @@ async def test_what_a_list_says_of_a_request(watch: Any, stored: Store) -> None:
         "failed": True,
         "kept": "failed",
         "error_type": "LookupError",
+        "cause": None,
+        "why": None,
         "request_id": "request-1",
         "correlation_id": "job-1",
         "trace_id": f"{2:032x}",
         "span_id": "root",
+    }
+
+
+async def test_a_story_says_why(watch: Any, stored: Store) -> None:
+    """Each cause has its words, its remedy and the page that explains it; those of another version are shown as they are."""
+    (story,) = (await Shop(watch, stored).get("requests/request-3"))["stories"]
+    assert story["request"]["why"] == story["why"][0]["text"]
+    assert story["timings_ms"] == {"endpoint": 1_900}
+    assert story["why"][0] == {
+        "cause": "blocked_loop",
+        "text": "blocked the event loop 540 ms at app/report.py:14",
+        "lost_ms": 540,
+        "remedy": CAUSES["blocked_loop"].remedy,
+        "docs": "why.md#blocked-loop",
+    }
+    assert story["why"][1] == {
+        "cause": "of_tomorrow",
+        "text": "something else",
+        "lost_ms": 0,
+        "remedy": CAUSES["unknown"].remedy,
+        "docs": "why.md#unknown",
     }
 
 

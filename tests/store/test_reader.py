@@ -29,6 +29,8 @@ REQUESTS = st.builds(
     correlation_id=IDS,
     trace_id=IDS,
     error_type=st.sampled_from([None, "ValueError"]),
+    cause=st.sampled_from([None, "waiting"]),
+    why=st.sampled_from([None, "Refused at shop.py:3"]),
     details=st.fixed_dictionaries({"lines": st.lists(st.fixed_dictionaries({"message": WORDS}), max_size=2)}),
 )
 
@@ -43,6 +45,7 @@ QUERIES = st.builds(
     status=maybe(st.sampled_from(["404", "4xx", "5xx", "204"])),
     failed=maybe(st.booleans()),
     kept=maybe(st.sampled_from(["failed", "slow", "ratio"])),
+    cause=maybe(st.sampled_from(["waiting", "call"])),
     slower_than_seconds=maybe(st.floats(0, 5)),
     id=maybe(IDS.filter(bool)),
     text=maybe(st.sampled_from(["REFUSED", "grün", "x\ny", 'a "quoted"', "valueerror", "/orders"])),
@@ -62,7 +65,7 @@ def shown(record: StoredRequest) -> StoredRequest:
 def is_wanted(record: StoredRequest, query: RequestQuery) -> bool:
     """Say in plain Python whether a query asks for a request."""
     status = str(record.status)
-    everything = f"{printable(record.path)}\n{record.route}\n{record.error_type}\n".lower()
+    everything = f"{printable(record.path)}\n{record.route}\n{record.error_type}\n{record.why}\n".lower()
     in_json = record.details.decode().lower()
     text = (query.text or "").replace("G", "g").lower()
     return (
@@ -70,6 +73,7 @@ def is_wanted(record: StoredRequest, query: RequestQuery) -> bool:
         and query.status in (None, status, f"{status[0]}xx")
         and query.failed in (None, record.failed)
         and query.kept in (None, record.kept)
+        and query.cause in (None, record.cause)
         and (query.slower_than_seconds is None or record.duration_us > query.slower_than_seconds * 1e6)
         and (query.id is None or query.id in (record.request_id, record.correlation_id, record.trace_id))
         and (query.text is None or text in everything or text.replace("\n", "\\n").replace('"', '\\"') in in_json)
