@@ -58,7 +58,7 @@ def marked_lines() -> dict[str, set[str]]:
 
 def run(python: str, loop: str, folder: Path, *, rounds: int, innocents: int, seed: int = 1, **environment: str) -> None:
     """Let the service have its traffic; what happened and what was written is in the folder afterwards."""
-    path = os.pathsep.join([str(ROOT), environment.pop("libraries", "")])
+    path = os.pathsep.join([environment.pop("libraries", ""), str(ROOT)])
     variables = {**os.environ, "PYTHONPATH": path, **environment}
     service = subprocess.Popen(
         [python, str(SERVICE), str(folder), loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT
