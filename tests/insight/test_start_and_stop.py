@@ -60,7 +60,7 @@ def busy_app() -> FastAPI:
 
     @app.get("/blocking/{n}")
     async def blocking(n: int) -> int:
-        time.sleep(0.02)
+        time.sleep(0.02)  # noqa: ASYNC251 - on purpose
         return n
 
     @app.get("/thread/{n}")
@@ -113,7 +113,8 @@ async def ask_all(app: FastAPI, rounds: int) -> list[tuple[str, int, str]]:
     return [
         (path, answer.status_code, answer.text)
         for number, ((template, path), answer) in enumerate(zip(paths, answers, strict=True))
-        if answer.status_code != EXPECTED[template] or (answer.status_code == 200 and answer.text != str(number // len(EXPECTED)))
+        if answer.status_code != EXPECTED[template]
+        or (answer.status_code == 200 and answer.text != str(number // len(EXPECTED)))
     ]
 
 

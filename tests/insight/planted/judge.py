@@ -50,9 +50,10 @@ class Block(NamedTuple):
 def marked_lines() -> dict[str, set[str]]:
     """Find the lines that have to be named, by their marks."""
     marks = defaultdict(set)
-    for number, line in enumerate(SERVICE.read_text().splitlines(), 1):
-        if found := re.search("# plant: ([a-z-]+)$", line):
-            marks[found[1]].add(f"service.py:{number}")
+    for path in (SERVICE, HERE / "holds.py"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if found := re.search("# plant: ([a-z-]+)$", line):
+                marks[found[1]].add(f"{path.name}:{number}")
     return marks
 
 
@@ -61,13 +62,18 @@ def run(python: str, loop: str, folder: Path, *, rounds: int, innocents: int, se
     path = os.pathsep.join([environment.pop("libraries", ""), str(ROOT)])
     variables = {**os.environ, "PYTHONPATH": path, **environment}
     service = subprocess.Popen(
-        [python, str(SERVICE), str(folder), loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT
+        [python, str(SERVICE), str(folder), loop],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables,
+        cwd=ROOT,
     )
     try:
         port = service.stdout.readline().strip()
         assert port, f"the service of {python} did not start"
         postgres = "postgres" if "PLANTED_DSN" in variables else "none"
-        command = [python, str(HERE / "traffic.py"), port, str(folder / "truth.json")]
+        command = [python, str(HERE / "traffic.py"), str(folder / "truth.json"), port]
         subprocess.run([*command, str(rounds), str(innocents), str(seed), postgres], check=True, env=variables, cwd=ROOT)
     finally:
         service.stdin.close()
@@ -93,7 +99,7 @@ class Verdict:
             self.faults.append(f"{what}: {fault}")
 
     def share(self, prefix: str) -> float:
-        """The share of what is right of all whose names begin so."""
+        """Return the share of what is right, of all whose names begin so."""
         names = [name for name in self.judged if name.startswith(prefix)]
         return sum(self.right[name] for name in names) / max(1, sum(self.judged[name] for name in names))
 
@@ -102,7 +108,10 @@ class Verdict:
         rows = defaultdict(dict)
         for (plant, cause), number in sorted(self.matrix.items()):
             rows[plant][cause] = number
-        table = [f"  {plant:22} {', '.join(f'{cause} {n}' for cause, n in sorted(row.items(), key=lambda one: -one[1]))}" for plant, row in rows.items()]
+        table = [
+            f"  {plant:22} {', '.join(f'{cause} {n}' for cause, n in sorted(row.items(), key=lambda one: -one[1]))}"
+            for plant, row in rows.items()
+        ]
         shares = [f"  {self.right[what]:5} of {self.judged[what]:5}  {what}" for what in sorted(self.judged)]
         return "\n".join(["planted: first causes", *table, "right", *shares])
 
@@ -173,7 +182,9 @@ class Judge:
         """See that both causes are named, the longer one first."""
         took = self._took[asked.request_id]
         first, second = sorted(took, key=lambda part: -took[part])
-        found = [next((at for at, clause in enumerate(why) if re.search(CLAUSES[part], clause)), None) for part in (first, second)]
+        found = [
+            next((at for at, clause in enumerate(why) if re.search(CLAUSES[part], clause)), None) for part in (first, second)
+        ]
         in_order = None not in found and found[0] < found[1]
         if took[first] > 1.15 * took[second]:
             self.verdict.count("pair in order", in_order, f"{about}, {took}")
@@ -217,7 +228,9 @@ class Judge:
 
     def _overlap(self, asked: Asked, start_ns: int, end_ns: int, least_ns: int) -> int:
         others = (block for block in self._blocks if block.request_id != asked.request_id or block.place == "worker")
-        return sum(max(0, min(end_ns, block.ended_ns) - max(start_ns, block.started_ns)) for block in others if block.ns >= least_ns)
+        return sum(
+            max(0, min(end_ns, block.ended_ns) - max(start_ns, block.started_ns)) for block in others if block.ns >= least_ns
+        )
 
     def _judge_victim(self, asked: Asked, line: dict[str, Any]) -> None:
         hidden = self._hidden(asked, SURE_NS)
@@ -228,28 +241,39 @@ class Judge:
             self.verdict.count("flagged waits real", self._hidden(asked, 0) > 0, about)
         lost = self._lost(asked, SURE_NS)
         if lost >= LIMIT_NS and lost >= 0.2 * line["duration_ms"] * MS:
-            self.verdict.count("delays flagged", "delayed_by" in line or "delayed_up_to_ms" in line, f"{asked.plant} {asked.request_id}: delayed {lost / MS:.0f}, {line.get('why')}")
+            self.verdict.count(
+                "delays flagged",
+                "delayed_by" in line or "delayed_up_to_ms" in line,
+                f"{asked.plant} {asked.request_id}: delayed {lost / MS:.0f}, {line.get('why')}",
+            )
         if "delayed_up_to_ms" in line:
-            self.verdict.count("flagged delays real", self._lost(asked, 0) > 0, f"{asked.plant} {asked.request_id}: {line['why']}")
+            self.verdict.count(
+                "flagged delays real", self._lost(asked, 0) > 0, f"{asked.plant} {asked.request_id}: {line['why']}"
+            )
             self._judge_culprit(asked, line)
 
     def _judge_culprit(self, asked: Asked, line: dict[str, Any]) -> None:
         if by := line.get("delayed_by"):
             start, end = asked.sent_ns, self._served[asked.request_id][1]
             routes = {_route(block) for block in self._blocks if block.started_ns < end and block.ended_ns > start}
-            self.verdict.count("culprit of a delay", any(by in route or route in by for route in routes), f"{asked.request_id}: {by}, but {routes}")
+            self.verdict.count(
+                "culprit of a delay",
+                any(by in route or route in by for route in routes),
+                f"{asked.request_id}: {by}, but {routes}",
+            )
 
     # Blocks.
 
     def _judge_block(self, block: Block) -> None:
-        """See whether a block is named with its route and the right line: on the request's own line, or where a victim tells of it."""
+        """See whether a block is named with the right line: on the line of its request, or where a victim tells of it."""
         line = self._access.get(block.request_id, {})
         if block.kind == "collect":
             return
         own = [line] if block.place in INSIDE else []
         found = any(self._is_named(block, one) for one in own or self._after(block))
         at = line.get("blocked_loop_at")
-        about = f"{block.place}/{block.kind} {block.request_id} {block.ns / MS:.0f} ms: {line.get('blocked_loop_ms')} at {at}, {line.get('why')}"
+        said = f"{line.get('blocked_loop_ms')} at {at}, {line.get('why')}"
+        about = f"{block.place}/{block.kind} {block.request_id} {block.ns / MS:.0f} ms: {said}"
         self.verdict.count(f"blocks named: {block.place}", found, about)
         self.verdict.count(f"kinds of blocks named: {block.kind}", found, about)
 

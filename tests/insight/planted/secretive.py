@@ -161,7 +161,10 @@ async def orders(
 
 @app.get("/wrong-response", response_model=Order)
 async def wrong_response() -> Any:
-    return {"kind": secret("response"), "by_name": {secret("response-key"): {"price": secret("response"), secret("response-extra"): 1}}}
+    return {
+        "kind": secret("response"),
+        "by_name": {secret("response-key"): {"price": secret("response"), secret("response-extra"): 1}},
+    }
 
 
 @app.get("/refused/{name}")
@@ -182,7 +185,7 @@ async def failing(name: str) -> None:
 @app.websocket("/socket/{name}")
 async def conversation(socket: WebSocket, name: str) -> None:
     await socket.accept()
-    time.sleep(0.2)
+    time.sleep(0.2)  # noqa: ASYNC251 - on purpose
     await socket.send_text(name)
     raise Failure(secret("exception"))
 
@@ -210,7 +213,8 @@ def main() -> None:
         server.should_exit = True
 
     threading.Thread(target=stop_with_the_input, daemon=True).start()
-    print(listening.getsockname()[1], flush=True)
+    sys.stdout.write(f"{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
     server.run(sockets=[listening])
     os._exit(0)
 

@@ -5,18 +5,13 @@ Lines with `# plant: NAME` are those that have to be named. Run it with the fold
 
 import asyncio
 import gc
-import json
 import os
-import random
-import re
 import socket
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,122 +21,20 @@ import httpx
 import sqlalchemy
 import uvicorn
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from holds import HELD_SECONDS, hold, sleep
+from noted import Stamped, block, request_id, taken
 from pydantic import BaseModel
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.clients.httpx import instrument_httpx
+from sage_fastapi_obs.clients.postgres import instrument_postgres
+
 THREADS = 4
 """The limit of threads for sync endpoints: small, so that few requests exhaust it."""
-HELD_SECONDS = 0.25
-"""How long calls hold the loop whose length can only be measured."""
 FOLDER = Path(sys.argv[1])
-DSN = os.environ.get("PLANTED_DSN")
-
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-truth: dict[str, Any] = {"served": {}, "blocks": [], "took": {}}
-"""What happened: when each request was served, what blocked the loop, and how long parts of requests took; monotonic, in ns."""
-
-
-@contextmanager
-def block(place: str, kind: str, owner: str | None = None) -> Iterator[None]:
-    """Note that the loop is blocked meanwhile."""
-    started = time.monotonic_ns()
-    yield
-    truth["blocks"].append([owner or request_id.get(), place, kind, started, time.monotonic_ns()])
-
-
-@contextmanager
-def taken(part: str) -> Iterator[None]:
-    """Note how long a part of the request took."""
-    started = time.monotonic_ns()
-    yield
-    truth["took"].setdefault(request_id.get(), {})[part] = time.monotonic_ns() - started
-
-
-def calibrated(run: Callable[[int], object], size: int) -> Callable[[], object]:
-    """Find the size at which a call computes long enough, and return the call."""
-    while True:
-        started = time.thread_time()
-        run(size)
-        took = time.thread_time() - started
-        if took >= HELD_SECONDS:
-            return lambda: run(size)
-        size = int(size * min(2.0, max(1.1, HELD_SECONDS / max(took, 0.001)))) + 1
-
-
-# Calls in C that hold the interpreter; each prepares its input before.
-values = [random.random() for _ in range(1_500_000)]
-database = sqlite3.connect(":memory:", check_same_thread=False)
-COUNT = "with recursive n(i) as (select 1 union all select i + 1 from n where i < ?) select count(*) from n"
-
-
-def multiply(bits: int) -> object:
-    number = (1 << bits) - 1
-    return number * number  # plant: multiply
-
-
-def match(length: int) -> object:
-    return re.match("(a|aa)+$", "a" * length + "b")  # plant: match
-
-
-def parse(count: int) -> object:
-    numbers = f"[{'1.5,' * count}1]"
-    return json.loads(numbers)  # plant: parse
-
-
-def sort(count: int) -> object:
-    return sorted(values[:count])  # plant: sort
-
-
-def query(count: int) -> object:
-    return database.execute(COUNT, [count]).fetchone()  # plant: query
-
-
-def calibrated_match() -> Callable[[], object]:
-    """Find the length; each character more takes 1.6 times as long."""
-    length = 20
-    while True:
-        started = time.thread_time()
-        match(length)
-        if time.thread_time() - started >= HELD_SECONDS / 1.3:
-            return lambda: match(length)
-        length += 1
-
-
-def sleep(seconds: float) -> None:
-    time.sleep(seconds)  # plant: sleep
-
-
-def loop(seconds: float) -> None:
-    ends, count = time.monotonic() + seconds, 0
-    while time.monotonic() < ends:  # plant: loop
-        count += 1  # plant: loop
-
-
-def server_query(seconds: float) -> None:
-    import psycopg
-
-    with psycopg.connect(DSN or "") as connection:  # plant: psycopg
-        connection.execute("select pg_sleep(%s)", [seconds])  # plant: psycopg
-
-
-HELD = {
-    "multiply": calibrated(multiply, 400_000),
-    "match": calibrated_match(),
-    "parse": calibrated(parse, 1_000_000),
-    "sort": calibrated(sort, 300_000),
-    "query": calibrated(query, 300_000),
-}
-
-
-def hold(kind: str, seconds: float) -> None:
-    """Hold the event loop."""
-    if kind in HELD:
-        HELD[kind]()
-    else:
-        {"sleep": sleep, "loop": loop, "psycopg": server_query}[kind](seconds)
-
 
 # Engines of SQLite; its function `pause` waits in the thread of the connection.
 
@@ -181,8 +74,6 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     task = asyncio.create_task(worker(), name="worker")
     async with httpx.AsyncClient() as partner:
         if WATCH == "ours":
-            from sage_fastapi_obs.clients.httpx import instrument_httpx
-
             instrument_httpx(partner)
         yield
     task.cancel()
@@ -426,8 +317,8 @@ async def collect() -> None:
 
 
 @app.get("/burn")
-async def burn(s: float = 2.0, count: int = 3) -> None:
-    for _ in range(count):
+async def burn(s: float) -> None:
+    for _ in range(3):
         threading.Thread(target=burning, args=[time.monotonic() + s], daemon=True).start()
 
 
@@ -463,38 +354,6 @@ def in_thread(number: int) -> int:
     return number
 
 
-class Stamped:
-    """Notes when each request is served, outside of everything that watches."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif scope["path"] == "/truth":
-            await answer_truth(send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        sent_id = dict(scope["headers"]).get(b"x-correlation-id", b"").decode()
-        request_id.set(sent_id)
-        served = truth["served"][sent_id] = [time.monotonic_ns(), 0]
-
-        async def stamped(message: Any) -> None:
-            served[1] = time.monotonic_ns()
-            await send(message)
-
-        await self._app(scope, receive, stamped)
-
-
-async def answer_truth(send: Any) -> None:
-    body = json.dumps(truth).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-
-
 WATCH = os.environ.get("PLANTED_WATCH", "ours")
 """`ours`, `nothing`, or a function `module:name` that takes the app and returns a watched one."""
 
@@ -510,9 +369,6 @@ def watched(app: FastAPI) -> Any:
 
 
 def watched_by_ours(app: FastAPI) -> FastAPI:
-    from sage_fastapi_obs import Observability, Settings
-    from sage_fastapi_obs.clients.postgres import instrument_postgres
-
     sections: dict[str, Any] = {
         "service": {"name": "planted"},
         "logging": {"output": str(FOLDER / "lines.jsonl"), "level": "info"},
@@ -530,7 +386,9 @@ def watched_by_ours(app: FastAPI) -> FastAPI:
 def main() -> None:
     """Serve until the input ends."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(Stamped(watched(app)), loop=sys.argv[2], access_log=False, log_level="warning", timeout_keep_alive=600)
+    config = uvicorn.Config(
+        Stamped(watched(app)), loop=sys.argv[2], access_log=False, log_level="warning", timeout_keep_alive=600
+    )
     server = uvicorn.Server(config)
 
     def stop_with_the_input() -> None:
@@ -538,7 +396,8 @@ def main() -> None:
         server.should_exit = True
 
     threading.Thread(target=stop_with_the_input, daemon=True).start()
-    print(listening.getsockname()[1], flush=True)
+    sys.stdout.write(f"{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
     server.run(sockets=[listening])
 
 

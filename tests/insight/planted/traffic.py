@@ -1,7 +1,7 @@
 """Sends the planted service its requests, and writes down of each what it was to show.
 
-Run it with the port, the file to write, how much of everything, and a seed. It is a process of its own, with few connections, so
-that what it measures is the service and not itself.
+Run it with the file to write, the port, how much of everything, and a seed. It is a process of its own, with few connections,
+so that what it measures is the service and not itself.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -141,8 +141,7 @@ class Traffic:
 
     def _mixed(self, rounds: int, plants: Iterable[Any]) -> list[Asked]:
         """Make requests with each plant so many times, in any order."""
-        make: Callable[[Any], Asked] = lambda plant: self._block(*plant) if isinstance(plant, tuple) else self._other(plant)
-        made = [make(plant) for plant in [*plants] * rounds]
+        made = [self._block(*plant) if isinstance(plant, tuple) else self._other(plant) for plant in [*plants] * rounds]
         self._random.shuffle(made)
         return made
 
@@ -200,7 +199,9 @@ class Traffic:
         await asyncio.sleep(0.2)
         await self._once("collection", "/collect", ["garbage_collection"])
 
-    async def _once(self, plant: str, path: str, causes: Iterable[str] = (), mark: str | None = None, pause: float = 0.0) -> None:
+    async def _once(
+        self, plant: str, path: str, causes: Iterable[str] = (), mark: str | None = None, pause: float = 0.0
+    ) -> None:
         await self._lane([self._new(plant, path, causes, mark)], pause / 2)
 
 
@@ -215,12 +216,11 @@ async def _answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     writer.close()
 
 
-async def main(port: str, path: str, rounds: str, innocents: str, seed: str, postgres: str) -> None:
-    """Send everything, ask the service what happened, and write both."""
+async def send(port: str, rounds: str, innocents: str, seed: str, postgres: str) -> dict[str, Any]:
+    """Send everything, and ask the service what happened."""
     traffic = Traffic(int(port), int(seed))
     await traffic.send_all(int(rounds), int(innocents), has_postgres=postgres == "postgres")
-    truth = await _truth(int(port))
-    Path(path).write_text(json.dumps({"asked": [asdict(asked) for asked in traffic.asked], **truth}))
+    return {"asked": [asdict(asked) for asked in traffic.asked], **await _truth(int(port))}
 
 
 async def _truth(port: int) -> dict[str, Any]:
@@ -233,4 +233,4 @@ async def _truth(port: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    Path(sys.argv[1]).write_text(json.dumps(asyncio.run(send(*sys.argv[2:]))))
