@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ HARMLESS = frozenset({"-", "delayed", "busy_threads", "garbage_collection", "thr
 """What an innocent may say: what others did to it."""
 CLAUSES = {
     "blocked_loop": "blocked the event loop",
-    "database": "database|quer(y|ies)",
-    "call": "call|http|answer of",
+    "database": "the database took",
+    "call": "127.0.0.1:[0-9]+ took",
 }
 """How the clauses of causes begin that are compared in pairs."""
 
@@ -57,12 +58,11 @@ def marked_lines() -> dict[str, set[str]]:
     return marks
 
 
-def run(python: str, loop: str, folder: Path, *, rounds: int, innocents: int, seed: int = 1, **environment: str) -> None:
+def run(loop: str, folder: Path, *, rounds: int, innocents: int, seed: int = 1, **environment: str) -> None:
     """Let the service have its traffic; what happened and what was written is in the folder afterwards."""
-    path = os.pathsep.join([environment.pop("libraries", ""), str(ROOT)])
-    variables = {**os.environ, "PYTHONPATH": path, **environment}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]), **environment}
     service = subprocess.Popen(
-        [python, str(SERVICE), str(folder), loop],
+        [sys.executable, str(SERVICE), str(folder), loop],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -71,9 +71,9 @@ def run(python: str, loop: str, folder: Path, *, rounds: int, innocents: int, se
     )
     try:
         port = service.stdout.readline().strip()
-        assert port, f"the service of {python} did not start"
+        assert port, "the service did not start"
         postgres = "postgres" if "PLANTED_DSN" in variables else "none"
-        command = [python, str(HERE / "traffic.py"), str(folder / "truth.json"), port]
+        command = [sys.executable, str(HERE / "traffic.py"), str(folder / "truth.json"), port]
         subprocess.run([*command, str(rounds), str(innocents), str(seed), postgres], check=True, env=variables, cwd=ROOT)
     finally:
         service.stdin.close()
@@ -123,7 +123,7 @@ class Judge:
         told = json.loads((folder / "truth.json").read_text())
         self._asked = [Asked(**asked) for asked in told["asked"]]
         self._served: dict[str, list[int]] = told["served"]
-        self._took: dict[str, dict[str, int]] = told["took"]
+        self._took: dict[str, dict[str, list[int]]] = told["took"]
         self._blocks = [Block(*block) for block in told["blocks"]]
         self._lines = [json.loads(line) for line in (folder / "lines.jsonl").read_text().split("\n") if line]
         self._access = {line["correlation_id"]: line for line in self._lines if "duration_ms" in line}
@@ -180,7 +180,10 @@ class Judge:
 
     def _judge_pair(self, asked: Asked, why: list[str], about: str) -> None:
         """See that both causes are named, the longer one first."""
-        took = self._took[asked.request_id]
+        took = {
+            part: end - start - self._overlap(asked, start, end, 0)
+            for part, (start, end) in self._took[asked.request_id].items()
+        }
         first, second = sorted(took, key=lambda part: -took[part])
         found = [
             next((at for at, clause in enumerate(why) if re.search(CLAUSES[part], clause)), None) for part in (first, second)
@@ -193,7 +196,8 @@ class Judge:
         """Judge requests that may have waited for a thread or a connection."""
         cause, why = line.get("cause", "-"), str(line.get("why"))
         if asked.plant == "pooled":
-            waited, expected, holder = self._took[asked.request_id]["connection_wait"], "connection_wait", "GET /report"
+            start, end = self._took[asked.request_id]["connection_wait"]
+            waited, expected, holder = end - start, "connection_wait", "GET /report"
             is_main = waited >= 2 * LEAST_NS
         else:
             served = self._served[asked.request_id]

@@ -25,7 +25,7 @@ def taken(part: str) -> Iterator[None]:
     """Note how long a part of the request took."""
     started = time.monotonic_ns()
     yield
-    truth["took"].setdefault(request_id.get(), {})[part] = time.monotonic_ns() - started
+    truth["took"].setdefault(request_id.get(), {})[part] = [started, time.monotonic_ns()]
 
 
 class Stamped:
