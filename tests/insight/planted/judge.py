@@ -23,6 +23,10 @@ SURE_NS = 160 * MS
 """A block that is longer than the limit by more than a tick has to be seen."""
 LEAST_NS = 50 * MS
 """Less lost time need not be told of."""
+INSIDE = frozenset({"endpoint", "dependency", "child", "asgi", "base"})
+"""Where a block is a part of the request's own duration."""
+OUTSIDE = frozenset({"worker", "callback", "background"})
+"""Where it blocks the loop after its request has its answer."""
 HARMLESS = frozenset({"-", "delayed", "busy_threads", "garbage_collection", "thread_wait"})
 """What an innocent may say: what others did to it."""
 CLAUSES = {
@@ -208,7 +212,9 @@ class Judge:
             self.verdict.count("holder of what was waited for", holder in why, about)
 
     def _judge_innocent(self, asked: Asked, line: dict[str, Any], about: str) -> None:
-        is_blamed = "blocked_loop_ms" in line or "blocked the event loop" in str(line.get("why", ""))
+        is_blamed = "blocked_loop_ms" in line or any(
+            clause.startswith("blocked the event loop") for clause in line.get("why", ())
+        )
         # What one began that blocked afterwards, in the background or by a callback, is its own.
         if not any(block.request_id == asked.request_id for block in self._blocks):
             self.verdict.count("innocents not blamed", not is_blamed, about)
@@ -231,7 +237,9 @@ class Judge:
         return 0 if served is None else self._overlap(asked, asked.sent_ns, served[0], least_ns)
 
     def _overlap(self, asked: Asked, start_ns: int, end_ns: int, least_ns: int) -> int:
-        others = (block for block in self._blocks if block.request_id != asked.request_id or block.place == "worker")
+        others = [block for block in self._blocks if block.request_id != asked.request_id or block.place in OUTSIDE]
+        if least_ns:
+            others = [block for block in others if block.kind != "burn"]
         return sum(
             max(0, min(end_ns, block.ended_ns) - max(start_ns, block.started_ns)) for block in others if block.ns >= least_ns
         )
@@ -242,7 +250,8 @@ class Judge:
         if hidden >= LIMIT_NS:
             self.verdict.count("hidden waits flagged", "queued_up_to_ms" in line, about)
         if "queued_up_to_ms" in line:
-            self.verdict.count("flagged waits real", self._hidden(asked, 0) > 0, about)
+            is_real = self._hidden(asked, 0) > 0 or self._served[asked.request_id][0] - asked.sent_ns >= LEAST_NS
+            self.verdict.count("flagged waits real", is_real, about)
         lost = self._lost(asked, SURE_NS)
         if lost >= LIMIT_NS and lost >= 0.2 * line["duration_ms"] * MS:
             self.verdict.count(
@@ -259,19 +268,28 @@ class Judge:
     def _judge_culprit(self, asked: Asked, line: dict[str, Any]) -> None:
         if by := line.get("delayed_by"):
             start, end = asked.sent_ns, self._served[asked.request_id][1]
-            routes = {_route(block) for block in self._blocks if block.started_ns < end and block.ended_ns > start}
-            self.verdict.count(
-                "culprit of a delay",
-                any(by in route or route in by for route in routes),
-                f"{asked.request_id}: {by}, but {routes}",
-            )
+            names = {
+                name
+                for block in self._blocks
+                if block.started_ns < end and block.ended_ns > start
+                for name in self._names(block)
+            }
+            self.verdict.count("culprit of a delay", by.startswith(tuple(names)), f"{asked.request_id}: {by}, but {names}")
+
+    def _names(self, block: Block) -> tuple[str, ...]:
+        """Return what a block may be called: by its route, where it has one by then."""
+        path = next((asked.path for asked in self._asked if asked.request_id == block.request_id), "?").partition("?")[0]
+        route = f"GET {path.replace(block.kind, '{kind}')}"
+        if block.place in ("worker", "callback"):
+            return "other code", route
+        return (route, "a request without a route") if block.place in ("asgi", "base") else (route,)
 
     # Blocks.
 
     def _judge_block(self, block: Block) -> None:
         """See whether a block is named with the right line: on the line of its request, or where a victim tells of it."""
         line = self._access.get(block.request_id, {})
-        if block.kind == "collect":
+        if block.kind in ("collect", "burn"):
             return
         own = [line] if block.place in INSIDE else []
         found = any(self._is_named(block, one) for one in own or self._after(block))
@@ -293,12 +311,5 @@ class Judge:
         return any(_names(said, place) for place in self._marks[block.kind])
 
 
-INSIDE = frozenset({"endpoint", "dependency", "child", "asgi", "base"})
-
-
 def _names(said: str, place: str) -> bool:
     return re.search(rf"{re.escape(place)}\b", said) is not None
-
-
-def _route(block: Block) -> str:
-    return f"GET /{block.place}/{{kind}}"

@@ -11,6 +11,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 truth: dict[str, Any] = {"served": {}, "blocks": [], "took": {}}
 """When each request was served, what blocked the loop, and how long parts of requests took."""
 
+collection = [0]
+"""When the one that runs has begun."""
+
 
 @contextmanager
 def block(place: str, kind: str, owner: str | None = None) -> Iterator[None]:
@@ -18,6 +21,14 @@ def block(place: str, kind: str, owner: str | None = None) -> Iterator[None]:
     started = time.monotonic_ns()
     yield
     truth["blocks"].append([owner or request_id.get(), place, kind, started, time.monotonic_ns()])
+
+
+def note_collection(phase: str, _: object) -> None:
+    """Note that the garbage collector blocked everything; for its callbacks."""
+    if phase == "start":
+        collection[0] = time.monotonic_ns()
+    elif (now := time.monotonic_ns()) - collection[0] >= 10_000_000:
+        truth["blocks"].append([request_id.get(), "collector", "collect", collection[0], now])
 
 
 @contextmanager

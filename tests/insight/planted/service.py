@@ -22,7 +22,7 @@ import sqlalchemy
 import uvicorn
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from holds import HELD_SECONDS, hold, sleep
-from noted import Stamped, block, request_id, taken
+from noted import Stamped, block, note_collection, request_id, taken
 from pydantic import BaseModel
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -312,8 +312,7 @@ def empty() -> None:
 
 @app.get("/collect")
 async def collect() -> None:
-    with block("endpoint", "collect"):
-        gc.collect()
+    gc.collect()
 
 
 @app.get("/burn")
@@ -324,8 +323,9 @@ async def burn(s: float) -> None:
 
 def burning(ends: float) -> None:
     count = 0
-    while time.monotonic() < ends:
-        count += 1
+    with block("thread", "burn"):
+        while time.monotonic() < ends:
+            count += 1
 
 
 @app.get("/steps")
@@ -385,6 +385,8 @@ def watched_by_ours(app: FastAPI) -> FastAPI:
 
 def main() -> None:
     """Serve until the input ends."""
+    gc.freeze()
+    gc.callbacks.append(note_collection)
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(
         Stamped(watched(app)), loop=sys.argv[2], access_log=False, log_level="warning", timeout_keep_alive=600
