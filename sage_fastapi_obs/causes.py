@@ -41,6 +41,10 @@ class CauseKind(NamedTuple):
     """Whether a request that it cost much time is told of, also where the request is no slower than others of its route."""
     is_others: bool = False
     """Whether other requests are to blame: named after what the request did itself."""
+    is_elapsed: bool = False
+    """Whether it is measured by the clock, so that it includes what others took meanwhile: told less that."""
+    is_general: bool = False
+    """Whether it names a part of the request in which others may have taken the time: told only of what they leave of it."""
     is_reason: bool = False
     """Whether it says why a request failed or was refused, and not where time went."""
 
@@ -49,14 +53,14 @@ CAUSES: dict[Cause, CauseKind] = {
     "blocked_loop": CauseKind("move the work to a `def` endpoint or `asyncio.to_thread`", is_problem=True),
     "busy_threads": CauseKind("move work for the processor to another process", is_problem=True),
     "garbage_collection": CauseKind("make fewer objects, or call `gc.freeze()` at the start", is_problem=True),
-    "thread_wait": CauseKind("make the slow endpoint `async`, or raise the limit of threads", is_problem=True),
-    "connection_wait": CauseKind("give connections back earlier, or raise the size of the pool", is_problem=True),
-    "repeated_query": CauseKind("load the rows with one query, as by a join or `IN`", is_problem=True),
-    "database": CauseKind("look at the plan of the query, and at its indexes"),
-    "call": CauseKind("set a shorter timeout, ask in parallel, or remember the answer"),
-    "waiting": CauseKind("see what that line waits for; watch it with a client or an `operation`"),
-    "dependencies": CauseKind("remember what the dependency computes, or do it later"),
-    "serialization": CauseKind("return less, or a `Response` that is encoded already"),
+    "thread_wait": CauseKind("make the slow endpoint `async`, or raise the limit of threads", is_problem=True, is_elapsed=True),
+    "connection_wait": CauseKind("give connections back earlier, or have more of them", is_problem=True, is_elapsed=True),
+    "repeated_query": CauseKind("load the rows with one query, as by a join or `IN`", is_problem=True, is_elapsed=True),
+    "database": CauseKind("look at the plan of the query, and at its indexes", is_elapsed=True),
+    "call": CauseKind("set a shorter timeout, ask in parallel, or remember the answer", is_elapsed=True),
+    "waiting": CauseKind("see what that line waits for; watch it with a client or an `operation`", is_general=True),
+    "dependencies": CauseKind("remember what the dependency computes, or do it later", is_general=True),
+    "serialization": CauseKind("return less, or a `Response` that is encoded already", is_elapsed=True),
     "delayed": CauseKind("mend the request that blocked the event loop", is_problem=True, is_others=True),
     "exception": CauseKind("see the stack in the line of the request", is_reason=True),
     "validation": CauseKind("send what the schema of the route wants", is_reason=True),

@@ -22,6 +22,7 @@ from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
+from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -93,7 +94,7 @@ class Observability(Lifecycle):
         self._senders = Senders()
         redaction = Redaction(settings.logging, query_values=settings.tracing.query_values)
         self._retention = Retention(settings)
-        self.insight = insight(settings, self, self._retention.slow_us) if settings.insight.enabled else None
+        self.insight = insight(settings, self, self._retention) if settings.insight.enabled else None
         """Finds why requests are slow, are refused or fail; None where the settings switch it off."""
         self._tracing = ServerSpans(
             *(settings.tracing, settings.service, settings.http, redaction, tracer_provider),
@@ -155,7 +156,7 @@ class Observability(Lifecycle):
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
         acting = (store, tracing, exemplars, metrics, logs, held_lines)
-        deciding = (self.insight, self._retention) if any(acting) else ()
+        deciding = (self.insight, self._retention, server_timing(settings, self.insight)) if any(acting) else ()
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
         if settings.metrics.enabled:
@@ -277,6 +278,8 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
+        if self.insight is not None:
+            self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
         """Return whether a request is not recorded."""

@@ -61,6 +61,8 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     for watched in made:
         active.unregister(watched.obs)
         watched.obs.status.abandon()
+        if watched.obs.insight is not None:
+            watched.obs.insight.stop()
         if watched.obs.store is not None:
             watched.obs.store.close(time.monotonic() + PATIENCE_SECONDS)
         watched.obs.logs.close()

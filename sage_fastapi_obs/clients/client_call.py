@@ -9,6 +9,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from sage_fastapi_obs.active import active_observability
+from sage_fastapi_obs.insight.call_notes import Callee
+from sage_fastapi_obs.insight.calls import note_call
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import current_exchange
@@ -45,7 +47,7 @@ class Call(OperationRun):
     because the messages of databases and brokers quote what was sent to them.
     """
 
-    __slots__ = ("_system",)
+    __slots__ = ("_callee", "_system")
 
     def __init__(
         self,
@@ -53,13 +55,19 @@ class Call(OperationRun):
         name: str,
         labels: Mapping[str, str],
         attributes: Mapping[str, Any],
+        callee: Callee | None = None,
         *,
         otel_traced: bool = False,
     ) -> None:
-        """Describe a call; `otel_traced`: whether OpenTelemetry's instrumentation opens a span inside of ours."""
+        """Describe a call.
+
+        `callee`: what a request waits for; None where it does not wait. `otel_traced`: whether OpenTelemetry's
+        instrumentation opens a span inside of ours.
+        """
         has_span = otel_traced or _has_span(system)
         super().__init__(None if has_span else name, system.kind, system.measures, labels, attributes, {})
         self._system = system
+        self._callee = callee
         enable(system.pack)
 
     def __enter__(self) -> Self:
@@ -90,6 +98,8 @@ class Call(OperationRun):
                 self.set_attributes({self._system.code_attribute: code})
             error = None
         self.end(error)
+        if self._callee is not None:
+            note_call(self._callee, self._started_ns, self.duration_us)
 
 
 def enable(pack: str) -> None:

@@ -9,8 +9,11 @@ import httpx
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.clients.client_call import CALLS, OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
+from sage_fastapi_obs.clients.httpx_connections import AsyncConnectionTrace, ConnectionTrace
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, instrument_once, wrapped, wrong_client
 from sage_fastapi_obs.clients.propagation import TRACE_HEADER, outgoing_headers
+from sage_fastapi_obs.insight.call_notes import Callee
+from sage_fastapi_obs.insight.pool_use import PoolUse
 from sage_fastapi_obs.request.innermost_span import innermost_span
 
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
@@ -42,21 +45,25 @@ def _watch(instrumented: Instrumented[Any]) -> None:
 
 
 def _watch_transport(instrumented: Instrumented[Any]) -> None:
+    use = PoolUse()
     if isinstance(instrumented.client, httpx.AsyncBaseTransport):
-        instrumented.replace("handle_async_request", partial(_watched, instrumented))
+        instrumented.replace("handle_async_request", partial(_watched, instrumented, use, AsyncConnectionTrace))
     if isinstance(instrumented.client, httpx.BaseTransport):
-        instrumented.replace("handle_request", partial(_watched, instrumented))
+        instrumented.replace("handle_request", partial(_watched, instrumented, use, ConnectionTrace))
 
 
-def _watched(instrumented: Instrumented[Any], original: Any) -> Any:
+def _watched(instrumented: Instrumented[Any], use: PoolUse, trace: type[ConnectionTrace], original: Any) -> Any:
     otel_traced = is_instrumented_by_otel(original)
 
     @contextmanager
     def sending(request: httpx.Request) -> Iterator[Call | None]:
         with instrumented.call(_describe, request, otel_traced) as call:
-            if call is not None:
-                count_errors_of(lambda: _add_ids(call, request, traced=not otel_traced))
-            yield call
+            if call is None:
+                yield call
+                return
+            count_errors_of(lambda: _add_ids(call, request, traced=not otel_traced))
+            with trace(use, request):
+                yield call
 
     return wrapped(original, sending, _add_response)
 
@@ -75,7 +82,8 @@ def _describe(request: httpx.Request, otel_traced: bool) -> Call:
         attributes["http.request.method_original"] = request.method
     server = url.host if url.port is None else f"{url.host}:{url.port}"
     labels = {"system": "http", "operation": f"{method} {server}"}
-    return Call(_HTTPX, "HTTP" if method == OTHER_METHOD else method, labels, attributes, otel_traced=otel_traced)
+    name = "HTTP" if method == OTHER_METHOD else method
+    return Call(_HTTPX, name, labels, attributes, Callee("call", server, ""), otel_traced=otel_traced)
 
 
 def _add_ids(call: Call, request: httpx.Request, *, traced: bool) -> None:

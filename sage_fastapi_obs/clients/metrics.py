@@ -1,6 +1,6 @@
-"""Calls to Redis, PostgreSQL and Kafka."""
+"""Calls to Redis, PostgreSQL and Kafka, and pools of connections, which have the names of OpenTelemetry's conventions."""
 
-from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, counter, histogram
+from sage_fastapi_obs.catalog.metric import DEPENDENCY_BUCKETS, LATENCY_BUCKETS, STATUS, counter, gauge, histogram
 
 _PG_OPERATIONS = ("select", "insert", "update", "delete", "other")
 
@@ -34,5 +34,24 @@ METRICS = (
         "Time until such a dependency had answered.",
         DEPENDENCY_BUCKETS,
         {"system": (), "operation": ()},
+    ),
+    gauge(
+        "db_client_connection_count",
+        "Connections of a pool.",
+        {"pool": (), "state": ("used", "idle")},
+    ),
+    gauge("db_client_connection_max", "Most connections that a pool may have; 0 without a limit.", {"pool": ()}),
+    gauge("db_client_connection_pending_requests", "Calls that wait for a connection of a pool.", {"pool": ()}),
+    histogram(
+        "db_client_connection_wait_time_seconds",
+        "Time until a pool had given a connection.",
+        DEPENDENCY_BUCKETS,
+        {"pool": ()},
+    ),
+    histogram(
+        "db_client_connection_use_time_seconds",
+        "Time from when a pool gave a connection until it had that back.",
+        DEPENDENCY_BUCKETS,
+        {"pool": ()},
     ),
 )

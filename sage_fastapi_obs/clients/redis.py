@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
+from sage_fastapi_obs.clients.pools import PoolSizes, WatchedPool, pool_name
+from sage_fastapi_obs.insight.call_notes import Callee
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
@@ -65,6 +67,27 @@ def _watch(instrumented: Instrumented[Any]) -> None:
         instrument_once(pipeline, partial(_watch_pipeline, commands))
 
     instrumented.replace("pipeline", lambda original: wrapped(original, with_result=watch_pipeline))
+    pool = getattr(instrumented.client, "connection_pool", None)
+    if callable(getattr(pool, "get_connection", None)):
+        # Not for clusters: they have a pool for each node.
+        instrumented.on_undo(instrument_once(pool, partial(_watch_pool, commands.attributes)).undo)
+
+
+def _watch_pool(attributes: Mapping[str, Any], instrumented: Instrumented[Any]) -> None:
+    pool = instrumented.client
+
+    def ceiling() -> int | None:
+        return getattr(pool, "max_connections", None)
+
+    watched = WatchedPool(lambda: pool_name(attributes, _DEFAULT_PORT), lambda: _sizes(pool, watched), ceiling)
+    watched.watch(instrumented, "get_connection", "release")
+
+
+def _sizes(pool: Any, watched: WatchedPool) -> PoolSizes:
+    """Read the sizes of a pool; older versions do not tell which connections are idle."""
+    counts = pool.get_connection_count() if hasattr(pool, "get_connection_count") else ()
+    (idle, _), (used, _) = counts or ((0, None), (len(watched.loans), None))
+    return PoolSizes(used, idle, pool.max_connections)
 
 
 def _watch_pipeline(commands: "_Commands", instrumented: Instrumented[Any]) -> None:
@@ -78,9 +101,9 @@ class _Commands:
     """Describes the commands of one client."""
 
     def __init__(self, client: Any) -> None:
-        self._attributes = _server(client)
+        self.attributes = _server(client)
         self._otel_traced = is_instrumented_by_otel(client.execute_command)
-        self._cached: dict[Any, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {}
+        self._cached: dict[Any, tuple[str, Mapping[str, str], Mapping[str, Any], Callee]] = {}
 
     def command(self, *args: Any, **_: Any) -> Call:
         """Describe a command by its first argument; the others are keys and values."""
@@ -92,18 +115,23 @@ class _Commands:
         names = [_name(_first(command)) for command in _queue(pipeline)]
         name = "MULTI" if _is_transaction(pipeline) else "PIPELINE"
         of_one = f"{name} {names[0]}" if len({*names}) == 1 else name
-        attributes = {**self._attributes, "db.operation.name": of_one}
+        attributes = {**self.attributes, "db.operation.name": of_one}
         if len(names) != 1:
             attributes["db.operation.batch.size"] = len(names)
-        return Call(_REDIS, of_one, {"command": name}, attributes, otel_traced=otel_traced)
+        return Call(_REDIS, of_one, {"command": name}, attributes, _callee(of_one), otel_traced=otel_traced)
 
-    def _describe(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
+    def _describe(self, given: Any) -> tuple[str, Mapping[str, str], Mapping[str, Any], Callee]:
         name = _name(given)
-        found = name, {"command": name}, CachedAttributes({**self._attributes, "db.operation.name": name})
+        attributes = CachedAttributes({**self.attributes, "db.operation.name": name})
+        found = name, {"command": name}, attributes, _callee(name)
         if str(given).upper() == name and len(self._cached) < MOST_COMMANDS:
             # Not others: they have keys or values in them.
             self._cached[given] = found
         return found
+
+
+def _callee(name: str) -> Callee:
+    return Callee("call", f"redis {name}", name)
 
 
 def _queue(pipeline: Any) -> Iterable[Any]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call, ClientSystem
 from sage_fastapi_obs.clients.sql_text import LONGEST_REMEMBERED, statement
+from sage_fastapi_obs.insight.call_notes import Callee
 from sage_fastapi_obs.operations.operation_run import RunMetrics
 from sage_fastapi_obs.tracing.child_spans import CachedAttributes
 
-_POSTGRES_PORT = 5432
+POSTGRES_PORT = 5432
 _MOST_KNOWN = 128
 """Queries of one client whose description is cached."""
 _NAMES = ("query", "command", "statement")
@@ -40,14 +41,15 @@ class SqlCalls:
         described = self._cached if len(text) <= LONGEST_REMEMBERED else self._described
         return Call(self._system, *described(text, many), otel_traced=otel_traced)
 
-    def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes]:
+    def _described(self, text: str, many: int | None) -> tuple[str, dict[str, str], CachedAttributes, Callee]:
         parsed = statement(text, mysql=self._mysql)
         summary = f"BATCH {parsed.summary}" if many not in (None, 1) else parsed.summary
         attributes = {**self._attributes, "db.query.text": parsed.text, "db.query.summary": summary}
         if many not in (None, 1):
             attributes["db.operation.batch.size"] = many
         labels = {"operation": parsed.operation, "system": self._attributes["db.system.name"]}
-        return summary or labels["system"], labels, CachedAttributes(attributes)
+        name = summary or labels["system"]
+        return name, labels, CachedAttributes(attributes), Callee("database", name, parsed.text)
 
 
 def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> dict[str, Any]:
@@ -55,7 +57,7 @@ def server(host: Any, port: Any, database: Any, system: str = "postgresql") -> d
     attributes: dict[str, Any] = {"db.system.name": system}
     if host:
         attributes["server.address"] = str(host)
-    if host and port and int(port) != _POSTGRES_PORT:
+    if host and port and int(port) != POSTGRES_PORT:
         attributes["server.port"] = int(port)
     if database:
         attributes["db.namespace"] = str(database)

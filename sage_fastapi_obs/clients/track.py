@@ -8,6 +8,8 @@ from sage_fastapi_obs.clients.client_call import CALLS, enable
 from sage_fastapi_obs.clients.kafka.messages import PRODUCED
 from sage_fastapi_obs.clients.redis import COMMANDS
 from sage_fastapi_obs.clients.sql_calls import QUERIES
+from sage_fastapi_obs.insight.call_notes import Callee
+from sage_fastapi_obs.insight.calls import note_call
 from sage_fastapi_obs.operations.operation import Operation
 from sage_fastapi_obs.operations.operation_run import OperationRun, RunMetrics
 
@@ -20,10 +22,24 @@ _SYSTEMS_WITH_METRICS: dict[str, tuple[RunMetrics, str, str]] = {
 _OTHER_NAMES = {"postgres": "postgresql", "pg": "postgresql"}
 
 
+class _TrackedRun(OperationRun):
+    """One call; its request waits for it."""
+
+    __slots__ = ()
+
+    def end(self, error: BaseException | None) -> None:
+        """End it."""
+        super().end(error)
+        # Whether two queries of one kind are the same is not known.
+        callee = Callee("database" if self._measures is QUERIES else "call", str(self._name), "")
+        note_call(callee, self._started_ns, self.duration_us)
+
+
 class _Tracked(Operation):
     """An operation that switches on the metrics of dependencies."""
 
     __slots__ = ()
+    run_type = _TrackedRun
 
     def _run(self) -> OperationRun:
         enable("dependencies")

@@ -3,12 +3,14 @@
 import sys
 import sysconfig
 from collections.abc import Iterable
+from functools import cached_property, partial
 from pathlib import Path
 from types import CodeType, FrameType
 
 _OWN = str(Path(__file__).parents[1])
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
+_FRAMEWORKS = {"fastapi", "starlette", (__package__ or "").partition(".")[0]}
 _MOST_FRAMES = 500
 _MOST_FILES = 4096
 _SHOWN_PARTS = 3
@@ -30,9 +32,10 @@ class ApplicationCode:
     def add_packages_of(self, endpoints: Iterable[object]) -> None:
         """Count the packages of endpoints to the application, wherever they are."""
         for endpoint in endpoints:
-            name, dot, _ = str(getattr(endpoint, "__module__", "")).partition(".")
+            name, dot, _ = _module_of(endpoint).partition(".")
             file = getattr(sys.modules.get(name), "__file__", None)
-            if file and name not in (__package__ or "").split("."):
+            # Routes that the framework has added itself, such as that of its documentation, are not the application's.
+            if file and name not in _FRAMEWORKS:
                 self._roots.add(str(Path(file).parent) + "/" if dot or Path(file).name == "__init__.py" else file)
         self._known.clear()
 
@@ -65,7 +68,13 @@ class ApplicationCode:
             return False
         if any(file.startswith(root) for root in self._roots):
             return True
-        return not file.startswith(_STANDARD) and not any(part in file for part in _INSTALLED)
+        return not file.startswith((*_STANDARD, *self._folders_of_libraries)) and not any(part in file for part in _INSTALLED)
+
+    @cached_property
+    def _folders_of_libraries(self) -> tuple[str, ...]:
+        """Folders that `pip install --target` has filled: the only sign is what it notes of each library."""
+        folders = (Path(entry) for entry in sys.path if entry)
+        return tuple(f"{folder}/" for folder in folders if next(folder.glob("*.dist-info"), None) is not None)
 
     def _name(self, file: str) -> str:
         """Name a file from the working directory, or by the end of its path: where people keep their files is theirs."""
@@ -73,3 +82,9 @@ class ApplicationCode:
             if part in file:
                 return file.rpartition(part)[2]
         return "/".join(Path(file).parts[-_SHOWN_PARTS:])
+
+
+def _module_of(endpoint: object) -> str:
+    while isinstance(endpoint, partial):
+        endpoint = endpoint.func
+    return str(getattr(endpoint, "__module__", ""))

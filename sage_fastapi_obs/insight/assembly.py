@@ -1,15 +1,36 @@
 """Which causes are observed."""
 
-from collections.abc import Callable
-
+from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.insight.blocked_loop import BlockedLoop
+from sage_fastapi_obs.insight.calls import SlowCalls
+from sage_fastapi_obs.insight.connection_waits import ConnectionWaits
+from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
+from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.thread_pool import ThreadPool
+from sage_fastapi_obs.insight.time_split import TimeSplit
+from sage_fastapi_obs.insight.waiting import Waiting
+from sage_fastapi_obs.insight.watch_thread import WatchThread
+from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 from sage_fastapi_obs.request.watch import Observer
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.tracing.retention import Retention
 
 
-def insight(settings: Settings, observability: Observer, slow_us: Callable[[str | None], int]) -> InsightRecorder:
-    """Build the observers. `slow_us`: the duration from which on a request of a route is slow."""
-    del settings
-    observers: list[CauseObserver] = []
-    return InsightRecorder(observers, slow_us, observability.internal_errors)
+def insight(settings: Settings, observability: Observer, retention: Retention) -> InsightRecorder:
+    """Build the observers. `retention`: knows how long the requests of a route usually take."""
+    code, pauses = ApplicationCode(), CollectorPauses()
+    watch = WatchThread(observability.in_progress, observability.internal_errors)
+    sampler = LoopSampler(watch, code, observability)
+    observers: list[CauseObserver] = [
+        BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
+        GarbageCollection(pauses),
+        TimeSplit(),
+        ThreadPool(),
+        SlowCalls(),
+        ConnectionWaits(),
+        # The last one: it leaves out what others have found.
+        Waiting(watch, code, retention.median_us),
+    ]
+    return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)

@@ -22,6 +22,10 @@ class CauseObserver:
         """Tell at its end whether there is something to say about a request that is quick and fine; every one pays for it."""
         return False
 
+    def timings(self, exchange: Exchange) -> dict[str, int]:  # noqa: ARG002 - for those that override it
+        """Return where the time of a request went so far, in microseconds by name; also before it has ended."""
+        return {}
+
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
         """Add findings and figures about a request that has ended, and is slow, failed, refused, or concerns some observer."""
 

@@ -5,7 +5,6 @@ loop is, and a callback of the garbage collector measures its pauses.
 """
 
 import asyncio
-import gc
 import os
 import threading
 import time
@@ -24,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 
 from sage_fastapi_obs.catalog import RUNTIME_METRICS, Metric
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 
 TICK_SECONDS = 0.5
 """How often the lag of the event loop is measured: each time costs some ten microseconds."""
@@ -39,12 +39,11 @@ class Runtime(Collector):
 
     def __init__(self, internal_errors: InternalErrors, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self._internal_errors = internal_errors
-        self._clock = clock
         metrics = {metric.name: metric for metric in RUNTIME_METRICS}
         self._cpu = _CpuShare()
         self._pauses = [_Times(metrics["python_gc_pause_seconds"].buckets) for _ in range(_GENERATIONS)]
         self._lag = _Times(metrics["python_event_loop_lag_seconds"].buckets)
-        self._pause_began: int | None = None
+        self._collector = CollectorPauses(clock, self._collected)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -64,7 +63,7 @@ class Runtime(Collector):
 
     def start(self) -> None:
         """Start; in an event loop also for that loop and its pool of threads."""
-        gc.callbacks.append(self._collected)
+        self._collector.start()
         try:
             self._limiter = anyio.to_thread.current_default_thread_limiter()
             self._loop = asyncio.get_running_loop()
@@ -75,8 +74,7 @@ class Runtime(Collector):
 
     def stop(self) -> None:
         """Stop; in the thread of the event loop, if it was started there."""
-        if self._collected in gc.callbacks:
-            gc.callbacks.remove(self._collected)
+        self._collector.stop()
         tick, self._tick, self._loop, self._limiter = self._tick, None, None, None
         if tick is not None:
             tick.cancel()
@@ -106,12 +104,8 @@ class Runtime(Collector):
         self._lag.add(max(0.0, self._loop.time() - self._due))
         self._wait()
 
-    def _collected(self, phase: str, info: dict[str, int]) -> None:
-        if phase == "start":
-            self._pause_began = self._clock()
-        elif self._pause_began is not None:
-            self._pauses[info["generation"]].add((self._clock() - self._pause_began) / 1_000_000_000)
-            self._pause_began = None
+    def _collected(self, generation: int, pause_ns: int) -> None:
+        self._pauses[generation].add(pause_ns / 1_000_000_000)
 
     def _pause_samples(self, metric: Metric) -> Iterator[Sample]:
         for generation, pauses in enumerate(self._pauses):

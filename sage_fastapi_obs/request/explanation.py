@@ -1,11 +1,13 @@
 """Why a request was slow, was refused or failed: what was found out about it, the most important first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from sage_fastapi_obs.causes import CAUSES, Cause
 
 Evidence = Literal["observed", "inferred"]
+_STOPS_EVERYTHING: frozenset[Cause] = frozenset({"delayed", "busy_threads", "garbage_collection"})
 LEAST_LOST_US = 50_000
 """Less lost time is not worth a word."""
 LEAST_SHARE = 0.1
@@ -72,9 +74,31 @@ class Explanation:
 
     def rank(self, duration_us: int) -> None:
         """Leave the findings that are worth telling: reasons, then own causes by lost time, then what others did."""
-        found = [finding for finding in self.findings if _is_worth_telling(finding, duration_us)]
+        found = [
+            finding for finding in _without_repetition(self.findings, duration_us) if _is_worth_telling(finding, duration_us)
+        ]
         self.findings = sorted(found, key=_rank)
         self.is_slow = self.is_slow or any(CAUSES[finding.cause].is_problem for finding in found)
+
+
+def _without_repetition(findings: list[Finding], duration_us: int) -> Iterator[Finding]:
+    """Yield what is left of the findings without the time of others.
+
+    When each of them was is not known. What stopped everything may have done so in any of those that are measured by the clock.
+    Of general ones, that was in it for which there is no room outside of it; where it is more than half, they are left out.
+    """
+    stopped_us = sum(finding.lost_us for finding in findings if finding.cause in _STOPS_EVERYTHING)
+    particular_us = sum(finding.lost_us for finding in findings if not CAUSES[finding.cause].is_general)
+    for finding in findings:
+        kind = CAUSES[finding.cause]
+        outside_us = max(0, duration_us - finding.lost_us)
+        left_us = finding.lost_us - max(0, particular_us - outside_us)
+        if kind.is_elapsed:
+            yield finding._replace(lost_us=max(0, finding.lost_us - stopped_us))
+        elif not kind.is_general:
+            yield finding
+        elif 2 * left_us >= finding.lost_us:
+            yield finding._replace(lost_us=left_us)
 
 
 def _is_worth_telling(finding: Finding, duration_us: int) -> bool:

@@ -9,9 +9,15 @@ from starlette.types import Message
 
 from sage_fastapi_obs.request.recorder import Headers
 
+SERVER_TIMING = b"server-timing"
+"""A header of which each line adds to those of others."""
+
 
 def with_headers(message: Message, ours: Headers) -> tuple[Message, bool]:
-    """Return the start of a response with our headers in place of others of these names, and whether it has a length."""
+    """Return the start of a response with our headers in place of others of these names, and whether it has a length.
+
+    A `Server-Timing` of ours stands beside those of the app.
+    """
     headers = message.get("headers", ())
     if type(headers) is not list:
         return _with_others(message, headers, ours)
@@ -52,7 +58,7 @@ def _names(headers: Iterable[Any]) -> set[bytes]:
 
 
 def _without(headers: Iterable[Any], ours: Headers) -> Iterator[Any]:
-    taken = dict(ours)
+    taken = dict(ours).keys() - {SERVER_TIMING}
     return (header for header in headers if _name(header) not in taken)
 
 

@@ -1,7 +1,7 @@
 """The template of the route that served a request, read from what the router left in the scope."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,8 @@ from sage_fastapi_obs.request.fastapi_internals import flattened, frontend_path,
 
 _REMEMBERED_PREFIXES = _REMEMBERED_PATHS = 1024
 _LONGEST_REMEMBERED_PATH = 512
+_MOST_MOUNTS = 10
+"""One in the other: an app may be mounted in itself."""
 UNKNOWN_MOUNT = "/{mount}"
 """Stands for a mount whose template cannot be found: one value, and never the path."""
 _ALL_BELOW = "/{path}"
@@ -171,6 +173,15 @@ def routed_by(app: Any) -> Any:
         if app is None:
             break
     return None
+
+
+def endpoints_of(app: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the endpoints of an app and of those that are mounted in it."""
+    for route in flattened(_routes_of(app)):
+        if hasattr(route, "endpoint"):
+            yield route.endpoint
+        elif depth < _MOST_MOUNTS:
+            yield from endpoints_of(getattr(route, "app", None), depth + 1)
 
 
 def _routes_of(app: Any) -> Sequence[Any]:

@@ -117,6 +117,11 @@ class Watch(ABC):
     def send(self, message: Message) -> Awaitable[None]:
         """Hand on what the app sends."""
 
+    @property
+    def template(self) -> str | None:
+        """The template of the route as far as it is known by now: there need not be an answer."""
+        return self.exchange.route or self._routes.template(self.exchange.scope)
+
     def close(self, error: BaseException | None) -> None:
         """End the watch: the app has returned, failed or was cancelled."""
         exchange = self.exchange

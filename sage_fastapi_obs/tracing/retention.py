@@ -27,6 +27,7 @@ SHORTEST_SLOW_US = 100_000
 """Shorter requests are not slow, however quick the others of their route are."""
 MOST_ROUTES, MOST_ERROR_TYPES = 2_000, 1_000
 _REVIEW_REQUESTS, _REMEMBERED_REQUESTS = 32, 256
+_FEWEST_REQUESTS = 16
 _NEVER_US = 1 << 62
 _HEALTH_CHECKS = frozenset({"/health", "/healthz", "/live", "/livez", "/ping", "/ready", "/readyz", "/status"})
 _SECOND_NS = 1_000_000_000
@@ -99,6 +100,12 @@ class Retention(Recorder):
         """Return the duration from which on a request of a route is slow, in microseconds."""
         route = self._routes.get(template)
         return self._longest_us if route is None else route.slow_us
+
+    def median_us(self, template: str | None) -> int:
+        """Return what half of the requests of a route take at most, in microseconds; 0 while there are too few to say."""
+        route = self._routes.get(template)
+        total = 0 if route is None else sum(route.durations)
+        return 0 if route is None or total < _FEWEST_REQUESTS else int(_percentile(route.durations, total / 2))
 
     def response_started(self, exchange: Exchange, _: Headers) -> None:
         """Decide about a WebSocket that is kept for its handshake; about all others later."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,6 +12,7 @@ from sage_fastapi_obs.catalog import KNOWN_METHODS, OTHER_METHOD
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.privacy.redaction import Redaction, readable
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.tracing.header_capture import HeaderCapture
 
 Describe: TypeAlias = Callable[[Exchange], dict[str, Any]]
@@ -108,7 +109,18 @@ def _response_attributes(exchange: Exchange) -> dict[str, Any]:
         attributes["error.type"] = printable(exchange.error_type)
     if exchange.kept:
         attributes["sage.kept"] = exchange.kept
+    if exchange.explanation is not None:
+        attributes.update(_reasons(exchange.explanation))
     return attributes
+
+
+def _reasons(explanation: Explanation) -> Iterator[tuple[str, Any]]:
+    """Yield why a request was slow, was refused or failed, and where its time went."""
+    if explanation.findings:
+        yield "sage.why", tuple(map(printable, explanation.why))
+        yield "sage.cause", explanation.cause
+    for name, milliseconds in explanation.timings_ms.items():
+        yield f"sage.timings.{name}_ms", milliseconds
 
 
 def _span_names(known: Container[str], method: str, route: str | None) -> tuple[str, str]:

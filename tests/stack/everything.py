@@ -199,6 +199,13 @@ def _dependencies(turn: int) -> None:
     observe("kafka_process_duration_seconds", 0.01, "orders")
     count("dependency_calls_total", "http", "GET", status)
     observe("dependency_call_duration_seconds", 0.03, "http", "GET")
+    pool = "db.internal:5432/shop"
+    for state, number in (("used", turn % 5), ("idle", 5 - turn % 5)):
+        set_gauge("db_client_connection_count", number, pool, state)
+    set_gauge("db_client_connection_max", 5, pool)
+    set_gauge("db_client_connection_pending_requests", turn % 2, pool)
+    observe("db_client_connection_wait_time_seconds", 0.001, pool)
+    observe("db_client_connection_use_time_seconds", 0.01, pool)
     code = "INTERNAL" if turn % 20 == 0 else "OK"
     count("grpc_request_total", "/customer.Identify/Find", code)
     observe("grpc_request_duration_seconds", 0.004, "/customer.Identify/Find", code)

@@ -13,7 +13,8 @@ import asyncpg
 
 from sage_fastapi_obs.clients.client_call import Call, is_instrumented_by_otel
 from sage_fastapi_obs.clients.patching import Instrumented, count_errors_of, wrapped, wrong_client
-from sage_fastapi_obs.clients.sql_calls import SqlCalls, query_argument, server, size, sql_system
+from sage_fastapi_obs.clients.pools import PoolSizes, WatchedPool, pool_name
+from sage_fastapi_obs.clients.sql_calls import POSTGRES_PORT, SqlCalls, query_argument, server, size, sql_system
 
 _ASYNCPG = sql_system("asyncpg")
 _WITH_SETS = frozenset({"executemany", "fetchmany"})
@@ -45,7 +46,7 @@ class _Asyncpg:
 
     def __init__(self, instrumented: Instrumented[Any]) -> None:
         self.instrumented = instrumented
-        self._classes: dict[tuple[type, Any, Any], type] = {}
+        self._classes: dict[tuple[Any, ...], type] = {}
         self._connections: WeakSet[Any] = WeakSet()
         instrumented.on_undo(self._give_all_back)
 
@@ -64,21 +65,34 @@ class _Asyncpg:
             return connection
 
         base = type(pool)
-        pool.__class__ = _subclass(base, {"_get_new_connection": _get_new_connection})
+        pool.__class__ = _subclass(base, {"_get_new_connection": _get_new_connection, **self._loans(base, pool)})
         self.instrumented.on_undo(partial(_give_back, pool))
         for holder in pool._holders:  # noqa: SLF001 - the connections that are open already
             if holder._con is not None:  # noqa: SLF001
                 self.watch(holder._con)  # noqa: SLF001
 
+    def _loans(self, base: type, pool: Any) -> dict[str, Any]:
+        """Return the methods that give connections and take them back."""
+
+        def giving_back(_: Any, connection: Any, **__: Any) -> Any:
+            return watched_pool.giving_back(_holder(connection))
+
+        watched_pool = WatchedPool(partial(_name_of, pool), partial(_sizes, pool), pool.get_max_size)
+        self.instrumented.on_undo(watched_pool.close)
+        acquire, release = getattr(base, "_acquire"), getattr(base, "release")  # noqa: B009
+        return {
+            "_acquire": wrapped(acquire, watched_pool.taking, watched_pool.taken(_holder)),
+            "release": wrapped(release, giving_back),
+        }
+
     def watch(self, connection: Any) -> None:
         """Watch a connection."""
         if isinstance(connection, _Watched):
             return
-        address, database = getattr(connection, "_addr", None), getattr(getattr(connection, "_params", None), "database", None)
-        key = type(connection), address, database
+        attributes = _server_of(connection)
+        key = type(connection), *attributes.values()
         if key not in self._classes:
-            host, port = address if isinstance(address, tuple) else (address, None)
-            self._classes[key] = self._watched_class(type(connection), SqlCalls(_ASYNCPG, server(host, port, database)))
+            self._classes[key] = self._watched_class(type(connection), SqlCalls(_ASYNCPG, attributes))
         connection.__class__ = self._classes[key]
         self._connections.add(connection)
 
@@ -130,6 +144,27 @@ class _Asyncpg:
             return wrapped(original, lambda prepared, *args, **_: self.instrumented.call(describe, prepared, args, has_sets))
 
         return _subclass(base, {name: watched(name, original) for name, original in _methods(base, _OF_STATEMENT)})
+
+
+def _holder(connection: Any) -> int:
+    """Tell connections of a pool apart: a proxy is made anew each time."""
+    return id(getattr(connection, "_holder", None))
+
+
+def _name_of(pool: Any) -> str:
+    connections = (holder._con for holder in pool._holders)  # noqa: SLF001 - the only place that knows the server
+    return pool_name(_server_of(next(one for one in connections if one is not None)), POSTGRES_PORT)
+
+
+def _sizes(pool: Any) -> PoolSizes:
+    idle = pool.get_idle_size()
+    return PoolSizes(pool.get_size() - idle, idle, pool.get_max_size())
+
+
+def _server_of(connection: Any) -> dict[str, Any]:
+    address, database = getattr(connection, "_addr", None), getattr(getattr(connection, "_params", None), "database", None)
+    host, port = address if isinstance(address, tuple) else (address, None)
+    return server(host, port, database)
 
 
 def _methods(base: type, names: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import psycopg
 
 from sage_fastapi_obs.clients.client_call import OTEL_SCOPE_PREFIX, Call
 from sage_fastapi_obs.clients.patching import Instrumented, instrument_once, wrapped, wrong_client
+from sage_fastapi_obs.clients.pools import PoolSizes, WatchedPool
 from sage_fastapi_obs.clients.sql_calls import SqlCalls, query_argument, server, size, sql_system
 
 _PSYCOPG = sql_system("psycopg")
@@ -91,3 +92,18 @@ def _watch_pool(instrumented: Instrumented[Any]) -> None:
 
     instrumented.on_undo(undo_all)
     instrumented.replace("getconn", lambda original: wrapped(original, with_result=watch_connection))
+    pool = instrumented.client
+    if callable(getattr(pool, "get_stats", None)):
+        # The pools of psycopg_pool; others have `getconn`, too.
+        WatchedPool(lambda: pool.name, partial(_sizes, pool), partial(_ceiling, pool)).watch(instrumented, "getconn", "putconn")
+
+
+def _sizes(pool: Any) -> PoolSizes:
+    stats = pool.get_stats()
+    idle = stats.get("pool_available", 0)
+    return PoolSizes(stats.get("pool_size", 0) - idle, idle, _ceiling(pool))
+
+
+def _ceiling(pool: Any) -> int | None:
+    # 0 for a pool without a limit.
+    return pool.max_size or None

@@ -1,0 +1,82 @@
+"""Where a task waits: the line of the application, read from another thread."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from sage_fastapi_obs.insight.application_code import ApplicationCode
+
+_MOST_STEPS = 300
+_CLIENTS = str(Path(__file__).parents[1] / "clients") + "/"
+_WATCH = str(Path(__file__).parents[1] / "request") + "/"
+_THREAD_CALLS = frozenset({"run_sync_in_worker_thread", "to_thread"})
+_CHILD_CALLS = {"call_next": "/middleware/base.py", "__aexit__": "/taskgroups.py", "wait": "/asyncio/tasks.py"}
+"""Functions that wait for other tasks, with the end of their files."""
+_FRAMES = ("cr_frame", "gi_frame", "ag_frame")
+_AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
+_WRAPPERS = frozenset({"FutureIter", "async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"})
+
+
+class WaitPlace(NamedTuple):
+    """What a task waits for."""
+
+    place: str | None
+    """The innermost line of the application; None where there is none."""
+    is_watched: bool
+    """Whether it waits for a thread, or for a call that is watched by itself."""
+    has_children: bool
+    """Whether it waits for other tasks."""
+    is_for_client: bool
+    """Whether it waits for the client to send or to receive."""
+
+
+def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
+    """Follow a task that is not running to what it waits for."""
+    place: str | None = None
+    is_watched = has_children = is_for_client = False
+    for frame in _frames(task.get_coro()):
+        found = frame.f_code
+        file, name = found.co_filename, found.co_name
+        own_place = code.place(found, frame.f_lineno)
+        if own_place is not None:
+            place, is_for_client = own_place, False
+        elif name in _THREAD_CALLS or file.startswith(_CLIENTS):
+            is_watched = True
+        elif name in ("receive", "send") and file.startswith(_WATCH):
+            is_for_client = True
+        has_children = has_children or file.endswith(_CHILD_CALLS.get(name, "\n"))
+    return WaitPlace(place, is_watched, has_children, is_for_client)
+
+
+def _frames(awaited: Any) -> Iterator[FrameType]:
+    """Yield the frames of a chain of coroutines and generators, the outermost first."""
+    for _ in range(_MOST_STEPS):
+        if awaited is None:
+            return
+        frame = _first(awaited, _FRAMES)
+        if frame is not None:
+            yield frame
+        awaited = _next(awaited)
+
+
+def _next(awaited: Any) -> Any:
+    found = _first(awaited, _AWAITED)
+    if found is not None:
+        return found
+    if isinstance(awaited, asyncio.Task):
+        return awaited.get_coro()
+    if type(awaited).__name__ in _WRAPPERS:
+        # They hide what they stand for.
+        return next((one for one in gc.get_referents(awaited) if _can_be_followed(one)), None)
+    return next((child for child in getattr(awaited, "_children", ()) if not child.done()), None)
+
+
+def _can_be_followed(one: Any) -> bool:
+    return isinstance(one, asyncio.Future) or any(hasattr(one, name) for name in _AWAITED)
+
+
+def _first(one: Any, names: tuple[str, ...]) -> Any:
+    return next((found for name in names if (found := getattr(one, name, None)) is not None), None)

@@ -1,0 +1,105 @@
+"""Looks at an event loop that does not turn: what it runs, and for which request."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.insight.loop_block import Sample, who_held
+from sage_fastapi_obs.insight.loop_thread import LoopThread, Reading
+from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
+from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.request.watch import Watch
+
+_MOST_SAMPLES = 1_200
+"""Of one block: a minute. Then only the last one grows."""
+_MUTE_NS = 75_000_000
+"""A watch thread that slept so long over its time sees that the loop has not turned, if it has given no sign of life since."""
+_MOST_TAIL_NS = 75_000_000
+"""What was seen last may have gone on for so long after it."""
+
+
+class LoopSampler:
+    """Notes at each tick of the watch thread what the loop runs, while it gives no sign of life."""
+
+    def __init__(self, watch: WatchThread, code: ApplicationCode, observer: Any) -> None:
+        """`observer`: the `Observability` whose requests may be named."""
+        self._watch = watch
+        self._code = code
+        self._observer = observer
+        self._before: tuple[LoopThread, Reading] | None = None
+        self.samples: list[Sample] = []
+        """Of the block that goes on."""
+
+    def tick(self, loop_thread: LoopThread) -> None:
+        """Take a sample if the loop should have turned since the last tick, and has not."""
+        now, last = loop_thread.read(), self._before
+        self._before = loop_thread, now
+        if last is None or last[0] is not loop_thread or not loop_thread.loop.is_running():
+            return
+        before = last[1]
+        late_ns = now.at - before.at - TICK_NS
+        mute_ns = now.at - max(self._watch.sign_ns, before.at)
+        if late_ns > -TICK_NS / 2 and (self._watch.is_asked or mute_ns > _MUTE_NS):
+            self._add(loop_thread, before, now, late_ns)
+
+    def take(self, now_ns: int, ending: Exchange | None) -> list[Sample]:
+        """Return the samples of the block that ends now, in the loop's thread. `ending`: the request that has just ended."""
+        samples, self.samples = self.samples, []
+        last = samples[-1]
+        tail_ns = now_ns - last.end_ns
+        if last.who in ("observed", "inferred") and (tail_ns <= _MOST_TAIL_NS or last.exchange is ending is not None):
+            own_ns = max(0, tail_ns - self._waited_since())
+            samples.append(last._replace(start_ns=last.end_ns, end_ns=now_ns, own_ns=own_ns))
+        return samples
+
+    def _waited_since(self) -> int:
+        """Return how long the loop's thread has waited for a processor since the last tick."""
+        return 0 if self._before is None else self._before[0].loop_waited - self._before[1].loop_waited
+
+    def _add(self, loop_thread: LoopThread, before: Reading, now: Reading, late_ns: int) -> None:
+        exchange, place = self._look(loop_thread)
+        last = self.samples[-1] if self.samples else None
+        start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
+        is_same = last is not None and last.holder == (place if exchange is None else exchange)
+        who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
+        own_ns = max(0, now.at - start_ns - now.loop_waited + before.loop_waited)
+        if last is not None and len(self.samples) >= _MOST_SAMPLES:
+            self.samples[-1] = last._replace(end_ns=now.at, own_ns=last.own_ns + own_ns)
+        else:
+            self.samples.append(Sample(start_ns, now.at, own_ns, who, exchange, place))
+
+    def _start_ns(self, before: Reading, exchange: Exchange | None) -> int:
+        """Tell when the block began: between the last sign of life and the question that has no answer."""
+        sign_ns = self._watch.sign_ns
+        asked_ns = self._watch.asked_ns if self._watch.is_asked else before.at
+        if sign_ns >= asked_ns or (exchange is not None and exchange.started_ns == sign_ns):
+            return sign_ns
+        return (max(sign_ns, asked_ns - TICK_NS) + asked_ns) // 2
+
+    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None]:
+        with collector_off():
+            task = running_task(loop_thread.loop)
+            exchange = None if task is None else self._exchange_of(task)
+            return exchange, self._code.line(frame_of(loop_thread.ident))
+
+    def _exchange_of(self, task: "asyncio.Task[Any]") -> Exchange | None:
+        context = context_of(task)
+        exchange = None if context is None else context.get(current_exchange)
+        if exchange is None:
+            # While the server sends the end of the response, it is nobody's.
+            exchange = next(
+                (watch.exchange for watch in in_flight(self._watch.in_progress) if watch.exchange.task is task), None
+            )
+        # What it has started, and what goes on after its end, is not it.
+        is_blamed = exchange is not None and not exchange.has_returned and exchange.observer is self._observer
+        return exchange if is_blamed else None
+
+
+def in_flight(in_progress: set[Watch]) -> list[Watch]:
+    """Copy the set, which changes in another thread; empty where it changes too fast."""
+    for _ in range(10):
+        with suppress(RuntimeError):
+            return list(in_progress)
+    return []

@@ -1,0 +1,48 @@
+"""Reads what other threads and tasks are doing, without harm to them."""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from types import FrameType
+from typing import Any
+
+_IS_SAFE = sys.version_info >= (3, 12)
+SHOWS_THREADS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether the frames of a thread that runs can be read: without the global lock they change meanwhile."""
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Keep the garbage collector away while frames are read, where it must be.
+
+    Below Python 3.12, reading a frame makes an object, that may start the collector, and finalizers let other threads run: the
+    frames change while they are read. That has crashed the interpreter.
+    """
+    if _IS_SAFE or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """Return the innermost frame of a thread; None where it cannot be read. Keep it for no longer than needed."""
+    return sys._current_frames().get(thread) if SHOWS_THREADS else None  # noqa: SLF001 - documented, for debuggers
+
+
+def context_of(task: asyncio.Task[Any]) -> Context | None:
+    """Return the context that a task runs in; None for a task of a kind that hides it."""
+    if sys.version_info >= (3, 12):
+        return task.get_context() if hasattr(task, "get_context") else None
+    return next((found for found in gc.get_referents(task) if type(found) is Context), None)
+
+
+def running_task(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[Any] | None":
+    """Return the task that a loop of another thread is running; None while it runs none."""
+    return asyncio.current_task(loop)

@@ -1,0 +1,120 @@
+"""The one thread that looks at the event loop and at the requests in flight: each 50 ms while there are any."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from sage_fastapi_obs.insight.loop_thread import LoopThread
+from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.processes import at_fork
+from sage_fastapi_obs.request.watch import Watch
+from sage_fastapi_obs.threads import Threads
+
+TICK_NS = 50_000_000
+_LINGER_NS = 1_000_000_000
+"""It goes on for so long after the last request: to be woken costs a request more than a tick costs."""
+_FRESH_NS = 5_000_000
+"""A loop that has started or ended a request so lately need not be asked whether it turns."""
+
+
+class WatchThread:
+    """Ticks while requests are in flight, and asks the loop for an answer where it has given no sign of life."""
+
+    component = "WatchThread"
+
+    def __init__(self, in_progress: set[Watch], internal_errors: InternalErrors) -> None:
+        self.in_progress = in_progress
+        self.internal_errors = internal_errors
+        self.ticked: list[Callable[[LoopThread], None]] = []
+        """Called at each tick, in the thread."""
+        self.answered: list[Callable[[], None]] = []
+        """Called when the loop answers, in its own thread."""
+        self.sign_ns = 0
+        """When the loop has last started or ended a request, or has answered."""
+        self.asked_ns = 0
+        """When it was asked last."""
+        self.is_asked = False
+        """Whether it has not answered yet."""
+        self.is_awake = False
+        """Whether the thread ticks; a request that finds it asleep calls `wake`."""
+        self.loop_thread: LoopThread | None = None
+        self._busy_until_ns = 0
+        self._bell = threading.Event()
+        """Ends the pause of the thread, which is another one's or ends as soon as this is another bell."""
+        self._thread: threading.Thread | None = None
+        self._threads = Threads("sage-obs-watch", partial(internal_errors.count, self.component))
+        at_fork(in_child=self._forget)
+
+    def wake(self) -> None:
+        """Let the thread tick for the loop that the caller runs in; start it if there is none, as after a fork."""
+        loop = asyncio.get_running_loop()
+        if self.loop_thread is None or self.loop_thread.loop is not loop or self.loop_thread.ident != threading.get_ident():
+            self.loop_thread = LoopThread(loop)
+            self.is_asked = False
+        self._busy_until_ns = time.perf_counter_ns() + _LINGER_NS
+        if self._thread is None:
+            self._thread = self._threads.start(partial(self._run, self._bell))
+        self.is_awake = self._thread is not None
+        self._bell.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        bell, thread = self._bell, self._thread
+        self._forget()
+        bell.set()
+        if thread is not None:
+            thread.join(1.0)
+
+    def _forget(self) -> None:
+        self._bell = threading.Event()
+        self._thread = self.loop_thread = None
+        self.is_awake = self.is_asked = False
+
+    def _run(self, bell: threading.Event) -> None:
+        while self._bell is bell:
+            if bell.wait(TICK_NS / 1_000_000_000 if self.is_awake else None):
+                bell.clear()
+            elif self.loop_thread is not None:
+                self._tick(self.loop_thread)
+
+    def _tick(self, loop_thread: LoopThread) -> None:
+        for ticked in self.ticked:
+            try:
+                ticked(loop_thread)
+            except Exception as error:
+                self.internal_errors.count(self.component, error)
+        self._ask(loop_thread.loop)
+        self._sleep_if_idle()
+
+    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask the loop for an answer, unless it has just shown that it turns."""
+        now = time.perf_counter_ns()
+        if self.is_asked or now - self.sign_ns < _FRESH_NS:
+            return
+        self.asked_ns, self.is_asked = now, True
+        try:
+            loop.call_soon_threadsafe(self._answer, loop)
+        except RuntimeError:
+            # The loop has been closed.
+            self.is_asked = self.is_awake = False
+
+    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.loop_thread is None or self.loop_thread.loop is not loop:
+            return
+        for answered in self.answered:
+            try:
+                answered()
+            except Exception as error:
+                self.internal_errors.count(self.component, error)
+        self.sign_ns, self.is_asked = time.perf_counter_ns(), False
+
+    def _sleep_if_idle(self) -> None:
+        now, sign_ns = time.perf_counter_ns(), self.sign_ns
+        if self.in_progress:
+            self._busy_until_ns = now + _LINGER_NS
+        elif now >= self._busy_until_ns:
+            self.is_awake = False
+            # A request may have begun just before that.
+            self.is_awake = self.sign_ns != sign_ns

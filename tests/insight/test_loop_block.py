@@ -1,0 +1,102 @@
+"""Who held an event loop, judged from clocks and samples."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_fastapi_obs.insight.loop_block import Sample, judge, who_held
+from sage_fastapi_obs.insight.loop_thread import Reading
+from sage_fastapi_obs.request.exchange import Exchange
+
+MS = 1_000_000
+LEAST = 100 * MS
+START = Reading(0, 0, 0, 0, 0)
+
+
+def after(elapsed: int, loop: int = 0, others: int = 0, loop_waited: int = 0, own_waited: int | None = 0) -> Reading:
+    """Read the clocks so many milliseconds later."""
+    own_ns = None if own_waited is None else own_waited * MS
+    return Reading(elapsed * MS, loop * MS, (loop + others) * MS, loop_waited * MS, own_ns)
+
+
+def exchange() -> Exchange:
+    """Make a request."""
+    return Exchange({"type": "http"}, 0, 0)
+
+
+def sample(start: int, end: int, whose: Exchange | None, own: int | None = None, who: str = "observed") -> Sample:
+    """See a line of a request for some time."""
+    return Sample(start * MS, end * MS, (end - start if own is None else own) * MS, who, whose, "app/x.py:3")
+
+
+def test_what_is_seen_in_time_is_observed() -> None:
+    """A watch thread that wakes in time sees who has the loop, whether it computes or sleeps."""
+    assert who_held(START, after(50), 0, is_same=False) == "observed"
+    assert who_held(START, after(52, loop=50), 2 * MS, is_same=False) == "observed"
+
+
+def test_a_call_that_holds_the_interpreter_is_inferred() -> None:
+    """A thread that was kept from the interpreter, while that of the loop computed, knows by what."""
+    assert who_held(START, after(400, loop=380, own_waited=3), 350 * MS, is_same=False) == "inferred"
+
+
+def test_other_threads_are_never_a_route() -> None:
+    """Where other threads had the processor, the code that the loop happened to be at is not to blame."""
+    assert who_held(START, after(400, loop=20, others=370), 350 * MS, is_same=True) == "threads"
+    assert who_held(START, after(50, others=45), 0, is_same=True) == "threads"
+
+
+def test_a_loaded_machine_blames_nobody() -> None:
+    """Where neither the loop nor another thread had the processor, nobody of this process is to blame."""
+    assert who_held(START, after(400, loop=20, own_waited=300), 350 * MS, is_same=False) == "nobody"
+    assert who_held(START, after(400, loop=20, own_waited=5), 350 * MS, is_same=True) == "nobody"
+    assert who_held(START, after(400, loop=400, own_waited=None), 350 * MS, is_same=True) == "nobody"
+
+
+def test_a_late_look_goes_on_with_what_was_seen_before() -> None:
+    """A thread that has only waited for a processor, and finds the same step, knows that it went on."""
+    assert who_held(START, after(400, own_waited=340), 350 * MS, is_same=True) == "observed"
+
+
+def test_code_that_the_system_has_kept_from_the_processor_is_not_blamed() -> None:
+    """A request whose short work took long, since other processes had the processors, did not block the loop."""
+    innocent = exchange()
+    block = judge([sample(0, 400, innocent, own=20)], 400 * MS, 0, least_ns=LEAST, backlog_ns=0)
+    assert block.cause is None
+
+
+def test_the_collector_is_named_where_it_fills_half_of_a_block() -> None:
+    """Who happened to make the object that started the collector is not to blame."""
+    samples = [sample(0, 400, exchange())]
+    assert judge(samples, 400 * MS, 200 * MS, least_ns=LEAST, backlog_ns=0).cause == "garbage_collection"
+    assert judge(samples, 400 * MS, 150 * MS, least_ns=LEAST, backlog_ns=0).cause == "blocked_loop"
+
+
+def test_threads_are_named_where_they_fill_half_of_a_block() -> None:
+    """Threads that compute are the cause, and the block has no holder."""
+    block = judge([sample(0, 400, exchange(), who="threads")], 400 * MS, 0, least_ns=LEAST, backlog_ns=0)
+    assert (block.cause, block.holders) == ("busy_threads", [])
+
+
+def test_two_in_a_row_are_both_named() -> None:
+    """Each has its own time, and the longer one is the first."""
+    short, long = exchange(), exchange()
+    samples = [sample(0, 150, short), sample(150, 500, long)]
+    block = judge(samples, 500 * MS, 0, least_ns=LEAST, backlog_ns=0)
+    assert [(one.exchange, one.held_ns // MS) for one in block.holders] == [(long, 350), (short, 150)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=20))
+def test_nobody_is_blamed_for_more_than_it_was_seen_with(seen: list[tuple[int, int]]) -> None:
+    """However holders follow each other, each has the time in which it was seen, and all together no more than the block."""
+    requests = [exchange() for _ in range(4)]
+    samples, end = [], 0
+    for length, number in seen:
+        samples.append(sample(end, end + length, requests[number]))
+        end += length
+    block = judge(samples, end * MS, 0, least_ns=LEAST, backlog_ns=0)
+    times = {holder.exchange: holder.held_ns for holder in block.holders}
+    assert times == {
+        one: total for number, one in enumerate(requests) if (total := sum(ms * MS for ms, n in seen if n == number))
+    }
+    assert sum(times.values()) == end * MS
+    assert (block.cause == "blocked_loop") == (max(times.values()) >= LEAST)
