@@ -7,6 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -17,14 +18,14 @@ DSN = os.environ.get("PLANTED_DSN", "")
 psycopg: Any = DSN and import_module("psycopg")
 
 
-def calibrated(run: Callable[[int], object], size: int) -> Callable[[], object]:
+def calibrated(run: Callable[[int], object], size: int) -> partial[object]:
     """Find the size at which a call computes long enough, and return the call."""
     while True:
         started = time.thread_time()
         run(size)
         took = time.thread_time() - started
         if took >= HELD_SECONDS:
-            return lambda: run(size)
+            return partial(run, size)
         size = int(size * min(2.0, max(1.1, HELD_SECONDS / max(took, 0.001)))) + 1
 
 
@@ -36,7 +37,13 @@ COUNT = "with recursive n(i) as (select 1 union all select i + 1 from n where i 
 
 def multiply(bits: int) -> object:
     number = (1 << bits) - 1
-    return number * number  # plant: multiply
+    return pow(number, 2)  # plant: multiply
+
+
+def operate(bits: int) -> object:
+    """Multiply without a call: the interpreter looks up again only in the line after."""
+    number = (1 << bits) - 1
+    return number * number  # plant: operate
 
 
 def match(length: int) -> object:
@@ -83,7 +90,8 @@ def server_query(seconds: float) -> None:
 
 
 HELD = {
-    "multiply": calibrated(multiply, 400_000),
+    "multiply": (found := calibrated(multiply, 400_000)),
+    "operate": lambda: operate(found.args[0]),
     "match": calibrated_match(),
     "parse": calibrated(parse, 1_000_000),
     "sort": calibrated(sort, 300_000),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCKS = {
-    "endpoint": ("sleep", "loop", "multiply", "match", "parse", "sort", "query", "psycopg"),
+    "endpoint": ("sleep", "loop", "multiply", "match", "parse", "sort", "query", "operate", "psycopg"),
     "dependency": ("sleep", "loop", "multiply", "query"),
     "background": ("sleep", "loop", "match", "query"),
     "worker": ("sleep", "loop", "multiply"),
@@ -122,13 +122,13 @@ class Traffic:
             rounds = 1
         blocks = self._mixed(rounds, places)
         others = self._mixed(rounds, OTHERS)
-        both = [self._both(number) for number in range(2 * rounds)]
         seconds = 0.4 * len(blocks)
         # Most of the time one blocks the loop at once.
         lanes = [self._lane(blocks[::4], 1.2), self._lane([block for at, block in enumerate(blocks) if at % 4], 0.25)]
-        lanes += [self._lane(each, seconds / (2 + len(each))) for each in (others[::2], others[1::2], both)]
+        lanes += [self._lane(each, seconds / (2 + len(each))) for each in (others[::2], others[1::2])]
         lanes += [self._lane([*self._innocents(innocents // 6)], 6 * seconds / (2 + innocents)) for _ in range(6)]
         await asyncio.gather(*lanes)
+        await self._with_innocents(self._lane([self._both(number) for number in range(4 * rounds)], 0.05), 0)
         for number in range(rounds):
             await self._with_innocents(self._crowd(12, "threads", "/threads"), number)
             await self._with_innocents(self._empty_pool(), number)
