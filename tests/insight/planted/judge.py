@@ -258,9 +258,10 @@ class Judge:
             self.verdict.count("flagged waits real", is_real, about)
         lost = self._lost(asked, SURE_NS)
         if lost >= LIMIT_NS and lost >= 0.2 * line["duration_ms"] * MS:
+            why = str(line.get("why"))
             self.verdict.count(
                 "delays flagged",
-                "delayed_up_to_ms" in line or "collector" in str(line.get("why")),
+                "delayed_up_to_ms" in line or "the event loop was blocked" in why or "collector" in why,
                 f"{asked.plant} {asked.request_id}: delayed {lost / MS:.0f}, {line.get('why')}",
             )
         if "delayed_up_to_ms" in line:
