@@ -70,6 +70,7 @@ async def ask_everything(url: str) -> None:
             await http.get(f"/waiting/{path}", params=query)
             await http.get("/dependency")
             await asyncio.gather(*(http.get(where) for where in ("/query", "/query", "/queries")))
+            await http.get("/queries")
             await http.get("/failing-query")
             await http.get(f"/cached/{path}")
             await http.get("/cache-gone")
@@ -157,7 +158,9 @@ def test_no_secret_is_told_of(tmp_path: Path) -> None:
     }
     assert {where: found for where, output in outputs.items() if (found := leaks(output))} == {}
     assert b"/waiting/{name}" in b"".join(pages.values())
-    assert causes >= {"blocked_loop", "thread_wait", "connection_wait", "repeated_query", "database", "call"}, causes
+    assert causes >= {"blocked_loop", "connection_wait", "repeated_query", "database", "call"}, causes
+    # Below, a wait for a thread may go unseen.
+    assert "thread_wait" in causes or sys.version_info < (3, 12)
     assert causes >= {"waiting", "validation", "response_validation", "refused", "exception"}, causes
 
 
