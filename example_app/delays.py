@@ -130,8 +130,8 @@ def return_much() -> list[dict[str, Any]]:
 @api.get("/garbage")
 def collect_garbage() -> int:
     """Collect among many objects, as a service with a large cache does."""
-    cache = [[number] for number in range(400_000)]
-    for _ in range(8):
+    cache = [[number] for number in range(300_000)]
+    for _ in range(5):
         gc.collect()
     return len(cache)
 

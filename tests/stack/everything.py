@@ -54,6 +54,10 @@ def create_app() -> FastAPI:
     async def boom() -> None:
         raise HTTPException(503)
 
+    @app.get("/report")
+    async def report() -> None:
+        time.sleep(0.2)  # noqa: ASYNC251 - it is there to block the event loop
+
     @app.get("/stream")
     async def stream() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
@@ -84,7 +88,7 @@ async def _work(app: FastAPI) -> None:
         for turn in itertools.count():
             await client.get(f"/items/{turn}")
             await client.post("/items", json={"turn": turn})
-            for path in ("/private", "/boom", "/stream", "/wp-login.php"):
+            for path in ("/private", "/boom", "/report", "/stream", "/wp-login.php"):
                 await client.get(path)
             await _talk(app)
             await _sage(turn)
