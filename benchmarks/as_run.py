@@ -39,6 +39,7 @@ CASES: Mapping[str, Job] = {
     "100 %, OTLP": _job("added-otlp"),
     "10 %, OTLP, no traceparent": _job("added-otlp-10", "browser_untraced"),
     "100 %": _job("added"),
+    "100 %, no insight": _job("added-unexplained"),
     f"{MINIMAL}{METRICS_ONLY}": Job("instrumentator"),
     f"{MINIMAL}100 %, install, no store": Job("ours-100"),
 }
@@ -50,6 +51,8 @@ DIFFERENCES: Mapping[str, Job] = {
     "OTLP": _job("added-otlp", beside="added"),
 }
 """What one thing adds: with it, and without it in the same process."""
+BY_PROCESS: Mapping[str, tuple[str, str]] = {"insight": ("100 %", "100 %, no insight")}
+"""What something adds that all apps of a process feel: cases with it, and without it."""
 SERVICES: Mapping[str, str] = {
     "bare": "bare",
     "100 %": "added",
@@ -79,7 +82,14 @@ def measure_cost(turns: Turns, requests: int) -> dict[str, Any]:
     rounds = take_turns("as-run", jobs, turns)
     return {
         "cost": {name: _figures(name, rounds) for name in CASES if name in jobs},
-        "adds_us": {what: _median(rounds, partial(_least, what)) * 1e6 for what in DIFFERENCES if what in jobs},
+        "adds_us": {
+            **{what: _median(rounds, partial(_least, what)) * 1e6 for what in DIFFERENCES if what in jobs},
+            **{
+                what: _median(rounds, partial(_more, *cases)) * 1e6
+                for what, cases in BY_PROCESS.items()
+                if jobs.keys() >= {*cases}
+            },
+        },
     }
 
 
@@ -93,6 +103,11 @@ def _cut(job: Job, requests: int) -> Job:
 
 def _least(what: str, one: Round) -> float:
     return least(one[what])
+
+
+def _more(with_it: str, without_it: str, one: Round) -> float:
+    """Return how much more the quieter blocks of one case take than those of another."""
+    return quiet([(without, watched) for (_, watched), (_, without) in zip(one[with_it], one[without_it], strict=True)])
 
 
 def _added(name: str, one: Round) -> float:

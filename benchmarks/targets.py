@@ -83,12 +83,13 @@ TARGETS = (
 )
 
 RUN_TARGETS = (
-    Target("100 %, store, OTLP, of the instrumentator", 1.25, _run("cost", "100 %, OTLP", "to_instrumentator")),
+    Target("100 %, store, insight, OTLP, of the instrumentator", 1.35, _run("cost", "100 %, OTLP", "to_instrumentator")),
     Target("100 %, store, OTLP, of the usual stack", 1 / 8, _run("cost", "100 %, OTLP", "to_usual")),
     Target("10 % by outcome, of the instrumentator", 0.75, _run("cost", "10 %, OTLP, no traceparent", "to_instrumentator")),
     Target("minimal, of the instrumentator", 0.62, _run("cost", "minimal, 100 %, install, no store", "to_instrumentator")),
     Target("a traceparent", 4.0, _run("adds_us", "traceparent"), unit="µs"),
     Target("add_middleware, over install", 4.0, _run("adds_us", "add_middleware"), unit="µs"),
+    Target("insight, on a fine request", 3.0, _run("adds_us", "insight"), unit="µs"),
     Target("encoding of a span", 10.0, _run("encoding", "ours_us"), unit="µs"),
     Target(
         "requests per second, 100 %, of bare", 0.75, _run("sockets", "variants", "100 %", "of_bare_per_second"), at_least=True

@@ -165,6 +165,7 @@ _TENTH = {"sample_rate": 0.1, "retention": "outcome"}
 _AS_RUN = {"as_middleware": True, "is_stored": True}
 AS_RUN: dict[str, Variant] = {
     "added": _variant("ours, spans not sent, 100 %", ours(**_AS_RUN), *ALL),
+    "added-unexplained": _variant("ours, spans not sent, no insight, 100 %", ours(insight=OFF, **_AS_RUN), *ALL),
     "added-10": _variant("ours, spans not sent, 10 %", ours(tracing=_TENTH, **_AS_RUN), *ALL),
     "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(**_AS_RUN), *ALL_SENT, needs=OTLP),
     "added-otlp-10": _variant("ours, sent by OTLP, 10 %", ours_sent(_TENTH, **_AS_RUN), *ALL_SENT, needs=OTLP),

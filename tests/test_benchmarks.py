@@ -176,7 +176,7 @@ def test_as_run_compares_with_the_metrics_only_peer_of_the_same_requests(monkeyp
     """Cases are held against the peer that served the same kind of request; differences are taken within a round."""
 
     def rounds(_part: str, jobs: Any, _turns: Any) -> list[Any]:
-        costs = {"instrumentator": 4.0, "usual stack, OTLP": 40.0, "100 %, OTLP": 5.0, "add_middleware": 1.5}
+        costs = {"instrumentator": 4.0, "usual stack, OTLP": 40.0, "100 %, OTLP": 5.0, "add_middleware": 1.5, "100 %": 3.0}
         minimal = {"minimal, instrumentator": 8.0, "minimal, 100 %, install, no store": 4.0}
         us = {**dict.fromkeys(jobs, 1.0), **costs, **minimal}
         return [{name: [(10.0 * slow, (10.0 + us[name]) * slow)] for name in jobs} for slow in (1e-6, 3e-6, 1e-6)]
@@ -189,6 +189,8 @@ def test_as_run_compares_with_the_metrics_only_peer_of_the_same_requests(monkeyp
     assert found["cost"]["minimal, 100 %, install, no store"]["to_instrumentator"] == pytest.approx(0.5)
     assert "to_usual" not in found["cost"]["minimal, 100 %, install, no store"]
     assert found["adds_us"]["add_middleware"] == pytest.approx(1.5)
+    # In processes of their own: 3 µs with it, 1 without.
+    assert found["adds_us"]["insight"] == pytest.approx(2.0)
     assert "| add_middleware, over install | ≤ 4 µs | 1.5 µs | yes |" in report.table_of_run(found)
     assert "| 100 %, OTLP | 5.0 | 5.0 | 1.25 | 0.12 |" in report.table_of_run(found)
 
