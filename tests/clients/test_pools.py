@@ -167,11 +167,9 @@ async def test_who_holds_the_connection_is_named(open_pool: Any, watched: Watche
         await service.release_after(0.1)
         await asyncio.gather(holding, waiting)
         _, line = [line for line in watched.access if line["route"] == "/quick"]
-        text, _, holder = line["why"][0].partition(" for ")
-        assert (line["cause"], holder) == ("connection_wait", "a connection held by GET /report/{number}")
-        assert text.startswith("waited ")
+        assert holders(line) == ["a connection held by GET /report/{number}"]
         assert line["timings"]["connection_wait"] >= 90
-        assert "why" not in service.line("/report/{number}")
+        assert holders(service.line("/report/{number}")) == []
 
 
 @every_pool
@@ -195,7 +193,7 @@ async def test_a_holder_that_is_no_request(open_pool: Any, watched: Watched, pos
             waiting = asyncio.create_task(http.get("/quick"))
             await service.release_after(0.1)
         await waiting
-        assert service.line("/quick")["why"][0].endswith(" for a connection held by other code")
+        assert holders(service.line("/quick")) == ["a connection held by other code"]
 
 
 @every_pool
@@ -218,6 +216,12 @@ async def test_the_metrics_of_a_pool(open_pool: Any, watched: Watched, postgres_
         async with hold():
             assert sizes(watched, name)["used"] == 0
         assert watched.value("db_client_connection_wait_time_seconds_count", pool=name) == 1
+
+
+def holders(line: dict[str, Any]) -> list[str]:
+    """Find what a request has waited for among its causes: on a busy machine there may be others."""
+    waits = [text.removeprefix("waited ").partition(" for ") for text in line.get("why", ()) if text.startswith("waited ")]
+    return [what for _, _, what in waits if "connection" in what]
 
 
 def state_of(client: Any) -> object:
@@ -311,7 +315,7 @@ async def test_without_insight_there_are_metrics_only(watch: Any, postgres_at: P
             waiting = asyncio.create_task(http.get("/quick"))
             await service.release_after(0.1)
             await asyncio.gather(holding, waiting)
-    assert "why" not in service.line("/quick")
+    assert holders(service.line("/quick")) == []
     assert watched.value("db_client_connection_wait_time_seconds_count", pool=f"127.0.0.1:{postgres_at.port}/postgres") == 2
 
 
@@ -327,7 +331,7 @@ async def test_two_apps_do_not_meet(watch: Any, watched: Watched, postgres_at: P
             await asyncio.sleep(0.1)
             theirs.release.set()
             await asyncio.gather(holding, waiting)
-    assert service.line("/quick")["why"][0].endswith("for a connection held by other code")
+    assert holders(service.line("/quick")) == ["a connection held by other code"]
 
 
 async def test_nothing_of_a_request_stays_with_a_pool(watched: Watched, postgres_at: Postgres):
@@ -406,8 +410,8 @@ async def test_connections_of_httpx(watched: Watched, service_at: str, is_async:
             assert not calls_of(http if is_async else sync_http)
             instrumented.undo()
     (line,) = [line for line in watched.access if line["route"] == "/quick"]
-    assert [text.partition(" for ")[2] for text in line["why"]] == ["a connection held by GET /report/{number}"]
-    assert line["timings"]["connection_wait"] > line["timings"].get("calls", 0)
+    assert holders(line) == ["a connection held by GET /report/{number}"]
+    assert line["timings"]["connection_wait"] >= 100
     assert bool(heard) == is_async
 
 

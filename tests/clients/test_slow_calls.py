@@ -85,8 +85,7 @@ async def test_a_repeated_query_is_told_with_its_line(open_client: Any, watched:
                 await query()  # here
 
         line = await answered(watched, load)
-    assert line["cause"] == "repeated_query"
-    text, _, shape = line["why"][0].partition(" ms: ")
+    text, _, shape = next(text for text in line["why"] if "query" in text).partition(" ms: ")
     assert text.startswith(f"the same query 37 times at {line_of(load, '# here')}, ")
     assert shape == "select"
     assert line["timings"]["database"] >= 200
@@ -104,7 +103,7 @@ async def test_a_sync_endpoint_and_its_literals(watched: Watched):
                 connection.exec_driver_sql(f"select wait('geheim'), {number}")  # here
 
     line = await answered(watched, load)
-    assert line["why"][0].startswith(f"the same query 12 times at {line_of(load, '# here')}, ")
+    assert any(text.startswith(f"the same query 12 times at {line_of(load, '# here')}, ") for text in line["why"])
     engine.dispose()
 
 
@@ -117,7 +116,7 @@ async def test_queries_at_the_same_time_cost_what_they_took_together(watched: Wa
             await asyncio.gather(*(pool.fetch("select pg_sleep(0.2)") for _ in range(12)))
 
         line = await answered(watched, load)
-    assert line["cause"] == "repeated_query"
+    assert any(text.startswith("the same query 12 times") for text in line["why"])
     assert 200 <= line["timings"]["database"] <= line["duration_ms"]
 
 
