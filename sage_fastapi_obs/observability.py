@@ -23,6 +23,9 @@ from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
+from sage_fastapi_obs.insight.stacks import Stacks
+from sage_fastapi_obs.insight.stacks_signal import StacksSignal
+from sage_fastapi_obs.insight.stacks_socket import StacksSocket
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -47,7 +50,7 @@ from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
-from sage_fastapi_obs.store.location import store_key
+from sage_fastapi_obs.store.location import socket_prefix, store_key
 from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
@@ -112,6 +115,17 @@ class Observability(Lifecycle):
         """What writes the lines."""
         self.store = self._build_store(redaction) if settings.store.enabled else None
         """Keeps requests that matter; None where the settings switch it off."""
+        self.stacks = (
+            None if self.insight is None else Stacks(settings.service.name, self, self.insight.code, redaction.readable)
+        )
+        """Tells which requests are in flight, and where they are."""
+        self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
+        self._stacks_socket = StacksSocket(
+            partial(socket_prefix, settings.store, store_key(settings.service.name)),
+            self._report_stacks,
+            self._warn_locally,
+            partial(self.internal_errors.count, StacksSocket.component),
+        )
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
@@ -138,7 +152,10 @@ class Observability(Lifecycle):
         # What operators open.
         self._reader = None if self.store is None else self.store.reader
         self._port = MetricsPort(self.metrics_page, settings.metrics)
-        self.router: APIRouter = monitoring_router(settings, self.metrics_page, self.status, self.logs, self._reader)
+        self.router: APIRouter = monitoring_router(
+            *(settings, self.metrics_page, self.status, self.logs, self._reader),
+            None if self.stacks is None else self.stacks.report,
+        )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -204,6 +221,8 @@ class Observability(Lifecycle):
             (self._tracing.start, settings.tracing.enabled),
             (self._start_store, self.store is not None),
             (self._start_insight, self.insight is not None),
+            (self._stacks_signal.start, True),
+            (self._stacks_socket.start, self.insight is not None and self.store is not None),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -233,6 +252,8 @@ class Observability(Lifecycle):
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
+            (self._stacks_socket.close, True),
+            (self._stacks_signal.close, True),
             (self.logs.close, self.settings.logging.enabled),
         )
 
@@ -252,9 +273,14 @@ class Observability(Lifecycle):
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
 
+    def _report_stacks(self) -> bytes:
+        return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
+
     def _start_insight(self) -> None:
         if self.insight is not None:
             self.insight.start()
+        if self.stacks is not None:
+            self.stacks.start()
 
     def _stop_insight(self) -> None:
         if self.insight is not None:

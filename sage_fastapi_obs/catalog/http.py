@@ -86,6 +86,17 @@ SLOW_REQUESTS = counter(
     "Requests that were slow for their route, or lost much time to a fault, by what cost them most.",
     {"route": (), "cause": ALL_CAUSES},
 )
+VALIDATION_ERRORS = counter(
+    "http_validation_errors_total",
+    "Requests and responses that were not valid, by where and how; each place of one counts once.",
+    {"route": (), "location": (), "kind": ()},
+)
+REQUEST_QUEUE = histogram(
+    "http_request_queue_seconds",
+    "Time from the proxy to the first sight of a request, by the header of insight.queue_header.",
+    LATENCY_BUCKETS,
+    {"route": ()},
+)
 WEBSOCKET_METRICS = (
     gauge("websocket_connections_open", "WebSocket connections open now."),
     counter(
@@ -96,4 +107,4 @@ WEBSOCKET_METRICS = (
     histogram("websocket_connection_duration_seconds", "Life of WebSocket connections.", LONG_BUCKETS, {"route": ()}),
     counter("websocket_messages_total", "WebSocket messages.", {"route": (), "direction": ("received", "sent")}),
 )
-METRICS = (*REQUEST_METRICS, *HTTP_METRICS, SLOW_REQUESTS, *WEBSOCKET_METRICS)
+METRICS = (*REQUEST_METRICS, *HTTP_METRICS, SLOW_REQUESTS, VALIDATION_ERRORS, REQUEST_QUEUE, *WEBSOCKET_METRICS)

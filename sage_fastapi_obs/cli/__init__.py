@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sage_fastapi_obs.cli import case, export, logs, show, store_command
+from sage_fastapi_obs.cli import case, export, logs, show, stacks_command, store_command
 
 __all__ = ["main"]
 
-COMMANDS = {"show": show, "case": case, "logs": logs, "store": store_command, "export": export}
+COMMANDS = {"show": show, "case": case, "logs": logs, "stacks": stacks_command, "store": store_command, "export": export}
 """Each module says what its command is for (`HELP`), what it takes (`add_arguments`) and does it (`run`)."""
 INTERRUPTED = 130
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sage_fastapi_obs.active import ActiveObservability, active_observability
 from sage_fastapi_obs.clients.client_call import enable
@@ -34,6 +34,7 @@ class WatchedPool(PoolUse):
         self.sizes = sizes
         self._closed = False
         self._series: WeakKeyDictionary[ActiveObservability, _PoolSeries | None] = WeakKeyDictionary()
+        self._last: tuple[Callable[[], ActiveObservability | None], _PoolSeries | None] = (lambda: None), None
 
     def watch(self, instrumented: Instrumented[Any], take: str, give_back: str) -> None:
         """Watch a pool by the names of its two methods: one finds a connection, the other one gets it."""
@@ -90,11 +91,12 @@ class WatchedPool(PoolUse):
         observability = active_observability()
         if observability is None:
             return None
-        try:
-            return self._series[observability]
-        except KeyError:
-            series = self._series[observability] = _series(observability, printable(self._name()), self)
-            return series
+        last = self._last
+        if last[0]() is not observability:
+            if observability not in self._series:
+                self._series[observability] = _series(observability, printable(self._name()), self)
+            last = self._last = ref(observability), self._series[observability]
+        return last[1]
 
 
 class _GivingBack:

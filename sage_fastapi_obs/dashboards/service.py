@@ -234,6 +234,17 @@ def _where(sla: SlaSettings) -> tuple[Panel, ...]:
         panel.rate(
             "Why requests were slow", "http_slow_requests_total", ["cause", "route"], unit="reqps", width=12, stacked=True
         ).about("What cost them most. Each has a line that says it in words; docs/why.md says what to do."),
+        panel.rate(
+            "Why requests were not valid",
+            "http_validation_errors_total",
+            ["location", "kind", "route"],
+            unit="reqps",
+            width=12,
+            stacked=True,
+        ).about("Where and how, by declared names. A new one after a release: a client does not know the new schema."),
+        panel.p95("Way from the proxy: p95", "http_request_queue_seconds", ["route"], width=12).about(
+            "Before the first sight of a request; needs insight.queue_header. It grows when workers are busy, or blocked."
+        ),
         Panel(
             "Size of bodies: p95",
             numbers(

@@ -1,6 +1,6 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from fastapi import APIRouter
@@ -15,7 +15,9 @@ from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
+from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
+from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
@@ -23,13 +25,22 @@ from sage_fastapi_obs.threads import in_thread
 
 
 def monitoring_router(
-    settings: Settings, scrape: MetricsPage, status: ServiceStatus, logs: LogWriter, reader: StoreReader | None
+    settings: Settings,
+    scrape: MetricsPage,
+    status: ServiceStatus,
+    logs: LogWriter,
+    reader: StoreReader | None,
+    stacks: Callable[[], StacksReport] | None,
 ) -> APIRouter:
-    """Build the router with everything operators open; `reader`: None where no requests are kept."""
+    """Build the router with everything operators open.
+
+    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    """
     access = Access(settings.monitoring)
     pages = [
         *StatusPages(access, status, judged=settings.metrics.enabled).pages(),
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
+        *([] if stacks is None else [stacks_page(access, stacks)]),
     ]
     routes = [
         *_metrics_routes(settings, access, scrape),

@@ -44,6 +44,10 @@ class ApplicationCode:
         shown = self._shown(code.co_filename)
         return None if shown is None else f"{shown}:{line or code.co_firstlineno}"
 
+    def file(self, code: CodeType) -> str:
+        """Return how the file of any code is written."""
+        return self._name(code.co_filename)
+
     def line(self, frame: FrameType | None) -> str | None:
         """Return the innermost line of the application in a stack; None where there is none."""
         for _ in range(_MOST_FRAMES):
@@ -81,7 +85,7 @@ class ApplicationCode:
         for part in (*_INSTALLED, self._folder):
             if part in file:
                 return file.rpartition(part)[2]
-        return "/".join(Path(file).parts[-_SHOWN_PARTS:])
+        return "/".join(Path(file).parts[-_SHOWN_PARTS:]).lstrip("/")
 
 
 def _module_of(endpoint: object) -> str:

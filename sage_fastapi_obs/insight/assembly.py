@@ -8,9 +8,11 @@ from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.queue_time import QueueTime
+from sage_fastapi_obs.insight.refusals import Refusals
 from sage_fastapi_obs.insight.thread_pool import ThreadPool
 from sage_fastapi_obs.insight.time_split import TimeSplit
-from sage_fastapi_obs.insight.waiting import Waiting
+from sage_fastapi_obs.insight.waiting import SlowWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 from sage_fastapi_obs.request.watch import Observer
@@ -26,11 +28,14 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
     observers: list[CauseObserver] = [
         BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
+        Refusals(),
         TimeSplit(),
         ThreadPool(),
         SlowCalls(),
         ConnectionWaits(),
         # The last one: it leaves out what others have found.
-        Waiting(watch, code, retention.median_us),
+        SlowWaits(watch, code, retention.median_us),
     ]
+    if settings.insight.queue_header is not None:
+        observers.insert(0, QueueTime(settings.insight.queue_header))
     return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)

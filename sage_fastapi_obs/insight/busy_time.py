@@ -1,6 +1,10 @@
 """How long at least one of several things was under way: what overlaps counts once."""
 
+from collections.abc import Iterable
+
 _MOST_SPANS = 16
+_NEVER = 1 << 63
+# ruff: noqa: SLF001 - two of one class look into each other
 
 
 class BusyTime:
@@ -16,7 +20,7 @@ class BusyTime:
         self._spans: list[tuple[int, int]] = []
         self._earlier_ns = 0
         """Of spans that are not kept any more."""
-        self._first_ns: int | None = None
+        self._first_ns = _NEVER
 
     def add(self, started_ns: int, ended_ns: int) -> None:
         """Add the time of something that has just ended."""
@@ -25,8 +29,7 @@ class BusyTime:
             first, last = spans.pop()
             started_ns, ended_ns = min(first, started_ns), max(last, ended_ns)
         spans.append((started_ns, ended_ns))
-        if self._first_ns is None or started_ns < self._first_ns:
-            self._first_ns = started_ns
+        self._first_ns = min(self._first_ns, started_ns)
         if len(spans) > _MOST_SPANS:
             first, last = spans.pop(0)
             self._earlier_ns += last - first
@@ -34,7 +37,15 @@ class BusyTime:
     @property
     def us(self) -> int:
         """All of it, in microseconds."""
-        if self._first_ns is None:
-            return 0
-        kept_ns = sum(last - first for first, last in self._spans)
-        return min(self._earlier_ns + kept_ns, self._spans[-1][1] - self._first_ns) // 1_000
+        return together_us([self])
+
+
+def together_us(times: Iterable[BusyTime]) -> int:
+    """Return how long any of several was under way, in microseconds."""
+    known = [one for one in times if one._spans]
+    last_ns = first_ns = min((one._first_ns for one in known), default=0)
+    busy_ns = sum(one._earlier_ns for one in known)
+    for started_ns, ended_ns in sorted(span for one in known for span in one._spans):
+        busy_ns += max(0, ended_ns - max(started_ns, last_ns))
+        last_ns = max(last_ns, ended_ns)
+    return min(busy_ns, last_ns - first_ns) // 1_000

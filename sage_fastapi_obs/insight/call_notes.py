@@ -3,16 +3,19 @@
 from threading import RLock
 from typing import Literal, NamedTuple
 
-from sage_fastapi_obs.insight.busy_time import BusyTime
+from sage_fastapi_obs.insight.busy_time import BusyTime, together_us
 
 MOST_CALLEES = 64
 """Statements and services of one request that are told apart."""
 
 
+Kind = Literal["database", "call"]
+
+
 class Callee(NamedTuple):
     """What is called. It has no value in it."""
 
-    kind: Literal["database", "call"]
+    kind: Kind
     name: str
     """As it is shown: `SELECT orders`, `redis GET`, `api.example.com`."""
     shape: str
@@ -34,13 +37,12 @@ class CalleeTimes:
 class CallNotes:
     """The calls of one request; its threads may add at the same time."""
 
-    __slots__ = ("_lock", "busy", "by_callee", "has_repetitions")
+    __slots__ = ("_lock", "by_callee", "has_repetitions")
 
     def __init__(self) -> None:
         # One that its own thread may take again: the garbage collector can run anything in between.
         self._lock = RLock()
         self.by_callee: dict[Callee, CalleeTimes] = {}
-        self.busy = {"database": BusyTime(), "call": BusyTime()}
         self.has_repetitions = False
         """Whether one statement was sent often."""
 
@@ -50,8 +52,11 @@ class CallNotes:
             times = self.by_callee.get(callee) or self._added(callee)
             times.count += 1
             times.busy.add(started_ns, ended_ns)
-            self.busy[callee.kind].add(started_ns, ended_ns)
         return times
+
+    def busy_us(self, kind: Kind) -> int:
+        """Return how long calls of a kind took; those at the same time count once."""
+        return together_us(times.busy for callee, times in self.by_callee.copy().items() if callee.kind == kind)
 
     def _added(self, callee: Callee) -> CalleeTimes:
         known = callee if len(self.by_callee) < MOST_CALLEES else _OTHERS[callee.kind]

@@ -66,7 +66,7 @@ class SlowCalls(CauseObserver):
         notes = _notes(exchange)
         if notes is None or not notes.has_repetitions:
             return False
-        return any(_is_repeated(*one) and one[1].busy.us >= LEAST_LOST_US for one in [*notes.by_callee.items()])
+        return any(_is_repeated(*one) and one[1].busy.us >= LEAST_LOST_US for one in notes.by_callee.copy().items())
 
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
         """Tell what was called, and how long that took."""
@@ -75,7 +75,7 @@ class SlowCalls(CauseObserver):
             return
         duration_us = exchange.duration_us
         explanation.findings += [*_other_calls(notes, duration_us), *_queries(notes, duration_us)]
-        busy = (("database", notes.busy["database"].us), ("calls", notes.busy["call"].us))
+        busy = (("database", notes.busy_us("database")), ("calls", notes.busy_us("call")))
         timings = {name: min(busy_us, duration_us) for name, busy_us in busy if busy_us}
         explanation.timings = {**(explanation.timings or {}), **timings}
 
@@ -89,7 +89,7 @@ def _is_repeated(callee: Callee, times: CalleeTimes) -> bool:
 
 
 def _other_calls(notes: CallNotes, duration_us: int) -> list[Finding]:
-    called = [(callee.name, times) for callee, times in [*notes.by_callee.items()] if callee.kind == "call"]
+    called = [(callee.name, times) for callee, times in notes.by_callee.copy().items() if callee.kind == "call"]
     return [Finding("call", _took(name, times), min(times.busy.us, duration_us)) for name, times in called]
 
 
@@ -104,8 +104,8 @@ def _place(times: CalleeTimes) -> str:
 
 def _queries(notes: CallNotes, duration_us: int) -> list[Finding]:
     """Tell of each repeated query, and of the others together."""
-    found, others, left_us = [], [], min(notes.busy["database"].us, duration_us)
-    for callee, times in [*notes.by_callee.items()]:
+    found, others, left_us = [], [], min(notes.busy_us("database"), duration_us)
+    for callee, times in notes.by_callee.copy().items():
         if _is_repeated(callee, times):
             lost_us = min(times.busy.us, duration_us)
             found.append(Finding("repeated_query", _repeated(callee, times, lost_us), lost_us))

@@ -1,6 +1,6 @@
 """Waits for a connection of a pool, and who held one."""
 
-from sage_fastapi_obs.insight.busy_time import BusyTime
+from sage_fastapi_obs.insight.busy_time import BusyTime, together_us
 from sage_fastapi_obs.insight.observer import CauseObserver
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Explanation, Finding, readable_time
@@ -11,6 +11,9 @@ class ConnectionWaits(CauseObserver):
 
     def concerns(self, exchange: Exchange) -> bool:
         """Tell whether a wait was long."""
+        facts = exchange.facts
+        if facts is None or facts.connection_waits is None:
+            return False
         return any(busy.us >= LEAST_LOST_US for _, busy in _waits(exchange))
 
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
@@ -20,8 +23,7 @@ class ConnectionWaits(CauseObserver):
             Finding("connection_wait", f"waited {readable_time(lost_us)} for {text}", lost_us) for text, lost_us in waits
         ]
         if waits:
-            # Rarely do waits of one request overlap with different holders.
-            total_us = min(sum(lost_us for _, lost_us in waits), exchange.duration_us)
+            total_us = min(together_us(busy for _, busy in _waits(exchange)), exchange.duration_us)
             explanation.timings = {**(explanation.timings or {}), "connection_wait": total_us}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from sage_fastapi_obs.insight.busy_time import BusyTime
 from sage_fastapi_obs.insight.call_notes import CallNotes
 from sage_fastapi_obs.insight.held_loop import HeldLoop
+from sage_fastapi_obs.insight.raised_error import RaisedError
 from sage_fastapi_obs.insight.request_phases import Marks
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -13,7 +14,7 @@ from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 class Facts:
     """Notes on one request; each observer has an attribute of its own, None until it notes something."""
 
-    __slots__ = ("calls", "connection_waits", "held_loop", "marks", "thread_waits")
+    __slots__ = ("calls", "connection_waits", "held_loop", "marks", "not_valid", "raised", "thread_waits")
 
     calls: CallNotes | None
     """Queries and calls of other services."""
@@ -23,11 +24,17 @@ class Facts:
     """How long it kept the event loop from anything else."""
     marks: Marks | None
     """When FastAPI's parts of the request began and ended."""
+    not_valid: RaisedError | None
+    """The last exception, of those that handlers were looked for, that says what was not valid."""
+    raised: RaisedError | None
+    """The last exception that a handler of the app was looked for."""
     thread_waits: ThreadWaits | None
     """How long it waited for a thread, and for whom."""
 
     def __init__(self) -> None:
-        self.calls = self.connection_waits = self.held_loop = self.marks = self.thread_waits = None
+        self.calls = self.connection_waits = self.held_loop = self.marks = self.thread_waits = self.raised = self.not_valid = (
+            None
+        )
 
 
 def facts_of(exchange: Exchange) -> Facts:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
@@ -36,8 +37,9 @@ class InsightRecorder(Recorder):
         self._explain = overridden(observers, "explain")
 
     def add_application(self, app: Any) -> None:
-        """Count the packages of an app's routes to the application."""
+        """Count the packages of an app's routes to the application, and see what its exception handlers answer."""
         self.code.add_packages_of(endpoints_of(app))
+        see_handlers(app)
 
     def start(self) -> None:
         """Start the observers."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from sage_fastapi_obs.causes import Cause
-from sage_fastapi_obs.insight.loop_thread import Reading
+from sage_fastapi_obs.insight.loop_thread import ClockReading
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Evidence
 
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
         return self.place if self.exchange is None else self.exchange
 
 
-def who_held(before: Reading, now: Reading, late_ns: int, *, is_same: bool) -> Who:
+def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: bool) -> Who:
     """Tell who had the loop between two readings, of which the second shows some code there.
 
     `late_ns`: how late the watch thread was. `is_same`: whether the first has shown the same code, in one step of its task.

@@ -6,7 +6,7 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.loop_block import Sample, who_held
-from sage_fastapi_obs.insight.loop_thread import LoopThread, Reading
+from sage_fastapi_obs.insight.loop_thread import ClockReading, LoopThread
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
 from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -28,7 +28,7 @@ class LoopSampler:
         self._watch = watch
         self._code = code
         self._observer = observer
-        self._before: tuple[LoopThread, Reading] | None = None
+        self._before: tuple[LoopThread, ClockReading] | None = None
         self.samples: list[Sample] = []
         """Of the block that goes on."""
 
@@ -58,7 +58,7 @@ class LoopSampler:
         """Return how long the loop's thread has waited for a processor since the last tick."""
         return 0 if self._before is None else self._before[0].loop_waited - self._before[1].loop_waited
 
-    def _add(self, loop_thread: LoopThread, before: Reading, now: Reading, late_ns: int) -> None:
+    def _add(self, loop_thread: LoopThread, before: ClockReading, now: ClockReading, late_ns: int) -> None:
         exchange, place = self._look(loop_thread)
         last = self.samples[-1] if self.samples else None
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
@@ -70,7 +70,7 @@ class LoopSampler:
         else:
             self.samples.append(Sample(start_ns, now.at, own_ns, who, exchange, place))
 
-    def _start_ns(self, before: Reading, exchange: Exchange | None) -> int:
+    def _start_ns(self, before: ClockReading, exchange: Exchange | None) -> int:
         """Tell when the block began: between the last sign of life and the question that has no answer."""
         sign_ns = self._watch.sign_ns
         asked_ns = self._watch.asked_ns if self._watch.is_asked else before.at

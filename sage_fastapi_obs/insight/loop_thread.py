@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 _LONGEST = 128
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """Clocks at one moment, in nanoseconds; the difference of two readings tells who had the processor."""
 
     at: int
@@ -39,11 +39,11 @@ class LoopThread:
         clock_of = getattr(time, "pthread_getcpuclockid", None)
         self._clock: int | None = None if clock_of is None else clock_of(self.ident)
 
-    def read(self) -> Reading:
+    def read(self) -> ClockReading:
         """Read all clocks, in the watch thread."""
         if self._own_waited is None:
             self._own_waited = ProcessorWait()
-        return Reading(
+        return ClockReading(
             *(time.perf_counter_ns(), self._cpu(), time.process_time_ns()),
             *(self._waited.read() or 0, self._own_waited.read()),
         )

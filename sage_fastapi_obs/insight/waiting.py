@@ -49,7 +49,7 @@ class _Seen:
             self.places[place] += 1
 
 
-class Waiting(CauseObserver):
+class SlowWaits(CauseObserver):
     """Looks at each tick of the watch thread at some of the requests that have taken long so far."""
 
     def __init__(self, watch: WatchThread, code: ApplicationCode, median_us: Callable[[str | None], int]) -> None:

@@ -75,6 +75,10 @@ def _has(attribute: str) -> Condition:
     return has
 
 
+def _has_queue(exchange: Exchange) -> bool:
+    return exchange.queue_us is not None
+
+
 def _has_client_type(exchange: Exchange) -> bool:
     return b"x-client-type" in exchange.headers
 
@@ -126,7 +130,7 @@ ACCESS_FIELDS = (
     AccessField("delayed_by", "explanation.delayed_by", TEXT, _has("delayed_by")),
     AccessField("delayed_up_to_ms", "explanation.delayed_up_to_us", _MILLISECONDS, _has("delayed_up_to_us")),
     AccessField("queued_up_to_ms", "explanation.queued_up_to_us", _MILLISECONDS, _has("queued_up_to_us")),
-    AccessField("queue_ms", "explanation.queue_us", _MILLISECONDS, _has("queue_us")),
+    AccessField("queue_ms", "queue_us", _MILLISECONDS, _has_queue),
     AccessField("validation", "explanation.validation", TEXT, _has("validation")),
     AccessField("timings", "explanation.timings_ms", _OBJECT, _has("timings"), is_for_people=False),
     AccessField("client_type", "headers", CLIENT_TYPE, _has_client_type),

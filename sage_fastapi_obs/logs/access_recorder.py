@@ -77,6 +77,7 @@ class AccessRecorder(Recorder):
                 exchange.received_bytes,
                 exchange.sent_bytes,
                 exchange.wall_ns,
+                exchange.queue_us,
             )
             write_later((self._line, values))
             exchange.line_is_ordinary = True

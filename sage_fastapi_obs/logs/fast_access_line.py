@@ -24,13 +24,14 @@ from sage_fastapi_obs.request.exchange import Exchange
 ORDINARY = (
     *("method", "route", "status", "sampled", "kept"),
     *("trace_id", "request_id", "correlation_id", "span_id", "path", "duration_us", "received_bytes", "sent_bytes", "wall_ns"),
+    "queue_us",
 )
 """What an ordinary request leaves of its exchange. The first few are alike in all requests of a kind."""
 OrdinaryValues: TypeAlias = tuple[Any, ...]
 ordinary_values: Callable[[Exchange], OrdinaryValues] = attrgetter(*ORDINARY)
 """Reads them from an exchange."""
 _KIND_VALUES = 5
-_TRACE_ID, _DURATION_US, _WALL_NS = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns"))
+_TRACE_ID, _DURATION_US, _WALL_NS, _QUEUE_US = map(ORDINARY.index, ("trace_id", "duration_us", "wall_ns", "queue_us"))
 _DIFFERENT = frozenset(ORDINARY[_KIND_VALUES:])
 _TIME = "blanktimeblank"
 _MOST_TEMPLATES = 4096
@@ -86,10 +87,15 @@ class FastAccessLine(PlainAccessLine):
         self._json_of: Callable[[str], str] = lambda text: json_text(readable(text))
         self._traced: dict[Any, _Template] = {}
         self._untraced: dict[Any, _Template] = {}
+        self._queued: dict[bool, dict[Any, _Template]] = {True: {}, False: {}}
+        """For those with the time that they took from the proxy, with and without a trace."""
 
     def __call__(self, values: OrdinaryValues) -> bytes:
         """Make one line."""
-        templates = self._traced if values[_TRACE_ID] else self._untraced
+        if values[_QUEUE_US] is None:
+            templates = self._traced if values[_TRACE_ID] else self._untraced
+        else:
+            templates = self._queued[values[_TRACE_ID] != ""]
         text, pick, conversions = templates.get(values[:_KIND_VALUES]) or self._template(templates, values)
         known = [*values, self._timestamp((values[_WALL_NS] // 1_000 + values[_DURATION_US]) / 1_000_000)]
         for position, convert in conversions:

@@ -7,7 +7,9 @@ from sage_fastapi_obs.catalog import (
     HTTP_METRICS,
     REQUEST_LABELS,
     REQUEST_METRICS,
+    REQUEST_QUEUE,
     SLOW_REQUESTS,
+    VALIDATION_ERRORS,
     WEBSOCKET_METRICS,
     Metric,
     build,
@@ -16,6 +18,7 @@ from sage_fastapi_obs.catalog import (
 from sage_fastapi_obs.metrics.http_series import BATCH, HttpRequestSeries, RequestSeries
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.request.exchange import Exchange, Socket
+from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 
@@ -34,7 +37,7 @@ class HttpMetrics(Recorder):
         )
         self._in_flight = requests.in_flight
         register(requests, shared.registry)
-        metrics = (*HTTP_METRICS, SLOW_REQUESTS, *WEBSOCKET_METRICS)
+        metrics = (*HTTP_METRICS, SLOW_REQUESTS, VALIDATION_ERRORS, REQUEST_QUEUE, *WEBSOCKET_METRICS)
         self._metrics = {metric.name: metric for metric in metrics}
         self._instruments: dict[str, Any] = {**build(metrics, shared.registry)}
         self._exemplars = settings.exemplars
@@ -46,6 +49,9 @@ class HttpMetrics(Recorder):
         shared.share(LabelledMetric(errors, self._instruments[errors.name], guards))
         self._attributes = attrgetter(*(label.attribute for label in REQUEST_LABELS))
         self._series: dict[tuple[Any, ...], RequestSeries] = {}
+        self._queues: dict[str | None, Any] = {}
+        """Of each route."""
+        self._most_routes = settings.max_routes
 
     def request_started(self, exchange: Exchange) -> None:
         """Count the request in."""
@@ -56,6 +62,10 @@ class HttpMetrics(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
+        if exchange.explanation is not None:
+            self._count_causes(exchange, exchange.explanation)
+        if exchange.queue_us is not None:
+            self._queue_of(exchange).observe(exchange.queue_us / 1_000_000)
         if exchange.socket is not None:
             self._socket_finished(exchange, exchange.socket)
             return
@@ -75,8 +85,6 @@ class HttpMetrics(Recorder):
             self._requests.add_up(series)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", exchange, exchange.error_type)
-        if exchange.explanation is not None and exchange.explanation.is_slow:
-            self._of(SLOW_REQUESTS.name, exchange, cause=exchange.explanation.cause).inc()
 
     def _stream_finished(self, exchange: Exchange) -> None:
         self._time("http_stream_duration_seconds", exchange, exchange.duration_us)
@@ -99,6 +107,20 @@ class HttpMetrics(Recorder):
         self._of("websocket_messages_total", exchange, direction="sent").inc(socket.sent_messages)
         if exchange.failed:
             self._count_error("websocket", exchange, cast("str", exchange.error_type))
+
+    def _queue_of(self, exchange: Exchange) -> Any:
+        found = self._queues.get(exchange.route)
+        if found is None:
+            found = self._of(REQUEST_QUEUE.name, exchange)
+            if len(self._queues) < self._most_routes:
+                self._queues[exchange.route] = found
+        return found
+
+    def _count_causes(self, exchange: Exchange, explanation: Explanation) -> None:
+        if explanation.is_slow and exchange.socket is None:
+            self._of(SLOW_REQUESTS.name, exchange, cause=explanation.cause).inc()
+        for location, kind in explanation.validation_errors:
+            self._of(VALIDATION_ERRORS.name, exchange, location=location, kind=kind).inc()
 
     def _time(self, name: str, exchange: Exchange, duration_us: int) -> None:
         is_linked = exchange.sampled and self._exemplars

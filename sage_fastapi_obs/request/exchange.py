@@ -114,6 +114,7 @@ class Exchange:
         "outer_context",
         "parent",
         "path",
+        "queue_us",
         "received_bytes",
         "rejection",
         "request_id",
@@ -141,6 +142,8 @@ class Exchange:
     """What is noted while it runs, to find out why it was slow; None for nothing."""
     held_lines: Any
     """Lines that wait for the outcome; None when there are none."""
+    queue_us: int | None
+    """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
     response_headers: Any
     """Those that the app has sent, as it sent them; None also once the app has returned."""
     task: Any
@@ -198,7 +201,7 @@ class Exchange:
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
         self.story: StoryDraft | None = None
         """What waits for that decision; None for nothing."""
-        self.held_lines = self.response_headers = self.facts = self.task = self.explanation = None
+        self.held_lines = self.response_headers = self.facts = self.task = self.explanation = self.queue_us = None
 
     @property
     def fields(self) -> dict[str, Any]:

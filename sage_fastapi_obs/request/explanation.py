@@ -1,6 +1,6 @@
 """Why a request was slow, was refused or failed: what was found out about it, the most important first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -44,10 +44,10 @@ class Explanation:
     delayed_up_to_us: int | None = None
     queued_up_to_us: int | None = None
     """How long it may have waited before our clock began, as the event loop was blocked until then: no part of the duration."""
-    queue_us: int | None = None
-    """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
     validation: list[str] | None = None
     """What was wrong with it: location and kind of each error, such as `body.items.*.price: missing`."""
+    validation_errors: Sequence[tuple[str, str]] = ()
+    """The same as pairs, without those that are only counted there."""
     timings: dict[str, int] | None = None
     """Where its time went, in microseconds: `dependencies`, `endpoint`, `serialization` and so on."""
 
@@ -64,7 +64,7 @@ class Explanation:
     @property
     def is_telling(self) -> bool:
         """Whether there is anything to show."""
-        figures = self.blocked_loop_us, self.delayed_up_to_us, self.queued_up_to_us, self.queue_us
+        figures = self.blocked_loop_us, self.delayed_up_to_us, self.queued_up_to_us
         return bool(self.findings or self.validation) or any(figure is not None for figure in figures)
 
     @property

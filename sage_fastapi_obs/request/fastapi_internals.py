@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from opentelemetry.trace import Span
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import Scope
 
 
@@ -54,3 +55,49 @@ def readable_attribute(owner: Any, name: str) -> Any:
         return getattr(owner, name, None)
     except Exception:
         return None
+
+
+HANDLERS_KEY = "starlette.exception_handlers"
+"""Where a scope has the tables of handlers that its app looks exceptions up in, by class and by status."""
+_HANDLER_TABLES = ("_exception_handlers", "_status_handlers")
+_MOST_LAYERS = 100
+
+
+def handler_layers(stack: Any) -> Iterator[ExceptionMiddleware]:
+    """Yield the layers of an app that answer exceptions by its handlers, as far as each layer says what is in it."""
+    for _ in range(_MOST_LAYERS):
+        if stack is None:
+            return
+        if isinstance(stack, ExceptionMiddleware):
+            yield stack
+        stack = readable_attribute(stack, "app")
+
+
+def replace_handlers(layer: ExceptionMiddleware, table: type[dict[Any, Any]]) -> None:
+    """Let a layer keep its handlers in another kind of dictionary."""
+    for name in _HANDLER_TABLES:
+        handlers = getattr(layer, name, None)
+        if type(handlers) is dict:
+            setattr(layer, name, table(handlers))
+
+
+def declared_fields(route: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a route of FastAPI reads and returns: each name that an error may have for it, and its schema or None."""
+    for field in _fields(getattr(route, "dependant", None), getattr(route, "response_field", None)):
+        schema = getattr(getattr(field, "_type_adapter", None), "core_schema", None)
+        for name in {getattr(field, attribute, None) for attribute in ("name", "alias", "validation_alias")}:
+            if isinstance(name, str):
+                yield name, schema
+
+
+def _fields(dependant: Any, *others: Any) -> Iterator[Any]:
+    yield from (field for field in others if field is not None)
+    waiting, seen = [dependant], set[int]()
+    while waiting:
+        dependant = waiting.pop()
+        if dependant is None or id(dependant) in seen:
+            continue
+        seen.add(id(dependant))
+        for kind in ("path", "query", "header", "cookie", "body"):
+            yield from getattr(dependant, f"{kind}_params", ())
+        waiting += getattr(dependant, "dependencies", ())

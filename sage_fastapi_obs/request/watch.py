@@ -154,6 +154,15 @@ class Watch(ABC):
         if error is not None:
             exchange.release_error()
 
+    def route_so_far(self) -> str | None:
+        """Return the template of the route, also before the app has answered, in any thread; None where it is not known yet."""
+        exchange = self.exchange
+        try:
+            return exchange.route or self._routes.template(exchange.scope)
+        except Exception:
+            # The scope changes meanwhile, or is gone.
+            return None
+
     def finish_early(self) -> None:
         """Finish an exchange whose app still runs when the service ends: the server may not let the app end."""
         try:

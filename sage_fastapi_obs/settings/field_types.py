@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
@@ -14,6 +15,12 @@ from sage_fastapi_obs.log_levels import LevelName, usual_level
 from sage_fastapi_obs.pack_folders import pack_names
 from sage_fastapi_obs.settings.standard_variables import is_http_url, is_otlp_url
 
+_USED_SIGNALS = frozenset(
+    {
+        *("SIGKILL", "SIGSTOP", "SIGCONT", "SIGTSTP", "SIGTERM", "SIGINT", "SIGCHLD", "SIGPIPE", "SIGALRM", "SIGPROF"),
+        *("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL", "SIGTRAP", "SIGSYS"),
+    }
+)
 _BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
 
 
@@ -79,6 +86,16 @@ def _existing_pack(name: str) -> str:
     return name
 
 
+def _usual_signal(name: object) -> object:
+    """Write the name of a signal as Python does: `usr2` is `SIGUSR2`."""
+    return f"SIG{name.strip().upper().removeprefix('SIG')}" if isinstance(name, str) else name
+
+
+def _is_free_signal(name: str) -> bool:
+    """Tell whether a process of this system may do something at a signal that does not mean its end, or an error."""
+    return isinstance(getattr(signal, name, None), signal.Signals) and name not in _USED_SIGNALS
+
+
 class _PackSchema:
     @staticmethod
     def __get_pydantic_json_schema__(_schema: Any, _handler: Any) -> dict[str, Any]:
@@ -104,6 +121,9 @@ PathPrefix = Annotated[
 ExcludedPath = Annotated[RoutePath, AfterValidator(lambda path: path.rstrip("/") or "/")]
 HeaderName = Annotated[
     str, _must(re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch, "a header name has letters, digits and dashes only")
+]
+SignalName = Annotated[
+    str, BeforeValidator(_usual_signal), _must(_is_free_signal, "must be a signal of this system that is free, such as SIGUSR2")
 ]
 FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "a field name needs a letter or a digit")]
 IndexName = Annotated[

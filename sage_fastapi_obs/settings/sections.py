@@ -30,6 +30,7 @@ from sage_fastapi_obs.settings.field_types import (
     RegularExpression,
     RoutePath,
     SecretHttpUrl,
+    SignalName,
     SwitchOrList,
     Token,
     with_otlp_endpoint,
@@ -286,6 +287,10 @@ class InsightSettings(_Section):
     """Find out why, by a thread that looks at slow requests."""
     blocked_loop_seconds: float = Field(default=0.1, ge=0.05, le=60.0)
     """Who keeps the event loop from anything else for so long is named; at least 0.05."""
+    stacks_signal: SignalName | None = None
+    """Signal at which the process writes the stacks of its threads to stderr: `SIGUSR2`. Gunicorn uses `SIGUSR1` itself."""
+    queue_header: HeaderName | None = None
+    """Header in which a proxy says when it got a request: `X-Request-Start`. Only where it overwrites what clients send."""
 
 
 class FigureSettings(_Section):

@@ -41,7 +41,7 @@ def store_key(service: str) -> StoreKey:
         return StoreKey(service, "")
 
 
-class UnusableFolderError(Exception):
+class UnusableFolderError(OSError):
     """A folder cannot hold the store; its text says why."""
 
 
@@ -54,15 +54,29 @@ def find_file(settings: StoreSettings, key: StoreKey) -> Path:
     for base in _bases(settings):
         try:
             return private_folder(base) / file_name(key)
-        except (OSError, UnusableFolderError) as reason:
+        except OSError as reason:
             reasons.append(str(reason))
     raise UnusableFolderError("; ".join(reasons) or "this system has no private folders")
+
+
+def socket_prefix(settings: StoreSettings, key: StoreKey) -> Path:
+    """Return folder and beginning of the name of the sockets of a service's processes; short, as their paths have to be.
+
+    Raises `UnusableFolderError` as `find_file` does.
+    """
+    path = find_file(settings, key)
+    return path.with_name(_digest(key))
+
+
+def private_files(settings: StoreSettings, pattern: str) -> list[Path]:
+    """Return all files of this user with such names."""
+    return [path for base in _bases(settings) for path in _folder_of(base).glob(pattern)]
 
 
 def stored_files(settings: StoreSettings, service: str | None = None) -> list[Path]:
     """Return the files of all stores of this user, or of a service's, the one last written to first."""
     pattern = f"{'*' if service is None else _letters(service)}-*{_SUFFIX}"
-    found = [path for base in _bases(settings) for path in _folder_of(base).glob(pattern) if path.is_file()]
+    found = [path for path in private_files(settings, pattern) if path.is_file()]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -87,8 +101,11 @@ def private_folder(base: Path) -> Path:
 
 def file_name(key: StoreKey) -> str:
     """Return a name that no other key has."""
-    digest = hashlib.sha256("\0".join(key).encode(errors="surrogatepass")).hexdigest()[:16]
-    return f"{_letters(key.service)}-{digest}{_SUFFIX}"
+    return f"{_letters(key.service)}-{_digest(key)}{_SUFFIX}"
+
+
+def _digest(key: StoreKey) -> str:
+    return hashlib.sha256("\0".join(key).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _letters(service: str) -> str:

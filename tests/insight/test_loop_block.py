@@ -4,18 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_fastapi_obs.insight.loop_block import Sample, judge, who_held
-from sage_fastapi_obs.insight.loop_thread import Reading
+from sage_fastapi_obs.insight.loop_thread import ClockReading
 from sage_fastapi_obs.request.exchange import Exchange
 
 MS = 1_000_000
 LEAST = 100 * MS
-START = Reading(0, 0, 0, 0, 0)
+START = ClockReading(0, 0, 0, 0, 0)
 
 
-def after(elapsed: int, loop: int = 0, others: int = 0, loop_waited: int = 0, own_waited: int | None = 0) -> Reading:
+def after(elapsed: int, loop: int = 0, others: int = 0, loop_waited: int = 0, own_waited: int | None = 0) -> ClockReading:
     """Read the clocks so many milliseconds later."""
     own_ns = None if own_waited is None else own_waited * MS
-    return Reading(elapsed * MS, loop * MS, (loop + others) * MS, loop_waited * MS, own_ns)
+    return ClockReading(elapsed * MS, loop * MS, (loop + others) * MS, loop_waited * MS, own_ns)
 
 
 def exchange() -> Exchange:

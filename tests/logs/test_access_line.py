@@ -78,6 +78,7 @@ ORDINARY_VALUES = st.builds(
     received_bytes=st.integers(0, 10**12),
     sent_bytes=st.integers(0, 10**12),
     wall_ns=st.integers(0, 4 * 10**18),
+    queue_us=st.none() | st.integers(0, 600 * 10**6),
 )
 
 

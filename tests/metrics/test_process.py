@@ -173,7 +173,7 @@ def test_a_system_that_cannot_tell_leaves_the_rest(tmp_path: Any, monkeypatch: p
 
 async def test_it_runs_with_the_app(watch: Any):
     """Started and stopped with the lifespan, it is on the page of metrics, and leaves nothing behind."""
-    watched = watch()
+    watched = watch(insight={"enabled": False})
     app = ObservabilityMiddleware(_empty, observability=watched.obs)
     callbacks = len(gc.callbacks)
     incoming, started = [{"type": "lifespan.startup"}], asyncio.Event()
@@ -231,7 +231,7 @@ def test_trio_is_not_disturbed(watch: Any):
 
 async def test_without_the_pack_nothing_is_watched(watch: Any):
     """Where the pack is off there is no timer, no callback and no family."""
-    watched = watch(metrics={"packs": ["http"]})
+    watched = watch(metrics={"packs": ["http"]}, insight={"enabled": False})
     callbacks = len(gc.callbacks)
     async with watched.obs, client(ObservabilityMiddleware(_empty, observability=watched.obs)) as http:
         await http.get("/")
