@@ -22,6 +22,8 @@ START_SECONDS = 30.0
 TROUBLE_AFTER_SECONDS = 15.0
 LINES_SHOWN = 6
 REASONS_SHOWN = 8
+LOWEST = 26
+"""Rows of a terminal that has no room for reasons."""
 PORT_TAKEN = 2
 SERVICE = "example-shop"
 
@@ -144,8 +146,8 @@ Ctrl-C stops it.
             alerts = await alert_rows(client)
         except httpx.TransportError:
             return
-        reasons = self._reasons()
         height = os.get_terminal_size().lines if sys.stdout.isatty() else 100
+        reasons = self._reasons(min(REASONS_SHOWN, height - LOWEST))
         lines = map(_readable, self._lines(20_000)[-LINES_SHOWN:])
         below = ["", *alerts, *reasons, "", "the last log lines:", *lines]
         # The cursor is on a row of its own.
@@ -158,10 +160,12 @@ Ctrl-C stops it.
         else:
             print("\n".join([*rows, ""]), flush=True)
 
-    def _reasons(self) -> list[str]:
+    def _reasons(self, most: int) -> list[str]:
         """Say why requests were slow lately: the last one of each cause."""
-        found = {line["cause"]: line for line in self._lines(200_000) if line.get("why")}
-        last = sorted(found.values(), key=lambda line: line["timestamp"])[-REASONS_SHOWN:]
+        if most <= 0:
+            return []
+        found = {line["cause"]: line for line in self._lines(200_000) if "why" in line and "cause" in line}
+        last = sorted(found.values(), key=lambda line: line["timestamp"])[-most:]
         rows = [f"{line['method']} {line['route'] or '(no route)'}: {line['why'][0]}" for line in last]
         return ["", "why requests were slow, were refused or failed:", *rows] if rows else []
 

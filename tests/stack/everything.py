@@ -31,9 +31,14 @@ TRACING = {"otlp_endpoint": "http://127.0.0.1:9/v1/traces"}
 
 def create_app() -> FastAPI:
     """Build it; it talks to itself from its start on."""
-    obs = Observability(
-        Settings(service={"name": "everything"}, metrics={"packs": ALL_PACKS}, logging=LOGGING, tracing=TRACING)
+    settings = Settings(
+        service={"name": "everything"},
+        metrics={"packs": ALL_PACKS},
+        logging=LOGGING,
+        tracing=TRACING,
+        insight={"queue_header": "X-Request-Start"},
     )
+    obs = Observability(settings)
     app = FastAPI(lifespan=_busy)
     obs.install(app)
 
@@ -86,7 +91,8 @@ async def _work(app: FastAPI) -> None:
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://everything") as client:
         for turn in itertools.count():
-            await client.get(f"/items/{turn}")
+            await client.get(f"/items/{turn}", headers={"X-Request-Start": f"t={time.time() - 0.01}"})
+            await client.get("/items/none")
             await client.post("/items", json={"turn": turn})
             for path in ("/private", "/boom", "/report", "/stream", "/wp-login.php"):
                 await client.get(path)
