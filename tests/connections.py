@@ -28,7 +28,8 @@ def build() -> FastAPI:
     provider = TracerProvider(shutdown_on_exit=False)
     # One that does nothing: only spans that somebody reads are current.
     provider.add_span_processor(SpanProcessor())
-    obs = Observability(Settings(logging={"enabled": False}, monitoring={"access": "open"}), tracer_provider=provider)
+    sections = {"logging": {"enabled": False}, "monitoring": {"access": "open"}, "insight": {"enabled": False}}
+    obs = Observability(Settings(**sections), tracer_provider=provider)
     tracer = provider.get_tracer("app")
     asked: list[str] = []
     called: dict[str, str] = {}

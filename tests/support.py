@@ -98,6 +98,9 @@ def no_cycles_of_ours(repetitions: int) -> Iterator[None]:
 class Watched:
     """An `Observability` that keeps its lines in a file and its spans in memory."""
 
+    with_insight = False
+    """Whether requests say why they are slow, unless the sections say otherwise."""
+
     def __init__(self, tmp_path: Path, *, sampler: Any = None, provider: TracerProvider | None = None, **sections: Any) -> None:
         self.path = tmp_path / "lines.jsonl"
         self.exporter = InMemorySpanExporter()
@@ -114,6 +117,8 @@ class Watched:
         sections.setdefault("store", {"path": str(tmp_path)})
         # What fails on purpose is not to be told of in lines of its own.
         sections.setdefault("alerts", {"defaults": False})
+        # On a busy machine a request may be slow, and say why.
+        sections.setdefault("insight", {"enabled": self.with_insight})
         options = {
             key: sections.pop(key) for key in ("clock", "wall_clock", "new_id", "registry", "status_clock") if key in sections
         }

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -55,7 +56,9 @@ class WatchThread:
             self.is_asked = False
         self._busy_until_ns = time.perf_counter_ns() + _LINGER_NS
         if self._thread is None:
-            self._thread = self._threads.start(partial(self._run, self._bell))
+            # The thread is no reason to live for a service that nobody closes.
+            self._thread = self._threads.start(partial(_run, weakref.ref(self), self._bell))
+            weakref.finalize(self, self._bell.set)
         self.is_awake = self._thread is not None
         self._bell.set()
 
@@ -72,12 +75,16 @@ class WatchThread:
         self._thread = self.loop_thread = None
         self.is_awake = self.is_asked = False
 
-    def _run(self, bell: threading.Event) -> None:
-        while self._bell is bell:
-            if bell.wait(TICK_NS / 1_000_000_000 if self.is_awake else None):
-                bell.clear()
-            elif self.loop_thread is not None:
-                self._tick(self.loop_thread)
+    def pause_seconds(self, bell: threading.Event) -> float | None:
+        """Return how long the thread of a bell rests, None for until it rings; raises `LookupError` once it is to end."""
+        if self._bell is not bell:
+            raise LookupError
+        return TICK_NS / 1_000_000_000 if self.is_awake else None
+
+    def tick(self) -> None:
+        """Look once."""
+        if self.loop_thread is not None:
+            self._tick(self.loop_thread)
 
     def _tick(self, loop_thread: LoopThread) -> None:
         for ticked in self.ticked:
@@ -118,3 +125,18 @@ class WatchThread:
             self.is_awake = False
             # A request may have begun just before that.
             self.is_awake = self.sign_ns != sign_ns
+
+
+def _run(owner: "weakref.ref[WatchThread]", bell: threading.Event) -> None:
+    """Tick for a watch thread as long as it lives, and has this bell."""
+    while (watch := owner()) is not None:
+        try:
+            seconds = watch.pause_seconds(bell)
+        except LookupError:
+            return
+        del watch
+        if bell.wait(seconds):
+            bell.clear()
+        elif (watch := owner()) is not None:
+            watch.tick()
+            del watch

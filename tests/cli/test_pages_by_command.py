@@ -67,7 +67,7 @@ def app_of(store: Store, **monitoring: Any) -> Starlette:
             logging={"enabled": False},
         )
     )
-    router = monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader)
+    router = monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader, None)
     return Starlette(routes=router.routes)
 
 

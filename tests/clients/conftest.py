@@ -44,3 +44,9 @@ async def watched(watch: Callable[..., Watched]) -> AsyncIterator[Watched]:
     async with made.obs:
         yield made
     assert made.obs.internal_errors.counts == {}
+
+
+@pytest.fixture(autouse=True)
+def with_insight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have requests say why they are slow."""
+    monkeypatch.setattr(Watched, "with_insight", True)

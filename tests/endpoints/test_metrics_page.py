@@ -121,7 +121,7 @@ async def test_a_page_tells_what_was_counted_before_it_was_asked_for(watch: Any)
 
 async def test_those_who_wait_hold_no_thread_and_are_not_too_many(watch: Any) -> None:
     """While a collector blocks, the loop and the application's threads are free, and at some point scrapes are turned away."""
-    watched = watch(store={"enabled": False})
+    watched = watch(store={"enabled": False}, insight={"enabled": False})
     blocking = Blocking()
     watched.obs.registry.register(blocking)
     app = FastAPI()

@@ -201,9 +201,14 @@ def sockets_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"*{SUFFIX}"))
 
 
+def stacks_threads() -> set[threading.Thread]:
+    """Return the threads of all sockets; other tests may have left some that end soon."""
+    return {thread for thread in threading.enumerate() if thread.name == "sage-obs-stacks"}
+
+
 async def test_the_socket_is_private_and_goes_with_the_service(tmp_path: Path) -> None:
     """It is there while the service runs, for its user alone; and nothing is left of it, nor of its thread."""
-    watched = Watched(tmp_path)
+    watched, before = Watched(tmp_path, insight={}), stacks_threads()
     async with waiting(watched):
         (path,) = sockets_in(tmp_path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -211,18 +216,18 @@ async def test_the_socket_is_private_and_goes_with_the_service(tmp_path: Path) -
         found = StacksReport.model_validate_json(await asyncio.to_thread(ask, path, PATIENCE_SECONDS))
         assert {request.route: request.at for request in found.requests} == PLACES
     assert sockets_in(tmp_path) == []
-    assert [thread.name for thread in threading.enumerate() if thread.name == "sage-obs-stacks"] == []
+    assert stacks_threads() == before
 
 
 async def test_without_insight_or_a_store_there_is_none(tmp_path: Path) -> None:
     """Switched off, there is no socket, no thread and no page."""
     for off in ({"insight": {"enabled": False}}, {"store": {"enabled": False, "path": str(tmp_path)}}):
-        watched, app = Watched(tmp_path, **off), FastAPI()
+        watched, app, before = Watched(tmp_path, **{"insight": {}, **off}), FastAPI(), stacks_threads()
         watched.obs.install(app)
         async with watched.obs, client(app) as http:
             assert sockets_in(tmp_path) == []
             assert (await http.get("/monitoring/stacks")).status_code == (404 if "insight" in off else 200)
-            assert all(thread.name != "sage-obs-stacks" for thread in threading.enumerate())
+            assert stacks_threads() == before
 
 
 def opened(folder: Path, answer: Callable[[], bytes] = lambda: b"{}", failed: Any = None) -> tuple[StacksSocket, list[Any]]:
@@ -316,8 +321,9 @@ def test_a_path_may_be_longer_than_that_of_a_socket(tmp_path: Path, monkeypatch:
 
 def test_nobody_has_to_close_it(short_path: Path) -> None:
     """A service that is dropped leaves neither a thread nor a socket."""
+    before = stacks_threads()
     served, _ = opened(short_path)
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "sage-obs-stacks"]
+    (thread,) = stacks_threads() - before
     del served
     gc.collect()
     thread.join(PATIENCE_SECONDS)
@@ -349,8 +355,9 @@ assert not path.exists()
 
 def test_an_idle_socket_does_not_wake_up(short_path: Path) -> None:
     """Its thread uses no processor time while nobody asks."""
+    before = stacks_threads()
     served, _ = opened(short_path)
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "sage-obs-stacks"]
+    (thread,) = stacks_threads() - before
 
     def switches() -> str:
         status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()

@@ -343,7 +343,7 @@ CHILD = """
 import asyncio, os, sys, time
 from loguru import logger
 from sage_fastapi_obs import Observability, Settings
-obs = Observability(Settings(logging={"shutdown_seconds": 60, "gather_seconds": 0}))
+obs = Observability(Settings(logging={"shutdown_seconds": 60, "gather_seconds": 0}, store={"enabled": False}))
 obs.start()
 """
 
