@@ -53,8 +53,6 @@ DIFFERENCES: dict[str, tuple[str, Any]] = {
         lambda theirs, ours: (theirs, ours) in {("/sub", "/sub/leaf/{n}"), ("/sub", None), (None, "/sub/leaf/{n}")},
     ),
     "sage.request_id": ("our ids, to find the span by", lambda theirs, ours: theirs is None and ours),
-    "sage.cause": ("why the request was refused", lambda theirs, ours: theirs is None and ours),
-    "sage.why": ("the same in words", lambda theirs, ours: theirs is None and ours),
     "sage.kept": ("why the trace is kept", lambda theirs, ours: theirs is None and ours),
     "sage.correlation_id": ("our ids, to find the span by", lambda theirs, ours: theirs is None and ours),
     "name": (
