@@ -3,13 +3,19 @@
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from types import FrameType
 from typing import Any
 
+from sage_fastapi_obs.processes import hold_at_fork
+
 _IS_SAFE = sys.version_info >= (3, 12)
+_READING = threading.RLock()
+if not _IS_SAFE:
+    hold_at_fork(_READING)
 SHOWS_THREADS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether the frames of a thread that runs can be read: without the global lock they change meanwhile."""
 
@@ -21,14 +27,18 @@ def collector_off() -> Iterator[None]:
     Below Python 3.12, reading a frame makes an object, that may start the collector, and finalizers let other threads run: the
     frames change while they are read. That has crashed the interpreter.
     """
-    if _IS_SAFE or not gc.isenabled():
+    if _IS_SAFE:
         yield
         return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    # Of two threads that read, the first to end would switch it on again.
+    with _READING:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 def frame_of(thread: int) -> FrameType | None:

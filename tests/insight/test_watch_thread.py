@@ -15,6 +15,7 @@ from support import TOO_LARGE, Watched, drive, eventually, http_scope, times, un
 
 from sage_fastapi_obs import ObservabilityMiddleware
 from sage_fastapi_obs.insight.loop_thread import LoopThread
+from sage_fastapi_obs.insight.thread_frames import collector_off
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
@@ -211,3 +212,25 @@ async def test_a_request_names_the_collector(tmp_path: Path) -> None:
     assert line["cause"] == "garbage_collection"
     assert line["why"][0].startswith("the garbage collector took ")
     assert "blocked_loop_ms" not in line
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the collector does no harm there")
+def test_the_collector_stays_off_while_anybody_reads() -> None:
+    """Of two threads that read frames, the first to end does not switch it on for the other; then it is on again."""
+    inside, over = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def read() -> None:
+        inside.set()
+        with collector_off():
+            seen.append(gc.isenabled())
+        over.set()
+
+    with collector_off():
+        other = threading.Thread(target=read)
+        other.start()
+        inside.wait()
+        assert not over.wait(0.1)
+        assert not gc.isenabled()
+    other.join()
+    assert (seen, gc.isenabled()) == ([False], True)
