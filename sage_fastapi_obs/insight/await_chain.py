@@ -15,6 +15,7 @@ _WATCH = str(Path(__file__).parents[1] / "request") + "/"
 _THREAD_CALLS = frozenset({"run_sync_in_worker_thread", "to_thread"})
 _CHILD_CALLS = {"call_next": "/middleware/base.py", "__aexit__": "/taskgroups.py", "wait": "/asyncio/tasks.py"}
 """Functions that wait for other tasks, with the end of their files."""
+_ROUTERS = ("/starlette/routing.py", "/fastapi/routing.py")
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 _AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 _WRAPPERS = frozenset({"FutureIter", "async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"})
@@ -47,6 +48,9 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
             is_watched = True
         elif name in ("receive", "send") and file.startswith(_WATCH):
             is_for_client = True
+        elif name == "call_next" or file.endswith(_ROUTERS):
+            # What stands above is a middleware of the application, that only waits for what is below.
+            place = None
         has_children = has_children or file.endswith(_CHILD_CALLS.get(name, "\n"))
     return WaitPlace(place, is_watched, has_children, is_for_client)
 
