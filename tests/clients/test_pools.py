@@ -340,6 +340,8 @@ async def test_nothing_of_a_request_stays_with_a_pool(watched: Watched, postgres
         instrument_postgres(pool)
         async with serving(watched, pool.acquire) as (_, http):
             await asyncio.gather(*(http.get("/quick") for _ in range(20)))
+        # What another thread is just making is not to be seen before it is made.
+        watched.obs.insight.stop()
         gc.collect()
         assert not [one for one in gc.get_objects() if type(one) in (Loan, Asking)]
 

@@ -159,6 +159,7 @@ async def recorded(folder: Path) -> dict[str, Any]:
     clock, wall = Ticking(), Ticking(0, WALL_NS)
     watched = Watched(
         folder,
+        insight={"blocked_loop_seconds": 60.0},
         provider=TracerProvider(id_generator=Counted(), shutdown_on_exit=False),
         clock=clock,
         wall_clock=wall,

@@ -20,10 +20,20 @@ from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 
+OTHERS: set[threading.Thread] = set()
+"""Threads that tests before this one have left, and that may end at any time."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Note which threads are not of the test."""
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
 
 def watch_threads() -> list[threading.Thread]:
-    """Return those that live."""
-    return [thread for thread in threading.enumerate() if thread.name == "sage-obs-watch"]
+    """Return those of the test that live."""
+    return [thread for thread in threading.enumerate() if thread.name == "sage-obs-watch" and thread not in OTHERS]
 
 
 def switches(status: Path) -> str:
