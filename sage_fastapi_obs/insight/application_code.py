@@ -3,7 +3,7 @@
 import sys
 import sysconfig
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -28,6 +28,7 @@ class ApplicationCode:
         self._known: dict[str, str | None] = {}
         """How each file is shown; None for one that is not the application's."""
         self._folder = str(Path.cwd()) + "/"
+        self._libraries = (*_STANDARD, *_folders_of_libraries())
 
     def add_packages_of(self, endpoints: Iterable[object]) -> None:
         """Count the packages of endpoints to the application, wherever they are."""
@@ -72,13 +73,7 @@ class ApplicationCode:
             return False
         if any(file.startswith(root) for root in self._roots):
             return True
-        return not file.startswith((*_STANDARD, *self._folders_of_libraries)) and not any(part in file for part in _INSTALLED)
-
-    @cached_property
-    def _folders_of_libraries(self) -> tuple[str, ...]:
-        """Folders that `pip install --target` has filled: the only sign is what it notes of each library."""
-        folders = (Path(entry) for entry in sys.path if entry)
-        return tuple(f"{folder}/" for folder in folders if next(folder.glob("*.dist-info"), None) is not None)
+        return not file.startswith(self._libraries) and not any(part in file for part in _INSTALLED)
 
     def _name(self, file: str) -> str:
         """Name a file from the working directory, or by the end of its path: where people keep their files is theirs."""
@@ -92,3 +87,9 @@ def _module_of(endpoint: object) -> str:
     while isinstance(endpoint, partial):
         endpoint = endpoint.func
     return str(getattr(endpoint, "__module__", ""))
+
+
+def _folders_of_libraries() -> list[str]:
+    """Return folders that `pip install --target` has filled: the only sign is what it notes of each library."""
+    folders = (Path(entry) for entry in sys.path if entry)
+    return [f"{folder}/" for folder in folders if next(folder.glob("*.dist-info"), None) is not None]

@@ -38,7 +38,7 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
     """Follow a task that is not running to what it waits for."""
     place: str | None = None
     is_watched = has_children = is_for_client = False
-    for frame in _frames(task.get_coro()):
+    for frame in frames_of(task):
         found = frame.f_code
         file, name = found.co_filename, found.co_name
         if code.place(found, 0) is not None:
@@ -55,8 +55,9 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
     return WaitPlace(place, is_watched, has_children, is_for_client)
 
 
-def _frames(awaited: Any) -> Iterator[FrameType]:
-    """Yield the frames of a chain of coroutines and generators, the outermost first."""
+def frames_of(task: "asyncio.Task[Any]") -> Iterator[FrameType]:
+    """Yield the frames of a task that is not running, through all coroutines and generators; the outermost first."""
+    awaited: Any = task.get_coro()
     for _ in range(_MOST_STEPS):
         if awaited is None:
             return

@@ -1,7 +1,6 @@
 """Looks at an event loop that does not turn: what it runs, and for which request."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
@@ -10,7 +9,7 @@ from sage_fastapi_obs.insight.loop_thread import ClockReading, LoopThread
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
 from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.watch import Watch
+from sage_fastapi_obs.request.watch import in_flight
 
 _MOST_SAMPLES = 1_200
 """Of one block: a minute. Then only the last one grows."""
@@ -95,11 +94,3 @@ class LoopSampler:
         # What it has started, and what goes on after its end, is not it.
         is_blamed = exchange is not None and not exchange.has_returned and exchange.observer is self._observer
         return exchange if is_blamed else None
-
-
-def in_flight(in_progress: set[Watch]) -> list[Watch]:
-    """Copy the set, which changes in another thread; empty where it changes too fast."""
-    for _ in range(10):
-        with suppress(RuntimeError):
-            return list(in_progress)
-    return []

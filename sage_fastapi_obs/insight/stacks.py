@@ -1,7 +1,6 @@
 """The requests in flight and the threads, and at which line each of them is; without the values of any variable."""
 
 import asyncio
-import gc
 import os
 import sys
 import threading
@@ -17,15 +16,14 @@ from pydantic import BaseModel
 
 from sage_fastapi_obs.catalog import known_method
 from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.insight.await_chain import frames_of
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, running_task
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-from sage_fastapi_obs.request.watch import Observer, Watch
+from sage_fastapi_obs.request.watch import Observer, Watch, in_flight
 
 _MOST_REQUESTS, _MOST_THREADS, _MOST_TASKS = 200, 100, 10_000
 _MOST_STEPS, _MOST_LINES, _OUTERMOST = 500, 40, 12
-_FRAMES = ("cr_frame", "gi_frame", "ag_frame")
-_AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 _POOLS = ("/anyio/_backends/_asyncio.py", "/concurrent/futures/thread.py")
 """Files whose frames in a thread know the context of the work that the thread does."""
 Line: TypeAlias = tuple[CodeType, int]
@@ -91,7 +89,7 @@ class Stacks:
             return self._report()
 
     def _report(self) -> StacksReport:
-        watches = sorted(_copied(self._observer.in_progress), key=lambda watch: watch.exchange.started_ns)
+        watches = sorted(in_flight(self._observer.in_progress), key=lambda watch: watch.exchange.started_ns)
         shown = watches[:_MOST_REQUESTS]
         waiting, running = self._lines_of_tasks({id(watch.exchange) for watch in shown})
         threads = []
@@ -117,7 +115,7 @@ class Stacks:
                     continue
                 if task is now:
                     running = exchange
-                elif lines := [(frame.f_code, frame.f_lineno) for frame in _frames_of(task)]:
+                elif lines := [(frame.f_code, frame.f_lineno) for frame in frames_of(task)]:
                     found[id(exchange)].append(lines)
         for stacks in found.values():
             # Tasks inside of the one that serves the request are deeper in it.
@@ -161,14 +159,6 @@ class Stacks:
         return [f"{self._code.file(code)}:{line} {code.co_qualname}" for code, line in lines[-_MOST_LINES:]]
 
 
-def _copied(in_progress: set[Watch]) -> list[Watch]:
-    """Copy a set that another thread changes."""
-    for _ in range(100):
-        with suppress(RuntimeError):
-            return [*in_progress]
-    return []
-
-
 def _tasks(loop: asyncio.AbstractEventLoop) -> "Iterable[asyncio.Task[Any]]":
     try:
         return asyncio.all_tasks(loop)
@@ -179,25 +169,6 @@ def _tasks(loop: asyncio.AbstractEventLoop) -> "Iterable[asyncio.Task[Any]]":
 
 def _exchange_in(context: Context | None) -> Exchange | None:
     return None if context is None else context.get(current_exchange)
-
-
-def _frames_of(task: "asyncio.Task[Any]") -> Iterator[FrameType]:
-    """Yield the frames of a task that waits, the outermost first."""
-    awaited: Any = task.get_coro()
-    for _ in range(_MOST_STEPS):
-        if (frame := _first(awaited, _FRAMES)) is not None:
-            yield frame
-        following = _first(awaited, _AWAITED)
-        if following is None and type(awaited).__module__ == "builtins":
-            # What `anext` and others return hides the generator that it stands for.
-            following = next((one for one in gc.get_referents(awaited) if hasattr(one, "ag_frame")), None)
-        if following is None:
-            return
-        awaited = following
-
-
-def _first(awaited: Any, names: tuple[str, ...]) -> Any:
-    return next((found for name in names if (found := getattr(awaited, name, None)) is not None), None)
 
 
 def _outward(frame: FrameType | None) -> list[FrameType]:

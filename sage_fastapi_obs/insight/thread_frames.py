@@ -46,8 +46,8 @@ def frame_of(thread: int) -> FrameType | None:
     return sys._current_frames().get(thread) if SHOWS_THREADS else None  # noqa: SLF001 - documented, for debuggers
 
 
-def context_of(task: asyncio.Task[Any]) -> Context | None:
-    """Return the context that a task runs in; None for a task of a kind that hides it."""
+def context_of(task: Any) -> Context | None:
+    """Return the context that a task runs in; None for a task of a kind that hides it, and for anything else."""
     if sys.version_info >= (3, 12):
         return task.get_context() if hasattr(task, "get_context") else None
     return next((found for found in gc.get_referents(task) if type(found) is Context), None)

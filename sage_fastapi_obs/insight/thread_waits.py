@@ -1,10 +1,8 @@
 """How long a request waits for a thread of the pool that runs `def` endpoints and dependencies, and whose requests hold it."""
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextvars import Context
 from functools import cache
 from importlib import import_module
 from itertools import islice
@@ -12,6 +10,7 @@ from types import CodeType
 from typing import Any
 
 from sage_fastapi_obs.insight.request_phases import code_of
+from sage_fastapi_obs.insight.thread_frames import context_of
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.request_name import request_name
 
@@ -84,16 +83,7 @@ class ThreadWaits:
 def _exchanges_of(borrowers: Iterable[object]) -> Iterator[Exchange]:
     """Find the requests that tasks run for."""
     for borrower in borrowers:
-        context = _context_of(borrower)
+        context = context_of(borrower)
         exchange = None if context is None else context.get(current_exchange)
         if exchange is not None:
             yield exchange
-
-
-def _context_of(task: Any) -> Context | None:
-    """Return the context that a task runs in; None for anything else that borrows."""
-    if hasattr(task, "get_context"):
-        context: Context = task.get_context()
-        return context
-    # Python 3.11 does not tell it.
-    return next((one for one in gc.get_referents(task) if type(one) is Context), None)

@@ -8,13 +8,13 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.await_chain import WaitPlace, wait_place
-from sage_fastapi_obs.insight.loop_sampler import in_flight
 from sage_fastapi_obs.insight.loop_thread import LoopThread
 from sage_fastapi_obs.insight.observer import CauseObserver
 from sage_fastapi_obs.insight.thread_frames import collector_off, context_of
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Explanation, Finding, readable_time
+from sage_fastapi_obs.request.watch import in_flight
 
 _OLD_NS = 100_000_000
 """Younger requests are left alone."""
@@ -129,7 +129,7 @@ class SlowWaits(CauseObserver):
 def _children(
     parent: "asyncio.Task[Any]", exchange: Exchange, loop: asyncio.AbstractEventLoop
 ) -> "Iterator[asyncio.Task[Any]]":
-    """Yield tasks that run for a request, as the layers of `BaseHTTPMiddleware` and task groups start them."""
+    """Yield tasks that run for a request, as middlewares with `call_next` and task groups start them."""
     for number, task in enumerate(asyncio.all_tasks(loop)):
         if number >= _MOST_TASKS:
             return

@@ -2,6 +2,7 @@
 
 from sage_fastapi_obs.catalog import UNMATCHED, known_method
 from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.watch import in_flight
 
 NOT_YET = "(route not known yet)"
 
@@ -13,5 +14,5 @@ def request_name(exchange: Exchange) -> str:
 
 
 def _route_so_far(exchange: Exchange) -> str | None:
-    watches = [*exchange.observer.in_progress.copy()]
-    return next((watch.template for watch in watches if watch.exchange is exchange), None)
+    watches = in_flight(exchange.observer.in_progress)
+    return next((watch.route_so_far() for watch in watches if watch.exchange is exchange), None)

@@ -4,6 +4,7 @@ import sys
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -116,11 +117,6 @@ class Watch(ABC):
     @abstractmethod
     def send(self, message: Message) -> Awaitable[None]:
         """Hand on what the app sends."""
-
-    @property
-    def template(self) -> str | None:
-        """The template of the route as far as it is known by now: there need not be an answer."""
-        return self.exchange.route or self._routes.template(self.exchange.scope)
 
     def close(self, error: BaseException | None) -> None:
         """End the watch: the app has returned, failed or was cancelled."""
@@ -274,3 +270,11 @@ def size_of(body: Any) -> int:
     if isinstance(body, memoryview):
         return body.nbytes
     return len(body) if hasattr(body, "__len__") else 0
+
+
+def in_flight(in_progress: set[Watch]) -> list[Watch]:
+    """Copy a set that another thread changes; empty where it changes too fast."""
+    for _ in range(100):
+        with suppress(RuntimeError):
+            return [*in_progress]
+    return []

@@ -328,6 +328,7 @@ async def test_two_apps_do_not_meet(watch: Any, watched: Watched, postgres_at: P
             holding = asyncio.create_task(their_http.get("/report/1"))
             await theirs.held.wait()
             waiting = asyncio.create_task(http.get("/quick"))
+            await eventually(lambda: service.pending() or theirs.pending())
             await asyncio.sleep(0.1)
             theirs.release.set()
             await asyncio.gather(holding, waiting)
