@@ -25,16 +25,17 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
     code, pauses = ApplicationCode(), CollectorPauses()
     watch = WatchThread(observability.in_progress, observability.internal_errors)
     sampler = LoopSampler(watch, code, observability)
+    pool = ThreadPool()
     observers: list[CauseObserver] = [
         BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
         Refusals(),
         TimeSplit(),
-        ThreadPool(),
+        pool,
         SlowCalls(),
         ConnectionWaits(),
         # The last one: it leaves out what others have found.
-        SlowWaits(watch, code, retention.median_us),
+        SlowWaits(watch, code, pool, retention.median_us),
     ]
     if settings.insight.queue_header is not None:
         observers.insert(0, QueueTime(settings.insight.queue_header))

@@ -8,6 +8,7 @@ from types import CoroutineType, FrameType
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
+from sage_fastapi_obs.insight.thread_waits import thread_wait_codes
 
 _MOST_STEPS = 300
 _CLIENTS = str(Path(__file__).parents[1] / "clients") + "/"
@@ -32,12 +33,14 @@ class WaitPlace(NamedTuple):
     """Whether it waits for other tasks."""
     is_for_client: bool
     """Whether it waits for the client to send or to receive."""
+    is_for_thread: bool
+    """Whether it waits for a thread of the pool, as all are taken."""
 
 
 def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
     """Follow a task that is not running to what it waits for."""
     place: str | None = None
-    is_watched = has_children = is_for_client = False
+    is_watched = has_children = is_for_client = is_queued = is_for_thread = False
     for frame in frames_of(task):
         found = frame.f_code
         file, name = found.co_filename, found.co_name
@@ -51,8 +54,11 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
         elif name == "call_next" or file.endswith(_ROUTERS):
             # What stands above is a middleware of the application, that only waits for what is below.
             place = None
+        # Who gets a thread at once is in the limiter, too, and waits for nothing there.
+        is_for_thread = is_for_thread or (is_queued and name == "wait")
+        is_queued = is_queued or (is_watched and found in thread_wait_codes()[:1])
         has_children = has_children or file.endswith(_CHILD_CALLS.get(name, "\n"))
-    return WaitPlace(place, is_watched, has_children, is_for_client)
+    return WaitPlace(place, is_watched, has_children, is_for_client, is_for_thread)
 
 
 def frames_of(task: "asyncio.Task[Any]") -> Iterator[FrameType]:

@@ -10,6 +10,8 @@ from types import CodeType
 from typing import Any, Literal, NamedTuple
 
 _MONITORING: Any = getattr(sys, "monitoring", None)
+IS_EXACT = _MONITORING is not None
+"""Whether this interpreter tells of functions at all."""
 _FREE_FOR_ALL = (4, 3, 5)
 """Ids of tools that are not reserved for debuggers, coverage and profilers."""
 _TOOL = "sage_fastapi_obs"

@@ -24,7 +24,7 @@ _MOST_CALLERS = 5
 class ThreadPool(CauseObserver):
     """Says how long a request waited for a thread, and which route held most of them.
 
-    The time is exact where the interpreter tells of waits; elsewhere it is that of samples, if somebody takes some.
+    The time is exact where the interpreter tells of waits; elsewhere `SlowWaits` tells what it has seen.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,12 @@ class ThreadPool(CauseObserver):
         with suppress(Exception):
             self._limiter = current_default_thread_limiter()
 
-    def seen_waiting(self, exchange: Exchange) -> None:
-        """Note who holds threads, for a request that a sample shows to wait for one; from any thread."""
-        if self._limiter is not None:
-            _waits_of(exchange).look_at(self._limiter)
+    def look_at_holders(self, waits: ThreadWaits) -> None:
+        """Note who holds threads; from any thread."""
+        # They may change meanwhile.
+        with suppress(RuntimeError):
+            if self._limiter is not None:
+                waits.look_at(self._limiter)
 
     def timings(self, exchange: Exchange) -> dict[str, int]:
         """Return the microseconds that it waited, if the interpreter has told of it."""
@@ -61,11 +63,16 @@ class ThreadPool(CauseObserver):
         waited_us = (explanation.timings or {}).get(THREAD_WAIT, 0)
         if waited_us < LEAST_LOST_US:
             return
-        waits = _noted(exchange)
-        holder = None if waits is None else waits.holder(exchange)
-        evidence: Evidence = "observed" if self.timings(exchange) else "inferred"
-        text = f"waited {readable_time(waited_us)} for a thread" + (f", held by {holder}" if holder else "")
-        explanation.findings.append(Finding("thread_wait", text, waited_us, evidence))
+        explanation.findings.append(waited_for_thread(exchange, waited_us, _noted(exchange)))
+
+
+def waited_for_thread(
+    exchange: Exchange, waited_us: int, waits: ThreadWaits | None, evidence: Evidence = "observed", share: float = 1.0
+) -> Finding:
+    """Say how long a request waited for a thread, and for whom."""
+    holder = None if waits is None else waits.holder(exchange)
+    text = f"waited {readable_time(waited_us)} for a thread" + (f", held by {holder}" if holder else "")
+    return Finding("thread_wait", text, waited_us, evidence, share)
 
 
 def _noted(exchange: Exchange) -> ThreadWaits | None:

@@ -1,6 +1,5 @@
 """How long a request waits for a thread of the pool that runs `def` endpoints and dependencies, and whose requests hold it."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -29,13 +28,6 @@ def thread_wait_codes() -> tuple[CodeType, ...]:
     acquire = code_of(getattr(backend, "CapacityLimiter", None), "acquire_on_behalf_of")
     run = code_of(getattr(backend, "AsyncIOBackend", None), "run_sync_in_worker_thread")
     return () if acquire is None or run is None else (acquire, run)
-
-
-def is_waiting_for_thread(codes: Iterable[CodeType]) -> bool:
-    """Tell whether a task waits for a thread, by the functions that wait inside each other in it, in any order."""
-    wanted = thread_wait_codes() if _BACKEND in sys.modules else ()
-    found = {id(code) for code in codes}
-    return bool(wanted) and all(id(code) in found for code in wanted)
 
 
 class ThreadWaits:
@@ -74,7 +66,7 @@ class ThreadWaits:
     def holder(self, waiting: Exchange) -> str | None:
         """Name the route that held most threads, as `GET /export`; None where no request is known to have held one."""
         by_route: Counter[str] = Counter()
-        for exchange, looks in self._holders.items():
+        for exchange, looks in self._holders.copy().items():
             if exchange is not waiting:
                 by_route[request_name(exchange)] += looks
         return by_route.most_common(1)[0][0] if by_route else None

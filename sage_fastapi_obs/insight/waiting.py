@@ -8,9 +8,12 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.await_chain import WaitPlace, wait_place
+from sage_fastapi_obs.insight.code_events import IS_EXACT
 from sage_fastapi_obs.insight.loop_thread import LoopThread
 from sage_fastapi_obs.insight.observer import CauseObserver
 from sage_fastapi_obs.insight.thread_frames import collector_off, context_of
+from sage_fastapi_obs.insight.thread_pool import THREAD_WAIT, ThreadPool, waited_for_thread
+from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Explanation, Finding, readable_time
@@ -35,11 +38,13 @@ _FOR_CLIENT = "for the client"
 class _Seen:
     """What was seen of one request."""
 
-    __slots__ = ("due_ns", "places", "times")
+    __slots__ = ("due_ns", "places", "queued_times", "thread_waits", "times")
 
     def __init__(self) -> None:
         self.places: Counter[str] = Counter()
-        self.times = self.due_ns = 0
+        self.thread_waits = ThreadWaits()
+        self.times = self.queued_times = self.due_ns = 0
+        """Looks; of them those at a request that waited for a thread; and when the next look is due."""
 
     def add(self, wait: WaitPlace) -> None:
         """Count a look. What others tell of is no place."""
@@ -52,8 +57,11 @@ class _Seen:
 class SlowWaits(CauseObserver):
     """Looks at each tick of the watch thread at some of the requests that have taken long so far."""
 
-    def __init__(self, watch: WatchThread, code: ApplicationCode, median_us: Callable[[str | None], int]) -> None:
+    def __init__(
+        self, watch: WatchThread, code: ApplicationCode, pool: ThreadPool, median_us: Callable[[str | None], int]
+    ) -> None:
         """`median_us`: what half of a route's requests take at most."""
+        self._pool = pool
         self._watch = watch
         self._median_us = median_us
         self._code = code
@@ -61,14 +69,32 @@ class SlowWaits(CauseObserver):
         """Of requests in flight; changed by the watch thread only."""
         watch.ticked.append(self._tick)
 
+    def concerns(self, exchange: Exchange) -> bool:
+        """Tell whether it was seen to wait for a thread."""
+        seen = self._seen.get(exchange) if self._seen else None
+        return seen is not None and seen.queued_times > 0
+
     def explain(self, exchange: Exchange, explanation: Explanation) -> None:
+        """Tell where the request waited: for a thread, if that is not known exactly, and at which line most."""
+        seen = self._seen.get(exchange)
+        if seen is None:
+            return
+        if seen.queued_times:
+            self._add_thread_wait(exchange, explanation, seen)
+        if seen.places:
+            self._add_place(exchange, explanation, seen)
+
+    def _add_thread_wait(self, exchange: Exchange, explanation: Explanation, seen: _Seen) -> None:
+        share = seen.queued_times / seen.times
+        waited_us = int(share * exchange.duration_us)
+        explanation.timings = {**(explanation.timings or {}), THREAD_WAIT: waited_us}
+        explanation.findings.append(waited_for_thread(exchange, waited_us, seen.thread_waits, "inferred", share))
+
+    def _add_place(self, exchange: Exchange, explanation: Explanation, seen: _Seen) -> None:
         """Tell where the request waited most, without the time that others can tell more of.
 
         Where that is why it took longer than usual, what it always waits for is not.
         """
-        seen = self._seen.get(exchange)
-        if seen is None or not seen.places:
-            return
         place, times = seen.places.most_common(1)[0]
         share = times / seen.times
         known_us = sum(finding.lost_us for finding in explanation.findings if finding.cause not in _NOT_WAITS)
@@ -80,13 +106,6 @@ class SlowWaits(CauseObserver):
             explanation.findings.append(
                 Finding("waiting", f"waited {readable_time(lost_us)} {where}", lost_us, "inferred", share)
             )
-
-    def place_of(self, exchange: Exchange) -> WaitPlace | None:
-        """Tell from any thread where a request waits just now; None for one that does not wait, or has ended."""
-        task, loop_thread = exchange.task, self._watch.loop_thread
-        if task is None or loop_thread is None or task.done():
-            return None
-        return self._place(task, exchange, loop_thread.loop)
 
     def _tick(self, loop_thread: LoopThread) -> None:
         now_ns = time.perf_counter_ns()
@@ -115,7 +134,11 @@ class SlowWaits(CauseObserver):
             return
         seen = self._seen.setdefault(exchange, _Seen())
         seen.due_ns = exchange.started_ns + int((now_ns - exchange.started_ns) * _GROWTH)
-        seen.add(self._place(task, exchange, loop_thread.loop))
+        found = self._place(task, exchange, loop_thread.loop)
+        seen.add(found)
+        if found.is_for_thread and not IS_EXACT:
+            seen.queued_times += 1
+            self._pool.look_at_holders(seen.thread_waits)
 
     def _place(self, task: "asyncio.Task[Any]", exchange: Exchange, loop: asyncio.AbstractEventLoop) -> WaitPlace:
         with collector_off():

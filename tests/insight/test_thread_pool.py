@@ -14,10 +14,6 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
 from support import PATIENCE_SECONDS, Watched, client, eventually
 from test_time_split import Stopped, exact
 
-from sage_fastapi_obs.insight.thread_pool import ThreadPool
-from sage_fastapi_obs.insight.thread_waits import is_waiting_for_thread
-from sage_fastapi_obs.request.exchange import Exchange, current_exchange
-
 
 class Pool:
     """A service with two threads, of which some endpoints hold one until they are told to end."""
@@ -237,35 +233,3 @@ def codes_of(coroutine: Any) -> list[Any]:
         codes.append(coroutine.cr_code)
         coroutine = coroutine.cr_await
     return codes
-
-
-async def test_samples_tell_who_waits(pool: Pool) -> None:
-    """Without the interpreter's events, the functions that a task waits in say so, and the pool is looked at then."""
-    seen = ThreadPool()
-    tasks: dict[str, tuple[Any, Exchange]] = {}
-
-    async def noted(scope: Any, receive: Any, send: Any) -> None:
-        exchange = current_exchange.get()
-        assert exchange is not None
-        tasks[scope["path"]] = asyncio.current_task(), exchange
-        await inner(scope, receive, send)
-
-    async with pool.served(2) as visitor:
-        seen.start()
-        await visitor.get("/quick")
-        inner = pool.app.middleware_stack.app  # type: ignore[union-attr]
-        pool.app.middleware_stack.app = noted  # type: ignore[union-attr]
-        holder = asyncio.ensure_future(visitor.get("/export/s3cret"))
-        await held(1)
-        # Who gets a thread at once lets others run first.
-        await eventually(lambda: not is_waiting_for_thread(codes_of(tasks["/export/s3cret"][0].get_coro())))
-        other = asyncio.ensure_future(visitor.get("/export/2"))
-        await held(2)
-        request = asyncio.ensure_future(visitor.get("/quick"))
-        await waiting(1)
-        task, exchange = tasks["/quick"]
-        assert is_waiting_for_thread(codes_of(task.get_coro()))
-        seen.seen_waiting(exchange)
-        assert exchange.facts.thread_waits.holder(exchange) == "GET /export/{secret}"
-        pool.goes_on.set()
-        await asyncio.gather(request, holder, other)
