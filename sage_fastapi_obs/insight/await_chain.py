@@ -28,7 +28,9 @@ class WaitPlace(NamedTuple):
     place: str | None
     """The innermost line of the application; None where there is none."""
     is_watched: bool
-    """Whether it waits for a thread, or for a call that is watched by itself."""
+    """Whether it waits for a call that is watched by itself."""
+    is_in_thread: bool
+    """Whether it waits for what a thread does, or for a thread."""
     has_children: bool
     """Whether it waits for other tasks."""
     is_for_client: bool
@@ -36,18 +38,25 @@ class WaitPlace(NamedTuple):
     is_for_thread: bool
     """Whether it waits for a thread of the pool, as all are taken."""
 
+    @property
+    def is_innermost(self) -> bool:
+        """Whether it says what a request waits for, where it has several tasks."""
+        return not self.has_children and (self.place is not None or self.is_in_thread)
+
 
 def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
     """Follow a task that is not running to what it waits for."""
     place: str | None = None
-    is_watched = has_children = is_for_client = is_queued = is_for_thread = False
+    is_watched = is_in_thread = has_children = is_for_client = is_queued = is_for_thread = False
     for frame in frames_of(task):
         found = frame.f_code
         file, name = found.co_filename, found.co_name
         if code.place(found, 0) is not None:
             # Only now: to find the number of the line costs more than all else.
             place, is_for_client = code.place(found, frame.f_lineno), False
-        elif name in _THREAD_CALLS or file.startswith(_CLIENTS):
+        elif name in _THREAD_CALLS:
+            is_in_thread = True
+        elif file.startswith(_CLIENTS):
             is_watched = True
         elif name in ("receive", "send") and file.startswith(_WATCH):
             is_for_client = True
@@ -56,9 +65,9 @@ def wait_place(task: "asyncio.Task[Any]", code: ApplicationCode) -> WaitPlace:
             place = None
         # Who gets a thread at once is in the limiter, too, and waits for nothing there.
         is_for_thread = is_for_thread or (is_queued and name == "wait")
-        is_queued = is_queued or (is_watched and found in thread_wait_codes()[:1])
+        is_queued = is_queued or (is_in_thread and found in thread_wait_codes()[:1])
         has_children = has_children or file.endswith(_CHILD_CALLS.get(name, "\n"))
-    return WaitPlace(place, is_watched, has_children, is_for_client, is_for_thread)
+    return WaitPlace(place, is_watched, is_in_thread, has_children, is_for_client, is_for_thread)
 
 
 def frames_of(task: "asyncio.Task[Any]") -> Iterator[FrameType]:

@@ -7,9 +7,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from contextvars import Context
 from itertools import islice
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
@@ -17,15 +16,21 @@ from pydantic import BaseModel
 from sage_fastapi_obs.catalog import known_method
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.await_chain import frames_of
-from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, running_task
+from sage_fastapi_obs.insight.thread_frames import (
+    SHOWS_THREADS,
+    collector_off,
+    context_of,
+    exchange_in,
+    exchange_of_pool,
+    outward,
+    running_task,
+)
 from sage_fastapi_obs.privacy.printable import printable
-from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.watch import Observer, Watch, in_flight
 
 _MOST_REQUESTS, _MOST_THREADS, _MOST_TASKS = 200, 100, 10_000
-_MOST_STEPS, _MOST_LINES, _OUTERMOST = 500, 40, 12
-_POOLS = ("/anyio/_backends/_asyncio.py", "/concurrent/futures/thread.py")
-"""Files whose frames in a thread know the context of the work that the thread does."""
+_MOST_LINES = 40
 Line: TypeAlias = tuple[CodeType, int]
 
 
@@ -110,7 +115,7 @@ class Stacks:
         if self._loop is not None:
             now = running_task(self._loop)
             for task in islice(_tasks(self._loop), _MOST_TASKS):
-                exchange = _exchange_in(context_of(task))
+                exchange = exchange_in(context_of(task))
                 if id(exchange) not in wanted:
                     continue
                 if task is now:
@@ -128,8 +133,8 @@ class Stacks:
         for ident, frame in islice(frames.items(), _MOST_THREADS):
             if ident == threading.get_ident():
                 continue
-            stack = _outward(frame)
-            exchange = running if ident == self._loop_thread else _exchange_of_pool(stack)
+            stack = outward(frame)
+            exchange = running if ident == self._loop_thread else exchange_of_pool(stack)
             lines = [(each.f_code, each.f_lineno) for each in reversed(stack)]
             yield printable(names.get(ident, str(ident))), lines, exchange
 
@@ -165,36 +170,6 @@ def _tasks(loop: asyncio.AbstractEventLoop) -> "Iterable[asyncio.Task[Any]]":
     except RuntimeError:
         # They change too fast.
         return ()
-
-
-def _exchange_in(context: Context | None) -> Exchange | None:
-    return None if context is None else context.get(current_exchange)
-
-
-def _outward(frame: FrameType | None) -> list[FrameType]:
-    """Return the frames of a thread, the innermost first."""
-    stack: list[FrameType] = []
-    while frame is not None and len(stack) < _MOST_STEPS:
-        stack.append(frame)
-        frame = frame.f_back
-    return stack
-
-
-def _exchange_of_pool(stack: list[FrameType]) -> Exchange | None:
-    """Return the request that a thread of a pool works for."""
-    for frame in reversed(stack[-_OUTERMOST:]):
-        if frame.f_code.co_filename.endswith(_POOLS):
-            for context in map(_context_of_work, [*frame.f_locals.values()]):
-                if (exchange := _exchange_in(context)) is not None:
-                    return exchange
-    return None
-
-
-def _context_of_work(value: Any) -> Context | None:
-    """Return the context that a local variable of a pool's frame is or stands for: of anyio, and of `asyncio.to_thread`."""
-    work = (value, getattr(value, "fn", None), *(getattr(value, "task", None) or ()))
-    owners = (getattr(getattr(one, "func", None), "__self__", one) for one in work)
-    return next((owner for owner in owners if type(owner) is Context), None)
 
 
 def _is_outermost(lines: list[Line]) -> bool:

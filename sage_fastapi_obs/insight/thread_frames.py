@@ -11,11 +11,15 @@ from types import FrameType
 from typing import Any
 
 from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 
 _IS_SAFE = sys.version_info >= (3, 12)
 _READING = threading.RLock()
 if not _IS_SAFE:
     hold_at_fork(_READING)
+_MOST_FRAMES, _OUTERMOST = 500, 12
+_POOLS = ("/anyio/_backends/_asyncio.py", "/concurrent/futures/thread.py")
+"""Files whose frames in a thread know the context of the work that the thread does."""
 SHOWS_THREADS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether the frames of a thread that runs can be read: without the global lock they change meanwhile."""
 
@@ -46,6 +50,13 @@ def frame_of(thread: int) -> FrameType | None:
     return sys._current_frames().get(thread) if SHOWS_THREADS else None  # noqa: SLF001 - documented, for debuggers
 
 
+def frames_of_pools() -> dict[Exchange, FrameType]:
+    """Return the innermost frame of each thread of a pool that works for a request."""
+    frames = sys._current_frames().values() if SHOWS_THREADS else ()  # noqa: SLF001 - documented, for debuggers
+    stacks = [outward(frame) for frame in frames]
+    return {exchange: stack[0] for stack in stacks if (exchange := exchange_of_pool(stack)) is not None}
+
+
 def context_of(task: Any) -> Context | None:
     """Return the context that a task runs in; None for a task of a kind that hides it, and for anything else."""
     if sys.version_info >= (3, 12):
@@ -56,3 +67,34 @@ def context_of(task: Any) -> Context | None:
 def running_task(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[Any] | None":
     """Return the task that a loop of another thread is running; None while it runs none."""
     return asyncio.current_task(loop)
+
+
+def exchange_in(context: Context | None) -> Exchange | None:
+    """Return the request that code in a context runs for."""
+    return None if context is None else context.get(current_exchange)
+
+
+def outward(frame: FrameType | None) -> list[FrameType]:
+    """Return the frames of a thread, the innermost first."""
+    stack: list[FrameType] = []
+    while frame is not None and len(stack) < _MOST_FRAMES:
+        stack.append(frame)
+        frame = frame.f_back
+    return stack
+
+
+def exchange_of_pool(stack: list[FrameType]) -> Exchange | None:
+    """Return the request that a thread of a pool works for."""
+    for frame in reversed(stack[-_OUTERMOST:]):
+        if frame.f_code.co_filename.endswith(_POOLS):
+            for context in map(_context_of_work, [*frame.f_locals.values()]):
+                if (exchange := exchange_in(context)) is not None:
+                    return exchange
+    return None
+
+
+def _context_of_work(value: Any) -> Context | None:
+    """Return the context that a local variable of a pool's frame is or stands for: of anyio, and of `asyncio.to_thread`."""
+    work = (value, getattr(value, "fn", None), *(getattr(value, "task", None) or ()))
+    owners = (getattr(getattr(one, "func", None), "__self__", one) for one in work)
+    return next((owner for owner in owners if type(owner) is Context), None)

@@ -11,7 +11,7 @@ from sage_fastapi_obs.insight.await_chain import WaitPlace, wait_place
 from sage_fastapi_obs.insight.code_events import IS_EXACT
 from sage_fastapi_obs.insight.loop_thread import LoopThread
 from sage_fastapi_obs.insight.observer import CauseObserver
-from sage_fastapi_obs.insight.thread_frames import collector_off, context_of
+from sage_fastapi_obs.insight.thread_frames import collector_off, context_of, frames_of_pools
 from sage_fastapi_obs.insight.thread_pool import THREAD_WAIT, ThreadPool, waited_for_thread
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
@@ -50,7 +50,12 @@ class _Seen:
         """Count a look. What others tell of is no place."""
         self.times += 1
         place = wait.place or (_FOR_CLIENT if wait.is_for_client else None)
-        if place is not None and not wait.is_watched and (place in self.places or len(self.places) < _MOST_PLACES):
+        if (
+            place is not None
+            and not wait.is_watched
+            and not wait.is_for_thread
+            and (place in self.places or len(self.places) < _MOST_PLACES)
+        ):
             self.places[place] += 1
 
 
@@ -145,7 +150,9 @@ class SlowWaits(CauseObserver):
             found = wait_place(task, self._code)
             if found.has_children:
                 children = (wait_place(child, self._code) for child in _children(task, exchange, loop))
-                found = next((one for one in children if one.place is not None and not one.has_children), found)
+                found = next((one for one in children if one.is_innermost), found)
+            if found.is_in_thread and not found.is_for_thread:
+                found = found._replace(place=self._code.line(frames_of_pools().get(exchange)))
         return found
 
 

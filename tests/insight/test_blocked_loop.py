@@ -112,6 +112,11 @@ SOURCE = textwrap.dedent("""
         await asyncio.sleep(0.6)  # THEN
         return {}
 
+    @app.get("/in_thread")
+    def in_thread():
+        time.sleep(1.5)  # IN_THREAD
+        return {}
+
     def burn(seconds):
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
@@ -257,6 +262,13 @@ def test_a_slow_wait_has_its_line(service: Service) -> None:
     line = service.ask(["/waits/1.5"])["/waits/{seconds}"][0]
     assert line["cause"] == "waiting"
     assert line["why"][0].endswith(f"at service.py:{LINES['WAITS']}")
+
+
+def test_a_slow_endpoint_in_a_thread_has_its_line(service: Service) -> None:
+    """A plain function that takes long is told with the line that it was seen at."""
+    line = service.ask(["/in_thread"])["/in_thread"][0]
+    assert line["cause"] == "waiting"
+    assert line["why"][0].endswith(f"at service.py:{LINES['IN_THREAD']}")
 
 
 def test_threads_that_compute_blame_no_request(service: Service) -> None:
