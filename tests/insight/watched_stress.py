@@ -13,7 +13,7 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.await_chain import wait_place
-from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of, running_task
+from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of, frames_of_pools, running_task
 
 
 class Finalized:
@@ -69,6 +69,7 @@ class Looks:
             with collector_off():
                 running = running_task(self._loop)
                 place = code.line(frame_of(self._thread))
+                frames_of_pools()
                 for task in [*asyncio.all_tasks(self._loop)][:5] if number % 10 == 0 else ():
                     if task is not running:
                         wait_place(task, code)
@@ -83,7 +84,7 @@ async def main(number: int) -> None:
     threading.Thread(target=looks.look, daemon=True).start()
     while not looks.done.is_set():
         tasks = [asyncio.create_task(busy(depth)) for depth in range(20)]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *[asyncio.to_thread(deep, 5) for _ in range(4)], return_exceptions=True)
         threads = [threading.Thread(target=deep, args=(5,)) for _ in range(2)]
         for thread in threads:
             thread.start()
