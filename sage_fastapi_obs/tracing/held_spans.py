@@ -231,7 +231,7 @@ class SpanGate:
         if exchange.is_kept:
             mark_sampled(span)
         passes = _is_sampled(span)
-        if (self._collects or not passes) and span is not exchange.span and not exchange.own_story.add_span(span):
+        if (self._collects or not passes) and not _is_of(exchange, span) and not exchange.own_story.add_span(span):
             self._lost()
         if passes:
             self._processor.pass_on(span)
@@ -252,3 +252,9 @@ class SpanGate:
 def _is_sampled(span: ReadableSpan) -> bool:
     context = span.context
     return context is not None and bool(context.trace_flags & _SAMPLED)
+
+
+def _is_of(exchange: Exchange, span: Any) -> bool:
+    """Tell whether a span is the one of the request itself; the SDK hands over a copy of those that it ends its own way."""
+    own = exchange.span
+    return span is own or span.context.span_id == own.get_span_context().span_id

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from fastapi import BackgroundTasks, Body, FastAPI, WebSocket
 from loguru import logger
 from opentelemetry.sdk.trace import TracerProvider
@@ -137,6 +138,21 @@ async def test_what_comes_after_the_answer_is_there_too(tmp_path: Path) -> None:
         assert messages(story) == ["request completed", "late", "outlived"]
         # Work that takes long enough to be seen has a span of its own, which a busy machine makes of any.
         assert [span["name"] for span in story.spans if span["name"] != "background"] == ["GET /", "afterwards"]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+async def test_a_failed_request_has_its_span_once(tmp_path: Path, rate: float) -> None:
+    """Also where the exception made it another kind of span on its way."""
+    async with Service(tmp_path, rate=rate) as service:
+
+        @service.app.get("/boom")
+        async def boom() -> None:
+            with operation("step"):
+                raise RuntimeError
+
+        await drive(service.asgi, http_scope("/boom"))
+        (story,) = service.stories
+        assert sorted(span["name"] for span in story.spans) == ["GET /boom", "step"]
 
 
 async def test_failed_background_work_keeps_its_request(tmp_path: Path) -> None:
@@ -313,8 +329,9 @@ async def test_many_at_once(tmp_path: Path) -> None:
         for story in service.stories:
             number = story.request.path[1:]
             assert messages(story) == [f"line {number}", "request completed"]
-            names = [span["name"] for span in story.spans]
-            assert [name for name in names if name.startswith("step")] == [f"step {number}"]
+            names = {span["span_id"]: span["name"] for span in story.spans if span["name"] != "background"}
+            assert sorted(names.values()) == ["GET /{number}", f"step {number}"]
+            assert len(names) == sum(span["name"] != "background" for span in story.spans)
 
 
 async def test_with_the_provider_of_the_application(watch: Any) -> None:
