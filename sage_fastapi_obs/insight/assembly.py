@@ -12,6 +12,7 @@ from sage_fastapi_obs.insight.queue_time import QueueTime
 from sage_fastapi_obs.insight.refusals import Refusals
 from sage_fastapi_obs.insight.thread_pool import ThreadPool
 from sage_fastapi_obs.insight.time_split import TimeSplit
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.insight.waiting import SlowWaits
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
@@ -22,12 +23,13 @@ from sage_fastapi_obs.tracing.retention import Retention
 
 def insight(settings: Settings, observability: Observer, retention: Retention) -> InsightRecorder:
     """Build the observers. `retention`: knows how long the requests of a route usually take."""
-    code, pauses = ApplicationCode(), CollectorPauses()
+    code, troubled = ApplicationCode(), TroubledTime()
+    pauses = CollectorPauses(long_ended=troubled.extend)
     watch = WatchThread(observability.in_progress, observability.internal_errors)
-    sampler = LoopSampler(watch, code, observability)
+    sampler = LoopSampler(watch, code, observability, troubled)
     pool = ThreadPool()
     observers: list[CauseObserver] = [
-        BlockedLoop(watch, sampler, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
+        BlockedLoop(watch, sampler, troubled, pauses, settings.insight.blocked_loop_seconds, retention.median_us),
         GarbageCollection(pauses),
         Refusals(),
         TimeSplit(),
@@ -35,8 +37,10 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
         SlowCalls(),
         ConnectionWaits(),
         # The last one: it leaves out what others have found.
-        SlowWaits(watch, code, pool, retention.median_us),
+        SlowWaits(watch, code, pool, troubled, retention.median_us),
     ]
     if settings.insight.queue_header is not None:
         observers.insert(0, QueueTime(settings.insight.queue_header))
-    return InsightRecorder(observers, retention.slow_us, observability.internal_errors, code)
+    return InsightRecorder(
+        observers, retention.slow_us, observability.internal_errors, code, troubled, retention.shortest_slow_us
+    )

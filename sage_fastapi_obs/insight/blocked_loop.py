@@ -12,6 +12,7 @@ from sage_fastapi_obs.insight.held_loop import HeldLoop
 from sage_fastapi_obs.insight.loop_block import LoopBlock, judge
 from sage_fastapi_obs.insight.loop_sampler import LoopSampler
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.metrics.collector_pauses import CollectorPauses
 from sage_fastapi_obs.request.exchange import Exchange
@@ -32,6 +33,7 @@ class BlockedLoop(CauseObserver):
         self,
         watch: WatchThread,
         sampler: LoopSampler,
+        troubled: TroubledTime,
         pauses: CollectorPauses,
         least_seconds: float,
         median_us: Callable[[str | None], int],
@@ -39,6 +41,7 @@ class BlockedLoop(CauseObserver):
         """`least_seconds`: shorter blocks are not told of. `median_us`: what half of a route's requests take at most."""
         self._watch = watch
         self._sampler = sampler
+        self._troubled = troubled
         self._pauses = pauses
         self._least_ns = int(least_seconds * 1_000_000_000)
         self._median_us = median_us
@@ -104,14 +107,18 @@ class BlockedLoop(CauseObserver):
                 _held_loop_of(holder.exchange).add(holder, block)
         if end_ns - block.start_ns >= self._least_ns:
             self._blocks.append(block)
-            self._until_ns = block.backlog_until_ns
+            self._extend(block.backlog_until_ns)
 
     def _follow_backlog(self, block: LoopBlock, turns: int) -> None:
         """Find out when everything has begun that had waited in sockets while the loop was blocked."""
         if self._watch.loop_thread is not None and turns:
             self._watch.loop_thread.loop.call_soon(partial(self._follow_backlog, block, turns - 1))
         block.backlog_until_ns = max(block.backlog_until_ns, time.perf_counter_ns())
-        self._until_ns = max(self._until_ns, block.backlog_until_ns)
+        self._extend(block.backlog_until_ns)
+
+    def _extend(self, until_ns: int) -> None:
+        self._until_ns = max(self._until_ns, until_ns)
+        self._troubled.extend(until_ns)
 
 
 def _held_loop_of(exchange: Exchange) -> HeldLoop:

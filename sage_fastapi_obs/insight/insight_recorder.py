@@ -6,6 +6,7 @@ from typing import Any
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Explanation, Finding
@@ -24,14 +25,25 @@ class InsightRecorder(Recorder):
         slow_us: Callable[[str | None], int],
         internal_errors: InternalErrors,
         code: ApplicationCode,
+        troubled: TroubledTime,
+        shortest_slow_us: int = 0,
     ) -> None:
-        """`slow_us`: the duration from which on a request of a route is slow. `code`: tells which lines observers name."""
+        """Build it.
+
+        `slow_us`: the duration from which on a request of a route is slow; `shortest_slow_us`: no shorter one is, of any route.
+        `code`: tells which lines observers name. `troubled`: when requests may have lost time that need not have been slow.
+        """
         self._observers = observers
-        self._slow_us = slow_us
+        self._slow_us, self._shortest_slow_us = slow_us, shortest_slow_us
+        self._troubled = troubled
         self._internal_errors = internal_errors
         self.code = code
         """Tells lines of the application from those of libraries."""
-        self._started = overridden(observers, "request_started")
+        started = overridden(observers, "request_started")
+        if len(started) == 1:
+            # Called by each request, so without the loop.
+            self.request_started = started[0]  # type: ignore[method-assign,assignment]
+        self._started = started
         self._concerns = overridden(observers, "concerns")
         self._timing = [observer for observer in observers if type(observer).timings is not CauseObserver.timings]
         self._explain = overridden(observers, "explain")
@@ -58,6 +70,17 @@ class InsightRecorder(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Explain it, if there is anything to say."""
+        troubled = self._troubled
+        if (
+            exchange.duration_us < self._shortest_slow_us
+            and exchange.status < 400
+            and exchange.facts is None
+            and exchange.started_ns >= troubled.until_ns
+            and not troubled.is_now
+            and exchange.error_type is None
+        ):
+            # Nearly every request.
+            return
         answered_us = exchange.answered_us if exchange.streamed or exchange.socket is not None else exchange.duration_us
         is_slow = answered_us >= self._slow_us(exchange.route)
         if is_slow or exchange.status >= 400 or exchange.error_type is not None or self._is_of_concern(exchange):

@@ -63,6 +63,17 @@ def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: 
     return "observed" if is_same and own_waited > late_ns / 2 else "nobody"
 
 
+def without(samples: list[Sample], waited_ns: int) -> list[Sample]:
+    """Take off what the loop's thread has waited for a processor, as far as samples do not know it; of the last ones first."""
+    left_ns = waited_ns - sum(sample.ns - sample.own_ns for sample in samples)
+    found: list[Sample] = []
+    for sample in reversed(samples):
+        off_ns = min(sample.own_ns, max(0, left_ns))
+        left_ns -= off_ns
+        found.append(sample._replace(own_ns=sample.own_ns - off_ns))
+    return found[::-1]
+
+
 @dataclass(slots=True)
 class Holder:
     """Code of one request, or of none, that held the loop in a block."""

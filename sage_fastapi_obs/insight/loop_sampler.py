@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
-from sage_fastapi_obs.insight.loop_block import Sample, who_held
+from sage_fastapi_obs.insight.loop_block import Sample, who_held, without
 from sage_fastapi_obs.insight.loop_thread import ClockReading, LoopThread
 from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.watch import in_flight
@@ -22,11 +23,14 @@ _MOST_TAIL_NS = 75_000_000
 class LoopSampler:
     """Notes at each tick of the watch thread what the loop runs, while it gives no sign of life."""
 
-    def __init__(self, watch: WatchThread, code: ApplicationCode, observer: Any) -> None:
+    def __init__(self, watch: WatchThread, code: ApplicationCode, observer: Any, troubled: TroubledTime) -> None:
         """`observer`: the `Observability` whose requests may be named."""
+        self._troubled = troubled
         self._watch = watch
         self._code = code
         self._observer = observer
+        self._waited_before = 0
+        """How long the loop's thread had waited for a processor before the block, in all."""
         self._before: tuple[LoopThread, ClockReading] | None = None
         self.samples: list[Sample] = []
         """Of the block that goes on."""
@@ -45,21 +49,20 @@ class LoopSampler:
 
     def take(self, now_ns: int, ending: Exchange | None) -> list[Sample]:
         """Return the samples of the block that ends now, in the loop's thread. `ending`: the request that has just ended."""
-        samples, self.samples = self.samples, []
+        samples, self.samples, self._troubled.is_now = self.samples, [], False
         last = samples[-1]
         tail_ns = now_ns - last.end_ns
         if last.who in ("observed", "inferred") and (tail_ns <= _MOST_TAIL_NS or last.exchange is ending is not None):
-            own_ns = max(0, tail_ns - self._waited_since())
-            samples.append(last._replace(start_ns=last.end_ns, end_ns=now_ns, own_ns=own_ns))
-        return samples
-
-    def _waited_since(self) -> int:
-        """Return how long the loop's thread has waited for a processor since the last tick."""
-        return 0 if self._before is None else self._before[0].loop_waited - self._before[1].loop_waited
+            samples.append(last._replace(start_ns=last.end_ns, end_ns=now_ns, own_ns=tail_ns))
+        # What the loop's thread has waited for a processor is known only once it has got one: now.
+        waited_ns = 0 if self._before is None else self._before[0].loop_waited - self._waited_before
+        return without(samples, waited_ns)
 
     def _add(self, loop_thread: LoopThread, before: ClockReading, now: ClockReading, late_ns: int) -> None:
         exchange, place = self._look(loop_thread)
         last = self.samples[-1] if self.samples else None
+        if last is None:
+            self._waited_before = before.loop_waited
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
         is_same = last is not None and last.holder == (place if exchange is None else exchange)
         who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
@@ -68,6 +71,7 @@ class LoopSampler:
             self.samples[-1] = last._replace(end_ns=now.at, own_ns=last.own_ns + own_ns)
         else:
             self.samples.append(Sample(start_ns, now.at, own_ns, who, exchange, place))
+            self._troubled.is_now = True
 
     def _start_ns(self, before: ClockReading, exchange: Exchange | None) -> int:
         """Tell when the block began: between the last sign of life and the question that has no answer."""

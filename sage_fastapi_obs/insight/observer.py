@@ -9,6 +9,8 @@ from sage_fastapi_obs.request.explanation import Explanation
 class CauseObserver:
     """Base of the observers; override the methods you need. None of them may raise for what a client sends."""
 
+    component = "Insight"
+
     def start(self) -> None:
         """Begin to observe, in the thread of the event loop that serves."""
 
@@ -19,7 +21,7 @@ class CauseObserver:
         """See a request before the app does; every request pays for it."""
 
     def concerns(self, exchange: Exchange) -> bool:  # noqa: ARG002 - for those that override it
-        """Tell at its end whether there is something to say about a request that is quick and fine; every one pays for it."""
+        """Tell at its end whether there is something to say about a request that is fine, but has notes or lost time."""
         return False
 
     def timings(self, exchange: Exchange) -> dict[str, int]:  # noqa: ARG002 - for those that override it

@@ -14,6 +14,7 @@ from sage_fastapi_obs.insight.observer import CauseObserver
 from sage_fastapi_obs.insight.thread_frames import collector_off, context_of, frames_of_pools
 from sage_fastapi_obs.insight.thread_pool import THREAD_WAIT, ThreadPool, waited_for_thread
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Explanation, Finding, readable_time
@@ -63,10 +64,15 @@ class SlowWaits(CauseObserver):
     """Looks at each tick of the watch thread at some of the requests that have taken long so far."""
 
     def __init__(
-        self, watch: WatchThread, code: ApplicationCode, pool: ThreadPool, median_us: Callable[[str | None], int]
+        self,
+        watch: WatchThread,
+        code: ApplicationCode,
+        pool: ThreadPool,
+        troubled: TroubledTime,
+        median_us: Callable[[str | None], int],
     ) -> None:
         """`median_us`: what half of a route's requests take at most."""
-        self._pool = pool
+        self._pool, self._troubled = pool, troubled
         self._watch = watch
         self._median_us = median_us
         self._code = code
@@ -143,6 +149,7 @@ class SlowWaits(CauseObserver):
         seen.add(found)
         if found.is_for_thread and not IS_EXACT:
             seen.queued_times += 1
+            self._troubled.extend(now_ns)
             self._pool.look_at_holders(seen.thread_waits)
 
     def _place(self, task: "asyncio.Task[Any]", exchange: Exchange, loop: asyncio.AbstractEventLoop) -> WaitPlace:

@@ -15,11 +15,17 @@ class CollectorPauses:
     """Measures the pauses from `start` to `stop`. They concern the whole process, whichever thread collects."""
 
     def __init__(
-        self, clock: Callable[[], int] = time.perf_counter_ns, paused: Callable[[int, int], None] | None = None
+        self,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        paused: Callable[[int, int], None] | None = None,
+        long_ended: Callable[[int], None] | None = None,
     ) -> None:
-        """`clock`: monotonic nanoseconds. `paused`: is told the generation and the nanoseconds of each pause."""
+        """`clock`: monotonic nanoseconds.
+
+        `paused` is told the generation and the nanoseconds of each pause; `long_ended` when a long one has ended.
+        """
         self._clock = clock
-        self._paused = paused
+        self._paused, self._long_ended = paused, long_ended
         self._began: int | None = None
         self._recent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         """Start and end of each."""
@@ -57,5 +63,7 @@ class CollectorPauses:
             self._recent.append((began, ended))
         if ended - began >= _LONG_NS:
             self.last_long_ns = ended
+            if self._long_ended is not None:
+                self._long_ended(ended)
         if self._paused is not None:
             self._paused(generation, ended - began)

@@ -96,6 +96,11 @@ class Retention(Recorder):
         self.holds_spans = False
         """Whether spans of what is not sampled are held, so that the outcome decides about them, too."""
 
+    @property
+    def shortest_slow_us(self) -> int:
+        """The duration below which no request of any route is slow, in microseconds."""
+        return min(SHORTEST_SLOW_US, self._longest_us)
+
     def slow_us(self, template: str | None) -> int:
         """Return the duration from which on a request of a route is slow, in microseconds."""
         route = self._routes.get(template)

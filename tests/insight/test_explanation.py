@@ -8,6 +8,7 @@ from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.facts import facts_of
 from sage_fastapi_obs.insight.insight_recorder import InsightRecorder
 from sage_fastapi_obs.insight.observer import CauseObserver
+from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Explanation, Finding, readable_time
@@ -99,7 +100,7 @@ def ended(duration_us: int, status: int = 200) -> Exchange:
 
 def explained(exchange: Exchange, *observers: CauseObserver, errors: InternalErrors | None = None) -> Explanation | None:
     """Let observers explain an exchange, where requests from a second on are slow."""
-    recorder = InsightRecorder([*observers], lambda _: 1_000_000, errors or InternalErrors(), ApplicationCode())
+    recorder = InsightRecorder([*observers], lambda _: 1_000_000, errors or InternalErrors(), ApplicationCode(), TroubledTime())
     recorder.request_finished(exchange)
     assert exchange.facts is None
     return exchange.explanation
@@ -144,7 +145,11 @@ def test_observers_are_started_and_stopped() -> None:
     """Those that are started last are stopped first."""
     calls: list[str] = []
     recorder = InsightRecorder(
-        [Known(name="first", calls=calls), Known(name="last", calls=calls)], lambda _: 0, InternalErrors(), ApplicationCode()
+        [Known(name="first", calls=calls), Known(name="last", calls=calls)],
+        lambda _: 0,
+        InternalErrors(),
+        ApplicationCode(),
+        TroubledTime(),
     )
     recorder.start()
     recorder.stop()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_fastapi_obs.insight.loop_block import Sample, judge, who_held
+from sage_fastapi_obs.insight.loop_block import Sample, judge, who_held, without
 from sage_fastapi_obs.insight.loop_thread import ClockReading
 from sage_fastapi_obs.request.exchange import Exchange
 
@@ -100,3 +100,26 @@ def test_nobody_is_blamed_for_more_than_it_was_seen_with(seen: list[tuple[int, i
     }
     assert sum(times.values()) == end * MS
     assert (block.cause == "blocked_loop") == (max(times.values()) >= LEAST)
+
+
+OWN = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)).map(sorted), max_size=10)
+
+
+@given(OWN, st.integers(0, 1_500))
+def test_nobody_is_blamed_for_a_thread_that_has_no_processor(times: list[list[int]], waited: int) -> None:
+    """What the system tells afterwards of the wait for a processor is taken off once, and no sample has less than nothing."""
+    samples = [sample(100 * number, 100 * number + whole, None, own) for number, (own, whole) in enumerate(times)]
+    left = without(samples, waited * MS)
+    known = sum(whole - own for own, whole in times)
+    expected = sum(own for own, _ in times) - max(0, waited - known)
+    assert sum(one.own_ns for one in left) == max(0, expected) * MS
+    assert all(0 <= one.own_ns <= before.own_ns for one, before in zip(left, samples, strict=True))
+    assert [one._replace(own_ns=0) for one in left] == [one._replace(own_ns=0) for one in samples]
+
+
+def test_a_request_that_ran_while_its_thread_was_kept_away_is_not_blamed() -> None:
+    """A loaded machine may take the processor from the loop for long; that is known once it has one again."""
+    running = exchange()
+    seen = [sample(50 * number, 50 * number + 50, running) for number in range(8)]
+    block = judge(without(seen, 390 * MS), 400 * MS, 0, least_ns=LEAST, backlog_ns=0)
+    assert block.cause is None

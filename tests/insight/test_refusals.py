@@ -1,8 +1,9 @@
 """Why requests are refused and fail: what was not valid, which line raised; handlers of the app notice nothing of it."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,14 @@ HERE = "tests/insight/test_refusals.py"
 SECRET = "s3cr3t"
 METRIC = "http_validation_errors_total"
 Watch = Callable[..., Watched]
+
+
+@pytest.fixture(autouse=True)
+def without_collector() -> Iterator[None]:
+    """Keep the garbage collector away: what it takes would be another reason."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 class Item(BaseModel):
