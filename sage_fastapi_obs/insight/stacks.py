@@ -103,7 +103,9 @@ class Stacks:
                 # What a thread does for a request says more than what waits for it.
                 waiting[id(exchange)].append(lines)
             threads.append(self._thread(name, lines, exchange))
-        requests = [self._request(watch, waiting[id(watch.exchange)], {id(running)}) for watch in shown]
+        # One time for all of them: the oldest is first, however long it takes to write them.
+        now = self._observer.clock()
+        requests = [self._request(watch, now, waiting[id(watch.exchange)], {id(running)}) for watch in shown]
         return StacksReport(
             service=self._service, pid=os.getpid(), requests=requests, others=len(watches) - len(shown), threads=threads
         )
@@ -142,7 +144,7 @@ class Stacks:
         request_id = None if exchange is None else exchange.request_id
         return ThreadStack(name=name, request_id=request_id, at=self._at(lines), stack=self._written(lines))
 
-    def _request(self, watch: Watch, stacks: list[list[Line]], running: set[int]) -> RequestStack:
+    def _request(self, watch: Watch, now: int, stacks: list[list[Line]], running: set[int]) -> RequestStack:
         exchange = watch.exchange
         route = watch.route_so_far()
         return RequestStack(
@@ -150,7 +152,7 @@ class Stacks:
             method=known_method(exchange.method),
             route=route,
             path=self._readable(exchange.path) if route is None else None,
-            age_ms=max(0, self._observer.clock() - exchange.started_ns) / 1_000_000,
+            age_ms=max(0, now - exchange.started_ns) / 1_000_000,
             state="running" if id(exchange) in running else "waiting" if stacks else "unknown",
             at=next((at for lines in reversed(stacks) if (at := self._at(lines)) is not None), None),
             stacks=[self._written(lines) for lines in stacks],
