@@ -1,0 +1,95 @@
+"""Blocks of numbers one after the other in a mapped file: each says once what its numbers are, and is written again and again.
+
+A block is seen whole or not at all, also when its writer is killed in the middle: it has two copies of its numbers, and a count
+of writes that says which one is valid. A reader that meets a write reads again.
+
+    length, count of writes, width, bytes of the description | description | first copy | second copy
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
+
+_HEAD = 4
+"""Numbers of eight bytes before the description."""
+_MOST_READS = 1_000
+
+
+class Block:
+    """One block; `numbers` and `floats` are views of the whole file."""
+
+    __slots__ = ("_file", "_first", "_head", "description", "width")
+
+    def __init__(self, file: MappedFile, head: int, description: bytes, width: int) -> None:
+        """`head`: place of its head, in units of eight bytes."""
+        self._file, self._head = file, head
+        self.description = description
+        """What the numbers are."""
+        self.width = width
+        """How many they are."""
+        self._first = head + _HEAD + (len(description) + 7) // 8
+
+    @property
+    def version(self) -> int:
+        """How often it was written; 0: it has no numbers yet."""
+        return self._file.numbers[self._head + 1]
+
+    def write(self, values: "array[float]") -> None:
+        """Replace all numbers; by one writer at a time."""
+        version = self.version
+        start = self._first + (version + 1) % 2 * self.width
+        self._file.floats[start : start + self.width] = memoryview(values)
+        # Not before the numbers: up to here, the other copy is valid.
+        self._file.numbers[self._head + 1] = version + 1
+
+    def read(self) -> "array[float]":
+        """Return all numbers as they were at one moment; zeros before the first write."""
+        for _ in range(_MOST_READS):
+            version = self.version
+            start = self._first + version % 2 * self.width
+            values = array("d", self._file.floats[start : start + self.width])
+            if self.version == version:
+                return values
+        raise OSError(f"{self._file.path} changes too fast")
+
+
+class Blocks:
+    """All blocks of a file, from some place on to its end."""
+
+    def __init__(self, file: MappedFile, start: int, end: int) -> None:
+        """`start`: in bytes, where the first block is. `end`: place in `file.numbers` of the end of the last one, in bytes."""
+        self._file, self._next, self._end = file, start, end
+
+    def append(self, description: bytes, values: Sequence[float]) -> Block:
+        """Add a block with its first numbers; raises `OSError` where there is no room for it."""
+        start = self._file.numbers[self._end] or self._next
+        words = _HEAD + (len(description) + 7) // 8 + 2 * len(values)
+        end = start + words * 8
+        if end > self._file.size:
+            self._file.grow((max(end, self._file.size * 5 // 4) + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES)
+        head = start // 8
+        numbers = self._file.numbers
+        numbers[head], numbers[head + 1], numbers[head + 2], numbers[head + 3] = words, 0, len(values), len(description)
+        self._file.bytes[start + _HEAD * 8 : start + _HEAD * 8 + len(description)] = description
+        block = Block(self._file, head, description, len(values))
+        block.write(array("d", values))
+        # Others look no further than this.
+        numbers[self._end] = end
+        return block
+
+    def new(self) -> Iterator[Block]:
+        """Yield the blocks that have been added since the last call, by whoever writes the file; raises `OSError` for rubbish."""
+        end = self._file.numbers[self._end]
+        if end > self._file.size:
+            self._file.remap()
+        if end > self._file.size or end % 8:
+            raise OSError(f"{self._file.path} is damaged")
+        while self._next < end:
+            head = self._next // 8
+            words, _, width, length = self._file.numbers[head : head + _HEAD]
+            if words != _HEAD + (length + 7) // 8 + 2 * width or self._next + words * 8 > end:
+                raise OSError(f"{self._file.path} is damaged")
+            start = self._next + _HEAD * 8
+            yield Block(self._file, head, bytes(self._file.bytes[start : start + length]), width)
+            self._next += words * 8
