@@ -30,7 +30,7 @@ BATCH = 128
 class RequestSeries:
     """Requests of the same labels: method, route and status."""
 
-    __slots__ = ("folded", "labels", "longest_us", "pending", "read", "shortest_us", "totals")
+    __slots__ = ("folded", "labels", "longest_us", "pending", "place", "read", "shortest_us", "totals")
 
     def __init__(self, labels: LabelValues, duration_buckets: int, size_buckets: int) -> None:
         self.labels = labels
@@ -40,6 +40,8 @@ class RequestSeries:
         """Of the requests that have been added up."""
         self.folded = 0
         """Where requests are numbered: the number of the newest one that has been added up."""
+        self.place = 0
+        """Of the block in which the totals are saved; 0: they are not."""
         self.read = -1
         """Requests that there were at the last reading for the windows."""
         self.shortest_us, self.longest_us = NO_EXTREMES
@@ -60,6 +62,7 @@ class HttpRequestSeries(Collector):
     def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
         self.families = HttpFamilies(total, duration, in_flight, received, sent)
         """Shows the numbers."""
+        self.in_flight_metric = in_flight
         if not in_flight.starts_at_zero:
             raise ValueError(f"all values of the labels of {in_flight.name} have to be known")
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
@@ -68,7 +71,7 @@ class HttpRequestSeries(Collector):
         self._adding = False
         self.in_flight: set[Exchange] = set()
         self.save: Callable[[RequestSeries], None] | None = None
-        """Called under the lock with each series that has new totals."""
+        """Called under the lock with each series that is new or has new totals."""
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
         self._in_flight_labels = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
@@ -81,6 +84,8 @@ class HttpRequestSeries(Collector):
             if series is None:
                 series = RequestSeries(values, len(self._duration_bounds) + 1, len(self._size_bounds) + 1)
                 self._series[values] = series
+                if self.save is not None:
+                    self.save(series)
             return series
 
     def series(self) -> list[RequestSeries]:
