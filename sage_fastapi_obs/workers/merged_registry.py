@@ -1,8 +1,8 @@
 """The numbers of all workers as a registry: the blocks of all slots are read, and only those that have changed since."""
 
 from array import array
-from collections.abc import Callable, Iterable
-from itertools import compress, count
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, compress, repeat
 from operator import ne
 from threading import RLock
 from typing import Protocol
@@ -139,22 +139,22 @@ class _Source:
         self._blocks = slot.blocks.again()
         self._places: dict[int, MergedFamily] = {}
         self._entries: list[_Definition | _Child | _Exemplar | None] = []
-        self._versions: list[int] = []
+        self._versions: Sequence[int] = ()
 
     def read(self, pause: Callable[[], object]) -> None:
         """Read what has changed; raises `OSError` for a damaged slot."""
         self._note_life()
         for block in self._blocks.new():
             self._entries.append(self._entry_of(block))
-            self._versions.append(-1)
             pause()
         versions = self._blocks.versions()
-        for place in compress(count(), map(ne, versions, self._versions)):
-            entry = self._entries[place]
+        if versions == self._versions:
+            return
+        for entry in compress(self._entries, map(ne, versions, chain(self._versions, repeat(-1)))):
             if entry is not None:
                 entry.read()
-            self._versions[place] = versions[place]
             pause()
+        self._versions = versions
 
     def forget(self) -> None:
         """Take away all that it has said."""
