@@ -7,7 +7,7 @@ last, so that it is either in flight or done.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ _TEXT_BYTES = _RECORD_BYTES - _TEXT_WORD * 8
 MOST_RECORDS = 1_024
 NO_DURATION = (1 << 64) - 1
 """Stands for the duration of a stream, which is timed elsewhere."""
-REGION_BYTES = MOST_RECORDS * _RECORD_BYTES
+REGION_BYTES = (MOST_RECORDS + 1) * _RECORD_BYTES
+"""One more than is read: those for which there is no room share it."""
 
 
 class Record(NamedTuple):
@@ -57,49 +58,70 @@ class RequestRecords:
 
     def __init__(self, file: MappedFile, start: int, beyond: int, last_number: int) -> None:
         """`start`: of the first record, in bytes. `beyond`: word that counts requests in flight without a record."""
-        self._file = file
         self._beyond = beyond
-        self.numbers = file.numbers
-        self._bytes = file.bytes
+        self._numbers, self._bytes = file.numbers, file.bytes
         first = start // 8
-        self._free = deque(range(first, first + MOST_RECORDS * WORDS, WORDS))
-        self.next_number = count(last_number + 1).__next__
+        self._no_room = first + MOST_RECORDS * WORDS
+        self._free = deque(range(first, self._no_room, WORDS))
+        self._next_number = count(last_number + 1).__next__
+        self.make_room: Callable[[], object] = lambda: None
+        """Called when there is none: counts those that are done."""
 
-    def start(self, exchange: Exchange) -> int:
-        """Write that a request is in flight; return the place of its record, 0 where there is no room."""
+    def start(self, exchange: Exchange) -> None:
+        """Write that a request is in flight."""
         try:
             word = self._free.pop()
         except IndexError:
-            self.numbers[self._beyond] += 1
-            return 0
-        text = f"{exchange.kind}\0{exchange.request_id}\0{exchange.trace_id}\0{exchange.method}\0{exchange.path}".encode(
-            "utf-8", "replace"
-        )[:_TEXT_BYTES]
-        numbers, length = self.numbers, len(text)
+            word = self._made_room()
+        text = f"{exchange.kind}\0{exchange.request_id}\0{exchange.trace_id}\0{exchange.method}\0{exchange.path}"
+        encoded = text.encode("utf-8", "replace")[:_TEXT_BYTES]
+        numbers, length = self._numbers, len(encoded)
         at = (word + _TEXT_WORD) * 8
-        self._bytes[at : at + length] = text
+        self._bytes[at : at + length] = encoded
         numbers[word + 6] = exchange.wall_ns
         numbers[word + 7] = length
         numbers[word] = IN_FLIGHT
-        return word
+        exchange.record = numbers, word
 
-    def done(self, word: int, series: int, duration_us: int | None, received: int, sent: int) -> int:
-        """Write that a request is done; return its number."""
-        numbers = self.numbers
-        number = self.next_number()
+    def done(self, exchange: Exchange, series: int) -> tuple[int, int]:
+        """Write that a request is done; return its place, to be freed when it is counted, and its number.
+
+        `series`: the place of the block that it will be counted in.
+        """
+        record, exchange.record = exchange.record, None
+        numbers, word = (self._numbers, self._no_room) if record is None else record
+        number = self._next_number()
         numbers[word + 1], numbers[word + 2] = number, series
-        numbers[word + 3] = NO_DURATION if duration_us is None else duration_us
-        numbers[word + 4], numbers[word + 5] = received, sent
+        numbers[word + 3] = NO_DURATION if exchange.streamed else exchange.duration_us
+        numbers[word + 4], numbers[word + 5] = exchange.received_bytes, exchange.sent_bytes
         numbers[word] = DONE
-        return number
+        return word, number
+
+    def has_room(self, word: int) -> bool:
+        """Tell whether a place is a request's own: others have to be counted at once."""
+        return word != self._no_room
 
     def free(self, word: int) -> None:
         """Forget a request."""
-        if word:
-            self.numbers[word] = FREE
+        if word != self._no_room:
+            self._numbers[word] = FREE
             self._free.append(word)
-        elif self.numbers[self._beyond]:
-            self.numbers[self._beyond] -= 1
+        elif self._numbers[self._beyond]:
+            self._numbers[self._beyond] -= 1
+
+    def _made_room(self) -> int:
+        self.make_room()
+        try:
+            return self._free.pop()
+        except IndexError:
+            self._numbers[self._beyond] += 1
+            return self._no_room
+
+
+def note_answering(record: tuple[memoryview, int], status: int) -> None:
+    """Write that the server is about to get the last message of a response."""
+    numbers, word = record
+    numbers[word] = ANSWERING | status << _STATE_BITS
 
 
 def read_records(file: MappedFile, start: int) -> Iterator[Record]:
@@ -134,11 +156,10 @@ class InFlight(Recorder):
     def request_started(self, exchange: Exchange) -> None:
         """Write that it is in flight."""
         if self.records is not None:
-            exchange.record = self.records.start(exchange)
+            self.records.start(exchange)
 
     def request_finished(self, exchange: Exchange) -> None:
-        """Free its place."""
-        record, records = exchange.record, self.records
-        if record is not None and records is not None:
-            exchange.record = None
-            records.free(record)
+        """Free its place, unless it is still to be counted."""
+        record, exchange.record = exchange.record, None
+        if record is not None and self.records is not None:
+            self.records.free(record[1])
