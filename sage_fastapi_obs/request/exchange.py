@@ -145,8 +145,8 @@ class Exchange:
     """Lines that wait for the outcome; None when there are none."""
     queue_us: int | None
     """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
-    record: int | None
-    """Its place in the slot of this worker, 0 where there was none; None where it is in no slot, or not any more."""
+    record: tuple[memoryview, int] | None
+    """The slot of this worker, and its place there; None where it is in no slot, or not any more."""
     response_headers: Any
     """Those that the app has sent, as it sent them; None also once the app has returned."""
     task: Any

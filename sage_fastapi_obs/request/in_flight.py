@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
-from sage_fastapi_obs.workers.mapped_file import MappedFile
 
 FREE, IN_FLIGHT, ANSWERING, DONE = range(4)
 """ANSWERING: the server has its last message, and has not returned yet; the status stands above the lowest byte."""
@@ -56,10 +55,13 @@ class Record(NamedTuple):
 class RequestRecords:
     """The records of one slot, for the worker that owns it."""
 
-    def __init__(self, file: MappedFile, start: int, beyond: int, last_number: int) -> None:
-        """`start`: of the first record, in bytes. `beyond`: word that counts requests in flight without a record."""
+    def __init__(self, numbers: memoryview, everything: memoryview, start: int, beyond: int, last_number: int) -> None:
+        """`numbers`, `everything`: the mapped file by words of eight bytes, and by bytes. `start`: byte of the first record.
+
+        `beyond`: word that counts requests in flight without a record.
+        """
         self._beyond = beyond
-        self._numbers, self._bytes = file.numbers, file.bytes
+        self._numbers, self._bytes = numbers, everything
         first = start // 8
         self._no_room = first + MOST_RECORDS * WORDS
         self._free = deque(range(first, self._no_room, WORDS))
@@ -124,18 +126,18 @@ def note_answering(record: tuple[memoryview, int], status: int) -> None:
     numbers[word] = ANSWERING | status << _STATE_BITS
 
 
-def read_records(file: MappedFile, start: int) -> Iterator[Record]:
+def read_records(numbers: memoryview, everything: memoryview, start: int) -> Iterator[Record]:
     """Yield the records of a slot that are not free."""
     first = start // 8
     for word in range(first, first + MOST_RECORDS * WORDS, WORDS):
-        if state := file.numbers[word]:
-            yield _record(file, word, state)
+        if state := numbers[word]:
+            yield _record(numbers, everything, word, state)
 
 
-def _record(file: MappedFile, word: int, state: int) -> Record:
-    number, series, duration, received, sent, started, length = file.numbers[word + 1 : word + _TEXT_WORD]
+def _record(numbers: memoryview, everything: memoryview, word: int, state: int) -> Record:
+    number, series, duration, received, sent, started, length = numbers[word + 1 : word + _TEXT_WORD]
     at = (word + _TEXT_WORD) * 8
-    text = bytes(file.bytes[at : at + min(length, _TEXT_BYTES)]).decode("utf-8", "replace")
+    text = bytes(everything[at : at + min(length, _TEXT_BYTES)]).decode("utf-8", "replace")
     kind, request_id, trace_id, method, path = (*text.split("\0", 4), "", "", "", "", "")[:5]
     return Record(
         *(word, state & 0xFF, state >> _STATE_BITS, number, series),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from sage_fastapi_obs.workers.in_flight import ANSWERING, DONE, FREE, IN_FLIGHT, Record
+from sage_fastapi_obs.request.in_flight import ANSWERING, DONE, FREE, IN_FLIGHT, Record
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
 Reason: TypeAlias = Literal["oom", "blocked", "crash", "killed", "unknown"]

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.request.in_flight import Record
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.retention_reasons import FAILED
 from sage_fastapi_obs.store.exchange_records import KeptExchange
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.death import Death
-from sage_fastapi_obs.workers.in_flight import Record
 
 ERROR_TYPE = "worker_died"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sage_fastapi_obs.request.in_flight import RequestRecords
 from sage_fastapi_obs.store.location import UnusableFolderError, private_folder
-from sage_fastapi_obs.workers.in_flight import RequestRecords
 from sage_fastapi_obs.workers.siblings import GroupKey, Parent
 from sage_fastapi_obs.workers.slot import SUFFIX, Slot
 

@@ -10,8 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from sage_fastapi_obs.request.in_flight import REGION_BYTES, Record, RequestRecords, read_records
 from sage_fastapi_obs.workers.blocks import Blocks
-from sage_fastapi_obs.workers.in_flight import REGION_BYTES, Record, RequestRecords, read_records
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 from sage_fastapi_obs.workers.siblings import Parent, is_running, start_time
 
@@ -35,10 +35,12 @@ class Slot:
         """Open it; `writable`: create it if it is not there. Raises `OSError`, also for a file that is no slot."""
         self.number = int(path.name.removesuffix(SUFFIX))
         self.file = MappedFile(path, writable=writable, size=_BYTES)
-        self.inode = os.fstat(self.file.descriptor).st_ino
+        # The map holds on to its file, also in a forked child: a lock on that would outlive this process.
+        self._lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.inode = os.fstat(self._lock).st_ino
         self._words = self.file.numbers
         if self.file.size < _BYTES or self._words[0] not in ((0, _MAGIC) if writable else (_MAGIC,)):
-            self.file.close()
+            self.close()
             raise OSError(f"{path} is no slot of a worker")
         self.blocks = Blocks(self.file, _BLOCKS, _BLOCKS_END)
 
@@ -146,14 +148,14 @@ class Slot:
     def take(self) -> bool:
         """Lock it, to own it or to tidy up after its owner; False where somebody has it."""
         try:
-            fcntl.flock(self.file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def give_back(self) -> None:
         """Undo `take`."""
-        fcntl.flock(self.file.descriptor, fcntl.LOCK_UN)
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def own(self, parent: Parent) -> RequestRecords:
         """Write down that this process owns it from now on."""
@@ -167,11 +169,11 @@ class Slot:
         words[_HEARTBEAT_NS] = time.time_ns()
         words[0] = _MAGIC
         words[_STATE] = RUNNING
-        return RequestRecords(self.file, _RECORDS, _BEYOND, words[_LAST_NUMBER])
+        return RequestRecords(self.file.numbers, self.file.bytes, _RECORDS, _BEYOND, words[_LAST_NUMBER])
 
     def records(self) -> list[Record]:
         """List the requests that are in flight, or done and not counted in the blocks."""
-        return [*read_records(self.file, _RECORDS)]
+        return [*read_records(self.file.numbers, self.file.bytes, _RECORDS)]
 
     def bury(self, reason: int | None) -> None:
         """Write down that the last owner has gone; `reason`: of its death, None for one that has ended well."""
@@ -189,6 +191,9 @@ class Slot:
     def close(self) -> None:
         """Give it up; a forked child does so, too, and its parent keeps the lock."""
         self.file.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _text(self, start: int) -> str:
         length = int.from_bytes(self.file.bytes[start : start + 2], "little")

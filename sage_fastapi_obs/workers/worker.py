@@ -12,10 +12,10 @@ from typing import Any
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.processes import at_fork
+from sage_fastapi_obs.request.in_flight import InFlight, Record, RequestRecords
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError
 from sage_fastapi_obs.workers.death import Death, bury, exit_status, oom_kills, settle
 from sage_fastapi_obs.workers.group import Group, folders, group_folder, groups_of_before
-from sage_fastapi_obs.workers.in_flight import InFlight, Record, RequestRecords
 from sage_fastapi_obs.workers.siblings import NOBODY, GroupKey, group_key
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
@@ -46,8 +46,8 @@ class Worker:
     ) -> None:
         """`in_flight`: gets the records of requests. `report`: tells of a death.
 
-        `count_done`: adds a request that is done to the numbers of a slot. `where`: returns the line of the application that the
-        event loop is at. `clock`: Unix time in seconds.
+        `count_done`: adds a request that is done to the numbers of a slot. `where`: returns the line of the application that
+        the event loop is at. `clock`: Unix time in seconds.
         """
         self._store, self._group_name, self._in_flight = store, group, in_flight
         self._place = _places[store] = _places.get(store, -1) + 1

@@ -1,4 +1,4 @@
-"""Servers with several workers that are killed all the time: no count is lost, and no request that was in flight is forgotten."""
+"""Servers whose workers are killed all the time: no count is lost, and no request that was in flight is forgotten."""
 
 import asyncio
 import json
@@ -147,7 +147,9 @@ async def kill(service: Service, random: Random, until_at: float) -> None:
 def total(page: str, *routes: str) -> float:
     """Return how many requests of some routes were counted."""
     return sum(
-        value for (name, labels), value in counts(page).items() if name == "http_requests_total" and dict(labels)["route"] in routes
+        value
+        for (name, labels), value in counts(page).items()
+        if name == "http_requests_total" and dict(labels)["route"] in routes
     )
 
 
@@ -170,7 +172,10 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
         def named(message: str) -> set[str]:
             return {ids[request_id] for request_id in service.told(message) if request_id in ids}
 
-        until(lambda: service.reached() <= service.done | named("while serving") | named("while answering"), "line of each request")
+        until(
+            lambda: service.reached() <= service.done | named("while serving") | named("while answering"),
+            "line of each request",
+        )
         lost, answering = named("while serving"), named("while answering")
         assert not lost & service.done
         page = httpx.get(f"{service.url}/metrics").text

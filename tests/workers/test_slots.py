@@ -16,7 +16,7 @@ import worker_process
 from support import PATIENCE_SECONDS, until
 from worker_process import Process
 
-from sage_fastapi_obs.workers.in_flight import MOST_RECORDS, RequestRecords, read_records
+from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
 from sage_fastapi_obs.workers.mapped_file import MappedFile
 
 Start = Callable[[], Process]
@@ -176,22 +176,25 @@ def test_a_thousand_replacements_leave_a_constant_number_of_files(start: Start) 
 def test_requests_without_room_are_counted(tmp_path: Path) -> None:
     """Beyond the capacity only their number is known, and it falls again."""
     file = MappedFile(tmp_path / "0.slot", writable=True, size=1 << 20)
-    records = RequestRecords(file, 4_096, 8, 0)
-    begun = [records.start(worker_process.exchange(str(number))) for number in range(MOST_RECORDS + 3)]
-    assert (begun[-3:], file.numbers[8]) == ([0, 0, 0], 3)
-    assert len([*read_records(file, 4_096)]) == MOST_RECORDS
-    for word in begun:
-        records.free(word)
+    records = RequestRecords(file.numbers, file.bytes, 4_096, 8, 0)
+    begun = [worker_process.exchange(str(number)) for number in range(MOST_RECORDS + 3)]
+    for exchange in begun:
+        records.start(exchange)
+    assert [records.has_room(exchange.record[1]) for exchange in begun[-4:]] == [True, False, False, False]
+    assert file.numbers[8] == 3
+    assert len([*read_records(file.numbers, file.bytes, 4_096)]) == MOST_RECORDS
+    for exchange in begun:
+        records.free(exchange.record[1])
     assert file.numbers[8] == 0
-    assert [*read_records(file, 4_096)] == []
+    assert [*read_records(file.numbers, file.bytes, 4_096)] == []
 
 
 @pytest.mark.parametrize("path", ["/" + "ä" * 500, "/\udcff", "/a\0b", "", "/" + "x" * 10_000])
 def test_any_path_fits_into_a_record(tmp_path: Path, path: str) -> None:
     """Long and odd paths are cut; ids and method are read back."""
     file = MappedFile(tmp_path / "0.slot", writable=True, size=1 << 20)
-    records = RequestRecords(file, 4_096, 8, 0)
+    records = RequestRecords(file.numbers, file.bytes, 4_096, 8, 0)
     records.start(worker_process.exchange("i" * 32, path))
-    (record,) = read_records(file, 4_096)
+    (record,) = read_records(file.numbers, file.bytes, 4_096)
     assert (record.request_id, record.trace_id, record.method) == ("i" * 32, "1" * 32, "GET")
     assert path.encode("utf-8", "replace").decode().startswith(record.path.rstrip("\ufffd"))

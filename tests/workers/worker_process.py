@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.request.in_flight import InFlight, Record
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.workers.death import Death
-from sage_fastapi_obs.workers.in_flight import InFlight, Record
 from sage_fastapi_obs.workers.slot import Slot
 from sage_fastapi_obs.workers.worker import Worker
 
@@ -22,7 +22,17 @@ from sage_fastapi_obs.workers.worker import Worker
 def exchange(request_id: str, path: str = "/items") -> Any:
     """Return what a record is made of."""
     return SimpleNamespace(
-        kind="http", request_id=request_id, trace_id="1" * 32, method="GET", path=path, wall_ns=time.time_ns(), record=None
+        kind="http",
+        request_id=request_id,
+        trace_id="1" * 32,
+        method="GET",
+        path=path,
+        wall_ns=time.time_ns(),
+        record=None,
+        streamed=False,
+        duration_us=5,
+        received_bytes=1,
+        sent_bytes=2,
     )
 
 
@@ -61,7 +71,7 @@ def serve(service: str, connection: Any) -> None:
         elif action == "done":
             records = in_flight.records
             assert records is not None
-            answer = records.done(requests.pop(arguments[0]).record, 0, 5, 1, 2)
+            _, answer = records.done(requests.pop(arguments[0]), 0)
         elif action == "finish":
             in_flight.request_finished(requests.pop(arguments[0]))
         elif action == "tick":
