@@ -3,12 +3,13 @@
 When the worker is killed, they say what was lost and what was done. A request has one record, the state of which is written
 last, so that it is either in flight or done.
 
-    state, done number, series, duration, received, sent, start, bytes of the text | request id, trace id, method, path
+    state | done number, series, duration, received, sent | start, text: kind, request id, trace id, method, path
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
+from struct import Struct
 from typing import NamedTuple
 
 from sage_fastapi_obs.request.exchange import Exchange
@@ -18,9 +19,11 @@ FREE, IN_FLIGHT, ANSWERING, DONE = range(4)
 """ANSWERING: the server has its last message, and has not returned yet; the status stands above the lowest byte."""
 _STATE_BITS = 8
 WORDS = 32
-_TEXT_WORD = 8
 _RECORD_BYTES = WORDS * 8
-_TEXT_BYTES = _RECORD_BYTES - _TEXT_WORD * 8
+_NUMBERS, _BEGINNING = Struct("5Q"), Struct(f"Q{_RECORD_BYTES - 7 * 8}s")
+"""What is written of a request at its end, and at its start; the text is cut, or filled up with zeros."""
+_NUMBERS_AT, _BEGINNING_AT = 8, 6 * 8
+_write_numbers, _write_beginning = _NUMBERS.pack_into, _BEGINNING.pack_into
 MOST_RECORDS = 1_024
 NO_DURATION = (1 << 64) - 1
 """Stands for the duration of a stream, which is timed elsewhere."""
@@ -76,12 +79,12 @@ class RequestRecords:
         except IndexError:
             word = self._made_room()
         text = f"{exchange.kind}\0{exchange.request_id}\0{exchange.trace_id}\0{exchange.method}\0{exchange.path}"
-        encoded = text.encode("utf-8", "replace")[:_TEXT_BYTES]
-        numbers, length = self._numbers, len(encoded)
-        at = (word + _TEXT_WORD) * 8
-        self._bytes[at : at + length] = encoded
-        numbers[word + 6] = exchange.wall_ns
-        numbers[word + 7] = length
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            encoded = text.encode("utf-8", "replace")
+        numbers = self._numbers
+        _write_beginning(self._bytes, word * 8 + _BEGINNING_AT, exchange.wall_ns, encoded)
         numbers[word] = IN_FLIGHT
         exchange.record = numbers, word
 
@@ -93,9 +96,9 @@ class RequestRecords:
         record, exchange.record = exchange.record, None
         numbers, word = (self._numbers, self._no_room) if record is None else record
         number = self._next_number()
-        numbers[word + 1], numbers[word + 2] = number, series
-        numbers[word + 3] = NO_DURATION if exchange.streamed else exchange.duration_us
-        numbers[word + 4], numbers[word + 5] = exchange.received_bytes, exchange.sent_bytes
+        duration_us = NO_DURATION if exchange.streamed else exchange.duration_us
+        received, sent = exchange.received_bytes, exchange.sent_bytes
+        _write_numbers(self._bytes, word * 8 + _NUMBERS_AT, number, series, duration_us, received, sent)
         numbers[word] = DONE
         return word, number
 
@@ -131,13 +134,13 @@ def read_records(numbers: memoryview, everything: memoryview, start: int) -> Ite
     first = start // 8
     for word in range(first, first + MOST_RECORDS * WORDS, WORDS):
         if state := numbers[word]:
-            yield _record(numbers, everything, word, state)
+            yield _record(everything, word, state)
 
 
-def _record(numbers: memoryview, everything: memoryview, word: int, state: int) -> Record:
-    number, series, duration, received, sent, started, length = numbers[word + 1 : word + _TEXT_WORD]
-    at = (word + _TEXT_WORD) * 8
-    text = bytes(everything[at : at + min(length, _TEXT_BYTES)]).decode("utf-8", "replace")
+def _record(everything: memoryview, word: int, state: int) -> Record:
+    number, series, duration, received, sent = _NUMBERS.unpack_from(everything, word * 8 + _NUMBERS_AT)
+    started, encoded = _BEGINNING.unpack_from(everything, word * 8 + _BEGINNING_AT)
+    text = encoded.rstrip(b"\0").decode("utf-8", "replace")
     kind, request_id, trace_id, method, path = (*text.split("\0", 4), "", "", "", "", "")[:5]
     return Record(
         *(word, state & 0xFF, state >> _STATE_BITS, number, series),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage_fastapi_obs.catalog import UNMATCHED
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.in_flight import Record
 from sage_fastapi_obs.request.route import RouteTemplates
@@ -26,15 +27,16 @@ class DeathReport:
         observer: Any,
         store: Store | None,
         count_death: Callable[[str], object],
-        count_lost: Callable[[str | None], object],
+        count_lost: Callable[[str], object],
+        count_answered: Callable[[Exchange], object] | None,
     ) -> None:
         """`log`: writes a line: level, message, fields. `readable`: cuts and redacts a text of the caller's.
 
         `observer`: whose requests these are. `count_death`: counts one by its reason. `count_lost`: counts a request by its
-        route.
+        route. `count_answered`: counts one as answered.
         """
         self._log, self._readable, self._observer, self._store = log, readable, observer, store
-        self._count_death, self._count_lost = count_death, count_lost
+        self._count_death, self._count_lost, self._count_answered = count_death, count_lost, count_answered
         self._routes: RouteTemplates | None = None
 
     def add_application(self, app: Any) -> None:
@@ -58,10 +60,14 @@ class DeathReport:
             self._write_request(death, record, f"worker {death.number} died while serving")
         for record in death.answering:
             self._log("warn", f"worker {death.number} died while answering", self._fields(death, record) | _ids(record))
+            if self._count_answered is not None and record.kind == "http":
+                answered = self._exchange(record)
+                answered.status, answered.error_type = record.status, None
+                self._count_answered(answered)
 
     def _write_request(self, death: Death, record: Record, message: str) -> None:
         exchange = self._exchange(record)
-        self._count_lost(exchange.route)
+        self._count_lost(exchange.route or UNMATCHED)
         # The line gets the ids of the request, and the store gets the line.
         token = current_exchange.set(exchange)
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.memory import resident_bytes
@@ -26,6 +26,22 @@ _places: dict[StoreKey, int] = {}
 """How many workers of each service this process has built."""
 
 
+class Numbers(Protocol):
+    """What a process counts, where siblings go on with it."""
+
+    def share(self, group: Group, records: RequestRecords) -> None:
+        """Count in the slot of this process from now on, beginning with what is there."""
+
+    def save(self) -> None:
+        """Write everything into the slot."""
+
+    def count_done(self, slot: Slot, record: Record) -> None:
+        """Add a request to the numbers of a slot whose owner had not; does nothing the second time."""
+
+    def leave(self) -> None:
+        """Write everything into the slot for the last time."""
+
+
 class Worker:
     """The slot of one `Observability`, from its start to its close."""
 
@@ -36,22 +52,22 @@ class Worker:
         store: StoreKey,
         group: str | None,
         *,
-        in_flight: InFlight,
+        numbers: Numbers,
         report: Callable[[Death], object],
-        count_done: Callable[[Slot, Record], object],
         where: Callable[[], str],
         warn: Callable[[str, Mapping[str, Any]], object],
         errors: InternalErrors,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`in_flight`: gets the records of requests. `report`: tells of a death.
+        """`numbers`: what this process counts. `report`: tells of a death.
 
-        `count_done`: adds a request that is done to the numbers of a slot. `where`: returns the line of the application that
-        the event loop is at. `clock`: Unix time in seconds.
+        `where`: returns the line of the application that the event loop is at. `clock`: Unix time in seconds.
         """
-        self._store, self._group_name, self._in_flight = store, group, in_flight
+        self._store, self._group_name, self._numbers, self._report = store, group, numbers, report
+        self.in_flight = InFlight()
+        """Writes requests into the slot."""
         self._place = _places[store] = _places.get(store, -1) + 1
-        self._report, self._count_done, self._where, self._warn, self._errors = report, count_done, where, warn, errors
+        self._where, self._warn, self._errors = where, warn, errors
         self._clock = clock
         self.group: Group | None = None
         """The group while it has a slot in one."""
@@ -76,7 +92,7 @@ class Worker:
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
         try:
-            self.group, self._in_flight.records = self._take_slot(self._key)
+            self.group, self.in_flight.records = self._take_slot(self._key)
         except OSError as error:
             self._warn(
                 "each worker of this service answers for itself alone, and nobody tells what a killed one was serving",
@@ -86,6 +102,8 @@ class Worker:
         self._pid = os.getpid()
         self._turned = self._clock()
         self._catch_crashes()
+        if self.is_shared:
+            self._numbers.share(self.group, self.in_flight.records)
         self._sweep()
         self.tick()
 
@@ -96,6 +114,7 @@ class Worker:
             return
         self._beat(group.own)
         if self.is_shared:
+            self._numbers.save()
             group.tidy_up(self._settle)
 
     def note_stop(self) -> None:
@@ -105,11 +124,14 @@ class Worker:
 
     def close(self) -> None:
         """Give the slot up: this process ends well."""
-        group, self.group, self._in_flight.records = self.group, None, None
+        group = self.group
         if group is None or group.own is None:
             return
         self._ignore_crashes()
+        if self.is_shared:
+            self._numbers.leave()
         group.own.bury(None)
+        self.group = self.in_flight.records = None
         if self._parent.pid == os.getpid():
             group.remove()
         else:
@@ -146,7 +168,7 @@ class Worker:
     def _settle(self, slot: Slot) -> None:
         """Count and tell what a dead worker leaves, and free its slot; who dies in between has it told twice."""
         crash = slot.file.path.with_suffix(_CRASH_SUFFIX)
-        death = settle(slot, self._count_done, exit_status(slot.pid), _text(crash))
+        death = settle(slot, self._numbers.count_done, exit_status(slot.pid), _text(crash))
         self._report(death)
         bury(slot, death)
         with suppress(OSError):
@@ -183,7 +205,7 @@ class Worker:
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the slot is the parent's."""
-        group, self.group, self._in_flight.records = self.group, None, None
+        group, self.group, self.in_flight.records = self.group, None, None
         if group is not None:
             self._ignore_crashes()
             group.close()

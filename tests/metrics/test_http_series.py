@@ -56,7 +56,7 @@ def test_a_request_that_ends_while_others_are_added_up_is_not_lost():
                 requests.add_up(series)
             return float(self) > other
 
-    series.pending[0] = (1_000, Interrupting(), 10, None)
+    series.pending[0] = (1_000, Interrupting(), 10, None, None)
     requests.add_up(series)
     requests.add_up(series)
     assert (series.totals.requests, series.totals.timed, series.totals.sent_bytes) == (2, 2, 30)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.request.in_flight import InFlight, Record
+from sage_fastapi_obs.request.in_flight import Record
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.workers.death import Death
 from sage_fastapi_obs.workers.slot import Slot
@@ -43,21 +43,30 @@ def serve(service: str, connection: Any) -> None:
     def report(death: Death) -> None:
         told.append(["died", death.number, death.reason, death.evidence, death.at, [one.request_id for one in death.lost]])
 
-    def count_done(_: Slot, record: Record) -> None:
-        told.append(["done", record.number, record.duration_us])
+    class Numbers:
+        """Tells what would be counted."""
 
-    in_flight, errors = InFlight(), InternalErrors()
+        def share(self, *_: object) -> None:
+            """Do nothing."""
+
+        save = leave = share
+
+        def count_done(self, _: Slot, record: Record) -> None:
+            """Tell of a request."""
+            told.append(["done", record.number, record.duration_us])
+
+    numbers, errors = Numbers(), InternalErrors()
     worker = Worker(
         StoreKey(service, "/"),
         None,
-        in_flight=in_flight,
+        numbers=numbers,
         report=report,
-        count_done=count_done,
         where=lambda: "app/report.py:14",
         warn=lambda message, fields: told.append([message, fields]),
         errors=errors,
     )
     worker.start()
+    in_flight = worker.in_flight
     requests: dict[str, Any] = {}
     while True:
         action, *arguments = connection.recv()
