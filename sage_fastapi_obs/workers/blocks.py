@@ -79,7 +79,7 @@ class Blocks:
         return block
 
     def new(self) -> Iterator[Block]:
-        """Yield the blocks that have been added since the last call, by whoever writes the file; raises `OSError` for rubbish."""
+        """Yield the blocks added since the last call, by whoever writes the file; raises `OSError` for rubbish."""
         end = self._file.numbers[self._end]
         if end > self._file.size:
             self._file.remap()
