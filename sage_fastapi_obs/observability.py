@@ -25,7 +25,6 @@ from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.insight.stacks_signal import StacksSignal
-from sage_fastapi_obs.insight.stacks_socket import StacksSocket
 from sage_fastapi_obs.install import PagePlacement, install
 from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
@@ -57,6 +56,7 @@ from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
+from sage_fastapi_obs.workers.control_socket import ControlSocket
 
 _STORE_CLOSE_SECONDS = 1.0
 """Longest wait for the last requests to be written to the disk of this machine."""
@@ -120,11 +120,11 @@ class Observability(Lifecycle):
         )
         """Tells which requests are in flight, and where they are."""
         self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
-        self._stacks_socket = StacksSocket(
+        self._control = ControlSocket(
             partial(socket_prefix, settings.store, store_key(settings.service.name)),
-            self._report_stacks,
+            {"stacks": self._report_stacks},
             self._warn_locally,
-            partial(self.internal_errors.count, StacksSocket.component),
+            partial(self.internal_errors.count, ControlSocket.component),
         )
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
@@ -222,7 +222,7 @@ class Observability(Lifecycle):
             (self._start_store, self.store is not None),
             (self._start_insight, self.insight is not None),
             (self._stacks_signal.start, True),
-            (self._stacks_socket.start, self.insight is not None and self.store is not None),
+            (self._control.start, self.insight is not None and self.store is not None),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -252,7 +252,7 @@ class Observability(Lifecycle):
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._stacks_socket.close, True),
+            (self._control.close, True),
             (self._stacks_signal.close, True),
             (self.logs.close, self.settings.logging.enabled),
         )
@@ -273,7 +273,7 @@ class Observability(Lifecycle):
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
 
-    def _report_stacks(self) -> bytes:
+    def _report_stacks(self, _: object) -> bytes:
         return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
 
     def _start_insight(self) -> None:
