@@ -11,7 +11,7 @@ from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.death_report import DeathReport
-from sage_fastapi_obs.workers.worker import Numbers, Worker
+from sage_fastapi_obs.workers.worker import Worker
 
 
 def build_worker(
@@ -20,7 +20,6 @@ def build_worker(
     observer: Any,
     *,
     instruments: Instruments,
-    numbers: Numbers,
     http: HttpMetrics | None,
     store: Store | None,
     readable: Callable[[str], str],
@@ -34,7 +33,7 @@ def build_worker(
     count_death, count_lost = [partial(_count, instruments, metric.name) for metric in WORKER_METRICS]
     count_answered = None if http is None else http.count_untimed
     report = DeathReport(log, readable, observer, store, count_death, count_lost, count_answered)
-    return Worker(key, group, numbers=numbers, report=report.write, where=where, warn=warn, errors=errors)
+    return Worker(key, group, numbers=None, report=report, where=where, warn=warn, errors=errors)
 
 
 def _count(instruments: Instruments, name: str, value: str) -> None:

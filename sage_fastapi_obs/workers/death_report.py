@@ -59,7 +59,7 @@ class DeathReport:
         for record in death.lost:
             self._write_request(death, record, f"worker {death.number} died while serving")
         for record in death.answering:
-            self._log("warn", f"worker {death.number} died while answering", self._fields(death, record) | _ids(record))
+            self._log("warn", f"worker {death.number} died while answering", self._fields(death, record))
             if self._count_answered is not None and record.kind == "http":
                 answered = self._exchange(record)
                 answered.status, answered.error_type = record.status, None
@@ -68,7 +68,7 @@ class DeathReport:
     def _write_request(self, death: Death, record: Record, message: str) -> None:
         exchange = self._exchange(record)
         self._count_lost(exchange.route or UNMATCHED)
-        # The line gets the ids of the request, and the store gets the line.
+        # So the store gets the line with the request.
         token = current_exchange.set(exchange)
         try:
             self._log("error", message, self._fields(death, record))
@@ -81,8 +81,10 @@ class DeathReport:
         route = self.route_of(record)
         where = {"path": self._readable(record.path)} if route is None else {"route": route}
         age_ms = max(0, self._observer.wall_clock() - record.started_ns) // 1_000 / 1_000
-        fields = {"method": self._readable(record.method), **where, "age_ms": age_ms, "worker": death.number}
-        fields["reason"] = death.reason
+        fields = {"request_id": record.request_id, "method": self._readable(record.method), **where, "age_ms": age_ms}
+        fields |= {"worker": death.number, "reason": death.reason}
+        if record.trace_id:
+            fields["trace_id"] = record.trace_id
         if record.kind != "http":
             fields["kind"] = record.kind
         return fields | ({"at": death.at} if death.at else {})
@@ -92,12 +94,9 @@ class DeathReport:
         kind = "websocket" if record.kind == "websocket" else "http"
         scope = {"type": kind, "method": record.method, "path": record.path, "headers": []}
         exchange = Exchange(scope, 0, record.started_ns, self._observer)
-        exchange.request_id, exchange.trace_id, exchange.route = record.request_id, record.trace_id, self.route_of(record)
+        exchange.request_id = exchange.correlation_id = record.request_id
+        exchange.trace_id, exchange.route = record.trace_id, self.route_of(record)
         exchange.duration_us = max(0, self._observer.wall_clock() - record.started_ns) // 1_000
         exchange.status, exchange.error_type, exchange.kept = 500, ERROR_TYPE, FAILED
         exchange.finished = True
         return exchange
-
-
-def _ids(record: Record) -> dict[str, str]:
-    return {"request_id": record.request_id, "trace_id": record.trace_id}

@@ -14,7 +14,10 @@ from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.request.in_flight import InFlight, Record, RequestRecords
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError
-from sage_fastapi_obs.workers.death import Death, bury, exit_status, oom_kills, settle
+from sage_fastapi_obs.workers.control_socket import ControlSocket
+from sage_fastapi_obs.workers.death import bury, exit_status, oom_kills, settle
+from sage_fastapi_obs.workers.death_report import DeathReport
+from sage_fastapi_obs.workers.end_watch import EndWatch
 from sage_fastapi_obs.workers.group import Group, folders, group_folder, groups_of_before
 from sage_fastapi_obs.workers.siblings import NOBODY, GroupKey, group_key
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
@@ -52,8 +55,8 @@ class Worker:
         store: StoreKey,
         group: str | None,
         *,
-        numbers: Numbers,
-        report: Callable[[Death], object],
+        numbers: Numbers | None,
+        report: DeathReport,
         where: Callable[[], str],
         warn: Callable[[str, Mapping[str, Any]], object],
         errors: InternalErrors,
@@ -76,7 +79,7 @@ class Worker:
         self._crash_file: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turned = 0.0
-        self._pid = 0
+        self._ends: EndWatch | None = None
         at_fork(in_child=self._leave_to_parent)
 
     @property
@@ -99,10 +102,9 @@ class Worker:
                 {"reason": str(error)},
             )
             return
-        self._pid = os.getpid()
         self._turned = self._clock()
         self._catch_crashes()
-        if self.is_shared:
+        if self.is_shared and self._numbers is not None:
             self._numbers.share(self.group, self.in_flight.records)
         self._sweep()
         self.tick()
@@ -114,8 +116,19 @@ class Worker:
             return
         self._beat(group.own)
         if self.is_shared:
-            self._numbers.save()
+            if self._numbers is not None:
+                self._numbers.save()
             group.tidy_up(self._settle)
+            if self._ends is not None:
+                self._ends.update(slot.pid for slot in group.siblings())
+
+    def watch_ends(self, control: ControlSocket) -> None:
+        """Notice at once when a sibling ends, in the thread of a control socket that calls `tick`."""
+        self._ends = EndWatch(control, self.tick)
+
+    def add_application(self, app: Any) -> None:
+        """Know the routes of an app, by which requests are named."""
+        self._report.add_application(app)
 
     def note_stop(self) -> None:
         """Write down that this process is about to end."""
@@ -128,7 +141,9 @@ class Worker:
         if group is None or group.own is None:
             return
         self._ignore_crashes()
-        if self.is_shared:
+        if self._ends is not None:
+            self._ends.close()
+        if self.is_shared and self._numbers is not None:
             self._numbers.leave()
         group.own.bury(None)
         self.group = self.in_flight.records = None
@@ -168,11 +183,15 @@ class Worker:
     def _settle(self, slot: Slot) -> None:
         """Count and tell what a dead worker leaves, and free its slot; who dies in between has it told twice."""
         crash = slot.file.path.with_suffix(_CRASH_SUFFIX)
-        death = settle(slot, self._numbers.count_done, exit_status(slot.pid), _text(crash))
-        self._report(death)
+        death = settle(slot, self._count_done, exit_status(slot.pid), _text(crash))
+        self._report.write(death)
         bury(slot, death)
         with suppress(OSError):
             crash.write_bytes(b"")
+
+    def _count_done(self, slot: Slot, record: Record) -> None:
+        if self._numbers is not None:
+            self._numbers.count_done(slot, record)
 
     def _sweep(self) -> None:
         """Tell of the workers that died with their server, and remove what they left."""
@@ -209,6 +228,8 @@ class Worker:
         if group is not None:
             self._ignore_crashes()
             group.close()
+        if self._ends is not None:
+            self._ends.close()
 
 
 def _text(path: Path) -> str:

@@ -40,8 +40,12 @@ def serve(service: str, connection: Any) -> None:
     """Do what comes, and tell what happens, until the end."""
     told: list[Any] = []
 
-    def report(death: Death) -> None:
-        told.append(["died", death.number, death.reason, death.evidence, death.at, [one.request_id for one in death.lost]])
+    class Report:
+        """Tells of deaths."""
+
+        def write(self, death: Death) -> None:
+            """Tell of one."""
+            told.append(["died", death.number, death.reason, death.evidence, death.at, [one.request_id for one in death.lost]])
 
     class Numbers:
         """Tells what would be counted."""
@@ -60,7 +64,7 @@ def serve(service: str, connection: Any) -> None:
         StoreKey(service, "/"),
         None,
         numbers=numbers,
-        report=report,
+        report=Report(),
         where=lambda: "app/report.py:14",
         warn=lambda message, fields: told.append([message, fields]),
         errors=errors,
