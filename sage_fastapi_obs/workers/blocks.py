@@ -9,6 +9,7 @@ of writes that says which one is valid. A reader that meets a write reads again.
 from array import array
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
+from threading import RLock
 
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 
@@ -66,6 +67,8 @@ class Blocks:
     def __init__(self, file: MappedFile, start: int, end: int) -> None:
         """`start`: in bytes, where the first block is. `end`: place in `file.numbers` of the end of the last one, in bytes."""
         self._file, self._start, self._next, self._end = file, start, start, end
+        self._appending = RLock()
+        self._is_appending = False
         self._versions: list[int] = []
         """Where the counts of writes are of the blocks that have been yielded."""
 
@@ -81,7 +84,21 @@ class Blocks:
         return found
 
     def append(self, description: bytes, values: Sequence[float]) -> Block:
-        """Add a block with its first numbers; raises `OSError` where there is no room for it."""
+        """Add a block with its first numbers.
+
+        Raises `OSError` where there is no room for it, and `BlockingIOError` where this very thread is adding one: the garbage
+        collector ends requests at any moment.
+        """
+        with self._appending:
+            if self._is_appending:
+                raise BlockingIOError("a block is being added")
+            self._is_appending = True
+            try:
+                return self._append(description, values)
+            finally:
+                self._is_appending = False
+
+    def _append(self, description: bytes, values: Sequence[float]) -> Block:
         start = self._file.numbers[self._end] or self._next
         words = _HEAD + (len(description) + 7) // 8 + 2 * len(values)
         end = start + words * 8
