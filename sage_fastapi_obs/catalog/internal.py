@@ -67,6 +67,14 @@ PUSH_METRICS = (
         {"cause": ("refused", "shutdown")},
     ),
 )
+WORKER_METRICS = (
+    counter(
+        "worker_deaths_total",
+        "Workers of this service that have ended without a word, by what is known of the reason.",
+        {"reason": ("oom", "blocked", "crash", "killed", "unknown")},
+    ),
+    counter("requests_lost_total", "Requests that a worker was serving when it died.", {"route": ()}),
+)
 ALERT_METRICS = (
     gauge(
         "observability_alerts_firing",

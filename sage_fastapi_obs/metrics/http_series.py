@@ -21,8 +21,11 @@ from sage_fastapi_obs.metrics.http_totals import NO_EXTREMES, ExemplarSource, La
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.request.exchange import Exchange
 
-Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None]
-"""Of one request: duration in microseconds, bytes received, bytes sent; no duration for a stream, which is timed elsewhere."""
+Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None, tuple[int, int] | None]
+"""Of one request: duration in microseconds, bytes received, bytes sent; no duration for a stream, which is timed elsewhere.
+
+Where it stands in the slot of a worker: its place there, and its number.
+"""
 BATCH = 128
 """Requests that are added up together."""
 
@@ -72,6 +75,8 @@ class HttpRequestSeries(Collector):
         self.in_flight: set[Exchange] = set()
         self.save: Callable[[RequestSeries], None] | None = None
         """Called under the lock with each series that is new or has new totals."""
+        self.free: Callable[[int], None] = lambda _: None
+        """Called with the place in the slot of each request that has been saved."""
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
         self._in_flight_labels = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
@@ -149,14 +154,33 @@ class HttpRequestSeries(Collector):
                 del series.pending[: len(batch)]
                 series.totals = self._with(series, batch)
                 if self.save is not None:
-                    self.save(series)
+                    self._save(series, batch)
             finally:
                 self._adding = False
 
-    def _with(self, series: RequestSeries, batch: Sequence[Numbers]) -> Totals:
-        totals = series.totals.copy()
+    def add_up_all(self) -> None:
+        """Add up whatever is pending."""
+        for series in self.series():
+            if series.pending:
+                self.add_up(series)
+
+    def _save(self, series: RequestSeries, batch: Sequence[Numbers]) -> None:
+        """Save the totals, and only then free the requests that are in them."""
+        done = [record for *_, record in batch if record is not None]
+        series.folded = max([series.folded, *(number for _, number in done)])
+        if self.save is not None:
+            self.save(series)
+        for place, _ in done:
+            self.free(place)
+
+    def with_request(self, totals: Totals, request: Numbers) -> Totals:
+        """Return totals with one more request."""
+        return self._with(RequestSeries((), 0, 0), (request,), totals)
+
+    def _with(self, series: RequestSeries, batch: Sequence[Numbers], totals: Totals | None = None) -> Totals:
+        totals = (series.totals if totals is None else totals).copy()
         totals.requests += len(batch)
-        for duration_us, received, sent, source in batch:
+        for duration_us, received, sent, source, _ in batch:
             if duration_us is not None:
                 self._add_duration(totals, duration_us, source)
             totals.received_bytes += received
