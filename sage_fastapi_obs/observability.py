@@ -1,7 +1,8 @@
 """`Observability`: all parts of one app's observability, and the order in which they are built, called and started."""
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -57,7 +58,11 @@ from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
 from sage_fastapi_obs.workers.control_socket import ControlSocket
+from sage_fastapi_obs.workers.other_workers import Sibling, Workers
+from sage_fastapi_obs.workers.shared_levels import VERB, SharedLevels
 
+_FLUSH_SECONDS = 1.0
+"""Longest wait for another worker to write what it has kept."""
 _STORE_CLOSE_SECONDS = 1.0
 """Longest wait for the last requests to be written to the disk of this machine."""
 
@@ -88,7 +93,7 @@ class Observability(Lifecycle):
         """
         self.settings = settings = Settings() if settings is None else settings
         super().__init__(enabled=settings.enabled)
-        self.clock, self.wall_clock = clock, wall_clock
+        self.clock, self.wall_clock, self._started = clock, wall_clock, wall_clock() / 1_000_000_000
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry
         # Parts register their metrics while they are built, and `/metrics` shows them in that order: the page's own first.
         self.metrics_page = MetricsPage(self.registry, self.internal_errors, measured=settings.metrics.enabled)
@@ -120,12 +125,7 @@ class Observability(Lifecycle):
         )
         """Tells which requests are in flight, and where they are."""
         self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
-        self._control = ControlSocket(
-            partial(socket_prefix, settings.store, store_key(settings.service.name)),
-            {"stacks": self._report_stacks},
-            self._warn_locally,
-            partial(self.internal_errors.count, ControlSocket.component),
-        )
+        self.workers, self._levels, self._control = self._build_control()
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
@@ -155,6 +155,7 @@ class Observability(Lifecycle):
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,
+            *(self.workers, self._levels),
         )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
@@ -188,8 +189,21 @@ class Observability(Lifecycle):
             failed=partial(self.internal_errors.count, StoreRecorder.component),
             clock=self.wall_clock,
         )
+        store.reader.hurry_others = self._flush_others
         self.logs.add_to_store = StoredLines(store, self, self.wall_clock).add
         return store
+
+    def _build_control(self) -> tuple[Workers, SharedLevels, ControlSocket]:
+        """Build what asks the other processes of the service, and answers them."""
+        workers = Workers(self._find_workers)
+        levels = SharedLevels(self.logs, workers)
+        control = ControlSocket(
+            partial(socket_prefix, self.settings.store, store_key(self.settings.service.name)),
+            {"stacks": self._report_stacks, VERB: levels.answer, "flush": self._flush_store},
+            self._warn_locally,
+            partial(self.internal_errors.count, ControlSocket.component),
+        )
+        return workers, levels, control
 
     def _callbacks(self, *recorders: Recorder | None, first: Iterable[Recorder | None] = ()) -> RecorderCallbacks:
         return RecorderCallbacks(_present(recorders), self.internal_errors, first=_present(first))
@@ -223,6 +237,7 @@ class Observability(Lifecycle):
             (self._start_insight, self.insight is not None),
             (self._stacks_signal.start, True),
             (self._control.start, self.insight is not None and self.store is not None),
+            (self._levels.follow, settings.logging.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -275,6 +290,16 @@ class Observability(Lifecycle):
 
     def _report_stacks(self, _: object) -> bytes:
         return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
+
+    def _flush_store(self, _: object) -> bytes:
+        return b"" if self.store is None or self.store.flush(_FLUSH_SECONDS) else b"late"
+
+    def _flush_others(self) -> bool:
+        return bool(self.workers.ask("flush", seconds=_FLUSH_SECONDS))
+
+    def _find_workers(self) -> Sequence[Sibling]:
+        now = time.monotonic()
+        return [Sibling(0, os.getpid(), True, self._started, now, now, len(self.in_progress), socket=self._control.path)]
 
     def _start_insight(self) -> None:
         if self.insight is not None:
@@ -347,12 +372,12 @@ class Observability(Lifecycle):
             self.status.add_pack_alerts([pack])
 
     def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
-        """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
+        """Change the lowest level that is written for some seconds in all workers, as `PUT /monitoring/loggers` does.
 
         `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
         Raises `ValueError` for an unknown level.
         """
-        self.logs.change_level(logger, level, seconds)
+        self._levels.change(logger, level, seconds, is_shown=False)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, the oldest first.
