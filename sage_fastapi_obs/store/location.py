@@ -64,8 +64,12 @@ def socket_prefix(settings: StoreSettings, key: StoreKey) -> Path:
 
     Raises `UnusableFolderError` as `find_file` does.
     """
-    path = find_file(settings, key)
-    return path.with_name(_digest(key))
+    return prefix_of(find_file(settings, key))
+
+
+def prefix_of(file: Path) -> Path:
+    """Return the prefix of the sockets of the processes that write the file of a store."""
+    return file.with_name(file.name.removesuffix(_SUFFIX).rpartition("-")[2])
 
 
 def private_files(settings: StoreSettings, pattern: str) -> list[Path]:

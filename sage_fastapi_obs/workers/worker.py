@@ -15,10 +15,11 @@ from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.request.in_flight import InFlight, Record, RequestRecords
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError
 from sage_fastapi_obs.workers.control_socket import ControlSocket
-from sage_fastapi_obs.workers.death import bury, exit_status, oom_kills, settle
+from sage_fastapi_obs.workers.death import REASONS, bury, exit_status, oom_kills, settle
 from sage_fastapi_obs.workers.death_report import DeathReport
 from sage_fastapi_obs.workers.end_watch import EndWatch
 from sage_fastapi_obs.workers.group import Group, folders, group_folder, groups_of_before
+from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
 from sage_fastapi_obs.workers.siblings import NOBODY, GroupKey, group_key
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
@@ -60,11 +61,11 @@ class Worker:
         where: Callable[[], str],
         warn: Callable[[str, Mapping[str, Any]], object],
         errors: InternalErrors,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`numbers`: what this process counts. `report`: tells of a death.
 
-        `where`: returns the line of the application that the event loop is at. `clock`: Unix time in seconds.
+        `where`: returns the line of the application that the event loop is at. `clock`: monotonic seconds.
         """
         self._store, self._group_name, self._numbers, self._report = store, group, numbers, report
         self.in_flight = InFlight()
@@ -133,6 +134,11 @@ class Worker:
         """Know the routes of an app, by which requests are named."""
         self._report.add_application(app)
 
+    def everyone(self) -> list[Sibling]:
+        """List all workers, this one and the dead, too."""
+        group = self.group
+        return [] if group is None else [_as_seen(slot, is_own=slot is group.own) for slot in group.slots()]
+
     def note_stop(self) -> None:
         """Write down that this process is about to end."""
         if self.group is not None and self.group.own is not None:
@@ -178,7 +184,11 @@ class Worker:
         hangs = self._clock() - self._turned > _HANGS_SECONDS
         if hangs or own.blocked_at:
             own.blocked_at = self._where() if hangs else ""
-        own.beat(self._turned if loop is not None else 0.0, resident_bytes(), oom_kills())
+        own.beat(self._turned if loop is not None else 0.0, resident_bytes(), oom_kills(), self._last_number())
+
+    def _last_number(self) -> int:
+        records = self.in_flight.records
+        return 0 if records is None else records.last_number
 
     def _note_turn(self) -> None:
         self._turned = self._clock()
@@ -233,6 +243,19 @@ class Worker:
             group.close()
         if self._ends is not None:
             self._ends.close()
+
+
+def _as_seen(slot: Slot, *, is_own: bool) -> Sibling:
+    is_alive = is_own or slot.is_alive()
+    died_at, reason = slot.last_death
+    return Sibling(
+        *(slot.number, slot.pid, is_alive, slot.started_at, slot.heartbeat, slot.turned or slot.heartbeat),
+        in_flight=slot.in_flight(),
+        requests=slot.last_number,
+        memory_bytes=slot.memory_bytes or None,
+        socket=Path(slot.socket) if is_alive and slot.socket else None,
+        last_death=DeathSeen(died_at, REASONS[reason]) if slot.deaths else None,
+    )
 
 
 def _text(path: Path) -> str:
