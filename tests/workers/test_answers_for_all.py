@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fastapi import FastAPI
 from loguru import logger
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.store import store
+from sage_fastapi_obs.workers import other_workers
 from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
 
 number, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -108,11 +109,17 @@ class Worker:
         command = [sys.executable, "-W", "ignore", "-c", WORKER, *map(str, (number, self.port, folder, TOKEN))]
         self.process = subprocess.Popen(command)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=BEARER, timeout=PATIENCE_SECONDS)
-        until(lambda: self.http.get("/turn").status_code == 200, "worker")
+        until(lambda: self.process.poll() is not None or self.http.get("/turn").status_code == 200, "worker")
+        assert self.process.poll() is None
         until(lambda: (folder / f"{number}.worker").exists() and self.workers()[str(number)]["state"] == "running", "heartbeat")
 
     def get(self, page: str) -> Any:
         return self.http.get(f"/monitoring{page}").json()
+
+    def routes(self) -> list[tuple[int, str]]:
+        """Return the requests that the page of stacks has, each with its worker; without those for the page itself."""
+        found = [(stack["worker"], stack["route"]) for stack in self.get("/stacks")["requests"]]
+        return [(worker, route) for worker, route in found if route != "/monitoring/stacks"]
 
     def workers(self) -> dict[str, Any]:
         return {str(worker["worker"]): worker for worker in self.get("/workers")["workers"]}
@@ -141,24 +148,26 @@ def team(tmp_path: Path) -> Iterator[Callable[[int], list[Worker]]]:
         worker.http.close()
 
 
-def lines_of(folder: Path, number: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{number}.lines").read_text().split("\n") if line]
+def levels_set(folder: Path, number: int) -> list[str]:
+    """Return the levels that a worker says it has set, in its lines."""
+    lines = (json.loads(line) for line in (folder / f"{number}.lines").read_text().split("\n") if line)
+    return [line["data"]["to"] for line in lines if line["message"] == "log level changed"]
 
 
 def test_stacks_are_those_of_all_workers(team: Any) -> None:
     """Each request and thread has the number of its worker; one that hangs tells, one that is stopped is named."""
     one, two, three = team(3)
-    with one.send("/wait"), two.send("/wait"), two.send("/block"):
-        found = until(lambda: len((report := one.get("/stacks"))["requests"]) == 3 and report, "three requests")
-        assert [(stack["worker"], stack["route"]) for stack in found["requests"]] == [(1, "/wait"), (2, "/wait"), (2, "/block")]
+    with one.send("/wait"), two.send("/wait"), ExitStack() as later:
+        until(lambda: one.routes() == [(1, "/wait"), (2, "/wait")], "two requests")
+        later.enter_context(two.send("/block"))
+        until(lambda: one.routes() == [(1, "/wait"), (2, "/wait"), (2, "/block")], "blocking request")
+        found = one.get("/stacks")
         assert {thread["worker"] for thread in found["threads"]} == {1, 2, 3}
         assert (found["pid"], found["no_answer"]) == (one.process.pid, [])
-        # The other way round.
-        found = until(lambda: len((report := three.get("/stacks"))["requests"]) == 3 and report, "three requests")
-        assert [stack["worker"] for stack in found["requests"]] == [1, 2, 2]
+        assert three.routes() == [(1, "/wait"), (2, "/wait"), (2, "/block")]
         two.process.send_signal(signal.SIGSTOP)
-        found = until(lambda: (report := one.get("/stacks"))["no_answer"] and report, "worker without an answer")
-        assert (found["no_answer"], [stack["worker"] for stack in found["requests"]]) == ([2], [1])
+        until(lambda: one.get("/stacks")["no_answer"] == [2], "worker without an answer")
+        assert one.routes() == [(1, "/wait")]
 
 
 def test_a_level_changes_everywhere_and_for_those_that_start_later(team: Any, tmp_path: Path) -> None:
@@ -178,8 +187,7 @@ def test_a_level_changes_everywhere_and_for_those_that_start_later(team: Any, tm
     assert (ended["no_answer"], ended["loggers"], ended["others"][0]["loggers"]) == ([2], [], [])
     two.process.send_signal(signal.SIGCONT)
     until(lambda: two.get("/loggers")["loggers"] == [], "end of the change")
-    changes = [line["data"]["to"] for line in lines_of(tmp_path, 3) if line["message"] == "log level changed"]
-    assert changes == ["debug", "info"]
+    until(lambda: levels_set(tmp_path, 3) == ["debug", "info"], "lines about both changes")
 
 
 def test_set_level_reaches_all(team: Any) -> None:
