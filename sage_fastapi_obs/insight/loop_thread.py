@@ -7,7 +7,19 @@ import time
 from functools import cache
 from typing import Any, NamedTuple
 
+from sage_fastapi_obs.insight.request_phases import code_of
+from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of
+
+TICK_NS = 50_000_000
+"""Between two readings."""
 _LONGEST = 128
+_PROMPT_NS = TICK_NS + 2_000_000
+"""A watch thread that reads so soon again has not waited for a processor for long."""
+_LITTLE_NS = 5_000_000
+"""A thread that has computed no longer than that has not waited for a processor for long either."""
+_MOST_AGE_NS = 1_000_000_000
+_QUIET = 0.3
+"""Of a time: the loop has not waited for the interpreter for long where other threads computed less."""
 
 
 class ClockReading(NamedTuple):
@@ -24,6 +36,11 @@ class ClockReading(NamedTuple):
     """The same of the watch thread; None where the system does not say it."""
 
 
+def others_share(before: ClockReading, now: ClockReading) -> float:
+    """Return for which part of a time other threads of the process have computed; more than 1 where several have at once."""
+    return ((now.process_cpu - before.process_cpu) - (now.loop_cpu - before.loop_cpu)) / max(1, now.at - before.at)
+
+
 class LoopThread:
     """The thread of an event loop; to be made in it.
 
@@ -33,20 +50,49 @@ class LoopThread:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.ident = threading.get_ident()
+        self.before: ClockReading | None = None
+        self.now: ClockReading | None = None
+        """The last two readings."""
         self._waited = ProcessorWait()
         self._own_waited: ProcessorWait | None = None
+        self._waits: tuple[int, int | None] = 0, None
+        self._waits_at = self._waits_cpu = 0
+        """How long both threads have waited, and by which clocks that was found out."""
+        self._select = code_of(getattr(loop, "_selector", None), "select")
         # Not on macOS.
         clock_of = getattr(time, "pthread_getcpuclockid", None)
         self._clock: int | None = None if clock_of is None else clock_of(self.ident)
 
-    def read(self) -> ClockReading:
+    def read(self) -> None:
         """Read all clocks, in the watch thread."""
+        at, loop_cpu, process_cpu = time.perf_counter_ns(), self._cpu(), time.process_time_ns()
+        self._read_waits(at, loop_cpu)
+        self.before, self.now = self.now, ClockReading(at, loop_cpu, process_cpu, *self._waits)
+
+    def is_idle(self) -> bool:
+        """Tell whether the loop waits for something to do, where that can be seen: not in one that is written in C."""
+        if self._select is None or self.now is None or self.before is None:
+            return False
+        if others_share(self.before, self.now) > _QUIET:
+            # It may have something to do, and wait for the interpreter.
+            return False
+        with collector_off():
+            frame = frame_of(self.ident)
+            return frame is not None and frame.f_code is self._select
+
+    def _read_waits(self, at: int, loop_cpu: int) -> None:
+        """Find out how long the threads have waited for a processor, unless they cannot have done so for long since then.
+
+        That is what a reading costs most.
+        """
+        last_at = 0 if self.now is None else self.now.at
+        is_new = at - last_at <= _PROMPT_NS and loop_cpu - self._waits_cpu <= _LITTLE_NS and at - self._waits_at <= _MOST_AGE_NS
+        if is_new:
+            return
         if self._own_waited is None:
             self._own_waited = ProcessorWait()
-        return ClockReading(
-            *(time.perf_counter_ns(), self._cpu(), time.process_time_ns()),
-            *(self._waited.read() or 0, self._own_waited.read()),
-        )
+        self._waits = self._waited.read() or 0, self._own_waited.read()
+        self._waits_at, self._waits_cpu = at, loop_cpu
 
     @property
     def loop_waited(self) -> int:
