@@ -76,6 +76,12 @@ def running_task(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[Any] | None":
     return asyncio.current_task(loop)
 
 
+def is_ready(task: "asyncio.Task[Any]") -> bool:
+    """Tell whether a task waits for nothing but its turn, or runs."""
+    waiter = getattr(task, "_fut_waiter", None)
+    return waiter is None or waiter.done()
+
+
 def exchange_in(context: Context | None) -> Exchange | None:
     """Return the request that code in a context runs for."""
     return None if context is None else context.get(current_exchange)

@@ -13,7 +13,14 @@ from sage_fastapi_obs.insight.await_chain import WaitPlace, wait_place
 from sage_fastapi_obs.insight.code_events import IS_EXACT
 from sage_fastapi_obs.insight.loop_thread import LoopThread
 from sage_fastapi_obs.insight.observer import CauseObserver
-from sage_fastapi_obs.insight.thread_frames import collector_off, context_of, exchange_in, frames_of_pools, running_task
+from sage_fastapi_obs.insight.thread_frames import (
+    collector_off,
+    context_of,
+    exchange_in,
+    frames_of_pools,
+    is_ready,
+    running_task,
+)
 from sage_fastapi_obs.insight.thread_pool import THREAD_WAIT, ThreadPool, waited_for_thread
 from sage_fastapi_obs.insight.thread_waits import ThreadWaits
 from sage_fastapi_obs.insight.troubled_time import TroubledTime
@@ -162,7 +169,7 @@ class SlowWaits(CauseObserver):
         self._seen = {exchange: self._seen.get(exchange) or _Seen(exchange) for exchange in current if _is_on_its_way(exchange)}
 
     def _look_at(self, due: list[tuple[int, Exchange]], loop_thread: LoopThread, now_ns: int) -> None:
-        look = _Look(loop_thread.loop, self._code)
+        look = _Look(loop_thread, self._code)
         for _, exchange in due:
             if look.walks >= _MOST_WALKS:
                 # The others are the first ones at the next tick.
@@ -188,9 +195,10 @@ def _is_on_its_way(exchange: Exchange) -> bool:
 class _Look:
     """One look at several requests."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, code: ApplicationCode) -> None:
-        self._loop, self._code = loop, code
-        self._running = running_task(loop)
+    def __init__(self, loop_thread: LoopThread, code: ApplicationCode) -> None:
+        self._loop, self._code = loop_thread.loop, code
+        self._is_starved = loop_thread.starved_ns > 0
+        self._running = running_task(self._loop)
         self._running_for = None if self._running is None else exchange_in(context_of(self._running))
         self.walks = 0
         """How many tasks have been followed."""
@@ -206,6 +214,9 @@ class _Look:
         if found is None:
             found = self._walk(task, exchange)
             seen.remember(waiter, found)
+        if self._is_starved and is_ready(task):
+            # It waits for the interpreter, and not where it is.
+            return found._replace(place=None, is_for_client=False)
         if found.is_in_thread and not found.is_for_thread:
             return found._replace(place=self._place_in_thread(exchange))
         return found
