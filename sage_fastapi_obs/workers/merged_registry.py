@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.threads import Slices
 from sage_fastapi_obs.workers.blocks import Block, Blocks
 from sage_fastapi_obs.workers.definitions import Definition, exemplar_of, key_of, read_description
 from sage_fastapi_obs.workers.merged_families import MergedChild, MergedFamily, merged_family
@@ -54,8 +55,12 @@ class MergedRegistry:
         self._refreshing = RLock()
         hold_at_fork(self._refreshing)
 
-    def refresh(self, pause: Callable[[], object] = lambda: None) -> None:
-        """Read what workers have saved since the last time; `pause` is called after each small portion of work."""
+    def refresh(self, pause: Callable[[], object] | None = None) -> None:
+        """Read what workers have saved since the last time.
+
+        `pause` is called after each small portion of work; by default it lets the event loop run now and then.
+        """
+        pause = pause or Slices().rest_if_due
         with self._refreshing:
             self._find_sources()
             for source in self._sources.values():
