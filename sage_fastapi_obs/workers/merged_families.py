@@ -6,7 +6,7 @@ from functools import partial
 from itertools import count
 from math import fsum, inf
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from prometheus_client.core import Exemplar
 from prometheus_client.core import Metric as Family
@@ -27,14 +27,23 @@ WORKER = "worker"
 _next_version = count(1).__next__
 
 
-class Part:
+class Part(Protocol):
     """What one block says of a child."""
 
-    __slots__ = ("at", "is_shown", "numbers", "others")
+    @property
+    def at(self) -> float:
+        """When it was written, as Unix time."""
 
-    def __init__(self, at: float, numbers: Sequence[float], others: Sequence[float], *, is_shown: bool) -> None:
-        self.at, self.numbers, self.others = at, numbers, others
-        self.is_shown = is_shown
+    @property
+    def numbers(self) -> Sequence[float]:
+        """The numbers that are merged."""
+
+    @property
+    def others(self) -> Sequence[float]:
+        """What follows them."""
+
+    @property
+    def is_shown(self) -> bool:
         """Whether it counts: a gauge of a worker that has gone does not."""
 
 
@@ -45,8 +54,8 @@ class MergedChild:
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.parts: dict[Hashable, Part] = {}
-        """By block."""
+        self.parts: set[Part] = set()
+        """One for each block."""
         self.exemplars: defaultdict[int, dict[Hashable, Exemplar]] = defaultdict(dict)
         """By place among the numbers, and by block."""
         self.numbers: tuple[float, ...] = ()
@@ -63,7 +72,7 @@ class MergedChild:
 
     def extremes(self, slice_number: int) -> tuple[float, float]:
         """Return the lowest and the highest observation since a slice; infinite without any."""
-        others = [part.others for part in [*self.parts.values()]]
+        others = [part.others for part in self.parts.copy()]
         kept = [extremes_since(one[:WIDTH], slice_number) for one in others if len(one) >= WIDTH]
         return min((low for low, _ in kept), default=inf), max((high for _, high in kept), default=-inf)
 
@@ -118,7 +127,7 @@ class MergedFamily(Collector):
         return (*key, worker)
 
     def _merge_child(self, child: MergedChild) -> None:
-        parts = [part for part in child.parts.values() if part.is_shown]
+        parts = [part for part in child.parts if part.is_shown]
         if parts:
             child.numbers = self._merge(parts)
             child.shown = self._show(child)

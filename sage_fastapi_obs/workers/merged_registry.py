@@ -11,12 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.threads import Slices
 from sage_fastapi_obs.workers.blocks import Block, Blocks
 from sage_fastapi_obs.workers.definitions import Definition, exemplar_of, key_of, read_description
-from sage_fastapi_obs.workers.merged_families import MergedChild, MergedFamily, Part, merged_family
+from sage_fastapi_obs.workers.merged_families import MergedChild, MergedFamily, merged_family
 from sage_fastapi_obs.workers.recent_extremes import slice_at
 
-_NO_WORDS = array("d")
+_NO_VALUES = array("d")
 
 
 class _Slot(Protocol):
@@ -54,8 +55,12 @@ class MergedRegistry:
         self._refreshing = RLock()
         hold_at_fork(self._refreshing)
 
-    def refresh(self, pause: Callable[[], object] = lambda: None) -> None:
-        """Read what workers have saved since the last time; `pause` is called after each small portion of work."""
+    def refresh(self, pause: Callable[[], object] | None = None) -> None:
+        """Read what workers have saved since the last time.
+
+        `pause` is called after each small portion of work; by default it lets the event loop run now and then.
+        """
+        pause = pause or Slices().rest_if_due
         with self._refreshing:
             self._find_sources()
             for source in self._sources.values():
@@ -199,24 +204,25 @@ class _Definition:
 class _Entry:
     """A block with label values."""
 
-    __slots__ = ("_block", "_child", "_family", "_source", "_text", "_words")
+    __slots__ = ("_block", "_child", "_family", "_source", "_values", "_words")
 
     def __init__(self, source: _Source, block: Block, words: int, family: MergedFamily) -> None:
         self._source, self._block, self._words, self._family = source, block, words, family
-        self._text = _NO_WORDS
+        self._values = _NO_VALUES
         self._child: MergedChild | None = None
 
     def read(self) -> None:
         """Read the block, which may be that of other label values by now."""
         values = self._block.read()
         text = values[1 : 1 + self._words]
-        if not values[0] or text != self._text:
+        if not values[0] or text != self._values[1 : 1 + self._words]:
             self.leave()
+        self._values = values
         if not values[0]:
             return
         if self._child is None:
-            self._text, self._child = text, self._family.child(key_of(text), self._source.slot.number)
-        self._put(self._child, values)
+            self._child = self._family.child(key_of(text), self._source.slot.number)
+        self._put(self._child)
         self._family.changed.add(self._child)
 
     def leave(self) -> None:
@@ -224,9 +230,9 @@ class _Entry:
         if self._child is not None:
             self._remove(self._child)
             self._family.changed.add(self._child)
-        self._child, self._text = None, _NO_WORDS
+        self._child = None
 
-    def _put(self, child: MergedChild, values: "array[float]") -> None:
+    def _put(self, child: MergedChild) -> None:
         raise NotImplementedError
 
     def _remove(self, child: MergedChild) -> None:
@@ -234,30 +240,48 @@ class _Entry:
 
 
 class _Child(_Entry):
+    """A `Part` of a child."""
+
     __slots__ = ()
+
+    @property
+    def at(self) -> float:
+        return self._values[0]
+
+    @property
+    def numbers(self) -> "array[float]":
+        return self._values[1 + self._words : 1 + self._words + self._family.width]
+
+    @property
+    def others(self) -> "array[float]":
+        return self._values[1 + self._words + self._family.width :]
+
+    @property
+    def is_shown(self) -> bool:
+        return self._family.adds or self._source.is_alive
 
     def note_life(self) -> None:
         """Show or hide a gauge."""
         if self._child is not None and not self._family.adds:
-            self._child.parts[self].is_shown = self._source.is_alive
             self._family.changed.add(self._child)
 
-    def _put(self, child: MergedChild, values: "array[float]") -> None:
-        start = 1 + self._words
-        end = start + self._family.width
-        is_shown = self._family.adds or self._source.is_alive
-        child.parts[self] = Part(values[0], values[start:end], values[end:], is_shown=is_shown)
+    def _put(self, child: MergedChild) -> None:
+        child.parts.add(self)
 
     def _remove(self, child: MergedChild) -> None:
-        child.parts.pop(self, None)
+        child.parts.discard(self)
 
 
 class _Exemplar(_Entry):
-    __slots__ = ("_place",)
+    """The exemplar of one number of a child."""
 
-    def _put(self, child: MergedChild, values: "array[float]") -> None:
-        self._place = int(values[1 + self._words])
-        child.exemplars[self._place][self] = exemplar_of(values[2 + self._words :])
+    __slots__ = ()
+
+    def _put(self, child: MergedChild) -> None:
+        child.exemplars[self._place()][self] = exemplar_of(self._values[2 + self._words :])
 
     def _remove(self, child: MergedChild) -> None:
-        child.exemplars[self._place].pop(self, None)
+        child.exemplars[self._place()].pop(self, None)
+
+    def _place(self) -> int:
+        return int(self._values[1 + self._words])

@@ -20,6 +20,7 @@ from sage_fastapi_obs.metrics.http_series import HttpRequestSeries, RequestSerie
 from sage_fastapi_obs.metrics.http_totals import Totals
 from sage_fastapi_obs.metrics.registry_reader import is_cheap
 from sage_fastapi_obs.processes import hold_at_fork
+from sage_fastapi_obs.threads import Slices
 from sage_fastapi_obs.workers.blocks import Blocks
 from sage_fastapi_obs.workers.definitions import Definition, Key, line_key
 from sage_fastapi_obs.workers.recent_extremes import NONE, WIDTH, slice_at, with_extremes
@@ -62,12 +63,14 @@ class SavedNumbers:
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._saving)
 
-    def save(self, *, for_page: bool = False, pause: _Pause = lambda: None) -> None:
+    def save(self, *, for_page: bool = False, pause: _Pause | None = None) -> None:
         """Save what has changed; a collector that raises is counted, and the others are saved.
 
         From the first call on, requests are saved whenever they are added up.
-        `for_page`: also exemplars, and collectors that may be expensive. `pause` is called after each small portion of work.
+        `for_page`: also exemplars, and collectors that may be expensive. `pause` is called after each small portion of work;
+        by default it lets the event loop run now and then.
         """
+        pause = pause or Slices().rest_if_due
         with self._saving:
             found = {one: shown for registry, shown in self._registries for one in collectors(registry) or (registry,)}
             for collector in self._parts.keys() - found.keys():

@@ -101,7 +101,7 @@ class SharedNumbers:
         self._refresh(merged, pause, for_page=True)
         return merged.registry
 
-    def _refresh(self, merged: MergedRegistry, pause: _Pause, *, for_page: bool) -> None:
+    def _refresh(self, merged: MergedRegistry, pause: _Pause | None, *, for_page: bool) -> None:
         """Have all workers save, and read what they have saved; one that does not answer soon has saved a second ago."""
         group, saved = self._group, self._saved
         if group is None or saved is None:
@@ -117,7 +117,7 @@ class SharedNumbers:
         merged, read = self._merged, self._read_merged
         if merged is None or read is None:
             return self._read_own()
-        self._refresh(merged, lambda: None, for_page=False)
+        self._refresh(merged, None, for_page=False)
         return read()
 
     def count_done(self, slot: Slot, record: Record) -> None:

@@ -51,7 +51,7 @@ def test_requests_of_all_workers_are_added_up(tmp_path):
     for at, requests in enumerate((*both, alone, alone)):
         number = at % 2
         source = (str(number) * 32, str(number) * 16, 1_000_000_000 * (number + 1))
-        requests.with_values(*OK).pending.append((2_000, 10, 100 * number, source))
+        requests.with_values(*OK).pending.append((2_000, 10, 100 * number, source, None))
     save(workers)
     assert {**group.values(), **numbers(single)} == group.values()
     pages = [
@@ -70,7 +70,7 @@ def test_requests_are_never_lost_or_doubled_by_a_new_owner(tmp_path):
         worker.save()
         series = requests.with_values(*OK)
         assert series.place > 0
-        series.pending += [(1_000 * owner, 0, 5, None)] * 200
+        series.pending += [(1_000 * owner, 0, 5, None, None)] * 200
         requests.add_up(series)
         assert of(group.values(), "http_requests_total", method="GET", route=OK[1], status="200") == 200 * owner
         worker.die()
@@ -91,7 +91,7 @@ def test_a_series_without_room_is_saved_when_there_is_some(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("sage_fastapi_obs.workers.blocks.Blocks.append", full)
         series = requests.with_values(*OK)
-        series.pending.append((1_000, 0, 5, None))
+        series.pending.append((1_000, 0, 5, None, None))
         requests.add_up(series)
     assert (series.place, worker.errors.counts["Requests"]) == (0, 2)
     worker.save()
