@@ -22,6 +22,10 @@ from sage_fastapi_obs.logs import takeover
 _STATE = tempfile.TemporaryDirectory(prefix="sage-obs-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
+# Whoever says otherwise has every program under test compile the package anew, a third of what such programs cost.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=times(25))
@@ -61,6 +65,8 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     for watched in made:
         active.unregister(watched.obs)
         watched.obs.status.abandon()
+        # Each looks at every run of the garbage collector, of which the tests that follow would have thousands.
+        watched.obs.instruments.runtime.stop()
         if watched.obs.insight is not None:
             watched.obs.insight.stop()
         if watched.obs.store is not None:
