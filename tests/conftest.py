@@ -1,7 +1,9 @@
 """Fixtures: each test gets objects of its own, so that nothing needs a reset."""
 
+import functools
 import os
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,9 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 # Whoever says otherwise has every program under test compile the package anew, a third of what such programs cost.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Loguru asks for the same 36 paths for each of its sinks: a quarter of what the start of an Observability costs.
+sysconfig.get_path = functools.cache(sysconfig.get_path)
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
