@@ -10,8 +10,10 @@ from functools import partial
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sage_fastapi_obs.alerting import alert_states
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules, pack_rules
+from sage_fastapi_obs.alerting.judge import Judge, SingleJudge
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
 from sage_fastapi_obs.alerting.rule_review import RuleReview
@@ -78,9 +80,16 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
-        self._sampling = threading.RLock()
+        self._judge: Judge = SingleJudge()
+        self._has_led = False
+        self._followed: bytes | None = None
+        self.alerts.follow = self._follow
+        self.alerts.told = self._publish_safely
+        self.notifications.may_call = lambda: self._judge.is_leader
+        self._sampling, self._publishing = threading.RLock(), threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)
+        hold_at_fork(self._publishing)
         at_fork(in_child=self._in_child)
         self._is_child = False
         """Whether this process was forked from the one with the thread, and has not said so."""
@@ -109,11 +118,20 @@ class ServiceStatus:
             if rule.name not in known:
                 self.alerts.add(rule)
 
+    def join(self, judge: Judge) -> None:
+        """Judge rules as one of several workers of the service, whose numbers are all in what is read; before the start."""
+        self._judge, self._has_led = judge, False
+        # Those of the others are no increase.
+        self.windows.from_zero = self.windows.from_zero and judge.is_leader and judge.published() is None
+
     def evaluate(self) -> list[Alert]:
-        """Sample the registry, evaluate all rules, and return the alerts that have changed state."""
+        """Sample the registry, evaluate all rules, and return the alerts that have changed state.
+
+        Where another worker judges, return none, and show what that one has found.
+        """
         with self._sampling:
             self._sample()
-            changed = self.alerts.evaluate()
+            changed = self._evaluate_rules() if self._leads() else []
             self.notifications.retry_threads()
             firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
             for rule in self.alerts.rules:
@@ -193,6 +211,47 @@ class ServiceStatus:
         self._stop_thread()
         self.notifications.close(0.0)
 
+    def _leads(self) -> bool:
+        """Tell whether rules are judged here; if so for the first time, go on where the worker before has ended."""
+        had_led, self._has_led = self._has_led, self._judge.is_leader
+        if self._has_led and not had_led and (found := self._judge.published()) is not None:
+            self._go_on(found, leads=True)
+        return self._has_led
+
+    def _evaluate_rules(self) -> list[Alert]:
+        changed = self.alerts.evaluate()
+        if not self._publish_safely():
+            # Another judges by now, and does not know of this: it finds the same.
+            self._has_led = False
+            self._follow()
+            return []
+        self.alerts.notify()
+        return changed
+
+    def _publish_safely(self) -> bool:
+        """Write down what was found; return whether it was found by the one that judges."""
+        try:
+            with self._publishing:
+                return self._judge.publish(self.alerts.written(self.clock()))
+        except Exception as error:
+            # Better told twice than not at all.
+            self._internal_errors.count("ServiceStatus", error)
+            return self._judge.is_leader
+
+    def _follow(self) -> None:
+        """Show what another worker has found, if that is new."""
+        if not self._judge.is_leader and (found := self._judge.published()) is not self._followed and found is not None:
+            self._followed = found
+            self._go_on(found, leads=False)
+
+    def _go_on(self, found: bytes, *, leads: bool) -> None:
+        try:
+            written = alert_states.read(found)
+            later = self.windows.watched_at(written.at) - written.watched
+            self.alerts.go_on(written, later, leads=leads)
+        except ValueError as error:
+            self._internal_errors.count("ServiceStatus", error)
+
     def _evaluate_at_the_end(self) -> None:
         self.notifications.closing.set()
         if self.notifications.loop is _running_loop():
@@ -202,6 +261,7 @@ class ServiceStatus:
 
     def _in_child(self) -> None:
         self._is_child = self._thread is not None
+        self._judge, self._followed = SingleJudge(), None
         self.notifications.restart()
 
     def _stop_thread(self) -> None:

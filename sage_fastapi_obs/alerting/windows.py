@@ -56,8 +56,8 @@ class Windows:
         `from_zero`: nothing had been counted before, so that the first sample is an increase; else it is the baseline.
         """
         self._read = read
-        self._interval_seconds = interval_seconds
-        self._from_zero = from_zero
+        self.interval_seconds = interval_seconds
+        self.from_zero = from_zero
         self._clock = clock
         self._wall_clock = wall_clock
         self._histories: dict[str, MetricHistory] = {}
@@ -84,6 +84,16 @@ class Windows:
         """Time between the first and the last tick, without suspensions; the clock of alert rules."""
         return self._ticks[-1].watched if self._ticks else 0.0
 
+    def watched_at(self, at: float) -> float:
+        """Return what `watched_seconds` was, or is going to be, at a time of the clock."""
+        with self._lock:
+            ticks = self._ticks
+            following = bisect_right(ticks, at, key=attrgetter("at"))
+            if not ticks or not following:
+                return ticks[0].watched + at - ticks[0].at if ticks else 0.0
+            found = ticks[following - 1].watched + at - ticks[following - 1].at
+            return found if following == len(ticks) else min(found, ticks[following].watched)
+
     def sample(self) -> None:
         """Read the registry now.
 
@@ -99,7 +109,7 @@ class Windows:
             for name in missing:
                 self._record(self._histories[name].nothing(), tick)
             tick.totals = {name: history.compressed for name, history in self._histories.items()}
-            if len(self._ticks) > 1 and tick.at - self._ticks[-2].at < self._interval_seconds / 2:
+            if len(self._ticks) > 1 and tick.at - self._ticks[-2].at < self.interval_seconds / 2:
                 merge_tick(self._ticks.pop(), tick)
             self._ticks = thin([*self._ticks, tick], LONGEST_SECONDS)
 
@@ -143,14 +153,14 @@ class Windows:
 
     def _next_tick(self) -> Tick:
         at, wall = self._clock(), self._wall_clock()
-        if not self._ticks and not self._from_zero:
+        if not self._ticks and not self.from_zero:
             return Tick(at, wall, 0.0)
         if not self._ticks:
-            self._ticks = [Tick(at - self._interval_seconds, wall - self._interval_seconds, 0.0)]
+            self._ticks = [Tick(at - self.interval_seconds, wall - self.interval_seconds, 0.0)]
         last = self._ticks[-1]
         elapsed = max(0.0, at - last.at)
-        paused = elapsed > _PAUSE_INTERVALS * self._interval_seconds
-        watched = last.watched + (self._interval_seconds if paused else elapsed)
+        paused = elapsed > _PAUSE_INTERVALS * self.interval_seconds
+        watched = last.watched + (self.interval_seconds if paused else elapsed)
         return Tick(last.at + elapsed, wall, watched, paused)
 
     def _record(self, reading: Reading, tick: Tick) -> None:

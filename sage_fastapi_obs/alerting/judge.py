@@ -1,0 +1,33 @@
+"""Who judges the rules: a process by itself, or one of the workers of a group."""
+
+from typing import Protocol
+
+
+class Judge(Protocol):
+    """This process's share in it."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether rules are judged here now."""
+        ...
+
+    def publish(self, found: bytes) -> bool:
+        """Show others what was found; return whether rules were still judged here afterwards. Raises `OSError`."""
+        ...
+
+    def published(self) -> bytes | None:
+        """Return what was published last, by whomever: the same object until there is something new."""
+        ...
+
+
+class SingleJudge:
+    """A process that nobody shares the rules with."""
+
+    is_leader = True
+
+    def publish(self, _: bytes) -> bool:
+        """Show nobody."""
+        return True
+
+    def published(self) -> None:
+        """Return nothing."""
