@@ -18,16 +18,14 @@ from sage_fastapi_obs.catalog import PACKS, CountCollector, register
 from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
-from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
+from sage_fastapi_obs.endpoints.recent_lines_page import lines_or_recent
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.insight.stacks_signal import StacksSignal
-from sage_fastapi_obs.insight.stacks_socket import StacksSocket
 from sage_fastapi_obs.install import PagePlacement, install
-from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
@@ -51,15 +49,14 @@ from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import socket_prefix, store_key
-from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
-
-_STORE_CLOSE_SECONDS = 1.0
-"""Longest wait for the last requests to be written to the disk of this machine."""
+from sage_fastapi_obs.workers.assembly import build_worker
+from sage_fastapi_obs.workers.control_socket import ControlSocket
+from sage_fastapi_obs.workers.worker import Worker
 
 
 class Observability(Lifecycle):
@@ -120,12 +117,6 @@ class Observability(Lifecycle):
         )
         """Tells which requests are in flight, and where they are."""
         self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
-        self._stacks_socket = StacksSocket(
-            partial(socket_prefix, settings.store, store_key(settings.service.name)),
-            self._report_stacks,
-            self._warn_locally,
-            partial(self.internal_errors.count, StacksSocket.component),
-        )
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
@@ -163,21 +154,42 @@ class Observability(Lifecycle):
         self._excluded_requests = ExcludedRequests((*settings.http.exclude_paths, *own_pages))
         self.excluded = self._excluded_requests.beginnings
 
-        # The order of the recorders: ids before the span that has them. `request_finished` runs in reverse, so that the log
-        # line leaves before the metrics change.
-        identity = Identity(settings.http, redaction, new_id)
+        http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        self.worker = self._build_worker(http, redaction) if settings.workers.enabled else None
+        """The slot of this process among the workers of the service; None where the settings switch it off."""
+        self._control = self._build_control()
+        self._build_callbacks(Identity(settings.http, redaction, new_id), http, redaction)
+        if settings.metrics.enabled:
+            self._register_collectors()
+
+    def _build_callbacks(self, identity: Identity, http: HttpMetrics | None, redaction: Redaction) -> None:
+        """Put the recorders in order: ids before the span that has them.
+
+        `request_finished` runs in reverse, so that the log line leaves before the metrics change.
+        """
+        settings = self.settings
         tracing = self._tracing if settings.tracing.enabled else None
-        metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
-        acting = (store, tracing, exemplars, metrics, logs, held_lines)
+        in_flight = None if self.worker is None else self.worker.in_flight
+        acting = (store, tracing, in_flight, exemplars, http, logs, held_lines)
         deciding = (self.insight, self._retention, server_timing(settings, self.insight)) if any(acting) else ()
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
-        if settings.metrics.enabled:
-            self._register_collectors()
+
+    def _build_control(self) -> ControlSocket:
+        control = ControlSocket(
+            partial(socket_prefix, self.settings.store, store_key(self.settings.service.name)),
+            {"stacks": self._report_stacks},
+            self._warn_locally,
+            partial(self.internal_errors.count, ControlSocket.component),
+            None if self.worker is None else self.worker.tick,
+        )
+        if self.worker is not None:
+            self.worker.watch_ends(control)
+        return control
 
     def _build_store(self, redaction: Redaction) -> Store:
         store = Store(
@@ -190,6 +202,19 @@ class Observability(Lifecycle):
         )
         self.logs.add_to_store = StoredLines(store, self, self.wall_clock).add
         return store
+
+    def _build_worker(self, http: HttpMetrics | None, redaction: Redaction) -> Worker:
+        return build_worker(
+            *(store_key(self.settings.service.name), self.settings.workers.group, self),
+            instruments=self.instruments,
+            http=http,
+            store=self.store,
+            readable=redaction.readable,
+            log=self._log,
+            warn=self._warn_locally,
+            where=str if self.stacks is None else self.stacks.loop_line,
+            errors=self.internal_errors,
+        )
 
     def _callbacks(self, *recorders: Recorder | None, first: Iterable[Recorder | None] = ()) -> RecorderCallbacks:
         return RecorderCallbacks(_present(recorders), self.internal_errors, first=_present(first))
@@ -219,10 +244,8 @@ class Observability(Lifecycle):
             (self._senders.start, True),
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
-            (self._start_store, self.store is not None),
-            (self._start_insight, self.insight is not None),
-            (self._stacks_signal.start, True),
-            (self._stacks_socket.start, self.insight is not None and self.store is not None),
+            *_steps("start", self.store, self.insight, self.stacks, self.worker, self._stacks_signal),
+            (self._control.start, self.worker is not None or (self.insight is not None and self.store is not None)),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -241,19 +264,18 @@ class Observability(Lifecycle):
         return (
             (partial(active.unregister, self), True),
             (self.instruments.runtime.stop, True),
-            (self._stop_insight, self.insight is not None),
+            *_steps("stop", self.insight),
         )
 
     def _stop_steps(self, *, wait: bool) -> Steps:
         """Stop the log output last, so that the others can write why they fail."""
         return (
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
-            (self._close_store, self.store is not None),
+            *_steps("close", self.store),
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._stacks_socket.close, True),
-            (self._stacks_signal.close, True),
+            *_steps("close", self._control, self.worker, self._stacks_signal),
             (self.logs.close, self.settings.logging.enabled),
         )
 
@@ -273,26 +295,8 @@ class Observability(Lifecycle):
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
 
-    def _report_stacks(self) -> bytes:
+    def _report_stacks(self, _: object) -> bytes:
         return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
-
-    def _start_insight(self) -> None:
-        if self.insight is not None:
-            self.insight.start()
-        if self.stacks is not None:
-            self.stacks.start()
-
-    def _stop_insight(self) -> None:
-        if self.insight is not None:
-            self.insight.stop()
-
-    def _start_store(self) -> None:
-        if self.store is not None:
-            self.store.start()
-
-    def _close_store(self) -> None:
-        if self.store is not None:
-            self.store.close(time.monotonic() + _STORE_CLOSE_SECONDS)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -304,6 +308,8 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
+        if self.worker is not None:
+            self.worker.add_application(app)
         if self.insight is not None:
             self.insight.add_application(app)
 
@@ -359,13 +365,9 @@ class Observability(Lifecycle):
 
         They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        try:
-            return lines_of(correlation_id, limit, self.logs, self._reader)
-        except UnreadableStoreError as error:
-            self.internal_errors.count(component_of(self.logs), error)
-            return self.logs.recent(correlation_id, limit)
+        return lines_or_recent(correlation_id, limit, self.logs, self._reader, self.internal_errors)
 
-    def _log(self, level: str, message: str, fields: dict[str, Any], logger: str = OWN_LOGGER) -> None:
+    def _log(self, level: str, message: str, fields: Mapping[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:
             self.logs.emit(self.wall_clock() / 1_000_000_000, level, message, logger, fields)
 
@@ -390,6 +392,11 @@ class Observability(Lifecycle):
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
             instrument.with_values(rule).set(active)
+
+
+def _steps(method: str, *parts: object | None) -> Steps:
+    """Have a method called of those of the parts that there are."""
+    return [(getattr(part, method), True) for part in parts if part is not None]
 
 
 def _present(recorders: Iterable[Recorder | None]) -> list[Recorder]:

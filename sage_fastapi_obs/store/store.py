@@ -31,6 +31,8 @@ QUESTION_SECONDS = 5.0
 """How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
+_CLOSE_SECONDS = 1.0
+"""Longest wait for the last requests to be written to the disk of this machine."""
 _UNWRITTEN_ID = 1 << 59
 _SECONDS_PER_DAY = 86_400.0
 
@@ -102,8 +104,10 @@ class Store:
             done.wait(max(0.0, seconds))
         return self._is_idle
 
-    def close(self, deadline: float) -> None:
-        """Write what waits until a time of `time.monotonic`, and take nothing more; what is left then is lost."""
+    def close(self, deadline: float | None = None) -> None:
+        """Write what waits, and take nothing more; what is left by a time of `time.monotonic` is lost: in a second, by default."""
+        if deadline is None:
+            deadline = time.monotonic() + _CLOSE_SECONDS
         self._room = 0
         self._stopping.set()
         self._hurry.set()

@@ -8,6 +8,7 @@ of writes that says which one is valid. A reader that meets a write reads again.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 
@@ -29,6 +30,11 @@ class Block:
         self.width = width
         """How many they are."""
         self._first = head + _HEAD + (len(description) + 7) // 8
+
+    @property
+    def place(self) -> int:
+        """Where it begins in the file, in units of eight bytes."""
+        return self._head
 
     @property
     def version(self) -> int:
@@ -59,7 +65,20 @@ class Blocks:
 
     def __init__(self, file: MappedFile, start: int, end: int) -> None:
         """`start`: in bytes, where the first block is. `end`: place in `file.numbers` of the end of the last one, in bytes."""
-        self._file, self._next, self._end = file, start, end
+        self._file, self._start, self._next, self._end = file, start, start, end
+        self._versions: list[int] = []
+        """Where the counts of writes are of the blocks that have been yielded."""
+
+    def again(self) -> "Blocks":
+        """Return the same blocks, to be read from the first one on."""
+        return Blocks(self._file, self._start, self._end)
+
+    def versions(self) -> Sequence[int]:
+        """Return the versions of all blocks that `new` has yielded, in their order: much faster than to ask each."""
+        if len(self._versions) < 2:
+            return [self._file.numbers[place] for place in self._versions]
+        found: tuple[int, ...] = itemgetter(*self._versions)(self._file.numbers)
+        return found
 
     def append(self, description: bytes, values: Sequence[float]) -> Block:
         """Add a block with its first numbers; raises `OSError` where there is no room for it."""
@@ -79,7 +98,7 @@ class Blocks:
         return block
 
     def new(self) -> Iterator[Block]:
-        """Yield the blocks that have been added since the last call, by whoever writes the file; raises `OSError` for rubbish."""
+        """Yield the blocks that whoever writes the file has added since the last call; raises `OSError` for rubbish."""
         end = self._file.numbers[self._end]
         if end > self._file.size:
             self._file.remap()
@@ -91,5 +110,6 @@ class Blocks:
             if words != _HEAD + (length + 7) // 8 + 2 * width or self._next + words * 8 > end:
                 raise OSError(f"{self._file.path} is damaged")
             start = self._next + _HEAD * 8
+            self._versions.append(head + 1)
             yield Block(self._file, head, bytes(self._file.bytes[start : start + length]), width)
             self._next += words * 8
