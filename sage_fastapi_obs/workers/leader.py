@@ -9,7 +9,6 @@ hung sees that when it goes on: the path is not the file that it has locked. Wha
 
 import fcntl
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ _NOTHING = _Sight(0, b"", 0.0, 0.0)
 
 
 class Leadership:
-    """One worker's share in it. `try_to_lead` is called each second, and when `watched_descriptor` becomes readable."""
+    """One worker's share in it. `try_to_lead` is called each second, and at once when a worker has ended."""
 
     def __init__(
         self,
@@ -57,8 +56,6 @@ class Leadership:
         self._descriptor = self._inode = -1
         self._beats = 0
         self._sight = _NOTHING
-        self._watched: tuple[int, int] = (0, -1)
-        """Id of the process that leads, and a descriptor of it."""
         self._read: tuple[tuple[int, ...], bytes | None] = ((), None)
         self._lock = threading.RLock()
         hold_at_fork(self._lock)
@@ -80,16 +77,6 @@ class Leadership:
             if self._descriptor >= 0:
                 self._beat()
             return self._descriptor >= 0
-
-    def watched_descriptor(self) -> int | None:
-        """Return what becomes readable when the leader ends; None for the leader itself, and without pidfds."""
-        with self._lock:
-            pid = self._pid_of_leader()
-            if self._watched[0] != pid:
-                self._watch(pid)
-            descriptor = self._watched[1]
-        # Already readable: it has ended, and somebody else has the lock that it had.
-        return None if descriptor < 0 or _is_readable(descriptor) else descriptor
 
     def publish(self, found: bytes) -> bool:
         """Write what the other workers are to show; tell whether this one still led afterwards. Raises `OSError`."""
@@ -117,7 +104,6 @@ class Leadership:
         """Lead no more; also in a forked child, whose parent keeps the lock."""
         with self._lock:
             self._let_go()
-            self._watch(0)
 
     def _let_go(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -181,7 +167,6 @@ class Leadership:
         if descriptor is None:
             return
         self._descriptor, self._inode = descriptor, os.fstat(descriptor).st_ino
-        self._watch(0)
         for left in self._folder.glob("alerts-*"):
             if left != self._published_path(self._inode):
                 left.unlink(missing_ok=True)
@@ -198,18 +183,6 @@ class Leadership:
         except FileNotFoundError:
             return b""
 
-    def _pid_of_leader(self) -> int:
-        """Return the id of the process that leads; 0: nobody does, or this one."""
-        first = self._text().split(b" ")[0]
-        pid = int(first) if first.isdigit() else 0
-        return 0 if pid == os.getpid() else pid
-
-    def _watch(self, pid: int) -> None:
-        _, descriptor = self._watched
-        if descriptor >= 0:
-            os.close(descriptor)
-        self._watched = pid, _descriptor_of(pid)
-
 
 def _lock(descriptor: int) -> bool:
     try:
@@ -217,19 +190,3 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _descriptor_of(pid: int) -> int:
-    """Return a descriptor of a process; -1 where there is none."""
-    if not pid or not hasattr(os, "pidfd_open"):
-        return -1
-    try:
-        return os.pidfd_open(pid)
-    except (OSError, OverflowError):
-        return -1
-
-
-def _is_readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

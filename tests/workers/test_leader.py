@@ -1,7 +1,5 @@
 """One worker of a group judges, and another when that one is killed, stopped or closed: nothing is told for that."""
 
-import os
-import select
 import signal
 from pathlib import Path
 
@@ -87,7 +85,6 @@ def test_rubbish_in_the_place_of_the_file(tmp_path: Path, clock: Clock):
     """A text that says nothing is replaced; a link is not followed; without a folder an error says so."""
     (tmp_path / "leader").write_bytes(b"\xff" * 10_000)
     first = Leadership(tmp_path, 0, clock=clock)
-    assert first.watched_descriptor() is None
     assert first.try_to_lead()
     (tmp_path / "leader").unlink()
     (tmp_path / "leader").symlink_to(tmp_path / "elsewhere")
@@ -168,19 +165,3 @@ def test_a_leader_that_is_closed_leaves_the_rules_to_another(tmp_path: Path):
         assert first.wait(PATIENCE_SECONDS) == 0
         until(lambda: workers.leads(second) and workers.shown(second) == "1")
         assert workers.told() == ["firing"]
-
-
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfds")
-def test_the_end_of_the_leader_is_seen_at_once(tmp_path: Path):
-    """The descriptor becomes readable; when nobody has taken its place yet, there is none to wait for."""
-    with group(tmp_path) as workers:
-        leader, mine = workers.start(), Leadership(tmp_path, 9)
-        assert not mine.try_to_lead()
-        watched = mine.watched_descriptor()
-        assert watched is not None
-        assert watched == mine.watched_descriptor()
-        workers.kill(leader)
-        assert select.select([watched], [], [], PATIENCE_SECONDS)[0] == [watched]
-        assert mine.watched_descriptor() is None
-        assert mine.try_to_lead()
-        mine.close()
