@@ -133,6 +133,7 @@ class Observability(Lifecycle):
             self.internal_errors,
             self._log_alert,
             from_zero=registry is None,
+            history=None if self.store is None else self.store.history,
             clock=status_clock,
             wall_clock=lambda: wall_clock() / 1_000_000_000,
         )

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from sage_fastapi_obs.alerting.expressions import Stat
 from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
-from sage_fastapi_obs.alerting.windows import Group
+from sage_fastapi_obs.alerting.window import Group
 from sage_fastapi_obs.settings import Severity
 
 State: TypeAlias = Literal["pending", "firing", "resolved"]

@@ -18,7 +18,8 @@ from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback
-from sage_fastapi_obs.alerting.windows import Group, Windows
+from sage_fastapi_obs.alerting.window import Group
+from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.settings import Severity
@@ -325,6 +326,11 @@ class Alerts:
             was_here, alert.notified_by = alert.notified_by == os.getpid(), 0
             if was_here:
                 self._note(_Notification(state, group, alert, "resolved", wall))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `notify` has something to tell."""
+        return bool(self._due)
 
     def _note(self, notification: _Notification) -> None:
         if notification.callbacks:

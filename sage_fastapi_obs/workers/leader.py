@@ -48,6 +48,8 @@ class Leadership:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`folder`: that of the group. `slot`: number of this worker's. `clock`: monotonic seconds."""
+        self.run = folder.name
+        """Names the counters of the group."""
         self._folder = folder
         self._path = folder / "leader"
         self._slot = slot
