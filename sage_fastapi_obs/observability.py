@@ -37,7 +37,6 @@ from sage_fastapi_obs.metrics.exemplars import KeptExemplars
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.metrics.otlp_push import MetricOutput
-from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
 from sage_fastapi_obs.privacy.redaction import Redaction
@@ -48,15 +47,13 @@ from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
-from sage_fastapi_obs.store.location import socket_prefix, store_key
+from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
-from sage_fastapi_obs.workers.assembly import build_worker
-from sage_fastapi_obs.workers.control_socket import ControlSocket
-from sage_fastapi_obs.workers.worker import Worker
+from sage_fastapi_obs.workers.assembly import build_workers
 
 
 class Observability(Lifecycle):
@@ -125,10 +122,16 @@ class Observability(Lifecycle):
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
+        http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        self._control, self.numbers, self.worker = build_workers(
+            *(self, http, redaction.readable, self._log, self._warn_locally)
+        )
+        self.metrics_page.all_workers = self.numbers.for_page
+
         # What is computed from the metrics.
         self.status = ServiceStatus(
             settings,
-            RegistryReader(self.registry, self.internal_errors, self.collected.unexported),
+            self.numbers.readings,
             self.health,
             self.internal_errors,
             self._log_alert,
@@ -155,10 +158,6 @@ class Observability(Lifecycle):
         self._excluded_requests = ExcludedRequests((*settings.http.exclude_paths, *own_pages))
         self.excluded = self._excluded_requests.beginnings
 
-        http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        self.worker = self._build_worker(http, redaction) if settings.workers.enabled else None
-        """The slot of this process among the workers of the service; None where the settings switch it off."""
-        self._control = self._build_control()
         self._build_callbacks(Identity(settings.http, redaction, new_id), http, redaction)
         if settings.metrics.enabled:
             self._register_collectors()
@@ -180,18 +179,6 @@ class Observability(Lifecycle):
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
 
-    def _build_control(self) -> ControlSocket:
-        control = ControlSocket(
-            partial(socket_prefix, self.settings.store, store_key(self.settings.service.name)),
-            {"stacks": self._report_stacks},
-            self._warn_locally,
-            partial(self.internal_errors.count, ControlSocket.component),
-            None if self.worker is None else self.worker.tick,
-        )
-        if self.worker is not None:
-            self.worker.watch_ends(control)
-        return control
-
     def _build_store(self, redaction: Redaction) -> Store:
         store = Store(
             self.settings.store,
@@ -203,19 +190,6 @@ class Observability(Lifecycle):
         )
         self.logs.add_to_store = StoredLines(store, self, self.wall_clock).add
         return store
-
-    def _build_worker(self, http: HttpMetrics | None, redaction: Redaction) -> Worker:
-        return build_worker(
-            *(store_key(self.settings.service.name), self.settings.workers.group, self),
-            instruments=self.instruments,
-            http=http,
-            store=self.store,
-            readable=redaction.readable,
-            log=self._log,
-            warn=self._warn_locally,
-            where=str if self.stacks is None else self.stacks.loop_line,
-            errors=self.internal_errors,
-        )
 
     def _callbacks(self, *recorders: Recorder | None, first: Iterable[Recorder | None] = ()) -> RecorderCallbacks:
         return RecorderCallbacks(_present(recorders), self.internal_errors, first=_present(first))
@@ -255,11 +229,19 @@ class Observability(Lifecycle):
             (self._log_startup, settings.logging.enabled),
         )
 
+    def _before_startup(self, app: ASGIApp) -> Steps:
+        return () if self.worker is None else ((partial(self.worker.add_application, app), True),)
+
     def _after_startup(self, app: ASGIApp) -> Steps:
         return (
             (partial(self.place_pages, app), True),
             (takeover.reattach_root, self.settings.logging.enabled),
         )
+
+    def _drain(self) -> None:
+        super()._drain()
+        if self.worker is not None:
+            self.worker.note_stop()
 
     def _leave_steps(self) -> Steps:
         return (
@@ -296,9 +278,6 @@ class Observability(Lifecycle):
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
 
-    def _report_stacks(self, _: object) -> bytes:
-        return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
-
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
 
@@ -309,8 +288,6 @@ class Observability(Lifecycle):
     def place_pages(self, app: ASGIApp) -> None:
         """Let an app find our pages first, and say once which of its own are hidden by them."""
         self._pages.place(app)
-        if self.worker is not None:
-            self.worker.add_application(app)
         if self.insight is not None:
             self.insight.add_application(app)
 

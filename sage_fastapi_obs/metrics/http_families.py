@@ -26,7 +26,8 @@ _RECEIVED, _SENT = attrgetter("received_bytes", "received"), attrgetter("sent_by
 class HttpFamilies:
     """The metrics of requests as they are shown."""
 
-    def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
+    def __init__(self, total: Metric, duration: Metric, in_flight: Metric | None, received: Metric, sent: Metric) -> None:
+        """`in_flight`: None where that metric is shown elsewhere."""
         if duration.labels != total.labels:
             raise ValueError(f"{duration.name} and {total.name} have to have the same labels")
         self.total, self.duration, self.in_flight, self.received, self.sent = total, duration, in_flight, received, sent
@@ -34,10 +35,10 @@ class HttpFamilies:
 
     def describe(self) -> Iterator[Family]:
         """Yield all families without samples."""
-        return map(_family, (self.total, self.duration, self.in_flight, self.received, self.sent))
+        return map(_family, filter(None, (self.total, self.duration, self.in_flight, self.received, self.sent)))
 
     def versioned(
-        self, series: Iterable[Series], in_flight: Callable[[], Iterable[tuple[LabelValues, int]]]
+        self, series: Iterable[Series], in_flight: Callable[[], Iterable[tuple[LabelValues, int]]] = tuple
     ) -> Iterator[VersionedFamily]:
         """Yield all families, each with what a scrape may remember of it; all are of the moment when the first was read."""
         seen: list[Series] = []
@@ -47,7 +48,8 @@ class HttpFamilies:
         deque(counted, maxlen=0)
         sizes = self._by_sizes(seen)
         yield _family(self.duration), starmap(self._timed, ((labels, totals) for labels, totals in seen if totals.timed))
-        yield _family(self.in_flight), starmap(self._flying, in_flight())
+        if self.in_flight is not None:
+            yield _family(self.in_flight), starmap(partial(_flying, self.in_flight), in_flight())
         yield _family(self.received), starmap(partial(self._sizes, self.received, _RECEIVED), sizes.items())
         yield _family(self.sent), starmap(partial(self._sizes, self.sent, _SENT), sizes.items())
 
@@ -55,14 +57,15 @@ class HttpFamilies:
         self,
         changed: Sequence[Series],
         every: Iterable[Series],
-        in_flight: Iterable[tuple[LabelValues, int]],
+        in_flight: Iterable[tuple[LabelValues, int]] = (),
         extremes: Extremes = (),
     ) -> Iterator[Reading]:
         """Yield the readings of series that have changed; `every` series is needed for the sizes, which lack the status."""
         yield _reading(self.total, [(labels, (float(totals.requests),)) for labels, totals in changed])
         timed = [(labels, (totals.duration_us / 1_000_000, *totals.durations)) for labels, totals in changed if totals.timed]
         yield _reading(self.duration, timed, extremes)
-        yield _reading(self.in_flight, [(labels, (float(count),)) for labels, count in in_flight])
+        if self.in_flight is not None:
+            yield _reading(self.in_flight, [(labels, (float(count),)) for labels, count in in_flight])
         of_changed = {self._size_labels(labels) for labels, _ in changed}
         sizes = self._by_sizes(one for one in every if self._size_labels(one[0]) in of_changed)
         yield _reading(self.received, [_size_numbers(labels, each, _RECEIVED) for labels, each in sizes.items()])
@@ -84,10 +87,6 @@ class HttpFamilies:
 
         return labels, totals.timed, samples
 
-    def _flying(self, labels: LabelValues, count: int) -> VersionedChild:
-        sample = Sample(self.in_flight.name, _named(self.in_flight, labels), float(count))
-        return labels, sample.value, partial(list, [sample])
-
     def _by_sizes(self, series: Iterable[Series]) -> dict[LabelValues, list[Totals]]:
         """Put together what differs only in labels that sizes do not have: all statuses of a route."""
         found: dict[LabelValues, list[Totals]] = {}
@@ -103,6 +102,11 @@ class HttpFamilies:
             return _histogram(metric, labels, buckets, total)
 
         return labels, sum(one.requests for one in totals), samples
+
+
+def _flying(in_flight: Metric, labels: LabelValues, count: int) -> VersionedChild:
+    sample = Sample(in_flight.name, _named(in_flight, labels), float(count))
+    return labels, sample.value, partial(list, [sample])
 
 
 def _chooser(every: Metric, some: Metric) -> Callable[[LabelValues], LabelValues]:
@@ -130,9 +134,16 @@ def _named(metric: Metric, values: Sequence[str]) -> dict[str, str]:
     return dict(zip(metric.labels, values, strict=True))
 
 
-def _exemplar(exemplified: Exemplified) -> Exemplar:
+def exemplar_of(exemplified: Exemplified) -> Exemplar:
+    """Return an exemplar as the client library has it: its time is the end of the request."""
     (trace_id, span_id, wall_ns), seconds = exemplified
     return Exemplar({"trace_id": trace_id, "span_id": span_id}, seconds, wall_ns / 1_000_000_000 + seconds)
+
+
+def exemplified_of(exemplar: Exemplar) -> Exemplified:
+    """Undo `exemplar_of`."""
+    started = float(exemplar.timestamp or 0.0) - exemplar.value
+    return (exemplar.labels["trace_id"], exemplar.labels["span_id"], round(started * 1_000_000_000)), exemplar.value
 
 
 def _histogram(
@@ -141,7 +152,7 @@ def _histogram(
     labels = _named(metric, key)
     bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
     counts = [*accumulate(buckets)]
-    exemplars = [one and _exemplar(one) for one in exemplified or [None] * len(buckets)]
+    exemplars = [one and exemplar_of(one) for one in exemplified or [None] * len(buckets)]
     return [
         *(
             Sample(f"{metric.name}_bucket", {**labels, "le": bound}, float(count), None, exemplar)

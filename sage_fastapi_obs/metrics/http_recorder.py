@@ -96,7 +96,7 @@ class HttpMetrics(Recorder):
             series = self._resolve(exchange)
         seen = (exchange.trace_id, exchange.span_id, exchange.wall_ns) if exchange.sampled and self._exemplars else None
         pending, records = series.pending, self._shared
-        done = None if records is None else records.done(exchange, series.block)
+        done = None if records is None else records.done(exchange, series.place)
         if exchange.streamed:
             pending.append((None, exchange.received_bytes, exchange.sent_bytes, seen, done))
             self._stream_finished(exchange)

@@ -33,7 +33,7 @@ BATCH = 128
 class RequestSeries:
     """Requests of the same labels: method, route and status."""
 
-    __slots__ = ("block", "folded", "labels", "longest_us", "pending", "read", "shortest_us", "totals")
+    __slots__ = ("folded", "labels", "longest_us", "pending", "place", "read", "shortest_us", "totals")
 
     def __init__(self, labels: LabelValues, duration_buckets: int, size_buckets: int) -> None:
         self.labels = labels
@@ -41,10 +41,10 @@ class RequestSeries:
         """Requests that have not been added up; appended without the lock, removed under it."""
         self.totals = Totals(duration_buckets, size_buckets)
         """Of the requests that have been added up."""
-        self.block = 0
-        """In the slot of a worker: the place of the block that has its totals."""
         self.folded = 0
         """Where requests are numbered: the number of the newest one that has been added up."""
+        self.place = 0
+        """Of the block in which the totals are saved; 0: they are not."""
         self.read = -1
         """Requests that there were at the last reading for the windows."""
         self.shortest_us, self.longest_us = NO_EXTREMES
@@ -65,6 +65,7 @@ class HttpRequestSeries(Collector):
     def __init__(self, total: Metric, duration: Metric, in_flight: Metric, received: Metric, sent: Metric) -> None:
         self.families = HttpFamilies(total, duration, in_flight, received, sent)
         """Shows the numbers."""
+        self.in_flight_metric = in_flight
         if not in_flight.starts_at_zero:
             raise ValueError(f"all values of the labels of {in_flight.name} have to be known")
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.

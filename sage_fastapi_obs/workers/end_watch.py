@@ -11,7 +11,7 @@ class EndWatch:
     """The descriptors of siblings, in the thread of the control socket; all methods are called in that thread."""
 
     def __init__(self, control: ControlSocket, ended: Callable[[], object]) -> None:
-        """`ended`: is called when a sibling has ended."""
+        """Watch nobody yet; `ended` is called when a sibling has ended."""
         self._control, self._ended = control, ended
         self._descriptors: dict[int, int] = {}
 

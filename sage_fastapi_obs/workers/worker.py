@@ -79,6 +79,7 @@ class Worker:
         self._crash_file: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turned = 0.0
+        self._control: ControlSocket | None = None
         self._ends: EndWatch | None = None
         at_fork(in_child=self._leave_to_parent)
 
@@ -115,6 +116,8 @@ class Worker:
         if group is None or group.own is None:
             return
         self._beat(group.own)
+        if self._control is not None and not group.own.socket:
+            group.own.socket = str(self._control.path or "")
         if self.is_shared:
             if self._numbers is not None:
                 self._numbers.save()
@@ -122,9 +125,9 @@ class Worker:
             if self._ends is not None:
                 self._ends.update(slot.pid for slot in group.siblings())
 
-    def watch_ends(self, control: ControlSocket) -> None:
-        """Notice at once when a sibling ends, in the thread of a control socket that calls `tick`."""
-        self._ends = EndWatch(control, self.tick)
+    def listen_at(self, control: ControlSocket) -> None:
+        """Let siblings find the control socket, and notice in its thread, which calls `tick`, when one of them ends."""
+        self._control, self._ends = control, EndWatch(control, self.tick)
 
     def add_application(self, app: Any) -> None:
         """Know the routes of an app, by which requests are named."""

@@ -35,7 +35,8 @@ class ChildChanges:
         self._own = own
         self._values_of = _VALUES[own.family.type]
         self._is_gauge = own.family.type == "gauge"
-        self._labels: list[tuple[str, ...]] = []
+        self.labels: list[tuple[str, ...]] = []
+        """Label values of all children."""
         self._children: list[Any] = []
         self._starts: list[int] = []
         self._places: list[int] = []
@@ -43,21 +44,20 @@ class ChildChanges:
         self._numbers: list[object] = []
         self._exemplars: list[Exemplar | None] = []
 
-    def learn(self) -> list[tuple[str, ...]]:
-        """Find out which children there are; return the label values of those that are there no more."""
+    def learn(self) -> bool:
+        """Find out which children there are; return whether they are others than before."""
         labels, children = self._own.children()
         if children == self._children:
-            return []
-        gone = [*dict.fromkeys(self._labels).keys() - set(labels)]
+            return False
         values = [self._values_of(child) for child in children]
-        self._labels, self._children = labels, children
+        self.labels, self._children = labels, children
         self._starts = [*accumulate(map(len, values), initial=0)]
         self._places = [place for place, some in enumerate(values) for _ in some]
         self._values = [value for some in values for value in some]
         # Those that are not new are told of again, too.
         self._numbers = [None] * len(self._values)
         self._exemplars = [None] * len(self._values)
-        return gone
+        return True
 
     def numbers(self) -> Iterator[tuple[tuple[str, ...], Any, tuple[float, ...]]]:
         """Yield label values, child and numbers of the children that have changed; numbers as `ClientInstrument` has them."""
@@ -67,16 +67,19 @@ class ChildChanges:
         computed = self._computed() if self._is_gauge else {}
         for place in {**places, **computed}:
             numbers = (computed[place],) if place in computed else tuple(now[self._starts[place] : self._starts[place + 1]])
-            yield self._labels[place], self._children[place], numbers
+            yield self.labels[place], self._children[place], numbers
 
     def exemplars(self) -> Iterator[tuple[tuple[str, ...], int, Exemplar]]:
         """Yield label values, place among the numbers, and exemplar, for those that have changed."""
+        if {*map(type, self._values)} - {MutexValue}:
+            # In the client library's own files of several processes there are none.
+            return
         before, now = self._exemplars, [*map(_exemplar_of, self._values)]
         self._exemplars = now
         for at in compress(range(len(now)), map(is_not, now, before)):
             place, exemplar = self._places[at], now[at]
             if exemplar is not None:
-                yield self._labels[place], at - self._starts[place], exemplar
+                yield self.labels[place], at - self._starts[place], exemplar
 
     def _computed(self) -> dict[int, float]:
         """Return, by place, the numbers of gauges that call a function, and those whose time counts besides the number."""

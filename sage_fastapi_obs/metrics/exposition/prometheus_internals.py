@@ -75,6 +75,12 @@ def gauge_value(gauge: Gauge) -> float:
     return family.samples[0].value
 
 
+def multiprocess_mode(collector: object) -> str:
+    """Return the mode of a gauge for several processes; empty for other instruments."""
+    mode: str = getattr(collector, "_multiprocess_mode", "")
+    return mode
+
+
 def add_counted(source: Any, target: Any) -> None:
     """Add to an instrument without labels, or to one child, what another of its kind has counted; set a gauge to its value."""
     if isinstance(source, Gauge):
@@ -146,6 +152,7 @@ class ClientInstrument:
         self.labels: tuple[str, ...] = tuple(instrument._labelnames)
         self.bounds: tuple[float, ...] = tuple(getattr(instrument, "_upper_bounds", ())[:-1])
         """The finite upper bounds of its buckets, if it has any."""
+        self.has_extremes = isinstance(instrument, ExtremesHistogram)
 
     def versioned(self) -> Iterable[VersionedFamily]:
         """Return its one family, with a version of every child."""
@@ -167,14 +174,9 @@ class ClientInstrument:
         with self._instrument._lock:
             return [*self._instrument._metrics], [*self._instrument._metrics.values()]
 
-    @property
-    def multiprocess_mode(self) -> str:
-        """The mode of a gauge for several processes; empty for other instruments."""
-        return getattr(self._instrument, "_multiprocess_mode", "")
-
     def extremes(self) -> list[tuple[tuple[str, ...], float, float]]:
         """Take the lowest and the highest observation since the last call, of each child that has both."""
-        if not isinstance(self._instrument, ExtremesHistogram):
+        if not self.has_extremes:
             return []
         taken = ((labels, child.take_extremes()) for labels, child in self._by_labels())
         return [(labels, *extremes) for labels, extremes in taken if extremes is not None]
