@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, decompress
 from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.metrics.registry_reader import Reading
-from sage_fastapi_obs.store.history import THIS_PROCESS, History, HistoryRows, SeriesRow, TickRow
+from sage_fastapi_obs.store.history import History, HistoryRows, SeriesRow, TickRow, content_bytes
 
 _BYTES_PER_SECOND = 20_000
 """Written at most, on average; with very many series ticks are stored less often."""
@@ -55,7 +55,7 @@ class WindowHistory:
         if found is None and not leads:
             return None
         is_same_run = found is not None and found.run == run
-        if found is not None and found.process == THIS_PROCESS and not is_same_run:
+        if found is not None and found.process == self._stored.process and not is_same_run:
             # Of another `Observability` in this process: nothing has ended, two do not meet.
             found = None
         is_restored = found is not None and self._go_on_from(found, same_counters=is_same_run)
@@ -83,7 +83,7 @@ class WindowHistory:
         for tick in ticks:
             tick.is_stored = True
         self._known = {name: _state(history) for name, history in self._windows.histories.items()}
-        self._next_write = now + sum(len(row.content) for row in (*series, *rows)) / _BYTES_PER_SECOND
+        self._next_write = now + content_bytes(series, rows) / _BYTES_PER_SECOND
 
     def write_states(self, states: bytes) -> None:
         """Store the states of alerts at once. Raises `sqlite3.Error` and `OSError`."""

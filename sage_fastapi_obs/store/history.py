@@ -11,8 +11,7 @@ from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.eviction import has_room, make_room
 from sage_fastapi_obs.store.store_losses import StoreLosses
 
-THIS_PROCESS = uuid4().hex
-"""Names it among those that have written a file."""
+_THIS_PROCESS = uuid4().hex
 _SHARE = 1 / 8
 """Of the store's limit; then the oldest ticks go."""
 _MOST_STEPS = 100
@@ -52,6 +51,11 @@ class HistoryRows(NamedTuple):
     ticks: list[TickRow]
 
 
+def content_bytes(series: Iterable[SeriesRow], ticks: Iterable[TickRow]) -> int:
+    """Return how many bytes some rows take."""
+    return sum(len(row.content) + len(row.bases) for row in series) + sum(len(row.content) for row in ticks)
+
+
 class History:
     """Reads and writes it; `database` is used by one thread at a time."""
 
@@ -59,6 +63,8 @@ class History:
         self._database = database
         self._losses = losses
         self._most_bytes = _SHARE * max_bytes
+        self.process = _THIS_PROCESS
+        """Names this process among those that have written the file."""
         self._lock: Callable[[], object] | None = None
         """Closes the file with the lock."""
         self._sizes: dict[int, int] = {}
@@ -97,7 +103,7 @@ class History:
             for table in ("judge",) if before is not None else ("judge", "series", "ticks"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
             watched, states = (0.0, b"") if before is None else (before.watched, before.states)
-            connection.execute("INSERT INTO judge VALUES (?, ?, ?, ?)", (run, THIS_PROCESS, watched, states))
+            connection.execute("INSERT INTO judge VALUES (?, ?, ?, ?)", (run, self.process, watched, states))
         self._sizes = {} if before is None else {row.id: len(row.content) for row in before.ticks}
 
     def write_states(self, watched: float, states: bytes) -> bool:
@@ -112,19 +118,20 @@ class History:
         An empty `kept` deletes none. Raises `sqlite3.Error` and `OSError`.
         """
         series = [*series]
-        size_bytes = len(states) + sum(len(row.content) for row in (*series, *ticks))
+        size_bytes = len(states) + content_bytes(series, ticks)
         for _ in range(_MOST_STEPS):
             deleted = 0
             with self._database.lock, self._database.transaction() as connection:
                 if fits := has_room(self._database, connection, size_bytes):
                     changed = connection.execute(
-                        "UPDATE judge SET watched = ?, states = ? WHERE process = ?", (watched, states, THIS_PROCESS)
+                        "UPDATE judge SET watched = ?, states = ? WHERE process = ?", (watched, states, self.process)
                     )
                     if not changed.rowcount:
                         return False
                     sizes = self._after(ticks, kept)
                     gone = [(id_,) for id_ in self._sizes if id_ not in sizes]
-                    connection.executemany("INSERT OR REPLACE INTO series VALUES (?, ?, ?)", series)
+                    connection.executemany("DELETE FROM series WHERE metric = ?", [(row.metric,) for row in series])
+                    connection.executemany("INSERT INTO series VALUES (?, ?, ?)", series)
                     connection.executemany("INSERT OR REPLACE INTO ticks VALUES (?, ?, ?, ?, ?)", ticks)
                     connection.executemany("DELETE FROM ticks WHERE id = ?", gone)
                 else:

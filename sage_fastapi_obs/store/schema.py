@@ -20,7 +20,7 @@ CREATE TABLE requests (
     failed INTEGER, kept TEXT, route TEXT, duration_us INTEGER, started_ns INTEGER, method TEXT, path TEXT,
     span_id TEXT, error_type TEXT, cause TEXT, why TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER);
 CREATE TABLE judge (run TEXT, process TEXT, watched REAL, states BLOB);
-CREATE TABLE series (metric TEXT PRIMARY KEY, content BLOB, bases BLOB);
+CREATE TABLE series (metric TEXT, content BLOB, bases BLOB);
 CREATE TABLE ticks (id INTEGER PRIMARY KEY, at_ns INTEGER, watched REAL, after_pause INTEGER, content BLOB)
 """
 _MOST = 1 << 60
