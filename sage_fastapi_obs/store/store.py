@@ -108,7 +108,7 @@ class Store:
         return self._is_idle
 
     def close(self, deadline: float | None = None) -> None:
-        """Write what waits until a time of `time.monotonic`, by default for a second; take nothing more, and lose what is left."""
+        """Write what waits, until a time of `time.monotonic` or for a second; take nothing more, and lose what is left."""
         if deadline is None:
             deadline = time.monotonic() + _CLOSE_SECONDS
         self._room = 0

@@ -4,6 +4,7 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -51,8 +52,9 @@ def settle(slot: Slot, count: Callable[[Slot, Record], object], exit_status: int
     `waitpid` gives it, if it is known. `trace`: what its fault handler wrote.
     """
     records = slot.records()
-    for record in records:
-        if record.state in (DONE, ANSWERING):
+    # Each series knows the newest number that is in it: older ones have to come first.
+    for record in sorted(records, key=attrgetter("number")):
+        if record.state == DONE:
             count(slot, record)
     reason, evidence, at = _reason(slot, exit_status, trace)
     return Death(

@@ -14,8 +14,10 @@ can be given to other label values when those that it had have gone. Otherwise a
 import json
 from array import array
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+import orjson
 from prometheus_client.samples import Exemplar
 
 Key: TypeAlias = tuple[str, ...]
@@ -76,6 +78,7 @@ def definition_text(definition: Definition) -> bytes:
     return _json({"family": definition})
 
 
+@lru_cache(1_024)
 def read_description(text: bytes) -> Definition | tuple[int, int, bool] | None:
     """Return a definition; or family, words and whether it is an exemplar; None for what other versions write."""
     try:
@@ -101,7 +104,12 @@ def key_words(key: Key) -> "array[float]":
 
 def key_of(words: "array[float]") -> Key:
     """Undo `key_words`."""
-    return tuple(json.loads(words.tobytes()))
+    text = words.tobytes()
+    try:
+        return tuple(orjson.loads(text))
+    except ValueError:
+        # Half a surrogate pair.
+        return tuple(json.loads(text))
 
 
 def line_key(name: str, labels: Mapping[str, str]) -> Key:

@@ -79,7 +79,8 @@ class MergedFamily(Collector):
         self.children: dict[Key, MergedChild] = {}
         self.changed: set[MergedChild] = set()
         """Children that have to be merged again."""
-        self._merge = _MERGES["sum" if definition.adds else definition.merge]
+        self.adds, self.width = definition.adds, definition.width
+        self._merge = _MERGES["sum" if self.adds else definition.merge]
         self.is_each = definition.merge == "each" and WORKER not in definition.labels
         self._now_slice = now_slice
         self._read_slice = now_slice()

@@ -1,8 +1,8 @@
 """The numbers of all workers as a registry: the blocks of all slots are read, and only those that have changed since."""
 
 from array import array
-from collections.abc import Callable, Iterable
-from itertools import compress, count
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, compress, repeat
 from operator import ne
 from threading import RLock
 from typing import Protocol
@@ -139,22 +139,22 @@ class _Source:
         self._blocks = slot.blocks.again()
         self._places: dict[int, MergedFamily] = {}
         self._entries: list[_Definition | _Child | _Exemplar | None] = []
-        self._versions: list[int] = []
+        self._versions: Sequence[int] = ()
 
     def read(self, pause: Callable[[], object]) -> None:
         """Read what has changed; raises `OSError` for a damaged slot."""
         self._note_life()
         for block in self._blocks.new():
             self._entries.append(self._entry_of(block))
-            self._versions.append(-1)
             pause()
         versions = self._blocks.versions()
-        for place in compress(count(), map(ne, versions, self._versions)):
-            entry = self._entries[place]
+        if versions == self._versions:
+            return
+        for entry in compress(self._entries, map(ne, versions, chain(self._versions, repeat(-1)))):
             if entry is not None:
                 entry.read()
-            self._versions[place] = versions[place]
             pause()
+        self._versions = versions
 
     def forget(self) -> None:
         """Take away all that it has said."""
@@ -210,13 +210,14 @@ class _Entry:
         """Read the block, which may be that of other label values by now."""
         values = self._block.read()
         text = values[1 : 1 + self._words]
-        if text != self._text:
+        if not values[0] or text != self._text:
             self.leave()
-            self._text = text
-            self._child = self._family.child(key_of(text), self._source.slot.number) if values[0] else None
-        if self._child is not None:
-            self._put(self._child, values)
-            self._family.changed.add(self._child)
+        if not values[0]:
+            return
+        if self._child is None:
+            self._text, self._child = text, self._family.child(key_of(text), self._source.slot.number)
+        self._put(self._child, values)
+        self._family.changed.add(self._child)
 
     def leave(self) -> None:
         """Take away what it has said."""
@@ -237,14 +238,14 @@ class _Child(_Entry):
 
     def note_life(self) -> None:
         """Show or hide a gauge."""
-        if self._child is not None and not self._family.definition.adds:
+        if self._child is not None and not self._family.adds:
             self._child.parts[self].is_shown = self._source.is_alive
             self._family.changed.add(self._child)
 
     def _put(self, child: MergedChild, values: "array[float]") -> None:
-        definition, start = self._family.definition, 1 + self._words
-        end = start + definition.width
-        is_shown = definition.adds or self._source.is_alive
+        start = 1 + self._words
+        end = start + self._family.width
+        is_shown = self._family.adds or self._source.is_alive
         child.parts[self] = Part(values[0], values[start:end], values[end:], is_shown=is_shown)
 
     def _remove(self, child: MergedChild) -> None:

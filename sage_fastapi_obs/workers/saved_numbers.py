@@ -57,7 +57,7 @@ class SavedNumbers:
         self._registries = ((registry, True), *(() if unexported is None else ((unexported, False),)))
         self._errors = errors
         self._slot = _Slot(SavedFamilies(blocks), interval_seconds, wall_clock, errors)
-        self._parts: dict[Collector, _Part | None] = {}
+        self._parts: dict[Collector, _Part] = {}
         self._saving = RLock()
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._saving)
@@ -65,31 +65,30 @@ class SavedNumbers:
     def save(self, *, for_page: bool = False, pause: _Pause = lambda: None) -> None:
         """Save what has changed; a collector that raises is counted, and the others are saved.
 
+        From the first call on, requests are saved whenever they are added up.
         `for_page`: also exemplars, and collectors that may be expensive. `pause` is called after each small portion of work.
         """
         with self._saving:
-            for collector, part in self._current_parts():
-                if part is not None and (for_page or part.is_cheap):
+            found = {one: shown for registry, shown in self._registries for one in collectors(registry) or (registry,)}
+            for collector in self._parts.keys() - found.keys():
+                self._parts.pop(collector).retire()
+            for collector, on_page in found.items():
+                if not getattr(collector, "is_derived", False):
                     try:
-                        part.save(pause)
-                        if for_page:
-                            part.save_exemplars()
+                        self._save(collector, on_page=on_page, for_page=for_page, pause=pause)
                     except Exception as error:
                         self._errors.count(component_of(collector), error)
 
-    def _current_parts(self) -> "list[tuple[Collector, _Part | None]]":
-        found = {one: shown for registry, shown in self._registries for one in collectors(registry) or (registry,)}
-        for collector in self._parts.keys() - found.keys():
-            if (part := self._parts.pop(collector)) is not None:
-                part.retire()
-        for collector, on_page in found.items():
-            if collector not in self._parts:
-                self._parts[collector] = self._part_of(collector, on_page=on_page)
-        return [*self._parts.items()]
+    def _save(self, collector: Collector, *, on_page: bool, for_page: bool, pause: _Pause) -> None:
+        part = self._parts.get(collector)
+        if part is None:
+            part = self._parts[collector] = self._part_of(collector, on_page=on_page)
+        if for_page or part.is_cheap:
+            part.save(pause)
+        if for_page:
+            part.save_exemplars()
 
-    def _part_of(self, collector: Collector, *, on_page: bool) -> "_Part | None":
-        if getattr(collector, "is_derived", False):
-            return None
+    def _part_of(self, collector: Collector, *, on_page: bool) -> "_Part":
         if isinstance(collector, HttpRequestSeries):
             return _Requests(collector, self._slot)
         own = instrument(collector)

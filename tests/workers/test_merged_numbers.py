@@ -198,7 +198,7 @@ def pages(tmp_path_factory) -> list[str]:
     written = []
 
     @settings(max_examples=100, deadline=None)
-    @given(st.lists(actions, max_size=60))
+    @given(st.lists(actions, min_size=30, max_size=80))
     def play(story):
         told = Story(tmp_path_factory.mktemp("group"))
         for step in story:
