@@ -143,6 +143,8 @@ class Observability(Lifecycle):
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
         self.status.review.collected_names = partial(attrgetter("names"), self.collected)
+        if self.worker is not None and settings.metrics.enabled:
+            self.worker.rules = self.status
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader

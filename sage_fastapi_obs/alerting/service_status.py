@@ -102,7 +102,7 @@ class ServiceStatus:
         self._is_child = False
         """Whether this process was forked from the one with the thread, and has not said so."""
         self._sampled_at: float | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._waits_for_thread = False
 
@@ -131,6 +131,14 @@ class ServiceStatus:
         self._judge, self._has_led = judge, False
         # Those of the others are no increase.
         self.windows.from_zero = self.windows.from_zero and judge.is_leader and judge.published() is None
+
+    def leave(self) -> None:
+        """Judge rules alone again; after the close."""
+        self._judge, self._has_led = SingleJudge(), False
+
+    def hurry(self) -> None:
+        """Let the thread evaluate now: this process has begun to lead."""
+        self._wake.set()
 
     def evaluate(self) -> list[Alert]:
         """Sample the registry, evaluate all rules, and return the alerts that have changed state.
@@ -182,12 +190,12 @@ class ServiceStatus:
         if not self._waits_for_thread:
             self.notifications.reopen()
             self.notifications.loop = _running_loop()
-        stopping = self._stopping = threading.Event()
+        stopping, wake = self._stopping, self._wake = threading.Event(), threading.Event()
         # A weak reference: the thread ends when nobody else refers to this object.
-        status = weakref.ref(self, lambda _: stopping.set())
+        status = weakref.ref(self, lambda _: _stop(stopping, wake))
         try:
             self._thread = start_thread(
-                "sage-obs-status", partial(_evaluate_regularly, status, stopping, self.interval_seconds)
+                "sage-obs-status", partial(_evaluate_regularly, status, stopping, wake, self.interval_seconds)
             )
         except NoThreadError:
             self._waits_for_thread = True
@@ -318,7 +326,7 @@ class ServiceStatus:
 
     def _stop_thread(self) -> None:
         self._thread, self._waits_for_thread, self._is_child = None, False, False
-        self._stopping.set()
+        _stop(self._stopping, self._wake)
 
     def _was_sampled_within(self, seconds: float) -> bool:
         return self._sampled_at is not None and 0 <= self.clock() - self._sampled_at < seconds
@@ -329,12 +337,20 @@ class ServiceStatus:
         self.windows.sample()
 
 
-def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
+def _stop(stopping: threading.Event, wake: threading.Event) -> None:
+    stopping.set()
+    wake.set()
+
+
+def _evaluate_regularly(
+    find: "weakref.ref[ServiceStatus]", stopping: threading.Event, wake: threading.Event, interval_seconds: float
+) -> None:
     while not stopping.is_set() and (status := find()) is not None:
+        wake.clear()
         status.evaluate_safely()
         status.review_safely()
         del status
-        stopping.wait(interval_seconds)
+        wake.wait(interval_seconds)
 
 
 class AlertMetrics(Collector):
