@@ -136,12 +136,15 @@ class Observability(Lifecycle):
             self.internal_errors,
             self._log_alert,
             from_zero=registry is None,
+            history=None if self.store is None else self.store.history,
             clock=status_clock,
             wall_clock=lambda: wall_clock() / 1_000_000_000,
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
         self.status.review.collected_names = partial(attrgetter("names"), self.collected)
+        if self.worker is not None and settings.metrics.enabled:
+            self.worker.rules = self.status
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader

@@ -5,8 +5,6 @@ import contextlib
 import gc
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
