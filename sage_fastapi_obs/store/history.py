@@ -88,6 +88,9 @@ class History:
         if self._database.files is None:
             return None
         with self._database.reading() as connection:
+            if connection is not None:
+                # All of one moment: the ticks that another process adds meanwhile may have series that these have not.
+                connection.execute("BEGIN")
             judge = None if connection is None else connection.execute("SELECT * FROM judge").fetchone()
             if connection is None or judge is None or not all(map(isinstance, judge, (str, str, float, bytes))):
                 return None

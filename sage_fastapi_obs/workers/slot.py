@@ -78,13 +78,16 @@ class Slot:
         """When its owner's event loop last turned, as far as the thread knows, in the same way; 0: it has none."""
         return self._words[_TURNED_NS] / 1_000_000_000
 
-    def beat(self, turned: float, memory_bytes: int, oom_kills: int, last_number: int) -> None:
+    @turned.setter
+    def turned(self, at: float) -> None:
+        self._words[_TURNED_NS] = int(at * 1_000_000_000)
+
+    def beat(self, memory_bytes: int, oom_kills: int, last_number: int) -> None:
         """Say that the owner's thread runs.
 
         `oom_kills`: of its control group so far. `last_number`: of the newest request that is done.
         """
         self.note_last_number(last_number)
-        self._words[_TURNED_NS] = int(turned * 1_000_000_000)
         self._words[_MEMORY], self._words[_OOM_KILLS] = memory_bytes, oom_kills
         self._words[_HEARTBEAT_NS] = time.monotonic_ns()
 

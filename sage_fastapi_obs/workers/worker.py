@@ -24,8 +24,8 @@ from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
 from sage_fastapi_obs.workers.siblings import NOBODY, GroupKey, group_key
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
-_HANGS_SECONDS = 1.0
-"""From then on, the line is noted where the event loop hangs."""
+_HANGS_SECONDS = 1.5
+"""From then on, the line is noted where the event loop hangs; while it turns, it does so after each tick."""
 _CRASH_SUFFIX = ".crash"
 _places: dict[StoreKey, int] = {}
 """How many workers of each service this process has built."""
@@ -227,7 +227,7 @@ class Worker:
         hangs = self._clock() - self._turned > _HANGS_SECONDS
         if hangs or own.blocked_at:
             own.blocked_at = self._where() if hangs else ""
-        own.beat(self._turned if loop is not None else 0.0, resident_bytes(), oom_kills(), self._last_number())
+        own.beat(resident_bytes(), oom_kills(), self._last_number())
 
     def _last_number(self) -> int:
         records = self.in_flight.records
@@ -235,6 +235,8 @@ class Worker:
 
     def _note_turn(self) -> None:
         self._turned = self._clock()
+        if self.group is not None and self.group.own is not None:
+            self.group.own.turned = self._turned
 
     def _settle(self, slot: Slot) -> None:
         """Count and tell what a dead worker leaves, and free its slot; who dies in between has it told twice."""
