@@ -88,11 +88,15 @@ class LoopThread:
 
     @property
     def starved_ns(self) -> int:
-        """For how long the loop has not run since the reading before the last, if other threads had the interpreter; else 0."""
-        if self.before is None or self.now is None or others_share(self.before, self.now) < BUSY:
+        """For how long the loop has neither run nor waited for a processor since the reading before the last.
+
+        0 where that is less than half, or no other thread has computed meanwhile: then nobody has kept it from the interpreter.
+        """
+        before, now = self.before, self.now
+        if before is None or now is None or others_share(before, now) <= _QUIET:
             return 0
-        elapsed, loop_cpu = self.now.at - self.before.at, self.now.loop_cpu - self.before.loop_cpu
-        return elapsed - loop_cpu if loop_cpu <= elapsed / 2 else 0
+        asleep_ns = now.at - before.at - (now.loop_cpu - before.loop_cpu) - (now.loop_waited - before.loop_waited)
+        return asleep_ns if 2 * asleep_ns >= now.at - before.at else 0
 
     def is_idle(self) -> bool:
         """Tell whether the loop waits for something to do, where that can be seen: not in one that is written in C."""
