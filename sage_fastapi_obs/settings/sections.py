@@ -293,6 +293,15 @@ class InsightSettings(_Section):
     """Header in which a proxy says when it got a request: `X-Request-Start`. Only where it overwrites what clients send."""
 
 
+class WorkersSettings(_Section):
+    """Several workers of one service on one machine; see [workers](workers.md)."""
+
+    enabled: bool = True
+    """Let any worker answer for all, and name the requests that a killed one was serving."""
+    group: str | None = Field(default=None, min_length=1, max_length=100)
+    """Name by which processes of other parents join: jobs that set it, and the service's name, as the service does."""
+
+
 class FigureSettings(_Section):
     """One term of a ratio's denominator."""
 
@@ -479,6 +488,7 @@ class Settings(BaseSettings):
     monitoring: MonitoringSettings = MonitoringSettings()
     store: StoreSettings = StoreSettings()
     insight: InsightSettings = InsightSettings()
+    workers: WorkersSettings = WorkersSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()
