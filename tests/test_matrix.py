@@ -94,8 +94,7 @@ def environment(name: str, *packages: str) -> Path:
 def test_other_versions_of_fastapi(number: str):
     """Routes and signals are right there too; the newest version is what all other tests run with."""
     python = environment(number, f"fastapi=={number}")
-    found = subprocess.run([python, "-c", "import fastapi; print(fastapi.__version__)"], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == number
+    run(python, "-c", f"import fastapi; assert fastapi.__version__ == {number!r}")
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS)
 
 
@@ -125,7 +124,8 @@ class Suite:
             allowed=(0, 1),
             cwd=self._folder,
             env=os.environ
-            | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT}:{ROOT / 'tests'}", "PYTEST_ADDOPTS": "", "PYTEST_TIMEOUT": "0"},
+            | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT}:{ROOT / 'tests'}"}
+            | {"PYTEST_ADDOPTS": "", "PYTEST_TIMEOUT": "0"},
         )
         return set(json.loads(failed.read_text())) if failed.exists() else set()
 
