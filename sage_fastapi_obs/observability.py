@@ -123,7 +123,7 @@ class Observability(Lifecycle):
         """Metrics that the application collects by name."""
 
         http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
-        self._control, self.numbers, self.worker = build_workers(
+        self.workers, self._levels, self._control, self.numbers, self.worker = build_workers(
             *(self, http, redaction.readable, self._log, self._warn_locally)
         )
         self.metrics_page.all_workers = self.numbers.for_page
@@ -136,12 +136,15 @@ class Observability(Lifecycle):
             self.internal_errors,
             self._log_alert,
             from_zero=registry is None,
+            history=None if self.store is None else self.store.history,
             clock=status_clock,
             wall_clock=lambda: wall_clock() / 1_000_000_000,
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
         self.status.review.collected_names = partial(attrgetter("names"), self.collected)
+        if self.worker is not None and settings.metrics.enabled:
+            self.worker.rules = self.status
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader
@@ -149,6 +152,7 @@ class Observability(Lifecycle):
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,
+            *(self.workers, self._levels),
         )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
@@ -220,6 +224,7 @@ class Observability(Lifecycle):
             (self._tracing.start, settings.tracing.enabled),
             *_steps("start", self.store, self.insight, self.stacks, self.worker, self._stacks_signal),
             (self._control.start, self.worker is not None or (self.insight is not None and self.store is not None)),
+            (self._levels.follow, settings.logging.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -330,12 +335,12 @@ class Observability(Lifecycle):
             self.status.add_pack_alerts([pack])
 
     def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
-        """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
+        """Change the lowest level that is written for some seconds in all workers, as `PUT /monitoring/loggers` does.
 
         `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
         Raises `ValueError` for an unknown level.
         """
-        self.logs.change_level(logger, level, seconds)
+        self._levels.change(logger, level, seconds, is_shown=False)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, the oldest first.

@@ -69,6 +69,8 @@ class RequestRecords:
         self._no_room = first + MOST_RECORDS * WORDS
         self._free = deque(range(first, self._no_room, WORDS))
         self._next_number = count(last_number + 1).__next__
+        self.last_number = last_number
+        """Of the newest request that is done."""
         self.make_room: Callable[[], object] = lambda: None
         """Called when there is none: counts those that are done."""
 
@@ -100,6 +102,7 @@ class RequestRecords:
         received, sent = exchange.received_bytes, exchange.sent_bytes
         _write_numbers(self._bytes, word * 8 + _NUMBERS_AT, number, series, duration_us, received, sent)
         numbers[word] = DONE
+        self.last_number = number
         return word, number
 
     def has_room(self, word: int) -> bool:

@@ -16,6 +16,7 @@ from sage_fastapi_obs.store.batch import BATCH_REQUESTS, insert
 from sage_fastapi_obs.store.batch_writer import BatchWriter, Log, Record
 from sage_fastapi_obs.store.connection import connect
 from sage_fastapi_obs.store.database import Database
+from sage_fastapi_obs.store.history import History
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError, find_file
 from sage_fastapi_obs.store.reader import Connections, StoreReader
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
@@ -64,6 +65,8 @@ class Store:
         self._failed = failed
         self._clock = clock
         self._database = Database(min(settings.max_bytes, MEMORY_BYTES), self._note_set_aside)
+        self.history = History(self._database, self.losses, settings.max_bytes)
+        """Keeps windows and alerts."""
         self._threads = Threads("sage-obs-store", failed)
         self._room = 0
         self._restart()

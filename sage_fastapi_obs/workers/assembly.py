@@ -1,5 +1,7 @@
 """The worker of one `Observability`: its parts, and what they need of the others."""
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -8,18 +10,30 @@ from sage_fastapi_obs.catalog import WORKER_METRICS
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.store.location import socket_prefix, store_key
+from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.control_socket import ControlSocket
 from sage_fastapi_obs.workers.death_report import DeathReport
+from sage_fastapi_obs.workers.other_workers import Sibling, Workers
+from sage_fastapi_obs.workers.shared_levels import VERB as LEVELS
+from sage_fastapi_obs.workers.shared_levels import SharedLevels
 from sage_fastapi_obs.workers.shared_numbers import SAVE, SharedNumbers
 from sage_fastapi_obs.workers.worker import Worker
 
+FLUSH = "flush"
+"""The verb that has a worker write what it has kept."""
+_FLUSH_SECONDS = 1.0
+"""Longest wait for that."""
 Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], object]
 Warn: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 
 
-class Workers(NamedTuple):
+class WorkerParts(NamedTuple):
     """What makes this process one of several."""
 
+    everyone: Workers
+    """All workers."""
+    levels: SharedLevels
+    """Log levels of all workers."""
     control: ControlSocket
     """At which other processes ask this one."""
     numbers: SharedNumbers
@@ -30,12 +44,12 @@ class Workers(NamedTuple):
 
 def build_workers(
     observability: Any, http: HttpMetrics | None, readable: Callable[[str], str], log: Log, warn: Warn
-) -> Workers:
+) -> WorkerParts:
     """Build everything, and start nothing.
 
     `readable` cuts and redacts a text of the caller's. `log` and `warn` write lines; `warn` not over the network.
     """
-    settings, errors = observability.settings, observability.internal_errors
+    settings, errors, started = observability.settings, observability.internal_errors, time.time()
     numbers = SharedNumbers(
         *(observability.registry, observability.collected.unexported, http, errors),
         interval_seconds=settings.monitoring.interval_seconds,
@@ -43,16 +57,31 @@ def build_workers(
     )
     report = _build_report(observability, http, readable, log)
     worker = _build_worker(observability, numbers, report, warn) if settings.workers.enabled else None
+    everyone = Workers(lambda: (worker.everyone() if worker is not None else []) or [_alone(observability, started, control)])
+    levels = SharedLevels(observability.logs, everyone)
     control = ControlSocket(
         partial(socket_prefix, settings.store, store_key(settings.service.name)),
-        {"stacks": partial(_stacks_of, observability), SAVE: numbers.answer},
+        {
+            "stacks": partial(_stacks_of, observability),
+            LEVELS: levels.answer,
+            FLUSH: partial(_flush, observability.store),
+            SAVE: numbers.answer,
+        },
         warn,
         partial(errors.count, ControlSocket.component),
         None if worker is None else worker.tick,
     )
     if worker is not None:
         worker.listen_at(control)
-    return Workers(control, numbers, worker)
+    if observability.store is not None:
+        observability.store.reader.hurry_others = lambda: bool(everyone.ask(FLUSH, seconds=_FLUSH_SECONDS))
+    return WorkerParts(everyone, levels, control, numbers, worker)
+
+
+def _alone(observability: Any, started: float, control: ControlSocket) -> Sibling:
+    """Return this process where it has no slot."""
+    now = time.monotonic()
+    return Sibling(0, os.getpid(), True, started, now, now, len(observability.in_progress), socket=control.path)
 
 
 def _build_worker(observability: Any, numbers: SharedNumbers, report: DeathReport, warn: Warn) -> Worker:
@@ -77,6 +106,10 @@ def _build_report(observability: Any, http: HttpMetrics | None, readable: Callab
 def _stacks_of(observability: Any, _: Any) -> bytes:
     stacks = observability.stacks
     return b"" if stacks is None else stacks.report().model_dump_json().encode()
+
+
+def _flush(store: Store | None, _: Any) -> bytes:
+    return b"" if store is None or store.flush(_FLUSH_SECONDS) else b"late"
 
 
 def _count(instruments: Instruments, name: str, value: str) -> None:

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from sage_fastapi_obs.request.in_flight import REGION_BYTES, Record, RequestRecords, read_records
+from sage_fastapi_obs.request.in_flight import DONE, REGION_BYTES, Record, RequestRecords, read_records
 from sage_fastapi_obs.workers.blocks import Blocks
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 from sage_fastapi_obs.workers.siblings import Parent, is_running, start_time
@@ -70,19 +70,26 @@ class Slot:
 
     @property
     def heartbeat(self) -> float:
-        """When its owner's thread last ran, as Unix time."""
+        """When its owner's thread last ran, as a time of `time.monotonic`, which all processes of a machine share."""
         return self._words[_HEARTBEAT_NS] / 1_000_000_000
 
     @property
     def turned(self) -> float:
-        """When its owner's event loop last turned, as far as the thread knows, as Unix time."""
+        """When its owner's event loop last turned, as far as the thread knows, in the same way; 0: it has none."""
         return self._words[_TURNED_NS] / 1_000_000_000
 
-    def beat(self, turned: float, memory_bytes: int, oom_kills: int) -> None:
-        """Say that the owner's thread runs; `oom_kills`: of its control group so far."""
-        self._words[_TURNED_NS] = int(turned * 1_000_000_000)
+    @turned.setter
+    def turned(self, at: float) -> None:
+        self._words[_TURNED_NS] = int(at * 1_000_000_000)
+
+    def beat(self, memory_bytes: int, oom_kills: int, last_number: int) -> None:
+        """Say that the owner's thread runs.
+
+        `oom_kills`: of its control group so far. `last_number`: of the newest request that is done.
+        """
+        self.note_last_number(last_number)
         self._words[_MEMORY], self._words[_OOM_KILLS] = memory_bytes, oom_kills
-        self._words[_HEARTBEAT_NS] = time.time_ns()
+        self._words[_HEARTBEAT_NS] = time.monotonic_ns()
 
     @property
     def memory_bytes(self) -> int:
@@ -166,7 +173,7 @@ class Slot:
         words[_BEYOND] = words[_TURNED_NS] = 0
         self.socket = self.blocked_at = ""
         words[_OWNERS] += 1
-        words[_HEARTBEAT_NS] = time.time_ns()
+        words[_HEARTBEAT_NS] = time.monotonic_ns()
         words[0] = _MAGIC
         words[_STATE] = RUNNING
         return RequestRecords(self.file.numbers, self.file.bytes, _RECORDS, _BEYOND, words[_LAST_NUMBER])
@@ -174,6 +181,10 @@ class Slot:
     def records(self) -> list[Record]:
         """List the requests that are in flight, or done and not counted in the blocks."""
         return [*read_records(self.file.numbers, self.file.bytes, _RECORDS)]
+
+    def in_flight(self) -> int:
+        """Count the requests that its owner is serving."""
+        return sum(record.state != DONE for record in self.records()) + self.requests_beyond
 
     def bury(self, reason: int | None) -> None:
         """Write down that the last owner has gone; `reason`: of its death, None for one that has ended well."""
@@ -183,6 +194,11 @@ class Slot:
             words[_DEATH_NS], words[_DEATH_REASON] = time.time_ns(), reason
         words[_BEYOND] = 0
         words[_STATE] = ENDED
+
+    @property
+    def last_number(self) -> int:
+        """Of the newest request that was done at the last heartbeat: so many were, by all owners."""
+        return self._words[_LAST_NUMBER]
 
     def note_last_number(self, number: int) -> None:
         """Let the numbers of requests that are done go on after this one."""

@@ -15,15 +15,17 @@ from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.request.in_flight import InFlight, Record, RequestRecords
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError
 from sage_fastapi_obs.workers.control_socket import ControlSocket
-from sage_fastapi_obs.workers.death import bury, exit_status, oom_kills, settle
+from sage_fastapi_obs.workers.death import REASONS, bury, exit_status, oom_kills, settle
 from sage_fastapi_obs.workers.death_report import DeathReport
 from sage_fastapi_obs.workers.end_watch import EndWatch
 from sage_fastapi_obs.workers.group import Group, folders, group_folder, groups_of_before
+from sage_fastapi_obs.workers.leader import Leadership
+from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
 from sage_fastapi_obs.workers.siblings import NOBODY, GroupKey, group_key
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
-_HANGS_SECONDS = 1.0
-"""From then on, the line is noted where the event loop hangs."""
+_HANGS_SECONDS = 1.5
+"""From then on, the line is noted where the event loop hangs; while it turns, it does so after each tick."""
 _CRASH_SUFFIX = ".crash"
 _places: dict[StoreKey, int] = {}
 """How many workers of each service this process has built."""
@@ -45,6 +47,19 @@ class Numbers(Protocol):
         """Write everything into the slot for the last time."""
 
 
+class Rules(Protocol):
+    """The rules of the service, which one worker of a group judges."""
+
+    def join(self, judge: Leadership) -> None:
+        """Judge them only while this worker leads."""
+
+    def leave(self) -> None:
+        """Judge them alone again."""
+
+    def hurry(self) -> None:
+        """Judge them now: this worker has begun to lead."""
+
+
 class Worker:
     """The slot of one `Observability`, from its start to its close."""
 
@@ -60,11 +75,11 @@ class Worker:
         where: Callable[[], str],
         warn: Callable[[str, Mapping[str, Any]], object],
         errors: InternalErrors,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`numbers`: what this process counts. `report`: tells of a death.
 
-        `where`: returns the line of the application that the event loop is at. `clock`: Unix time in seconds.
+        `where`: returns the line of the application that the event loop is at. `clock`: monotonic seconds.
         """
         self._store, self._group_name, self._numbers, self._report = store, group, numbers, report
         self.in_flight = InFlight()
@@ -81,6 +96,9 @@ class Worker:
         self._turned = 0.0
         self._control: ControlSocket | None = None
         self._ends: EndWatch | None = None
+        self._leadership: Leadership | None = None
+        self.rules: Rules | None = None
+        """The rules that one worker judges; None where there are none."""
         at_fork(in_child=self._leave_to_parent)
 
     @property
@@ -107,6 +125,7 @@ class Worker:
         self._catch_crashes()
         if self.is_shared and self._numbers is not None:
             self._numbers.share(self.group, self.in_flight.records)
+        self._join_rules()
         self._sweep()
         self.tick()
 
@@ -124,6 +143,28 @@ class Worker:
             group.tidy_up(self._settle)
             if self._ends is not None:
                 self._ends.update(slot.pid for slot in group.siblings())
+        self._try_to_lead()
+
+    def _join_rules(self) -> None:
+        group, rules = self.group, self.rules
+        if rules is not None and self.is_shared and group is not None and group.own is not None:
+            self._leadership = Leadership(group.folder, group.own.number)
+            self._leadership.try_to_lead()
+            rules.join(self._leadership)
+
+    def _try_to_lead(self) -> None:
+        leadership, rules = self._leadership, self.rules
+        if leadership is None or rules is None:
+            return
+        had_led = leadership.is_leader
+        if leadership.try_to_lead() and not had_led:
+            rules.hurry()
+
+    def _leave_rules(self) -> None:
+        leadership, self._leadership = self._leadership, None
+        if leadership is not None and self.rules is not None:
+            leadership.close()
+            self.rules.leave()
 
     def listen_at(self, control: ControlSocket) -> None:
         """Let siblings find the control socket, and notice in its thread, which calls `tick`, when one of them ends."""
@@ -132,6 +173,13 @@ class Worker:
     def add_application(self, app: Any) -> None:
         """Know the routes of an app, by which requests are named."""
         self._report.add_application(app)
+
+    def everyone(self) -> list[Sibling]:
+        """List all workers, this one and the dead, too."""
+        group, leadership = self.group, self._leadership
+        leader = None if leadership is None else leadership.leading_slot
+        slots = [] if group is None else group.slots()
+        return [_as_seen(slot, is_own=group is not None and slot is group.own, leader=leader) for slot in slots]
 
     def note_stop(self) -> None:
         """Write down that this process is about to end."""
@@ -144,6 +192,7 @@ class Worker:
         if group is None or group.own is None:
             return
         self._ignore_crashes()
+        self._leave_rules()
         if self._ends is not None:
             self._ends.close()
         if self.is_shared and self._numbers is not None:
@@ -178,10 +227,16 @@ class Worker:
         hangs = self._clock() - self._turned > _HANGS_SECONDS
         if hangs or own.blocked_at:
             own.blocked_at = self._where() if hangs else ""
-        own.beat(self._turned if loop is not None else 0.0, resident_bytes(), oom_kills())
+        own.beat(resident_bytes(), oom_kills(), self._last_number())
+
+    def _last_number(self) -> int:
+        records = self.in_flight.records
+        return 0 if records is None else records.last_number
 
     def _note_turn(self) -> None:
         self._turned = self._clock()
+        if self.group is not None and self.group.own is not None:
+            self.group.own.turned = self._turned
 
     def _settle(self, slot: Slot) -> None:
         """Count and tell what a dead worker leaves, and free its slot; who dies in between has it told twice."""
@@ -233,6 +288,20 @@ class Worker:
             group.close()
         if self._ends is not None:
             self._ends.close()
+
+
+def _as_seen(slot: Slot, *, is_own: bool, leader: int | None) -> Sibling:
+    is_alive = is_own or slot.is_alive()
+    died_at, reason = slot.last_death
+    return Sibling(
+        *(slot.number, slot.pid, is_alive, slot.started_at, slot.heartbeat, slot.turned or slot.heartbeat),
+        in_flight=slot.in_flight(),
+        requests=slot.last_number,
+        memory_bytes=slot.memory_bytes or None,
+        is_leader=is_alive and slot.number == leader,
+        socket=Path(slot.socket) if is_alive and slot.socket else None,
+        last_death=DeathSeen(died_at, REASONS[reason]) if slot.deaths else None,
+    )
 
 
 def _text(path: Path) -> str:
