@@ -9,6 +9,8 @@ from threading import RLock
 from prometheus_client import CollectorRegistry
 
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.legacy.aliases import Aliases
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors
 from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.threads import Slices
 from sage_fastapi_obs.workers.blocks import Block
@@ -46,6 +48,14 @@ class MergedRegistry:
         self._refused: set[MergedFamily] = set()
         self._refreshing = RLock()
         hold_at_fork(self._refreshing)
+
+    def show_as(self, registry: CollectorRegistry) -> None:
+        """Show what is not saved, as the registry of one worker does: older names, and what it says of its target."""
+        for collector in collectors(registry) or ():
+            if isinstance(collector, Aliases):
+                self.registry.register(collector.of(self.registry))
+        if isinstance(registry, CollectorRegistry):
+            self.registry.set_target_info(registry.get_target_info())
 
     def refresh(self, pause: Callable[[], object] | None = None) -> None:
         """Read what workers have saved since the last time.

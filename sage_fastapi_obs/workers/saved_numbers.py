@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
+from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.metrics.exposition.child_changes import ChildChanges
 from sage_fastapi_obs.metrics.exposition.library_exposition import without_created
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument, multiprocess_mode
@@ -76,7 +77,8 @@ class SavedNumbers:
             for collector in self._parts.keys() - found.keys():
                 self._parts.pop(collector).retire()
             for collector, on_page in found.items():
-                if not getattr(collector, "is_derived", False):
+                # Older names are made of what is saved.
+                if not isinstance(collector, Aliases):
                     try:
                         self._save(collector, on_page=on_page, for_page=for_page, pause=pause)
                     except Exception as error:
