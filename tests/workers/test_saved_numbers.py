@@ -313,7 +313,7 @@ def test_two_versions_of_a_metric_do_not_break_the_page(tmp_path):
     # The others have gone: nothing is wrong any more, and their help text may be another one.
     newer = Histogram("work", "Better.", buckets=(2.0,), registry=(registry := CollectorRegistry()))
     newer.observe(1.5)
-    TestWorker(group.slots[0], registry).save()
+    TestWorker(group.slots[0], registry, wall_clock=lambda: 1_000_001.0).save()
     assert of(group.values(), "work_bucket", le="2.0") == 2
     assert "# HELP work Better." in generate_latest(group.merged.registry).decode()
 
