@@ -151,7 +151,7 @@ class Observability(Lifecycle):
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader
-        self._port = MetricsPort(self.metrics_page, settings.metrics)
+        self._port = MetricsPort(self.metrics_page, settings.metrics, self._is_port_served)
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,
@@ -199,9 +199,10 @@ class Observability(Lifecycle):
         levels = SharedLevels(self.logs, workers)
         control = ControlSocket(
             partial(socket_prefix, self.settings.store, store_key(self.settings.service.name)),
-            {"stacks": self._report_stacks, VERB: levels.answer, "flush": self._flush_store},
+            {"stacks": self._report_stacks, VERB: levels.answer, "flush": self._flush_store, "port": self._tell_port},
             self._warn_locally,
             partial(self.internal_errors.count, ControlSocket.component),
+            tick=self._tick if self.settings.monitoring.access == "port" else None,
         )
         return workers, levels, control
 
@@ -236,7 +237,7 @@ class Observability(Lifecycle):
             (self._start_store, self.store is not None),
             (self._start_insight, self.insight is not None),
             (self._stacks_signal.start, True),
-            (self._control.start, self.insight is not None and self.store is not None),
+            (self._control.start, self._control.has_tick or (self.insight is not None and self.store is not None)),
             (self._levels.follow, settings.logging.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
@@ -296,6 +297,15 @@ class Observability(Lifecycle):
 
     def _flush_others(self) -> bool:
         return bool(self.workers.ask("flush", seconds=_FLUSH_SECONDS))
+
+    def _tick(self) -> None:
+        self._port.retry()
+
+    def _tell_port(self, _: object) -> bytes:
+        return str(self._port.port or "").encode()
+
+    def _is_port_served(self) -> bool:
+        return str(self.settings.metrics.port).encode() in self.workers.ask("port", seconds=_FLUSH_SECONDS).values()
 
     def _find_workers(self) -> Sequence[Sibling]:
         now = time.monotonic()

@@ -1,6 +1,5 @@
 """What the first log lines say: which settings are in use, and what is odd about them."""
 
-import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +26,10 @@ def startup_fields(settings: Settings, tracing: ServerSpans, logs: LogWriter, po
     return fields
 
 
-def startup_remarks(settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort) -> Iterator[str]:
-    """Yield the warnings that follow that line."""
+def startup_remarks(
+    settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort, alone: str = ""
+) -> Iterator[str]:
+    """Yield the warnings that follow that line. `alone`: why a worker cannot answer for the others."""
     yield from (*settings.remarks, *tracing.remarks, *logs.remarks)
     if settings.tracing.enabled and tracing.is_outcome_unused:
         yield (
@@ -38,8 +39,10 @@ def startup_remarks(settings: Settings, tracing: ServerSpans, logs: LogWriter, p
     if port.failure:
         yield (
             f"nothing listens on metrics.port {settings.metrics.port} for this process ({port.failure}): "
-            "workers of a service cannot share it, so run one in each container, set metrics.port to 0 for a free one "
-            "each, or set monitoring.access to 'token'"
+            "it listens as soon as the port is free; or set metrics.port to another one, or monitoring.access to 'token'"
         )
-    if multiprocessing.parent_process() is not None:
-        yield "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"
+    if alone:
+        yield (
+            f"this worker answers for itself alone ({alone}): its pages and metrics leave the other workers out, "
+            "so give them a folder that all can write to, or run one worker in each container"
+        )

@@ -17,6 +17,7 @@ from sage_fastapi_obs.settings.field_types import (
     ExcludedPath,
     Exporter,
     FieldName,
+    GroupName,
     HeaderName,
     HttpUrl,
     IndexName,
@@ -280,6 +281,15 @@ class StoreSettings(_Section):
     """Days after which requests are deleted."""
 
 
+class WorkersSettings(_Section):
+    """Several processes of one service on one machine, which [answer for each other](workers.md)."""
+
+    enabled: bool = True
+    """Let each worker answer for all, and tell of those that die."""
+    group: GroupName | None = None
+    """Name of a group that other processes of the service join, such as those of jobs; all of them have to set it."""
+
+
 class InsightSettings(_Section):
     """Why requests are slow, are refused or fail; see [why](why.md)."""
 
@@ -478,6 +488,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     store: StoreSettings = StoreSettings()
+    workers: WorkersSettings = WorkersSettings()
     insight: InsightSettings = InsightSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
