@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def test_a_request_is_found_by_whoever_is_asked(team: Any, tmp_path: Path, capsy
     def served(item: str, **headers: str) -> str:
         # Its answer comes before it has ended, and is kept.
         found = one.http.get(f"/boom/{item}", headers=headers).headers["x-request-id"]
-        until(lambda: one.workers()["1"]["in_flight"] == 1, "end of the request")
+        until(lambda: found in {line["request_id"] for line in lines_of(tmp_path, 1) if "duration_ms" in line}, "its line")
         return found
 
     story = two.http.get(f"/monitoring/requests/{served('7')}")
@@ -306,6 +306,13 @@ time.sleep(3600)
         child = int(process.stdout.readline())
         process.kill()
     try:
-        socket.create_server(("0.0.0.0", port)).close()
+        until(lambda: is_free(port), "free port")
+        os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def is_free(port: int) -> bool:
+    with suppress(OSError), socket.create_server(("0.0.0.0", port)):
+        return True
+    return False
