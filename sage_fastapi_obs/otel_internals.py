@@ -6,7 +6,7 @@ Where a version lacks one, OpenTelemetry's public functions and its own spans ar
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from threading import Lock
 from typing import Any
@@ -296,8 +296,9 @@ def _is_supported(tracer: SdkTracer) -> bool:
     return set(vars(_trial_span())) >= _FIELDS_OF_A_SPAN | _FIELDS_OF_THE_TRACER | _DEFAULTS
 
 
+@cache
 def _trial_span() -> trace.Span:
-    """Make an SDK span that goes nowhere, to see which fields this version's constructor sets."""
+    """Make an SDK span that goes nowhere, to see which fields this version's constructor sets; one for the process."""
     # With an empty resource: to detect one takes threads.
     provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False, resource=Resource.get_empty())
     return provider.get_tracer("trial").start_span("trial")

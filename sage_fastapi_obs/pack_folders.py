@@ -1,5 +1,6 @@
 """Which packs of metrics there are: every folder below `packs/` is one, and four belong to other parts of the package."""
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -15,6 +16,7 @@ _BUILT_IN = {
 _FOLDERS = "sage_fastapi_obs.packs"
 
 
+@cache
 def pack_names() -> tuple[str, ...]:
     """Return the names of all packs, as `metrics.packs` has them; none of them is imported."""
     folders = iter_modules(import_module(_FOLDERS).__path__)

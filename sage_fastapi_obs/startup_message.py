@@ -26,10 +26,8 @@ def startup_fields(settings: Settings, tracing: ServerSpans, logs: LogWriter, po
     return fields
 
 
-def startup_remarks(
-    settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort, alone: str = ""
-) -> Iterator[str]:
-    """Yield the warnings that follow that line. `alone`: why a worker cannot answer for the others."""
+def startup_remarks(settings: Settings, tracing: ServerSpans, logs: LogWriter, port: MetricsPort) -> Iterator[str]:
+    """Yield the warnings that follow that line."""
     yield from (*settings.remarks, *tracing.remarks, *logs.remarks)
     if settings.tracing.enabled and tracing.is_outcome_unused:
         yield (
@@ -40,9 +38,4 @@ def startup_remarks(
         yield (
             f"nothing listens on metrics.port {settings.metrics.port} for this process ({port.failure}): "
             "it listens as soon as the port is free; or set metrics.port to another one, or monitoring.access to 'token'"
-        )
-    if alone:
-        yield (
-            f"this worker answers for itself alone ({alone}): its pages and metrics leave the other workers out, "
-            "so give them a folder that all can write to, or run one worker in each container"
         )

@@ -1,7 +1,10 @@
 """Fixtures: each test gets objects of its own, so that nothing needs a reset."""
 
+import functools
+import gc
 import os
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,13 @@ from sage_fastapi_obs.logs import takeover
 _STATE = tempfile.TemporaryDirectory(prefix="sage-obs-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
+# Whoever says otherwise has every program under test compile the package anew, a third of what such programs cost.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Loguru asks for the same 36 paths for each of its sinks: a quarter of what the start of an Observability costs.
+sysconfig.get_path = functools.cache(sysconfig.get_path)
+
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=times(25))
@@ -36,6 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [] if SOAK else [item for item in items if item.get_closest_marker("soak_only")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what is there before the first test: it would look through it thousands of times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,6 +77,8 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     for watched in made:
         active.unregister(watched.obs)
         watched.obs.status.abandon()
+        # Each looks at every run of the garbage collector, of which the tests that follow would have thousands.
+        watched.obs.instruments.runtime.stop()
         if watched.obs.insight is not None:
             watched.obs.insight.stop()
         if watched.obs.store is not None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from support import PATIENCE_SECONDS
 
@@ -40,9 +41,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def run(code: str) -> list[str]:
     """Run code in a process of its own; return the lines it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
-    )
+    done = forked.run(code, strict=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

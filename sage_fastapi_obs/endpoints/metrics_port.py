@@ -4,7 +4,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,17 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
 from sage_fastapi_obs.processes import at_fork
-from sage_fastapi_obs.settings import MetricsSettings
+from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.threads import start_thread
+from sage_fastapi_obs.workers.control_socket import ControlSocket
+from sage_fastapi_obs.workers.other_workers import Workers
 
 if TYPE_CHECKING:
     import uvicorn
 
 _START_SECONDS = 5.0
+_VERB = "port"
+_ASK_SECONDS = 1.0
 
 
 class MetricsPort:
@@ -31,13 +34,13 @@ class MetricsPort:
 
     component = "MetricsPort"
 
-    def __init__(self, scrape: MetricsPage, settings: MetricsSettings, is_served: Callable[[], bool]) -> None:
-        """`is_served`: tells whether another worker has the port, and answers for this one, too."""
+    def __init__(self, scrape: MetricsPage, settings: Settings, workers: Workers, control: ControlSocket) -> None:
+        """`workers`: those of which one serves the port. `control`: where they ask, and what tries again each second."""
         self._scrape = scrape
-        self._paths = {settings.path: "", **parts(settings)}
+        self._paths = {settings.metrics.path: "", **parts(settings.metrics)}
         """The paths of the page and its parts, each with the beginning of its metrics' names."""
-        self._configured_port = settings.port
-        self._is_served = is_served
+        self._configured_port = settings.metrics.port
+        self._workers = workers
         self._is_wanted = False
         self._server: uvicorn.Server | None = None
         self._listening: socket.socket | None = None
@@ -47,6 +50,8 @@ class MetricsPort:
         self.failure = ""
         """Why nobody of this service listens."""
         at_fork(in_child=self._forget)
+        if settings.monitoring.access == "port":
+            control.add(_VERB, self._tell, tick=self.retry)
 
     def start(self) -> None:
         """Listen, unless another worker does. Raises `OSError` when a stranger has the port, and `NoThreadError`."""
@@ -54,7 +59,7 @@ class MetricsPort:
         try:
             server, thread = self._listen()
         except OSError as error:
-            if not self._is_served():
+            if not self._is_served_by_another():
                 self.failure = os.strerror(error.errno) if error.errno else type(error).__name__
                 raise
             return
@@ -67,6 +72,12 @@ class MetricsPort:
         if self._is_wanted and self._server is None:
             with suppress(OSError):
                 self._listen()
+
+    def _is_served_by_another(self) -> bool:
+        return b"yes" in self._workers.ask(_VERB, seconds=_ASK_SECONDS).values()
+
+    def _tell(self, _: object) -> bytes:
+        return b"no" if self.port is None else b"yes"
 
     def _listen(self) -> "tuple[uvicorn.Server, threading.Thread]":
         """Serve the page in a thread."""

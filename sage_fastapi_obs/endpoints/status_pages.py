@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_fastapi_obs.alerting.alerts import AlertSummary, State, timestamp
+from sage_fastapi_obs.alerting.alert_states import State
+from sage_fastapi_obs.alerting.alerts import AlertSummary, timestamp
 from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary, rule_summaries
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import HTTP, RESULTS

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from sage_fastapi_obs.alerting.alerts import timestamp
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import JsonPage, PageQuery, json_response
-from sage_fastapi_obs.workers.other_workers import Death, Sibling, State, Workers
+from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling, State, Workers
 
 _PROBLEMS = {401: "A bearer token is needed.", 403: "Not open to this client.", 404: "Served on a port of its own."}
 
@@ -25,7 +25,7 @@ class ShownDeath(BaseModel):
     """`oom`, `blocked`, `crash`, `killed` or `unknown`."""
 
     @classmethod
-    def of(cls, death: Death) -> Self:
+    def of(cls, death: DeathSeen) -> Self:
         """Take it from what is known of the worker."""
         return cls(timestamp=timestamp(death.at), reason=death.reason)
 

@@ -94,6 +94,11 @@ class Stacks:
         with suppress(RuntimeError):
             self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
 
+    def loop_line(self) -> str:
+        """Return the line of the application that the event loop is at; empty where it is at none."""
+        frames = sys._current_frames() if SHOWS_THREADS else {}  # noqa: SLF001 - documented
+        return self._code.line(frames.get(self._loop_thread)) or ""
+
     def report(self) -> StacksReport:
         """Look at everything."""
         with collector_off():

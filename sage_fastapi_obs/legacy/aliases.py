@@ -20,6 +20,9 @@ from sage_fastapi_obs.metrics.exposition.prometheus_internals import collector_o
 class Aliases(Collector):
     """Collects the metrics of a registry by their older names, those of some groups."""
 
+    is_derived = True
+    """Nothing of it is saved for other workers: it is computed from what is."""
+
     def __init__(self, registry: CollectorRegistry, groups: Iterable[str]) -> None:
         self._registry = registry
         wanted = frozenset(groups)

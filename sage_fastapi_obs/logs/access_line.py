@@ -4,8 +4,10 @@
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import groupby
 from operator import attrgetter
+from types import CodeType
 from typing import Any, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.log_levels import LevelName
@@ -180,9 +182,14 @@ def field_reader(
                 names[f"convert{number}_{position}"] = convert
                 value = f"convert{number}_{position}({value})"
             rows.append(f"        line[{field.name!r}] = {value}")
-    exec("\n".join([*rows, "    return line"]), names)  # noqa: S102 - of our own table
+    exec(_compiled("\n".join([*rows, "    return line"])), names)  # noqa: S102 - of our own table
     add_fields: Callable[[dict[str, Any], Exchange], dict[str, Any]] = names["add_fields"]
     return add_fields
+
+
+@cache
+def _compiled(source: str) -> CodeType:
+    return compile(source, "<fields of an exchange>", "exec")
 
 
 add_exchange_ids = field_reader(ACCESS_FIELDS[:5])

@@ -1,6 +1,7 @@
 """Writes the access line of each request, and a line about work after its response."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from sage_fastapi_obs.catalog import KNOWN_METHODS
@@ -41,7 +42,7 @@ class AccessRecorder(Recorder):
         """Find which ordinary requests have a line at the present level."""
         threshold = self._writer.levels.severity_of(ACCESS_LOGGER)
         self._threshold = threshold
-        self._statuses_without_line = frozenset(status for status in _STATUSES if LEVELS[_ordinary_level(status)] < threshold)
+        self._statuses_without_line = _statuses_below(threshold)
 
     def request_finished(self, exchange: Exchange) -> None:
         """Write the access line."""
@@ -106,6 +107,12 @@ class AccessRecorder(Recorder):
             release = error is not None and exchange.is_kept
             fields.update(self._writer.release_or_drop_held(exchange, release=release) or {})
         self._writer.emit(self._writer.now(), background_level(error), message, ACCESS_LOGGER, fields, error)
+
+
+@cache
+def _statuses_below(threshold: int) -> frozenset[int]:
+    """Find which ordinary requests have a line below a severity; the same for all recorders."""
+    return frozenset(status for status in _STATUSES if LEVELS[_ordinary_level(status)] < threshold)
 
 
 def _ordinary_level(status: int) -> str:

@@ -281,15 +281,6 @@ class StoreSettings(_Section):
     """Days after which requests are deleted."""
 
 
-class WorkersSettings(_Section):
-    """Several processes of one service on one machine, which [answer for each other](workers.md)."""
-
-    enabled: bool = True
-    """Let each worker answer for all, and tell of those that die."""
-    group: GroupName | None = None
-    """Name of a group that other processes of the service join, such as those of jobs; all of them have to set it."""
-
-
 class InsightSettings(_Section):
     """Why requests are slow, are refused or fail; see [why](why.md)."""
 
@@ -301,6 +292,15 @@ class InsightSettings(_Section):
     """Signal at which the process writes the stacks of its threads to stderr: `SIGUSR2`. Gunicorn uses `SIGUSR1` itself."""
     queue_header: HeaderName | None = None
     """Header in which a proxy says when it got a request: `X-Request-Start`. Only where it overwrites what clients send."""
+
+
+class WorkersSettings(_Section):
+    """Several workers of one service on one machine; see [workers](workers.md)."""
+
+    enabled: bool = True
+    """Let any worker answer for all, and name the requests that a killed one was serving."""
+    group: GroupName | None = None
+    """Name by which processes of other parents join: jobs that set it, and the service's name, as the service does."""
 
 
 class FigureSettings(_Section):
@@ -488,8 +488,8 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     store: StoreSettings = StoreSettings()
-    workers: WorkersSettings = WorkersSettings()
     insight: InsightSettings = InsightSettings()
+    workers: WorkersSettings = WorkersSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()

@@ -8,6 +8,8 @@ of writes that says which one is valid. A reader that meets a write reads again.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from threading import RLock
 
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 
@@ -29,6 +31,11 @@ class Block:
         self.width = width
         """How many they are."""
         self._first = head + _HEAD + (len(description) + 7) // 8
+
+    @property
+    def place(self) -> int:
+        """Where it begins in the file, in units of eight bytes."""
+        return self._head
 
     @property
     def version(self) -> int:
@@ -59,10 +66,56 @@ class Blocks:
 
     def __init__(self, file: MappedFile, start: int, end: int) -> None:
         """`start`: in bytes, where the first block is. `end`: place in `file.numbers` of the end of the last one, in bytes."""
-        self._file, self._next, self._end = file, start, end
+        self._file, self._start, self._next, self._end = file, start, start, end
+        self._appending = RLock()
+        self._is_appending = False
+        self._versions: list[int] = []
+        """Where the counts of writes are of the blocks that have been yielded."""
+
+    def again(self) -> "Blocks":
+        """Return the same blocks, to be read from the first one on."""
+        return Blocks(self._file, self._start, self._end)
+
+    def versions(self) -> Sequence[int]:
+        """Return the versions of all blocks that `new` has yielded, in their order: much faster than to ask each."""
+        if len(self._versions) < 2:
+            return [self._file.numbers[place] for place in self._versions]
+        found: tuple[int, ...] = itemgetter(*self._versions)(self._file.numbers)
+        return found
+
+    def at(self, place: int) -> Block:
+        """Return the block that begins at a place, in units of eight bytes; raises `OSError` where there can be none."""
+        start, end = place * 8, self._file.numbers[self._end]
+        if end > self._file.size:
+            self._file.remap()
+        if not self._start <= start < end <= self._file.size:
+            raise OSError(f"{self._file.path} has no block there")
+        return self._block(start, end)
+
+    def _block(self, start: int, end: int) -> Block:
+        head = start // 8
+        words, _, width, length = self._file.numbers[head : head + _HEAD]
+        if words != _HEAD + (length + 7) // 8 + 2 * width or start + words * 8 > end:
+            raise OSError(f"{self._file.path} is damaged")
+        text = start + _HEAD * 8
+        return Block(self._file, head, bytes(self._file.bytes[text : text + length]), width)
 
     def append(self, description: bytes, values: Sequence[float]) -> Block:
-        """Add a block with its first numbers; raises `OSError` where there is no room for it."""
+        """Add a block with its first numbers.
+
+        Raises `OSError` where there is no room for it, and `BlockingIOError` where this very thread is adding one: the garbage
+        collector ends requests at any moment.
+        """
+        with self._appending:
+            if self._is_appending:
+                raise BlockingIOError("a block is being added")
+            self._is_appending = True
+            try:
+                return self._append(description, values)
+            finally:
+                self._is_appending = False
+
+    def _append(self, description: bytes, values: Sequence[float]) -> Block:
         start = self._file.numbers[self._end] or self._next
         words = _HEAD + (len(description) + 7) // 8 + 2 * len(values)
         end = start + words * 8
@@ -79,17 +132,14 @@ class Blocks:
         return block
 
     def new(self) -> Iterator[Block]:
-        """Yield the blocks added since the last call, by whoever writes the file; raises `OSError` for rubbish."""
+        """Yield the blocks that whoever writes the file has added since the last call; raises `OSError` for rubbish."""
         end = self._file.numbers[self._end]
         if end > self._file.size:
             self._file.remap()
         if end > self._file.size or end % 8:
             raise OSError(f"{self._file.path} is damaged")
         while self._next < end:
-            head = self._next // 8
-            words, _, width, length = self._file.numbers[head : head + _HEAD]
-            if words != _HEAD + (length + 7) // 8 + 2 * width or self._next + words * 8 > end:
-                raise OSError(f"{self._file.path} is damaged")
-            start = self._next + _HEAD * 8
-            yield Block(self._file, head, bytes(self._file.bytes[start : start + length]), width)
-            self._next += words * 8
+            block = self._block(self._next, end)
+            self._versions.append(block.place + 1)
+            yield block
+            self._next += self._file.numbers[block.place] * 8

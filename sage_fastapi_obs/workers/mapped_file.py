@@ -22,7 +22,7 @@ class MappedFile:
         self.descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if writable and os.fstat(self.descriptor).st_size < size:
-                os.posix_fallocate(self.descriptor, 0, size)
+                _allocate(self.descriptor, size)
             self._map()
         except BaseException:
             os.close(self.descriptor)
@@ -40,7 +40,7 @@ class MappedFile:
     def grow(self, size: int) -> None:
         """Allocate more, and map it; views that were taken before stay as they are. Raises `OSError`."""
         if size > self.size:
-            os.posix_fallocate(self.descriptor, 0, size)
+            _allocate(self.descriptor, size)
             self._map()
 
     def remap(self) -> None:
@@ -53,3 +53,14 @@ class MappedFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Make a file longer, with space for all of it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    # macOS has no such call; what was written has its space.
+    start = os.fstat(descriptor).st_size
+    while start < size:
+        start += os.pwrite(descriptor, bytes(min(PAGE_BYTES, size - start)), start)

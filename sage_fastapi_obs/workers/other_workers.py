@@ -15,7 +15,7 @@ State: TypeAlias = Literal["running", "hanging", "stopped", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class DeathSeen:
     """How a worker died that had this number."""
 
     at: float
@@ -45,7 +45,7 @@ class Sibling:
     """Whether it judges the rules."""
     socket: Path | None = None
     """Where it can be asked; None: nowhere."""
-    last_death: Death | None = None
+    last_death: DeathSeen | None = None
 
     def state(self, now: float) -> State:
         """Tell whether it works, at a time of `time.monotonic`."""

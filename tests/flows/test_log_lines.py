@@ -242,7 +242,8 @@ def check(watched: Watched, path: str, request_id: str, places: list[str] | None
     """Hold all lines of a request against its canonical line."""
     lines = lines_of(watched, request_id)
     assert places_of(lines) == set(PLACES[path] if places is None else places)
-    (access,) = [line for line in lines if line in watched.access]
+    canonical = watched.access
+    (access,) = [line for line in lines if line in canonical]
     assert access["correlation_id"] == request_id.replace("r", "c")
     assert [line for line in lines if any(line[name] != access[name] for name in IDS)] == []
 

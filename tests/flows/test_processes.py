@@ -18,7 +18,7 @@ import pytest
 from receivers import SpanCollector
 from receivers import serving as receiving
 from servers import free_port
-from support import PATIENCE_SECONDS, drive, http_scope, until
+from support import PATIENCE_SECONDS, SOAK, drive, http_scope, until
 
 from sage_fastapi_obs import ObservabilityMiddleware
 
@@ -334,9 +334,19 @@ def silent_collector() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("ending", ["", "import sys; sys.exit()", "asyncio.run(obs.close())"])
-@pytest.mark.parametrize("collector", ["closed", "silent"])
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{}/v1/signal", "grpc://127.0.0.1:{}"], ids=["http", "grpc"])
+HTTP, GRPC = "http://127.0.0.1:{}/v1/signal", "grpc://127.0.0.1:{}"
+ENDINGS = ["", "import sys; sys.exit()", "asyncio.run(obs.close())"]
+PAIRS = [(HTTP, "closed"), (HTTP, "silent"), (GRPC, "silent"), (GRPC, "closed")]
+EXITS = [
+    (*PAIRS[(place + number) % 4], ending)
+    for place, ending in enumerate(ENDINGS)
+    for number in ((0, 2) if not SOAK else range(4))
+]
+"""Each two of protocol, collector and ending; in the long form each three."""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("url", "collector", "ending"), EXITS)
 def test_the_interpreter_exits_cleanly(url: str, collector: str, ending: str, silent_collector: int) -> None:
     """With signals left for a collector that is gone or hangs, closed or not: the process ends soon, without a traceback."""
     endpoint = url.format(1 if collector == "closed" else silent_collector)

@@ -1,12 +1,10 @@
-"""What a process tells of the requests it has in flight, and how: the report, the page, the private socket and the signal."""
+"""What a process tells of the requests it has in flight, and how: the report, the page and the private socket."""
 
 import asyncio
 import contextlib
 import gc
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,7 +17,6 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from support import PATIENCE_SECONDS, Watched, client, eventually
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.insight.stacks import RequestStack, StacksReport
 from sage_fastapi_obs.workers.control_client import SUFFIX, ask
 
@@ -225,32 +222,6 @@ async def test_without_insight_or_a_store_there_is_none(tmp_path: Path) -> None:
             assert sockets_in(tmp_path) == []
             assert (await http.get("/monitoring/stacks")).status_code == (404 if "insight" in off else 200)
             assert control_threads() == before
-
-
-@pytest.mark.parametrize("name", ["SIGUSR2", "usr2"])
-async def test_a_signal_writes_stacks_to_stderr(name: str, tmp_path: Path) -> None:
-    """At the signal each thread's lines are written, and no values; without the setting it is the system's."""
-    source = f"""
-import os, signal, time
-from sage_fastapi_obs import Observability, Settings
-obs = Observability(Settings(insight={{"stacks_signal": {name!r}}}, store={{"enabled": False}}, logging={{"enabled": False}}))
-obs.start()
-def blocked(secret):
-    os.kill(os.getpid(), signal.SIGUSR2)
-blocked("s3cr3t")
-obs.abandon()
-assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
-"""
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", source], capture_output=True, check=True)
-    assert b"line 7 in blocked" in done.stderr
-    assert b"s3cr3t" not in done.stderr
-
-
-@pytest.mark.parametrize("name", ["SIGNONSENSE", "SIGKILL", "SIGSEGV", "SIG_DFL", "12", ""])
-def test_a_signal_that_cannot_be_used_is_refused(name: str) -> None:
-    """An unknown signal, and one that means an end or a fault, stops the start."""
-    with pytest.raises(SettingsError, match="must be a signal of this system that is free"):
-        Settings(insight={"stacks_signal": name})
 
 
 def test_what_is_told_without_a_loop() -> None:

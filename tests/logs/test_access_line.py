@@ -218,7 +218,7 @@ with TestClient(app, raise_server_exceptions=False) as client:
 def lines_after(edits: dict[str, str], tmp_path: Path, form: str = "json", gather_seconds: float = 0.02) -> list[str]:
     """Run a service with a copy of the package in which one file is changed; each text to change is there once."""
     copy = tmp_path / "sage_fastapi_obs"
-    shutil.copytree(ROOT / "sage_fastapi_obs", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "sage_fastapi_obs", copy, ignore=shutil.ignore_patterns("*.pyc.*"))
     changed = copy / "logs" / "access_line.py"
     source = changed.read_text()
     for before, after in edits.items():

@@ -57,7 +57,7 @@ print("served")
 )
 def test_a_renamed_attribute_costs_only_speed(attribute: str, tmp_path: Path) -> None:
     """Pages, windows and aliases are the same, and nothing is counted as an internal error."""
-    shutil.copytree(LIBRARY, tmp_path / "prometheus_client", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(LIBRARY, tmp_path / "prometheus_client", ignore=shutil.ignore_patterns("*.pyc.*"))
     for source in (tmp_path / "prometheus_client").rglob("*.py"):
         source.write_text(re.sub(rf"(?<![\w'\"]){attribute}\b(?!['\"])", f"{attribute}_renamed", source.read_text()))
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{SERVED}"

@@ -2,14 +2,13 @@
 
 import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
-from support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = Path(__file__).with_name("rfs_guide.md").read_text().replace("rfs.monitoring", "sage_fastapi_obs.monitoring")
@@ -49,14 +48,7 @@ def test_a_snippet_runs(files, title):
     """In a process of its own that starts monitoring first, as the guide says; what it is for is asserted."""
     run = "import asyncio, runpy, sys\nfrom sage_fastapi_obs.monitoring import start_monitoring\nstart_monitoring()\n"
     run += "asyncio.run(runpy.run_path(sys.argv[1])['main']())"
-    done = subprocess.run(
-        [sys.executable, "-c", run, files / f"snippet_{title.split()[0]}.py"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-        env={**os.environ, "SAGE_OBS_ALERTS__DEFAULTS": "false"},
-    )
+    done = forked.run(run, str(files / f"snippet_{title.split()[0]}.py"), SAGE_OBS_ALERTS__DEFAULTS="false")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 

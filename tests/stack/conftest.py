@@ -1,4 +1,4 @@
-"""A Prometheus that has watched a busy service for a while, shared by the tests that only ask."""
+"""A Prometheus that has watched a busy service for a while, shared by the tests of a module that only ask."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +29,12 @@ def job(name: str, port: int) -> str:
     return f"  - {{job_name: {name}, static_configs: {target}}}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Have a service scraped under the names of all services of the demo, a host, and nothing; yield Prometheus' address."""
+    """Have a service scraped under the names of all services of the demo, a host, and nothing; yield Prometheus' address.
+
+    It ends with the module: both are busy all the time, and would compute beside all other tests of the session.
+    """
     folder = tmp_path_factory.mktemp("dashboards")
     host = free_port()
     exporter = need("prometheus-node-exporter")

@@ -17,7 +17,7 @@ from collectors import Kept, collecting
 from prometheus_client.parser import text_string_to_metric_families
 from running import ROOT, lacking, running
 from servers import Server, free_port, stop
-from support import PATIENCE_SECONDS, until
+from support import PATIENCE_SECONDS, SOAK, until
 from websockets.sync.client import connect
 
 from sage_fastapi_obs import Observability, Settings
@@ -106,8 +106,11 @@ def shown(page: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:
     }
 
 
-@pytest.mark.parametrize("through", ["directly", "rotel"])
-@pytest.mark.parametrize("kind", ["http", "grpc"])
+STORIES = [("http", "rotel"), ("grpc", "directly"), *([("http", "directly"), ("grpc", "rotel")] if SOAK else [])]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "through"), STORIES)
 def test_a_story_arrives_as_it_was(kind: str, through: str, tmp_path: Path) -> None:
     """Each span with its parent, each line of the files, and the numbers of the pages: no more and no less."""
     with ExitStack() as stack:
@@ -208,22 +211,30 @@ def test_a_batch_that_the_collector_finds_too_large_arrives_in_parts(kind: str) 
 
 
 SERVERS: dict[str, Callable[[int], list[str]]] = {
-    "uvicorn --workers 4": lambda port: [
-        *(sys.executable, "-m", "uvicorn", "--factory", "story:create_app", "--port", str(port), "--workers", "4"),
+    "uvicorn --workers 2": lambda port: [
+        *(sys.executable, "-m", "uvicorn", "--factory", "story:create_app", "--port", str(port), "--workers", "2"),
     ],
     "uvicorn --reload": lambda port: [
         *(sys.executable, "-m", "uvicorn", "--factory", "story:create_app", "--port", str(port), "--reload"),
         *("--reload-dir", str(HERE / "grafana")),
     ],
     "gunicorn --preload": lambda port: [
-        *(sys.executable, "-m", "gunicorn", "preloaded:app", "--bind", f"127.0.0.1:{port}", "--workers", "3", "--preload"),
+        *(sys.executable, "-m", "gunicorn", "preloaded:app", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--preload"),
         *("--worker-class", "asgi"),
     ],
 }
 
 
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("kind", ["http", "grpc"])
+FORKING, *SPAWNING = reversed(SERVERS)
+WORKERS = [
+    # A fork shares what its parent has opened, and it is the protocols that differ in what that is.
+    *(("http", FORKING), ("grpc", FORKING), *zip(("grpc", "http"), SPAWNING, strict=True)),
+    *(zip(("http", "grpc"), SPAWNING, strict=True) if SOAK else ()),
+]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "server"), WORKERS)
 def test_each_worker_hands_over_what_it_has(kind: str, server: str, tmp_path: Path) -> None:
     """Under an id of its own, whole, at a graceful stop: spans, lines, and metrics that add up."""
     (tmp_path / "preloaded.py").write_text("from story import create_app\n\napp = create_app()\n")

@@ -61,7 +61,7 @@ print("served")
 def test_a_renamed_attribute_costs_only_speed(attribute: str, tmp_path: Path) -> None:
     """Server span, child span and the current span are right, and nothing is counted as an internal error."""
     for name, folder in COPIED.items():
-        shutil.copytree(folder, tmp_path / "opentelemetry" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(folder, tmp_path / "opentelemetry" / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     for source in tmp_path.rglob("*.py"):
         source.write_text(re.sub(rf"(?<![\w'\"]){attribute}\b(?!['\"])", f"{attribute}_renamed", source.read_text()))
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{SERVED}"

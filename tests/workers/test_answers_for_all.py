@@ -33,7 +33,7 @@ from loguru import logger
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.store import store
 from sage_fastapi_obs.workers import other_workers
-from sage_fastapi_obs.workers.other_workers import Death, Sibling
+from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
 
 number, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 other_workers.QUIET_SECONDS = 1.0
@@ -70,7 +70,7 @@ def of(text):
     found = json.loads(text)
     is_alive = Path(f"/proc/{found['pid']}/cmdline").is_file() and bool(Path(f"/proc/{found['pid']}/cmdline").read_bytes())
     return Sibling(**{**found, "is_alive": is_alive, "socket": found["socket"] and Path(found["socket"]),
-                      "last_death": Death(time.time(), "killed") if number == 2 else None})
+                      "last_death": DeathSeen(time.time(), "killed") if number == 2 else None})
 
 # What the slots of a group say of its workers stands in files here.
 obs.workers.find = lambda: [of(path.read_text()) for path in sorted(folder.glob("*.worker"))]
