@@ -134,6 +134,9 @@ class Worker:
         group = self.group
         if group is None or group.own is None:
             return
+        if not group.has_own():
+            self._begin_again(group)
+            return
         self._beat(group.own)
         if self._control is not None and not group.own.socket:
             group.own.socket = str(self._control.path or "")
@@ -144,6 +147,15 @@ class Worker:
             if self._ends is not None:
                 self._ends.update(slot.pid for slot in group.siblings())
         self._try_to_lead()
+
+    def _begin_again(self, group: Group) -> None:
+        """Take another slot: somebody has removed the files of all workers, which count from 0 then."""
+        self._warn("the files of the workers were removed: what they have counted begins anew", {"folder": str(group.folder)})
+        self._leave_rules()
+        self._ignore_crashes()
+        self.group = None
+        group.close()
+        self.start()
 
     def _join_rules(self) -> None:
         group, rules = self.group, self.rules
