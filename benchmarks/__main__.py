@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import as_run, cost, machine, memory, report, scaling, scrape, sockets
+from benchmarks import as_run, cost, machine, memory, report, scaling, scrape, several, sockets
 from benchmarks.effort import FULL, SHORT, Effort
 from benchmarks.variants import VARIANTS
 from benchmarks.workers import say
@@ -20,6 +20,8 @@ PARTS = {
     "memory": memory.measure,
     "as_run": as_run.measure,
 }
+LOOKS = {**PARTS, "several": several.measure}
+"""What can be measured alone."""
 DIGITS = 4
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     elif given.part == "as-run":
         _as_run(replace(effort, as_run=replace(effort.as_run, rounds=given.rounds or effort.as_run.rounds)), given)
     else:
-        print(json.dumps(_rounded(PARTS[given.part](effort)), indent=1))
+        print(json.dumps(_rounded(LOOKS[given.part](effort)), indent=1))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     of_run.add_argument("--keep", action="store_true", help="put the results into the pages, in place of those of this part")
     parts.add_parser("scaling", help="its growth with routes, chunks and values of labels")
     parts.add_parser("scrape", help="CPU time of a scrape, and how long it holds the event loop up")
+    parts.add_parser("several", help="CPU time of a scrape that answers for eight workers, and of what they save for it")
     parts.add_parser("sockets", help="requests per second and latencies, with wrk")
     parts.add_parser("memory", help="resident memory after a million requests")
     parts.add_parser("report", help="measure nothing; make tables and chart from the results that are there")

@@ -42,6 +42,10 @@ class Lifecycle(ABC):
         """List what a start does."""
 
     @abstractmethod
+    def _before_startup(self, app: ASGIApp) -> Steps:
+        """List what is done before a start with the lifespan of an app."""
+
+    @abstractmethod
     def _after_startup(self, app: ASGIApp) -> Steps:
         """List what is done once the app's own startup is complete."""
 
@@ -106,6 +110,8 @@ class Lifecycle(ABC):
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run an app's lifespan with ours around it; an internal error does not stop the app."""
+        app_of_routes = scope.get("app") or app
+        self._do(self._before_startup(app_of_routes))
         self.start()
         closed = False
 
@@ -113,7 +119,7 @@ class Lifecycle(ABC):
             nonlocal closed
             if message["type"] == "lifespan.startup.complete":
                 # Not before: the app's own lifespan may add routes.
-                self._do(self._after_startup(scope.get("app") or app))
+                self._do(self._after_startup(app_of_routes))
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # Before the server reads this: it may end the process then.
                 closed = True

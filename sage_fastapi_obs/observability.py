@@ -18,16 +18,14 @@ from sage_fastapi_obs.catalog import PACKS, CountCollector, register
 from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
-from sage_fastapi_obs.endpoints.recent_lines_page import lines_of
+from sage_fastapi_obs.endpoints.recent_lines_page import lines_or_recent
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
 from sage_fastapi_obs.insight.stacks import Stacks
 from sage_fastapi_obs.insight.stacks_signal import StacksSignal
-from sage_fastapi_obs.insight.stacks_socket import StacksSocket
 from sage_fastapi_obs.install import PagePlacement, install
-from sage_fastapi_obs.internal_errors import component_of
 from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.lifecycle import Lifecycle, Steps
 from sage_fastapi_obs.logs import takeover
@@ -39,7 +37,6 @@ from sage_fastapi_obs.metrics.exemplars import KeptExemplars
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.metrics.otlp_push import MetricOutput
-from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.operations.own_metrics import metrics_of
 from sage_fastapi_obs.packs.result.named_metrics import NamedMetrics
 from sage_fastapi_obs.privacy.redaction import Redaction
@@ -50,16 +47,13 @@ from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
-from sage_fastapi_obs.store.location import socket_prefix, store_key
-from sage_fastapi_obs.store.reader import UnreadableStoreError
+from sage_fastapi_obs.store.location import store_key
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
-
-_STORE_CLOSE_SECONDS = 1.0
-"""Longest wait for the last requests to be written to the disk of this machine."""
+from sage_fastapi_obs.workers.assembly import build_workers
 
 
 class Observability(Lifecycle):
@@ -120,12 +114,6 @@ class Observability(Lifecycle):
         )
         """Tells which requests are in flight, and where they are."""
         self._stacks_signal = StacksSignal(settings.insight.stacks_signal if settings.insight.enabled else None)
-        self._stacks_socket = StacksSocket(
-            partial(socket_prefix, settings.store, store_key(settings.service.name)),
-            self._report_stacks,
-            self._warn_locally,
-            partial(self.internal_errors.count, StacksSocket.component),
-        )
         self.instruments = Instruments(settings.metrics, self.registry, self.internal_errors, partial(self._log, "info"))
         self._metric_output = MetricOutput(
             *(settings.metrics, settings.service, self.registry, self.internal_errors, self._warn_locally, self._senders),
@@ -134,27 +122,37 @@ class Observability(Lifecycle):
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
+        http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        self.workers, self._levels, self._control, self.numbers, self.worker = build_workers(
+            *(self, http, redaction.readable, self._log, self._warn_locally)
+        )
+        self.metrics_page.all_workers = self.numbers.for_page
+
         # What is computed from the metrics.
         self.status = ServiceStatus(
             settings,
-            RegistryReader(self.registry, self.internal_errors, self.collected.unexported),
+            self.numbers.readings,
             self.health,
             self.internal_errors,
             self._log_alert,
             from_zero=registry is None,
+            history=None if self.store is None else self.store.history,
             clock=status_clock,
             wall_clock=lambda: wall_clock() / 1_000_000_000,
         )
         """Windows, alerts and service levels."""
         self.status.show_active = self._show_active
         self.status.review.collected_names = partial(attrgetter("names"), self.collected)
+        if self.worker is not None and settings.metrics.enabled:
+            self.worker.rules = self.status
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader
-        self._port = MetricsPort(self.metrics_page, settings.metrics)
+        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,
+            *(self.workers, self._levels),
         )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
@@ -163,21 +161,26 @@ class Observability(Lifecycle):
         self._excluded_requests = ExcludedRequests((*settings.http.exclude_paths, *own_pages))
         self.excluded = self._excluded_requests.beginnings
 
-        # The order of the recorders: ids before the span that has them. `request_finished` runs in reverse, so that the log
-        # line leaves before the metrics change.
-        identity = Identity(settings.http, redaction, new_id)
+        self._build_callbacks(Identity(settings.http, redaction, new_id), http, redaction)
+        if settings.metrics.enabled:
+            self._register_collectors()
+
+    def _build_callbacks(self, identity: Identity, http: HttpMetrics | None, redaction: Redaction) -> None:
+        """Put the recorders in order: ids before the span that has them.
+
+        `request_finished` runs in reverse, so that the log line leaves before the metrics change.
+        """
+        settings = self.settings
         tracing = self._tracing if settings.tracing.enabled else None
-        metrics = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
         logs = AccessRecorder(self.logs, redaction.readable) if settings.logging.enabled else None
         held_lines = self.logs.held_lines if settings.logging.enabled else None
         exemplars = KeptExemplars() if settings.metrics.enabled and settings.metrics.exemplars else None
         store = None if self.store is None else StoreRecorder(self.store)
-        acting = (store, tracing, exemplars, metrics, logs, held_lines)
+        in_flight = None if self.worker is None else self.worker.in_flight
+        acting = (store, tracing, in_flight, exemplars, http, logs, held_lines)
         deciding = (self.insight, self._retention, server_timing(settings, self.insight)) if any(acting) else ()
         self.callbacks = self._callbacks(identity, *acting, first=deciding)
         self.excluded_callbacks = self._callbacks(identity, logs)
-        if settings.metrics.enabled:
-            self._register_collectors()
 
     def _build_store(self, redaction: Redaction) -> Store:
         store = Store(
@@ -219,10 +222,9 @@ class Observability(Lifecycle):
             (self._senders.start, True),
             (self.logs.start, settings.logging.enabled),
             (self._tracing.start, settings.tracing.enabled),
-            (self._start_store, self.store is not None),
-            (self._start_insight, self.insight is not None),
-            (self._stacks_signal.start, True),
-            (self._stacks_socket.start, self.insight is not None and self.store is not None),
+            *_steps("start", self.store, self.insight, self.stacks, self.worker, self._stacks_signal),
+            (self._control.start, self.worker is not None or (self.insight is not None and self.store is not None)),
+            (self._levels.follow, settings.logging.enabled),
             (partial(active.register, self), True),
             (self._port.start, settings.metrics.enabled and settings.monitoring.access == "port"),
             (self.status.start, settings.metrics.enabled),
@@ -231,29 +233,36 @@ class Observability(Lifecycle):
             (self._log_startup, settings.logging.enabled),
         )
 
+    def _before_startup(self, app: ASGIApp) -> Steps:
+        return () if self.worker is None else ((partial(self.worker.add_application, app), True),)
+
     def _after_startup(self, app: ASGIApp) -> Steps:
         return (
             (partial(self.place_pages, app), True),
             (takeover.reattach_root, self.settings.logging.enabled),
         )
 
+    def _drain(self) -> None:
+        super()._drain()
+        if self.worker is not None:
+            self.worker.note_stop()
+
     def _leave_steps(self) -> Steps:
         return (
             (partial(active.unregister, self), True),
             (self.instruments.runtime.stop, True),
-            (self._stop_insight, self.insight is not None),
+            *_steps("stop", self.insight),
         )
 
     def _stop_steps(self, *, wait: bool) -> Steps:
         """Stop the log output last, so that the others can write why they fail."""
         return (
             (self.status.close if wait else self.status.abandon, self.settings.metrics.enabled),
-            (self._close_store, self.store is not None),
+            *_steps("close", self.store),
             (self._metric_output.close, self.settings.metrics.enabled),
             (self._tracing.close, self.settings.tracing.enabled),
             (self._port.close, True),
-            (self._stacks_socket.close, True),
-            (self._stacks_signal.close, True),
+            *_steps("close", self._control, self.worker, self._stacks_signal),
             (self.logs.close, self.settings.logging.enabled),
         )
 
@@ -272,27 +281,6 @@ class Observability(Lifecycle):
             # The application's own exporters.
             done = bool(provider_flush(max(0, int((deadline - time.monotonic()) * 1_000)))) and done
         return done
-
-    def _report_stacks(self) -> bytes:
-        return b"" if self.stacks is None else self.stacks.report().model_dump_json().encode()
-
-    def _start_insight(self) -> None:
-        if self.insight is not None:
-            self.insight.start()
-        if self.stacks is not None:
-            self.stacks.start()
-
-    def _stop_insight(self) -> None:
-        if self.insight is not None:
-            self.insight.stop()
-
-    def _start_store(self) -> None:
-        if self.store is not None:
-            self.store.start()
-
-    def _close_store(self) -> None:
-        if self.store is not None:
-            self.store.close(time.monotonic() + _STORE_CLOSE_SECONDS)
 
     def install(self, app: Starlette) -> None:
         """Watch an app: middleware outermost, monitoring endpoints, start and stop with its lifespan.
@@ -347,25 +335,21 @@ class Observability(Lifecycle):
             self.status.add_pack_alerts([pack])
 
     def set_level(self, level: str | None, logger: str | None = None, *, seconds: float = 300.0) -> None:
-        """Change the lowest level that is written for some seconds, as `PUT /monitoring/loggers` does.
+        """Change the lowest level that is written for some seconds in all workers, as `PUT /monitoring/loggers` does.
 
         `level`: in any usual spelling; None gives the configured one back. `logger`: a logger with all below it; None: all.
         Raises `ValueError` for an unknown level.
         """
-        self.logs.change_level(logger, level, seconds)
+        self._levels.change(logger, level, seconds, is_shown=False)
 
     def query_logs_by_correlation_id(self, correlation_id: str, limit: int = 1_000) -> list[LogEntry]:
         """Return the newest lines of a correlation, request or trace id, the oldest first.
 
         They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        try:
-            return lines_of(correlation_id, limit, self.logs, self._reader)
-        except UnreadableStoreError as error:
-            self.internal_errors.count(component_of(self.logs), error)
-            return self.logs.recent(correlation_id, limit)
+        return lines_or_recent(correlation_id, limit, self.logs, self._reader, self.internal_errors)
 
-    def _log(self, level: str, message: str, fields: dict[str, Any], logger: str = OWN_LOGGER) -> None:
+    def _log(self, level: str, message: str, fields: Mapping[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:
             self.logs.emit(self.wall_clock() / 1_000_000_000, level, message, logger, fields)
 
@@ -390,6 +374,11 @@ class Observability(Lifecycle):
         instrument = self.instruments.get("monitoring_alert_active")
         if instrument is not None:
             instrument.with_values(rule).set(active)
+
+
+def _steps(method: str, *parts: object | None) -> Steps:
+    """Have a method called of those of the parts that there are."""
+    return [(getattr(part, method), True) for part in parts if part is not None]
 
 
 def _present(recorders: Iterable[Recorder | None]) -> list[Recorder]:

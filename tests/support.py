@@ -100,6 +100,8 @@ class Watched:
 
     with_insight = False
     """Whether requests say why they are slow, unless the sections say otherwise."""
+    with_workers = False
+    """Whether it has a slot among the workers of its service, unless the sections say otherwise."""
 
     def __init__(self, tmp_path: Path, *, sampler: Any = None, provider: TracerProvider | None = None, **sections: Any) -> None:
         self.path = tmp_path / "lines.jsonl"
@@ -119,6 +121,7 @@ class Watched:
         sections.setdefault("alerts", {"defaults": False})
         # On a busy machine a request may be slow, and say why.
         sections.setdefault("insight", {"enabled": self.with_insight})
+        sections.setdefault("workers", {"enabled": self.with_workers})
         options = {
             key: sections.pop(key) for key in ("clock", "wall_clock", "new_id", "registry", "status_clock") if key in sections
         }

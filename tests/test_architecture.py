@@ -35,6 +35,7 @@ LAYERS = (
     {"operations", "store", "insight"},
     {"health"},
     {"alerting"},
+    {"workers"},
     {"alert_rules", "dashboards"},
     {"clients", "packs"},
     {"endpoints", "export"},

@@ -4,28 +4,26 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, Literal, TypeAlias
+from functools import cache, partial
+from typing import Any
 
 from typing_extensions import TypedDict
 
+from sage_fastapi_obs.alerting.alert_states import AlertState, RuleState, State, WrittenAlerts, watches, write
 from sage_fastapi_obs.alerting.expressions import View
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback
-from sage_fastapi_obs.alerting.windows import Group, Windows
+from sage_fastapi_obs.alerting.window import Group
+from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.settings import Severity
 
-State: TypeAlias = Literal["pending", "firing", "resolved"]
-"""An alert in none of these states is inactive, and forgotten."""
-_RESOLVED_SECONDS = 900.0
-"""How long a resolved alert is still shown."""
 _TEMPLATE = re.compile(r"\{\{\s*\$(value|labels\.(\w+))\s*(?:\|\s*(humanizePercentage|humanizeDuration|humanize)\s*)?\}\}")
 
 
@@ -82,6 +80,44 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@dataclass(slots=True)
+class _Notification:
+    """That an alert has begun to fire, or is over: to be told."""
+
+    state: RuleState
+    group: Group
+    alert: AlertState
+    news: State
+    at: float
+    """Unix time."""
+
+    def read(self) -> Alert:
+        """Return the alert as it is told."""
+        return replace(_alert(self.state.rule, self.group, self.alert), state=self.news)
+
+    @property
+    def callbacks(self) -> tuple[Callback, ...]:
+        """Who is told."""
+        rule = self.state.rule
+        return rule.callbacks if self.news == "firing" else rule.resolved_callbacks
+
+
+class _Countdown:
+    """Calls a function when it has been called so many times itself."""
+
+    def __init__(self, number: int, call: Callable[[], None]) -> None:
+        self._left = number
+        self._call = call
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._left -= 1
+            is_last = self._left == 0
+        if is_last:
+            self._call()
+
+
 class Alerts:
     """All rules, and the state of their alerts."""
 
@@ -101,7 +137,16 @@ class Alerts:
         self._log = log
         self._wall_clock = wall_clock
         self._lock = threading.RLock()
-        self._states: dict[str, _RuleState] = {}
+        self._states: dict[str, RuleState] = {}
+        self._others: dict[str, tuple[str, RuleState]] = {}
+        """States of rules that are not here, with what each watches: of the leader's, or of the process before."""
+        self._leader: WrittenAlerts | None = None
+        """What the worker that judges has written last; None if it is this one."""
+        self._due: list[_Notification] = []
+        self.follow: Callable[[], None] = lambda: None
+        """Called before alerts are read, to learn what another worker has found."""
+        self.told: Callable[[], object] = lambda: None
+        """Called when all callbacks of a notification have returned."""
 
     @property
     def rules(self) -> list[AlertRule]:
@@ -117,10 +162,11 @@ class Alerts:
         rule.check(lambda metric, _: kinds.get(metric, ""))
         with self._lock:
             before = self._states.get(rule.name)
+            state = self._states[rule.name] = RuleState(rule, added=self._wall_clock())
             if before is not None and _watches_the_same(before.rule, rule):
-                self._states[rule.name] = _RuleState(rule, before.alerts, before.notified_at)
-            else:
-                self._states[rule.name] = _RuleState(rule)
+                state.alerts, state.notified_at = before.alerts, before.notified_at
+            elif before is None:
+                self._claim(state)
         return rule
 
     def add_from(self, other: "Alerts") -> None:
@@ -135,12 +181,57 @@ class Alerts:
                 state = self._states.get(name)
                 if state is not None and _watches_the_same(before.rule, state.rule):
                     state.go_on_from(before, later)
+                    for alert in state.alerts.values():
+                        # Its notifications are in the queue of this process, and are handed over with that.
+                        alert.untold = ()
 
-    def take(self) -> "tuple[float, dict[str, _RuleState]]":
+    def take(self) -> "tuple[float, dict[str, RuleState]]":
         """Return the states of all rules by name, with the time that their times go by; forget the rules."""
         with self._lock:
+            self.notify()
             states, self._states = self._states, {}
         return self._windows.watched_seconds, states
+
+    def written(self, at: float) -> bytes:
+        """Write all states down for others; `at`: monotonic seconds."""
+        with self._lock:
+            return write(self._states.values(), at, self._wall_clock(), self._windows.watched_seconds)
+
+    def go_on(self, written: WrittenAlerts, later: float, *, leads: bool) -> None:
+        """Go on with the states that another worker, or the process before, has written down.
+
+        `later`: seconds by which the time that states go by is later here. `leads`: they are judged here from now on, and what
+        may not have been told is told.
+        """
+        with self._lock:
+            self._leader, self._due = None if leads else written, []
+            self._others = {rule.name: (rule.watches, rule.state(later)) for rule in written.rules}
+            for state in self._states.values():
+                if not self._claim(state) and not leads:
+                    state.alerts, state.notified_at = {}, {}
+
+    def _claim(self, state: RuleState) -> bool:
+        """Let a rule go on with the state that was written down for it; tell whether there was one."""
+        watched, before = self._others.get(state.rule.name, ("", state))
+        if watched != watches(state.rule):
+            return False
+        del self._others[state.rule.name]
+        state.go_on_from(before, 0.0)
+        if self._leader is None:
+            for group, alert in state.alerts.items():
+                alert.take_over()
+                news, alert.untold = alert.untold, ()
+                for one in news:
+                    self._note(_Notification(state, group, alert, one, self._wall_clock()))
+        return True
+
+    def not_judged(self) -> list[str]:
+        """Return the names of rules that the worker that judges does not have."""
+        leader = self._leader
+        if leader is None:
+            return []
+        names, latest = {rule.name for rule in leader.rules}, leader.wall - _GRACE_INTERVALS * self._windows.interval_seconds
+        return [name for name, state in [*self._states.items()] if name not in names and state.added < latest]
 
     def remove(self, name: str) -> bool:
         """Remove a rule and its alerts; tell whether there was one."""
@@ -166,13 +257,13 @@ class Alerts:
 
     def replay(self, rule: AlertRule) -> int:
         """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
-        firings, alerts = 0, dict[Group, _AlertState]()
+        firings, alerts = 0, dict[Group, AlertState]()
         for tick, view in self._windows.past():
             if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
                 continue
             values = rule.expression.values(view)
             for group in {**values, **alerts}:
-                alert = alerts.setdefault(group, _AlertState())
+                alert = alerts.setdefault(group, AlertState())
                 changed = alert.advance(rule, values.get(group), tick.watched, tick.wall)
                 firings += changed and alert.state == "firing"
         return firings
@@ -180,7 +271,7 @@ class Alerts:
     def evaluate(self) -> list[Alert]:
         """Evaluate all rules over the windows as of the last tick; return the alerts that have changed state.
 
-        A rule that raises is counted, and keeps its state.
+        A rule that raises is counted, and keeps its state. Nobody is notified before `notify`.
         """
         changed: list[Alert] = []
         view = cache(self._windows.view)
@@ -194,17 +285,19 @@ class Alerts:
 
     def alerts(self, *states: State) -> list[Alert]:
         """Return the alerts in some states, by default those that are pending or firing, most severe first."""
+        self.follow()
         wanted = states or ("pending", "firing")
+        elsewhere = [] if self._leader is None else [state for _, state in [*self._others.values()]]
         # Copied rather than locked: a probe must not wait for an evaluation.
         found = [
-            alert.as_alert(one.rule, group)
-            for one in [*self._states.values()]
+            _alert(one.rule, group, alert)
+            for one in [*self._states.values(), *elsewhere]
             for group, alert in [*one.alerts.items()]
             if alert.state in wanted
         ]
         return sorted(found, key=lambda alert: (_SEVERITIES.index(alert.rule.severity), alert.since))
 
-    def _evaluate(self, state: "_RuleState", view: View) -> Iterator[Alert]:
+    def _evaluate(self, state: "RuleState", view: View) -> Iterator[Alert]:
         rule = state.rule
         if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
             # The process has just begun, or was suspended: there is no window yet.
@@ -212,120 +305,72 @@ class Alerts:
         values = rule.expression.values(view)
         now, wall = self._windows.watched_seconds, self._wall_clock()
         for group in {**values, **state.alerts}:
-            alert = state.alerts.get(group) or _AlertState()
+            alert = state.alerts.get(group) or AlertState()
             if alert.advance(rule, values.get(group), now, wall):
                 state.alerts[group] = alert
                 if alert.state is not None:
-                    yield alert.as_alert(rule, group)
-            self._notify_if_due(state, group, alert, now, wall)
+                    yield _alert(rule, group, alert)
+            self._note_if_due(state, group, alert, now, wall)
         state.forget(now)
 
-    def _notify_if_due(self, state: "_RuleState", group: Group, alert: "_AlertState", now: float, wall: float) -> None:
-        rule = state.rule
+    def _note_if_due(self, state: RuleState, group: Group, alert: AlertState, now: float, wall: float) -> None:
         if alert.state == "firing" and not alert.notified_by:
-            if now - state.notified_at.get(group, -math.inf) >= rule.cooldown_seconds:
+            if now - state.notified_at.get(group, -math.inf) >= state.rule.cooldown_seconds:
                 alert.notified_by = os.getpid()
                 state.notified_at[group] = now
-                self._notify(rule.callbacks, alert.as_alert(rule, group), wall)
+                self._note(_Notification(state, group, alert, "firing", wall))
             elif not alert.suppressed:
                 alert.suppressed = True
                 self._notifications.count("suppressed")
         elif alert.state == "resolved" and alert.notified_by:
             was_here, alert.notified_by = alert.notified_by == os.getpid(), 0
             if was_here:
-                self._notify(rule.resolved_callbacks, alert.as_alert(rule, group), wall)
+                self._note(_Notification(state, group, alert, "resolved", wall))
 
-    def _notify(self, callbacks: Iterable[Callback], alert: Alert, wall: float) -> None:
-        notice, rule = alert.notice(wall), alert.rule
+    @property
+    def has_news(self) -> bool:
+        """Whether `notify` has something to tell."""
+        return bool(self._due)
+
+    def _note(self, notification: _Notification) -> None:
+        if notification.callbacks:
+            notification.alert.untold += (notification.news,)
+        self._due.append(notification)
+
+    def notify(self) -> None:
+        """Log what the evaluation has found, and queue the notifications of it."""
+        with self._lock:
+            due, self._due = self._due, []
+        for notification in due:
+            self._notify(notification)
+
+    def _notify(self, notification: _Notification) -> None:
+        alert = notification.read()
+        notice, rule = alert.notice(notification.at), alert.rule
         level = _LEVELS[rule.severity] if alert.state == "firing" else "info"
         fields = {"alert": rule.name, "value": alert.value, "threshold": rule.threshold, "labels": dict(alert.labels)}
         self._log(level, f"alert {rule.name} is {alert.state}", fields)
-        for callback in callbacks:
-            self._notifications.put(callback, notice)
+        done = _Countdown(len(notification.callbacks), partial(self._note_told, notification))
+        for callback in notification.callbacks:
+            self._notifications.put(callback, notice, done)
+
+    def _note_told(self, notification: _Notification) -> None:
+        with self._lock:
+            alert = notification.alert
+            alert.untold = tuple(news for news in alert.untold if news != notification.news)
+        self.told()
 
 
 _LEVELS = {"critical": "error", "warning": "warn", "info": "info"}
+_GRACE_INTERVALS = 2
+"""So many intervals the worker that judges may take to add a rule that another has already."""
 _SEVERITIES: Sequence[Severity] = ("critical", "warning", "info")
 
 
-@dataclass(slots=True)
-class _RuleState:
-    """A rule and its alerts, one for each group of series."""
-
-    rule: AlertRule
-    alerts: dict[Group, "_AlertState"] = field(default_factory=dict)
-    notified_at: dict[Group, float] = field(default_factory=dict)
-    """When callbacks were last notified of a group, in watched time."""
-
-    def go_on_from(self, before: "_RuleState", later: float) -> None:
-        """Take over alerts that are told by another clock; this one is later by so many seconds."""
-        self.alerts = {group: alert.moved(later) for group, alert in before.alerts.items()}
-        self.notified_at = {group: at + later for group, at in before.notified_at.items()}
-
-    def forget(self, now: float) -> None:
-        """Drop alerts that are over, and notifications that no cool-down needs any more."""
-        self.alerts = {group: alert for group, alert in self.alerts.items() if alert.is_active(now)}
-        cooldown = self.rule.cooldown_seconds
-        self.notified_at = {group: at for group, at in self.notified_at.items() if group in self.alerts or now - at < cooldown}
-
-
-@dataclass(slots=True)
-class _AlertState:
-    """The state of one alert; all times but `since` are in watched time."""
-
-    state: State | None = None
-    entered: float = 0.0
-    since: float = 0.0
-    """The same in Unix time."""
-    ended: float | None = None
-    """Since when the condition does not hold any more."""
-    value: float | None = None
-    notified_by: int = 0
-    """Id of the process that has notified callbacks that it fires; 0 for none. A child that is forked later does not repeat it,
-    and does not say that it is over: it knows only of itself."""
-    suppressed: bool = False
-    """Whether the cool-down has held its notification back."""
-
-    def moved(self, later: float) -> "_AlertState":
-        """Return it as it is by a clock that is so much later."""
-        return replace(self, entered=self.entered + later, ended=None if self.ended is None else self.ended + later)
-
-    def advance(self, rule: AlertRule, values: Sequence[float] | None, now: float, wall: float) -> bool:
-        """Take the step to `now`; tell whether its state has changed."""
-        if values is not None:
-            self.value = values[0]
-        holds = values is not None and rule.holds(values, firing=self.state == "firing")
-        self.ended = None if holds else now if self.ended is None else self.ended
-        following = self._following(rule, holds, now)
-        if following == self.state:
-            return False
-        if following == "pending" and not rule.for_seconds:
-            following = "firing"
-        self.state, self.entered, self.since = following, now, wall
-        self.suppressed = False
-        return True
-
-    def _following(self, rule: AlertRule, holds: bool, now: float) -> State | None:
-        match self.state:
-            case "pending" if not holds:
-                return None
-            case "pending":
-                return "firing" if now - self.entered >= rule.for_seconds else "pending"
-            case "firing" if self.ended is not None and now - self.ended >= rule.keep_firing_seconds:
-                return "resolved"
-            case "firing":
-                return "firing"
-        return "pending" if holds else self.state
-
-    def is_active(self, now: float) -> bool:
-        """Tell whether it is pending, firing, or has just been resolved."""
-        return self.state in ("pending", "firing") or (self.state == "resolved" and now - self.entered < _RESOLVED_SECONDS)
-
-    def as_alert(self, rule: AlertRule, group: Group) -> Alert:
-        """Return it as it is now."""
-        grouped = zip(rule.expression.by, map(printable, group), strict=True)
-        labels = {**rule.labels, "severity": rule.severity, **dict(grouped)}
-        return Alert(rule, labels, self.state or "resolved", self.value, self.since)
+def _alert(rule: AlertRule, group: Group, state: AlertState) -> Alert:
+    grouped = zip(rule.expression.by, map(printable, group), strict=True)
+    labels = {**rule.labels, "severity": rule.severity, **dict(grouped)}
+    return Alert(rule, labels, state.state or "resolved", state.value, state.since)
 
 
 def _watches_the_same(one: AlertRule, other: AlertRule) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from sage_fastapi_obs.alerting.label_matchers import Where, matcher, operator_of
+from sage_fastapi_obs.alerting.window import LONGEST_SECONDS, Group, Window
 from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, WindowStats, quantile_of
-from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Group, Window
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.errors import SettingsError
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import CancelledError, wait
 from contextvars import ContextVar
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.alerting.rules import Callback
 from sage_fastapi_obs.internal_errors import InternalErrors
@@ -27,6 +27,13 @@ MOST_STUCK = 2
 
 current_notice: ContextVar[Mapping[str, Any] | None] = ContextVar("current_notice", default=None)
 """In a callback, the alert that it was called with; also in what it awaits."""
+
+
+class QueuedNotice(NamedTuple):
+    """A notification that waits, and what is called when its callback has returned, or is not called any more."""
+
+    notice: dict[str, Any]
+    done: Callable[[], None]
 
 
 class LoopEndedError(RuntimeError):
@@ -49,6 +56,8 @@ class NotificationQueue:
         """Notifications by outcome; `suppressed` are those that a cool-down held back."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where async callbacks run; without it each runs in a new loop."""
+        self.may_call: Callable[[], bool] = lambda: True
+        """Whether this process is still the one that calls them; where it is not, another does."""
         self.restart()
 
     def restart(self) -> None:
@@ -61,24 +70,24 @@ class NotificationQueue:
         """Go on after a close; what waits stays."""
         self.closing = threading.Event()
 
-    def put(self, callback: Callback, notice: dict[str, Any]) -> None:
-        """Queue a notification; returns at once."""
+    def put(self, callback: Callback, notice: dict[str, Any], done: Callable[[], None] = lambda: None) -> None:
+        """Queue a notification; returns at once. `done` is not called for one that the end of the process drops."""
         with self._lock:
             key = _key(callback)
             queue = self._queues.get(key)
             if queue is None:
                 self._queues = {known: one for known, one in self._queues.items() if one.is_busy}
                 queue = self._queues[key] = _CallbackQueue(self, callback)
-        queue.put(notice)
+        queue.put(QueuedNotice(notice, done))
 
     def add_from(self, other: "NotificationQueue") -> None:
         """Take over what waits in another queue."""
-        for callback, notice in other.take():
-            self.put(callback, notice)
+        for callback, waiting in other.take():
+            self.put(callback, *waiting)
 
-    def take(self) -> list[tuple[Callback, dict[str, Any]]]:
+    def take(self) -> list[tuple[Callback, QueuedNotice]]:
         """Return what waits, and forget it."""
-        return [(queue.callback, notice) for queue in [*self._queues.values()] for notice in queue.take()]
+        return [(queue.callback, waiting) for queue in [*self._queues.values()] for waiting in queue.take()]
 
     def retry_threads(self) -> None:
         """Start the threads that could not be started before."""
@@ -120,7 +129,7 @@ class _CallbackQueue:
         self._owner = owner
         self.callback = callback
         self._lock = threading.Condition()
-        self._queue: deque[dict[str, Any]] = deque()
+        self._queue: deque[QueuedNotice] = deque()
         self._thread: threading.Thread | None = None
         self._threads = Threads("sage-obs-alert", owner.count_error)
         self._stuck: list[threading.Thread] = []
@@ -130,13 +139,14 @@ class _CallbackQueue:
         """Whether notifications wait, or a call has not returned."""
         return bool(self._queue) or self._thread is not None or any(thread.is_alive() for thread in self._stuck)
 
-    def put(self, notice: dict[str, Any]) -> None:
+    def put(self, waiting: QueuedNotice) -> None:
         with self._lock:
-            if len(self._queue) >= MOST_WAITING:
-                self._queue.popleft()
-                self._owner.count("dropped")
-            self._queue.append(notice)
+            outgrown = self._queue.popleft() if len(self._queue) >= MOST_WAITING else None
+            self._queue.append(waiting)
             self.start_thread()
+        if outgrown is not None:
+            self._owner.count("dropped")
+            outgrown.done()
 
     def start_thread(self) -> None:
         with self._lock:
@@ -158,7 +168,7 @@ class _CallbackQueue:
         for _ in self.take():
             self._owner.count("dropped")
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[QueuedNotice]:
         """Return the notifications that wait, and forget them."""
         with self._lock:
             waiting = [*self._queue]
@@ -166,10 +176,12 @@ class _CallbackQueue:
             return waiting
 
     def _run(self) -> None:
-        while (notice := self._next()) is not None:
-            self._deliver(notice)
+        while (waiting := self._next()) is not None:
+            if self._owner.may_call():
+                self._deliver(waiting.notice)
+                waiting.done()
 
-    def _next(self) -> dict[str, Any] | None:
+    def _next(self) -> QueuedNotice | None:
         with self._lock:
             if self._queue:
                 return self._queue.popleft()

@@ -13,8 +13,8 @@ from sage_fastapi_obs.alerting.summary import (
     operations_of,
     rule_summary,
 )
+from sage_fastapi_obs.alerting.window import Window
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
-from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.catalog import CATALOG, PACKS
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE, ResolvedName, resolve_name
 

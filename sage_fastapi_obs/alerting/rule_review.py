@@ -24,11 +24,14 @@ class RuleReview:
         self.collected_names: Callable[[], Mapping[str, ResolvedName]] = dict
         """Returns the names that the application collects metrics by, and what they stand for."""
         self._known: dict[str, tuple[AlertRule, int]] = {}
+        self._said: set[str] = set()
+        """Rules of which a line says that they are not judged."""
 
     def problems(self) -> dict[str, str]:
         """Say by the names of rules why they can never fire with the metrics that there are."""
         others = {rule.name for rule in self._alerts.rules if self.defaults.get(rule.name) is not rule}
-        return {name: text for name, text in self._alerts.problems().items() if name in others}
+        found = {name: text for name, text in self._alerts.problems().items() if name in others}
+        return found | dict.fromkeys(self._alerts.not_judged(), _NOT_JUDGED)
 
     def explained(self) -> dict[str, str]:
         """Say the same with the names of metrics that are most like those that do not exist."""
@@ -48,6 +51,9 @@ class RuleReview:
         rules = self._alerts.rules
         new = [rule for rule in rules if self._known.get(rule.name, (None,))[0] is not rule]
         problems = self.explained() if new else {}
+        for name in set(self._alerts.not_judged()) - self._said:
+            self._said.add(name)
+            self._log("warn", f"alert rule {name} is not judged: {_NOT_JUDGED}", {"alert": name})
         for rule in new:
             firings, problem = self.past_firings(rule), problems.get(rule.name, "")
             if _SIMILAR in problem:
@@ -66,6 +72,7 @@ class RuleReview:
         return f"{_SIMILAR}{found[0]}" if found else ""
 
 
+_NOT_JUDGED = "the worker that judges the rules does not have it; add it in every worker, while the application starts"
 _FIRST_TICKS = 2
 """Samples that a process has at once: they are no past."""
 _SIMILAR = "; the nearest name is "

@@ -6,26 +6,34 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sage_fastapi_obs.alerting import alert_states
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules, pack_rules
+from sage_fastapi_obs.alerting.judge import Judge, SingleJudge
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
 from sage_fastapi_obs.alerting.rule_review import RuleReview
 from sage_fastapi_obs.alerting.rules import rule_from_settings
 from sage_fastapi_obs.alerting.sla import ServiceLevels
-from sage_fastapi_obs.alerting.windows import Window, Windows
+from sage_fastapi_obs.alerting.window import Window
+from sage_fastapi_obs.alerting.window_history import WindowHistory
+from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.catalog import ALERT_METRICS
 from sage_fastapi_obs.health.readiness import Health
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.store.connection import FileErrors
+from sage_fastapi_obs.store.history import History
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 
+T = TypeVar("T")
 _CLOSE_SECONDS = 5.0
 _UNSEEN = (
     "this process was forked, and the one that it comes from does not see what it records: no rules are judged here; "
@@ -49,12 +57,13 @@ class ServiceStatus:
         log: Log,
         *,
         from_zero: bool = False,
+        history: History | None = None,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         """`read`: reads the registry. `log`: writes a log line. `clock`: monotonic seconds. `wall_clock`: Unix time.
 
-        `from_zero`: nobody had used the registry before.
+        `from_zero`: nobody had used the registry before. `history`: where windows and alerts are stored; None for nowhere.
         """
         self.interval_seconds = interval = settings.monitoring.interval_seconds
         self.health = health
@@ -63,6 +72,7 @@ class ServiceStatus:
         self.clock = clock
         self.wall_clock = wall_clock
         self.windows = Windows(read, interval_seconds=interval, from_zero=from_zero, clock=clock, wall_clock=wall_clock)
+        self._history = None if history is None else self._windows_in(history)
         self.notifications = NotificationQueue(internal_errors)
         self.alerts = Alerts(self.windows, self.notifications, internal_errors, log, wall_clock=wall_clock)
         self.review = RuleReview(self.alerts, self.windows, log)
@@ -78,14 +88,21 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
-        self._sampling = threading.RLock()
+        self._judge: Judge = SingleJudge()
+        self._has_led = False
+        self._followed: bytes | None = None
+        self.alerts.follow = self._follow
+        self.alerts.told = self._write_states
+        self.notifications.may_call = lambda: self._judge.is_leader
+        self._sampling, self._publishing = threading.RLock(), threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._sampling)
+        hold_at_fork(self._publishing)
         at_fork(in_child=self._in_child)
         self._is_child = False
         """Whether this process was forked from the one with the thread, and has not said so."""
         self._sampled_at: float | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._waits_for_thread = False
 
@@ -109,15 +126,33 @@ class ServiceStatus:
             if rule.name not in known:
                 self.alerts.add(rule)
 
+    def join(self, judge: Judge) -> None:
+        """Judge rules as one of several workers of the service, whose numbers are all in what is read; before the start."""
+        self._judge, self._has_led = judge, False
+        # Those of the others are no increase.
+        self.windows.from_zero = self.windows.from_zero and judge.is_leader and judge.published() is None
+
+    def leave(self) -> None:
+        """Judge rules alone again; after the close."""
+        self._judge, self._has_led = SingleJudge(), False
+
+    def hurry(self) -> None:
+        """Let the thread evaluate now: this process has begun to lead."""
+        self._wake.set()
+
     def evaluate(self) -> list[Alert]:
-        """Sample the registry, evaluate all rules, and return the alerts that have changed state."""
+        """Sample the registry, evaluate all rules, and return the alerts that have changed state.
+
+        Where another worker judges, return none, and show what that one has found.
+        """
         with self._sampling:
             self._sample()
-            changed = self.alerts.evaluate()
+            changed = self._evaluate_rules() if self._leads() else []
             self.notifications.retry_threads()
             firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
             for rule in self.alerts.rules:
                 self.show_active(rule.name, rule.name in firing)
+            self._store()
             return changed
 
     def evaluate_safely(self) -> None:
@@ -155,12 +190,12 @@ class ServiceStatus:
         if not self._waits_for_thread:
             self.notifications.reopen()
             self.notifications.loop = _running_loop()
-        stopping = self._stopping = threading.Event()
+        stopping, wake = self._stopping, self._wake = threading.Event(), threading.Event()
         # A weak reference: the thread ends when nobody else refers to this object.
-        status = weakref.ref(self, lambda _: stopping.set())
+        status = weakref.ref(self, lambda _: _stop(stopping, wake))
         try:
             self._thread = start_thread(
-                "sage-obs-status", partial(_evaluate_regularly, status, stopping, self.interval_seconds)
+                "sage-obs-status", partial(_evaluate_regularly, status, stopping, wake, self.interval_seconds)
             )
         except NoThreadError:
             self._waits_for_thread = True
@@ -187,11 +222,95 @@ class ServiceStatus:
         if was_active:
             self._evaluate_at_the_end()
         self.notifications.close(_CLOSE_SECONDS)
+        if was_active:
+            self._store(is_last=True)
+        self._close_history()
 
     def abandon(self) -> None:
         """Stop without waiting for anything."""
         self._stop_thread()
         self.notifications.close(0.0)
+        self._close_history()
+
+    def _leads(self) -> bool:
+        """Tell whether rules are judged here; if so for the first time, go on where the worker before has ended."""
+        had_led, self._has_led = self._has_led, self._judge.is_leader
+        if self._has_led and not had_led and (found := self._judge.published()) is not None:
+            self._go_on(found, leads=True)
+        return self._has_led
+
+    def _evaluate_rules(self) -> list[Alert]:
+        changed = self.alerts.evaluate()
+        if not (self._write_states() if self.alerts.has_news else self._publish(self._states())):
+            # Another judges by now, and does not know of this: it finds the same.
+            self._has_led = False
+            self._follow()
+            return []
+        self.alerts.notify()
+        return changed
+
+    def _states(self) -> bytes:
+        return self.alerts.written(self.clock())
+
+    def _write_states(self) -> bool:
+        """Write down what is found and told, for others and for the next start; tell whether this process still judges."""
+        with self._publishing:
+            states = self._states()
+            if self._history is not None:
+                self._safely(partial(self._history.write_states, states))
+            return self._publish(states)
+
+    def _publish(self, states: bytes) -> bool:
+        try:
+            with self._publishing:
+                return self._judge.publish(states)
+        except Exception as error:
+            # Better told twice than not at all.
+            self._internal_errors.count("ServiceStatus", error)
+            return self._judge.is_leader
+
+    def _store(self, *, is_last: bool = False) -> None:
+        if self._history is not None and self._judge.is_leader:
+            with self._publishing:
+                self._safely(partial(self._history.write, self._states(), is_last=is_last))
+
+    def _restore(self) -> None:
+        """Go on with the windows and alerts of the process before."""
+        if self._history is None:
+            return
+        restore = partial(self._history.restore, self._judge.run, leads=self._judge.is_leader)
+        if (found := self._safely(restore)) is not None and self._judge.published() is None:
+            self._go_on(found[1], found[0], leads=True)
+
+    def _windows_in(self, history: History) -> WindowHistory:
+        damaged = partial(self._internal_errors.count, "WindowHistory")
+        return WindowHistory(history, self.windows, damaged=damaged, clock=self.clock, wall_clock=self.wall_clock)
+
+    def _close_history(self) -> None:
+        if self._history is not None:
+            self._safely(self._history.close)
+
+    def _safely(self, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except (OSError, *FileErrors) as error:
+            self._internal_errors.count("WindowHistory", error)
+            return None
+
+    def _follow(self) -> None:
+        """Show what another worker has found, if that is new."""
+        if not self._judge.is_leader and (found := self._judge.published()) is not self._followed and found is not None:
+            self._followed = found
+            self._go_on(found, leads=False)
+
+    def _go_on(self, found: bytes, later: float | None = None, *, leads: bool) -> None:
+        """Take over states, which go by a time that is so much later here; by default that is found by the clock."""
+        try:
+            written = alert_states.read(found)
+            later = self.windows.watched_at(written.at) - written.watched if later is None else later
+            self.alerts.go_on(written, later, leads=leads)
+        except ValueError as error:
+            self._internal_errors.count("ServiceStatus", error)
 
     def _evaluate_at_the_end(self) -> None:
         self.notifications.closing.set()
@@ -202,26 +321,36 @@ class ServiceStatus:
 
     def _in_child(self) -> None:
         self._is_child = self._thread is not None
+        self._judge, self._followed, self._history = SingleJudge(), None, None
         self.notifications.restart()
 
     def _stop_thread(self) -> None:
         self._thread, self._waits_for_thread, self._is_child = None, False, False
-        self._stopping.set()
+        _stop(self._stopping, self._wake)
 
     def _was_sampled_within(self, seconds: float) -> bool:
         return self._sampled_at is not None and 0 <= self.clock() - self._sampled_at < seconds
 
     def _sample(self) -> None:
+        self._restore()
         self._sampled_at = self.clock()
         self.windows.sample()
 
 
-def _evaluate_regularly(find: "weakref.ref[ServiceStatus]", stopping: threading.Event, interval_seconds: float) -> None:
+def _stop(stopping: threading.Event, wake: threading.Event) -> None:
+    stopping.set()
+    wake.set()
+
+
+def _evaluate_regularly(
+    find: "weakref.ref[ServiceStatus]", stopping: threading.Event, wake: threading.Event, interval_seconds: float
+) -> None:
     while not stopping.is_set() and (status := find()) is not None:
+        wake.clear()
         status.evaluate_safely()
         status.review_safely()
         del status
-        stopping.wait(interval_seconds)
+        wake.wait(interval_seconds)
 
 
 class AlertMetrics(Collector):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sage_fastapi_obs.alerting.label_matchers import Where
+from sage_fastapi_obs.alerting.window import Window
 from sage_fastapi_obs.alerting.window_stats import HistogramStats
-from sage_fastapi_obs.alerting.windows import Window
 from sage_fastapi_obs.settings import SlaSettings
 
 

@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 from sage_fastapi_obs.alerting.alerts import timestamp
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.rules import AlertRule
+from sage_fastapi_obs.alerting.window import Group, Window
 from sage_fastapi_obs.alerting.window_stats import GaugeStats, HistogramStats
-from sage_fastapi_obs.alerting.windows import Group, Window
 from sage_fastapi_obs.settings import Severity
 
 _MOST_ROUTES = 100

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from operator import add, lt
+from operator import add, lt, sub
 
 from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
 
@@ -44,6 +44,10 @@ class Tick:
     """By metric, compressed."""
     extremes: dict[str, bytes] = field(default_factory=dict)
     """By metric, lowest and highest of each series since the tick before, compressed."""
+    row: int = 0
+    """Where it is stored; 0 for nowhere."""
+    is_stored: bool = False
+    """Whether it is stored as it is."""
 
 
 class MetricHistory:
@@ -64,15 +68,51 @@ class MetricHistory:
         """Series of a counter or histogram that exist no more, by row: windows that begin after so many seconds lack them."""
         self._reset_bases: dict[int, list[float]] = {}
         """By row, what is added to a series that was reset."""
+        self.resets = 0
+        """How often that has changed."""
 
     def fits(self, reading: Reading) -> bool:
         """Tell whether a reading is of the same metric, and not of another by the same name."""
         return (self.kind, self.labels, self.bounds) == (reading.kind, reading.labels, reading.bounds)
 
-    def record(self, reading: Reading, most_new: int, last_pair: float = -math.inf) -> int:
+    def go_on_from(self, series: Sequence[tuple[str, ...]], now: "array[float]", bases: "array[float]") -> None:
+        """Begin with the series and totals of a process before, and what it had added to those that were reset."""
+        self.rows = {labels: row for row, labels in enumerate(series)}
+        missing = array("d", [0.0]) * (len(series) * self.width - len(now))
+        self.now = now + missing
+        self.compressed = compress(self.now)
+        self._reset_bases = {
+            row: [*bases[row * self.width : (row + 1) * self.width]] for row in range(len(bases) // self.width)
+        }
+
+    def bases(self) -> "array[float]":
+        """Return what is added to the series, row by row; nothing if none was reset."""
+        if not self._reset_bases:
+            return array("d")
+        zeros = [0.0] * self.width
+        return array("d", (base for row in range(len(self.rows)) for base in self._reset_bases.get(row, zeros)))
+
+    def count_anew(self) -> None:
+        """Take all series as reset: the process that counted them has ended."""
+        if self.kind != "gauge":
+            self._reset_bases = {row: [*self.now[row * self.width : (row + 1) * self.width]] for row in self.rows.values()}
+            self.resets += 1
+
+    def reading(self) -> Reading:
+        """Return what was read last."""
+        children = [(labels, self._counted(row)) for labels, row in self.rows.items()]
+        return Reading(self.name, self.kind, self.labels, self.bounds, children)
+
+    def _counted(self, row: int) -> "array[float]":
+        totals = self.now[row * self.width : (row + 1) * self.width]
+        base = self._reset_bases.get(row)
+        return totals if base is None else array("d", map(sub, totals, base))
+
+    def record(self, reading: Reading, most_new: int, last_pair: float = -math.inf, *, is_baseline: bool = False) -> int:
         """Record a reading, with room for `most_new` new series; return how many were left out.
 
         `last_pair`: time of the last tick but one. Like Prometheus, a window has a rise only between two samples.
+        `is_baseline`: what is read was counted before, and is no rise.
         """
         # A gauge that has gone has no value; a counter that has gone keeps its total.
         numbers = array("d", [math.nan]) * len(self.now) if self.kind == "gauge" else self.now[:]
@@ -88,6 +128,9 @@ class MetricHistory:
                 numbers.extend([0.0] * self.width)
             seen.add(row)
             start = row * self.width
+            if is_baseline and self.kind != "gauge":
+                self._reset_bases[row] = [*map(sub, numbers[start : start + self.width], values)]
+                self.resets += 1
             numbers[start : start + self.width] = self._totals(row, numbers[start : start + self.width], values)
         is_missing = reading.is_complete and len(seen) < len(self.rows)
         missing = set(self.rows.values()) - seen if is_missing else ()
@@ -110,6 +153,7 @@ class MetricHistory:
         first = 1 if self.kind == "histogram" else 0
         if any(map(lt, after[first:], before[first:])):
             self._reset_bases[row] = [*before]
+            self.resets += 1
             after = array("d", map(add, values, before))
         return after
 
@@ -132,6 +176,7 @@ def merge_tick(earlier: Tick, later: Tick) -> None:
             second[row + 1] = max(second[row + 1], first[row + 1])
         later.extremes[name] = compress(second)
     later.after_pause = later.after_pause or earlier.after_pause
+    later.is_stored = False
 
 
 def thin(ticks: Sequence[Tick], longest_seconds: float) -> list[Tick]:

@@ -26,6 +26,7 @@ from sage_fastapi_obs.catalog.internal import (
     SELF_METRICS,
     SPAN_METRICS,
     STORE_METRIC,
+    WORKER_METRICS,
 )
 from sage_fastapi_obs.catalog.metric import OLDER_WORDS, OVERFLOW, Alias, AliasGroup, CountCollector, Metric, build, register
 from sage_fastapi_obs.catalog.runtime import RUNTIME_METRICS
@@ -57,6 +58,7 @@ __all__ = [
     "UNMATCHED",
     "VALIDATION_ERRORS",
     "WEBSOCKET_METRICS",
+    "WORKER_METRICS",
     "Alias",
     "AliasGroup",
     "CountCollector",

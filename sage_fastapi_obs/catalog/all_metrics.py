@@ -13,11 +13,21 @@ from sage_fastapi_obs.catalog.internal import (
     SELF_METRICS,
     SPAN_METRICS,
     STORE_METRIC,
+    WORKER_METRICS,
 )
 from sage_fastapi_obs.catalog.metric import Alias, Metric
 from sage_fastapi_obs.pack_folders import pack_module, pack_names
 
-ALWAYS = (*SELF_METRICS, *LOG_METRICS, *SPAN_METRICS, *PUSH_METRICS, STORE_METRIC, *ALERT_METRICS, *OPERATION_METRICS)
+ALWAYS = (
+    *SELF_METRICS,
+    *LOG_METRICS,
+    *SPAN_METRICS,
+    *PUSH_METRICS,
+    STORE_METRIC,
+    *WORKER_METRICS,
+    *ALERT_METRICS,
+    *OPERATION_METRICS,
+)
 """Metrics that need no pack."""
 
 

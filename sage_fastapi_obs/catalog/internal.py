@@ -7,8 +7,9 @@ SCRAPE_METRICS = (
     gauge(
         "observability_scrape_duration_seconds",
         "Time that writing the last page of metrics took, in a thread, its rests included.",
+        workers="latest",
     ),
-    gauge("observability_scrape_size_bytes", "Size of the last page of metrics, before compression."),
+    gauge("observability_scrape_size_bytes", "Size of the last page of metrics, before compression.", workers="latest"),
 )
 HELD_LINES = counter(
     "observability_held_lines_total",
@@ -66,11 +67,20 @@ PUSH_METRICS = (
         {"cause": ("refused", "shutdown")},
     ),
 )
+WORKER_METRICS = (
+    counter(
+        "worker_deaths_total",
+        "Workers of this service that have ended without a word, by what is known of the reason.",
+        {"reason": ("oom", "blocked", "crash", "killed", "unknown")},
+    ),
+    counter("requests_lost_total", "Requests that a worker was serving when it died.", {"route": ()}),
+)
 ALERT_METRICS = (
     gauge(
         "observability_alerts_firing",
         "Alerts of the rules judged in process that are firing now.",
         {"severity": ("critical", "warning", "info")},
+        workers="max",
     ),
     counter(
         "observability_alert_notifications_total",
@@ -80,6 +90,7 @@ ALERT_METRICS = (
     gauge(
         "observability_rules_without_data",
         "Rules judged in process that can never fire: their metric does not exist, or has no such statistic.",
+        workers="max",
     ),
 )
 

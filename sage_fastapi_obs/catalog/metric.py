@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.catalog.extremes_histogram import ExtremesHistogram
+from sage_fastapi_obs.catalog.latest_gauge import LatestGauge
 from sage_fastapi_obs.errors import DuplicateInstrumentError
 
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 5.0, 7.5, 10.0)
@@ -38,6 +39,8 @@ MOST_AT_ZERO = 32
 Labels: TypeAlias = Mapping[str, tuple[str, ...]]
 """The values that each label may have; none for an open one."""
 AliasGroup = Literal["sage", "runtime", "textbook", "result"]
+Merge: TypeAlias = Literal["sum", "max", "latest", "each"]
+"""Of the values of several workers, the sum, the highest or the one that was set last is shown; or each by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Metric:
     """It goes with the next release but one, and its help text says so."""
     max_label_values: int | None = None
     """Most values of each open label; None: `metrics.max_label_values`."""
+    workers: Merge = "sum"
+    """How a gauge of several workers is shown; counters and histograms are added up, but where each is shown by itself."""
     is_expensive: bool = False
     """A histogram that is observed several times per message: `metrics.expensive_sample_rate` is the share that it gets."""
 
@@ -145,6 +150,8 @@ class CountCollector(Collector):
 
 
 _TYPES: dict[str, type[MetricWrapperBase]] = {"counter": Counter, "gauge": Gauge, "histogram": ExtremesHistogram}
+_MODES: dict[Merge, str] = {"sum": "livesum", "max": "livemax", "latest": "livemostrecent", "each": "liveall"}
+"""What the client library calls the same."""
 
 
 def build(metrics: Iterable[Metric], registry: CollectorRegistry) -> dict[str, MetricWrapperBase]:
@@ -155,6 +162,9 @@ def build(metrics: Iterable[Metric], registry: CollectorRegistry) -> dict[str, M
 def _instrument(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
     options: dict[str, Any] = {"buckets": metric.buckets} if metric.buckets else {}
     make = _TYPES[metric.type]
+    if metric.type == "gauge":
+        options["multiprocess_mode"] = _MODES[metric.workers]
+        make = LatestGauge if metric.workers == "latest" else make
     try:
         instrument = make(metric.name, metric.shown_help, tuple(metric.labels), unit=metric.unit, registry=registry, **options)
     except ValueError as error:

@@ -2,9 +2,11 @@
 
 from functools import partial
 
-from sage_fastapi_obs.catalog.metric import PAUSE_BUCKETS, Alias, counter, gauge, histogram
+from sage_fastapi_obs.catalog import metric
+from sage_fastapi_obs.catalog.metric import PAUSE_BUCKETS, Alias
 
 _alias = partial(Alias, group="runtime")
+counter, gauge, histogram = (partial(declare, workers="each") for declare in (metric.counter, metric.gauge, metric.histogram))
 _GENERATION: dict[str, tuple[str, ...]] = {"generation": ("0", "1", "2")}
 _PYTHON: dict[str, tuple[str, ...]] = dict.fromkeys(("implementation", "major", "minor", "patchlevel", "version"), ())
 
@@ -15,7 +17,7 @@ _CLIENT_METRICS = (
     counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
     gauge("process_open_fds", "Number of open file descriptors."),
     gauge("process_max_fds", "Maximum number of open file descriptors."),
-    gauge("python_info", "Python platform information", _PYTHON),
+    gauge("python_info", "Python platform information", _PYTHON, workers="max"),
     counter("python_gc_objects_collected_total", "Objects collected during gc", _GENERATION),
     counter("python_gc_objects_uncollectable_total", "Uncollectable objects found during GC", _GENERATION),
     counter("python_gc_collections_total", "Number of times this generation was collected", _GENERATION),

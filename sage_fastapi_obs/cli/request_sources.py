@@ -20,9 +20,10 @@ from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import MonitoringSettings, Settings
 from sage_fastapi_obs.settings.explain import without_credentials
-from sage_fastapi_obs.store.location import StoreKey, file_name, store_key, stored_files
+from sage_fastapi_obs.store.location import StoreKey, file_name, prefix_of, store_key, stored_files
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
+from sage_fastapi_obs.workers.control_client import ask_all, sockets_of
 
 TOKEN_VARIABLE = "SAGE_OBS_MONITORING__TOKEN"  # noqa: S105 - its name
 MOST_BYTES = 16 * 1024 * 1024
@@ -32,6 +33,7 @@ MOST_LISTED = 10_000
 _PAGE = 500
 _MOST_LINES = 1_000
 _SECONDS = 10.0
+_FLUSH_SECONDS = 1.0
 _PREFIX = MonitoringSettings().prefix
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -54,6 +56,7 @@ class StoreFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reader = StoreReader.of_file(path)
+        self._reader.hurry_others = self._hurry
 
     def requests(self, query: RequestQuery) -> RequestList:
         """Return a page of a list."""
@@ -72,6 +75,10 @@ class StoreFile:
         """Return the lines with an id."""
         with self._readable():
             return [shallow(line) for line in self._reader.lines(some_id, _MOST_LINES)]
+
+    def _hurry(self) -> bool:
+        """Have the processes that serve write what they have kept; tells whether there are any."""
+        return bool(ask_all(sockets_of(prefix_of(self._path)), "flush", seconds=_FLUSH_SECONDS))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from sage_fastapi_obs.cli.screen import Screen, plain
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.insight.stacks import RequestStack, StacksReport, ThreadStack
-from sage_fastapi_obs.insight.stacks_socket import SUFFIX, ask
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.location import private_files
+from sage_fastapi_obs.workers.control_client import SUFFIX, ask_all
 
 HELP = "Show each request that the processes of a service have in flight, and the line that it waits at; also while they hang."
 FAILED = 1
@@ -46,16 +46,25 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _reports(sockets: list[Path]) -> Iterator[StacksReport]:
-    for path in sockets:
-        try:
-            yield StacksReport.model_validate_json(ask(path, _SECONDS))
-        except (ConnectionRefusedError, FileNotFoundError):
+    for path, answer in ask_all(sockets, "stacks", seconds=_SECONDS).items():
+        if isinstance(answer, (ConnectionRefusedError, FileNotFoundError)):
             # It has ended: killed, and could not remove its socket.
             with suppress(OSError):
                 path.unlink()
-        except (OSError, ValidationError):
+        elif isinstance(answer, TimeoutError):
             message = "something holds its interpreter; insight.stacks_signal shows even then where"
-            print(f"sage-obs stacks: the process at {path} does not answer: {message}", file=sys.stderr)
+            _complain(f"the process at {path} does not answer: {message}")
+        elif isinstance(answer, OSError):
+            _complain(f"the process at {path} cannot tell it: {plain(answer)}")
+        else:
+            try:
+                yield StacksReport.model_validate_json(answer)
+            except ValidationError:
+                _complain(f"the process at {path} answers nonsense: is it of another version?")
+
+
+def _complain(message: str) -> None:
+    print(f"sage-obs stacks: {message}", file=sys.stderr)
 
 
 def _print(screen: Screen, report: StacksReport, *, is_full: bool) -> None:

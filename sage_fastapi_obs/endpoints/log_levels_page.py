@@ -1,7 +1,6 @@
 """`/monitoring/loggers`: shows log levels, and changes them for a while."""
 
-import logging
-import os
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.requests import Request
@@ -9,10 +8,10 @@ from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
-from sage_fastapi_obs.log_levels import LEVELS, LevelName, level_name, usual_level
+from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
-from sage_fastapi_obs.logs.writer import LogWriter
-from sage_fastapi_obs.threads import NoThreadError
+from sage_fastapi_obs.threads import NoThreadError, in_thread
+from sage_fastapi_obs.workers.shared_levels import AllLevels, SharedLevels
 
 _LONGEST_BODY_BYTES = 4_096
 _LONGEST_SECONDS = 86_400
@@ -32,38 +31,18 @@ class LevelChange(BaseModel):
     _usual_spellings = field_validator("level", mode="before")(usual_level)
 
 
-class LoggerLevel(BaseModel):
-    """The level of a logger and those below it."""
-
-    logger: str | None
-    level: str
-    seconds_left: float | None = None
-
-
-class LogLevelsResponse(BaseModel):
-    """Which lines this process writes."""
-
-    process_id: int
-    configured: str
-    level: str
-    loggers: list[LoggerLevel]
-    """Those that differ from the configured level for a while."""
-    standard_library: dict[str, str]
-    """Loggers of `logging` with a level of their own: they let nothing below it come this far."""
-
-
 class LogLevelsPage:
-    """Shows and changes the levels of one process."""
+    """Shows and changes the levels of all workers."""
 
-    def __init__(self, access: Access, logs: LogWriter) -> None:
+    def __init__(self, access: Access, levels: SharedLevels) -> None:
         self._access = access
-        self._logs = logs
+        self._levels = levels
 
     async def answer(self, request: Request) -> Response:
         """Answer GET with the levels, and PUT with those after the change."""
         if request.method == "PUT":
             return self._access.change_rejection(request) or await self._change(request)
-        return self._access.rejection(request) or self._levels()
+        return self._access.rejection(request) or _shown(await in_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
         body = b""
@@ -73,36 +52,17 @@ class LogLevelsPage:
                 return problem(f"the body is longer than {_LONGEST_BODY_BYTES} bytes", 413)
         try:
             change = LevelChange.model_validate_json(body)
-            self._logs.change_level(change.logger, change.level, change.seconds)
+            return _shown(await in_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
         except ValidationError as error:
             return problem(_explain(error), 422)
         except TooManyChangesError as error:
             return problem(str(error), 422)
         except NoThreadError:
             return problem("no thread can be started that would end the change: raise the limit of this container", 503)
-        return self._levels()
-
-    def _levels(self) -> Response:
-        levels = self._logs.levels
-        answer = LogLevelsResponse(
-            process_id=os.getpid(),
-            configured=levels.configured,
-            level=levels.level_of(None),
-            loggers=[
-                LoggerLevel(logger=change.logger, level=change.level, seconds_left=round(left, 1))
-                for change, left in levels.changes
-            ],
-            standard_library=_standard_levels(),
-        )
-        return JSONResponse(answer.model_dump(), headers=UNCACHED)
 
 
-def _standard_levels() -> dict[str, str]:
-    root = logging.getLogger()
-    # A copy, because another thread may be making a logger.
-    found = root.manager.loggerDict.copy().items()
-    own = {name: logger for name, logger in sorted(found) if isinstance(logger, logging.Logger) and logger.level}
-    return {name: level_name(logger.level) for name, logger in {"root": root, **own}.items()}
+def _shown(levels: AllLevels) -> Response:
+    return JSONResponse(levels.model_dump(), headers=UNCACHED)
 
 
 def _explain(error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -19,7 +19,7 @@ from sage_fastapi_obs.catalog import SCRAPE_METRICS, build
 from sage_fastapi_obs.endpoints.background_worker import GilPacer, OneAtATime
 from sage_fastapi_obs.endpoints.json_page import MOST_QUERY_BYTES
 from sage_fastapi_obs.internal_errors import InternalErrors
-from sage_fastapi_obs.metrics.exposition.exposition import Exposition, exposition_of
+from sage_fastapi_obs.metrics.exposition.exposition import Exposition, Pause, exposition_of
 from sage_fastapi_obs.metrics.exposition.library_exposition import Encode
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import names_beginning
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
@@ -48,6 +48,8 @@ class MetricsPage:
     def __init__(self, registry: CollectorRegistry, internal_errors: InternalErrors, *, measured: bool = True) -> None:
         """`measured`: register the metrics of scrapes, too."""
         self._registry = registry
+        self.all_workers: Callable[[Pause], CollectorRegistry] = lambda _: registry
+        """Returns the registry that is shown, with the newest numbers; the pause is called after each small portion of work."""
         self._internal_errors = internal_errors
         self._own = cast("dict[str, Gauge]", build(SCRAPE_METRICS, registry) if measured else {})
         self._one_at_a_time = OneAtATime()
@@ -60,6 +62,7 @@ class MetricsPage:
     def restart(self) -> None:
         """Forget the page that another process was writing."""
         self._lock = threading.Lock()
+        self._shown = self._registry
         self._expositions: dict[str, Exposition] = {}
         self._last: dict[tuple[str, tuple[str, ...], bool], _Page] = {}
 
@@ -81,7 +84,7 @@ class MetricsPage:
         names = tuple(sorted(set(request.query_params.getlist("name[]"))))
         if start:
             # Without any name the page would be whole, so that the beginning, which is the name of nothing, stands for none.
-            found = names_beginning(self._registry, start)
+            found = names_beginning(self._shown, start)
             names = tuple(sorted(set(names or found).intersection(found))) or (start,)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()
         page = await self._one_at_a_time.run(partial(self._page, accept, names, zipped, time.monotonic()))
@@ -100,6 +103,7 @@ class MetricsPage:
                 # A second scrape shares a page that was started after it had asked: that page is new enough.
                 return last
             started_at = time.monotonic()
+            self._show(self.all_workers(pace))
             pieces = list(self._exposition(encode, content_type, names).pieces(pace))
             size = sum(map(len, pieces))
             page = _Page(list(_gzipped(pieces, pace)) if zipped else pieces, content_type, started_at)
@@ -108,10 +112,14 @@ class MetricsPage:
             self._measure(time.monotonic() - started_at, size)
             return page
 
+    def _show(self, registry: CollectorRegistry) -> None:
+        if registry is not self._shown:
+            self._shown, self._expositions = registry, {}
+
     def _exposition(self, encode: Encode, content_type: str, names: tuple[str, ...]) -> Exposition:
         if names:
-            return exposition_of(encode, self._registry, self._internal_errors, frozenset(names))
-        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._registry, self._internal_errors)
+            return exposition_of(encode, self._shown, self._internal_errors, frozenset(names))
+        known = self._expositions.pop(content_type, None) or exposition_of(encode, self._shown, self._internal_errors)
         self._expositions[content_type] = known
         if len(self._expositions) > MOST_FORMATS:
             del self._expositions[next(iter(self._expositions))]

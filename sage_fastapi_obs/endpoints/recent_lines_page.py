@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
 from sage_fastapi_obs.endpoints.span_tree import shallow
+from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs.recent_lines import LogEntry
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
@@ -58,3 +59,14 @@ def lines_of(some_id: str, limit: int, logs: LogWriter, reader: StoreReader | No
         if known[text] < 0:
             others.append(line)
     return sorted([*others, *recent], key=lambda line: line.timestamp)[-limit:]
+
+
+def lines_or_recent(
+    some_id: str, limit: int, logs: LogWriter, reader: StoreReader | None, errors: InternalErrors
+) -> list[LogEntry]:
+    """Return the same; those of this process alone where the store cannot be read, which is counted."""
+    try:
+        return lines_of(some_id, limit, logs, reader)
+    except UnreadableStoreError as error:
+        errors.count(component_of(logs), error)
+        return logs.recent(some_id, limit)

@@ -17,11 +17,14 @@ from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
+from sage_fastapi_obs.endpoints.workers_page import workers_page
 from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.threads import in_thread
+from sage_fastapi_obs.workers.other_workers import Workers
+from sage_fastapi_obs.workers.shared_levels import SharedLevels
 
 
 def monitoring_router(
@@ -31,21 +34,25 @@ def monitoring_router(
     logs: LogWriter,
     reader: StoreReader | None,
     stacks: Callable[[], StacksReport] | None,
+    workers: Workers,
+    levels: SharedLevels,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
     `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    `workers`, `levels`: of all processes of the service.
     """
     access = Access(settings.monitoring)
     pages = [
-        *StatusPages(access, status, judged=settings.metrics.enabled).pages(),
+        *StatusPages(access, status, workers, judged=settings.metrics.enabled).pages(),
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
-        *([] if stacks is None else [stacks_page(access, stacks)]),
+        *([] if stacks is None else [stacks_page(access, stacks, workers)]),
+        workers_page(access, workers),
     ]
     routes = [
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
-        *_log_routes(settings, access, logs, reader),
+        *_log_routes(settings, access, logs, reader, levels),
     ]
     for route in routes:
         route.include_in_schema = False
@@ -76,12 +83,14 @@ def _json_routes(settings: Settings, access: Access, pages: Sequence[JsonPage]) 
     return [*(page.route(prefix) for page in pages), Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi")]
 
 
-def _log_routes(settings: Settings, access: Access, logs: LogWriter, reader: StoreReader | None) -> list[Route]:
+def _log_routes(
+    settings: Settings, access: Access, logs: LogWriter, reader: StoreReader | None, shared: SharedLevels
+) -> list[Route]:
     if not settings.logging.enabled:
         return []
     prefix = settings.monitoring.prefix
     lines = RecentLinesPage(access, logs, reader, exposed=settings.monitoring.expose_logs)
-    levels = LogLevelsPage(access, logs)
+    levels = LogLevelsPage(access, shared)
     return [
         # Ids may have slashes in them.
         Route(f"{prefix}/logs/{{id:path}}", lines.answer, name="sage_obs_logs"),

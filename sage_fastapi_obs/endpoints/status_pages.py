@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_fastapi_obs.alerting.alerts import AlertSummary, State, timestamp
+from sage_fastapi_obs.alerting.alert_states import State
+from sage_fastapi_obs.alerting.alerts import AlertSummary, timestamp
 from sage_fastapi_obs.alerting.rfs_summary import DashboardData, MetricsSummary, dashboard_data, rfs_summary, rule_summaries
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import HTTP, RESULTS
@@ -22,6 +23,7 @@ from sage_fastapi_obs.alerting.summary import (
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.readiness import CheckResult, ProbeStatus
+from sage_fastapi_obs.workers.other_workers import Workers
 
 _MOST_MINUTES = 7 * 24 * 60
 _PROBLEMS = {
@@ -87,13 +89,25 @@ class StartupResponse(BaseModel):
     status: Literal["started", "starting"]
 
 
+class WorkersHealth(BaseModel):
+    """How many workers there are, and which of them do not work."""
+
+    running: int
+    hanging: list[int]
+    """Those whose event loop does not turn."""
+    stopped: list[int]
+    """Those of which no thread runs."""
+
+
 class HealthResponse(BaseModel):
-    """Whether all is well: checks pass, no alert fires, and the rules are judged."""
+    """Whether all is well: checks pass, no alert fires, the rules are judged, and all workers work."""
 
     status: Literal["healthy", "degraded"]
     active_alerts: int
     timestamp: str
     checks: list[CheckResult]
+    workers: WorkersHealth | None = None
+    """Only where there are several."""
 
 
 class AlertsResponse(BaseModel):
@@ -138,10 +152,11 @@ class SlowResponse(BaseModel):
 class StatusPages:
     """Answers for one service."""
 
-    def __init__(self, access: Access, status: ServiceStatus, *, judged: bool) -> None:
+    def __init__(self, access: Access, status: ServiceStatus, workers: Workers, *, judged: bool) -> None:
         """`judged`: rules are expected to be judged, so that the service is degraded when they are not."""
         self._access = access
         self._status = status
+        self._workers = workers
         self._judged = judged
         self._cache = ResponseCache(status.clock)
 
@@ -185,12 +200,15 @@ class StatusPages:
     async def _health(self, query: StrictQuery, _request: Request) -> Response:
         health = await self._status.health.report()
         firing = len(self._status.alerts.alerts("firing"))
-        healthy = health.status == "ready" and not firing and (self._status.is_active or not self._judged)
+        workers = _health_of(self._workers)
+        is_judged = self._status.is_active or not self._judged
+        healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)
         response = HealthResponse(
             status="healthy" if healthy else "degraded",
             active_alerts=firing,
             timestamp=timestamp(self._status.wall_clock()),
             checks=health.checks,
+            workers=workers if self._workers.others() else None,
         )
         return json_response(response, 503 if query.strict and not healthy else 200)
 
@@ -233,3 +251,10 @@ class StatusPages:
 
     def _alerts_that_are(self, state: State) -> list[AlertSummary]:
         return [alert.summary() for alert in self._status.alerts.alerts(state)]
+
+
+def _health_of(workers: Workers) -> WorkersHealth:
+    now = workers.clock()
+    states = [(worker.state(now), worker.number) for worker in workers.find()]
+    found = {state: [number for its, number in states if its == state] for state in ("running", "hanging", "stopped")}
+    return WorkersHealth(running=len(found["running"]), hanging=found["hanging"], stopped=found["stopped"])

@@ -2,6 +2,7 @@
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.blocked_loop import BlockedLoop
+from sage_fastapi_obs.insight.busy_threads import BusyThreads
 from sage_fastapi_obs.insight.calls import SlowCalls
 from sage_fastapi_obs.insight.connection_waits import ConnectionWaits
 from sage_fastapi_obs.insight.garbage_collection import GarbageCollection
@@ -36,6 +37,7 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
         pool,
         SlowCalls(),
         ConnectionWaits(),
+        BusyThreads(watch, troubled),
         # The last one: it leaves out what others have found.
         SlowWaits(watch, code, pool, troubled, retention.median_us),
     ]

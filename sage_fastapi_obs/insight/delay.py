@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sage_fastapi_obs.insight.busy_threads import busy_interpreter
 from sage_fastapi_obs.insight.loop_block import LoopBlock
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Evidence, Explanation, Finding, readable_time
@@ -49,11 +50,10 @@ def _note_queue(exchange: Exchange, explanation: Explanation, block: LoopBlock) 
 def _add_finding(explanation: Explanation, block: LoopBlock, us: int) -> None:
     if us < LEAST_LOST_US:
         return
-    time, culprit = readable_time(us), _culprit(block)
     if block.cause == "busy_threads":
-        text = f"other threads kept the interpreter busy for up to {time}"
-        explanation.findings.append(Finding("busy_threads", text, us, "inferred"))
+        explanation.findings.append(busy_interpreter(us))
         return
+    time, culprit = readable_time(us), _culprit(block)
     if block.cause is None:
         text = f"the event loop was blocked {time}, {culprit}"
     else:

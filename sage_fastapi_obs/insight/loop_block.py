@@ -5,17 +5,22 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from sage_fastapi_obs.causes import Cause
-from sage_fastapi_obs.insight.loop_thread import ClockReading
+from sage_fastapi_obs.insight.loop_thread import BUSY, ClockReading, others_share
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.explanation import Evidence
 
 Who = Literal["observed", "inferred", "threads", "nobody"]
 """Who had the loop, or the interpreter: the code that was seen there; the code that must have been there, by the clocks of
 processors; other threads of this process; nobody that is known, as where other processes had the processors."""
-BUSY = 0.7
-"""The share of a time that a thread has to have computed, to have kept others from it."""
 _LATE_NS = 25_000_000
 """A watch thread that wakes so late was kept from it: by code that holds the interpreter, or by a loaded machine."""
+
+_IN_VAIN = 4
+"""A watch thread that has waited so often has asked for the interpreter in vain: for Python code it rests until its time,
+until it asks, and until it is answered."""
+
+_RIVALS = 3
+"""Where more threads wait for the interpreter, another one is likely to get it first, and the loop goes on meanwhile."""
 
 
 class Sample(NamedTuple):
@@ -50,17 +55,17 @@ def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: 
     """
     elapsed = now.at - before.at
     loop_cpu = now.loop_cpu - before.loop_cpu
-    if now.process_cpu - before.process_cpu - loop_cpu >= BUSY * elapsed:
+    if others_share(before, now) >= BUSY:
         return "threads"
     if late_ns < _LATE_NS:
         return "observed"
-    if now.own_waited is None or before.own_waited is None:
-        return "nobody"
-    own_waited, loop_waited = now.own_waited - before.own_waited, now.loop_waited - before.loop_waited
-    if loop_cpu + loop_waited >= BUSY * elapsed and own_waited < late_ns / 4:
-        # The watch thread was kept from the interpreter and not from a processor, and the loop's thread was not.
+    loop_waited = now.loop_waited - before.loop_waited
+    rests = now.own_rests - before.own_rests
+    is_alone = now.process_rests - before.process_rests <= (1 + _RIVALS) * rests
+    if loop_cpu + loop_waited >= BUSY * elapsed and rests >= _IN_VAIN and is_alone:
+        # It had to wait until a call ended, and has got the interpreter there and then: Python code gives it up when asked.
         return "inferred"
-    return "observed" if is_same and own_waited > late_ns / 2 else "nobody"
+    return "observed" if is_same and now.own_waited - before.own_waited > late_ns / 2 else "nobody"
 
 
 def without(samples: list[Sample], waited_ns: int) -> list[Sample]:

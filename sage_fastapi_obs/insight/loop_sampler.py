@@ -5,10 +5,10 @@ from typing import Any
 
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.loop_block import Sample, who_held, without
-from sage_fastapi_obs.insight.loop_thread import ClockReading, LoopThread
-from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
+from sage_fastapi_obs.insight.loop_thread import TICK_NS, ClockReading, LoopThread
+from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, running_task
 from sage_fastapi_obs.insight.troubled_time import TroubledTime
-from sage_fastapi_obs.insight.watch_thread import TICK_NS, WatchThread
+from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.watch import in_flight
 
@@ -31,17 +31,14 @@ class LoopSampler:
         self._observer = observer
         self._waited_before = 0
         """How long the loop's thread had waited for a processor before the block, in all."""
-        self._before: tuple[LoopThread, ClockReading] | None = None
         self.samples: list[Sample] = []
         """Of the block that goes on."""
 
     def tick(self, loop_thread: LoopThread) -> None:
         """Take a sample if the loop should have turned since the last tick, and has not."""
-        now, last = loop_thread.read(), self._before
-        self._before = loop_thread, now
-        if last is None or last[0] is not loop_thread or not loop_thread.loop.is_running():
+        before, now = loop_thread.before, loop_thread.now
+        if before is None or now is None or not loop_thread.loop.is_running():
             return
-        before = last[1]
         late_ns = now.at - before.at - TICK_NS
         mute_ns = now.at - max(self._watch.sign_ns, before.at)
         if late_ns > -TICK_NS / 2 and (self._watch.is_asked or mute_ns > _MUTE_NS):
@@ -55,17 +52,21 @@ class LoopSampler:
         if last.who in ("observed", "inferred") and (tail_ns <= _MOST_TAIL_NS or last.exchange is ending is not None):
             samples.append(last._replace(start_ns=last.end_ns, end_ns=now_ns, own_ns=tail_ns))
         # What the loop's thread has waited for a processor is known only once it has got one: now.
-        waited_ns = 0 if self._before is None else self._before[0].loop_waited - self._waited_before
+        loop_thread = self._watch.loop_thread
+        waited_ns = 0 if loop_thread is None else loop_thread.loop_waited - self._waited_before
         return without(samples, waited_ns)
 
     def _add(self, loop_thread: LoopThread, before: ClockReading, now: ClockReading, late_ns: int) -> None:
-        exchange, place = self._look(loop_thread)
+        exchange, place, is_call = self._look(loop_thread)
         last = self.samples[-1] if self.samples else None
         if last is None:
             self._waited_before = before.loop_waited
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
         is_same = last is not None and last.holder == (place if exchange is None else exchange)
         who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
+        if who == "inferred" and not is_call:
+            # It has ended, and the loop goes on.
+            who = "nobody"
         own_ns = max(0, now.at - start_ns - now.loop_waited + before.loop_waited)
         if last is not None and len(self.samples) >= _MOST_SAMPLES:
             self.samples[-1] = last._replace(end_ns=now.at, own_ns=last.own_ns + own_ns)
@@ -81,11 +82,13 @@ class LoopSampler:
             return sign_ns
         return (max(sign_ns, asked_ns - TICK_NS) + asked_ns) // 2
 
-    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None]:
+    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None, bool]:
+        """Return for which request the loop runs code, at which line of the application, and whether it runs any."""
         with collector_off():
             task = running_task(loop_thread.loop)
             exchange = None if task is None else self._exchange_of(task)
-            return exchange, self._code.line(frame_of(loop_thread.ident))
+            called = loop_thread.called()
+            return exchange, self._code.innermost(called), bool(called)
 
     def _exchange_of(self, task: "asyncio.Task[Any]") -> Exchange | None:
         context = context_of(task)

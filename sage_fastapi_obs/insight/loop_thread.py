@@ -2,12 +2,36 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
+from contextlib import suppress
 from functools import cache
+from types import FrameType
 from typing import Any, NamedTuple
 
+from sage_fastapi_obs.insight.request_phases import code_of
+from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of, outward
+
+_THREAD: int | None = None
+with suppress(ImportError, AttributeError):
+    # Only on Linux.
+    import resource
+
+    _THREAD = resource.RUSAGE_THREAD
+
+TICK_NS = 50_000_000
+"""Between two readings."""
 _LONGEST = 128
+_PROMPT_NS = TICK_NS + 2_000_000
+"""A watch thread that reads so soon again has not waited for a processor for long."""
+_LITTLE_NS = 5_000_000
+"""A thread that has computed no longer than that has not waited for a processor for long either."""
+_MOST_AGE_NS = 1_000_000_000
+BUSY = 0.7
+"""The share of a time that a thread has to have computed, to have kept others from it."""
+_QUIET = 0.3
+"""Of a time: the loop has not waited for the interpreter for long where other threads computed less."""
 
 
 class ClockReading(NamedTuple):
@@ -20,8 +44,17 @@ class ClockReading(NamedTuple):
     """Of all threads."""
     loop_waited: int
     """How long the loop's thread could run, and had no processor. 0 where the system does not say it."""
-    own_waited: int | None
-    """The same of the watch thread; None where the system does not say it."""
+    own_waited: int
+    """The same of the watch thread."""
+    own_rests: int
+    """How often the watch thread has slept or waited: each 5 ms while it waits for the interpreter. 0 where nobody says it."""
+    process_rests: int
+    """The same of all threads."""
+
+
+def others_share(before: ClockReading, now: ClockReading) -> float:
+    """Return for which part of a time other threads of the process have computed; more than 1 where several have at once."""
+    return ((now.process_cpu - before.process_cpu) - (now.loop_cpu - before.loop_cpu)) / max(1, now.at - before.at)
 
 
 class LoopThread:
@@ -33,25 +66,81 @@ class LoopThread:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.ident = threading.get_ident()
+        self.depth = 0
+        """How many frames there are below what the loop calls: its own, and those that run it. 0 while that is not known."""
+        self.before: ClockReading | None = None
+        self.now: ClockReading | None = None
+        """The last two readings."""
         self._waited = ProcessorWait()
         self._own_waited: ProcessorWait | None = None
+        self._waits = 0, 0
+        self._waits_at = self._waits_cpu = 0
+        """How long both threads have waited, and by which clocks that was found out."""
+        self._select = code_of(getattr(loop, "_selector", None), "select")
         # Not on macOS.
         clock_of = getattr(time, "pthread_getcpuclockid", None)
         self._clock: int | None = None if clock_of is None else clock_of(self.ident)
 
-    def read(self) -> ClockReading:
+    def read(self) -> None:
         """Read all clocks, in the watch thread."""
+        at, loop_cpu, process_cpu = time.perf_counter_ns(), self._cpu(), time.process_time_ns()
+        self._read_waits(at, loop_cpu)
+        self.before, self.now = self.now, ClockReading(at, loop_cpu, process_cpu, *self._waits, *_rests())
+
+    def note_depth(self) -> None:
+        """Note the depth; to be called by what the loop calls."""
+        self.depth = len(outward(sys._getframe(2)))  # noqa: SLF001 - documented
+
+    def called(self) -> list[FrameType]:
+        """Return the frames of what the loop has called, the innermost first; empty while it calls nothing."""
+        frames = outward(frame_of(self.ident))
+        return frames[: max(0, len(frames) - self.depth)]
+
+    @property
+    def last_at(self) -> int:
+        """When the clocks were read last."""
+        return 0 if self.now is None else self.now.at
+
+    @property
+    def starved_ns(self) -> int:
+        """For how long the loop has neither run nor waited for a processor since the reading before the last.
+
+        0 where that is less than half, or no other thread has computed meanwhile: then nobody has kept it from the interpreter.
+        """
+        before, now = self.before, self.now
+        if before is None or now is None or others_share(before, now) <= _QUIET:
+            return 0
+        asleep_ns = now.at - before.at - (now.loop_cpu - before.loop_cpu) - (now.loop_waited - before.loop_waited)
+        return asleep_ns if 2 * asleep_ns >= now.at - before.at else 0
+
+    def is_idle(self) -> bool:
+        """Tell whether the loop waits for something to do, where that can be seen: not in one that is written in C."""
+        if self._select is None or self.now is None or self.before is None:
+            return False
+        if others_share(self.before, self.now) > _QUIET:
+            # It may have something to do, and wait for the interpreter.
+            return False
+        with collector_off():
+            frame = frame_of(self.ident)
+            return frame is not None and frame.f_code is self._select
+
+    def _read_waits(self, at: int, loop_cpu: int) -> None:
+        """Find out how long the threads have waited for a processor, unless they cannot have done so for long since then.
+
+        That is what a reading costs most.
+        """
+        is_prompt, is_recent = at - self.last_at <= _PROMPT_NS, at - self._waits_at <= _MOST_AGE_NS
+        if is_prompt and is_recent and loop_cpu - self._waits_cpu <= _LITTLE_NS:
+            return
         if self._own_waited is None:
             self._own_waited = ProcessorWait()
-        return ClockReading(
-            *(time.perf_counter_ns(), self._cpu(), time.process_time_ns()),
-            *(self._waited.read() or 0, self._own_waited.read()),
-        )
+        self._waits = self._waited.read(), self._own_waited.read()
+        self._waits_at, self._waits_cpu = at, loop_cpu
 
     @property
     def loop_waited(self) -> int:
         """How long the loop's thread could run, and had no processor, in nanoseconds."""
-        return self._waited.read() or 0
+        return self._waited.read()
 
     def _cpu(self) -> int:
         try:
@@ -59,6 +148,13 @@ class LoopThread:
         except OSError:
             # The thread has ended.
             return 0
+
+
+def _rests() -> tuple[int, int]:
+    """Return how often this thread and all of the process have rested."""
+    if _THREAD is None:
+        return 0, 0
+    return resource.getrusage(_THREAD).ru_nvcsw, resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 class ProcessorWait:
@@ -77,13 +173,13 @@ class ProcessorWait:
         if self._file is not None:
             os.close(self._file)
 
-    def read(self) -> int | None:
-        """Return nanoseconds; None where the system does not say it."""
+    def read(self) -> int:
+        """Return nanoseconds; 0 where the system does not say it."""
         try:
             size = 0 if self._file is None else self._read(self._file, self._buffer, _LONGEST, 0)
-            return int(self._buffer.raw[:size].split()[1]) if size > 0 else None
+            return int(self._buffer.raw[:size].split()[1]) if size > 0 else 0
         except (AttributeError, ValueError, IndexError):
-            return None
+            return 0
 
 
 def _reader() -> tuple[Any, Any]:

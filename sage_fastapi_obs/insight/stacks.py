@@ -37,6 +37,8 @@ Line: TypeAlias = tuple[CodeType, int]
 class RequestStack(BaseModel):
     """One request in flight."""
 
+    worker: int | None = None
+    """Its number, where there are several."""
     request_id: str
     method: str
     route: str | None = None
@@ -55,6 +57,7 @@ class RequestStack(BaseModel):
 class ThreadStack(BaseModel):
     """One thread."""
 
+    worker: int | None = None
     name: str
     request_id: str | None = None
     """Of the request that it works for."""
@@ -63,15 +66,18 @@ class ThreadStack(BaseModel):
 
 
 class StacksReport(BaseModel):
-    """What a process is doing."""
+    """What a process is doing, or all workers of a service."""
 
     service: str
     pid: int
+    """Of the process that was asked."""
     requests: list[RequestStack]
-    """The oldest first."""
+    """The oldest first; those of the process that was asked before all others."""
     others: int
     """Requests that are not listed, as there are too many."""
     threads: list[ThreadStack]
+    no_answer: list[int] = []
+    """Workers that do not tell."""
 
 
 class Stacks:
@@ -87,6 +93,11 @@ class Stacks:
         """Remember the event loop that serves."""
         with suppress(RuntimeError):
             self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
+
+    def loop_line(self) -> str:
+        """Return the line of the application that the event loop is at; empty where it is at none."""
+        frames = sys._current_frames() if SHOWS_THREADS else {}  # noqa: SLF001 - documented
+        return self._code.line(frames.get(self._loop_thread)) or ""
 
     def report(self) -> StacksReport:
         """Look at everything."""

@@ -4,8 +4,7 @@ import asyncio
 import gc
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from types import FrameType
 from typing import Any
@@ -24,25 +23,33 @@ SHOWS_THREADS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether the frames of a thread that runs can be read: without the global lock they change meanwhile."""
 
 
-@contextmanager
-def collector_off() -> Iterator[None]:
+class _CollectorOff:
+    """Keeps the garbage collector away; a class, as each tick of the watch thread pays for it."""
+
+    __slots__ = ("_was_enabled",)
+
+    def __enter__(self) -> None:
+        # Of two threads that read, the first to end would switch it on again.
+        _READING.acquire()
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_enabled:
+            gc.enable()
+        _READING.release()
+
+
+_NOTHING = nullcontext()
+
+
+def collector_off() -> AbstractContextManager[None]:
     """Keep the garbage collector away while frames are read, where it must be.
 
     Below Python 3.12, reading a frame makes an object, that may start the collector, and finalizers let other threads run: the
     frames change while they are read. That has crashed the interpreter.
     """
-    if _IS_SAFE:
-        yield
-        return
-    # Of two threads that read, the first to end would switch it on again.
-    with _READING:
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if was_enabled:
-                gc.enable()
+    return _NOTHING if _IS_SAFE else _CollectorOff()
 
 
 def frame_of(thread: int) -> FrameType | None:
@@ -67,6 +74,12 @@ def context_of(task: Any) -> Context | None:
 def running_task(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[Any] | None":
     """Return the task that a loop of another thread is running; None while it runs none."""
     return asyncio.current_task(loop)
+
+
+def is_ready(task: "asyncio.Task[Any]") -> bool:
+    """Tell whether a task waits for nothing but its turn, or runs."""
+    waiter = getattr(task, "_fut_waiter", None)
+    return waiter is None or waiter.done()
 
 
 def exchange_in(context: Context | None) -> Exchange | None:

@@ -5,15 +5,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
-from sage_fastapi_obs.insight.loop_thread import LoopThread
+from sage_fastapi_obs.insight.loop_thread import TICK_NS, LoopThread
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.request.watch import Watch
 from sage_fastapi_obs.threads import Threads
 
-TICK_NS = 50_000_000
 _LINGER_NS = 1_000_000_000
 """It goes on for so long after the last request: to be woken costs a request more than a tick costs."""
 _FRESH_NS = 5_000_000
@@ -42,7 +42,7 @@ class WatchThread:
         """Whether the thread ticks; a request that finds it asleep calls `wake`."""
         self.loop_thread: LoopThread | None = None
         self._busy_until_ns = 0
-        self._bell = threading.Event()
+        self._bell = _Bell()
         """Ends the pause of the thread, which is another one's or ends as soon as this is another bell."""
         self._thread: threading.Thread | None = None
         self._threads = Threads("sage-obs-watch", partial(internal_errors.count, self.component))
@@ -58,28 +58,28 @@ class WatchThread:
         if self._thread is None:
             # The thread is no reason to live for a service that nobody closes.
             self._thread = self._threads.start(partial(_run, weakref.ref(self), self._bell))
-            weakref.finalize(self, self._bell.set)
+            weakref.finalize(self, self._bell.ring)
         self.is_awake = self._thread is not None
-        self._bell.set()
+        self._bell.ring()
 
     def stop(self) -> None:
         """End the thread."""
         bell, thread = self._bell, self._thread
         self._forget()
-        bell.set()
+        bell.ring()
         if thread is not None:
             thread.join(1.0)
 
     def _forget(self) -> None:
-        self._bell = threading.Event()
+        self._bell = _Bell()
         self._thread = self.loop_thread = None
         self.is_awake = self.is_asked = False
 
-    def pause_seconds(self, bell: threading.Event) -> float | None:
-        """Return how long the thread of a bell rests, None for until it rings; raises `LookupError` once it is to end."""
+    def pause_seconds(self, bell: "_Bell") -> float:
+        """Return how long the thread of a bell rests, -1 for until it rings; raises `LookupError` once it is to end."""
         if self._bell is not bell:
             raise LookupError
-        return TICK_NS / 1_000_000_000 if self.is_awake else None
+        return TICK_NS / 1_000_000_000 if self.is_awake else -1
 
     def tick(self) -> None:
         """Look once."""
@@ -87,22 +87,27 @@ class WatchThread:
             self._tick(self.loop_thread)
 
     def _tick(self, loop_thread: LoopThread) -> None:
+        loop_thread.read()
         for ticked in self.ticked:
             try:
                 ticked(loop_thread)
             except Exception as error:
                 self.internal_errors.count(self.component, error)
-        self._ask(loop_thread.loop)
+        self._ask(loop_thread)
         self._sleep_if_idle()
 
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask the loop for an answer, unless it has just shown that it turns."""
+    def _ask(self, loop_thread: LoopThread) -> None:
+        """Ask the loop for an answer, unless it has just shown that it turns, or is seen to wait."""
         now = time.perf_counter_ns()
         if self.is_asked or now - self.sign_ns < _FRESH_NS:
             return
+        if loop_thread.is_idle():
+            # To be woken costs the loop more than to be looked at.
+            self.sign_ns = now
+            return
         self.asked_ns, self.is_asked = now, True
         try:
-            loop.call_soon_threadsafe(self._answer, loop)
+            loop_thread.loop.call_soon_threadsafe(self._answer, loop_thread.loop)
         except RuntimeError:
             # The loop has been closed.
             self.is_asked = self.is_awake = False
@@ -110,6 +115,8 @@ class WatchThread:
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.loop_thread is None or self.loop_thread.loop is not loop:
             return
+        if not self.loop_thread.depth:
+            self.loop_thread.note_depth()
         for answered in self.answered:
             try:
                 answered()
@@ -127,7 +134,22 @@ class WatchThread:
             self.is_awake = self.sign_ns != sign_ns
 
 
-def _run(owner: "weakref.ref[WatchThread]", bell: threading.Event) -> None:
+class _Bell:
+    """What an `Event` is that is cleared by whom it wakes; to rest costs half."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.rest = self._lock.acquire
+
+    def ring(self) -> None:
+        """End the rest, or the next one."""
+        # Another thread may ring, too.
+        with suppress(RuntimeError):
+            self._lock.release()
+
+
+def _run(owner: "weakref.ref[WatchThread]", bell: _Bell) -> None:
     """Tick for a watch thread as long as it lives, and has this bell."""
     while (watch := owner()) is not None:
         try:
@@ -135,8 +157,6 @@ def _run(owner: "weakref.ref[WatchThread]", bell: threading.Event) -> None:
         except LookupError:
             return
         del watch
-        if bell.wait(seconds):
-            bell.clear()
-        elif (watch := owner()) is not None:
+        if not bell.rest(timeout=seconds) and (watch := owner()) is not None:
             watch.tick()
             del watch

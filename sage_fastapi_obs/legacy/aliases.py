@@ -22,8 +22,12 @@ class Aliases(Collector):
 
     def __init__(self, registry: CollectorRegistry, groups: Iterable[str]) -> None:
         self._registry = registry
-        wanted = frozenset(groups)
+        self._groups = wanted = frozenset(groups)
         self._aliased = [_AliasedMetric(one, alias) for one in CATALOG for alias in one.aliases if alias.group in wanted]
+
+    def of(self, registry: CollectorRegistry) -> "Aliases":
+        """Return a collector of the same groups for another registry."""
+        return Aliases(registry, self._groups)
 
     def describe(self) -> Iterator[Family]:
         """Yield all families, also those of packs that are not switched on yet, without samples."""

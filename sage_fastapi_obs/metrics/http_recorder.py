@@ -19,6 +19,7 @@ from sage_fastapi_obs.metrics.http_series import BATCH, HttpRequestSeries, Reque
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
 from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.explanation import Explanation
+from sage_fastapi_obs.request.in_flight import RequestRecords
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.settings import MetricsSettings
 
@@ -49,9 +50,28 @@ class HttpMetrics(Recorder):
         shared.share(LabelledMetric(errors, self._instruments[errors.name], guards))
         self._attributes = attrgetter(*(label.attribute for label in REQUEST_LABELS))
         self._series: dict[tuple[Any, ...], RequestSeries] = {}
+        self._shared: RequestRecords | None = None
+        """The slot of this worker, where siblings go on with its numbers."""
         self._queues: dict[str | None, Any] = {}
         """Of each route."""
         self._most_routes = settings.max_routes
+
+    @property
+    def requests(self) -> HttpRequestSeries:
+        """The numbers of requests."""
+        return self._requests
+
+    def share(self, records: RequestRecords | None) -> None:
+        """Leave each request that is done in the slot of this worker, until it is counted there; None: no more."""
+        self._shared = records
+        if records is not None:
+            self._requests.free, records.make_room = records.free, self._requests.add_up_all
+
+    def count_untimed(self, exchange: Exchange) -> None:
+        """Count a request of which the duration is not known, at once."""
+        series = self._resolve(exchange)
+        series.pending.append((None, exchange.received_bytes, exchange.sent_bytes, None, None))
+        self._requests.add_up(series)
 
     def request_started(self, exchange: Exchange) -> None:
         """Count the request in."""
@@ -75,13 +95,14 @@ class HttpMetrics(Recorder):
         except KeyError:
             series = self._resolve(exchange)
         seen = (exchange.trace_id, exchange.span_id, exchange.wall_ns) if exchange.sampled and self._exemplars else None
-        pending = series.pending
+        pending, records = series.pending, self._shared
+        done = None if records is None else records.done(exchange, series.place)
         if exchange.streamed:
-            pending.append((None, exchange.received_bytes, exchange.sent_bytes, seen))
+            pending.append((None, exchange.received_bytes, exchange.sent_bytes, seen, done))
             self._stream_finished(exchange)
         else:
-            pending.append((exchange.duration_us, exchange.received_bytes, exchange.sent_bytes, seen))
-        if len(pending) >= BATCH:
+            pending.append((exchange.duration_us, exchange.received_bytes, exchange.sent_bytes, seen, done))
+        if len(pending) >= BATCH or (records is not None and done is not None and not records.has_room(done[0])):
             self._requests.add_up(series)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", exchange, exchange.error_type)

@@ -19,7 +19,7 @@ itself, +Inf included."""
 
 _CHEAP = ("prometheus_client", "sage_fastapi_obs")
 """Packages whose collectors make samples cheaply enough for each reading."""
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "counter": "counter",
     "gauge": "gauge",
     "unknown": "gauge",
@@ -88,25 +88,30 @@ def _reader_of(collector: Collector) -> Callable[[], Iterable[Reading]]:
     own = instrument(collector)
     if own is not None:
         return lambda: _from_instrument(own, collector)
-    is_cheap = isinstance(collector, MetricWrapperBase) or type(collector).__module__.partition(".")[0] in _CHEAP
-    return (lambda: _from_samples(collector)) if is_cheap else tuple
+    return (lambda: from_samples(collector)) if is_cheap(collector) else tuple
+
+
+def is_cheap(collector: Collector) -> bool:
+    """Tell whether a collector makes samples cheaply enough for each reading."""
+    return isinstance(collector, MetricWrapperBase) or type(collector).__module__.partition(".")[0] in _CHEAP
 
 
 def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Reading]:
-    kind = _KINDS.get(own.family.type)
+    kind = KINDS.get(own.family.type)
     if kind is None:
         return ()
     children = [*own.numbers()]
     if any(numbers is None for _, numbers in children):
-        return _from_samples(collector)
+        return from_samples(collector)
     # The library's summaries count before they sum.
     ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
     return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes(), True),)
 
 
-def _from_samples(collector: Collector) -> Iterator[Reading]:
+def from_samples(collector: Collector) -> Iterator[Reading]:
+    """Read a collector by the samples that it makes."""
     for family in collector.collect():
-        kind = _KINDS.get(family.type)
+        kind = KINDS.get(family.type)
         if kind == "histogram":
             yield from _histograms(family)
         elif kind is not None:

@@ -20,7 +20,7 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule, Callback
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.sla import RESULTS
 from sage_fastapi_obs.alerting.summary import SlowOperation, slow_operations
-from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS
+from sage_fastapi_obs.alerting.window import LONGEST_SECONDS
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.legacy.metric_names import MEBIBYTE
 from sage_fastapi_obs.metrics.memory import resident_bytes

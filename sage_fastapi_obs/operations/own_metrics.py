@@ -7,12 +7,13 @@ it is first used, or at the start if `Observability.enable_pack` is given the cl
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error, on_start
 from sage_fastapi_obs.catalog import CATALOG, Metric
-from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS
+from sage_fastapi_obs.catalog.metric import DEFAULT_BUCKETS, Merge
 from sage_fastapi_obs.errors import DeclarationError, ObservabilityError
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric, finite
 from sage_fastapi_obs.privacy.printable import LONGEST, printable
@@ -145,9 +146,17 @@ def declare_gauge(
     *,
     deprecated: bool = False,
     max_label_values: int | None = None,
+    workers: Merge = "sum",
 ) -> DeclaredGauge:
-    """Declare a gauge; parameters and errors are those of `declare_counter`."""
-    return DeclaredGauge(_metric("gauge", name, help, labels, deprecated=deprecated, most=max_label_values))
+    """Declare a gauge; parameters and errors are those of `declare_counter`.
+
+    `workers`: what is shown of several workers: the "sum", the "max", the "latest" that was set (such a gauge can only be set),
+    or "each" with its number as the label `worker`.
+    """
+    metric = _metric("gauge", name, help, labels, deprecated=deprecated, most=max_label_values)
+    if workers not in get_args(Merge):
+        raise DeclarationError(f"{name}: workers is one of {', '.join(get_args(Merge))}, not {workers!r:.80}")
+    return DeclaredGauge(replace(metric, workers=workers))
 
 
 def declare_histogram(

@@ -116,6 +116,7 @@ class Exchange:
         "path",
         "queue_us",
         "received_bytes",
+        "record",
         "rejection",
         "request_id",
         "response_headers",
@@ -144,6 +145,8 @@ class Exchange:
     """Lines that wait for the outcome; None when there are none."""
     queue_us: int | None
     """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
+    record: tuple[memoryview, int] | None
+    """The slot of this worker, and its place there; None where it is in no slot, or not any more."""
     response_headers: Any
     """Those that the app has sent, as it sent them; None also once the app has returned."""
     task: Any
@@ -201,7 +204,7 @@ class Exchange:
         """Why its spans, lines and row are kept: a word of `retention_reasons`."""
         self.story: StoryDraft | None = None
         """What waits for that decision; None for nothing."""
-        self.held_lines = self.response_headers = self.facts = self.task = self.explanation = self.queue_us = None
+        self.held_lines = self.record = self.response_headers = self.facts = self.task = self.explanation = self.queue_us = None
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class Explanation:
         found = [
             finding for finding in _without_repetition(self.findings, duration_us) if _is_worth_telling(finding, duration_us)
         ]
-        self.findings = sorted(found, key=_rank)
+        others_us = max((finding.lost_us for finding in found if CAUSES[finding.cause].is_others), default=0)
+        self.findings = sorted(found, key=lambda finding: _rank(finding, others_us))
         self.is_slow = self.is_slow or any(CAUSES[finding.cause].is_problem for finding in found)
 
 
@@ -107,9 +108,11 @@ def _is_worth_telling(finding: Finding, duration_us: int) -> bool:
     return finding.lost_us >= LEAST_LOST_US and finding.lost_us >= LEAST_SHARE * duration_us
 
 
-def _rank(finding: Finding) -> tuple[bool, bool, int]:
+def _rank(finding: Finding, others_us: int) -> tuple[bool, bool, int]:
+    """Order findings. `others_us`: what others took most; what the request waits for in general, in less time, is no news."""
     kind = CAUSES[finding.cause]
-    return not kind.is_reason, kind.is_others, -finding.lost_us
+    is_minor = kind.is_others or (kind.is_general and finding.lost_us < others_us)
+    return not kind.is_reason, is_minor, -finding.lost_us
 
 
 def readable_time(microseconds: int) -> str:

@@ -7,6 +7,7 @@ from starlette.types import Message
 from sage_fastapi_obs.otel_internals import attach
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.headers import content_length, with_headers
+from sage_fastapi_obs.request.in_flight import note_answering
 from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, is_failure
 from sage_fastapi_obs.request.watch import Watch, elapsed_us, reenter, size_of, status_of
 
@@ -143,6 +144,9 @@ class HttpWatch(Watch):
             self._valid = False
             return False
         self._state = ENDING
+        exchange = self.exchange
+        if exchange.record is not None:
+            note_answering(exchange.record, exchange.status)
         return True
 
     def _client_left(self) -> None:

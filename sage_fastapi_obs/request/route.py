@@ -45,6 +45,10 @@ class RouteTemplates:
         # Nearly always: an app's own route, in no mount.
         return getattr(route_of(scope), "path_format", None) or self._template_by_search(scope)
 
+    def template_of(self, kind: str, method: str, path: str) -> str | None:
+        """Return the template of the route that would serve a request, of which no scope is left."""
+        return self._match_again({"type": kind, "method": method, "path": path, "headers": [], "root_path": ""})
+
     def _template_by_search(self, scope: Scope) -> str | None:
         found = self._search(scope)
         telemetry = scope.get("fastapi.telemetry")

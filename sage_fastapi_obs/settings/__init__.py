@@ -23,6 +23,7 @@ from sage_fastapi_obs.settings.sections import (
     SlaSettings,
     StoreSettings,
     TracingSettings,
+    WorkersSettings,
 )
 from sage_fastapi_obs.settings.sources import PRESETS
 
@@ -46,4 +47,5 @@ __all__ = [
     "SlaSettings",
     "StoreSettings",
     "TracingSettings",
+    "WorkersSettings",
 ]

@@ -17,6 +17,7 @@ from sage_fastapi_obs.settings.field_types import (
     ExcludedPath,
     Exporter,
     FieldName,
+    GroupName,
     HeaderName,
     HttpUrl,
     IndexName,
@@ -293,6 +294,15 @@ class InsightSettings(_Section):
     """Header in which a proxy says when it got a request: `X-Request-Start`. Only where it overwrites what clients send."""
 
 
+class WorkersSettings(_Section):
+    """Several workers of one service on one machine; see [workers](workers.md)."""
+
+    enabled: bool = True
+    """Let any worker answer for all, and name the requests that a killed one was serving."""
+    group: GroupName | None = None
+    """Name by which processes of other parents join: jobs that set it, and the service's name, as the service does."""
+
+
 class FigureSettings(_Section):
     """One term of a ratio's denominator."""
 
@@ -479,6 +489,7 @@ class Settings(BaseSettings):
     monitoring: MonitoringSettings = MonitoringSettings()
     store: StoreSettings = StoreSettings()
     insight: InsightSettings = InsightSettings()
+    workers: WorkersSettings = WorkersSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     sla: SlaSettings = SlaSettings()

@@ -18,7 +18,7 @@ _NETWORK = frozenset(
 )
 """File systems of several machines, on which locks do not always hold."""
 _LOCAL_FUSE = frozenset(("fuse.fuse-overlayfs",))
-_SUFFIX = ".v1.sqlite3"
+_SUFFIX = ".v2.sqlite3"
 """With the version of the schema, so that two versions of this package do not meet in one file."""
 _NAME_LETTERS = 40
 
@@ -64,8 +64,12 @@ def socket_prefix(settings: StoreSettings, key: StoreKey) -> Path:
 
     Raises `UnusableFolderError` as `find_file` does.
     """
-    path = find_file(settings, key)
-    return path.with_name(_digest(key))
+    return prefix_of(find_file(settings, key))
+
+
+def prefix_of(file: Path) -> Path:
+    """Return the prefix of the sockets of the processes that write the file of a store."""
+    return file.with_name(file.name.removesuffix(_SUFFIX).rpartition("-")[2])
 
 
 def private_files(settings: StoreSettings, pattern: str) -> list[Path]:

@@ -44,6 +44,8 @@ class StoreReader:
         self._connections = connections
         self._damaged = damaged
         self._clock = clock
+        self.hurry_others: Callable[[], bool] | None = None
+        """Has other processes write what they have kept, and tells whether there are any."""
 
     @classmethod
     def of_file(cls, path: Path) -> Self:
@@ -62,11 +64,16 @@ class StoreReader:
 
     def find(self, some_id: str, limit: int = 20) -> Stories:
         """Return the newest requests with a request, correlation or trace id, or the one that a key addresses."""
-        return self._ask(lambda connections: self._stories(connections, some_id, limit))
+        return self._find(lambda connections: self._stories(connections, some_id, limit))
 
     def lines(self, some_id: str, limit: int) -> Lines:
         """Return the newest lines under such an id, of requests and outside of them, in order of time."""
-        return self._ask(lambda connections: self._lines(connections, some_id, limit))
+        return self._find(lambda connections: self._lines(connections, some_id, limit))
+
+    def _find(self, question: Callable[[Connections], T]) -> T:
+        """Ask; where nothing is found, once more: another process may have kept it, and not written it yet."""
+        found = self._ask(question)
+        return found if found or self.hurry_others is None or not self.hurry_others() else self._ask(question)
 
     def _ask(self, question: Callable[[Connections], T]) -> T:
         try:

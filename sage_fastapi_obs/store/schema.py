@@ -18,13 +18,16 @@ CREATE INDEX chunks_by_age ON chunks (at_ns);
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY, request_id TEXT, correlation_id TEXT, trace_id TEXT, kind TEXT, status INTEGER,
     failed INTEGER, kept TEXT, route TEXT, duration_us INTEGER, started_ns INTEGER, method TEXT, path TEXT,
-    span_id TEXT, error_type TEXT, cause TEXT, why TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER)
+    span_id TEXT, error_type TEXT, cause TEXT, why TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER);
+CREATE TABLE judge (run TEXT, process TEXT, watched REAL, states BLOB);
+CREATE TABLE series (metric TEXT, content BLOB, bases BLOB);
+CREATE TABLE ticks (id INTEGER PRIMARY KEY, at_ns INTEGER, watched REAL, after_pause INTEGER, content BLOB)
 """
 _MOST = 1 << 60
 TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
 """`chunks`: the details of some requests, compressed together. `requests`: what is listed, and where its details are.
 
-A supplement is a row of `requests`, too; its `kind` is empty.
+A supplement is a row of `requests`, too; its `kind` is empty. `judge`, `series`, `ticks`: see `history.py`.
 """
 
 

@@ -16,6 +16,7 @@ from sage_fastapi_obs.store.batch import BATCH_REQUESTS, insert
 from sage_fastapi_obs.store.batch_writer import BatchWriter, Log, Record
 from sage_fastapi_obs.store.connection import connect
 from sage_fastapi_obs.store.database import Database
+from sage_fastapi_obs.store.history import History
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError, find_file
 from sage_fastapi_obs.store.reader import Connections, StoreReader
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
@@ -31,6 +32,8 @@ QUESTION_SECONDS = 5.0
 """How long a question waits at most until what was kept has been written, or tried to: some milliseconds, if nothing hangs."""
 MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
+_CLOSE_SECONDS = 1.0
+"""Longest wait for the last requests to be written to the disk of this machine."""
 _UNWRITTEN_ID = 1 << 59
 _SECONDS_PER_DAY = 86_400.0
 
@@ -62,6 +65,8 @@ class Store:
         self._failed = failed
         self._clock = clock
         self._database = Database(min(settings.max_bytes, MEMORY_BYTES), self._note_set_aside)
+        self.history = History(self._database, self.losses, settings.max_bytes)
+        """Keeps windows and alerts."""
         self._threads = Threads("sage-obs-store", failed)
         self._room = 0
         self._restart()
@@ -102,8 +107,10 @@ class Store:
             done.wait(max(0.0, seconds))
         return self._is_idle
 
-    def close(self, deadline: float) -> None:
-        """Write what waits until a time of `time.monotonic`, and take nothing more; what is left then is lost."""
+    def close(self, deadline: float | None = None) -> None:
+        """Write what waits, until a time of `time.monotonic` or for a second; take nothing more, and lose what is left."""
+        if deadline is None:
+            deadline = time.monotonic() + _CLOSE_SECONDS
         self._room = 0
         self._stopping.set()
         self._hurry.set()

@@ -37,6 +37,17 @@ class StoreFiles:
         except OSError:
             return 0
 
+    def try_lock(self, purpose: str) -> int | None:
+        """Return a descriptor that holds a lock for a purpose, as long as it is open; None where another has it."""
+        path = self.path.with_name(f"{self.path.name}.{purpose}")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep others from putting another file in the place; SQLite's own locks go with the file. Raises `LockedError`."""

@@ -14,8 +14,9 @@ from worlds import World
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.alerting import windows as windows_module
+from sage_fastapi_obs.alerting.window import LONGEST_SECONDS
 from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, histogram_quantile, quantile_of
-from sage_fastapi_obs.alerting.windows import LONGEST_SECONDS, Windows
+from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.registry_reader import Reading, RegistryReader
 

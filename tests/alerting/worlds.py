@@ -15,6 +15,7 @@ from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.http_series import HttpRequestSeries
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.store.history import History
 
 INTERVAL = 15
 LATENCIES = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -23,7 +24,7 @@ LATENCIES = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0)
 class World:
     """A service with HTTP requests, operations with results, and a circuit breaker, under a clock of its own."""
 
-    def __init__(self, *, begin: bool = True, from_zero: bool = False, **settings: Any) -> None:
+    def __init__(self, *, begin: bool = True, from_zero: bool = False, history: History | None = None, **settings: Any) -> None:
         self.now = 0.0
         self.wall = 1_767_225_600.0
         self.random = random.Random(7)
@@ -44,6 +45,7 @@ class World:
             self.internal_errors,
             lambda *line: self.said.append(line),
             from_zero=from_zero,
+            history=history,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
         )
@@ -56,7 +58,7 @@ class World:
     def request(self, route: str = "/", status: str = "200", seconds: float = 0.03, times: int = 1) -> None:
         """Serve requests."""
         series = self.requests.with_values("GET", route, status)
-        series.pending.extend([(round(seconds * 1_000_000), 10, 100, None)] * times)
+        series.pending.extend([(round(seconds * 1_000_000), 10, 100, None, None)] * times)
 
     def result(self, operation: str = "pay", *, ok: bool = True, seconds: float = 0.03, times: int = 1) -> None:
         """Carry operations out."""

@@ -67,7 +67,9 @@ def app_of(store: Store, **monitoring: Any) -> Starlette:
             logging={"enabled": False},
         )
     )
-    router = monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader, None)
+    router = monitoring_router(
+        obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader, None, obs.workers, obs._levels
+    )
     return Starlette(routes=router.routes)
 
 

@@ -16,7 +16,8 @@ from servers import free_port
 from support import PATIENCE_SECONDS, until
 
 from sage_fastapi_obs.cli import main, stacks_command
-from sage_fastapi_obs.insight.stacks_socket import SUFFIX, StacksSocket
+from sage_fastapi_obs.workers.control_client import SUFFIX
+from sage_fastapi_obs.workers.control_socket import ControlSocket
 
 SERVICE = """
 import asyncio, select, sys, threading, time, uvicorn
@@ -145,14 +146,16 @@ def test_one_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     folder = next(iter(stacks_command.private_files.__globals__["_bases"](stacks_command.Settings.from_env().store)))
     private = stacks_command.private_files.__globals__["private_folder"](folder)
     free = threading.Event()
-    hung = StacksSocket(lambda: private / "digest", lambda: free.wait(PATIENCE_SECONDS) and b"", print, print)
-    odd = StacksSocket(lambda: private / "other", lambda: b"nonsense", print, print)
-    hung.start()
-    odd.start()
+    hung = ControlSocket(lambda: private / "a", {"stacks": lambda _: free.wait(PATIENCE_SECONDS) and b""}, print, print)
+    odd = ControlSocket(lambda: private / "b", {"stacks": lambda _: b"nonsense"}, print, print)
+    other = ControlSocket(lambda: private / "c", {}, print, print)
+    for one in (hung, odd, other):
+        one.start()
     assert main(["stacks"]) == 1
     said = capsys.readouterr().err
-    assert said.count("does not answer") == 2
-    assert "insight.stacks_signal" in said
+    assert "a-" in next(row for row in said.split("\n") if "does not answer" in row and "insight.stacks_signal" in row)
+    assert "b-" in next(row for row in said.split("\n") if "answers nonsense" in row)
+    assert "c-" in next(row for row in said.split("\n") if "there is no verb 'stacks'" in row)
     free.set()
-    hung.close()
-    odd.close()
+    for one in (hung, odd, other):
+        one.close()

@@ -33,7 +33,9 @@ class Shop:
         obs = self.watched.obs
         reader = stored.reader if stored else None
         self.app = FastAPI()
-        self.app.include_router(monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, reader, None))
+        self.app.include_router(
+            monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, reader, None, obs.workers, obs._levels)
+        )
 
     async def get(self, path: str, code: int = 200, **parameters: Any) -> Any:
         """Ask for a page."""

@@ -36,6 +36,7 @@ PATHS = [
     "/monitoring/sla",
     "/monitoring/operations/slow",
     "/monitoring/stacks",
+    "/monitoring/workers",
     "/monitoring/openapi.json",
 ]
 OF_REQUESTS = {"/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"}

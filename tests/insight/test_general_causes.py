@@ -26,6 +26,8 @@ def told(duration_ms: int, **lost_ms: int) -> list[str]:
         pytest.param(900, {"serialization": 800, "dependencies": 60}, ["serialization"], id="too small a share"),
         pytest.param(800, {"serialization": 400, "delayed": 390}, ["delayed"], id="others blocked the loop meanwhile"),
         pytest.param(900, {"database": 800, "busy_threads": 300}, ["database", "busy_threads"], id="more than others took"),
+        pytest.param(780, {"waiting": 86, "delayed": 694}, ["delayed", "waiting"], id="what it always waits for"),
+        pytest.param(900, {"waiting": 600, "delayed": 300}, ["waiting", "delayed"], id="others took less"),
         pytest.param(500, {"dependencies": 450, "delayed": 440}, ["delayed"], id="others blocked the loop in a dependency"),
     ],
 )

@@ -1,17 +1,12 @@
-"""What a process tells of the requests it has in flight, and how: the report, the page, the private socket and the signal."""
+"""What a process tells of the requests it has in flight, and how: the report, the page and the private socket."""
 
 import asyncio
 import contextlib
 import gc
 import os
-import socket
 import stat
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +17,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from support import PATIENCE_SECONDS, Watched, client, eventually
 
 from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.insight.stacks import RequestStack, StacksReport
-from sage_fastapi_obs.insight.stacks_socket import SUFFIX, StacksSocket, ask
+from sage_fastapi_obs.workers.control_client import SUFFIX, ask
 
 HERE = "tests/insight/test_stacks.py"
 SECRET = "s3cr3t"
@@ -201,200 +195,33 @@ def sockets_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"*{SUFFIX}"))
 
 
-def stacks_threads() -> set[threading.Thread]:
+def control_threads() -> set[threading.Thread]:
     """Return the threads of all sockets; other tests may have left some that end soon."""
-    return {thread for thread in threading.enumerate() if thread.name == "sage-obs-stacks"}
+    return {thread for thread in threading.enumerate() if thread.name == "sage-obs-control"}
 
 
 async def test_the_socket_is_private_and_goes_with_the_service(tmp_path: Path) -> None:
     """It is there while the service runs, for its user alone; and nothing is left of it, nor of its thread."""
-    watched, before = Watched(tmp_path, insight={}), stacks_threads()
+    watched, before = Watched(tmp_path, insight={}), control_threads()
     async with waiting(watched):
         (path,) = sockets_in(tmp_path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        found = StacksReport.model_validate_json(await asyncio.to_thread(ask, path, PATIENCE_SECONDS))
+        found = StacksReport.model_validate_json(await asyncio.to_thread(ask, path, "stacks", seconds=PATIENCE_SECONDS))
         assert {request.route: request.at for request in found.requests} == PLACES
     assert sockets_in(tmp_path) == []
-    assert stacks_threads() == before
+    assert control_threads() == before
 
 
 async def test_without_insight_or_a_store_there_is_none(tmp_path: Path) -> None:
     """Switched off, there is no socket, no thread and no page."""
     for off in ({"insight": {"enabled": False}}, {"store": {"enabled": False, "path": str(tmp_path)}}):
-        watched, app, before = Watched(tmp_path, **{"insight": {}, **off}), FastAPI(), stacks_threads()
+        watched, app, before = Watched(tmp_path, **{"insight": {}, **off}), FastAPI(), control_threads()
         watched.obs.install(app)
         async with watched.obs, client(app) as http:
             assert sockets_in(tmp_path) == []
             assert (await http.get("/monitoring/stacks")).status_code == (404 if "insight" in off else 200)
-            assert stacks_threads() == before
-
-
-def opened(folder: Path, answer: Callable[[], bytes] = lambda: b"{}", failed: Any = None) -> tuple[StacksSocket, list[Any]]:
-    """Open a socket in a folder; returns what it logs, too."""
-    logged: list[Any] = []
-    found = StacksSocket(lambda: folder / "digest", answer, lambda *said: logged.append(said), failed or logged.append)
-    found.start()
-    return found, logged
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """Make a folder with a path that a socket may have."""
-    with tempfile.TemporaryDirectory(prefix="so-") as folder:
-        yield Path(folder)
-
-
-def test_slow_and_silent_clients_keep_nobody_waiting_for_long(short_path: Path) -> None:
-    """Those who connect and read nothing, or leave at once, are given up; the next one gets an answer."""
-    served, logged = opened(short_path, lambda: b"x" * 8_000_000)
-    (path,) = sockets_in(short_path)
-    silent = socket.socket(socket.AF_UNIX)
-    silent.connect(str(path))
-    for _ in range(3):
-        leaving = socket.socket(socket.AF_UNIX)
-        leaving.connect(str(path))
-        leaving.close()
-    assert len(ask(path, PATIENCE_SECONDS)) == 8_000_000
-    silent.close()
-    served.close()
-    assert logged == []
-
-
-def test_an_answer_that_fails_is_counted(short_path: Path) -> None:
-    """The client gets nothing, and the next one is answered."""
-    answers = iter([ValueError("x"), b"fine"])
-
-    def answer() -> bytes:
-        found = next(answers)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    served, failed = opened(short_path, answer)
-    (path,) = sockets_in(short_path)
-    assert [ask(path, PATIENCE_SECONDS) for _ in range(2)] == [b"", b"fine"]
-    assert [type(error) for error in failed] == [ValueError]
-    served.close()
-
-
-def test_sockets_of_the_dead_are_removed_and_those_of_the_living_stay(short_path: Path) -> None:
-    """Two processes of a service have one each; what a killed one has left is removed by the next."""
-    first, _ = opened(short_path)
-    dead = short_path / f"digest-dead{SUFFIX}"
-    left = socket.socket(socket.AF_UNIX)
-    left.bind(str(dead))
-    left.close()
-    other = short_path / f"others-dead{SUFFIX}"
-    other.touch()
-    second, _ = opened(short_path)
-    assert len(sockets_in(short_path)) == 3
-    assert not dead.exists()
-    first.close()
-    second.close()
-    assert sockets_in(short_path) == [other]
-
-
-def test_a_folder_that_cannot_be_used_is_told_of(tmp_path: Path) -> None:
-    """A folder that is not there is said, and the service goes on."""
-    served, logged = opened(tmp_path / "missing")
-    ((message, fields),) = logged
-    assert "sage-obs stacks" in message
-    assert "No such file" in fields["reason"]
-    served.close()
-
-
-def test_a_path_may_be_longer_than_that_of_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long path has another name on Linux; elsewhere it is said, and nothing is left."""
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    served, logged = opened(long)
-    (path,) = sockets_in(long)
-    assert ask(path, PATIENCE_SECONDS) == b"{}"
-    served.close()
-    assert logged == []
-    monkeypatch.setattr("sage_fastapi_obs.insight.stacks_socket._OPEN_FILES", tmp_path / "none")
-    served, logged = opened(long)
-    assert "longer than" in logged[0][1]["reason"]
-    assert [*long.iterdir()] == []
-
-
-def test_nobody_has_to_close_it(short_path: Path) -> None:
-    """A service that is dropped leaves neither a thread nor a socket."""
-    before = stacks_threads()
-    served, _ = opened(short_path)
-    (thread,) = stacks_threads() - before
-    del served
-    gc.collect()
-    thread.join(PATIENCE_SECONDS)
-    assert not thread.is_alive()
-    assert sockets_in(short_path) == []
-
-
-def test_a_child_does_not_take_the_socket_away(short_path: Path) -> None:
-    """A forked child closes only its copies; the parent goes on answering."""
-    source = f"""
-import os, pathlib
-from sage_fastapi_obs.insight.stacks_socket import StacksSocket, ask, SUFFIX
-folder = pathlib.Path({str(short_path)!r})
-served = StacksSocket(lambda: folder / "digest", lambda: b"parent", print, print)
-served.start()
-child = os.fork()
-if not child:
-    served.close()
-    del served
-    raise SystemExit
-assert os.waitpid(child, 0)[1] == 0
-(path,) = folder.glob("*" + SUFFIX)
-assert ask(path, 60) == b"parent"
-served.close()
-assert not path.exists()
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", source], check=True, timeout=PATIENCE_SECONDS)
-
-
-def test_an_idle_socket_does_not_wake_up(short_path: Path) -> None:
-    """Its thread uses no processor time while nobody asks."""
-    before = stacks_threads()
-    served, _ = opened(short_path)
-    (thread,) = stacks_threads() - before
-
-    def switches() -> str:
-        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-        return status.partition("voluntary_ctxt_switches")[2]
-
-    ask(sockets_in(short_path)[0], PATIENCE_SECONDS)
-    time.sleep(0.2)
-    before = switches()
-    time.sleep(0.5)
-    assert switches() == before
-    served.close()
-
-
-@pytest.mark.parametrize("name", ["SIGUSR2", "usr2"])
-async def test_a_signal_writes_stacks_to_stderr(name: str, tmp_path: Path) -> None:
-    """At the signal each thread's lines are written, and no values; without the setting it is the system's."""
-    source = f"""
-import os, signal, time
-from sage_fastapi_obs import Observability, Settings
-obs = Observability(Settings(insight={{"stacks_signal": {name!r}}}, store={{"enabled": False}}, logging={{"enabled": False}}))
-obs.start()
-def blocked(secret):
-    os.kill(os.getpid(), signal.SIGUSR2)
-blocked("s3cr3t")
-obs.abandon()
-assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
-"""
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", source], capture_output=True, check=True)
-    assert b"line 7 in blocked" in done.stderr
-    assert b"s3cr3t" not in done.stderr
-
-
-@pytest.mark.parametrize("name", ["SIGNONSENSE", "SIGKILL", "SIGSEGV", "SIG_DFL", "12", ""])
-def test_a_signal_that_cannot_be_used_is_refused(name: str) -> None:
-    """An unknown signal, and one that means an end or a fault, stops the start."""
-    with pytest.raises(SettingsError, match="must be a signal of this system that is free"):
-        Settings(insight={"stacks_signal": name})
+            assert control_threads() == before
 
 
 def test_what_is_told_without_a_loop() -> None:

@@ -181,13 +181,68 @@ def test_clocks_tell_who_computes() -> None:
     loop = asyncio.new_event_loop()
     here = LoopThread(loop)
     loop.close()
-    before = here.read()
-    until(lambda: sum(range(100_000)) and time.thread_time_ns() > before.loop_cpu + 20_000_000)
-    after = here.read()
+    here.read()
+    loop_cpu = here.now.loop_cpu
+    until(lambda: sum(range(100_000)) and time.thread_time_ns() > loop_cpu + 20_000_000)
+    here.read()
+    before, after = here.before, here.now
+    assert before.loop_cpu == loop_cpu
     assert after.loop_cpu - before.loop_cpu >= 15_000_000
     assert after.process_cpu >= after.loop_cpu
-    if Path("/proc/self/schedstat").exists():
-        assert after.own_waited is not None
+    if sys.platform == "linux":
+        time.sleep(0.01)
+        here.read()
+        assert here.now.own_rests > after.own_rests
+
+
+async def test_a_loop_that_is_seen_to_wait_is_not_woken() -> None:
+    """A loop that waits in its selector turns, so it is not asked; one that computes is asked, and answers afterwards."""
+    watch = WatchThread({object()}, InternalErrors())  # type: ignore[arg-type]
+    answers: list[int] = []
+    ticks: list[int] = []
+    watch.ticked.append(lambda _: ticks.append(1))
+    watch.answered.append(lambda: answers.append(1))
+    watch.wake()
+    # The first ticks have nothing to compare their clocks with.
+    await asyncio.sleep(0.2)
+    for _ in range(times(10)):
+        answers.clear()
+        ticks.clear()
+        await asyncio.sleep(0.5)
+        if len(ticks) >= 5 and not answers:
+            break
+    else:
+        pytest.fail("a loop that waits was asked each time")
+    assert watch.sign_ns > time.perf_counter_ns() - 400_000_000
+    until(lambda: watch.is_asked, "question")
+    await eventually(lambda: answers, "answer")
+    watch.stop()
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_what_the_loop_has_called_is_told_from_what_runs_it(kind: str) -> None:
+    """Nothing is called while the loop waits; the line that runs the loop is never what it runs."""
+    loop = asyncio.new_event_loop() if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop()
+    watch = WatchThread({object()}, InternalErrors())  # type: ignore[arg-type]
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        with collector_off():
+            seen.append([frame.f_code.co_name for frame in watch.loop_thread.called()])
+
+    async def serve() -> None:
+        watch.wake()
+        await eventually(lambda: watch.loop_thread.depth, "answer")
+        looking = threading.Thread(target=lambda: (time.sleep(0.2), look()))
+        looking.start()
+        await asyncio.sleep(0.5)
+        looking.join()
+        look()
+
+    loop.run_until_complete(serve())
+    loop.close()
+    watch.stop()
+    assert [names[-2:] for names in seen] == [[], ["look", "serve"]]
 
 
 def test_pauses_of_the_collector_count_for_all_that_they_overlap() -> None:

@@ -10,7 +10,7 @@ def built() -> tuple[HttpRequestSeries, RequestSeries]:
     """Make the collector, and a series with one request of a millisecond."""
     requests = HttpRequestSeries(*REQUEST_METRICS)
     series = requests.with_values(*OK)
-    series.pending.append((1_000, 0, 10, None))
+    series.pending.append((1_000, 0, 10, None, None))
     return requests, series
 
 
@@ -32,7 +32,7 @@ def test_a_page_is_of_one_moment():
     page = requests.versioned()
     family, children = next(page)
     first = family, [*children]
-    series.pending.append((1_000, 0, 10, None))
+    series.pending.append((1_000, 0, 10, None, None))
     requests.add_up(series)
     assert counts([first, *page]) == {1}
     assert counts(requests.versioned()) == {2}
@@ -52,11 +52,11 @@ def test_a_request_that_ends_while_others_are_added_up_is_not_lost():
     class Interrupting(float):
         def __gt__(self, other: object) -> bool:
             if not requests._series[OK].pending and series.totals.requests < 1:
-                series.pending.append((2_000, 0, 20, None))
+                series.pending.append((2_000, 0, 20, None, None))
                 requests.add_up(series)
             return float(self) > other
 
-    series.pending[0] = (1_000, Interrupting(), 10, None)
+    series.pending[0] = (1_000, Interrupting(), 10, None, None)
     requests.add_up(series)
     requests.add_up(series)
     assert (series.totals.requests, series.totals.timed, series.totals.sent_bytes) == (2, 2, 30)

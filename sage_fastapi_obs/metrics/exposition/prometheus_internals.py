@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
 from sage_fastapi_obs.catalog.extremes_histogram import ExtremesHistogram
+from sage_fastapi_obs.catalog.latest_gauge import LatestGauge
 from sage_fastapi_obs.metrics.exposition.incremental import VersionedChild, VersionedCollector, VersionedFamily
 
 _METHODS = ("collect", "describe", "_get_metric", "_samples", "_multi_samples", "_child_samples", "_is_parent")
@@ -72,6 +73,12 @@ def gauge_value(gauge: Gauge) -> float:
         return value.get()  # type: ignore[no-any-return, no-untyped-call]
     (family,) = gauge.collect()
     return family.samples[0].value
+
+
+def multiprocess_mode(collector: object) -> str:
+    """Return the mode of a gauge for several processes; empty for other instruments."""
+    mode: str = getattr(collector, "_multiprocess_mode", "")
+    return mode
 
 
 def add_counted(source: Any, target: Any) -> None:
@@ -145,6 +152,7 @@ class ClientInstrument:
         self.labels: tuple[str, ...] = tuple(instrument._labelnames)
         self.bounds: tuple[float, ...] = tuple(getattr(instrument, "_upper_bounds", ())[:-1])
         """The finite upper bounds of its buckets, if it has any."""
+        self.has_extremes = isinstance(instrument, ExtremesHistogram)
 
     def versioned(self) -> Iterable[VersionedFamily]:
         """Return its one family, with a version of every child."""
@@ -159,9 +167,16 @@ class ClientInstrument:
             state = self._state(child)
             yield labels, None if state is None else _unpacked(state)[0]
 
+    def children(self) -> tuple[list[tuple[str, ...]], list[Any]]:
+        """Return the label values of all children, and the children."""
+        if not self._instrument._is_parent():
+            return [()], [self._instrument]
+        with self._instrument._lock:
+            return [*self._instrument._metrics], [*self._instrument._metrics.values()]
+
     def extremes(self) -> list[tuple[tuple[str, ...], float, float]]:
         """Take the lowest and the highest observation since the last call, of each child that has both."""
-        if not isinstance(self._instrument, ExtremesHistogram):
+        if not self.has_extremes:
             return []
         taken = ((labels, child.take_extremes()) for labels, child in self._by_labels())
         return [(labels, *extremes) for labels, extremes in taken if extremes is not None]
@@ -263,9 +278,15 @@ def _summary(_: Summary, state: Any) -> Iterator[_Line]:
 
 
 def _histogram(histogram: Histogram, state: Any) -> Iterator[_Line]:
-    (total, *counts), (_, *exemplars) = _unpacked(state)
+    return histogram_lines(histogram._upper_bounds, *_unpacked(state))
+
+
+def histogram_lines(
+    bounds: Sequence[float], numbers: Sequence[float], exemplified: Sequence[Exemplar | None]
+) -> Iterator[_Line]:
+    """Yield the lines of a histogram as the library does; `bounds` with +Inf, numbers and exemplars as in its state."""
+    (total, *counts), (_, *exemplars) = numbers, exemplified
     running = list(accumulate(counts, initial=0.0))
-    bounds = histogram._upper_bounds
     for bound, count, exemplar in zip(bounds, running[1:], exemplars, strict=True):
         yield "_bucket", {"le": floatToGoString(bound)}, count, exemplar  # type: ignore[no-untyped-call]
     yield "_count", {}, running[-1], None
@@ -308,6 +329,7 @@ _KINDS: dict[type, _ChildReader] = {
     for instrument, kind in {
         Counter: _ChildReader(_packed_value, _counter),
         Gauge: _ChildReader(_packed_value, _gauge),
+        LatestGauge: _ChildReader(_packed_value, _gauge),
         Summary: _ChildReader(lambda child: _packed((child._count, child._sum)), _summary),
         Histogram: _HISTOGRAM,
         ExtremesHistogram: _HISTOGRAM,

@@ -9,7 +9,7 @@ _VALUE_BUCKETS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.
 _alias = partial(Alias, group="result")
 
 METRICS = (
-    gauge("business_active_users", "Users who are active now."),
+    gauge("business_active_users", "Users who are active now.", workers="latest"),
     counter("business_transactions_total", "Transactions completed."),
     counter("orders_processed_total", "Orders processed."),
     counter(
@@ -33,16 +33,19 @@ METRICS = (
     gauge(
         "app_error_ratio",
         "Share of requests that failed, 0 to 1, as the application tells it.",
+        workers="max",
         aliases=(_alias("app_error_rate", factor=100.0),),
     ),
     gauge(
         "system_cpu_usage_ratio",
         "Use of the machine's processors, 0 to 1.",
+        workers="latest",
         aliases=(_alias("system_cpu_usage", factor=100.0),),
     ),
     gauge(
         "system_memory_usage_ratio",
         "Use of the machine's memory, 0 to 1.",
+        workers="latest",
         aliases=(_alias("system_memory_usage", factor=100.0),),
     ),
 )

@@ -35,6 +35,7 @@ METRICS = (
         "flux_result_success_ratio",
         "Share of the items of the last batch that succeeded, 0 to 1.",
         _OPERATION,
+        workers="latest",
         aliases=(_alias("flux_result_success_rate"),),
     ),
     histogram(
@@ -44,13 +45,14 @@ METRICS = (
         _OPERATION,
         aliases=(_alias("flux_result_duration_ms", factor=1000.0),),
     ),
-    gauge("circuit_breaker_status", "Circuit breakers: 0 closed, 1 open, 2 half open.", {"name": ()}),
+    gauge("circuit_breaker_status", "Circuit breakers: 0 closed, 1 open, 2 half open.", {"name": ()}, workers="max"),
     gauge(
         "operation_memory_delta_bytes",
         "Change of the process's memory during the last run of an operation; may be negative.",
         _OPERATION,
+        workers="latest",
     ),
-    gauge("monitoring_alert_active", "Rules of this process: 1 while active.", {"name": ()}),
+    gauge("monitoring_alert_active", "Rules of this process: 1 while active.", {"name": ()}, workers="max"),
 )
 _MEBIBYTES = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 MEMORY_CHANGES = histogram(

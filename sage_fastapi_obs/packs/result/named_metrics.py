@@ -289,6 +289,7 @@ def _metric(name: str, metric: str, kind: MetricType, labels: Iterable[str]) -> 
         dict.fromkeys(filter(str.isidentifier, labels), ()),
         unit,
         buckets,
+        workers="max" if unit == "ratio" else "sum",
     )
 
 

@@ -1,0 +1,207 @@
+"""Servers whose workers are killed all the time: no count is lost, and no request that was in flight is forgotten."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from servers import free_port
+from support import PATIENCE_SECONDS, SOAK, until
+
+HERE = Path(__file__).parent
+SECONDS = 120.0 if SOAK else 8.0
+SERVERS = {
+    "uvicorn": "{python} -m uvicorn killed:app --workers 4 --port {port} --log-level warning",
+    "fastapi": "{python} run_like_fastapi.py {port}",
+    "gunicorn": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
+    "gunicorn-preload": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi --preload",
+    "granian": "{python} -m granian --interface asgi killed:app --workers 4 --port {port} --respawn-failed-workers",
+}
+RESPAWNS_SLOWLY = "granian"
+"""It gives up where workers die one after the other."""
+THOSE = [name for name in SERVERS if name != RESPAWNS_SLOWLY] if SOAK else ["uvicorn", "gunicorn-preload"]
+
+
+@dataclass
+class Service:
+    """A server with workers."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+    done: set[str] = field(default_factory=set)
+    """Requests of which the whole answer has come."""
+    failed: set[str] = field(default_factory=set)
+
+    def workers(self) -> list[int]:
+        """List the processes that serve."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()}
+        return [pid for pid, command in commands.items() if command and "resource_tracker" not in command]
+
+    def reached(self) -> set[str]:
+        """List the requests that have reached the app."""
+        return {*(self.folder / "reached").read_text().split()}
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return all log lines."""
+        return [json.loads(line) for line in (self.folder / "lines").read_text().splitlines()]
+
+    def told(self, message: str) -> list[str]:
+        """Return the ids of requests of which a line of this end was written, in order."""
+        return [
+            str(line.get("path") or line["route"]) and str(line["request_id"])
+            for line in self.lines()
+            if str(line["message"]).endswith(message)
+        ]
+
+
+@contextmanager
+def serving(name: str, folder: Path) -> Iterator[Service]:
+    """Start a server; stop it."""
+    port = free_port()
+    environment = os.environ | {
+        "SERVICE_OF_TEST": f"killed-{uuid4().hex}",
+        "LINES_OF_TEST": str(folder / "lines"),
+        "STORE_OF_TEST": str(folder / "store"),
+        "REACHED_OF_TEST": str(folder / "reached"),
+    }
+    command = SERVERS[name].format(python=sys.executable, port=port).split()
+    process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    service = Service(process, f"http://127.0.0.1:{port}", folder)
+    try:
+        until(lambda: httpx.get(f"{service.url}/quick/start").is_success, "answer")
+        service.done.add("start")
+        yield service
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_SECONDS)
+        process.kill()
+        process.wait()
+
+
+async def visit(service: Service, numbers: "count[int]", until_at: float) -> None:
+    """Send requests, one after the other, each on a connection of its own."""
+    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+    while time.monotonic() < until_at:
+        request_id = f"r{next(numbers)}"
+        path = "quick" if int(request_id[1:]) % 3 else "work"
+        try:
+            answer = await http.get(f"{service.url}/{path}/{request_id}", headers={"X-Request-ID": request_id.zfill(8)})
+            assert answer.json() == {"id": request_id}
+            service.done.add(request_id)
+        except httpx.TransportError:
+            service.failed.add(request_id)
+            await asyncio.sleep(0.02)
+    await http.aclose()
+
+
+def counts(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return the samples of a page that may never fall."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page)
+        if family.type in ("counter", "histogram")
+        for sample in family.samples
+        if "worker" not in sample.labels
+    }
+
+
+async def scrape(service: Service, pages: list[str], until_at: float) -> None:
+    """Read the metrics of whoever answers, five times a second; no count falls, and no family comes twice."""
+    last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+    while time.monotonic() < until_at:
+        with suppress(httpx.TransportError):
+            page = (await http.get(f"{service.url}/metrics")).text
+            found = counts(page)
+            fallen = {key: (last[key], found.get(key)) for key in last if found.get(key, -1.0) < last[key]}
+            assert not fallen, fallen
+            helps = [line for line in page.splitlines() if line.startswith("# HELP")]
+            assert len(helps) == len(set(helps))
+            last = found
+            pages.append(page)
+        await asyncio.sleep(0.2)
+    await http.aclose()
+
+
+async def kill(service: Service, random: Random, until_at: float) -> None:
+    """Kill a worker each second, sometimes politely."""
+    while time.monotonic() < until_at - 1.0:
+        await asyncio.sleep(1.0)
+        if workers := service.workers():
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(workers), random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+
+
+def total(page: str, *routes: str) -> float:
+    """Return how many requests of some routes were counted."""
+    return sum(
+        value
+        for (name, labels), value in counts(page).items()
+        if name == "http_requests_total" and dict(labels)["route"] in routes
+    )
+
+
+@pytest.mark.parametrize("name", THOSE)
+def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None:
+    """What is counted is what was answered; what was in flight is named; nothing falls meanwhile."""
+    with serving(name, tmp_path) as service:
+        pages: list[str] = []
+
+        async def all_at_once() -> None:
+            until_at = time.monotonic() + SECONDS
+            numbers = count()
+            visitors = [visit(service, numbers, until_at + 1.0) for _ in range(8)]
+            await asyncio.gather(scrape(service, pages, until_at), kill(service, Random(1), until_at), *visitors)
+
+        asyncio.run(all_at_once())
+        assert len(pages) > SECONDS / 2
+        ids = {request_id.zfill(8): request_id for request_id in service.done | service.failed}
+
+        def named(message: str) -> set[str]:
+            return {ids[request_id] for request_id in service.told(message) if request_id in ids}
+
+        # What the client has not got may be counted all the same: it was on its way.
+        def is_exact() -> bool:
+            page = httpx.get(f"{service.url}/metrics").text
+            counted = total(page, "/work/{request_id}", "/quick/{request_id}")
+            return counted == len(service.reached() - named("while serving"))
+
+        until(is_exact, "equal counts")
+        assert not named("while serving") & service.done
+        assert service.done <= service.reached()
+        page = httpx.get(f"{service.url}/metrics").text
+        assert "http_requests_in_flight" in page
+
+
+@pytest.mark.parametrize("name", THOSE)
+def test_a_request_in_flight_is_named_soon(name: str, tmp_path: Path) -> None:
+    """A sibling writes a line with its id, its route and its age, and keeps it in the store."""
+    with serving(name, tmp_path) as service:
+        with suppress(httpx.TransportError), httpx.Client(timeout=0.001) as http:
+            http.get(f"{service.url}/stuck/one", headers={"X-Request-ID": "stuck-00000001"})
+        until(lambda: "one" in service.reached(), "request")
+        for pid in service.workers():
+            os.kill(pid, signal.SIGKILL)
+            if until(lambda: True) and service.told("while serving"):
+                break
+        until(lambda: "stuck-00000001" in service.told("while serving"), "line")
+        (line,) = [line for line in service.lines() if line.get("request_id") == "stuck-00000001"]
+        assert (line["level"], line["route"], line["method"]) == ("error", "/stuck/{request_id}", "GET")
+        found = until(lambda: httpx.get(f"{service.url}/monitoring/requests/stuck-00000001").json())
+        assert found

@@ -1,0 +1,200 @@
+"""Slots of workers: taken, inherited and left, by real processes that end in every way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import worker_process
+from support import PATIENCE_SECONDS, until
+from worker_process import Process
+
+from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
+from sage_fastapi_obs.workers.mapped_file import MappedFile
+
+Start = Callable[[], Process]
+
+
+@pytest.fixture
+def service() -> str:
+    """Return the name of a service that nobody else has."""
+    return f"slots-{uuid4().hex}"
+
+
+@pytest.fixture
+def start(service: str) -> Iterator[Start]:
+    """Start workers of one service, whose parent is this process; end them."""
+    begun: list[Process] = []
+    folders: set[str] = set()
+
+    def start() -> Process:
+        begun.append(Process(service))
+        if (slot := begun[-1].do("slot")) is not None:
+            folders.add(slot[1])
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one.process.kill()
+        one.process.join()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill(worker: Process, number: int = signal.SIGKILL) -> None:
+    """End a worker by a signal; its parent does not ask for its status yet."""
+    os.kill(worker.pid, number)
+    stat = Path(f"/proc/{worker.pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "end of the worker")
+
+
+def test_workers_of_one_parent_have_slots_of_one_group(start: Start) -> None:
+    """The slots are numbered, and a worker that ends well leaves its own to the next."""
+    first, second = start(), start()
+    (number, folder), (other_number, other_folder) = first.do("slot"), second.do("slot")
+    assert (number, other_number, folder) == (0, 1, other_folder)
+    first.do("close")
+    third = start()
+    assert third.do("slot") == (0, folder)
+    assert second.do("tick") is third.do("tick") is None
+    assert [worker.do("told") for worker in (second, third)] == [[], []]
+
+
+def test_a_sibling_tells_what_a_killed_worker_was_serving(start: Start) -> None:
+    """Requests in flight are named, those that were done are counted, those that were finished are neither; all once."""
+    first, second, third = start(), start(), start()
+    for request_id in ("lost", "done", "finished"):
+        first.do("begin", request_id)
+    number = first.do("done", "done")
+    first.do("finish", "finished")
+    second.do("begin", "of another")
+    kill(first)
+    second.do("tick")
+    assert second.do("told") == [["done", number, 5], ["died", 0, "killed", "by SIGKILL", "", ["lost"]]]
+    third.do("tick")
+    assert third.do("told") == []
+    assert start().do("slot")[0] == 0
+
+
+def test_the_next_worker_tells_where_no_sibling_has(start: Start) -> None:
+    """Whoever takes the slot tells first, and numbers of requests that are done go on."""
+    first = start()
+    first.do("begin", "lost")
+    first.do("begin", "done")
+    number = first.do("done", "done")
+    kill(first)
+    heir = start()
+    done, (*died, _, _, _, lost) = heir.do("told")
+    assert (done, died, lost) == (["done", number, 5], ["died", 0], ["lost"])
+    heir.do("begin", "next")
+    assert heir.do("done", "next") > number
+
+
+def test_a_crash_is_told_with_its_line(start: Start) -> None:
+    """What the interpreter writes when it crashes names the line of the application."""
+    first, second = start(), start()
+    first.send("segfault")
+    first.process.join(PATIENCE_SECONDS)
+    second.do("tick")
+    ((what, number, reason, evidence, at, lost),) = second.do("told")
+    assert (what, number, reason, evidence, lost) == ("died", 0, "crash", "Fatal Python error: Segmentation fault", [])
+    assert Path(at.rpartition(":")[0]).name == "worker_process.py"
+
+
+def test_a_worker_that_does_not_stop_in_time_was_killed(start: Start) -> None:
+    """Its status may be unknown, as its parent has asked for it; that it was stopping is written down."""
+    first, second = start(), start()
+    first.do("stopping")
+    first.process.kill()
+    first.process.join()
+    second.do("tick")
+    assert second.do("told") == [["died", 0, "killed", "it was about to stop, and did not end in time", "", []]]
+
+
+def test_an_unknown_reason_is_said_to_be_unknown(start: Start) -> None:
+    """Nothing is made up where nothing is known."""
+    first, second = start(), start()
+    first.process.kill()
+    first.process.join()
+    second.do("tick")
+    assert second.do("told") == [["died", 0, "unknown", "", "", []]]
+
+
+def test_the_next_start_tells_of_a_group_that_died_with_its_server(service: str, start: Start) -> None:
+    """The folder of workers whose parent has gone is read once more, and removed."""
+    command = [sys.executable, worker_process.__file__, service, "one", "two"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        pid, (_, folder) = json.loads(server.stdout.readline())
+        # While its server lives, it is nobody's business.
+        assert start().do("told") == []
+        server.kill()
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        until(lambda: os.kill(pid, 0) or not Path(f"/proc/{pid}").exists(), "end of the worker")
+    (told,) = start().do("told")
+    assert (told[0], told[2], sorted(told[5])) == ("died", "unknown", ["one", "two"])
+    assert not Path(folder).exists()
+    assert start().do("told") == []
+
+
+def test_a_forked_child_leaves_the_slot_to_its_parent(start: Start) -> None:
+    """A child that lives on holds no lock: the slot of the killed parent is free."""
+    first, second = start(), start()
+    first.do("begin", "lost")
+    child = first.do("fork")
+    try:
+        kill(first)
+        second.do("tick")
+        assert second.do("told") == [["died", 0, "killed", "by SIGKILL", "", ["lost"]]]
+        assert start().do("slot")[0] == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_thousand_replacements_leave_a_constant_number_of_files(start: Start) -> None:
+    """Files and bytes stay what they were, however many workers have come and gone."""
+    first = start()
+    folder = Path(first.do("slot")[1])
+    sizes = set()
+    for _ in range(5):
+        replaced = start()
+        kill(replaced)
+        first.do("tick")
+        sizes.add((len([*folder.iterdir()]), sum(path.stat().st_size for path in folder.iterdir())))
+    assert len(sizes) == 1
+    assert sizes.pop()[0] <= 2 * 2 + 4
+
+
+def test_requests_without_room_are_counted(tmp_path: Path) -> None:
+    """Beyond the capacity only their number is known, and it falls again."""
+    file = MappedFile(tmp_path / "0.slot", writable=True, size=1 << 20)
+    records = RequestRecords(file.numbers, file.bytes, 4_096, 8, 0)
+    begun = [worker_process.exchange(str(number)) for number in range(MOST_RECORDS + 3)]
+    for exchange in begun:
+        records.start(exchange)
+    assert [records.has_room(exchange.record[1]) for exchange in begun[-4:]] == [True, False, False, False]
+    assert file.numbers[8] == 3
+    assert len([*read_records(file.numbers, file.bytes, 4_096)]) == MOST_RECORDS
+    for exchange in begun:
+        records.free(exchange.record[1])
+    assert file.numbers[8] == 0
+    assert [*read_records(file.numbers, file.bytes, 4_096)] == []
+
+
+@pytest.mark.parametrize("path", ["/" + "ä" * 500, "/\udcff", "/a\0b", "", "/" + "x" * 10_000])
+def test_any_path_fits_into_a_record(tmp_path: Path, path: str) -> None:
+    """Long and odd paths are cut; ids and method are read back."""
+    file = MappedFile(tmp_path / "0.slot", writable=True, size=1 << 20)
+    records = RequestRecords(file.numbers, file.bytes, 4_096, 8, 0)
+    records.start(worker_process.exchange("i" * 32, path))
+    (record,) = read_records(file.numbers, file.bytes, 4_096)
+    assert (record.request_id, record.trace_id, record.method) == ("i" * 32, "1" * 32, "GET")
+    assert path.encode("utf-8", "replace").decode().startswith(record.path.rstrip("\ufffd"))
