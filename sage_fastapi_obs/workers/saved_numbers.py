@@ -68,7 +68,7 @@ class SavedNumbers:
         self._parts: dict[Collector, _SavedCollector] = {}
         self._saving = RLock()
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._saving)
+        hold_at_fork(self._saving, rank=1)
         if is_counted:
             families.is_counted = True
             self.save(for_page=True)

@@ -545,3 +545,35 @@ def test_a_forked_child_writes_nothing_into_the_slot_of_its_parent():
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "True 10.0 True"
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it():
+    """Of two locks of which one is held while the other is taken, the outer one is taken first, whichever is newer."""
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 20
+
+
+NESTED = """
+import os, sys, threading, time
+from sage_fastapi_obs.processes import hold_at_fork
+
+outer, inner, done = threading.RLock(), threading.RLock(), threading.Event()
+hold_at_fork(outer, rank=1)
+hold_at_fork(inner)
+
+def work():
+    while not done.is_set():
+        with outer:
+            time.sleep(0.001)
+            with inner:
+                pass
+
+threading.Thread(target=work, daemon=True).start()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        os._exit(0 if outer.acquire(timeout=1) and inner.acquire(timeout=1) else 1)
+    print(os.waitpid(child, 0)[1] == 0)
+    time.sleep(0.003)
+done.set()
+"""
