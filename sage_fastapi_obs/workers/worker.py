@@ -43,6 +43,9 @@ class Numbers(Protocol):
     def count_done(self, slot: Slot, record: Record) -> None:
         """Add a request to the numbers of a slot whose owner had not; does nothing the second time."""
 
+    def abandon(self) -> None:
+        """Write nothing more, in a forked child."""
+
     def leave(self) -> None:
         """Write everything into the slot for the last time."""
 
@@ -295,6 +298,8 @@ class Worker:
     def _leave_to_parent(self) -> None:
         """In a forked child: the slot is the parent's."""
         group, self.group, self.in_flight.records = self.group, None, None
+        if self._numbers is not None:
+            self._numbers.abandon()
         if group is not None:
             self._ignore_crashes()
             group.close()
