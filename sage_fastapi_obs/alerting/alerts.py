@@ -143,8 +143,6 @@ class Alerts:
         self._leader: WrittenAlerts | None = None
         """What the worker that judges has written last; None if it is this one."""
         self._due: list[_Notification] = []
-        self.follow: Callable[[], None] = lambda: None
-        """Called before alerts are read, to learn what another worker has found."""
         self.told: Callable[[], object] = lambda: None
         """Called when all callbacks of a notification have returned."""
 
@@ -285,7 +283,6 @@ class Alerts:
 
     def alerts(self, *states: State) -> list[Alert]:
         """Return the alerts in some states, by default those that are pending or firing, most severe first."""
-        self.follow()
         wanted = states or ("pending", "firing")
         elsewhere = [] if self._leader is None else [state for _, state in [*self._others.values()]]
         # Copied rather than locked: a probe must not wait for an evaluation.

@@ -82,13 +82,13 @@ class Windows:
 
     def watched_at(self, at: float) -> float:
         """Return what `watched_seconds` was, or is going to be, at a time of the clock."""
-        with self._lock:
-            ticks = self._ticks
-            following = bisect_right(ticks, at, key=attrgetter("at"))
-            if not ticks or not following:
-                return ticks[0].watched + at - ticks[0].at if ticks else 0.0
-            found = ticks[following - 1].watched + at - ticks[following - 1].at
-            return found if following == len(ticks) else min(found, ticks[following].watched)
+        # Copied rather than locked: who asks may have locks that sampling needs.
+        ticks = self._ticks[:]
+        following = bisect_right(ticks, at, key=attrgetter("at"))
+        if not ticks or not following:
+            return ticks[0].watched + at - ticks[0].at if ticks else 0.0
+        found = ticks[following - 1].watched + at - ticks[following - 1].at
+        return found if following == len(ticks) else min(found, ticks[following].watched)
 
     def sample(self) -> None:
         """Read the registry now.

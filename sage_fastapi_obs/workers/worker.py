@@ -59,6 +59,9 @@ class Rules(Protocol):
     def hurry(self) -> None:
         """Judge them now: this worker has begun to lead."""
 
+    def follow(self) -> None:
+        """Show what the worker that leads has found."""
+
 
 class Worker:
     """The slot of one `Observability`, from its start to its close."""
@@ -157,7 +160,9 @@ class Worker:
         if leadership is None or rules is None:
             return
         had_led = leadership.is_leader
-        if leadership.try_to_lead() and not had_led:
+        if not leadership.try_to_lead():
+            rules.follow()
+        elif not had_led:
             rules.hurry()
 
     def _leave_rules(self) -> None:
