@@ -321,7 +321,9 @@ class ServiceStatus:
 
     def _in_child(self) -> None:
         self._is_child = self._thread is not None
-        self._judge, self._followed, self._history = SingleJudge(), None, None
+        if self._is_child:
+            # Rules, windows and alerts of the service are its parent's.
+            self._judge, self._followed, self._history = SingleJudge(), None, None
         self.notifications.restart()
 
     def _stop_thread(self) -> None:

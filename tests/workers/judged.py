@@ -66,5 +66,6 @@ def seen() -> dict[str, Any]:
         "leads": obs.status._judge.is_leader,
         "firing": [alert.rule.name for alert in obs.status.alerts.alerts("firing")],
         "failures": sum(one.increase for one in failures.values()),
+        "errors": {**obs.internal_errors.counts},
         "problems": obs.status.review.problems(),
     }
