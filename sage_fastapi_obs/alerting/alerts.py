@@ -215,6 +215,7 @@ class Alerts:
             return False
         del self._others[state.rule.name]
         state.go_on_from(before, 0.0)
+        state.is_known = True
         if self._leader is None:
             for group, alert in state.alerts.items():
                 alert.take_over()
@@ -222,6 +223,11 @@ class Alerts:
                 for one in news:
                     self._note(_Notification(state, group, alert, one, self._wall_clock()))
         return True
+
+    def is_known(self, name: str) -> bool:
+        """Tell whether a rule was judged before, by another worker or by the process before."""
+        state = self._states.get(name)
+        return state is not None and state.is_known
 
     def not_judged(self) -> list[str]:
         """Return the names of rules that the worker that judges does not have."""
@@ -250,8 +256,7 @@ class Alerts:
     def _has(self, rule: AlertRule, metric: str, where: Where) -> bool:
         if not (rule.metric_name and "operation" in where):
             return True
-        selected = self._windows.select(metric, where, ())
-        return selected is not None and bool(selected[1])
+        return self._windows.has_series(metric, where)
 
     def replay(self, rule: AlertRule) -> int:
         """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
