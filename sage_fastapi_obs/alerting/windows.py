@@ -161,7 +161,7 @@ class Windows:
         return {name: history.kind for name, history in self._histories.copy().items()}
 
     def has_series(self, name: str, where: Where) -> bool:
-        """Tell whether a metric has series that match; needs no lock, as metrics are collected with locks that sampling needs."""
+        """Tell whether a metric has series that match; without a lock, as who asks may have some that sampling needs."""
         history = self._histories.get(name)
         return history is not None and bool(_select(history.labels, history.rows.copy(), where, ()))
 
