@@ -125,6 +125,10 @@ class ServiceStatus:
             if rule.name not in known:
                 self.alerts.add(rule)
 
+    def begin_anew(self) -> None:
+        """Go on from no process before, and leave nothing to one after: a script or job is no service that starts again."""
+        self._history = None
+
     def join(self, judge: Judge) -> None:
         """Judge rules as one of several workers of the service, whose numbers are all in what is read; before the start."""
         self._judge, self._has_led = judge, False
