@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 
+from sage_fastapi_obs.insight.thread_frames import outward
+
 _OWN = str(Path(__file__).parents[1])
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 _FRAMEWORKS = {"fastapi", "starlette", (__package__ or "").partition(".")[0]}
-_MOST_FRAMES = 500
 _MOST_FILES = 4096
 _SHOWN_PARTS = 3
 """Of the path of a file that is not below the working directory."""
@@ -51,13 +52,12 @@ class ApplicationCode:
 
     def line(self, frame: FrameType | None) -> str | None:
         """Return the innermost line of the application in a stack; None where there is none."""
-        for _ in range(_MOST_FRAMES):
-            if frame is None:
-                break
-            if (place := self.place(frame.f_code, frame.f_lineno)) is not None:
-                return place
-            frame = frame.f_back
-        return None
+        return self.innermost(outward(frame))
+
+    def innermost(self, frames: Iterable[FrameType]) -> str | None:
+        """Return the first line of the application, of frames whose innermost is the first."""
+        places = (self.place(frame.f_code, frame.f_lineno) for frame in frames)
+        return next((place for place in places if place is not None), None)
 
     def _shown(self, file: str) -> str | None:
         try:

@@ -62,6 +62,8 @@ def busy_interpreter(us: int) -> Finding:
 def _ready(loop: asyncio.AbstractEventLoop) -> set[Exchange]:
     """Find the requests that have a task which only waits for its turn."""
     with collector_off():
-        running = running_task(loop)
-        tasks = [task for task in islice(asyncio.all_tasks(loop), _MOST_TASKS) if task is not running and is_ready(task)]
+        if running_task(loop) is not None:
+            # It is in the middle of a step, that may wait for anything.
+            return set()
+        tasks = filter(is_ready, islice(asyncio.all_tasks(loop), _MOST_TASKS))
         return {exchange for task in tasks if (exchange := exchange_in(context_of(task))) is not None}

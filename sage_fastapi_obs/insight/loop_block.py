@@ -19,6 +19,9 @@ _IN_VAIN = 4
 """A watch thread that has waited so often has asked for the interpreter in vain: for Python code it rests until its time,
 until it asks, and until it is answered."""
 
+_RIVALS = 3
+"""Where more threads wait for the interpreter, another one is likely to get it first, and the loop goes on meanwhile."""
+
 
 class Sample(NamedTuple):
     """What was seen at one tick while the loop did not turn."""
@@ -57,7 +60,9 @@ def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: 
     if late_ns < _LATE_NS:
         return "observed"
     loop_waited = now.loop_waited - before.loop_waited
-    if loop_cpu + loop_waited >= BUSY * elapsed and now.own_rests - before.own_rests >= _IN_VAIN:
+    rests = now.own_rests - before.own_rests
+    is_alone = now.process_rests - before.process_rests <= (1 + _RIVALS) * rests
+    if loop_cpu + loop_waited >= BUSY * elapsed and rests >= _IN_VAIN and is_alone:
         # It had to wait until a call ended, and has got the interpreter there and then: Python code gives it up when asked.
         return "inferred"
     return "observed" if is_same and now.own_waited - before.own_waited > late_ns / 2 else "nobody"

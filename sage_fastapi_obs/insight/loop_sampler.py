@@ -6,7 +6,7 @@ from typing import Any
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.loop_block import Sample, who_held, without
 from sage_fastapi_obs.insight.loop_thread import TICK_NS, ClockReading, LoopThread
-from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, frame_of, running_task
+from sage_fastapi_obs.insight.thread_frames import SHOWS_THREADS, collector_off, context_of, running_task
 from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.insight.watch_thread import WatchThread
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
@@ -57,13 +57,16 @@ class LoopSampler:
         return without(samples, waited_ns)
 
     def _add(self, loop_thread: LoopThread, before: ClockReading, now: ClockReading, late_ns: int) -> None:
-        exchange, place = self._look(loop_thread)
+        exchange, place, is_call = self._look(loop_thread)
         last = self.samples[-1] if self.samples else None
         if last is None:
             self._waited_before = before.loop_waited
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
         is_same = last is not None and last.holder == (place if exchange is None else exchange)
         who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
+        if who == "inferred" and not is_call:
+            # It has ended, and the loop goes on.
+            who = "nobody"
         own_ns = max(0, now.at - start_ns - now.loop_waited + before.loop_waited)
         if last is not None and len(self.samples) >= _MOST_SAMPLES:
             self.samples[-1] = last._replace(end_ns=now.at, own_ns=last.own_ns + own_ns)
@@ -79,11 +82,13 @@ class LoopSampler:
             return sign_ns
         return (max(sign_ns, asked_ns - TICK_NS) + asked_ns) // 2
 
-    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None]:
+    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None, bool]:
+        """Return for which request the loop runs code, at which line of the application, and whether it runs any."""
         with collector_off():
             task = running_task(loop_thread.loop)
             exchange = None if task is None else self._exchange_of(task)
-            return exchange, self._code.line(frame_of(loop_thread.ident))
+            called = loop_thread.called()
+            return exchange, self._code.innermost(called), bool(called)
 
     def _exchange_of(self, task: "asyncio.Task[Any]") -> Exchange | None:
         context = context_of(task)

@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from contextlib import suppress
 from functools import cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.insight.request_phases import code_of
-from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of
+from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of, outward
 
 _THREAD: int | None = None
 with suppress(ImportError, AttributeError):
@@ -46,6 +48,8 @@ class ClockReading(NamedTuple):
     """The same of the watch thread."""
     own_rests: int
     """How often the watch thread has slept or waited: each 5 ms while it waits for the interpreter. 0 where nobody says it."""
+    process_rests: int
+    """The same of all threads."""
 
 
 def others_share(before: ClockReading, now: ClockReading) -> float:
@@ -62,6 +66,8 @@ class LoopThread:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.ident = threading.get_ident()
+        self.depth = 0
+        """How many frames there are below what the loop calls: its own, and those that run it. 0 while that is not known."""
         self.before: ClockReading | None = None
         self.now: ClockReading | None = None
         """The last two readings."""
@@ -79,7 +85,16 @@ class LoopThread:
         """Read all clocks, in the watch thread."""
         at, loop_cpu, process_cpu = time.perf_counter_ns(), self._cpu(), time.process_time_ns()
         self._read_waits(at, loop_cpu)
-        self.before, self.now = self.now, ClockReading(at, loop_cpu, process_cpu, *self._waits, _own_rests())
+        self.before, self.now = self.now, ClockReading(at, loop_cpu, process_cpu, *self._waits, *_rests())
+
+    def note_depth(self) -> None:
+        """Note the depth; to be called by what the loop calls."""
+        self.depth = len(outward(sys._getframe(2)))  # noqa: SLF001 - documented
+
+    def called(self) -> list[FrameType]:
+        """Return the frames of what the loop has called, the innermost first; empty while it calls nothing."""
+        frames = outward(frame_of(self.ident))
+        return frames[: max(0, len(frames) - self.depth)]
 
     @property
     def last_at(self) -> int:
@@ -88,11 +103,15 @@ class LoopThread:
 
     @property
     def starved_ns(self) -> int:
-        """For how long the loop has not run since the reading before the last, if other threads had the interpreter; else 0."""
-        if self.before is None or self.now is None or others_share(self.before, self.now) < BUSY:
+        """For how long the loop has neither run nor waited for a processor since the reading before the last.
+
+        0 where that is less than half, or no other thread has computed meanwhile: then nobody has kept it from the interpreter.
+        """
+        before, now = self.before, self.now
+        if before is None or now is None or others_share(before, now) <= _QUIET:
             return 0
-        elapsed, loop_cpu = self.now.at - self.before.at, self.now.loop_cpu - self.before.loop_cpu
-        return elapsed - loop_cpu if loop_cpu <= elapsed / 2 else 0
+        asleep_ns = now.at - before.at - (now.loop_cpu - before.loop_cpu) - (now.loop_waited - before.loop_waited)
+        return asleep_ns if 2 * asleep_ns >= now.at - before.at else 0
 
     def is_idle(self) -> bool:
         """Tell whether the loop waits for something to do, where that can be seen: not in one that is written in C."""
@@ -131,8 +150,11 @@ class LoopThread:
             return 0
 
 
-def _own_rests() -> int:
-    return resource.getrusage(_THREAD).ru_nvcsw if _THREAD is not None else 0
+def _rests() -> tuple[int, int]:
+    """Return how often this thread and all of the process have rested."""
+    if _THREAD is None:
+        return 0, 0
+    return resource.getrusage(_THREAD).ru_nvcsw, resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 class ProcessorWait:

@@ -159,14 +159,23 @@ class SlowWaits(CauseObserver):
             # Who begins after this is found before its first look is due.
             self._scan_ns = now_ns + _OLD_NS
             self._scan()
-        due = [(seen.due_ns, exchange) for exchange, seen in self._seen.items() if seen.due_ns <= now_ns]
+        due = [
+            (seen.due_ns, exchange)
+            for exchange, seen in self._seen.items()
+            if seen.due_ns <= now_ns and _is_on_its_way(exchange)
+        ]
         if due:
             self._look_at(sorted(due, key=itemgetter(0)), loop_thread, now_ns)
 
     def _scan(self) -> None:
         """Find those that are in flight; nothing is kept of requests that have ended."""
         current = [watch.exchange for watch in in_flight(self._watch.in_progress)]
-        self._seen = {exchange: self._seen.get(exchange) or _Seen(exchange) for exchange in current if _is_on_its_way(exchange)}
+        known = self._seen
+        self._seen = {
+            exchange: known.get(exchange) or _Seen(exchange)
+            for exchange in current
+            if exchange in known or _is_on_its_way(exchange)
+        }
 
     def _look_at(self, due: list[tuple[int, Exchange]], loop_thread: LoopThread, now_ns: int) -> None:
         look = _Look(loop_thread, self._code)
@@ -205,9 +214,9 @@ class _Look:
         self._of_pools: dict[Exchange, str | None] | None = None
 
     def at(self, exchange: Exchange, seen: _Seen) -> WaitPlace | None:
-        """Find out what a request waits for; None for one that runs or has ended."""
+        """Find out what a request waits for; None for one that runs or has just ended."""
         task = exchange.task
-        if not _is_on_its_way(exchange) or task is None or task is self._running or self._running_for is exchange:
+        if task is None or task is self._running or self._running_for is exchange:
             return None
         waiter = getattr(task, "_fut_waiter", None)
         found = seen.known(waiter)

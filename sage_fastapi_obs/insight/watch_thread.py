@@ -115,6 +115,8 @@ class WatchThread:
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.loop_thread is None or self.loop_thread.loop is not loop:
             return
+        if not self.loop_thread.depth:
+            self.loop_thread.note_depth()
         for answered in self.answered:
             try:
                 answered()

@@ -20,7 +20,7 @@ from sage_fastapi_obs.workers.definitions import (
 )
 
 
-class _Child:
+class _SavedChild:
     """The block of one child, and what is added to the numbers of this owner."""
 
     __slots__ = ("base", "block", "others", "state", "words")
@@ -39,7 +39,7 @@ class SavedFamily:
     def __init__(self, blocks: Blocks, definition: Definition, block: Block) -> None:
         self.definition = definition
         self._blocks, self._block = blocks, block
-        self._children: dict[Key, _Child] = {}
+        self._children: dict[Key, _SavedChild] = {}
         self._exemplars: defaultdict[Key, dict[int, Block]] = defaultdict(dict)
         """By place among the numbers of a child."""
         self._own: set[Key] = set()
@@ -61,7 +61,7 @@ class SavedFamily:
             self._exemplars[key_of(text)][int(values[1 + words])] = block
         else:
             end = 1 + words + self.definition.width
-            self._children[key_of(text)] = _Child(block, text, values[1 + words : end], values[end:])
+            self._children[key_of(text)] = _SavedChild(block, text, values[1 + words : end], values[end:])
 
     def write(
         self, key: Key, numbers: Sequence[float], at: float, others: Sequence[float] = (), set_at: float | None = None
@@ -105,9 +105,9 @@ class SavedFamily:
             for block in self._exemplars.pop(key, {}).values():
                 self._let_go(block)
 
-    def _new(self, key: Key, width: int, others: Sequence[float]) -> _Child:
+    def _new(self, key: Key, width: int, others: Sequence[float]) -> _SavedChild:
         words = key_words(key)
-        return _Child(self._block_for(len(words), 1 + len(words) + width + len(others)), words, (), others)
+        return _SavedChild(self._block_for(len(words), 1 + len(words) + width + len(others)), words, (), others)
 
     def _block_for(self, words: int, width: int, *marks: str) -> Block:
         description = f"[{','.join((str(self._block.place), str(words), *marks))}]".encode()

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
+from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.metrics.exposition.child_changes import ChildChanges
 from sage_fastapi_obs.metrics.exposition.library_exposition import without_created
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument, multiprocess_mode
@@ -57,8 +58,8 @@ class SavedNumbers:
         """
         self._registries = ((registry, True), *(() if unexported is None else ((unexported, False),)))
         self._errors = errors
-        self._slot = _Slot(SavedFamilies(blocks), interval_seconds, wall_clock, errors)
-        self._parts: dict[Collector, _Part] = {}
+        self._slot = _SlotWriter(SavedFamilies(blocks), interval_seconds, wall_clock, errors)
+        self._parts: dict[Collector, _SavedCollector] = {}
         self._saving = RLock()
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
         hold_at_fork(self._saving)
@@ -76,7 +77,8 @@ class SavedNumbers:
             for collector in self._parts.keys() - found.keys():
                 self._parts.pop(collector).retire()
             for collector, on_page in found.items():
-                if not getattr(collector, "is_derived", False):
+                # Older names are made of what is saved.
+                if not isinstance(collector, Aliases):
                     try:
                         self._save(collector, on_page=on_page, for_page=for_page, pause=pause)
                     except Exception as error:
@@ -91,16 +93,16 @@ class SavedNumbers:
         if for_page:
             part.save_exemplars()
 
-    def _part_of(self, collector: Collector, *, on_page: bool) -> "_Part":
+    def _part_of(self, collector: Collector, *, on_page: bool) -> "_SavedCollector":
         if isinstance(collector, HttpRequestSeries):
-            return _Requests(collector, self._slot)
+            return _SavedRequests(collector, self._slot)
         own = instrument(collector)
         if own is not None and own.family.type in _NUMERIC:
-            return _Instrument(own, self._slot, _merge_of(collector, own.family), on_page=on_page)
-        return _Lines(collector, self._slot, on_page=on_page)
+            return _SavedInstrument(own, self._slot, _merge_of(collector, own.family), on_page=on_page)
+        return _SavedLines(collector, self._slot, on_page=on_page)
 
 
-class _Slot:
+class _SlotWriter:
     """Where and when parts save."""
 
     def __init__(
@@ -120,7 +122,7 @@ class _Slot:
         return before if found is None else with_extremes(before, slice_at(self.now(), self._interval_seconds), *found)
 
 
-class _Part(Protocol):
+class _SavedCollector(Protocol):
     """Saves one collector."""
 
     is_cheap: bool
@@ -135,10 +137,10 @@ class _Part(Protocol):
         """Let go of everything: the collector has left the registry."""
 
 
-class _Instrument:
+class _SavedInstrument:
     is_cheap = True
 
-    def __init__(self, own: ClientInstrument, slot: _Slot, merge: str, *, on_page: bool) -> None:
+    def __init__(self, own: ClientInstrument, slot: _SlotWriter, merge: str, *, on_page: bool) -> None:
         family = own.family
         self._own, self._slot = own, slot
         self._has_extremes = own.has_extremes
@@ -177,10 +179,10 @@ class _Instrument:
         return self._slot.extremes(self._family.others(labels), child.take_extremes())
 
 
-class _Lines:
+class _SavedLines:
     """A collector of which only the lines of the page are known."""
 
-    def __init__(self, collector: Collector, slot: _Slot, *, on_page: bool) -> None:
+    def __init__(self, collector: Collector, slot: _SlotWriter, *, on_page: bool) -> None:
         self._collector, self._slot, self._on_page = collector, slot, on_page
         self.is_cheap = is_cheap(collector)
         self._families: dict[Definition, SavedFamily] = {}
@@ -220,12 +222,12 @@ class _Lines:
         saved.keep_only(keys)
 
 
-class _Requests:
+class _SavedRequests:
     """The series of HTTP requests: each is saved when it is added up."""
 
     is_cheap = True
 
-    def __init__(self, requests: HttpRequestSeries, slot: _Slot) -> None:
+    def __init__(self, requests: HttpRequestSeries, slot: _SlotWriter) -> None:
         shown = requests.families
         flying = requests.in_flight_metric
         self._requests, self._slot = requests, slot

@@ -66,6 +66,7 @@ class SharedNumbers:
             wall_clock=clock,
         )
         self._merged = MergedRegistry(group.slots, self._errors, interval_seconds=seconds, wall_clock=clock)
+        self._merged.show_as(self._own)
         self._read_merged = RegistryReader(self._merged.registry, self._errors, self._merged.unexported)
         self._group = group
         if self._http is not None:

@@ -9,14 +9,22 @@ from sage_fastapi_obs.request.exchange import Exchange
 
 MS = 1_000_000
 LEAST = 100 * MS
-START = ClockReading(0, 0, 0, 0, 0, 0)
+START = ClockReading(0, 0, 0, 0, 0, 0, 0)
 
 
 def after(
-    elapsed: int, loop: int = 0, others: int = 0, loop_waited: int = 0, own_waited: int = 0, rests: int = 3
+    elapsed: int,
+    loop: int = 0,
+    others: int = 0,
+    loop_waited: int = 0,
+    own_waited: int = 0,
+    rests: int = 3,
+    all_rests: int | None = None,
 ) -> ClockReading:
     """Read the clocks so many milliseconds later."""
-    return ClockReading(elapsed * MS, loop * MS, (loop + others) * MS, loop_waited * MS, own_waited * MS, rests)
+    all_rests = 2 * rests if all_rests is None else all_rests
+    computed = elapsed * MS, loop * MS, (loop + others) * MS
+    return ClockReading(*computed, loop_waited * MS, own_waited * MS, rests, all_rests)
 
 
 def exchange() -> Exchange:
@@ -42,6 +50,13 @@ def test_a_call_that_holds_the_interpreter_is_inferred() -> None:
     assert (
         who_held(START, after(400, loop=150, loop_waited=230, own_waited=250, rests=8), 350 * MS, is_same=False) == "inferred"
     )
+
+
+def test_among_many_that_want_the_interpreter_nobody_is_named() -> None:
+    """Who gets the interpreter after others did may see what came after the call."""
+    few, many = after(400, loop=380, rests=70, all_rests=200), after(400, loop=380, rests=70, all_rests=700)
+    assert who_held(START, few, 350 * MS, is_same=False) == "inferred"
+    assert who_held(START, many, 350 * MS, is_same=False) == "nobody"
 
 
 def test_other_threads_are_never_a_route() -> None:

@@ -137,6 +137,23 @@ async def test_many_requests_that_move_share_what_a_tick_may_cost(looks: Looks) 
     assert all(looks.waits._seen[exchange].ns > 0 for exchange in exchanges)
 
 
+async def test_what_was_seen_before_the_answer_began_is_told_at_its_end(looks: Looks) -> None:
+    """A request that streams its answer is looked at no more, and still says where it had waited."""
+
+    async def work() -> None:
+        await asyncio.sleep(100)
+
+    exchange = looks.begin(work())
+    await asyncio.sleep(0)
+    for now_ms in range(0, 400, 50):
+        looks.at(now_ms)
+    exchange.first_byte_us = 400_000
+    for now_ms in range(400, 1_000, 50):
+        looks.at(now_ms)
+    assert looks.told(exchange, 1_000)[0][0].startswith("waited ")
+    assert looks.waits._seen[exchange].ns < 400 * MS
+
+
 async def test_nothing_is_kept_of_requests_that_have_ended(looks: Looks) -> None:
     """What was seen of a request goes with it."""
     looks.begin(asyncio.sleep(100))

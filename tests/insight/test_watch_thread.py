@@ -219,6 +219,32 @@ async def test_a_loop_that_is_seen_to_wait_is_not_woken() -> None:
     watch.stop()
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_what_the_loop_has_called_is_told_from_what_runs_it(kind: str) -> None:
+    """Nothing is called while the loop waits; the line that runs the loop is never what it runs."""
+    loop = asyncio.new_event_loop() if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop()
+    watch = WatchThread({object()}, InternalErrors())  # type: ignore[arg-type]
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        with collector_off():
+            seen.append([frame.f_code.co_name for frame in watch.loop_thread.called()])
+
+    async def serve() -> None:
+        watch.wake()
+        await eventually(lambda: watch.loop_thread.depth, "answer")
+        looking = threading.Thread(target=lambda: (time.sleep(0.2), look()))
+        looking.start()
+        await asyncio.sleep(0.5)
+        looking.join()
+        look()
+
+    loop.run_until_complete(serve())
+    loop.close()
+    watch.stop()
+    assert [names[-2:] for names in seen] == [[], ["look", "serve"]]
+
+
 def test_pauses_of_the_collector_count_for_all_that_they_overlap() -> None:
     """A time has the part of each pause that lies in it."""
     now = iter([1_000, 50_001_000, 90_000_000, 190_000_000])

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import threading
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, GCCollector, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -60,6 +61,11 @@ def test_requests_of_all_workers_are_added_up(tmp_path):
     ]
     assert sorted(pages[0].splitlines()) == sorted(pages[1].splitlines())
     assert b'trace_id="' + b"1" * 32 in pages[0]
+    both[1].with_values(*OK).pending.append((7_000, 0, 0, None, None))
+    save(workers)
+    group.merged.refresh()
+    readings = {reading.name: [*reading.extremes] for reading in RegistryReader(group.merged.registry, group.errors)()}
+    assert readings["http_request_duration_seconds"] == [(OK, 0.002, 0.007)]
 
 
 def test_requests_are_never_lost_or_doubled_by_a_new_owner(tmp_path):
@@ -307,7 +313,7 @@ def test_two_versions_of_a_metric_do_not_break_the_page(tmp_path):
     # The others have gone: nothing is wrong any more, and their help text may be another one.
     newer = Histogram("work", "Better.", buckets=(2.0,), registry=(registry := CollectorRegistry()))
     newer.observe(1.5)
-    TestWorker(group.slots[0], registry).save()
+    TestWorker(group.slots[0], registry, wall_clock=lambda: 1_000_001.0).save()
     assert of(group.values(), "work_bucket", le="2.0") == 2
     assert "# HELP work Better." in generate_latest(group.merged.registry).decode()
 
@@ -363,12 +369,16 @@ def test_names_and_older_names_go_on_working(tmp_path):
     save(workers)
     group.merged.refresh()
     registry = group.merged.registry
-    registry.register(Aliases(registry, {"result"}))
+    workers[0].registry.register(Aliases(workers[0].registry, {"result"}))
+    workers[0].registry.set_target_info({"service": "shop"})
+    workers[0].save()
+    group.merged.show_as(workers[0].registry)
     names = frozenset({"business_active_users"})
     page = b"".join(exposition_of(generate_latest, registry, group.errors, names).pieces(lambda: None)).decode()
     assert [line for line in page.splitlines() if not line.startswith("#")] == ["business_active_users 4.0"]
     assert names_beginning(registry, "business_") == ["business_active_users"]
     assert of(group.values(), "flux_result_success_rate", operation="load") == 0.5
+    assert of(group.values(), "target_info", service="shop") == 1
 
 
 def test_numbers_that_are_no_numbers_are_saved(tmp_path):
@@ -382,3 +392,62 @@ def test_numbers_that_are_no_numbers_are_saved(tmp_path):
     found = group.values()
     assert math.isnan(of(found, "size", worker="0"))
     assert of(found, "size", worker="1") == math.inf
+
+
+def test_what_threads_count_while_it_is_saved_and_read_is_all_there(tmp_path):
+    """Numbers are saved and pages are read while threads count: none falls on the way, and at the end each is exact."""
+    group = Group(tmp_path)
+
+    def make(registry: CollectorRegistry) -> tuple[Counter, Histogram, HttpRequestSeries]:
+        histogram = Histogram("work", "Work.", ["of"], buckets=(1, 2), registry=registry)
+        return Counter("jobs", "Jobs.", ["of"], registry=registry), histogram, requests_of(registry)
+
+    both, workers = pair(group, make)
+    save(workers)
+    done = threading.Event()
+
+    def work(counter: Counter, histogram: Histogram, requests: HttpRequestSeries) -> None:
+        for number in range(3_000):
+            label = str(number % 7)
+            counter.labels(label).inc()
+            histogram.labels(label).observe(1.5, {"trace_id": label})
+            series = requests.with_values("GET", f"/{label}", "200")
+            series.pending.append((1_000, 1, 1, None, None))
+            if len(series.pending) > 20:
+                requests.add_up(series)
+
+    def save_again(worker: TestWorker) -> None:
+        while not done.is_set():
+            worker.save()
+
+    threads = [threading.Thread(target=work, args=each) for each in both for _ in range(2)]
+    savers = [threading.Thread(target=save_again, args=[worker]) for worker in workers]
+    for thread in (*threads, *savers):
+        thread.start()
+    before: dict = {}
+    while any(thread.is_alive() for thread in threads):
+        now = group.values()
+        rising = {key: value for key, value in now.items() if not key[0].endswith("in_flight")}
+        assert [key for key, value in before.items() if rising.get(key, -1) < value] == []
+        before = rising
+    done.set()
+    for thread in (*threads, *savers):
+        thread.join()
+    save(workers)
+    found = group.values()
+    for name in ("jobs_total", "work_count", "work_bucket", "http_requests_total", "http_request_duration_seconds_count"):
+        numbers_of = [value for (one, labels), value in found.items() if one == name and ("le", "1.0") not in labels]
+        assert sum(numbers_of) == 12_000 * (2 if name == "work_bucket" else 1)
+    assert not any(errors.counts for errors in (group.errors, *(worker.errors for worker in workers)))
+
+
+def test_older_names_of_metrics_of_a_process_are_those_of_each_worker(tmp_path):
+    """The older name has the label of the worker, too."""
+    group = Group(tmp_path)
+    _, workers = pair(group, lambda registry: ProcessCollector(registry=registry))
+    workers[0].registry.register(Aliases(workers[0].registry, {"runtime"}))
+    save(workers)
+    group.merged.show_as(workers[0].registry)
+    found = group.values()
+    for worker in ("0", "1"):
+        assert of(found, "memory_usage_bytes", worker=worker) == of(found, "process_resident_memory_bytes", worker=worker)
