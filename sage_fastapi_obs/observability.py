@@ -148,7 +148,7 @@ class Observability(Lifecycle):
 
         # What operators open.
         self._reader = None if self.store is None else self.store.reader
-        self._port = MetricsPort(self.metrics_page, settings.metrics)
+        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,

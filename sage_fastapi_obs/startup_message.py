@@ -1,6 +1,5 @@
 """What the first log lines say: which settings are in use, and what is odd about them."""
 
-import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +37,5 @@ def startup_remarks(settings: Settings, tracing: ServerSpans, logs: LogWriter, p
     if port.failure:
         yield (
             f"nothing listens on metrics.port {settings.metrics.port} for this process ({port.failure}): "
-            "workers of a service cannot share it, so run one in each container, set metrics.port to 0 for a free one "
-            "each, or set monitoring.access to 'token'"
+            "it listens as soon as the port is free; or set metrics.port to another one, or monitoring.access to 'token'"
         )
-    if multiprocessing.parent_process() is not None:
-        yield "this is a worker process: its /metrics speaks for itself alone, so scrape each worker or run one"

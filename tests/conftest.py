@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import ssl
 import sys
 import sysconfig
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx._transports.default as httpx_transports
 import hypothesis
 import pytest
 
@@ -31,6 +33,23 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Loguru asks for the same 36 paths for each of its sinks: a quarter of what the start of an Observability costs.
 sysconfig.get_path = functools.cache(sysconfig.get_path)
+
+# So does httpx read all certificates of the machine for each of its clients, 40 ms for one question over plain HTTP.
+_create_ssl_context = httpx_transports.create_ssl_context
+
+
+@functools.cache
+def _usual_ssl_context(_certificates: str | None) -> ssl.SSLContext:
+    return _create_ssl_context()
+
+
+def _shared_ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    if verify is not True or cert is not None or not trust_env:
+        return _create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+    return _usual_ssl_context(os.environ.get("SSL_CERT_FILE"))
+
+
+httpx_transports.create_ssl_context = _shared_ssl_context
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.
@@ -96,6 +115,20 @@ def logging_is_given_back() -> Iterator[None]:
     for logs in left:
         logs.close()
     assert not left, "an Observability was started and not closed"
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """End what a test has started and not closed: it would judge rules and count pauses beside all tests that follow."""
+    before = _running()
+    yield
+    for left in _running():
+        if left not in before:
+            left.abandon()
+
+
+def _running() -> list[Any]:
+    return [started for reference in active._started[:] if (started := reference()) is not None]
 
 
 @pytest.fixture(autouse=True)

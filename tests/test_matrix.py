@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -72,15 +73,19 @@ def run(*command: str | Path, allowed: Iterable[int] = (0,), **options) -> None:
 
 
 def environment(name: str, *packages: str) -> Path:
-    """Make an environment with some packages beside ours, or find it made already; return its Python."""
+    """Make an environment with some packages before those that the tests have, or find it made already; return its Python.
+
+    It has only what differs: to install everything again would take longer than the tests.
+    """
     folder = MATRIX / name
     python = folder / "bin" / "python"
     ready = folder / ".ready"
-    wanted = [*packages, "--editable", "."]
-    made_of = "\n".join([str(ROOT), *wanted, (ROOT / "pyproject.toml").read_text()])
+    made_of = "\n".join([str(ROOT), sys.executable, *packages, (ROOT / "pyproject.toml").read_text()])
     if not ready.exists() or ready.read_text() != made_of:
-        run(sys.executable, "-m", "venv", "--clear", folder)
-        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", folder)
+        (own,) = folder.glob("lib/python*/site-packages")
+        (own / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check", *packages)
         ready.write_text(made_of)
     return python
 
@@ -88,7 +93,8 @@ def environment(name: str, *packages: str) -> Path:
 @pytest.mark.parametrize("number", USUAL)
 def test_other_versions_of_fastapi(number: str):
     """Routes and signals are right there too; the newest version is what all other tests run with."""
-    python = environment(number, f"fastapi=={number}", "pytest", "pytest-asyncio", "hypothesis")
+    python = environment(number, f"fastapi=={number}")
+    run(python, "-c", f"import fastapi; assert fastapi.__version__ == {number!r}")
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS)
 
 
@@ -112,11 +118,14 @@ class Suite:
         failed.unlink(missing_ok=True)
         run(
             *(self._python, "-m", "pytest", "-q", "-p", "watched_suite", "-n", str(workers), "--dist", "loadgroup"),
+            # Of ours, and not of theirs.
+            *(f"-pno:{plugin}" for plugin in ("asyncio", "faker", "randomly", "schemathesis")),
             *("-o", f"cache_dir={self._cache}", *tests),
             allowed=(0, 1),
             cwd=self._folder,
             env=os.environ
-            | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT / 'tests'}", "PYTEST_ADDOPTS": "", "PYTEST_TIMEOUT": "0"},
+            | {"WATCHED_SUITE": layer, "PYTHONPATH": f"docs_src:{ROOT}:{ROOT / 'tests'}"}
+            | {"PYTEST_ADDOPTS": "", "PYTEST_TIMEOUT": "0"},
         )
         return set(json.loads(failed.read_text())) if failed.exists() else set()
 

@@ -20,13 +20,14 @@ from sage_fastapi_obs.metrics.exposition.prometheus_internals import collector_o
 class Aliases(Collector):
     """Collects the metrics of a registry by their older names, those of some groups."""
 
-    is_derived = True
-    """Nothing of it is saved for other workers: it is computed from what is."""
-
     def __init__(self, registry: CollectorRegistry, groups: Iterable[str]) -> None:
         self._registry = registry
-        wanted = frozenset(groups)
+        self._groups = wanted = frozenset(groups)
         self._aliased = [_AliasedMetric(one, alias) for one in CATALOG for alias in one.aliases if alias.group in wanted]
+
+    def of(self, registry: CollectorRegistry) -> "Aliases":
+        """Return a collector of the same groups for another registry."""
+        return Aliases(registry, self._groups)
 
     def describe(self) -> Iterator[Family]:
         """Yield all families, also those of packs that are not switched on yet, without samples."""

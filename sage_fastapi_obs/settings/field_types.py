@@ -125,6 +125,13 @@ HeaderName = Annotated[
 SignalName = Annotated[
     str, BeforeValidator(_usual_signal), _must(_is_free_signal, "must be a signal of this system that is free, such as SIGUSR2")
 ]
+GroupName = Annotated[
+    str,
+    _must(
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch,
+        "a group name has up to 64 letters, digits, dots, dashes and underscores, and starts with a letter or a digit",
+    ),
+]
 FieldName = Annotated[str, _must(lambda name: any(map(str.isalnum, name)), "a field name needs a letter or a digit")]
 IndexName = Annotated[
     str,

@@ -17,6 +17,7 @@ from sage_fastapi_obs.settings.field_types import (
     ExcludedPath,
     Exporter,
     FieldName,
+    GroupName,
     HeaderName,
     HttpUrl,
     IndexName,
@@ -298,7 +299,7 @@ class WorkersSettings(_Section):
 
     enabled: bool = True
     """Let any worker answer for all, and name the requests that a killed one was serving."""
-    group: str | None = Field(default=None, min_length=1, max_length=100)
+    group: GroupName | None = None
     """Name by which processes of other parents join: jobs that set it, and the service's name, as the service does."""
 
 

@@ -110,7 +110,7 @@ class _ControlLoop:
 
     def serve(self, find_owner: "Callable[[], ControlSocket | None]") -> None:
         """Answer everyone until it is closed, or the owner has gone."""
-        tick_at = time.monotonic()
+        tick_at = time.monotonic() + TICK_SECONDS
         while not self._is_closing and (owner := find_owner()) is not None:
             has_tick = owner.has_tick
             if has_tick and time.monotonic() >= tick_at:
@@ -210,11 +210,13 @@ class ControlSocket:
         """Do nothing yet.
 
         `find_prefix`: returns folder and beginning of the name, or raises `OSError`, of which `log` is told. `verbs`: what can
-        be asked for, by name; each gets the argument, as it was in the JSON, and returns the answer. `tick`: is called when the
-        thread starts, and then each second. All of them run in that thread, one at a time: they are short, and ask no process
+        be asked for, by name; each gets the argument, as it was in the JSON, and returns the answer. `tick`: is called at
+        the start, and then each second. All of them run in one thread, one at a time: they are short, and ask no process
         that may be asking this one.
         """
-        self._find_prefix, self._verbs, self._log, self._failed, self._tick = find_prefix, verbs, log, failed, tick
+        self._find_prefix, self._log, self._failed = find_prefix, log, failed
+        self._verbs = {**verbs}
+        self._ticks = [] if tick is None else [tick]
         self._server: _ControlLoop | None = None
         self._thread: threading.Thread | None = None
         self._watched: dict[int, Callable[[], object]] = {}
@@ -228,7 +230,12 @@ class ControlSocket:
     @property
     def has_tick(self) -> bool:
         """Whether there is something to do each second."""
-        return self._tick is not None
+        return bool(self._ticks)
+
+    def add(self, verb: str, answer: Callable[[Any], bytes], tick: Callable[[], object]) -> None:
+        """Answer another verb, and do more each second; before the start."""
+        self._verbs[verb] = answer
+        self._ticks.append(tick)
 
     def start(self) -> None:
         """Answer from now on; raises `NoThreadError`."""
@@ -237,9 +244,10 @@ class ControlSocket:
         server = self._listening()
         if server is None:
             return
-        # Before the thread, which may watch something at once.
         self._server = server
         self._finalizer = weakref.finalize(self, server.close)
+        # Before anything else starts: others learn by it where this process can be asked.
+        self.tick()
         try:
             # The thread is no reason to live for a service that nobody closes.
             self._thread = start_thread("sage-obs-control", partial(server.serve, weakref.ref(self)))
@@ -284,7 +292,8 @@ class ControlSocket:
 
     def tick(self) -> None:
         """Do what is to be done each second."""
-        self._do(self._tick)
+        for tick in self._ticks:
+            self._do(tick)
 
     def _do(self, what: Callable[[], object] | None) -> None:
         try:

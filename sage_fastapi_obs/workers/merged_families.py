@@ -27,7 +27,7 @@ WORKER = "worker"
 _next_version = count(1).__next__
 
 
-class Part(Protocol):
+class ChildPart(Protocol):
     """What one block says of a child."""
 
     @property
@@ -54,7 +54,7 @@ class MergedChild:
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.parts: set[Part] = set()
+        self.parts: set[ChildPart] = set()
         """One for each block."""
         self.exemplars: defaultdict[int, dict[Hashable, Exemplar]] = defaultdict(dict)
         """By place among the numbers, and by block."""
@@ -275,7 +275,7 @@ def _total(numbers: Sequence[float]) -> float:
 
 
 _time = attrgetter("at")
-_MERGES: dict[str, Callable[[list[Part]], tuple[float, ...]]] = {
+_MERGES: dict[str, Callable[[list[ChildPart]], tuple[float, ...]]] = {
     "sum": lambda parts: tuple(map(_total, zip(*(part.numbers for part in parts), strict=True))),
     "max": lambda parts: (max(part.numbers[0] for part in parts),),
     "min": lambda parts: (min(part.numbers[0] for part in parts),),

@@ -5,27 +5,21 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, compress, repeat
 from operator import ne
 from threading import RLock
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
 from sage_fastapi_obs.internal_errors import InternalErrors
+from sage_fastapi_obs.legacy.aliases import Aliases
+from sage_fastapi_obs.metrics.exposition.prometheus_internals import collectors
 from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.threads import Slices
-from sage_fastapi_obs.workers.blocks import Block, Blocks
+from sage_fastapi_obs.workers.blocks import Block
 from sage_fastapi_obs.workers.definitions import Definition, exemplar_of, key_of, read_description
 from sage_fastapi_obs.workers.merged_families import MergedChild, MergedFamily, merged_family
 from sage_fastapi_obs.workers.recent_extremes import slice_at
+from sage_fastapi_obs.workers.slot import Slot
 
 _NO_VALUES = array("d")
-
-
-class _Slot(Protocol):
-    @property
-    def number(self) -> int: ...
-    @property
-    def blocks(self) -> Blocks: ...
-    def is_alive(self) -> bool: ...
 
 
 class MergedRegistry:
@@ -38,7 +32,7 @@ class MergedRegistry:
 
     def __init__(
         self,
-        slots: Callable[[], Iterable[_Slot]],
+        slots: Callable[[], Iterable[Slot]],
         errors: InternalErrors,
         *,
         interval_seconds: float,
@@ -48,12 +42,20 @@ class MergedRegistry:
         self.registry, self.unexported = CollectorRegistry(), CollectorRegistry()
         self._slots, self._errors = slots, errors
         self._now_slice = lambda: slice_at(wall_clock(), interval_seconds)
-        self._sources: dict[_Slot, _Source] = {}
+        self._sources: dict[Slot, _SlotReader] = {}
         self._families: dict[Definition, MergedFamily] = {}
         self._shown: set[MergedFamily] = set()
         self._refused: set[MergedFamily] = set()
         self._refreshing = RLock()
-        hold_at_fork(self._refreshing)
+        hold_at_fork(self._refreshing, rank=1)
+
+    def show_as(self, registry: CollectorRegistry) -> None:
+        """Show what is not saved, as the registry of one worker does: older names, and what it says of its target."""
+        for collector in collectors(registry) or ():
+            if isinstance(collector, Aliases):
+                self.registry.register(collector.of(self.registry))
+        if isinstance(registry, CollectorRegistry):
+            self.registry.set_target_info(registry.get_target_info())
 
     def refresh(self, pause: Callable[[], object] | None = None) -> None:
         """Read what workers have saved since the last time.
@@ -87,7 +89,7 @@ class MergedRegistry:
             self._sources.pop(slot).forget()
         for slot in slots:
             if slot not in self._sources:
-                self._sources[slot] = _Source(slot, self.family)
+                self._sources[slot] = _SlotReader(slot, self.family)
 
     def _choose(self) -> None:
         """Show one family of each name: that which most of the living have, and of those the newest."""
@@ -119,7 +121,7 @@ class MergedRegistry:
                     continue
                 self._shown.add(family)
 
-    def _count_refused(self, living: "list[_Source]") -> None:
+    def _count_refused(self, living: "list[_SlotReader]") -> None:
         refused = {family for source in living for family in source.declared} - self._shown
         for family in refused - self._refused:
             error = ValueError(f"{family.definition.name} is another metric in other workers: it is shown as most have it")
@@ -130,10 +132,10 @@ class MergedRegistry:
         return self.registry if family.definition.on_page else self.unexported
 
 
-class _Source:
+class _SlotReader:
     """The blocks of one slot, as far as they have been read."""
 
-    def __init__(self, slot: _Slot, family_of: Callable[[Definition], MergedFamily]) -> None:
+    def __init__(self, slot: Slot, family_of: Callable[[Definition], MergedFamily]) -> None:
         self.slot = slot
         self.is_alive = False
         """Whether it was, when it was last read."""
@@ -143,7 +145,7 @@ class _Source:
         # Whoever else reads the slot has a place of its own in it.
         self._blocks = slot.blocks.again()
         self._places: dict[int, MergedFamily] = {}
-        self._entries: list[_Definition | _Child | _Exemplar | None] = []
+        self._entries: list[_ReadDefinition | _ReadChild | _ReadExemplar | None] = []
         self._versions: Sequence[int] = ()
 
     def read(self, pause: Callable[[], object]) -> None:
@@ -164,7 +166,7 @@ class _Source:
     def forget(self) -> None:
         """Take away all that it has said."""
         for entry in self._entries:
-            if isinstance(entry, _Child | _Exemplar):
+            if isinstance(entry, _ReadChild | _ReadExemplar):
                 entry.leave()
 
     def _note_life(self) -> None:
@@ -173,24 +175,24 @@ class _Source:
             return
         self.is_alive = is_alive
         for entry in self._entries:
-            if isinstance(entry, _Child):
+            if isinstance(entry, _ReadChild):
                 entry.note_life()
 
-    def _entry_of(self, block: Block) -> "_Definition | _Child | _Exemplar | None":
+    def _entry_of(self, block: Block) -> "_ReadDefinition | _ReadChild | _ReadExemplar | None":
         match read_description(block.description):
             case Definition() as definition:
                 family = self._places[block.place] = self._family_of(definition)
-                return _Definition(self, block, definition, family)
+                return _ReadDefinition(self, block, definition, family)
             case (place, words, is_exemplar) if place in self._places:
-                return (_Exemplar if is_exemplar else _Child)(self, block, words, self._places[place])
+                return (_ReadExemplar if is_exemplar else _ReadChild)(self, block, words, self._places[place])
         # Of another version of this package.
         return None
 
 
-class _Definition:
+class _ReadDefinition:
     __slots__ = ("_block", "_definition", "_family", "_source")
 
-    def __init__(self, source: _Source, block: Block, definition: Definition, family: MergedFamily) -> None:
+    def __init__(self, source: _SlotReader, block: Block, definition: Definition, family: MergedFamily) -> None:
         self._source, self._block, self._definition, self._family = source, block, definition, family
 
     def read(self) -> None:
@@ -201,12 +203,12 @@ class _Definition:
             del self._source.declared[self._family]
 
 
-class _Entry:
+class _ReadBlock:
     """A block with label values."""
 
     __slots__ = ("_block", "_child", "_family", "_source", "_values", "_words")
 
-    def __init__(self, source: _Source, block: Block, words: int, family: MergedFamily) -> None:
+    def __init__(self, source: _SlotReader, block: Block, words: int, family: MergedFamily) -> None:
         self._source, self._block, self._words, self._family = source, block, words, family
         self._values = _NO_VALUES
         self._child: MergedChild | None = None
@@ -239,8 +241,8 @@ class _Entry:
         raise NotImplementedError
 
 
-class _Child(_Entry):
-    """A `Part` of a child."""
+class _ReadChild(_ReadBlock):
+    """A `ChildPart` of a child."""
 
     __slots__ = ()
 
@@ -272,7 +274,7 @@ class _Child(_Entry):
         child.parts.discard(self)
 
 
-class _Exemplar(_Entry):
+class _ReadExemplar(_ReadBlock):
     """The exemplar of one number of a child."""
 
     __slots__ = ()

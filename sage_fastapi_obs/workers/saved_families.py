@@ -2,8 +2,9 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from operator import add
+from collections.abc import Callable, Collection, Sequence
+from itertools import repeat
+from operator import add, sub
 
 from prometheus_client.samples import Exemplar
 
@@ -20,7 +21,7 @@ from sage_fastapi_obs.workers.definitions import (
 )
 
 
-class _Child:
+class _SavedChild:
     """The block of one child, and what is added to the numbers of this owner."""
 
     __slots__ = ("base", "block", "others", "state", "words")
@@ -36,14 +37,16 @@ class _Child:
 class SavedFamily:
     """The children of one family in the own slot."""
 
-    def __init__(self, blocks: Blocks, definition: Definition, block: Block) -> None:
+    def __init__(self, blocks: Blocks, definition: Definition, block: Block, is_counted: Callable[[], bool]) -> None:
+        """`is_counted`: tells whether the numbers of a child that is new are in a slot already."""
         self.definition = definition
         self._blocks, self._block = blocks, block
-        self._children: dict[Key, _Child] = {}
+        self._children: dict[Key, _SavedChild] = {}
         self._exemplars: defaultdict[Key, dict[int, Block]] = defaultdict(dict)
         """By place among the numbers of a child."""
         self._own: set[Key] = set()
         """Children that this owner has."""
+        self._is_counted = is_counted
         self._spare: defaultdict[bytes, list[Block]] = defaultdict(list)
         """Blocks of children and exemplars that have gone, by description."""
 
@@ -61,7 +64,7 @@ class SavedFamily:
             self._exemplars[key_of(text)][int(values[1 + words])] = block
         else:
             end = 1 + words + self.definition.width
-            self._children[key_of(text)] = _Child(block, text, values[1 + words : end], values[end:])
+            self._children[key_of(text)] = _SavedChild(block, text, values[1 + words : end], values[end:])
 
     def write(
         self, key: Key, numbers: Sequence[float], at: float, others: Sequence[float] = (), set_at: float | None = None
@@ -74,6 +77,8 @@ class SavedFamily:
         state = numbers, others, set_at
         if child is None:
             child = self._children[key] = self._new(key, len(numbers), others)
+        if key not in self._own and self.definition.adds and self._is_counted():
+            child.base = [*map(sub, child.base or repeat(0.0), numbers)]
         if child.state != state:
             total = [*map(add, numbers, child.base)] if child.base else numbers
             child.block.write(array("d", [at if set_at is None else set_at, *child.words, *total, *others]))
@@ -105,9 +110,9 @@ class SavedFamily:
             for block in self._exemplars.pop(key, {}).values():
                 self._let_go(block)
 
-    def _new(self, key: Key, width: int, others: Sequence[float]) -> _Child:
+    def _new(self, key: Key, width: int, others: Sequence[float]) -> _SavedChild:
         words = key_words(key)
-        return _Child(self._block_for(len(words), 1 + len(words) + width + len(others)), words, (), others)
+        return _SavedChild(self._block_for(len(words), 1 + len(words) + width + len(others)), words, (), others)
 
     def _block_for(self, words: int, width: int, *marks: str) -> Block:
         description = f"[{','.join((str(self._block.place), str(words), *marks))}]".encode()
@@ -126,12 +131,14 @@ class SavedFamilies:
     def __init__(self, blocks: Blocks) -> None:
         """Take over what is there: counters go on, gauges begin anew. Raises `OSError` for a damaged slot."""
         self._blocks = blocks
+        self.is_counted = False
+        """Whether the numbers that are saved now are in a slot already, so that only what is counted from now on is added."""
         self._families: dict[Definition, SavedFamily] = {}
         places: dict[int, SavedFamily] = {}
         for block in blocks.again().new():
             match read_description(block.description):
                 case Definition() as definition:
-                    places[block.place] = self._families[definition] = SavedFamily(blocks, definition, block)
+                    places[block.place] = self._families[definition] = self._family(definition, block)
                     places[block.place].declare(0.0)
                 case (family, words, is_exemplar) if family in places:
                     places[family].inherit(block, words, is_exemplar=is_exemplar)
@@ -141,6 +148,9 @@ class SavedFamilies:
         family = self._families.get(definition)
         if family is None:
             block = self._blocks.append(definition_text(definition), [0.0])
-            family = self._families[definition] = SavedFamily(self._blocks, definition, block)
+            family = self._families[definition] = self._family(definition, block)
         family.declare(at)
         return family
+
+    def _family(self, definition: Definition, block: Block) -> SavedFamily:
+        return SavedFamily(self._blocks, definition, block, lambda: self.is_counted)

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from sage_fastapi_obs.catalog import CATALOG
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
+from sage_fastapi_obs.legacy.aliases import Aliases
 from sage_fastapi_obs.metrics.exposition.child_changes import ChildChanges
 from sage_fastapi_obs.metrics.exposition.library_exposition import without_created
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import ClientInstrument, collectors, instrument, multiprocess_mode
@@ -48,20 +49,30 @@ class SavedNumbers:
         *,
         interval_seconds: float,
         unexported: CollectorRegistry | None = None,
+        is_counted: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Take over the numbers that the blocks have; raises `OSError` for a damaged slot.
 
         `interval_seconds`: between two samples of the windows. `unexported`: of metrics that only the windows show.
-        `wall_clock`: Unix time in seconds.
+        `is_counted`: what the registry has by now is in a slot already: of this process before it left one, or of the process
+        that it was forked from. `wall_clock`: Unix time in seconds.
         """
-        self._registries = ((registry, True), *(() if unexported is None else ((unexported, False),)))
+        self._registries: tuple[tuple[CollectorRegistry, bool], ...] = (
+            (registry, True),
+            *(() if unexported is None else ((unexported, False),)),
+        )
         self._errors = errors
-        self._slot = _Slot(SavedFamilies(blocks), interval_seconds, wall_clock, errors)
-        self._parts: dict[Collector, _Part] = {}
+        families = SavedFamilies(blocks)
+        self._slot = _SlotWriter(families, interval_seconds, wall_clock, errors)
+        self._parts: dict[Collector, _SavedCollector] = {}
         self._saving = RLock()
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._saving)
+        hold_at_fork(self._saving, rank=1)
+        if is_counted:
+            families.is_counted = True
+            self.save(for_page=True)
+            families.is_counted = False
 
     def save(self, *, for_page: bool = False, pause: _Pause | None = None) -> None:
         """Save what has changed; a collector that raises is counted, and the others are saved.
@@ -76,11 +87,32 @@ class SavedNumbers:
             for collector in self._parts.keys() - found.keys():
                 self._parts.pop(collector).retire()
             for collector, on_page in found.items():
-                if not getattr(collector, "is_derived", False):
+                # Older names are made of what is saved.
+                if not isinstance(collector, Aliases):
                     try:
                         self._save(collector, on_page=on_page, for_page=for_page, pause=pause)
                     except Exception as error:
                         self._errors.count(component_of(collector), error)
+
+    def close(self) -> None:
+        """Write nothing more, once what is being written is there."""
+        with self._saving:
+            requests = [part.requests for part in self._parts.values() if isinstance(part, _SavedRequests)]
+            self.abandon()
+        for one in requests:
+            # Until what is being added up is saved.
+            one.lock.acquire()
+            one.lock.release()
+
+    def abandon(self) -> None:
+        """Write nothing more: the slot is that of the process from which this one was forked.
+
+        It takes no lock: another thread, which is not here, may have it.
+        """
+        for part in self._parts.values():
+            if isinstance(part, _SavedRequests):
+                part.requests.save = None
+        self._registries, self._parts = (), {}
 
     def _save(self, collector: Collector, *, on_page: bool, for_page: bool, pause: _Pause) -> None:
         part = self._parts.get(collector)
@@ -91,16 +123,16 @@ class SavedNumbers:
         if for_page:
             part.save_exemplars()
 
-    def _part_of(self, collector: Collector, *, on_page: bool) -> "_Part":
+    def _part_of(self, collector: Collector, *, on_page: bool) -> "_SavedCollector":
         if isinstance(collector, HttpRequestSeries):
-            return _Requests(collector, self._slot)
+            return _SavedRequests(collector, self._slot)
         own = instrument(collector)
         if own is not None and own.family.type in _NUMERIC:
-            return _Instrument(own, self._slot, _merge_of(collector, own.family), on_page=on_page)
-        return _Lines(collector, self._slot, on_page=on_page)
+            return _SavedInstrument(own, self._slot, _merge_of(collector, own.family), on_page=on_page)
+        return _SavedLines(collector, self._slot, on_page=on_page)
 
 
-class _Slot:
+class _SlotWriter:
     """Where and when parts save."""
 
     def __init__(
@@ -111,6 +143,10 @@ class _Slot:
         self._families = families
         self._interval_seconds = interval_seconds
 
+    @property
+    def is_counted(self) -> bool:
+        return self._families.is_counted
+
     def family(self, definition: Definition) -> SavedFamily:
         return self._families.declare(definition, self.now())
 
@@ -120,7 +156,7 @@ class _Slot:
         return before if found is None else with_extremes(before, slice_at(self.now(), self._interval_seconds), *found)
 
 
-class _Part(Protocol):
+class _SavedCollector(Protocol):
     """Saves one collector."""
 
     is_cheap: bool
@@ -135,10 +171,10 @@ class _Part(Protocol):
         """Let go of everything: the collector has left the registry."""
 
 
-class _Instrument:
+class _SavedInstrument:
     is_cheap = True
 
-    def __init__(self, own: ClientInstrument, slot: _Slot, merge: str, *, on_page: bool) -> None:
+    def __init__(self, own: ClientInstrument, slot: _SlotWriter, merge: str, *, on_page: bool) -> None:
         family = own.family
         self._own, self._slot = own, slot
         self._has_extremes = own.has_extremes
@@ -177,10 +213,10 @@ class _Instrument:
         return self._slot.extremes(self._family.others(labels), child.take_extremes())
 
 
-class _Lines:
+class _SavedLines:
     """A collector of which only the lines of the page are known."""
 
-    def __init__(self, collector: Collector, slot: _Slot, *, on_page: bool) -> None:
+    def __init__(self, collector: Collector, slot: _SlotWriter, *, on_page: bool) -> None:
         self._collector, self._slot, self._on_page = collector, slot, on_page
         self.is_cheap = is_cheap(collector)
         self._families: dict[Definition, SavedFamily] = {}
@@ -220,43 +256,48 @@ class _Lines:
         saved.keep_only(keys)
 
 
-class _Requests:
+class _SavedRequests:
     """The series of HTTP requests: each is saved when it is added up."""
 
     is_cheap = True
 
-    def __init__(self, requests: HttpRequestSeries, slot: _Slot) -> None:
+    def __init__(self, requests: HttpRequestSeries, slot: _SlotWriter) -> None:
         shown = requests.families
         flying = requests.in_flight_metric
-        self._requests, self._slot = requests, slot
+        self.requests, self._slot = requests, slot
         shape = tuple(shown.total.labels), shown.duration.buckets, shown.received.buckets
         self._family = slot.family(Definition(*("http_requests", "", "requests", "", "sum"), *shape, others=WIDTH + 1))
         self._in_flight = slot.family(
             Definition(flying.name, flying.help, flying.type, flying.unit, flying.workers, tuple(flying.labels))
         )
         self._exemplified: dict[Key, Totals] = {}
+        if slot.is_counted:
+            # What is pending belongs to what was counted before.
+            requests.add_up_all()
         requests.save = self._save
         with requests.lock:
             for series in requests.series():
+                # In the slot before, if there was one, requests had other numbers.
+                series.folded = 0
                 self._save(series)
 
     def save(self, pause: _Pause) -> None:
-        for series in self._requests.series():
+        for series in self.requests.series():
             if series.pending or not series.place:
-                self._requests.add_up(series)
+                self.requests.add_up(series)
                 pause()
-        for labels, count in self._requests.in_flight_counts():
+        for labels, count in self.requests.in_flight_counts():
             self._in_flight.write(labels, (float(count),), self._slot.now())
 
     def save_exemplars(self) -> None:
-        for series in self._requests.series():
+        for series in self.requests.series():
             totals, before = series.totals, self._exemplified.get(series.labels)
             if totals is not before:
                 self._exemplified[series.labels] = totals
                 self._save_exemplars(series.labels, totals, before)
 
     def retire(self) -> None:
-        self._requests.save = None
+        self.requests.save = None
         _retire(self._family)
         _retire(self._in_flight)
 

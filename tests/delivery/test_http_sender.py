@@ -112,12 +112,12 @@ def test_an_answer_costs_neither_memory_nor_time(
             # In a thread, as one that is never over has to fail, too.
             thread = threading.Thread(target=way, args=(server.url,), daemon=True)
             thread.start()
-            thread.join(60)
+            thread.join(PATIENCE_SECONDS)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
         assert not thread.is_alive()
-        assert server.left.wait(60)
+        assert server.left.wait(PATIENCE_SECONDS)
     assert peak < LIMIT_BYTES
 
 
@@ -172,7 +172,7 @@ def test_a_collector_that_sends_a_bomb_has_taken_the_batch(what: str) -> None:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert server.left.wait(60)
+        assert server.left.wait(PATIENCE_SECONDS)
     assert peak < 4 * LIMIT_BYTES
     for lost in ("observability_spans_dropped_total", "observability_log_lines_dropped_total"):
         assert not any(samples(obs.registry, lost).values())

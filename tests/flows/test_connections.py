@@ -18,7 +18,8 @@ import uvicorn
 from connections import CALLER, IN_PROCESS, LARGE, OTHER, Connection, build, request
 from fastapi import FastAPI
 from hypercorn.config import Config
-from servers import free_port, until
+from servers import free_port
+from support import PATIENCE_SECONDS, until
 
 UPLOADS = 20
 
@@ -80,7 +81,7 @@ def by_process(*command: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
 
 SERVERS = {

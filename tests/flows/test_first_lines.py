@@ -72,7 +72,7 @@ def test_what_is_odd_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_metrics_port_that_somebody_has_is_said(tmp_path: Path) -> None:
-    """As the second worker of a service finds it; the first, and each with a free port of its own, says where it listens."""
+    """Somebody else has it: what to do is said; with a free port, where it listens."""
     with socket.create_server(("0.0.0.0", 0)) as first:
         port = first.getsockname()[1]
         logging = {"output": str(tmp_path / "lines")}
@@ -81,7 +81,7 @@ def test_a_metrics_port_that_somebody_has_is_said(tmp_path: Path) -> None:
     assert "metrics_port" not in started["data"]
     assert warning["level"] == "warn"
     assert warning["message"].startswith(f"nothing listens on metrics.port {port} for this process (Address already in use)")
-    assert "set metrics.port to 0" in warning["message"]
+    assert "set metrics.port to another one" in warning["message"]
     free = Settings(logging={"output": str(tmp_path / "free")}, metrics={"port": 0}, monitoring={"access": "port"})
     line = next(line for line in read(first_lines(free)) if line["message"] == "observability started")
     assert line["data"]["metrics_port"] > 0

@@ -364,9 +364,12 @@ for _ in range(3):
 ends_at = time.monotonic()
 {ending}
 """
-    # Left to itself the SDK takes as long as an export may, and thirty seconds at most.
-    done = python(source, OTEL_EXPORTER_OTLP_TIMEOUT="60")
-    assert float(done.stderr.splitlines()[-1]) < 20
+    for _ in range(3):
+        # Left to itself the SDK takes as long as an export may, and thirty seconds at most; a busy machine does so once.
+        done = python(source, OTEL_EXPORTER_OTLP_TIMEOUT="60")
+        if (seconds := float(done.stderr.splitlines()[-1])) < 20:
+            break
+    assert seconds < 20
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert len(done.stdout.splitlines()) >= 4
@@ -477,14 +480,13 @@ def test_uvicorn_writes_one_line_per_request(parser: str, tmp_path: Path) -> Non
     assert '"GET /items' not in server.err
 
 
-def test_each_of_two_workers_says_that_it_speaks_for_itself(tmp_path: Path) -> None:
-    """With `--workers 2` both processes serve, and each warns that its metrics are its own."""
+def test_two_workers_serve_and_warn_of_nothing(tmp_path: Path) -> None:
+    """With `--workers 2` both processes serve, each request has its line, and there is nothing to warn of."""
     with serving(tmp_path, "--workers", "2") as server:
         until(lambda: server.out.count("observability started") == 2)
         ids = {server.get("/items/1").headers["x-request-id"] for _ in range(20)}
         server.stop()
-    warnings = [line for line in server.lines if "worker process" in line["message"]]
-    assert [line["level"] for line in warnings] == ["warn", "warn"]
+    assert [line for line in server.lines if line["level"] == "warn" and not line.get("route")] == []
     assert len(ids) == 20
     assert len([line for line in server.lines if line.get("route")]) == 20
 

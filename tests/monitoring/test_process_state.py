@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import threading
 
+import forked
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,14 +79,8 @@ def alone(monkeypatch):
 
 def script(source: str, **env: str) -> list[str]:
     """Run a script that watches itself; return what it printed, line by line."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT + source],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-        env={**os.environ, "SAGE_OBS_ALERTS__DEFAULTS": "false", "SAGE_OBS_LOGGING__LEVEL": "error", **env},
-    )
+    environment = {"SAGE_OBS_ALERTS__DEFAULTS": "false", "SAGE_OBS_LOGGING__LEVEL": "error", **env}
+    done = forked.run(SCRIPT + source, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()

@@ -197,3 +197,19 @@ def test_errors_of_declarations_are_value_errors():
     """As those of settings are."""
     assert issubclass(DeclarationError, ValueError)
     assert issubclass(SettingsError, ValueError)
+
+
+def test_what_several_workers_show_of_a_gauge_is_declared():
+    """A gauge says how its values are merged; another word is refused."""
+    assert declare_gauge("shop_queue_length", "Waiting.", workers="latest").metric.workers == "latest"
+    with pytest.raises(DeclarationError, match="workers is one of sum, max, latest, each, not 'average'"):
+        declare_gauge("shop_queue_length", "Waiting.", workers="average")
+
+
+async def test_the_latest_of_a_gauge_is_set_and_not_raised(watched):
+    """What only the last worker says cannot be added to: that is counted as an error, and the number stays."""
+    length = declare_gauge("shop_queue_length", "Waiting.", workers="latest")
+    length.set(3)
+    length.inc()
+    assert watched.value("shop_queue_length") == 3
+    assert watched.obs.internal_errors.counts["shop_queue_length"] == 1

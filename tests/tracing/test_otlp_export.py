@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from receivers import Handler, SpanCollector, hanging, serving
-from support import Watched, until
+from support import PATIENCE_SECONDS, Watched, until
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.delivery import queued_sender as module
@@ -193,7 +193,9 @@ asyncio.run(obs.close())
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_RESOURCE_ATTRIBUTES": "service.name=shop,service.instance.id=pod-7,team=blue",
     }
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS, env=env
+    )
     assert '"name": "both"' in done.stdout
     (span,) = collector.spans()
     assert span.name == "both"
@@ -272,7 +274,7 @@ def test_forked_children_have_connections_of_their_own(collector: SpanCollector)
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         env={**os.environ, "no_proxy": "*"},
     )
     assert done.stderr == ""

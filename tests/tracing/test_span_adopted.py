@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as Starlettes
 from starlette.responses import PlainTextResponse
-from support import Watched, client, drive, http_scope
+from support import PATIENCE_SECONDS, Watched, client, drive, http_scope
 
 from sage_fastapi_obs import CurrentSpan, Observability, ObservabilityMiddleware, Settings
 
@@ -355,6 +355,6 @@ asyncio.run(main())
 def test_a_global_provider_is_used_and_left_alone():
     """With a global provider FastAPI opens the span, or we do around it: one, and the provider lives on."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", GLOBAL], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-W", "error", "-c", GLOBAL], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
     )
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,12 @@ class TestWorker:
         self.registry = CollectorRegistry() if registry is None else registry
         self.errors = InternalErrors()
         slot.alive = True
-        self.saved = SavedNumbers(self.registry, slot.blocks.again(), self.errors, **{"interval_seconds": 60.0, **options})
+        self.saved = SavedNumbers(
+            self.registry,
+            slot.blocks.again(),
+            self.errors,
+            **{"interval_seconds": 60.0, "wall_clock": lambda: 1_000_000.0, **options},
+        )
 
     def save(self, *, for_page: bool = True) -> None:
         self.saved.save(for_page=for_page)

@@ -4,12 +4,13 @@ The workers are real processes, each at a port of its own, so that a test can ch
 """
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ store.FLUSH_SECONDS = 3600.0
 app = FastAPI()
 obs = Observability(Settings(
     service={"name": "shop"}, store={"path": str(folder)}, logging={"output": str(folder / f"{number}.lines")},
-    monitoring={"access": "open", "token": sys.argv[4], "expose_logs": True, "log_buffer_size": 0},
+    monitoring={"access": "open", "token": sys.argv[4], "expose_logs": True, "log_buffer_size": 0, **json.loads(sys.argv[5])},
+    metrics={"port": int(sys.argv[6])},
 ))
 obs.install(app)
 started = time.time()
@@ -104,14 +106,17 @@ uvicorn.run(app, port=port, log_level="critical")
 class Worker:
     """A worker, and how it is asked."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, metrics_port: int | None) -> None:
         self.number, self.port = number, free_port()
-        command = [sys.executable, "-W", "ignore", "-c", WORKER, *map(str, (number, self.port, folder, TOKEN))]
+        more = json.dumps({"access": "port"} if metrics_port else {}), metrics_port or 0
+        command = [sys.executable, "-W", "ignore", "-c", WORKER, *map(str, (number, self.port, folder, TOKEN, *more))]
         self.process = subprocess.Popen(command)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=BEARER, timeout=PATIENCE_SECONDS)
         until(lambda: self.process.poll() is not None or self.http.get("/turn").status_code == 200, "worker")
         assert self.process.poll() is None
-        until(lambda: (folder / f"{number}.worker").exists() and self.workers()[str(number)]["state"] == "running", "heartbeat")
+        until((folder / f"{number}.worker").exists, "heartbeat")
+        if not metrics_port:
+            until(lambda: self.workers()[str(number)]["state"] == "running", "turning loop")
 
     def get(self, page: str) -> Any:
         return self.http.get(f"/monitoring{page}").json()
@@ -136,9 +141,9 @@ def team(tmp_path: Path) -> Iterator[Callable[[int], list[Worker]]]:
     """Start workers of one service."""
     made: list[Worker] = []
 
-    def start(count: int) -> list[Worker]:
+    def start(count: int, metrics_port: int | None = None) -> list[Worker]:
         for _ in range(count):
-            made.append(Worker(len(made) + 1, tmp_path))
+            made.append(Worker(len(made) + 1, tmp_path, metrics_port))
         return made
 
     yield start
@@ -148,10 +153,17 @@ def team(tmp_path: Path) -> Iterator[Callable[[int], list[Worker]]]:
         worker.http.close()
 
 
+def lines_of(folder: Path, number: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{number}.lines").read_text().split("\n") if line]
+
+
 def levels_set(folder: Path, number: int) -> list[str]:
     """Return the levels that a worker says it has set, in its lines."""
-    lines = (json.loads(line) for line in (folder / f"{number}.lines").read_text().split("\n") if line)
-    return [line["data"]["to"] for line in lines if line["message"] == "log level changed"]
+    return [line["data"]["to"] for line in lines_of(folder, number) if line["message"] == "log level changed"]
+
+
+def warnings_about(port: int, folder: Path, number: int) -> list[str]:
+    return [line["message"] for line in lines_of(folder, number) if f"metrics.port {port}" in line["message"]]
 
 
 def test_stacks_are_those_of_all_workers(team: Any) -> None:
@@ -202,19 +214,21 @@ def test_a_request_is_found_by_whoever_is_asked(team: Any, tmp_path: Path, capsy
     """An id that one worker has just served leads at another to story, lines and trace, and in the terminal to the story."""
     one, two = team(2)
 
-    def served() -> str:
-        return one.http.get("/boom/7").headers["x-request-id"]
+    def served(item: str, **headers: str) -> str:
+        # Its answer comes before it has ended, and is kept.
+        found = one.http.get(f"/boom/{item}", headers=headers).headers["x-request-id"]
+        until(lambda: found in {line["request_id"] for line in lines_of(tmp_path, 1) if "duration_ms" in line}, "its line")
+        return found
 
-    story = two.http.get(f"/monitoring/requests/{served()}")
+    story = two.http.get(f"/monitoring/requests/{served('7')}")
     assert story.status_code == 200
     request = story.json()["stories"][0]["request"]
     assert (request["route"], request["status"]) == ("/boom/{item}", 500)
-    lines = two.http.get(f"/monitoring/logs/{served()}")
+    lines = two.http.get(f"/monitoring/logs/{served('7')}")
     assert [line["message"] for line in lines.json()] == ["it breaks", "request failed"]
-    sent = {"traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"}
-    one.http.get("/boom/8", headers=sent)
+    served("8", traceparent="00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
     assert two.http.get("/monitoring/traces/0123456789abcdef0123456789abcdef").status_code == 200
-    wanted = served()
+    wanted = served("9")
     folder = next(path for path in tmp_path.glob("sage-obs-*"))
     file = folder / file_name(StoreKey("shop", str(Path.cwd())))
     assert main(["show", wanted, "--store", str(file)]) == 0
@@ -245,3 +259,60 @@ def test_the_workers_are_shown_and_health_names_those_that_do_not_work(team: Any
         three.process.wait()
         until(lambda: one.workers()["3"]["state"] == "dead", "dead worker")
         assert one.get("/health")["workers"]["stopped"] == []
+
+
+def test_one_worker_serves_the_metrics_port_and_another_takes_over(team: Any, tmp_path: Path) -> None:
+    """The second says nothing of a port; when the first is killed, the port answers again."""
+    port = free_port()
+    one, two = team(2, port)
+    page = f"http://127.0.0.1:{port}/metrics"
+    assert httpx.get(page).status_code == 200
+    assert (warnings_about(port, tmp_path, 1), warnings_about(port, tmp_path, 2)) == ([], [])
+    one.process.kill()
+    one.process.wait()
+    until(lambda: httpx.get(page).status_code == 200, "metrics of the other worker")
+    started = next(line for line in lines_of(tmp_path, 2) if line["message"] == "observability started")
+    assert "metrics_port" not in started["data"]
+    assert two.process.poll() is None
+
+
+def test_a_metrics_port_that_a_stranger_has_is_said_and_taken_once_it_is_free(team: Any, tmp_path: Path) -> None:
+    """Where no worker of the service has the port, each one warns; when the stranger has gone, one of them listens."""
+    with socket.create_server(("0.0.0.0", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        team(2, port)
+        assert [len(warnings_about(port, tmp_path, number)) for number in (1, 2)] == [1, 1]
+    until(lambda: httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200, "metrics")
+
+
+def test_a_forked_child_does_not_keep_the_metrics_port() -> None:
+    """When a worker is killed whose child lives, as one of a pool, the port is free for the next."""
+    source = """
+import os, sys, time
+from sage_fastapi_obs import Observability, Settings
+obs = Observability(Settings(
+    monitoring={"access": "port"}, metrics={"port": int(sys.argv[1])}, logging={"enabled": False}, store={"enabled": False}
+))
+obs.start()
+child = os.fork()
+if not child:
+    time.sleep(3600)
+print(child, flush=True)
+time.sleep(3600)
+"""
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-c", source, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+    try:
+        until(lambda: is_free(port), "free port")
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def is_free(port: int) -> bool:
+    with suppress(OSError), socket.create_server(("0.0.0.0", port)):
+        return True
+    return False

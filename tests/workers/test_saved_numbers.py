@@ -2,6 +2,10 @@
 
 import gc
 import math
+import subprocess
+import sys
+import threading
+from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, GCCollector, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -60,6 +64,11 @@ def test_requests_of_all_workers_are_added_up(tmp_path):
     ]
     assert sorted(pages[0].splitlines()) == sorted(pages[1].splitlines())
     assert b'trace_id="' + b"1" * 32 in pages[0]
+    both[1].with_values(*OK).pending.append((7_000, 0, 0, None, None))
+    save(workers)
+    group.merged.refresh()
+    readings = {reading.name: [*reading.extremes] for reading in RegistryReader(group.merged.registry, group.errors)()}
+    assert readings["http_request_duration_seconds"] == [(OK, 0.002, 0.007)]
 
 
 def test_requests_are_never_lost_or_doubled_by_a_new_owner(tmp_path):
@@ -307,7 +316,7 @@ def test_two_versions_of_a_metric_do_not_break_the_page(tmp_path):
     # The others have gone: nothing is wrong any more, and their help text may be another one.
     newer = Histogram("work", "Better.", buckets=(2.0,), registry=(registry := CollectorRegistry()))
     newer.observe(1.5)
-    TestWorker(group.slots[0], registry).save()
+    TestWorker(group.slots[0], registry, wall_clock=lambda: 1_000_001.0).save()
     assert of(group.values(), "work_bucket", le="2.0") == 2
     assert "# HELP work Better." in generate_latest(group.merged.registry).decode()
 
@@ -363,12 +372,16 @@ def test_names_and_older_names_go_on_working(tmp_path):
     save(workers)
     group.merged.refresh()
     registry = group.merged.registry
-    registry.register(Aliases(registry, {"result"}))
+    workers[0].registry.register(Aliases(workers[0].registry, {"result"}))
+    workers[0].registry.set_target_info({"service": "shop"})
+    workers[0].save()
+    group.merged.show_as(workers[0].registry)
     names = frozenset({"business_active_users"})
     page = b"".join(exposition_of(generate_latest, registry, group.errors, names).pieces(lambda: None)).decode()
     assert [line for line in page.splitlines() if not line.startswith("#")] == ["business_active_users 4.0"]
     assert names_beginning(registry, "business_") == ["business_active_users"]
     assert of(group.values(), "flux_result_success_rate", operation="load") == 0.5
+    assert of(group.values(), "target_info", service="shop") == 1
 
 
 def test_numbers_that_are_no_numbers_are_saved(tmp_path):
@@ -382,3 +395,185 @@ def test_numbers_that_are_no_numbers_are_saved(tmp_path):
     found = group.values()
     assert math.isnan(of(found, "size", worker="0"))
     assert of(found, "size", worker="1") == math.inf
+
+
+def test_what_threads_count_while_it_is_saved_and_read_is_all_there(tmp_path):
+    """Numbers are saved and pages are read while threads count: none falls on the way, and at the end each is exact."""
+    group = Group(tmp_path)
+
+    def make(registry: CollectorRegistry) -> tuple[Counter, Histogram, HttpRequestSeries]:
+        histogram = Histogram("work", "Work.", ["of"], buckets=(1, 2), registry=registry)
+        return Counter("jobs", "Jobs.", ["of"], registry=registry), histogram, requests_of(registry)
+
+    both, workers = pair(group, make)
+    save(workers)
+    done = threading.Event()
+
+    def work(counter: Counter, histogram: Histogram, requests: HttpRequestSeries) -> None:
+        for number in range(3_000):
+            label = str(number % 7)
+            counter.labels(label).inc()
+            histogram.labels(label).observe(1.5, {"trace_id": label})
+            series = requests.with_values("GET", f"/{label}", "200")
+            series.pending.append((1_000, 1, 1, None, None))
+            if len(series.pending) > 20:
+                requests.add_up(series)
+
+    def save_again(worker: TestWorker) -> None:
+        while not done.is_set():
+            worker.save()
+
+    threads = [threading.Thread(target=work, args=each) for each in both for _ in range(2)]
+    savers = [threading.Thread(target=save_again, args=[worker]) for worker in workers]
+    for thread in (*threads, *savers):
+        thread.start()
+    before: dict = {}
+    while any(thread.is_alive() for thread in threads):
+        now = group.values()
+        rising = {key: value for key, value in now.items() if not key[0].endswith("in_flight")}
+        assert [key for key, value in before.items() if rising.get(key, -1) < value] == []
+        before = rising
+    done.set()
+    for thread in (*threads, *savers):
+        thread.join()
+    save(workers)
+    found = group.values()
+    for name in ("jobs_total", "work_count", "work_bucket", "http_requests_total", "http_request_duration_seconds_count"):
+        numbers_of = [value for (one, labels), value in found.items() if one == name and ("le", "1.0") not in labels]
+        assert sum(numbers_of) == 12_000 * (2 if name == "work_bucket" else 1)
+    assert not any(errors.counts for errors in (group.errors, *(worker.errors for worker in workers)))
+
+
+def test_older_names_of_metrics_of_a_process_are_those_of_each_worker(tmp_path):
+    """The older name has the label of the worker, too."""
+    group = Group(tmp_path)
+    _, workers = pair(group, lambda registry: ProcessCollector(registry=registry))
+    workers[0].registry.register(Aliases(workers[0].registry, {"runtime"}))
+    save(workers)
+    group.merged.show_as(workers[0].registry)
+    found = group.values()
+    for worker in ("0", "1"):
+        assert of(found, "memory_usage_bytes", worker=worker) == of(found, "process_resident_memory_bytes", worker=worker)
+
+
+def test_a_process_that_takes_a_slot_again_counts_nothing_twice(tmp_path):
+    """What a registry had counted when it left a slot, or when it was forked, is not added to the next slot."""
+    group = Group(tmp_path)
+
+    def make(registry: CollectorRegistry) -> tuple[Counter, HttpRequestSeries, Gauge]:
+        counted = Counter("jobs", "Jobs.", registry=registry), requests_of(registry)
+        return *counted, Gauge("size", "Size.", registry=registry, multiprocess_mode="sum")
+
+    both, (first, _) = pair(group, make)
+    jobs, requests, size = both[0]
+
+    def work(number: int) -> None:
+        jobs.inc(number)
+        size.set(number)
+        requests.with_values(*OK).pending.extend([(1_000, 0, 1, None, None)] * number)
+
+    work(3)
+    first.save()
+    first.saved.close()
+    first.die()
+    work(100)
+    for slot in group.slots:
+        again = TestWorker(slot, first.registry, is_counted=True)
+        work(2)
+        again.save()
+        again.saved.close()
+        again.die()
+    found = group.values()
+    assert of(found, "jobs_total") == 3 + 2 + 2
+    assert of(found, "http_requests_total", method="GET", route=OK[1], status="200") == 3 + 2 + 2
+
+
+def test_a_slot_that_was_given_up_is_not_written_any_more(tmp_path):
+    """What is counted afterwards is not seen, and disturbs nobody who has the slot then."""
+    group = Group(tmp_path, 1)
+    (old,), (worker,) = pair(group, requests_of)
+    old.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    worker.save()
+    worker.saved.close()
+    (new,), (successor,) = pair(group, requests_of)
+    new.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    successor.save()
+    old.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    old.add_up_all()
+    worker.save()
+    assert of(group.values(), "http_requests_total", method="GET", route=OK[1], status="200") == 2
+
+
+FORKING = """
+import os, sys, time
+from sage_fastapi_obs import Observability, Settings
+
+obs = Observability(Settings(service={"name": sys.argv[1]}, workers={"group": sys.argv[1]}, store={"enabled": False}))
+obs.start()
+requests = obs.numbers._http.requests
+series = requests.with_values("GET", "/x", "200")
+
+def count(number):
+    series.pending.extend([(1_000, 0, 1, None, None)] * number)
+    requests.add_up(series)
+
+count(10)
+child = os.fork()
+if not child:
+    count(300)
+    obs.numbers.save()
+    os._exit(0)
+until = time.monotonic() + 30
+while os.waitpid(child, os.WNOHANG) == (0, 0):
+    if time.monotonic() > until:
+        os.kill(child, 9)
+    time.sleep(0.05)
+registry = obs.numbers.for_page(lambda: None)
+labels = {"method": "GET", "route": "/x", "status": "200"}
+print(registry is not obs.registry, registry.get_sample_value("http_requests_total", labels), time.monotonic() < until)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_forked_child_writes_nothing_into_the_slot_of_its_parent():
+    """What a child counts, which has the memory of its parent, is not among the numbers of its group, nor does it hang."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, f"forks-{uuid4().hex}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "True 10.0 True"
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it():
+    """Of two locks of which one is held while the other is taken, the outer one is taken first, whichever is newer."""
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 20
+
+
+NESTED = """
+import os, sys, threading, time
+from sage_fastapi_obs.processes import hold_at_fork
+
+outer, inner, done = threading.RLock(), threading.RLock(), threading.Event()
+hold_at_fork(outer, rank=1)
+hold_at_fork(inner)
+
+def work():
+    while not done.is_set():
+        with outer:
+            time.sleep(0.001)
+            with inner:
+                pass
+
+threading.Thread(target=work, daemon=True).start()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        os._exit(0 if outer.acquire(timeout=1) and inner.acquire(timeout=1) else 1)
+    print(os.waitpid(child, 0)[1] == 0)
+    time.sleep(0.003)
+done.set()
+"""

@@ -209,7 +209,7 @@ assert os.waitpid(pid, 0)[1] == 0
 def test_a_forked_child_writes_only_its_own():
     """What the parent has gathered is the parent's to write."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
     )
     messages = [json.loads(row)["message"] for row in done.stdout.splitlines()]
     assert sorted(messages) == ["child", "observability started", "parent"]
