@@ -47,12 +47,10 @@ def test_a_call_that_holds_the_interpreter_is_inferred() -> None:
     """A thread that was kept from the interpreter, while that of the loop computed, knows by what."""
     assert who_held(START, after(400, loop=380, own_waited=3, rests=70), 350 * MS, is_same=False) == "inferred"
     # Also where the machine is loaded.
-    assert (
-        who_held(START, after(400, loop=150, loop_waited=230, own_waited=150, rests=8), 350 * MS, is_same=False) == "inferred"
-    waited = after(400, loop=150, loop_waited=230, own_waited=250, rests=8)
+    loaded, waited = (after(400, loop=150, loop_waited=230, own_waited=own, rests=8) for own in (150, 250))
+    assert who_held(START, loaded, 350 * MS, is_same=False) == "inferred"
     assert who_held(START, waited, 350 * MS, is_same=False) == "nobody"
     assert who_held(START, waited, 350 * MS, is_same=False, is_last=True) == "inferred"
-    )
 
 
 def test_among_many_that_want_the_interpreter_nobody_is_named() -> None:
