@@ -480,3 +480,18 @@ def test_a_worker_that_leads_no_more_lets_the_next_one_write(tmp_path: Path):
             assert [row.id for row in found.ticks] == [tick.row for tick in leader.world.status.windows.ticks]
         counted = one.world.status.view(WEEK).counter("requests_total")
         assert sum(each.increase for each in counted.values()) == 4
+
+
+def test_a_metric_that_is_another_after_an_update_begins_anew(tmp_path: Path):
+    """With other labels or buckets it has no past; the other metrics keep theirs, over further restarts."""
+    with service(tmp_path) as one:
+        for labels in ((), ("kind",), ("kind", "colour")):
+            orders = Counter("orders", "o", labels, registry=one.world.registry)
+            for _ in range(5):
+                orders.labels(*labels).inc() if labels else orders.inc()
+                one.step(requests=10)
+            found = one.world.status.view(WEEK).counter("orders_total")
+            assert sum(each.increase for each in found.values()) in (4, 5)
+            one.restart()
+            assert one.world.internal_errors.counts == {}
+        assert one.requests() == 150
