@@ -95,7 +95,7 @@ class ServiceStatus:
         self.notifications.may_call = lambda: self._judge.is_leader
         self._sampling, self._publishing = threading.RLock(), threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._sampling)
+        hold_at_fork(self._sampling, rank=2)
         hold_at_fork(self._publishing)
         at_fork(in_child=self._in_child)
         self._is_child = False

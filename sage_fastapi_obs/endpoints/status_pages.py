@@ -1,6 +1,6 @@
 """How the service is doing, for people and programs: health, alerts, service levels, summaries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ from sage_fastapi_obs.alerting.summary import (
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.readiness import CheckResult, ProbeStatus
-from sage_fastapi_obs.workers.other_workers import Workers
+from sage_fastapi_obs.threads import in_thread
+from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
 _MOST_MINUTES = 7 * 24 * 60
 _PROBLEMS = {
@@ -200,7 +201,9 @@ class StatusPages:
     async def _health(self, query: StrictQuery, _request: Request) -> Response:
         health = await self._status.health.report()
         firing = len(self._status.alerts.alerts("firing"))
-        workers = _health_of(self._workers)
+        # In a thread, as there may be many of them.
+        found = await in_thread(self._workers.find)
+        workers = _health_of(found, self._workers.clock())
         is_judged = self._status.is_active or not self._judged
         healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)
         response = HealthResponse(
@@ -208,7 +211,7 @@ class StatusPages:
             active_alerts=firing,
             timestamp=timestamp(self._status.wall_clock()),
             checks=health.checks,
-            workers=workers if self._workers.others() else None,
+            workers=workers if len(found) > 1 else None,
         )
         return json_response(response, 503 if query.strict and not healthy else 200)
 
@@ -253,8 +256,7 @@ class StatusPages:
         return [alert.summary() for alert in self._status.alerts.alerts(state)]
 
 
-def _health_of(workers: Workers) -> WorkersHealth:
-    now = workers.clock()
-    states = [(worker.state(now), worker.number) for worker in workers.find()]
+def _health_of(workers: Sequence[Sibling], now: float) -> WorkersHealth:
+    states = [(worker.state(now), worker.number) for worker in workers]
     found = {state: [number for its, number in states if its == state] for state in ("running", "hanging", "stopped")}
     return WorkersHealth(running=len(found["running"]), hanging=found["hanging"], stopped=found["stopped"])

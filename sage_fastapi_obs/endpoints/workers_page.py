@@ -11,6 +11,7 @@ from starlette.responses import Response
 from sage_fastapi_obs.alerting.alerts import timestamp
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import JsonPage, PageQuery, json_response
+from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling, State, Workers
 
 _PROBLEMS = {401: "A bearer token is needed.", 403: "Not open to this client.", 404: "Served on a port of its own."}
@@ -79,11 +80,11 @@ def workers_page(access: Access, workers: Workers, wall_clock: Callable[[], floa
     """Build the page."""
 
     async def answer(_query: PageQuery, _request: Request) -> Response:
+        # In a thread, as there may be many of them.
+        found = sorted(await in_thread(workers.find), key=lambda worker: worker.number)
         now, wall_now = workers.clock(), wall_clock()
-        found = sorted(workers.find(), key=lambda worker: worker.number)
-        return json_response(
-            WorkersResponse(workers=[ShownWorker.of(worker, now, wall_now) for worker in found]), exclude_none=False
-        )
+        shown = [ShownWorker.of(worker, now, wall_now) for worker in found]
+        return json_response(WorkersResponse(workers=shown), exclude_none=False)
 
     return JsonPage(
         *("/workers", "workers", "The processes of the service", answer, WorkersResponse),

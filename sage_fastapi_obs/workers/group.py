@@ -1,6 +1,5 @@
 """The folder of a group of workers, and its slots: found in the memory of the machine, else where there is room."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sage_fastapi_obs.request.in_flight import RequestRecords
 from sage_fastapi_obs.store.location import UnusableFolderError, private_folder
+from sage_fastapi_obs.workers.file_lock import HAS_LOCKS, OPEN_FLAGS, lock
 from sage_fastapi_obs.workers.siblings import GroupKey, Parent
 from sage_fastapi_obs.workers.slot import SUFFIX, Slot
 
@@ -35,7 +35,7 @@ class Group:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other workers from taking slots; raises `OSError` where one holds it for seconds."""
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.folder / _LOCK, OPEN_FLAGS, 0o600)
         try:
             _lock_within(descriptor, _LOCK_SECONDS)
             yield
@@ -70,6 +70,14 @@ class Group:
                     self._slots[number] = Slot(path)
         everyone = [*self._slots.values(), *(() if self.own is None else (self.own,))]
         return sorted(everyone, key=lambda slot: slot.number)
+
+    def has_own(self) -> bool:
+        """Tell whether the file of the own slot is still where others look for it."""
+        own = self.own
+        try:
+            return own is not None and own.file.path.lstat().st_ino == own.inode
+        except OSError:
+            return False
 
     def siblings(self) -> list[Slot]:
         """List the slots of other workers that are there."""
@@ -109,6 +117,8 @@ def folders() -> Iterator[Path]:
 
     Raises `UnusableFolderError` when all have been tried.
     """
+    if not HAS_LOCKS:
+        raise UnusableFolderError("this system has no locks on files")
     reasons = []
     for base in _bases():
         try:
@@ -164,12 +174,7 @@ def _number(path: Path) -> int | None:
 
 def _lock_within(descriptor: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.002)
-        else:
-            return
+    while not lock(descriptor):
+        if time.monotonic() > deadline:
+            raise TimeoutError("another worker holds the lock of the group")
+        time.sleep(0.002)

@@ -7,7 +7,6 @@ When the leader dies, its lock is free. When it hangs, another worker puts a new
 hung sees that when it goes on: the path is not the file that it has locked. What it still writes has the old file's number.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
+from sage_fastapi_obs.workers.file_lock import OPEN_FLAGS, lock
 
 PATIENCE_SECONDS = 5.0
 """A leader without a heartbeat for so long hangs."""
 _MOST_BYTES = 256
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Sight(NamedTuple):
@@ -129,8 +128,8 @@ class Leadership:
 
     def _free_file(self) -> int | None:
         """Return a descriptor of the file with its lock; None where another has it."""
-        descriptor = os.open(self._path, _FLAGS, 0o600)
-        if _lock(descriptor) and os.fstat(descriptor).st_ino == self._inode_now():
+        descriptor = os.open(self._path, OPEN_FLAGS, 0o600)
+        if lock(descriptor) and os.fstat(descriptor).st_ino == self._inode_now():
             return descriptor
         os.close(descriptor)
         return None
@@ -148,8 +147,8 @@ class Leadership:
     def _replace(self, old: int) -> int:
         new = self._folder / "leader.new"
         new.unlink(missing_ok=True)
-        descriptor = os.open(new, _FLAGS | os.O_EXCL, 0o600)
-        _lock(descriptor)
+        descriptor = os.open(new, OPEN_FLAGS | os.O_EXCL, 0o600)
+        lock(descriptor)
         with suppress(FileNotFoundError):
             self._published_path(old).replace(self._published_path(os.fstat(descriptor).st_ino))
         new.replace(self._path)
@@ -167,7 +166,7 @@ class Leadership:
     def _folder_lock(self) -> Iterator[bool]:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield _lock(descriptor)
+            yield lock(descriptor)
         finally:
             os.close(descriptor)
 
@@ -190,11 +189,3 @@ class Leadership:
                 return file.read(_MOST_BYTES)
         except FileNotFoundError:
             return b""
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

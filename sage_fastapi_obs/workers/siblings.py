@@ -63,7 +63,8 @@ def group_key(store: StoreKey, group: str | None, place: int) -> tuple[GroupKey,
     this process, which do not meet.
     """
     if group is not None:
-        return GroupKey(store, f"group {group} {place}"), NOBODY
+        # Jobs may run in another directory.
+        return GroupKey(StoreKey(store.service, ""), f"group {group} {place}"), NOBODY
     starter = parent_of_workers()
     parent = Parent.of(os.getpid()) if starter is None else starter
     kind = "process" if starter is None else "workers"

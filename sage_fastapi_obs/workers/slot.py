@@ -5,13 +5,13 @@
 Whoever has the lock on the file owns it. When the owner has gone, the next one goes on with its numbers.
 """
 
-import fcntl
 import os
 import time
 from pathlib import Path
 
 from sage_fastapi_obs.request.in_flight import DONE, REGION_BYTES, Record, RequestRecords, read_records
 from sage_fastapi_obs.workers.blocks import Blocks
+from sage_fastapi_obs.workers.file_lock import lock, unlock
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 from sage_fastapi_obs.workers.siblings import Parent, is_running, start_time
 
@@ -154,15 +154,11 @@ class Slot:
 
     def take(self) -> bool:
         """Lock it, to own it or to tidy up after its owner; False where somebody has it."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return lock(self._lock)
 
     def give_back(self) -> None:
         """Undo `take`."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        unlock(self._lock)
 
     def own(self, parent: Parent) -> RequestRecords:
         """Write down that this process owns it from now on."""

@@ -44,6 +44,9 @@ class Numbers(Protocol):
     def count_done(self, slot: Slot, record: Record) -> None:
         """Add a request to the numbers of a slot whose owner had not; does nothing the second time."""
 
+    def abandon(self) -> None:
+        """Write nothing more, in a forked child."""
+
     def leave(self) -> None:
         """Write everything into the slot for the last time."""
 
@@ -140,6 +143,9 @@ class Worker:
         group = self.group
         if group is None or group.own is None:
             return
+        if not group.has_own():
+            self._begin_again(group)
+            return
         self._beat(group.own)
         self._try_to_lead()
         if self._control is not None and not group.own.socket:
@@ -150,6 +156,15 @@ class Worker:
             group.tidy_up(self._settle)
             if self._ends is not None:
                 self._ends.update(slot.pid for slot in group.siblings())
+
+    def _begin_again(self, group: Group) -> None:
+        """Take another slot: somebody has removed the files of all workers, which count from 0 then."""
+        self._warn("the files of the workers were removed: what they have counted begins anew", {"folder": str(group.folder)})
+        self._leave_rules()
+        self._ignore_crashes()
+        self.group = None
+        group.close()
+        self.start()
 
     def _join_rules(self) -> None:
         group, rules = self.group, self.rules
@@ -293,6 +308,8 @@ class Worker:
     def _leave_to_parent(self) -> None:
         """In a forked child: the slot is the parent's."""
         group, self.group, self.in_flight.records = self.group, None, None
+        if self._numbers is not None:
+            self._numbers.abandon()
         if group is not None:
             self._ignore_crashes()
             group.close()
