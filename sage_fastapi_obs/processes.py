@@ -4,6 +4,7 @@ import atexit
 import os
 import weakref
 from collections.abc import Callable
+from functools import cache
 from multiprocessing import util
 from typing import Any
 
@@ -20,26 +21,44 @@ def at_fork(*, in_child: Callable[[], None], before: Callable[[], None] | None =
             os.register_at_fork(before=_weak(before))
 
 
-def hold_at_fork(lock: Any) -> None:
+def hold_at_fork(lock: Any, *, rank: int = 0) -> None:
     """Let a process fork only while no other thread has a lock, for as long as it lives; a reentrant one.
 
     A child has only the thread that forks: what another thread had locked would stay locked for ever. After a second the fork
-    goes ahead all the same: the other thread may wait for the one that forks.
+    goes ahead all the same: the other thread may wait for the one that forks. `rank`: of a lock that is held while others are
+    taken, higher than theirs. Locks are taken from the highest rank down, and within one rank the newest first.
     """
     if not hasattr(os, "register_at_fork"):
         return
-    found = weakref.ref(lock)
-    held: list[Any] = []
+    _hook()
+    _locks[weakref.ref(lock, _forget)] = rank
 
-    def acquire() -> None:
-        if (living := found()) is not None and living.acquire(timeout=_MOST_HOLD_SECONDS):
-            held.append(living)
 
-    def release() -> None:
-        if held:
-            held.pop().release()
+@cache
+def _hook() -> None:
+    """Once: it is there for good."""
+    os.register_at_fork(before=_acquire, after_in_parent=_release, after_in_child=_release)
 
-    os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
+
+_locks: dict[Any, int] = {}
+"""Ranks, by references to locks."""
+_held: list[Any] = []
+
+
+def _forget(reference: Any) -> None:
+    _locks.pop(reference, None)
+
+
+def _acquire() -> None:
+    by_age = [*reversed(_locks.copy().items())]
+    for reference, _ in sorted(by_age, key=lambda one: -one[1]):
+        if (living := reference()) is not None and living.acquire(timeout=_MOST_HOLD_SECONDS):
+            _held.append(living)
+
+
+def _release() -> None:
+    while _held:
+        _held.pop().release()
 
 
 def _weak(method: Callable[[], None]) -> Callable[[], None]:

@@ -118,6 +118,20 @@ def logging_is_given_back() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """End what a test has started and not closed: it would judge rules and count pauses beside all tests that follow."""
+    before = _running()
+    yield
+    for left in _running():
+        if left not in before:
+            left.abandon()
+
+
+def _running() -> list[Any]:
+    return [started for reference in active._started[:] if (started := reference()) is not None]
+
+
+@pytest.fixture(autouse=True)
 def environment_is_given_back() -> Iterator[None]:
     """See that a test leaves the environment as it was: the processes of others would be set up by it."""
     before = _environment()

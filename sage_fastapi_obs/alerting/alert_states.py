@@ -91,6 +91,8 @@ class RuleState:
     """When callbacks were last notified of a group, in watched time."""
     added: float = 0.0
     """When the rule was added, as Unix time."""
+    is_known: bool = False
+    """Whether it was judged before, by another worker or by the process before."""
 
     def go_on_from(self, before: "RuleState", later: float) -> None:
         """Take over alerts that go by another clock; this one is later by so many seconds."""

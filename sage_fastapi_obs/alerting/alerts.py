@@ -143,8 +143,6 @@ class Alerts:
         self._leader: WrittenAlerts | None = None
         """What the worker that judges has written last; None if it is this one."""
         self._due: list[_Notification] = []
-        self.follow: Callable[[], None] = lambda: None
-        """Called before alerts are read, to learn what another worker has found."""
         self.told: Callable[[], object] = lambda: None
         """Called when all callbacks of a notification have returned."""
 
@@ -217,6 +215,7 @@ class Alerts:
             return False
         del self._others[state.rule.name]
         state.go_on_from(before, 0.0)
+        state.is_known = True
         if self._leader is None:
             for group, alert in state.alerts.items():
                 alert.take_over()
@@ -224,6 +223,11 @@ class Alerts:
                 for one in news:
                     self._note(_Notification(state, group, alert, one, self._wall_clock()))
         return True
+
+    def is_known(self, name: str) -> bool:
+        """Tell whether a rule was judged before, by another worker or by the process before."""
+        state = self._states.get(name)
+        return state is not None and state.is_known
 
     def not_judged(self) -> list[str]:
         """Return the names of rules that the worker that judges does not have."""
@@ -252,8 +256,7 @@ class Alerts:
     def _has(self, rule: AlertRule, metric: str, where: Where) -> bool:
         if not (rule.metric_name and "operation" in where):
             return True
-        selected = self._windows.select(metric, where, ())
-        return selected is not None and bool(selected[1])
+        return self._windows.has_series(metric, where)
 
     def replay(self, rule: AlertRule) -> int:
         """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
@@ -285,7 +288,6 @@ class Alerts:
 
     def alerts(self, *states: State) -> list[Alert]:
         """Return the alerts in some states, by default those that are pending or firing, most severe first."""
-        self.follow()
         wanted = states or ("pending", "firing")
         elsewhere = [] if self._leader is None else [state for _, state in [*self._others.values()]]
         # Copied rather than locked: a probe must not wait for an evaluation.

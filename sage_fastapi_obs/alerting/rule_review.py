@@ -58,7 +58,7 @@ class RuleReview:
             firings, problem = self.past_firings(rule), problems.get(rule.name, "")
             if _SIMILAR in problem:
                 self._log("warn", f"alert rule {rule.name} cannot fire: {problem}", {"alert": rule.name})
-            if firings and len(self._windows.ticks) > _FIRST_TICKS:
+            if firings and len(self._windows.ticks) > _FIRST_TICKS and not self._alerts.is_known(rule.name):
                 often = "once" if firings == 1 else f"{firings} times"
                 said = f"alert rule {rule.name} would have fired {often} in the samples that are kept"
                 self._log("info", said, {"alert": rule.name, "past_firings": firings})

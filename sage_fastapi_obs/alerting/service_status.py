@@ -91,12 +91,11 @@ class ServiceStatus:
         self._judge: Judge = SingleJudge()
         self._has_led = False
         self._followed: bytes | None = None
-        self.alerts.follow = self._follow
         self.alerts.told = self._write_states
         self.notifications.may_call = lambda: self._judge.is_leader
         self._sampling, self._publishing = threading.RLock(), threading.RLock()
         # Metrics have locks of their own, which sampling takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._sampling)
+        hold_at_fork(self._sampling, rank=2)
         hold_at_fork(self._publishing)
         at_fork(in_child=self._in_child)
         self._is_child = False
@@ -126,6 +125,10 @@ class ServiceStatus:
             if rule.name not in known:
                 self.alerts.add(rule)
 
+    def begin_anew(self) -> None:
+        """Go on from no process before, and leave nothing to one after: a script or job is no service that starts again."""
+        self._history = None
+
     def join(self, judge: Judge) -> None:
         """Judge rules as one of several workers of the service, whose numbers are all in what is read; before the start."""
         self._judge, self._has_led = judge, False
@@ -148,6 +151,7 @@ class ServiceStatus:
         with self._sampling:
             self._sample()
             changed = self._evaluate_rules() if self._leads() else []
+            self.follow()
             self.notifications.retry_threads()
             firing = {alert.rule.name for alert in self.alerts.alerts("firing")}
             for rule in self.alerts.rules:
@@ -174,6 +178,7 @@ class ServiceStatus:
         with self._sampling:
             if not self._was_sampled_within(most_seconds):
                 self._sample()
+        self.follow()
 
     def view(self, seconds: float) -> Window:
         """Return the last seconds before the last sample."""
@@ -244,7 +249,6 @@ class ServiceStatus:
         if not (self._write_states() if self.alerts.has_news else self._publish(self._states())):
             # Another judges by now, and does not know of this: it finds the same.
             self._has_led = False
-            self._follow()
             return []
         self.alerts.notify()
         return changed
@@ -297,8 +301,8 @@ class ServiceStatus:
             self._internal_errors.count("WindowHistory", error)
             return None
 
-    def _follow(self) -> None:
-        """Show what another worker has found, if that is new."""
+    def follow(self) -> None:
+        """Show what another worker has found, if that is new; not while metrics are collected, whose locks sampling needs."""
         if not self._judge.is_leader and (found := self._judge.published()) is not self._followed and found is not None:
             self._followed = found
             self._go_on(found, leads=False)
@@ -321,7 +325,9 @@ class ServiceStatus:
 
     def _in_child(self) -> None:
         self._is_child = self._thread is not None
-        self._judge, self._followed, self._history = SingleJudge(), None, None
+        if self._is_child:
+            # Rules, windows and alerts of the service are its parent's.
+            self._judge, self._followed, self._history = SingleJudge(), None, None
         self.notifications.restart()
 
     def _stop_thread(self) -> None:

@@ -82,13 +82,13 @@ class Windows:
 
     def watched_at(self, at: float) -> float:
         """Return what `watched_seconds` was, or is going to be, at a time of the clock."""
-        with self._lock:
-            ticks = self._ticks
-            following = bisect_right(ticks, at, key=attrgetter("at"))
-            if not ticks or not following:
-                return ticks[0].watched + at - ticks[0].at if ticks else 0.0
-            found = ticks[following - 1].watched + at - ticks[following - 1].at
-            return found if following == len(ticks) else min(found, ticks[following].watched)
+        # Copied rather than locked: who asks may have locks that sampling needs.
+        ticks = self._ticks[:]
+        following = bisect_right(ticks, at, key=attrgetter("at"))
+        if not ticks or not following:
+            return ticks[0].watched + at - ticks[0].at if ticks else 0.0
+        found = ticks[following - 1].watched + at - ticks[following - 1].at
+        return found if following == len(ticks) else min(found, ticks[following].watched)
 
     def sample(self) -> None:
         """Read the registry now.
@@ -160,6 +160,11 @@ class Windows:
         """Return the names of all metrics seen, with their kinds."""
         return {name: history.kind for name, history in self._histories.copy().items()}
 
+    def has_series(self, name: str, where: Where) -> bool:
+        """Tell whether a metric has series that match; without a lock, as who asks may have some that sampling needs."""
+        history = self._histories.get(name)
+        return history is not None and bool(_select(history.labels, history.rows.copy(), where, ()))
+
     def select(self, name: str, where: Where, by: Sequence[str]) -> tuple[MetricHistory, Rows] | None:
         """Find the matching series of a metric, grouped; remembered until there are new series."""
         with self._lock:
@@ -169,7 +174,7 @@ class Windows:
             key = (name, tuple(sorted(where.items())), tuple(by))
             selected_of, series, rows = self._selections.get(key, (None, 0, {}))
             if selected_of is not history or series != len(history.rows):
-                rows = _select(history, where, by)
+                rows = _select(history.labels, history.rows, where, by)
                 self._selections[key] = (history, len(history.rows), rows)
                 if len(self._selections) > MOST_SELECTIONS:
                     del self._selections[next(iter(self._selections))]
@@ -202,12 +207,12 @@ class Windows:
             tick.extremes[reading.name] = compress(extremes)
 
 
-def _select(history: MetricHistory, where: Where, by: Sequence[str]) -> Rows:
-    columns = {label: column for column, label in enumerate(history.labels)}
+def _select(names: Sequence[str], series: Mapping[tuple[str, ...], int], where: Where, by: Sequence[str]) -> Rows:
+    columns = {label: column for column, label in enumerate(names)}
     matchers = [(columns.get(label), matcher(wanted)) for label, wanted in where.items()]
     grouping = [columns.get(label) for label in by]
     rows: Rows = {}
-    for labels, row in history.rows.items():
+    for labels, row in series.items():
         if all(matches("" if column is None else labels[column]) for column, matches in matchers):
             rows.setdefault(tuple("" if column is None else labels[column] for column in grouping), []).append(row)
     return rows

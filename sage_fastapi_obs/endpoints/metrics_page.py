@@ -55,7 +55,7 @@ class MetricsPage:
         self._one_at_a_time = OneAtATime()
         self._reading = threading.RLock()
         # Metrics have locks of their own, which a page takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._reading)
+        hold_at_fork(self._reading, rank=2)
         at_fork(in_child=self.restart)
         self.restart()
 

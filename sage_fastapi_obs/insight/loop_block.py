@@ -53,19 +53,28 @@ def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: 
 
     `late_ns`: how late the watch thread was. `is_same`: whether the first has shown the same code, in one step of its task.
     """
-    elapsed = now.at - before.at
-    loop_cpu = now.loop_cpu - before.loop_cpu
     if others_share(before, now) >= BUSY:
         return "threads"
     if late_ns < _LATE_NS:
         return "observed"
-    loop_waited = now.loop_waited - before.loop_waited
-    rests = now.own_rests - before.own_rests
-    is_alone = now.process_rests - before.process_rests <= (1 + _RIVALS) * rests
-    if loop_cpu + loop_waited >= BUSY * elapsed and rests >= _IN_VAIN and is_alone:
-        # It had to wait until a call ended, and has got the interpreter there and then: Python code gives it up when asked.
+    if _has_held(before, now):
         return "inferred"
     return "observed" if is_same and now.own_waited - before.own_waited > late_ns / 2 else "nobody"
+
+
+def _has_held(before: ClockReading, now: ClockReading) -> bool:
+    """Tell whether the loop's thread was in a call that held the interpreter, until the watch thread got it from there.
+
+    Python code gives the interpreter up when it is asked, so who asks in vain waits for the end of a call.
+    """
+    rests, all_rests = now.own_rests - before.own_rests, now.process_rests - before.process_rests
+    if rests < _IN_VAIN or all_rests > (1 + _RIVALS) * rests:
+        return False
+    loop_cpu = now.loop_cpu - before.loop_cpu
+    others_cpu = now.process_cpu - before.process_cpu - loop_cpu
+    is_busy = loop_cpu + now.loop_waited - before.loop_waited >= BUSY * (now.at - before.at)
+    # On a loaded machine those that hold the interpreter may have little of the time; but more than those that wait for it.
+    return is_busy and loop_cpu > others_cpu
 
 
 def without(samples: list[Sample], waited_ns: int) -> list[Sample]:

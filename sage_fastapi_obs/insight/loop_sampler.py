@@ -57,15 +57,15 @@ class LoopSampler:
         return without(samples, waited_ns)
 
     def _add(self, loop_thread: LoopThread, before: ClockReading, now: ClockReading, late_ns: int) -> None:
-        exchange, place, is_call = self._look(loop_thread)
+        exchange, place = self._look(loop_thread)
         last = self.samples[-1] if self.samples else None
         if last is None:
             self._waited_before = before.loop_waited
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
         is_same = last is not None and last.holder == (place if exchange is None else exchange)
         who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
-        if who == "inferred" and not is_call:
-            # It has ended, and the loop goes on.
+        if who == "inferred" and exchange is None and place is None:
+            # What has held the loop has ended, and the loop goes on by itself.
             who = "nobody"
         own_ns = max(0, now.at - start_ns - now.loop_waited + before.loop_waited)
         if last is not None and len(self.samples) >= _MOST_SAMPLES:
@@ -82,13 +82,12 @@ class LoopSampler:
             return sign_ns
         return (max(sign_ns, asked_ns - TICK_NS) + asked_ns) // 2
 
-    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None, bool]:
-        """Return for which request the loop runs code, at which line of the application, and whether it runs any."""
+    def _look(self, loop_thread: LoopThread) -> tuple[Exchange | None, str | None]:
+        """Return for which request the loop runs code, and at which line of the application."""
         with collector_off():
             task = running_task(loop_thread.loop)
             exchange = None if task is None else self._exchange_of(task)
-            called = loop_thread.called()
-            return exchange, self._code.innermost(called), bool(called)
+            return exchange, self._code.innermost(loop_thread.called())
 
     def _exchange_of(self, task: "asyncio.Task[Any]") -> Exchange | None:
         context = context_of(task)

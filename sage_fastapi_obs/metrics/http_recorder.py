@@ -63,6 +63,8 @@ class HttpMetrics(Recorder):
 
     def share(self, records: RequestRecords | None) -> None:
         """Leave each request that is done in the slot of this worker, until it is counted there; None: no more."""
+        # Those of another slot are freed there.
+        self._requests.add_up_all()
         self._shared = records
         if records is not None:
             self._requests.free, records.make_room = records.free, self._requests.add_up_all

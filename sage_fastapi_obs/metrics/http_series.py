@@ -19,6 +19,7 @@ from sage_fastapi_obs.metrics.exposition.incremental import VersionedFamily
 from sage_fastapi_obs.metrics.http_families import HttpFamilies
 from sage_fastapi_obs.metrics.http_totals import NO_EXTREMES, ExemplarSource, LabelValues, Totals
 from sage_fastapi_obs.metrics.registry_reader import Reading
+from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.request.exchange import Exchange
 
 Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None, tuple[int, int] | None]
@@ -71,6 +72,7 @@ class HttpRequestSeries(Collector):
         # Reentrant: the garbage collector, which may run while numbers are copied, ends requests that were abandoned.
         self.lock = RLock()
         """Held while numbers are added up, and while they are read."""
+        hold_at_fork(self.lock)
         self._adding = False
         self.in_flight: set[Exchange] = set()
         self.save: Callable[[RequestSeries], None] | None = None

@@ -138,7 +138,7 @@ class _Registry:
         self._resource: Any = None
         self._reading = threading.RLock()
         # Metrics have locks of their own: a child that is forked while one is read could never read it.
-        hold_at_fork(self._reading)
+        hold_at_fork(self._reading, rank=2)
 
     def prepare(self) -> None:
         """Describe the service, which takes threads: an interpreter that is about to end has none for it."""

@@ -32,6 +32,7 @@ def start(interval_seconds: float) -> None:
     observability = active_observability()
     if observability is None:
         _state.own = Observability(Settings.from_env(monitoring={"interval_seconds": interval_seconds}))
+        _state.own.status.begin_anew()
         on_start(_on_start)
         _state.own.start()
         # After its log output has, so that the rules are judged before that closes.

@@ -7,7 +7,7 @@ from starlette.types import Message
 from sage_fastapi_obs.otel_internals import attach
 from sage_fastapi_obs.request.exchange import current_exchange
 from sage_fastapi_obs.request.headers import content_length, with_headers
-from sage_fastapi_obs.request.in_flight import note_answering
+from sage_fastapi_obs.request.in_flight import note_answering, note_streaming
 from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, is_failure
 from sage_fastapi_obs.request.watch import Watch, elapsed_us, reenter, size_of, status_of
 
@@ -102,6 +102,8 @@ class HttpWatch(Watch):
         if self._state == STARTED:
             self._state = STREAMING
             self.exchange.first_byte_us = elapsed_us(self.exchange)
+            if self.exchange.record is not None:
+                note_streaming(self.exchange.record)
         else:
             self._valid = False
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Recorder
 
-FREE, IN_FLIGHT, ANSWERING, DONE = range(4)
-"""ANSWERING: the server has its last message, and has not returned yet; the status stands above the lowest byte."""
+FREE, IN_FLIGHT, STREAMING, ANSWERING, DONE = range(5)
+"""STREAMING: a part of its body is sent. ANSWERING: the server has its last message, and has not returned yet; the status
+stands above the lowest byte."""
 _STATE_BITS = 8
 WORDS = 32
 _RECORD_BYTES = WORDS * 8
@@ -49,6 +50,7 @@ class Record(NamedTuple):
     started_ns: int
     """Unix time."""
     kind: str
+    """`http`, `stream` or `websocket`."""
     request_id: str
     trace_id: str
     method: str
@@ -96,7 +98,8 @@ class RequestRecords:
         `series`: the place of the block that it will be counted in.
         """
         record, exchange.record = exchange.record, None
-        numbers, word = (self._numbers, self._no_room) if record is None else record
+        # It may have begun in another slot, which was removed meanwhile.
+        numbers, word = (self._numbers, self._no_room) if record is None or record[0] is not self._numbers else record
         number = self._next_number()
         duration_us = NO_DURATION if exchange.streamed else exchange.duration_us
         received, sent = exchange.received_bytes, exchange.sent_bytes
@@ -108,6 +111,12 @@ class RequestRecords:
     def has_room(self, word: int) -> bool:
         """Tell whether a place is a request's own: others have to be counted at once."""
         return word != self._no_room
+
+    def drop(self, exchange: Exchange) -> None:
+        """Forget a request that has ended, and is not to be counted."""
+        record, exchange.record = exchange.record, None
+        if record is not None and record[0] is self._numbers:
+            self.free(record[1])
 
     def free(self, word: int) -> None:
         """Forget a request."""
@@ -124,6 +133,12 @@ class RequestRecords:
         except IndexError:
             self._numbers[self._beyond] += 1
             return self._no_room
+
+
+def note_streaming(record: tuple[memoryview, int]) -> None:
+    """Write that a part of the response is sent, and more will come."""
+    numbers, word = record
+    numbers[word] = STREAMING
 
 
 def note_answering(record: tuple[memoryview, int], status: int) -> None:
@@ -148,7 +163,7 @@ def _record(everything: memoryview, word: int, state: int) -> Record:
     return Record(
         *(word, state & 0xFF, state >> _STATE_BITS, number, series),
         *(None if duration == NO_DURATION else duration, received, sent, started),
-        *(kind, request_id, trace_id, method, path),
+        *("stream" if state == STREAMING else kind, request_id, trace_id, method, path),
     )
 
 
@@ -168,6 +183,5 @@ class InFlight(Recorder):
 
     def request_finished(self, exchange: Exchange) -> None:
         """Free its place, unless it is still to be counted."""
-        record, exchange.record = exchange.record, None
-        if record is not None and self.records is not None:
-            self.records.free(record[1])
+        if self.records is not None:
+            self.records.drop(exchange)

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from sage_fastapi_obs.request.in_flight import ANSWERING, DONE, FREE, IN_FLIGHT, Record
+from sage_fastapi_obs.request.in_flight import ANSWERING, DONE, FREE, IN_FLIGHT, STREAMING, Record
 from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
 Reason: TypeAlias = Literal["oom", "blocked", "crash", "killed", "unknown"]
@@ -59,7 +59,7 @@ def settle(slot: Slot, count: Callable[[Slot, Record], object], exit_status: int
     reason, evidence, at = _reason(slot, exit_status, trace)
     return Death(
         *(slot.number, slot.pid, reason, evidence, at),
-        lost=[record for record in records if record.state == IN_FLIGHT],
+        lost=[record for record in records if record.state in (IN_FLIGHT, STREAMING)],
         answering=[record for record in records if record.state == ANSWERING],
         lost_beyond=slot.requests_beyond,
     )

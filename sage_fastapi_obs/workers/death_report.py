@@ -47,7 +47,7 @@ class DeathReport:
         """Return the template of the route that serves a request; None where there is none."""
         if self._routes is None:
             return None
-        return self._routes.template_of(record.kind, record.method, record.path)
+        return self._routes.template_of("websocket" if record.kind == "websocket" else "http", record.method, record.path)
 
     def write(self, death: Death) -> None:
         """Write everything."""
@@ -60,7 +60,7 @@ class DeathReport:
             self._write_request(death, record, f"worker {death.number} died while serving")
         for record in death.answering:
             self._log("warn", f"worker {death.number} died while answering", self._fields(death, record))
-            if self._count_answered is not None and record.kind == "http":
+            if self._count_answered is not None:
                 answered = self._exchange(record)
                 answered.status, answered.error_type = record.status, None
                 self._count_answered(answered)

@@ -71,6 +71,14 @@ class Group:
         everyone = [*self._slots.values(), *(() if self.own is None else (self.own,))]
         return sorted(everyone, key=lambda slot: slot.number)
 
+    def has_own(self) -> bool:
+        """Tell whether the file of the own slot is still where others look for it."""
+        own = self.own
+        try:
+            return own is not None and own.file.path.lstat().st_ino == own.inode
+        except OSError:
+            return False
+
     def siblings(self) -> list[Slot]:
         """List the slots of other workers that are there."""
         return [slot for slot in self.slots() if slot is not self.own and slot.is_alive()]

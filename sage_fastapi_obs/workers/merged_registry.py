@@ -47,7 +47,7 @@ class MergedRegistry:
         self._shown: set[MergedFamily] = set()
         self._refused: set[MergedFamily] = set()
         self._refreshing = RLock()
-        hold_at_fork(self._refreshing)
+        hold_at_fork(self._refreshing, rank=1)
 
     def show_as(self, registry: CollectorRegistry) -> None:
         """Show what is not saved, as the registry of one worker does: older names, and what it says of its target."""

@@ -2,8 +2,9 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from operator import add
+from collections.abc import Callable, Collection, Sequence
+from itertools import repeat
+from operator import add, sub
 
 from prometheus_client.samples import Exemplar
 
@@ -36,7 +37,8 @@ class _SavedChild:
 class SavedFamily:
     """The children of one family in the own slot."""
 
-    def __init__(self, blocks: Blocks, definition: Definition, block: Block) -> None:
+    def __init__(self, blocks: Blocks, definition: Definition, block: Block, is_counted: Callable[[], bool]) -> None:
+        """`is_counted`: tells whether the numbers of a child that is new are in a slot already."""
         self.definition = definition
         self._blocks, self._block = blocks, block
         self._children: dict[Key, _SavedChild] = {}
@@ -44,6 +46,7 @@ class SavedFamily:
         """By place among the numbers of a child."""
         self._own: set[Key] = set()
         """Children that this owner has."""
+        self._is_counted = is_counted
         self._spare: defaultdict[bytes, list[Block]] = defaultdict(list)
         """Blocks of children and exemplars that have gone, by description."""
 
@@ -74,6 +77,8 @@ class SavedFamily:
         state = numbers, others, set_at
         if child is None:
             child = self._children[key] = self._new(key, len(numbers), others)
+        if key not in self._own and self.definition.adds and self._is_counted():
+            child.base = [*map(sub, child.base or repeat(0.0), numbers)]
         if child.state != state:
             total = [*map(add, numbers, child.base)] if child.base else numbers
             child.block.write(array("d", [at if set_at is None else set_at, *child.words, *total, *others]))
@@ -126,12 +131,14 @@ class SavedFamilies:
     def __init__(self, blocks: Blocks) -> None:
         """Take over what is there: counters go on, gauges begin anew. Raises `OSError` for a damaged slot."""
         self._blocks = blocks
+        self.is_counted = False
+        """Whether the numbers that are saved now are in a slot already, so that only what is counted from now on is added."""
         self._families: dict[Definition, SavedFamily] = {}
         places: dict[int, SavedFamily] = {}
         for block in blocks.again().new():
             match read_description(block.description):
                 case Definition() as definition:
-                    places[block.place] = self._families[definition] = SavedFamily(blocks, definition, block)
+                    places[block.place] = self._families[definition] = self._family(definition, block)
                     places[block.place].declare(0.0)
                 case (family, words, is_exemplar) if family in places:
                     places[family].inherit(block, words, is_exemplar=is_exemplar)
@@ -141,6 +148,9 @@ class SavedFamilies:
         family = self._families.get(definition)
         if family is None:
             block = self._blocks.append(definition_text(definition), [0.0])
-            family = self._families[definition] = SavedFamily(self._blocks, definition, block)
+            family = self._families[definition] = self._family(definition, block)
         family.declare(at)
         return family
+
+    def _family(self, definition: Definition, block: Block) -> SavedFamily:
+        return SavedFamily(self._blocks, definition, block, lambda: self.is_counted)

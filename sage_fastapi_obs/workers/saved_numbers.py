@@ -49,20 +49,30 @@ class SavedNumbers:
         *,
         interval_seconds: float,
         unexported: CollectorRegistry | None = None,
+        is_counted: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Take over the numbers that the blocks have; raises `OSError` for a damaged slot.
 
         `interval_seconds`: between two samples of the windows. `unexported`: of metrics that only the windows show.
-        `wall_clock`: Unix time in seconds.
+        `is_counted`: what the registry has by now is in a slot already: of this process before it left one, or of the process
+        that it was forked from. `wall_clock`: Unix time in seconds.
         """
-        self._registries = ((registry, True), *(() if unexported is None else ((unexported, False),)))
+        self._registries: tuple[tuple[CollectorRegistry, bool], ...] = (
+            (registry, True),
+            *(() if unexported is None else ((unexported, False),)),
+        )
         self._errors = errors
-        self._slot = _SlotWriter(SavedFamilies(blocks), interval_seconds, wall_clock, errors)
+        families = SavedFamilies(blocks)
+        self._slot = _SlotWriter(families, interval_seconds, wall_clock, errors)
         self._parts: dict[Collector, _SavedCollector] = {}
         self._saving = RLock()
         # Metrics have locks of their own, which saving takes: a child that is forked meanwhile could never read them.
-        hold_at_fork(self._saving)
+        hold_at_fork(self._saving, rank=1)
+        if is_counted:
+            families.is_counted = True
+            self.save(for_page=True)
+            families.is_counted = False
 
     def save(self, *, for_page: bool = False, pause: _Pause | None = None) -> None:
         """Save what has changed; a collector that raises is counted, and the others are saved.
@@ -83,6 +93,26 @@ class SavedNumbers:
                         self._save(collector, on_page=on_page, for_page=for_page, pause=pause)
                     except Exception as error:
                         self._errors.count(component_of(collector), error)
+
+    def close(self) -> None:
+        """Write nothing more, once what is being written is there."""
+        with self._saving:
+            requests = [part.requests for part in self._parts.values() if isinstance(part, _SavedRequests)]
+            self.abandon()
+        for one in requests:
+            # Until what is being added up is saved.
+            one.lock.acquire()
+            one.lock.release()
+
+    def abandon(self) -> None:
+        """Write nothing more: the slot is that of the process from which this one was forked.
+
+        It takes no lock: another thread, which is not here, may have it.
+        """
+        for part in self._parts.values():
+            if isinstance(part, _SavedRequests):
+                part.requests.save = None
+        self._registries, self._parts = (), {}
 
     def _save(self, collector: Collector, *, on_page: bool, for_page: bool, pause: _Pause) -> None:
         part = self._parts.get(collector)
@@ -112,6 +142,10 @@ class _SlotWriter:
         self.errors = errors
         self._families = families
         self._interval_seconds = interval_seconds
+
+    @property
+    def is_counted(self) -> bool:
+        return self._families.is_counted
 
     def family(self, definition: Definition) -> SavedFamily:
         return self._families.declare(definition, self.now())
@@ -230,35 +264,40 @@ class _SavedRequests:
     def __init__(self, requests: HttpRequestSeries, slot: _SlotWriter) -> None:
         shown = requests.families
         flying = requests.in_flight_metric
-        self._requests, self._slot = requests, slot
+        self.requests, self._slot = requests, slot
         shape = tuple(shown.total.labels), shown.duration.buckets, shown.received.buckets
         self._family = slot.family(Definition(*("http_requests", "", "requests", "", "sum"), *shape, others=WIDTH + 1))
         self._in_flight = slot.family(
             Definition(flying.name, flying.help, flying.type, flying.unit, flying.workers, tuple(flying.labels))
         )
         self._exemplified: dict[Key, Totals] = {}
+        if slot.is_counted:
+            # What is pending belongs to what was counted before.
+            requests.add_up_all()
         requests.save = self._save
         with requests.lock:
             for series in requests.series():
+                # In the slot before, if there was one, requests had other numbers.
+                series.folded = 0
                 self._save(series)
 
     def save(self, pause: _Pause) -> None:
-        for series in self._requests.series():
+        for series in self.requests.series():
             if series.pending or not series.place:
-                self._requests.add_up(series)
+                self.requests.add_up(series)
                 pause()
-        for labels, count in self._requests.in_flight_counts():
+        for labels, count in self.requests.in_flight_counts():
             self._in_flight.write(labels, (float(count),), self._slot.now())
 
     def save_exemplars(self) -> None:
-        for series in self._requests.series():
+        for series in self.requests.series():
             totals, before = series.totals, self._exemplified.get(series.labels)
             if totals is not before:
                 self._exemplified[series.labels] = totals
                 self._save_exemplars(series.labels, totals, before)
 
     def retire(self) -> None:
-        self._requests.save = None
+        self.requests.save = None
         _retire(self._family)
         _retire(self._in_flight)
 

@@ -51,6 +51,8 @@ class SharedNumbers:
         self._group: Group | None = None
         self._saved: SavedNumbers | None = None
         self._merged: MergedRegistry | None = None
+        self._has_shared = False
+        """Whether this process, or the one that it was forked from, has had a slot: what it counted then is in there."""
         self._read_own = RegistryReader(registry, errors, unexported)
         self._read_merged: RegistryReader | None = None
 
@@ -63,6 +65,7 @@ class SharedNumbers:
             *(self._own, group.own.blocks, self._errors),
             interval_seconds=seconds,
             unexported=self._unexported,
+            is_counted=self._has_shared,
             wall_clock=clock,
         )
         self._merged = MergedRegistry(group.slots, self._errors, interval_seconds=seconds, wall_clock=clock)
@@ -72,13 +75,23 @@ class SharedNumbers:
         if self._http is not None:
             self._http.share(records)
         self._saved.save()
+        self._has_shared = True
 
     def leave(self) -> None:
         """Write everything into the slot for the last time, and count for this process alone."""
         if self._http is not None:
             self._http.share(None)
+        self.save(for_page=True)
         if self._saved is not None:
-            self._saved.save(for_page=True)
+            self._saved.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Count for this process alone, and write nothing more: the slot is that of the process it was forked from."""
+        if self._http is not None:
+            self._http.share(None)
+        if self._saved is not None:
+            self._saved.abandon()
         self._group = self._saved = self._merged = self._read_merged = None
 
     def answer(self, for_page: Any) -> bytes:

@@ -26,6 +26,7 @@ from sage_fastapi_obs.workers.slot import STOPPING, Slot
 
 _HANGS_SECONDS = 1.5
 """From then on, the line is noted where the event loop hangs; while it turns, it does so after each tick."""
+_NEWCOMER_SECONDS = 1.5
 _CRASH_SUFFIX = ".crash"
 _places: dict[StoreKey, int] = {}
 """How many workers of each service this process has built."""
@@ -43,6 +44,9 @@ class Numbers(Protocol):
     def count_done(self, slot: Slot, record: Record) -> None:
         """Add a request to the numbers of a slot whose owner had not; does nothing the second time."""
 
+    def abandon(self) -> None:
+        """Write nothing more, in a forked child."""
+
     def leave(self) -> None:
         """Write everything into the slot for the last time."""
 
@@ -58,6 +62,9 @@ class Rules(Protocol):
 
     def hurry(self) -> None:
         """Judge them now: this worker has begun to lead."""
+
+    def follow(self) -> None:
+        """Show what the worker that leads has found."""
 
 
 class Worker:
@@ -97,6 +104,8 @@ class Worker:
         self._control: ControlSocket | None = None
         self._ends: EndWatch | None = None
         self._leadership: Leadership | None = None
+        self._lead_from = 0.0
+        """Time of `time.monotonic`, from which on it tries to."""
         self.rules: Rules | None = None
         """The rules that one worker judges; None where there are none."""
         at_fork(in_child=self._leave_to_parent)
@@ -134,7 +143,11 @@ class Worker:
         group = self.group
         if group is None or group.own is None:
             return
+        if not group.has_own():
+            self._begin_again(group)
+            return
         self._beat(group.own)
+        self._try_to_lead()
         if self._control is not None and not group.own.socket:
             group.own.socket = str(self._control.path or "")
         if self.is_shared:
@@ -143,13 +156,23 @@ class Worker:
             group.tidy_up(self._settle)
             if self._ends is not None:
                 self._ends.update(slot.pid for slot in group.siblings())
-        self._try_to_lead()
+
+    def _begin_again(self, group: Group) -> None:
+        """Take another slot: somebody has removed the files of all workers, which count from 0 then."""
+        self._warn("the files of the workers were removed: what they have counted begins anew", {"folder": str(group.folder)})
+        self._leave_rules()
+        self._ignore_crashes()
+        self.group = None
+        group.close()
+        self.start()
 
     def _join_rules(self) -> None:
         group, rules = self.group, self.rules
         if rules is not None and self.is_shared and group is not None and group.own is not None:
             self._leadership = Leadership(group.folder, group.own.number)
-            self._leadership.try_to_lead()
+            # Where rules have been judged before, those who have watched for longer go first.
+            self._lead_from = 0.0 if self._leadership.published() is None else time.monotonic() + _NEWCOMER_SECONDS
+            self._try_to_lead()
             rules.join(self._leadership)
 
     def _try_to_lead(self) -> None:
@@ -157,7 +180,9 @@ class Worker:
         if leadership is None or rules is None:
             return
         had_led = leadership.is_leader
-        if leadership.try_to_lead() and not had_led:
+        if time.monotonic() < self._lead_from or not leadership.try_to_lead():
+            rules.follow()
+        elif not had_led:
             rules.hurry()
 
     def _leave_rules(self) -> None:
@@ -283,6 +308,8 @@ class Worker:
     def _leave_to_parent(self) -> None:
         """In a forked child: the slot is the parent's."""
         group, self.group, self.in_flight.records = self.group, None, None
+        if self._numbers is not None:
+            self._numbers.abandon()
         if group is not None:
             self._ignore_crashes()
             group.close()

@@ -391,3 +391,65 @@ def test_a_worker_that_takes_over_has_the_same_numbers(tmp_path: Path):
         requests.labels("/").inc(1)
         other.step()
         assert counted(other) == 61
+
+
+def test_a_rule_that_is_new_in_this_process_says_how_often_it_would_have_fired(tmp_path: Path):
+    """In the samples of the processes before; one that was judged before says nothing at a restart."""
+    with service(tmp_path) as one:
+        one.watch_failures()
+        for _ in range(3):
+            one.step(requests=10, status="500")
+        one.end()
+        one.begin_next(1)
+        one.watch_failures()
+        one.world.status.alerts.add(
+            AlertRule(name="new", expression=Stat("http_requests_total"), condition=AlertCondition.GREATER_THAN, threshold=1)
+        )
+        one.step()
+        one.world.status.review.log_news()
+        said = [message for _, message, _ in one.world.said if "would have fired" in message]
+        assert said == ["alert rule new would have fired once in the samples that are kept"]
+
+
+def test_a_rule_that_the_leader_does_not_have_is_a_problem(tmp_path: Path):
+    """It is said once, after two intervals; no longer when the leader has it."""
+    with service(tmp_path) as leader, service(tmp_path / "other") as one:
+        published: list[bytes] = []
+        judge = GroupJudge(is_leader=False)
+        judge.published = lambda: published[-1] if published else None  # type: ignore[method-assign]
+        one.world.status.join(judge)
+        one.watch_failures()
+
+        def publish() -> None:
+            leader.step()
+            published.append(leader.world.status.alerts.written(leader.world.now))
+            one.step()
+            one.world.status.review.log_news()
+
+        publish()
+        assert one.world.status.review.problems() == {}
+        for _ in range(4):
+            publish()
+        assert "while the application starts" in one.world.status.review.problems()["failures"]
+        assert [message.partition(":")[0] for level, message, _ in one.world.said if level == "warn"] == [
+            "alert rule failures is not judged"
+        ]
+        leader.watch_failures()
+        publish()
+        assert one.world.status.review.problems() == {}
+
+
+def test_a_follower_shows_alerts_of_rules_that_only_the_leader_has(tmp_path: Path):
+    """So that all workers show the same; it does not judge them when it begins to lead, and forgets them."""
+    with service(tmp_path) as leader, service(tmp_path / "other") as one:
+        leader.watch_failures(labels={"team": "shop"})
+        leader.step(requests=10, status="500")
+        judge = GroupJudge(is_leader=False)
+        judge.published = lambda: leader.world.status.alerts.written(leader.world.now)  # type: ignore[method-assign]
+        one.world.status.join(judge)
+        one.step()
+        shown, judged = (each.world.status.alerts.alerts("firing") for each in (one, leader))
+        assert [alert.summary() for alert in shown] == [alert.summary() for alert in judged]
+        judge.is_leader = True
+        one.step()
+        assert one.world.status.alerts.alerts("firing") == []

@@ -2,6 +2,7 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -10,10 +11,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from support import PATIENCE_SECONDS
 from worlds import World
 
 from sage_fastapi_obs import SettingsError
 from sage_fastapi_obs.alerting import windows as windows_module
+from sage_fastapi_obs.alerting.expressions import Stat
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS
 from sage_fastapi_obs.alerting.window_stats import CounterStats, GaugeStats, HistogramStats, histogram_quantile, quantile_of
 from sage_fastapi_obs.alerting.windows import Windows
@@ -535,3 +539,22 @@ def test_remembered_choices_are_bounded():
     for number in range(600):
         windows.view(60).counter("jobs_total", {"kind": f"!=x{number}"})
     assert windows.selections <= windows_module.MOST_SELECTIONS
+
+
+def test_metrics_of_alerts_are_collected_while_the_windows_are_sampled():
+    """Sampling waits for whoever collects metrics, so collecting them must not wait for a sample."""
+    world = World(alerts={"defaults": False})
+    for name in ("operation_duration_seconds", "result_duration_seconds"):
+        world.status.alerts.add(
+            AlertRule(
+                name=name,
+                expression=Stat(name, "count", where={"operation": "pay"}),
+                condition=AlertCondition.GREATER_THAN,
+                threshold=1,
+                metric_name="pay.duration_ms",
+            )
+        )
+    world.status.evaluate()
+    with ThreadPoolExecutor() as pool, world.status._sampling, world.status.windows._lock, world.status.alerts._lock:
+        families = pool.submit(world.status.metrics.collect).result(PATIENCE_SECONDS)
+    assert {family.name for family in families} >= {"observability_alerts_firing", "observability_rules_without_data"}

@@ -63,6 +63,9 @@ def test_other_threads_are_never_a_route() -> None:
     """Where other threads had the processor, the code that the loop happened to be at is not to blame."""
     assert who_held(START, after(400, loop=20, others=370), 350 * MS, is_same=True) == "threads"
     assert who_held(START, after(50, others=45), 0, is_same=True) == "threads"
+    # A loaded machine leaves them little, and lets the loop's thread wait for a processor and for the interpreter in turn.
+    loaded = after(400, loop=20, others=120, loop_waited=300, own_waited=200, rests=20)
+    assert who_held(START, loaded, 350 * MS, is_same=True) != "inferred"
 
 
 def test_a_loaded_machine_blames_nobody() -> None:

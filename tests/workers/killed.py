@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import time
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from sage_fastapi_obs import Observability, Settings
 
@@ -20,8 +23,8 @@ reached = os.open(os.environ["REACHED_OF_TEST"], os.O_WRONLY | os.O_CREAT | os.O
 
 
 def note(request_id: str) -> None:
-    """Write down that a request has reached the app."""
-    os.write(reached, f"{request_id}\n".encode())
+    """Write down that a request has reached the app, in which process."""
+    os.write(reached, f"{request_id} {os.getpid()}\n".encode())
 
 
 @app.get("/work/{request_id}")
@@ -37,6 +40,26 @@ async def quick(request_id: str) -> dict[str, str]:
     """Answer at once."""
     note(request_id)
     return {"id": request_id}
+
+
+@app.get("/blocked/{request_id}")
+async def blocked(request_id: str) -> dict[str, str]:
+    """Keep the event loop until the worker is killed."""
+    note(request_id)
+    time.sleep(3_600)  # noqa: ASYNC251 - that is what it is for
+    return {"id": request_id}
+
+
+@app.get("/stream/{request_id}")
+async def stream(request_id: str) -> StreamingResponse:
+    """Begin to answer, and hang."""
+    note(request_id)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"begun"
+        await asyncio.sleep(3_600)
+
+    return StreamingResponse(parts())
 
 
 @app.get("/stuck/{request_id}")

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -52,11 +55,16 @@ class Service:
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()}
         return [pid for pid, command in commands.items() if command and "resource_tracker" not in command]
 
-    def reached(self) -> set[str]:
+    def reached(self) -> KeysView[str]:
         """List the requests that have reached the app."""
-        return {*(self.folder / "reached").read_text().split()}
+        return self.processes().keys()
 
-    def lines(self) -> list[dict[str, object]]:
+    def processes(self) -> dict[str, int]:
+        """Return in which process each request has reached the app."""
+        lines = map(str.split, (self.folder / "reached").read_text().splitlines())
+        return {request_id: int(pid) for request_id, pid in lines}
+
+    def lines(self) -> list[dict[str, Any]]:
         """Return all log lines."""
         return [json.loads(line) for line in (self.folder / "lines").read_text().splitlines()]
 
@@ -189,19 +197,91 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
         assert "http_requests_in_flight" in page
 
 
-@pytest.mark.parametrize("name", THOSE)
-def test_a_request_in_flight_is_named_soon(name: str, tmp_path: Path) -> None:
-    """A sibling writes a line with its id, its route and its age, and keeps it in the store."""
-    with serving(name, tmp_path) as service:
-        with suppress(httpx.TransportError), httpx.Client(timeout=0.001) as http:
-            http.get(f"{service.url}/stuck/one", headers={"X-Request-ID": "stuck-00000001"})
-        until(lambda: "one" in service.reached(), "request")
-        for pid in service.workers():
-            os.kill(pid, signal.SIGKILL)
-            if until(lambda: True) and service.told("while serving"):
-                break
-        until(lambda: "stuck-00000001" in service.told("while serving"), "line")
-        (line,) = [line for line in service.lines() if line.get("request_id") == "stuck-00000001"]
+def begin(service: Service, path: str) -> str:
+    """Send a request that does not come back; return its id."""
+    request_id = f"{path}-{uuid4().hex[:12]}"
+    with suppress(httpx.TransportError):
+        httpx.get(f"{service.url}/{path}/{request_id}", headers={"X-Request-ID": request_id}, timeout=0.2)
+    until(lambda: request_id in service.reached(), "request")
+    return request_id
+
+
+def line_of(service: Service, request_id: str, message: str = "while serving") -> dict[str, Any]:
+    """Wait for the line of a request that was lost."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in service.lines() if line.get("request_id") == request_id and line["message"].endswith(message)]
+
+    (line,) = until(found, "line")
+    return line
+
+
+def test_what_a_killed_worker_was_serving_is_told(tmp_path: Path) -> None:
+    """Its siblings say of each request what it was, how old, and why the worker may have died; whoever is asked finds it."""
+    with serving("uvicorn", tmp_path) as service:
+        stuck = begin(service, "stuck")
+        os.kill(service.processes()[stuck], signal.SIGKILL)
+        line = line_of(service, stuck)
+        until(lambda: httpx.get(f"{service.url}/monitoring/requests/{stuck}").is_success, "request")
         assert (line["level"], line["route"], line["method"]) == ("error", "/stuck/{request_id}", "GET")
-        found = until(lambda: httpx.get(f"{service.url}/monitoring/requests/stuck-00000001").json())
-        assert found
+        assert len(line["trace_id"]) == 32
+        for _ in range(5):
+            found = httpx.get(f"{service.url}/monitoring/requests/{stuck}").json()
+            assert found["stories"][0]["request"]["error_type"] == "worker_died"
+
+        stream = begin(service, "stream")
+        os.kill(service.processes()[stream], signal.SIGKILL)
+        assert line_of(service, stream)["data"]["kind"] == "stream"
+
+        blocked = begin(service, "blocked")
+        pid = service.processes()[blocked]
+        until(lambda: worker_of(service, pid)["loop_age_seconds"] > 3.5, "hanging worker")
+        os.kill(pid, signal.SIGKILL)
+        line = line_of(service, blocked)
+        assert line["data"]["reason"] == "blocked"
+        assert re.fullmatch(r"killed\.py:[0-9]+", line["data"]["at"])
+
+        page = httpx.get(f"{service.url}/metrics").text
+        for route in ("/stuck/{request_id}", "/stream/{request_id}", "/blocked/{request_id}"):
+            assert f'requests_lost_total{{route="{route}"}} 1.0' in page
+        assert 'worker_deaths_total{reason="blocked"} 1.0' in page
+
+
+def worker_of(service: Service, pid: int) -> dict[str, Any]:
+    """Ask whoever answers how a worker does."""
+    workers = httpx.get(f"{service.url}/monitoring/workers", timeout=1.0).json()["workers"]
+    return next(worker for worker in workers if worker["process_id"] == pid)
+
+
+def test_workers_go_on_when_their_files_were_removed(tmp_path: Path) -> None:
+    """They take slots again, say so, and one answers for all as before."""
+    with serving("uvicorn", tmp_path) as service:
+        folders = {line.parent for pid in service.workers() for line in slots_of(pid)}
+        for folder in folders:
+            shutil.rmtree(folder)
+        until(lambda: sum("begins anew" in str(line["message"]) for line in service.lines()) == 4, "lines of the workers")
+        until(lambda: len(httpx.get(f"{service.url}/monitoring/workers").json()["workers"]) == 4, "workers")
+        before = total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}")
+        for number in range(10):
+            assert httpx.get(f"{service.url}/quick/q{number}").is_success
+        pages = {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(5)}
+        assert pages == {before + 10}
+
+
+def slots_of(pid: int) -> list[Path]:
+    """List the slots that a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [Path(line.split()[-1]) for line in maps if line.endswith(".slot")]
+
+
+def test_a_new_generation_goes_on_where_the_old_one_has_ended(tmp_path: Path) -> None:
+    """Gunicorn replaces all its workers at a HUP: the counts go on, and nobody is told to have died."""
+    with serving("gunicorn-preload", tmp_path) as service:
+        for number in range(20):
+            assert httpx.get(f"{service.url}/quick/q{number}").is_success
+        old = set(service.workers())
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: len(service.workers()) == 4 and not old & set(service.workers()), "new workers")
+        until(lambda: httpx.get(f"{service.url}/quick/end").is_success, "answer")
+        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == 22.0, "all requests")
+        assert not [line for line in service.lines() if "died" in str(line["message"])]

@@ -2,7 +2,10 @@
 
 import gc
 import math
+import subprocess
+import sys
 import threading
+from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, GCCollector, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -451,3 +454,126 @@ def test_older_names_of_metrics_of_a_process_are_those_of_each_worker(tmp_path):
     found = group.values()
     for worker in ("0", "1"):
         assert of(found, "memory_usage_bytes", worker=worker) == of(found, "process_resident_memory_bytes", worker=worker)
+
+
+def test_a_process_that_takes_a_slot_again_counts_nothing_twice(tmp_path):
+    """What a registry had counted when it left a slot, or when it was forked, is not added to the next slot."""
+    group = Group(tmp_path)
+
+    def make(registry: CollectorRegistry) -> tuple[Counter, HttpRequestSeries, Gauge]:
+        counted = Counter("jobs", "Jobs.", registry=registry), requests_of(registry)
+        return *counted, Gauge("size", "Size.", registry=registry, multiprocess_mode="sum")
+
+    both, (first, _) = pair(group, make)
+    jobs, requests, size = both[0]
+
+    def work(number: int) -> None:
+        jobs.inc(number)
+        size.set(number)
+        requests.with_values(*OK).pending.extend([(1_000, 0, 1, None, None)] * number)
+
+    work(3)
+    first.save()
+    first.saved.close()
+    first.die()
+    work(100)
+    for slot in group.slots:
+        again = TestWorker(slot, first.registry, is_counted=True)
+        work(2)
+        again.save()
+        again.saved.close()
+        again.die()
+    found = group.values()
+    assert of(found, "jobs_total") == 3 + 2 + 2
+    assert of(found, "http_requests_total", method="GET", route=OK[1], status="200") == 3 + 2 + 2
+
+
+def test_a_slot_that_was_given_up_is_not_written_any_more(tmp_path):
+    """What is counted afterwards is not seen, and disturbs nobody who has the slot then."""
+    group = Group(tmp_path, 1)
+    (old,), (worker,) = pair(group, requests_of)
+    old.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    worker.save()
+    worker.saved.close()
+    (new,), (successor,) = pair(group, requests_of)
+    new.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    successor.save()
+    old.with_values(*OK).pending.append((1_000, 0, 1, None, None))
+    old.add_up_all()
+    worker.save()
+    assert of(group.values(), "http_requests_total", method="GET", route=OK[1], status="200") == 2
+
+
+FORKING = """
+import os, sys, time
+from sage_fastapi_obs import Observability, Settings
+
+obs = Observability(Settings(service={"name": sys.argv[1]}, workers={"group": sys.argv[1]}, store={"enabled": False}))
+obs.start()
+requests = obs.numbers._http.requests
+series = requests.with_values("GET", "/x", "200")
+
+def count(number):
+    series.pending.extend([(1_000, 0, 1, None, None)] * number)
+    requests.add_up(series)
+
+count(10)
+child = os.fork()
+if not child:
+    count(300)
+    obs.numbers.save()
+    os._exit(0)
+until = time.monotonic() + 30
+while os.waitpid(child, os.WNOHANG) == (0, 0):
+    if time.monotonic() > until:
+        os.kill(child, 9)
+    time.sleep(0.05)
+registry = obs.numbers.for_page(lambda: None)
+labels = {"method": "GET", "route": "/x", "status": "200"}
+print(registry is not obs.registry, registry.get_sample_value("http_requests_total", labels), time.monotonic() < until)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_forked_child_writes_nothing_into_the_slot_of_its_parent():
+    """What a child counts, which has the memory of its parent, is not among the numbers of its group, nor does it hang."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, f"forks-{uuid4().hex}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "True 10.0 True"
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it():
+    """Of two locks of which one is held while the other is taken, the outer one is taken first, whichever is newer."""
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 20
+
+
+NESTED = """
+import os, sys, threading, time
+from sage_fastapi_obs.processes import hold_at_fork
+
+outer, inner, done = threading.RLock(), threading.RLock(), threading.Event()
+hold_at_fork(outer, rank=1)
+hold_at_fork(inner)
+
+def work():
+    while not done.is_set():
+        with outer:
+            time.sleep(0.001)
+            with inner:
+                pass
+
+threading.Thread(target=work, daemon=True).start()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        os._exit(0 if outer.acquire(timeout=1) and inner.acquire(timeout=1) else 1)
+    print(os.waitpid(child, 0)[1] == 0)
+    time.sleep(0.003)
+done.set()
+"""
