@@ -53,7 +53,7 @@ from sage_fastapi_obs.store.store_recorder import StoredLines, StoreRecorder
 from sage_fastapi_obs.tracing.child_spans import ChildSpans
 from sage_fastapi_obs.tracing.retention import Retention, RetentionLosses
 from sage_fastapi_obs.tracing.server_span import ServerSpans
-from sage_fastapi_obs.workers.assembly import build_workers
+from sage_fastapi_obs.workers.wiring import build_workers
 
 
 class Observability(Lifecycle):

@@ -256,6 +256,7 @@ def worker_of(service: Service, pid: int) -> dict[str, Any]:
 def test_workers_go_on_when_their_files_were_removed(tmp_path: Path) -> None:
     """They take slots again, say so, and one answers for all as before."""
     with serving("uvicorn", tmp_path) as service:
+        until(lambda: len(httpx.get(f"{service.url}/monitoring/workers").json()["workers"]) == 4, "workers")
         folders = {line.parent for pid in service.workers() for line in slots_of(pid)}
         for folder in folders:
             shutil.rmtree(folder)

@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from sage_fastapi_obs.catalog import WORKER_METRICS
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.location import socket_prefix, store_key
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.control_socket import ControlSocket
@@ -60,7 +62,7 @@ def build_workers(
     everyone = Workers(lambda: (worker.everyone() if worker is not None else []) or [_alone(observability, started, control)])
     levels = SharedLevels(observability.logs, everyone)
     control = ControlSocket(
-        partial(socket_prefix, settings.store, store_key(settings.service.name)),
+        partial(_socket_prefix, settings, worker),
         {
             "stacks": partial(_stacks_of, observability),
             LEVELS: levels.answer,
@@ -101,6 +103,16 @@ def _build_report(observability: Any, http: HttpMetrics | None, readable: Callab
     count_death, count_lost = [partial(_count, observability.instruments, metric.name) for metric in WORKER_METRICS]
     count_answered = None if http is None else http.count_untimed
     return DeathReport(log, readable, observability, observability.store, count_death, count_lost, count_answered)
+
+
+def _socket_prefix(settings: Settings, worker: Worker | None) -> Path:
+    """Return where `sage-obs stacks` looks for the socket; without a store, where siblings know of it."""
+    group = None if worker is None else worker.group
+    if settings.store.enabled:
+        return socket_prefix(settings.store, store_key(settings.service.name))
+    if group is None:
+        raise OSError("there is neither a store nor a slot")
+    return group.folder / "worker"
 
 
 def _stacks_of(observability: Any, _: Any) -> bytes:
