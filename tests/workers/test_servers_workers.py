@@ -80,7 +80,8 @@ def team(request: Any, tmp_path: Path) -> Iterator[Team]:
     """Start a server, and wait until its workers know each other."""
     made = Team(request.param, tmp_path)
     try:
-        until(lambda: len(made.running()) == WORKERS, "workers")
+        # One that has just started cannot be asked yet.
+        until(lambda: len(made.get("/loggers")["others"]) == len(made.running()) - 1 == WORKERS - 1, "workers")
         yield made
     finally:
         os.killpg(made.process.pid, signal.SIGKILL)
