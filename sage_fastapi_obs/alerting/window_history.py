@@ -49,6 +49,9 @@ class WindowHistory:
         does; one that does not takes over only what is of the same counters. Returns the states of alerts with the seconds
         by which the time that they go by is later now, once, to the one that writes. Raises `sqlite3.Error` and `OSError`.
         """
+        if self._writes and not leads:
+            # Another has taken the place of this one, and is to write.
+            self.close()
         if self._writes or (self._is_restored and not leads) or (leads and not self._stored.acquire()):
             return None
         found = self._stored.read(None if leads else run)

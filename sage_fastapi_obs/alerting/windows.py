@@ -198,7 +198,8 @@ class Windows:
             self.series -= len(history.rows) if history else 0
             history = self._histories[reading.name] = MetricHistory(reading)
             for earlier in self._ticks:
-                earlier.totals.pop(reading.name, None)
+                had = earlier.totals.pop(reading.name, None), earlier.extremes.pop(reading.name, None)
+                earlier.is_stored = earlier.is_stored and had == (None, None)
         before = len(history.rows)
         last_pair = self._ticks[-2:][0].at if self._ticks else tick.at
         self.left_out += history.record(reading, MOST_SERIES - self.series, last_pair, is_baseline=is_baseline)

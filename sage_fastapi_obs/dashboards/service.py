@@ -41,6 +41,14 @@ _CONNECTIONS = (
         "Suddenly short: something between here and the client cuts them."
     ),
 )
+_WORKERS = (
+    panel.increase("Workers that died", "worker_deaths_total", ["reason"], bad=1, width=12).about(
+        "oom: out of memory; blocked: its loop hung; crash: the interpreter or a library. Lines say at which request and line."
+    ),
+    panel.increase("Requests that died with them", "requests_lost_total", ["route"], bad=1, width=12).about(
+        "Each has an error line with its id. A route that is always among them is the one that kills."
+    ),
+)
 _OBSERVABILITY = (
     panel.increase("Internal errors", "observability_internal_errors_total", ["component"], bad=1).about(
         "Failures of the observability, which requests never see. Anything here is a defect to report."
@@ -108,6 +116,7 @@ def service_dashboard(sla: SlaSettings, packs: Mapping[str, Iterable[Metric]]) -
             panels.logs_row(),
             Row("Why: operations and background work", _WORK, collapsed=True),
             Row("Why: streams and WebSockets", _CONNECTIONS, collapsed=True),
+            Row("Why: workers that died", _WORKERS, collapsed=True),
             panels.runtime_row(panel),
             Row("The observability itself", _OBSERVABILITY, collapsed=True),
             *(pack_row(f"Why: {title}", tuple(metrics)) for title, metrics in packs.items()),

@@ -19,8 +19,9 @@ _IN_VAIN = 4
 """A watch thread that has waited so often has asked for the interpreter in vain: for Python code it rests until its time,
 until it asks, and until it is answered."""
 
-_RIVALS = 3
-"""Where more threads wait for the interpreter, another one is likely to get it first, and the loop goes on meanwhile."""
+_RIVALS, _RIVALS_OF_LAST = 1, 3
+"""Where more threads wait for the interpreter, another one is likely to get it first, and the loop goes on meanwhile: then who
+is seen is named only if it is the request that has begun last."""
 
 
 class Sample(NamedTuple):
@@ -48,27 +49,29 @@ class Sample(NamedTuple):
         return self.place if self.exchange is None else self.exchange
 
 
-def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: bool) -> Who:
+def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: bool, is_last: bool = False) -> Who:
     """Tell who had the loop between two readings, of which the second shows some code there.
 
     `late_ns`: how late the watch thread was. `is_same`: whether the first has shown the same code, in one step of its task.
+    `is_last`: whether no other request has begun or ended since that of the code began.
     """
     if others_share(before, now) >= BUSY:
         return "threads"
     if late_ns < _LATE_NS:
         return "observed"
-    if _has_held(before, now):
+    is_likely = is_last or now.own_waited - before.own_waited <= late_ns / 2
+    if is_likely and _has_held(before, now, _RIVALS_OF_LAST if is_last else _RIVALS):
         return "inferred"
     return "observed" if is_same and now.own_waited - before.own_waited > late_ns / 2 else "nobody"
 
 
-def _has_held(before: ClockReading, now: ClockReading) -> bool:
+def _has_held(before: ClockReading, now: ClockReading, most_rivals: int) -> bool:
     """Tell whether the loop's thread was in a call that held the interpreter, until the watch thread got it from there.
 
     Python code gives the interpreter up when it is asked, so who asks in vain waits for the end of a call.
     """
     rests, all_rests = now.own_rests - before.own_rests, now.process_rests - before.process_rests
-    if rests < _IN_VAIN or all_rests > (1 + _RIVALS) * rests:
+    if rests < _IN_VAIN or all_rests > (1 + most_rivals) * rests:
         return False
     loop_cpu = now.loop_cpu - before.loop_cpu
     others_cpu = now.process_cpu - before.process_cpu - loop_cpu

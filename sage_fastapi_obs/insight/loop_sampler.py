@@ -63,7 +63,9 @@ class LoopSampler:
             self._waited_before = before.loop_waited
         start_ns = self._start_ns(before, exchange) if last is None else last.end_ns
         is_same = last is not None and last.holder == (place if exchange is None else exchange)
-        who = who_held(before, now, late_ns, is_same=is_same) if SHOWS_THREADS else "nobody"
+        # Code of no request is nobody's fault but its own.
+        is_last = exchange is None or exchange.started_ns == self._watch.sign_ns
+        who = who_held(before, now, late_ns, is_same=is_same, is_last=is_last) if SHOWS_THREADS else "nobody"
         if who == "inferred" and exchange is None and place is None:
             # What has held the loop has ended, and the loop goes on by itself.
             who = "nobody"

@@ -25,6 +25,7 @@ TICK_NS = 50_000_000
 _LONGEST = 128
 _PROMPT_NS = TICK_NS + 2_000_000
 """A watch thread that reads so soon again has not waited for a processor for long."""
+_LATE_NS = TICK_NS + 20_000_000
 _LITTLE_NS = 5_000_000
 """A thread that has computed no longer than that has not waited for a processor for long either."""
 _MOST_AGE_NS = 1_000_000_000
@@ -115,10 +116,11 @@ class LoopThread:
 
     def is_idle(self) -> bool:
         """Tell whether the loop waits for something to do, where that can be seen: not in one that is written in C."""
-        if self._select is None or self.now is None or self.before is None:
+        before, now = self.before, self.now
+        if self._select is None or now is None or before is None:
             return False
-        if others_share(self.before, self.now) > _QUIET:
-            # It may have something to do, and wait for the interpreter.
+        if now.at - before.at > _LATE_NS or others_share(before, now) > _QUIET:
+            # It may have been blocked, and answers to say that this is over; or may wait for the interpreter.
             return False
         with collector_off():
             frame = frame_of(self.ident)

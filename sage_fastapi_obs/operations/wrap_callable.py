@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 
-class Block(Protocol):
+class WrappedBlock(Protocol):
     """What surrounds one call.
 
     The body of a generator runs in steps, and its caller runs between them. A block is attached to the context in each
@@ -35,7 +35,7 @@ class Block(Protocol):
 class _Part:
     __slots__ = ("_block",)
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: WrappedBlock) -> None:
         self._block = block
 
 
@@ -77,7 +77,7 @@ class _AroundStep(_Part):
         self._block.detach()
 
 
-def around_calls(work: Work, new_block: Callable[[], Block], decorator: str) -> Work:
+def around_calls(work: Work, new_block: Callable[[], WrappedBlock], decorator: str) -> Work:
     """Return a function of the same kind, with a new block around each call; raises `TypeError` for anything but a function."""
     if not callable(work):
         raise TypeError(f"{decorator} decorates functions, not {work!r:.80}")
@@ -93,7 +93,7 @@ def around_calls(work: Work, new_block: Callable[[], Block], decorator: str) -> 
     return wraps(work)(wrap(work, new_block))  # type: ignore[return-value]
 
 
-def _function(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
+def _function(work: Callable[..., Any], new_block: Callable[[], WrappedBlock]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
         with _AroundCall(new_block()):
             return work(*args, **kwargs)
@@ -101,7 +101,7 @@ def _function(work: Callable[..., Any], new_block: Callable[[], Block]) -> Calla
     return called
 
 
-def _coroutine(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
+def _coroutine(work: Callable[..., Any], new_block: Callable[[], WrappedBlock]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> Any:
         with _AroundCall(new_block()):
             return await work(*args, **kwargs)
@@ -109,7 +109,7 @@ def _coroutine(work: Callable[..., Any], new_block: Callable[[], Block]) -> Call
     return called
 
 
-def _generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
+def _generator(work: Callable[..., Any], new_block: Callable[[], WrappedBlock]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         block = new_block()
         with _AroundIteration(block):
@@ -133,7 +133,7 @@ def _generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Call
     return called
 
 
-def _async_generator(work: Callable[..., Any], new_block: Callable[[], Block]) -> Callable[..., Any]:
+def _async_generator(work: Callable[..., Any], new_block: Callable[[], WrappedBlock]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         block = new_block()
         with _AroundIteration(block):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from stored import file_of, new_store
 from worlds import INTERVAL, World
 
@@ -453,3 +453,45 @@ def test_a_follower_shows_alerts_of_rules_that_only_the_leader_has(tmp_path: Pat
         judge.is_leader = True
         one.step()
         assert one.world.status.alerts.alerts("firing") == []
+
+
+def test_a_worker_that_leads_no_more_lets_the_next_one_write(tmp_path: Path):
+    """As after a stop, when another has taken its place meanwhile."""
+    registry = CollectorRegistry()
+    requests = Counter("requests", "r", registry=registry)
+    with service(tmp_path) as one, service(tmp_path) as other:
+        for number, each in enumerate((one, other)):
+            each.stores[-1].history.process = f"worker {number}"
+            each.world.status.windows._read = RegistryReader(registry, each.world.internal_errors)
+            each.world.status.join(GroupJudge(is_leader=each is one))
+        one.step()
+        other.step()
+        for former, leader in ((one, other), (other, one)):
+            leader.world.status._judge.is_leader = True
+            requests.inc()
+            leader.step()
+            former.world.status._judge.is_leader = False
+            former.step()
+            requests.inc()
+            leader.step()
+            found = leader.stores[-1].history.read(GroupJudge.run)
+            assert found is not None
+            assert found.process == leader.stores[-1].history.process
+            assert [row.id for row in found.ticks] == [tick.row for tick in leader.world.status.windows.ticks]
+        counted = one.world.status.view(WEEK).counter("requests_total")
+        assert sum(each.increase for each in counted.values()) == 4
+
+
+def test_a_metric_that_is_another_after_an_update_begins_anew(tmp_path: Path):
+    """With other buckets it has no past; the other metrics keep theirs, over further restarts."""
+    with service(tmp_path) as one:
+        for buckets in ((1.0, 2.0, 3.0, 4.0), (1.0, 2.0), (1.0,)):
+            weight = Histogram("weight", "w", registry=one.world.registry, buckets=buckets)
+            for _ in range(5):
+                weight.observe(1.5)
+                one.step(requests=10)
+            found = one.world.status.view(WEEK).histogram("weight")
+            assert sum(each.count for each in found.values()) in (4, 5)
+            one.restart()
+            assert one.world.internal_errors.counts == {}
+        assert one.requests() == 150

@@ -47,16 +47,19 @@ def test_a_call_that_holds_the_interpreter_is_inferred() -> None:
     """A thread that was kept from the interpreter, while that of the loop computed, knows by what."""
     assert who_held(START, after(400, loop=380, own_waited=3, rests=70), 350 * MS, is_same=False) == "inferred"
     # Also where the machine is loaded.
-    assert (
-        who_held(START, after(400, loop=150, loop_waited=230, own_waited=250, rests=8), 350 * MS, is_same=False) == "inferred"
-    )
+    loaded, waited = (after(400, loop=150, loop_waited=230, own_waited=own, rests=8) for own in (150, 250))
+    assert who_held(START, loaded, 350 * MS, is_same=False) == "inferred"
+    assert who_held(START, waited, 350 * MS, is_same=False) == "nobody"
+    assert who_held(START, waited, 350 * MS, is_same=False, is_last=True) == "inferred"
 
 
 def test_among_many_that_want_the_interpreter_nobody_is_named() -> None:
     """Who gets the interpreter after others did may see what came after the call."""
-    few, many = after(400, loop=380, rests=70, all_rests=200), after(400, loop=380, rests=70, all_rests=700)
+    few, some, many = (after(400, loop=380, rests=70, all_rests=all_rests) for all_rests in (130, 270, 700))
     assert who_held(START, few, 350 * MS, is_same=False) == "inferred"
-    assert who_held(START, many, 350 * MS, is_same=False) == "nobody"
+    assert who_held(START, some, 350 * MS, is_same=False) == "nobody"
+    assert who_held(START, some, 350 * MS, is_same=False, is_last=True) == "inferred"
+    assert who_held(START, many, 350 * MS, is_same=False, is_last=True) == "nobody"
 
 
 def test_other_threads_are_never_a_route() -> None:

@@ -219,6 +219,26 @@ async def test_a_loop_that_is_seen_to_wait_is_not_woken() -> None:
     watch.stop()
 
 
+async def test_a_loop_that_waits_again_after_a_block_says_that_it_is_over() -> None:
+    """A watch thread that is late asks, also where the loop is seen to wait: only the answer ends a block."""
+    loop_thread = LoopThread(asyncio.get_running_loop())
+    idle: list[bool] = []
+
+    def look(seconds: float) -> None:
+        loop_thread.read()
+        time.sleep(seconds)
+        loop_thread.read()
+        idle.append(loop_thread.is_idle())
+
+    for _ in range(times(100)):
+        await asyncio.to_thread(look, 0.01)
+        if idle[-1]:
+            break
+    assert idle[-1]
+    await asyncio.to_thread(look, 0.1)
+    assert not idle[-1]
+
+
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_what_the_loop_has_called_is_told_from_what_runs_it(kind: str) -> None:
     """Nothing is called while the loop waits; the line that runs the loop is never what it runs."""

@@ -176,7 +176,8 @@ def _others(turn: int) -> None:
     observe("response_time_seconds", 0.02, "/orders")
     _results(turn)
     _dependencies(turn)
-    # What only happens when something is broken: a word that a label does not know, and a fault of ours.
+    # What only happens when something is broken: a worker that died, a word that a label does not know, and a fault of ours.
+    count("requests_lost_total", "/report")
     login_failed("nonsense")
     count_internal_error("demo", ValueError("made up"))
 

@@ -55,9 +55,10 @@ class ChildChanges:
 
     def learn(self) -> bool:
         """Find out which children there are; return whether they are others than before."""
-        labels, children = self._own.children()
-        if children == self._children:
+        found = self._own.children(self._children)
+        if found is None:
             return False
+        labels, children = found
         values = [self._values_of(child) for child in children]
         self.labels, self._children = labels, children
         self._starts = [*accumulate(map(len, values), initial=0)]

@@ -167,12 +167,15 @@ class ClientInstrument:
             state = self._state(child)
             yield labels, None if state is None else _unpacked(state)[0]
 
-    def children(self) -> tuple[list[tuple[str, ...]], list[Any]]:
-        """Return the label values of all children, and the children."""
+    def children(self, known: list[Any]) -> tuple[list[tuple[str, ...]], list[Any]] | None:
+        """Return the label values of all children, and the children; None where the children are those that are known."""
         if not self._instrument._is_parent():
-            return [()], [self._instrument]
+            return None if known else ([()], [self._instrument])
         with self._instrument._lock:
-            return [*self._instrument._metrics], [*self._instrument._metrics.values()]
+            metrics = self._instrument._metrics
+            # Whatever is copied is looked at, which takes most of the time: so no labels as long as they are known.
+            children = [*metrics.values()]
+            return None if children == known else ([*metrics], children)
 
     def extremes(self) -> list[tuple[tuple[str, ...], float, float]]:
         """Take the lowest and the highest observation since the last call, of each child that has both."""
