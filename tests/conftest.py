@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import os
 import ssl
 import sys
@@ -26,6 +27,7 @@ from sage_fastapi_obs.logs import takeover
 # The stores of services under test go here, also of those in processes of their own, and not where a user has them.
 _STATE = tempfile.TemporaryDirectory(prefix="sage-obs-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
+_numbers = itertools.count()
 
 # Whoever says otherwise has every program under test compile the package anew, a third of what such programs cost.
 sys.dont_write_bytecode = False
@@ -133,7 +135,11 @@ def _running() -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def environment_is_given_back() -> Iterator[None]:
-    """See that a test leaves the environment as it was: the processes of others would be set up by it."""
+    """See that a test leaves the environment as it was: the processes of others would be set up by it.
+
+    Each has a place of its own for workers: a service tells of those that died at its last start, and a test kills many.
+    """
+    os.environ["XDG_RUNTIME_DIR"] = f"{_STATE.name}/workers-{next(_numbers)}"
     before = _environment()
     yield
     assert _environment() == before, "an environment variable was not set with monkeypatch"

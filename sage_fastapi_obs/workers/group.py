@@ -152,11 +152,11 @@ def groups_of_before(folder: Path, key: GroupKey) -> Iterator[Group]:
 
 
 def _bases() -> Iterator[Path]:
+    if (runtime := os.environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        yield Path(runtime)
     memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private
     if memory.is_dir():
         yield memory
-    if (runtime := os.environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        yield Path(runtime)
     yield Path(tempfile.gettempdir())
 
 

@@ -17,6 +17,7 @@ from sage_fastapi_obs.workers.control_client import ask_all
 from sage_fastapi_obs.workers.definitions import Definition, read_description
 from sage_fastapi_obs.workers.group import Group
 from sage_fastapi_obs.workers.merged_registry import MergedRegistry
+from sage_fastapi_obs.workers.other_workers import QUIET_SECONDS
 from sage_fastapi_obs.workers.recent_extremes import WIDTH
 from sage_fastapi_obs.workers.saved_numbers import SavedNumbers
 from sage_fastapi_obs.workers.slot import Slot
@@ -120,7 +121,9 @@ class SharedNumbers:
         group, saved = self._group, self._saved
         if group is None or saved is None:
             return
-        sockets = [Path(path) for slot in group.siblings() if (path := slot.socket)]
+        # One that is stopped would have every page wait.
+        oldest = time.monotonic() - QUIET_SECONDS
+        sockets = [Path(path) for slot in group.siblings() if slot.heartbeat > oldest and (path := slot.socket)]
         if sockets:
             ask_all(sockets, SAVE, for_page, seconds=_ASK_SECONDS)
         saved.save(for_page=for_page, pause=pause)

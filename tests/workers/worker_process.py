@@ -53,7 +53,7 @@ def serve(service: str, connection: Any) -> None:
         def share(self, *_: object) -> None:
             """Do nothing."""
 
-        save = leave = share
+        save = leave = abandon = share
 
         def count_done(self, _: Slot, record: Record) -> None:
             """Tell of a request."""
