@@ -113,19 +113,20 @@ class Group:
 
 
 def folders() -> Iterator[Path]:
-    """Yield the private folders that groups may be in, the best first; makes them.
-
-    Raises `UnusableFolderError` when all have been tried.
-    """
+    """Yield the private folders that groups may be in, the best first; makes them. Raises `UnusableFolderError` without any."""
     if not HAS_LOCKS:
         raise UnusableFolderError("this system has no locks on files")
-    reasons = []
+    reasons, found = [], 0
     for base in _bases():
         try:
-            yield private_folder(base)
+            folder = private_folder(base)
         except OSError as reason:
             reasons.append(str(reason))
-    raise UnusableFolderError("; ".join(reasons) or "this system has no private folders")
+            continue
+        found += 1
+        yield folder
+    if not found:
+        raise UnusableFolderError("; ".join(reasons) or "this system has no private folders")
 
 
 def group_folder(folder: Path, key: GroupKey) -> Path:

@@ -346,7 +346,7 @@ async def test_nothing_breaks_while_observers_start_and_stop(watch: Callable[...
             split.start()
             await asyncio.sleep(0)
             split.stop()
-        service.watched.obs._stop_insight()
+        service.watched.obs.insight.stop()
         requests += [asyncio.ensure_future(visitor.get("/")) for _ in range(10)]
         answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {200}

@@ -22,7 +22,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from servers import free_port
-from support import PATIENCE_SECONDS, SOAK, until
+from support import PATIENCE_SECONDS, SOAK, times, until
 
 HERE = Path(__file__).parent
 SECONDS = 120.0 if SOAK else 8.0
@@ -31,11 +31,14 @@ SERVERS = {
     "fastapi": "{python} run_like_fastapi.py {port}",
     "gunicorn": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
     "gunicorn-preload": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi --preload",
+    "uvicorn-reload": "{python} -m uvicorn killed:app --reload --port {port} --log-level warning",
     "granian": "{python} -m granian --interface asgi killed:app --workers 4 --port {port} --respawn-failed-workers",
 }
 RESPAWNS_SLOWLY = "granian"
 """It gives up where workers die one after the other."""
-THOSE = [name for name in SERVERS if name != RESPAWNS_SLOWLY] if SOAK else ["uvicorn", "gunicorn-preload"]
+THOSE = (
+    [name for name in SERVERS if name not in (RESPAWNS_SLOWLY, "uvicorn-reload")] if SOAK else ["uvicorn", "gunicorn-preload"]
+)
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Service:
 
 
 @contextmanager
-def serving(name: str, folder: Path) -> Iterator[Service]:
+def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
     """Start a server; stop it."""
     port = free_port()
     environment = os.environ | {
@@ -88,7 +91,7 @@ def serving(name: str, folder: Path) -> Iterator[Service]:
         "REACHED_OF_TEST": str(folder / "reached"),
     }
     command = SERVERS[name].format(python=sys.executable, port=port).split()
-    process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     service = Service(process, f"http://127.0.0.1:{port}", folder)
     try:
         until(lambda: httpx.get(f"{service.url}/quick/start").is_success, "answer")
@@ -286,3 +289,25 @@ def test_a_new_generation_goes_on_where_the_old_one_has_ended(tmp_path: Path) ->
         until(lambda: httpx.get(f"{service.url}/quick/end").is_success, "answer")
         until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == 22.0, "all requests")
         assert not [line for line in service.lines() if "died" in str(line["message"])]
+
+
+def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
+    """A developer who saves a file goes on with the same counts; nobody is told to have died."""
+    (tmp_path / "killed.py").write_text((HERE / "killed.py").read_text())
+    with serving("uvicorn-reload", tmp_path, cwd=tmp_path) as service:
+        for turn in range(times(2, 20)):
+            before = set(service.processes().values())
+            for number in range(3):
+                assert httpx.get(f"{service.url}/quick/t{turn}-{number}").is_success
+            (tmp_path / "killed.py").write_text(f"{(HERE / 'killed.py').read_text()}\n# {turn}\n")
+            until(lambda turn=turn, before=before: asked_anew(service, turn) not in before, "new process")
+        expected = len(service.processes())
+        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == expected, "all requests")
+        assert not [line for line in service.lines() if "died" in str(line["message"])]
+
+
+def asked_anew(service: Service, turn: int) -> int:
+    """Send a request, and return the process that it has reached."""
+    request_id = f"new{turn}-{uuid4().hex}"
+    assert httpx.get(f"{service.url}/quick/{request_id}").is_success
+    return service.processes()[request_id]
