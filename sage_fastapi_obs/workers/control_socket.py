@@ -21,6 +21,7 @@ from typing import Any
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.threads import NoThreadError, start_thread
 from sage_fastapi_obs.workers.control_client import DONE, REFUSED, SUFFIX, address, new_selector, remove_stale
+from sage_fastapi_obs.workers.file_lock import above_standard_streams
 
 TICK_SECONDS = 1.0
 LONGEST_LINE = 8_192
@@ -82,7 +83,7 @@ class _ControlLoop:
         self._pid, self.path = os.getpid(), path
         self._selector = new_selector()
         self._clients: dict[socket.socket, _Client] = {}
-        self._closing, closed = socket.socketpair()
+        self._closing, closed = map(_moved, socket.socketpair())
         self._files = [self._closing, closed]
         self._is_closing = False
         self._selector.register(closed, EVENT_READ, lambda _: None)
@@ -90,7 +91,7 @@ class _ControlLoop:
             self._listen(path)
 
     def _listen(self, path: Path) -> None:
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening = _moved(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         self._files.append(listening)
         # Others find it when it is private, and answers.
         new = path.with_suffix(_NEW)
@@ -321,6 +322,11 @@ class ControlSocket:
         if server is not None:
             self._finalizer.detach()
             server.close_files()
+
+
+def _moved(one: socket.socket) -> socket.socket:
+    """Return a socket whose number no standard stream has."""
+    return socket.socket(fileno=above_standard_streams(one.detach()))
 
 
 def _answer_of(find_owner: Callable[[], ControlSocket | None], line: bytes) -> bytes:

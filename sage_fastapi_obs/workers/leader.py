@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sage_fastapi_obs.processes import at_fork, hold_at_fork
-from sage_fastapi_obs.workers.file_lock import OPEN_FLAGS, lock
+from sage_fastapi_obs.workers.file_lock import OPEN_FLAGS, lock, open_file
 
 PATIENCE_SECONDS = 5.0
 """A leader without a heartbeat for so long hangs."""
@@ -128,7 +128,7 @@ class Leadership:
 
     def _free_file(self) -> int | None:
         """Return a descriptor of the file with its lock; None where another has it."""
-        descriptor = os.open(self._path, OPEN_FLAGS, 0o600)
+        descriptor = open_file(self._path)
         if lock(descriptor) and os.fstat(descriptor).st_ino == self._inode_now():
             return descriptor
         os.close(descriptor)
@@ -147,7 +147,7 @@ class Leadership:
     def _replace(self, old: int) -> int:
         new = self._folder / "leader.new"
         new.unlink(missing_ok=True)
-        descriptor = os.open(new, OPEN_FLAGS | os.O_EXCL, 0o600)
+        descriptor = open_file(new, OPEN_FLAGS | os.O_EXCL)
         lock(descriptor)
         with suppress(FileNotFoundError):
             self._published_path(old).replace(self._published_path(os.fstat(descriptor).st_ino))

@@ -8,6 +8,8 @@ import mmap
 import os
 from pathlib import Path
 
+from sage_fastapi_obs.workers.file_lock import open_file
+
 PAGE_BYTES = 65_536
 
 
@@ -19,7 +21,7 @@ class MappedFile:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         self.path = path
         self._writable = writable
-        self.descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.descriptor = open_file(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if writable and os.fstat(self.descriptor).st_size < size:
                 _allocate(self.descriptor, size)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sage_fastapi_obs.request.in_flight import DONE, REGION_BYTES, Record, RequestRecords, read_records
 from sage_fastapi_obs.workers.blocks import Blocks
-from sage_fastapi_obs.workers.file_lock import lock, unlock
+from sage_fastapi_obs.workers.file_lock import lock, open_file, unlock
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
 from sage_fastapi_obs.workers.siblings import Parent, is_running, start_time
 
@@ -36,7 +36,7 @@ class Slot:
         self.number = int(path.name.removesuffix(SUFFIX))
         self.file = MappedFile(path, writable=writable, size=_BYTES)
         # The map holds on to its file, also in a forked child: a lock on that would outlive this process.
-        self._lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._lock = open_file(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.inode = os.fstat(self._lock).st_ino
         self._words = self.file.numbers
         if self.file.size < _BYTES or self._words[0] not in ((0, _MAGIC) if writable else (_MAGIC,)):

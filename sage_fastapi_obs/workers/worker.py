@@ -18,6 +18,7 @@ from sage_fastapi_obs.workers.control_socket import ControlSocket
 from sage_fastapi_obs.workers.death import REASONS, bury, exit_status, oom_kills, settle
 from sage_fastapi_obs.workers.death_report import DeathReport
 from sage_fastapi_obs.workers.end_watch import EndWatch
+from sage_fastapi_obs.workers.file_lock import OPEN_FLAGS, open_file
 from sage_fastapi_obs.workers.group import Group, folders, group_folder, groups_of_before
 from sage_fastapi_obs.workers.leader import Leadership
 from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling
@@ -296,7 +297,7 @@ class Worker:
             return
         with suppress(OSError):
             path = own.file.path.with_suffix(_CRASH_SUFFIX)
-            self._crash_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._crash_file = open_file(path, OPEN_FLAGS | os.O_TRUNC)
             faulthandler.enable(self._crash_file, all_threads=False)
 
     def _ignore_crashes(self) -> None:
