@@ -254,7 +254,7 @@ def test_a_rule_that_is_another_fails_its_test(tmp_path: Path, rules: str, alert
     changed = re.sub(found, other, judged["expr"])
     assert changed != judged["expr"]
     judged["expr"] = changed
-    tests = tests_of(f"prometheus/tests/{rules}.yml", {alert, f"{alert}: its series disappear"})
+    tests = with_tests_alone(f"prometheus/tests/{rules}.yml", {alert, f"{alert}: its series disappear"})
     folder = write({path: yaml.safe_dump(written), **tests}, tmp_path)
     done = promtool(folder)
     assert done.returncode != 0
@@ -262,7 +262,7 @@ def test_a_rule_that_is_another_fails_its_test(tmp_path: Path, rules: str, alert
     assert alert in done.stdout + done.stderr
 
 
-def tests_of(path: str, names: Container[str]) -> dict[str, str]:
+def with_tests_alone(path: str, names: Container[str]) -> dict[str, str]:
     """Take the tests of some names out of a file, for they are what has to notice, and all of them take long."""
     written = yaml.safe_load(FILES[path])
     tests = [test for test in written["tests"] if test["name"] in names]
@@ -281,7 +281,7 @@ def test_a_rule_that_waits_for_another_time_fails_its_test(tmp_path: Path, secon
         for rule in rules:
             rule["for"] = seconds
         if rules:
-            files |= {path: yaml.safe_dump(written), **tests_of(path.replace("/rules/", "/tests/"), names)}
+            files |= {path: yaml.safe_dump(written), **with_tests_alone(path.replace("/rules/", "/tests/"), names)}
         waiting |= names
     done = promtool(write(files, tmp_path))
     assert {*re.findall(r'expr: "sum.*alertname=."(\w+).", alertstate=."pending', done.stdout + done.stderr)} == waiting
