@@ -127,6 +127,11 @@ class Watched:
         }
         self.obs = Observability(Settings(**sections), tracer_provider=self.provider, **options)
 
+    def start(self) -> None:
+        """Start it, and wait until its thread has evaluated once: what changes after that, a test finds itself."""
+        self.obs.start()
+        until(lambda: self.obs.status.windows.ticks, "first evaluation")
+
     @property
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""

@@ -60,7 +60,7 @@ CONVERSIONS = [
 def watched(watch) -> Watched:
     """Watch, and be what application code acts on."""
     watched = watch(metrics={"packs": ("http", "result")})
-    watched.obs.start()
+    watched.start()
     return watched
 
 
