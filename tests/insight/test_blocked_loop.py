@@ -278,7 +278,7 @@ def test_threads_that_compute_blame_no_request(service: Service) -> None:
     """While threads keep the interpreter busy, no request is said to block the loop.
 
     Where other processes have the processors, too, the thread that has the interpreter may have none: a request's code that
-    waits for it looks as if it ran. So one of three times has to be free of that; the planted causes count how often it happens.
+    waits for it looks as if it ran. So one of three times has to be free of that; the planted causes count how often it is not.
     """
     assert any(_blames_nobody(service) for _ in range(3))
 
