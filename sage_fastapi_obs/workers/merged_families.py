@@ -1,5 +1,6 @@
 """The families of all workers: numbers are added up or merged as they are meant, and shown as those of one process."""
 
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
@@ -136,8 +137,9 @@ class MergedFamily(Collector):
         if not child.parts and not any(child.exemplars.values()):
             self.children.pop(child.key, None)
 
+    @abstractmethod
     def _show(self, child: MergedChild) -> Any:
-        raise NotImplementedError
+        """Return what a page shows of the numbers of a child."""
 
     def _shown(self) -> list[Any]:
         # Copied at once: another thread may be merging.

@@ -1,5 +1,6 @@
 """The numbers of all workers as a registry: the blocks of all slots are read, and only those that have changed since."""
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, compress, repeat
@@ -203,7 +204,7 @@ class _ReadDefinition:
             del self._source.declared[self._family]
 
 
-class _ReadBlock:
+class _ReadBlock(ABC):
     """A block with label values."""
 
     __slots__ = ("_block", "_child", "_family", "_source", "_values", "_words")
@@ -234,11 +235,13 @@ class _ReadBlock:
             self._family.changed.add(self._child)
         self._child = None
 
+    @abstractmethod
     def _put(self, child: MergedChild) -> None:
-        raise NotImplementedError
+        """Say of a child what the block says now."""
 
+    @abstractmethod
     def _remove(self, child: MergedChild) -> None:
-        raise NotImplementedError
+        """Say nothing of it any more."""
 
 
 class _ReadChild(_ReadBlock):

@@ -59,7 +59,7 @@ class Service:
     def get(self, path: str) -> Any:
         """Ask whichever worker takes the connection; None if it is killed meanwhile."""
         try:
-            return httpx.get(f"{self._url}{path}", timeout=8).json()
+            return httpx.get(f"{self._url}{path}", timeout=PATIENCE_SECONDS).json()
         except (httpx.TransportError, json.JSONDecodeError):
             return None
 

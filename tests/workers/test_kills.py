@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ class Service:
     done: set[str] = field(default_factory=set)
     """Requests of which the whole answer has come."""
     failed: set[str] = field(default_factory=set)
+    connections: list[socket.socket] = field(default_factory=list)
+    """Of requests that are not answered."""
 
     def workers(self) -> list[int]:
         """List the processes that serve."""
@@ -98,6 +101,8 @@ def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
         service.done.add("start")
         yield service
     finally:
+        for connection in service.connections:
+            connection.close()
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_SECONDS)
@@ -203,8 +208,9 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
 def begin(service: Service, path: str) -> str:
     """Send a request that does not come back; return its id."""
     request_id = f"{path}-{uuid4().hex[:12]}"
-    with suppress(httpx.TransportError):
-        httpx.get(f"{service.url}/{path}/{request_id}", headers={"X-Request-ID": request_id}, timeout=0.2)
+    connection = socket.create_connection(("127.0.0.1", httpx.URL(service.url).port))
+    service.connections.append(connection)
+    connection.sendall(f"GET /{path}/{request_id} HTTP/1.1\r\nHost: here\r\nX-Request-ID: {request_id}\r\n\r\n".encode())
     until(lambda: request_id in service.reached(), "request")
     return request_id
 
@@ -252,7 +258,7 @@ def test_what_a_killed_worker_was_serving_is_told(tmp_path: Path) -> None:
 
 def worker_of(service: Service, pid: int) -> dict[str, Any]:
     """Ask whoever answers how a worker does."""
-    workers = httpx.get(f"{service.url}/monitoring/workers", timeout=1.0).json()["workers"]
+    workers = httpx.get(f"{service.url}/monitoring/workers", timeout=PATIENCE_SECONDS).json()["workers"]
     return next(worker for worker in workers if worker["process_id"] == pid)
 
 

@@ -572,7 +572,7 @@ threading.Thread(target=work, daemon=True).start()
 for _ in range(20):
     child = os.fork()
     if not child:
-        os._exit(0 if outer.acquire(timeout=1) and inner.acquire(timeout=1) else 1)
+        os._exit(0 if outer.acquire(timeout=300) and inner.acquire(timeout=300) else 1)
     print(os.waitpid(child, 0)[1] == 0)
     time.sleep(0.003)
 done.set()
