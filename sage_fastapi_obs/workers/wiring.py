@@ -83,7 +83,9 @@ def build_workers(
 def _alone(observability: Any, started: float, control: ControlSocket) -> Sibling:
     """Return this process where it has no slot."""
     now = time.monotonic()
-    return Sibling(0, os.getpid(), True, started, now, now, len(observability.in_progress), socket=control.path)
+    return Sibling(
+        *(0, os.getpid(), True, started, now, now, len(observability.in_progress)), is_leader=True, socket=control.path
+    )
 
 
 def _build_worker(observability: Any, numbers: SharedNumbers, report: DeathReport, warn: Warn) -> Worker:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,9 +204,12 @@ class Worker:
     def everyone(self) -> list[Sibling]:
         """List all workers, this one and the dead, too."""
         group, leadership = self.group, self._leadership
+        if group is None:
+            return []
         leader = None if leadership is None else leadership.leading_slot
-        slots = [] if group is None else group.slots()
-        return [_as_seen(slot, is_own=group is not None and slot is group.own, leader=leader) for slot in slots]
+        workers = [_as_seen(slot, is_own=slot is group.own, leader=leader) for slot in group.slots()]
+        # A process that is alone judges by itself, and numbers no requests.
+        return workers if self.is_shared else [replace(worker, requests=None, is_leader=True) for worker in workers]
 
     def note_stop(self) -> None:
         """Write down that this process is about to end."""

@@ -281,7 +281,7 @@ def test_a_metrics_port_that_a_stranger_has_is_said_and_taken_once_it_is_free(te
     with socket.create_server(("0.0.0.0", 0)) as stranger:
         port = stranger.getsockname()[1]
         team(2, port)
-        assert [len(warnings_about(port, tmp_path, number)) for number in (1, 2)] == [1, 1]
+        until(lambda: [len(warnings_about(port, tmp_path, number)) for number in (1, 2)] == [1, 1], "warning of each")
     until(lambda: httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200, "metrics")
 
 

@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from support import PATIENCE_SECONDS
+from fastapi import FastAPI
+from support import PATIENCE_SECONDS, Watched, client
 from worker_process import Process
 
 WITHOUT_ROOM = """
@@ -86,6 +87,17 @@ def test_a_planted_link_is_not_followed(runtime: Path, tmp_path: Path, request: 
     _, folder = worker.do("slot")
     assert not Path(folder).is_relative_to(runtime)
     assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
+async def test_a_process_that_is_alone_is_one_row(watch: Callable[..., Watched], runtime: Path) -> None:
+    """It judges its rules itself; of requests only those in flight are known in its slot."""
+    watched = watch(workers={"enabled": True})
+    app = FastAPI()
+    watched.obs.install(app)
+    async with watched.obs, client(app) as http:
+        (row,) = (await http.get("/monitoring/workers")).json()["workers"]
+    assert (row["process_id"], row["state"], row["leader"], row["requests"]) == (os.getpid(), "running", True, None)
+    assert [*private(runtime).iterdir()] == []
 
 
 def test_without_room_each_answers_for_itself(tmp_path: Path) -> None:
