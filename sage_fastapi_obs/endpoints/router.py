@@ -13,6 +13,8 @@ from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
+from sage_fastapi_obs.endpoints.page.overview import Overview
+from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
@@ -43,13 +45,17 @@ def monitoring_router(
     `workers`, `levels`: of all processes of the service.
     """
     access = Access(settings.monitoring)
+    status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
+    overview = Overview(settings, status, workers, status_pages)
     pages = [
-        *StatusPages(access, status, workers, judged=settings.metrics.enabled).pages(),
+        overview.page(access),
+        *status_pages.pages(),
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
     ]
     routes = [
+        *PageRoutes(access, settings.monitoring.prefix).routes(),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
         *_log_routes(settings, access, logs, reader, levels),
