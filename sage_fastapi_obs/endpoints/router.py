@@ -17,6 +17,7 @@ from sage_fastapi_obs.endpoints.page.overview import Overview
 from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
+from sage_fastapi_obs.endpoints.route_pages import route_pages
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
@@ -50,6 +51,7 @@ def monitoring_router(
     pages = [
         overview.page(access),
         *status_pages.pages(),
+        *route_pages(access, status),
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),

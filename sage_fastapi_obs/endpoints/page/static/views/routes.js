@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { sparkline } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { count, isNumber, milliseconds, part, percent, rate } from "../figures.js";
-import { table } from "../table.js";
+import { sorted, table } from "../table.js";
 import { texts } from "../texts.js";
 import { showRoute } from "./route.js";
 
@@ -45,10 +45,12 @@ let sort = { key: "total", descending: true };
 /** @param {import("../api.js").Answer} answer @param {HTMLElement} place */
 function showAll(answer, place) {
   const focused = place.querySelector("button:focus")?.getAttribute("data-key");
-  replace(place, part(answer, ({ routes, routes_total, covered_seconds }) => [
-    table(columnsOf(covered_seconds), routes, { sort, onsort: (chosen) => ((sort = chosen), showAll(answer, place)), label: title, empty: words.empty }),
-    routes_total > routes.length && h("p", { class: "quiet" }, words.cut(routes.length, routes_total)),
-  ]));
+  const onsort = (/** @type {import("../table.js").Sort} */ chosen) => ((sort = chosen), showAll(answer, place));
+  replace(place, part(answer, ({ routes, routes_total, covered_seconds }) => {
+    const columns = columnsOf(covered_seconds);
+    const cut = routes_total > routes.length && h("p", { class: "quiet" }, words.cut(routes.length, routes_total));
+    return [table(columns, sorted(columns, routes, sort), { sort, onsort, label: title, empty: words.empty }), cut];
+  }));
   if (focused) /** @type {HTMLElement | null} */ (place.querySelector(`[data-key="${focused}"]`))?.focus();
 }
 
