@@ -1,6 +1,7 @@
 """The page and its files: what is answered, with which headers, under which address."""
 
 import gzip
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from anyio import fail_after, to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints.page.static_files import SECURITY_HEADERS, static_files
@@ -25,7 +27,7 @@ FOLDER = Path(str(files("sage_fastapi_obs.endpoints.page") / "static"))
 def watched_app(**monitoring: Any) -> FastAPI:
     """Build an app with the pages."""
     app = FastAPI()
-    settings = Settings(monitoring={"access": "open", **monitoring}, logging={"enabled": False}, store={"enabled": False})
+    settings = Settings(monitoring={"access": "open", **monitoring}, logging={"output": "stderr"}, store={"enabled": False})
     Observability(settings).install(app)
     return app
 
@@ -133,11 +135,48 @@ async def test_a_proxy_may_add_a_prefix(stripped: bool):
         assert answer.sent[0]["status"] == 200
 
 
-def test_the_wheel_has_the_files_of_the_page(tmp_path: Path):
-    """What is installed from a wheel can serve the page."""
+async def test_the_page_answers_where_the_app_has_no_thread_left():
+    """That is when it is wanted: what it needs threads for does not wait for those of the application."""
+    limiter = to_thread.current_default_thread_limiter()
+    app = watched_app(token="a-token-of-sixteen-or-more", expose_logs=True)
+    pages = ["", "static/index.html", "overview", "health", "summary", "alerts", "workers", "stacks", "loggers", "openapi.json"]
+    taken = [object() for _ in range(int(limiter.total_tokens))]
+    for holder in taken:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    try:
+        async with asking(app) as client:
+            for page in pages:
+                with fail_after(PATIENCE_SECONDS):
+                    answer = await client.get(f"/monitoring/{page}")
+                assert (page, answer.status_code) == (page, 200)
+    finally:
+        for holder in taken:
+            limiter.release_on_behalf_of(holder)
+
+
+SERVED_FROM_A_WHEEL = """
+import sage_fastapi_obs
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+app = FastAPI()
+sage_fastapi_obs.Observability(sage_fastapi_obs.Settings(monitoring={"access": "open"})).install(app)
+client = TestClient(app)
+print(sage_fastapi_obs.__file__)
+print(client.get("/monitoring/").text)
+"""
+
+
+def test_a_wheel_serves_the_page(tmp_path: Path):
+    """What is installed from a wheel has the page with all its files, and serves it also from the archive."""
     build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name.partition("/page/static/")[2] for name in archive.namelist() if "/page/static/" in name}
     assert held == {*static_files()}
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-c", SERVED_FROM_A_WHEEL]
+    served = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert served.stdout.startswith(str(wheel))
+    assert served.stdout.endswith(static_files()["index.html"].body.decode() + "\n")
