@@ -152,7 +152,7 @@ class Observability(Lifecycle):
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self._reader),
             None if self.stacks is None else self.stacks.report,
-            *(self.workers, self._levels),
+            *(self.workers, self._levels, self.numbers.families),
         )
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
