@@ -15,8 +15,11 @@ from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
+from sage_fastapi_obs.endpoints.page.overview import Overview
+from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
+from sage_fastapi_obs.endpoints.route_pages import route_pages
 from sage_fastapi_obs.endpoints.settings_page import settings_page
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
@@ -47,8 +50,12 @@ def monitoring_router(
     `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
     """
     access = Access(settings.monitoring)
+    status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
+    overview = Overview(settings, status, workers, status_pages)
     pages = [
-        *StatusPages(access, status, workers, judged=settings.metrics.enabled).pages(),
+        overview.page(access),
+        *status_pages.pages(),
+        *route_pages(access, status),
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
@@ -56,6 +63,7 @@ def monitoring_router(
         *explorer_pages(access, settings, status, families),
     ]
     routes = [
+        *PageRoutes(access, settings.monitoring.prefix).routes(),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
         *_log_routes(settings, access, logs, reader, levels),
