@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { LineChart } from "../charts.js";
 import { h } from "../dom.js";
-import { ago, count, date, figure, isNumber, milliseconds, NOTHING, nothing, part, percent, plain, problem, tag } from "../figures.js";
+import { ago, count, date, figure, isNumber, milliseconds, NOTHING, part, percent, plain, problem, tag } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
 import { poll, redraw, SortedTable } from "./redraw.js";
@@ -27,7 +27,7 @@ export function show(place, context) {
 
 /** @param {HTMLElement} place */
 function showAll(place) {
-  const rows = new SortedTable(COLUMNS, { label: title, empty: nothing(words.empty, h("p", null, words.emptyHint)), sort: { key: "near", descending: true } });
+  const rows = new SortedTable(COLUMNS, { label: title, empty: [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)], sort: { key: "near", descending: true } });
   const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
   redraw(place, h("h1", null, title), h("p", { class: "quiet" }, words.explain), body);
   return (/** @type {import("../api.js").Answer} */ answer) => redraw(body, part(answer, ({ rules }) => [summary(rules), rows.show(rules)]));
@@ -58,9 +58,11 @@ const COLUMNS = [
 ];
 
 /** @param {any} rule */
-function stateOf({ state, since }) {
+function stateOf({ state, since, for_seconds: wait }) {
   const level = /** @type {const} */ ({ firing: "bad", pending: "warning" })[/** @type {"firing" | "pending"} */ (state)] ?? "neutral";
-  return [tag(level, stateName(state)), since ? h("div", { class: "quiet" }, ago(Date.now() / 1_000 - Date.parse(since) / 1_000)) : null];
+  const age = since ? Date.now() / 1_000 - Date.parse(since) / 1_000 : null;
+  const said = age === null ? null : state === "pending" && wait ? words.firesIn(milliseconds(Math.max(0, wait - age) * 1_000)) : ago(age);
+  return [tag(level, stateName(state)), said && h("div", { class: "quiet" }, said)];
 }
 
 /** @param {string} state */
@@ -82,7 +84,8 @@ function order(rule) {
 function shareOf({ condition, value, threshold, problem: silent }) {
   if (silent || !isNumber(value) || !isNumber(threshold) || !["<", ">"].includes(condition[0])) return null;
   const [part, whole] = condition[0] === ">" ? [value, threshold] : [threshold, value];
-  return whole > 0 ? Math.min(1, Math.max(0, part / whole)) : null;
+  if (part > whole) return 1;
+  return whole > 0 ? Math.max(0, part / whole) : null;
 }
 
 /** @param {any} rule */

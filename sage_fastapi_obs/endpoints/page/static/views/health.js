@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { count, figure, isNumber, milliseconds, nothing, part, tag } from "../figures.js";
+import { count, figure, isNumber, milliseconds, part, tag } from "../figures.js";
 import { texts } from "../texts.js";
 import { poll, redraw, SortedTable } from "./redraw.js";
 
@@ -13,7 +13,7 @@ export const title = words.title;
 
 /** @param {HTMLElement} place @param {import("./index.js").Context} context */
 export function show(place, context) {
-  const checks = new SortedTable(COLUMNS, { label: words.checks, empty: nothing(words.empty, h("pre", null, words.example)), sort: { key: "status", descending: false } });
+  const checks = new SortedTable(COLUMNS, { label: words.checks, empty: [h("p", { class: "empty-title" }, words.empty), h("pre", null, words.example)], sort: { key: "status", descending: false } });
   const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
   redraw(place, h("h1", null, title), body);
   return poll(context, () => get("health", {}, { signal: context.signal }), (answer) => redraw(body, part(answer, (health) => [figures(health), h("section", null, h("h2", null, words.checks), checks.show(health.checks))])));
@@ -26,7 +26,7 @@ function figures({ status, checks, active_alerts: alerts, workers }) {
   const value = (/** @type {unknown} */ number) => /** @type {import("../figures.js").Shown} */ (isNumber(number) ? { state: "value", text: count(number) } : { state: "unavailable", reason: texts.reasons.absent });
   const quiet = [...(workers?.hanging ?? []), ...(workers?.stopped ?? [])];
   return h("dl", { class: "figures" },
-    figure(words.now, text ? { state: "value", text } : { state: "unavailable", reason: texts.reasons.absent }, { level: status === "healthy" ? "good" : "bad" }),
+    figure(words.now, text ? { state: "value", text } : { state: "unavailable", reason: texts.reasons.absent }, { level: status === "healthy" ? "good" : "bad", detail: status === "degraded" && !failed && !alerts && !quiet.length ? words.notJudged : null }),
     figure(words.failing, value(failed), { level: failed ? "bad" : "neutral", detail: words.of(count(checks.length)) }),
     figure(words.alerts, value(alerts), { level: alerts ? "bad" : "neutral", href: "#/alerts" }),
     workers ? figure(words.workers, value(workers.running), { level: quiet.length ? "bad" : "neutral", detail: quiet.length ? words.quiet(quiet.join(", ")) : null, href: "#/workers" }) : null);

@@ -45,10 +45,10 @@ function levels({ chosen, each }) {
 }
 
 /** @param {any} window */
-function budget({ minutes, error_budget_left: left, burn_rate: burn, actual }) {
+function budget({ minutes, error_budget_left: left, burn_rate: burn, actual, covered_seconds: covered }) {
   const empty = actual.availability === null;
   const shown = /** @type {import("../figures.js").Shown} */ (empty || !isNumber(left) ? (empty ? { state: "none" } : { state: "unavailable", reason: words.noBudget }) : { state: "value", text: percent(left / 100) });
-  return figure(span(minutes), shown, { level: left <= 0 ? "bad" : left < 25 ? "warning" : "good", detail: !empty && isNumber(burn) ? words.burn(plain(burn)) : null });
+  return figure(span(minutes), shown, { level: left <= 0 ? "bad" : left < 25 ? "warning" : "good", detail: empty ? null : [isNumber(burn) ? h("div", null, words.burn(plain(burn))) : null, covered < minutes * 57 ? h("div", null, words.covered(milliseconds(covered * 1_000))) : null] });
 }
 
 /** @param {number} minutes */

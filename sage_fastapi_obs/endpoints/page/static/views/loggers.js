@@ -2,7 +2,7 @@
 
 import { get, put } from "../api.js";
 import { h, replace } from "../dom.js";
-import { figure, milliseconds, nothing, part, problem } from "../figures.js";
+import { figure, milliseconds, part, problem } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
 import { choose, poll, redraw } from "./redraw.js";
@@ -47,7 +47,7 @@ function levels(found, change) {
     h("dl", { class: "figures" }, figure(words.now, { state: "value", text: String(found.level) }, { level: found.level === found.configured ? "neutral" : "warning" }), figure(words.configured, { state: "value", text: String(found.configured) })),
     found.no_answer.length ? problem(words.silent(found.no_answer.join(", "))) : null,
     others.length ? h("p", null, others.map((/** @type {any} */ other) => words.other(other.worker, other.level)).join("; ")) : null,
-    h("section", null, h("h2", null, words.changes), table(columns, found.loggers, { label: words.changes, empty: nothing(words.noChanges) })),
+    h("section", null, h("h2", null, words.changes), table(columns, found.loggers, { label: words.changes, empty: words.noChanges })),
     h("section", null, h("h2", null, words.standard), h("p", { class: "quiet" }, words.standardExplain), table(STANDARD, standard, { label: words.standard })),
   ];
 }

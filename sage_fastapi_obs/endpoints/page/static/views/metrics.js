@@ -56,6 +56,9 @@ function showOne(place, context) {
   const over = h("section", { hidden: true }, chosen, chart.element, h("p", { class: "quiet" }));
   const above = h("div", null, h("p", { class: "quiet" }, texts.page.loading));
   const below = h("div", { class: "stack" });
+  /** @type {SortedTable | null} */
+  let series = null;
+  const seriesOf = (/** @type {any} */ metric) => (series ??= new SortedTable(columnsOf(metric), { label: words.now, empty: null })).show(metric.now);
   replace(place, h("div", null, h("a", { href: "#/metrics" }, words.all), h("h1", null, name)), above, over, below);
   const ask = () => get(`explorer/${encodeURIComponent(name)}`, { seconds, by: params.get("by"), statistic: params.get("statistic") }, { signal });
   const change = (/** @type {string} */ key, /** @type {string} */ value) => {
@@ -66,7 +69,7 @@ function showOne(place, context) {
   };
   return poll(context, ask, (answer) => {
     redraw(above, part(answer, (metric) => [h("p", null, metric.help), h("p", { class: "quiet" }, [metric.type, metric.unit, words.series(count(metric.series))].filter(Boolean).join(" · ")), metric.problem ? problem(metric.problem) : null]));
-    redraw(below, answer.state === "value" ? part(answer, now) : null);
+    redraw(below, answer.state === "value" ? part(answer, (metric) => now(metric, seriesOf)) : null);
     over.hidden = answer.state !== "value" || !answer.value.past?.lines.length;
     if (over.hidden || answer.state !== "value") return;
     redraw(chosen, choices(answer.value, change));
@@ -90,18 +93,22 @@ function draw(chart, metric, note) {
   redraw(note, cut ? words.linesCut(count(cut)) : null);
 }
 
-/** @param {any} metric */
-function now(metric) {
+/** @param {any} metric @param {(metric: any) => HTMLElement} seriesOf */
+function now(metric, seriesOf) {
   if (!metric.now.length) return metric.problem ? null : nothing(texts.states.none, h("p", null, words.silentHint));
+  return h("section", null, h("h2", null, words.now), seriesOf(metric), metric.now_left_out ? h("p", { class: "quiet" }, words.seriesCut(count(metric.now_left_out))) : null);
+}
+
+/** @param {any} metric @returns {import("../table.js").Column[]} */
+function columnsOf(metric) {
   const observed = metric.type === "histogram" || metric.type === "summary";
   const format = observed ? count : formatOf(metric);
   const right = /** @type {const} */ ("right");
-  const columns = [
+  return [
     ...metric.labels.map((/** @type {string} */ label) => ({ key: label, title: label, sort: (/** @type {any} */ row) => row.labels[label] ?? "", cell: (/** @type {any} */ row) => row.labels[label] ?? "" })),
     { key: "now", title: observed ? words.observations : words.value, align: right, sort: (/** @type {any} */ row) => row.value, cell: (/** @type {any} */ row) => format(row.value) },
-    observed ? { key: "mean", title: words.mean, align: right, sort: (/** @type {any} */ row) => mean(row), cell: (/** @type {any} */ row) => formatOf(metric)(mean(row)) } : null,
-  ].filter(Boolean);
-  return h("section", null, h("h2", null, words.now), new SortedTable(columns, { label: words.now, empty: null }).show(metric.now), metric.now_left_out ? h("p", { class: "quiet" }, words.seriesCut(count(metric.now_left_out))) : null);
+    ...(observed ? [{ key: "mean", title: words.mean, align: right, sort: mean, cell: (/** @type {any} */ row) => formatOf(metric)(mean(row)) }] : []),
+  ];
 }
 
 /** @param {any} row */

@@ -31,17 +31,23 @@ function tree({ preset, remarks, sections }, search, all) {
   return [
     remarks.length ? h("section", null, h("h2", null, words.remarks), h("ul", { class: "reasons" }, remarks.map((/** @type {string} */ remark) => h("li", { class: "remark" }, tag("warning", words.remark), h("span", null, remark))))) : null,
     h("p", { class: "quiet", role: "status" }, preset ? words.preset(preset) : words.noPreset, " ", all || search ? null : words.changed),
-    shown.map((/** @type {any} */ section) => h("section", null, h("h2", null, section.name || words.top), section.help ? h("p", { class: "quiet" }, section.help) : null, table(COLUMNS, section.settings, { label: section.name || words.top }))),
+    shown.map((/** @type {any} */ section) => h("section", null, h("h2", null, section.name || words.top), section.help ? h("p", { class: "quiet" }, unmarked(section.help)) : null, table(COLUMNS, section.settings, { label: section.name || words.top }))),
     shown.length ? null : nothing(search ? words.notFound : words.allDefault),
   ];
 }
 
 /** @type {import("../table.js").Column[]} */
 const COLUMNS = [
-  { key: "name", title: words.columns.name, cell: (one) => [h("code", null, one.name), h("div", { class: "quiet help" }, one.help)] },
+  { key: "name", title: words.columns.name, cell: (one) => [h("code", null, one.name), h("div", { class: "quiet help" }, unmarked(one.help))] },
   { key: "value", title: words.columns.value, cell: (one) => (one.value === "REDACTED" ? tag("neutral", words.hidden) : h("code", { class: "setting" }, text(one.value))) },
   { key: "source", title: words.columns.source, cell: (one) => [words.sources[/** @type {"default"} */ (one.source)] ?? one.source, one.source_name ? h("div", { class: "quiet mono" }, one.source_name) : null] },
 ];
+
+/**
+ * The help is written for the documents: without their links and marks.
+ * @param {string} help
+ */
+const unmarked = (help) => help.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replaceAll("`", "");
 
 /** @param {unknown} value */
 function text(value) {

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
-import { count, milliseconds, NOTHING, nothing, part, problem, tag } from "../figures.js";
+import { count, milliseconds, NOTHING, part, problem, tag } from "../figures.js";
 import { texts } from "../texts.js";
 import { poll, redraw } from "./redraw.js";
 import { table } from "../table.js";
@@ -20,11 +20,22 @@ export function show(place, context) {
   return poll(context, () => get("stacks", {}, { signal: context.signal }), draw);
 }
 
+/**
+ * Whether a route is one of this page; the address of the page ends in what such routes begin with.
+ * @param {string} route
+ */
+function isOurs(route) {
+  const parts = location.pathname.split("/").slice(0, -1);
+  return parts.slice(1).some((_, index) => route.startsWith(`/${parts.slice(index + 1).join("/")}/`));
+}
+
 /** @param {any} found */
 function report({ requests, threads, others, no_answer: silent }) {
+  const shown = requests.filter((/** @type {any} */ request) => !isOurs(request.route ?? ""));
+  const own = requests.length - shown.length;
   return [
     silent.length ? problem(words.silent(silent.join(", "))) : null,
-    h("section", null, h("h2", null, words.requests(count(requests.length + others))), table(COLUMNS, requests, { label: words.requests(""), empty: nothing(words.empty, h("p", null, words.emptyHint)) })),
+    h("section", null, h("h2", null, words.requests(count(shown.length + others))), table(COLUMNS, shown, { label: words.requests(""), empty: [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)] }), own ? h("p", { class: "quiet" }, words.own(own)) : null),
     h("details", { class: "fold" }, h("summary", null, words.threads(count(threads.length))), h("ul", { class: "threads" }, threads.map(thread))),
   ];
 }
