@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
+from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, short_body, too_long
 from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.threads import NoThreadError, in_thread
@@ -45,11 +45,8 @@ class LogLevelsPage:
         return self._access.rejection(request) or _shown(await in_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LONGEST_BODY_BYTES:
-                return problem(f"the body is longer than {_LONGEST_BODY_BYTES} bytes", 413)
+        if (body := await short_body(request, _LONGEST_BODY_BYTES)) is None:
+            return too_long(_LONGEST_BODY_BYTES)
         try:
             change = LevelChange.model_validate_json(body)
             return _shown(await in_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))

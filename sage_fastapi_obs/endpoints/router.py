@@ -15,6 +15,8 @@ from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
+from sage_fastapi_obs.endpoints.page.live_stream import LiveStream
+from sage_fastapi_obs.endpoints.page.login_routes import LoginRoutes
 from sage_fastapi_obs.endpoints.page.overview import Overview
 from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
@@ -22,7 +24,7 @@ from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.route_pages import route_pages
 from sage_fastapi_obs.endpoints.settings_page import settings_page
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
-from sage_fastapi_obs.endpoints.status_pages import StatusPages
+from sage_fastapi_obs.endpoints.status_pages import Report, StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
 from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
@@ -43,14 +45,17 @@ def monitoring_router(
     workers: Workers,
     levels: SharedLevels,
     families: Callable[[], Iterable[Metric]],
+    shown: Settings,
+    health: Report | None = None,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
     `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
+    `shown`: the settings of the service, where those that hold here differ. `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
-    status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
+    status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
     overview = Overview(settings, status, workers, status_pages)
     pages = [
         overview.page(access),
@@ -59,11 +64,13 @@ def monitoring_router(
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
-        settings_page(access, settings),
+        settings_page(access, shown),
         *explorer_pages(access, settings, status, families),
     ]
     routes = [
         *PageRoutes(access, settings.monitoring.prefix).routes(),
+        *LoginRoutes(access).routes(settings.monitoring.prefix),
+        LiveStream(access, overview, lambda: status.health.draining).route(settings.monitoring.prefix),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
         *_log_routes(settings, access, logs, reader, levels),
