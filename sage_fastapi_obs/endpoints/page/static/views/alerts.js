@@ -6,7 +6,7 @@ import { h } from "../dom.js";
 import { ago, count, date, figure, isNumber, milliseconds, NOTHING, part, percent, plain, problem, tag } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
-import { poll, redraw, SortedTable } from "./redraw.js";
+import { awaiting, column, numbers, poll, quiet, redraw, SortedTable, wordsOf } from "./redraw.js";
 import { labelsText } from "./units.js";
 
 /** @typedef {import("./index.js").Context} Context */
@@ -22,14 +22,16 @@ export const title = words.title;
 export function show(place, context) {
   const { rest, seconds, signal } = context;
   const draw = rest ? showRule(place, rest) : showAll(place);
-  return poll(context, () => (rest ? get(`rules/${rest.split("/").map(encodeURIComponent).join("/")}`, { seconds }, { signal }) : get("rules", {}, { signal })), draw);
+  const path = ["rules", ...rest.split("/")].filter(Boolean).map(encodeURIComponent).join("/");
+  return poll(context, () => get(path, rest ? { seconds } : {}, { signal }), draw);
 }
 
 /** @param {HTMLElement} place */
 function showAll(place) {
-  const rows = new SortedTable(COLUMNS, { label: title, empty: [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)], sort: { key: "near", descending: true } });
-  const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
-  redraw(place, h("h1", null, title), h("p", { class: "quiet" }, words.explain), body);
+  const empty = [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)];
+  const rows = new SortedTable(COLUMNS, { label: title, empty, sort: { key: "near", descending: true } });
+  const body = awaiting();
+  redraw(place, h("h1", null, title), quiet(words.explain), body);
   return (/** @type {import("../api.js").Answer} */ answer) => redraw(body, part(answer, ({ rules }) => [summary(rules), rows.show(rules)]));
 }
 
@@ -46,24 +48,39 @@ function summary(rules) {
     figure(words.silent, { state: "value", text: count(silent) }, { level: silent ? "warning" : "neutral" }));
 }
 
-/** @type {import("../table.js").Column[]} */
 const COLUMNS = [
-  { key: "state", title: words.columns.state, sort: (rule) => -STATES.indexOf(rule.state), cell: stateOf },
-  { key: "rule", title: words.columns.rule, sort: (rule) => rule.name, cell: (rule) => [h("a", { href: `#/alerts/${encodeURIComponent(rule.name)}` }, rule.name), rule.problem ? problem(rule.problem) : null] },
-  { key: "value", title: words.columns.value, align: "right", cell: (rule) => (isNumber(rule.value) ? plain(rule.value) : h("span", { class: "quiet" }, texts.states.none)) },
-  { key: "threshold", title: words.columns.threshold, align: "right", cell: (rule) => `${rule.condition} ${plain(rule.threshold)}` },
-  { key: "near", title: words.columns.near, sort: order, cell: nearness },
-  { key: "for", title: words.columns.for, align: "right", sort: (rule) => rule.for_seconds, cell: (rule) => (rule.for_seconds ? milliseconds(rule.for_seconds * 1_000) : words.atOnce) },
-  { key: "severity", title: words.columns.severity, sort: (rule) => rule.severity, cell: (rule) => rule.severity },
+  column("state", words.columns.state, stateOf, { sort: (rule) => -STATES.indexOf(rule.state) }),
+  column("rule", words.columns.rule, nameOf, { sort: (rule) => rule.name }),
+  column("value", words.columns.value, (rule) => (isNumber(rule.value) ? plain(rule.value) : missing()), { align: "right" }),
+  column("threshold", words.columns.threshold, (rule) => `${rule.condition} ${plain(rule.threshold)}`, { align: "right" }),
+  column("near", words.columns.near, nearness, { sort: order }),
+  column("for", words.columns.for, (rule) => waiting(rule.for_seconds), { sort: (rule) => rule.for_seconds, align: "right" }),
+  wordsOf("severity", words.columns.severity, (rule) => rule.severity),
 ];
+
+const missing = () => h("span", { class: "quiet" }, texts.states.none);
+
+/** @param {number} seconds */
+const waiting = (seconds) => (seconds ? milliseconds(seconds * 1_000) : words.atOnce);
+
+/** @param {any} rule */
+function nameOf(rule) {
+  return [h("a", { href: `#/alerts/${encodeURIComponent(rule.name)}` }, rule.name), rule.problem ? problem(rule.problem) : null];
+}
 
 /** @param {any} rule */
 function stateOf({ state, since, for_seconds: wait }) {
-  const level = /** @type {const} */ ({ firing: "bad", pending: "warning" })[/** @type {"firing" | "pending"} */ (state)] ?? "neutral";
-  const age = since ? Date.now() / 1_000 - Date.parse(since) / 1_000 : null;
-  const said = age === null ? null : state === "pending" && wait ? words.firesIn(milliseconds(Math.max(0, wait - age) * 1_000)) : ago(age);
-  return [tag(level, stateName(state)), said && h("div", { class: "quiet" }, said)];
+  return [tag(levelOf(state), stateName(state)), since ? h("div", { class: "quiet" }, sinceText(state, secondsSince(since), wait)) : null];
 }
+
+/** @param {string} state @param {number} age @param {number} wait seconds */
+const sinceText = (state, age, wait) => (state === "pending" && wait ? words.firesIn(milliseconds(Math.max(0, wait - age) * 1_000)) : ago(age));
+
+/** @param {string} timestamp */
+const secondsSince = (timestamp) => (Date.now() - Date.parse(timestamp)) / 1_000;
+
+/** @param {string} state */
+const levelOf = (state) => (state === "firing" ? "bad" : state === "pending" ? "warning" : "neutral");
 
 /** @param {string} state */
 const stateName = (state) => words.states[/** @type {"firing"} */ (state)] ?? String(state);
@@ -74,7 +91,8 @@ const stateName = (state) => words.states[/** @type {"firing"} */ (state)] ?? St
  */
 function order(rule) {
   const share = shareOf(rule);
-  return share === null && rule.state === "inactive" ? null : (3 - STATES.indexOf(rule.state)) * 10 + (share ?? 0);
+  const state = { firing: 20, pending: 10 }[/** @type {string} */ (rule.state)];
+  return state === undefined ? share : state + (share ?? 0);
 }
 
 /**
@@ -91,80 +109,101 @@ function shareOf({ condition, value, threshold, problem: silent }) {
 /** @param {any} rule */
 function nearness(rule) {
   const share = shareOf(rule);
-  return share === null ? NOTHING : h("span", { class: "near" }, h("meter", { value: share, max: 1, "aria-label": words.near(percent(share)) }), " ", percent(share));
+  if (share === null) return NOTHING;
+  return h("span", { class: "near" }, h("meter", { value: share, max: 1, "aria-label": words.near(percent(share)) }), " ", percent(share));
 }
 
 /** @param {HTMLElement} place @param {string} name */
 function showRule(place, name) {
   const chart = new LineChart({ label: words.figure, format: plain });
-  const over = h("section", { hidden: true }, chart.element, h("p", { class: "quiet" }));
-  const above = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
+  const over = h("section", { hidden: true }, chart.element, quiet(null));
+  const above = awaiting();
   const below = h("div", { class: "stack" });
   redraw(place, h("div", null, h("a", { href: "#/alerts" }, words.all), h("h1", null, name)), above, over, below);
   return (/** @type {import("../api.js").Answer} */ answer) => {
     redraw(above, part(answer, now));
     redraw(below, answer.state === "value" ? part(answer, past) : null);
     over.hidden = answer.state !== "value" || !answer.value.past;
-    if (answer.state !== "value" || over.hidden) return;
-    const { past: found, threshold } = answer.value;
-    chart.limit = threshold;
-    const cut = found.left_out + Math.max(0, found.lines.length - MOST_LINES);
-    chart.update(found.time, found.lines.slice(0, MOST_LINES).map((/** @type {any} */ line) => ({ name: labelsText(line.labels) || words.columns.value, values: line.values })));
-    redraw(/** @type {Element} */ (over.lastElementChild), words.line(plain(threshold)), cut ? ` ${texts.metrics.linesCut(count(cut))}` : null);
+    if (answer.state === "value" && !over.hidden) draw(chart, answer.value, /** @type {Element} */ (over.lastElementChild));
   };
 }
 
+/** @param {LineChart} chart @param {any} rule @param {Element} note */
+function draw(chart, { past: { time, lines, left_out: more }, threshold }, note) {
+  const cut = more + Math.max(0, lines.length - MOST_LINES);
+  chart.limit = threshold;
+  chart.update(time, lines.slice(0, MOST_LINES).map(lineOf));
+  redraw(note, words.line(plain(threshold)), cut ? ` ${texts.metrics.linesCut(count(cut))}` : null);
+}
+
+/** @param {{labels: Record<string, string>, values: (number | null)[]}} line */
+const lineOf = ({ labels, values }) => ({ name: labelsText(labels) || words.columns.value, values });
+
 /** @param {any} rule */
 function now(rule) {
-  const value = /** @type {Shown} */ (isNumber(rule.value) ? { state: "value", text: plain(rule.value) } : rule.problem ? { state: "unavailable", reason: rule.problem } : { state: "none" });
-  const state = /** @type {Shown} */ ({ state: "value", text: stateName(rule.state) });
   const alerts = rule.alerts.filter((/** @type {any} */ alert) => Object.keys(alert.labels).length);
   return [
     rule.summary ? h("p", null, rule.summary) : null,
-    rule.description ? h("p", { class: "quiet" }, rule.description) : null,
+    rule.description ? quiet(rule.description) : null,
     rule.problem && isNumber(rule.value) ? problem(rule.problem) : null,
-    h("dl", { class: "figures" },
-      figure(words.columns.state, state, { level: rule.state === "firing" ? "bad" : rule.state === "pending" ? "warning" : "neutral", detail: rule.since ? ago(Date.now() / 1_000 - Date.parse(rule.since) / 1_000) : null }),
-      figure(words.columns.value, value, { detail: rule.by.length ? words.nearest(rule.by.join(", ")) : null }),
-      figure(words.columns.threshold, { state: "value", text: `${rule.condition} ${plain(rule.threshold)}` }, { detail: isNumber(rule.resolve_threshold) ? words.until(plain(rule.resolve_threshold)) : null }),
-      figure(words.columns.for, { state: "value", text: rule.for_seconds ? milliseconds(rule.for_seconds * 1_000) : words.atOnce }, { detail: words.window(milliseconds(rule.window_seconds * 1_000)) })),
+    figures(rule),
     alerts.length ? table(ALERTS, alerts, { label: words.groups }) : null,
   ];
 }
 
-/** @type {import("../table.js").Column[]} */
+/** @param {any} rule */
+function figures(rule) {
+  const value = (/** @type {string} */ text) => /** @type {Shown} */ ({ state: "value", text });
+  const age = rule.since ? sinceText(rule.state, secondsSince(rule.since), rule.for_seconds) : null;
+  const until = isNumber(rule.resolve_threshold) ? words.until(plain(rule.resolve_threshold)) : null;
+  return h("dl", { class: "figures" },
+    figure(words.columns.state, value(stateName(rule.state)), { level: levelOf(rule.state), detail: age }),
+    figure(words.columns.value, valueOf(rule), { detail: rule.by.length ? words.nearest(rule.by.join(", ")) : null }),
+    figure(words.columns.threshold, value(`${rule.condition} ${plain(rule.threshold)}`), { detail: until }),
+    figure(words.columns.for, value(waiting(rule.for_seconds)), { detail: words.window(milliseconds(rule.window_seconds * 1_000)) }));
+}
+
+/** @param {any} rule @returns {Shown} */
+function valueOf({ value, problem: silent }) {
+  if (isNumber(value)) return { state: "value", text: plain(value) };
+  return silent ? { state: "unavailable", reason: silent } : { state: "none" };
+}
+
 const ALERTS = [
-  { key: "state", title: words.columns.state, cell: stateOf },
-  { key: "labels", title: words.labels, cell: (alert) => labelsText(alert.labels) },
-  { key: "value", title: words.columns.value, align: "right", cell: (alert) => plain(alert.current_value) },
+  column("state", words.columns.state, stateOf),
+  column("labels", words.labels, (alert) => labelsText(alert.labels)),
+  numbers("value", words.columns.value, (alert) => alert.current_value, plain),
 ];
 
 /** @param {any} rule */
 function past(rule) {
+  const pair = (/** @type {string} */ name, /** @type {import("../dom.js").Child} */ value) => [h("dt", null, name), h("dd", null, value)];
   return [
     h("section", null, h("h2", null, words.past), verdict(rule)),
     h("section", null, h("h2", null, words.definition), h("dl", { class: "pairs" },
-      rule.expression ? [h("dt", null, words.expression), h("dd", null, h("pre", null, rule.expression))] : null,
-      h("dt", null, words.columns.severity), h("dd", null, rule.severity),
-      h("dt", null, words.receivers), h("dd", null, rule.receivers.join(", ") || words.nobody),
-      h("dt", null, words.runbook), h("dd", null, link(rule.runbook)))),
+      rule.expression ? pair(words.expression, h("pre", null, rule.expression)) : null,
+      pair(words.columns.severity, rule.severity),
+      pair(words.receivers, rule.receivers.join(", ") || words.nobody),
+      pair(words.runbook, link(rule.runbook)))),
   ];
 }
 
 /** @param {any} rule */
 function verdict({ problem: silent, past: found, firings, firings_left_out }) {
   if (silent) return problem(silent);
-  if (!found.lines.length && !firings.length) return h("p", { class: "quiet" }, texts.states.none);
+  if (!found.lines.length && !firings.length) return quiet(texts.states.none);
   if (!firings.length) return h("p", null, words.never);
   return [h("p", null, words.fired(count(firings.length + firings_left_out))), table(FIRINGS, firings, { label: words.past })];
 }
 
-/** @type {import("../table.js").Column[]} */
 const FIRINGS = [
-  { key: "began", title: words.began, cell: (one) => date(one.began) },
-  { key: "length", title: words.length, align: "right", cell: (one) => (isNumber(one.ended) ? milliseconds((one.ended - one.began) * 1_000) : words.still) },
-  { key: "labels", title: words.labels, cell: (one) => labelsText(one.labels) || NOTHING },
+  column("began", words.began, (one) => date(one.began)),
+  column("length", words.length, (one) => (isNumber(one.ended) ? milliseconds((one.ended - one.began) * 1_000) : words.still), { align: "right" }),
+  column("labels", words.labels, (one) => labelsText(one.labels) || NOTHING),
 ];
 
-/** @param {string} address a link only where a browser should follow it */
+/**
+ * A link only where a browser should follow it.
+ * @param {string} address
+ */
 const link = (address) => (/^https?:\/\//.test(address) ? h("a", { href: address, rel: "noreferrer" }, address) : address);

@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 import { figure, isNumber, milliseconds, NOTHING, nothing, part, percent, plain, tag } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
-import { choose, poll, redraw } from "./redraw.js";
+import { awaiting, choose, column, poll, quiet, redraw } from "./redraw.js";
 
 /** @typedef {import("./index.js").Context} Context */
 
@@ -17,53 +17,64 @@ export const title = words.title;
 
 /** @param {HTMLElement} place @param {Context} context */
 export function show(place, context) {
-  const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
+  const body = awaiting();
   const source = context.params.get("source") === "result" ? "result" : "http";
-  redraw(place, h("div", { class: "row" }, h("h1", null, title), choose(words.source, words.sources, source, (chosen) => context.go(`#/levels?source=${chosen}`))), body);
-  return poll(context, () => budgets(source, context), (answer) => redraw(body, part(answer, (found) => levels(found))));
+  const choice = choose(words.source, words.sources, source, (chosen) => context.go(`#/levels?source=${chosen}`));
+  redraw(place, h("div", { class: "row" }, h("h1", null, title), choice), body);
+  return poll(context, () => budgets(source, context), (answer) => redraw(body, part(answer, levels)));
 }
 
 /**
- * Ask for all windows; one that cannot be read makes the whole not readable.
+ * Ask for all windows, the chosen span first; one that cannot be read makes the whole not readable.
  * @param {string} source @param {Context} context @returns {Promise<import("../api.js").Answer>}
  */
 async function budgets(source, { seconds, signal }) {
-  const windows = [...new Set([Math.max(1, Math.round(seconds / 60)), ...words.windows.map(([minutes]) => minutes)])].sort((one, other) => one - other);
-  const answers = await Promise.all(windows.map((minutes) => get("sla", { minutes, source }, { signal })));
-  return answers.find(({ state }) => state === "unavailable") ?? { state: "value", value: { chosen: Math.max(1, Math.round(seconds / 60)), each: answers.map((answer) => (answer.state === "value" ? answer.value : null)) } };
+  const windows = new Set([Math.max(1, Math.round(seconds / 60)), ...words.windows.map(([minutes]) => minutes)]);
+  const answers = await Promise.all([...windows].map((minutes) => get("sla", { minutes, source }, { signal })));
+  const values = answers.flatMap((answer) => (answer.state === "value" ? [answer.value] : []));
+  return answers.find(({ state }) => state === "unavailable") ?? { state: "value", value: values };
 }
 
-/** @param {{chosen: number, each: any[]}} found */
-function levels({ chosen, each }) {
-  const window = each.find(({ minutes }) => minutes === chosen) ?? each[0];
-  const targets = Object.keys(window.targets).filter((name) => window.targets[name] !== null);
-  if (!targets.length) return nothing(words.empty, h("p", null, words.emptyHint));
+/** @param {any[]} windows */
+function levels(windows) {
+  const { targets, actual, minutes } = windows[0];
+  const rows = Object.entries(targets).map(([name, target]) => ({ name, target, actual: actual[name] ?? null }));
+  if (!rows.length) return nothing(words.empty, h("p", null, words.emptyHint));
+  const ascending = [...windows].sort((one, other) => one.minutes - other.minutes);
   return [
-    h("section", null, h("h2", null, words.budget), h("dl", { class: "figures" }, each.map(budget)), h("p", { class: "quiet" }, words.budgetExplain)),
-    h("section", null, h("h2", null, words.targets(span(window.minutes))), table(COLUMNS, targets.map((name) => ({ name, target: window.targets[name], actual: window.actual[name] ?? null })), { label: title })),
+    h("section", null, h("h2", null, words.budget), h("dl", { class: "figures" }, ascending.map(budget)), quiet(words.budgetExplain)),
+    h("section", null, h("h2", null, words.targets(span(minutes))), table(COLUMNS, rows, { label: title })),
   ];
 }
 
 /** @param {any} window */
-function budget({ minutes, error_budget_left: left, burn_rate: burn, actual, covered_seconds: covered }) {
-  const empty = actual.availability === null;
-  const shown = /** @type {import("../figures.js").Shown} */ (empty || !isNumber(left) ? (empty ? { state: "none" } : { state: "unavailable", reason: words.noBudget }) : { state: "value", text: percent(left / 100) });
-  return figure(span(minutes), shown, { level: left <= 0 ? "bad" : left < 25 ? "warning" : "good", detail: empty ? null : [isNumber(burn) ? h("div", null, words.burn(plain(burn))) : null, covered < minutes * 57 ? h("div", null, words.covered(milliseconds(covered * 1_000))) : null] });
+function budget(window) {
+  const { minutes, error_budget_left: left, burn_rate: burn, covered_seconds: covered } = window;
+  const shown = leftOf(window);
+  const detail = [isNumber(burn) ? h("div", null, words.burn(plain(burn))) : null, covered < minutes * 57 ? h("div", null, words.covered(milliseconds(covered * 1_000))) : null];
+  return figure(span(minutes), shown, { level: left <= 0 ? "bad" : left < 25 ? "warning" : "good", detail: shown.state === "none" ? null : detail });
+}
+
+/** @param {any} window @returns {import("../figures.js").Shown} */
+function leftOf({ actual, error_budget_left: left }) {
+  if (!isNumber(actual.availability)) return { state: "none" };
+  return isNumber(left) ? { state: "value", text: percent(left / 100) } : { state: "unavailable", reason: words.noBudget };
 }
 
 /** @param {number} minutes */
 const span = (minutes) => words.windows.find(([known]) => known === minutes)?.[1] ?? milliseconds(minutes * 60_000);
 
-/** @type {import("../table.js").Column[]} */
 const COLUMNS = [
-  { key: "target", title: words.columns.target, cell: (row) => words.names[/** @type {"availability"} */ (row.name)] ?? row.name },
-  { key: "promised", title: words.columns.promised, align: "right", cell: (row) => `${sign(row.name)} ${text(row.name, row.target)}` },
-  { key: "actual", title: words.columns.actual, align: "right", cell: (row) => (isNumber(row.actual) ? text(row.name, row.actual) : h("span", { class: "quiet" }, row.name === "rto_minutes" ? NOTHING : texts.states.none)) },
-  { key: "kept", title: words.columns.kept, cell: kept },
+  column("target", words.columns.target, (row) => words.names[/** @type {"availability"} */ (row.name)] ?? row.name),
+  column("promised", words.columns.promised, (row) => `${row.name === "availability" ? "≥" : "≤"} ${text(row.name, row.target)}`, { align: "right" }),
+  column("actual", words.columns.actual, measured, { align: "right" }),
+  column("kept", words.columns.kept, kept),
 ];
 
-/** @param {string} name */
-const sign = (name) => (name === "availability" ? "≥" : "≤");
+/** @param {any} row */
+function measured({ name, actual }) {
+  return isNumber(actual) ? text(name, actual) : h("span", { class: "quiet" }, name === "rto_minutes" ? NOTHING : texts.states.none);
+}
 
 /** @param {any} row */
 function kept({ name, target, actual }) {

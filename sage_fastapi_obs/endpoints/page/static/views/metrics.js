@@ -5,7 +5,7 @@ import { LineChart } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { count, nothing, part, problem } from "../figures.js";
 import { texts } from "../texts.js";
-import { choose, matches, poll, redraw, searchField, SortedTable } from "./redraw.js";
+import { awaiting, choose, column, matches, numbers, poll, quiet, redraw, searchField, SortedTable, wordsOf } from "./redraw.js";
 import { formatOf, labelsText } from "./units.js";
 
 /** @typedef {import("./index.js").Context} Context */
@@ -24,13 +24,13 @@ export function show(place, context) {
 /** @param {HTMLElement} place @param {Context} context */
 function showAll(place, context) {
   const rows = new SortedTable(COLUMNS, { label: title, empty: words.empty, sort: { key: "name", descending: false } });
-  const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
+  const body = awaiting();
   let search = "";
   let silent = false;
   /** @type {Answer | null} */
   let answer = null;
   const draw = () => answer && redraw(body, part(answer, ({ metrics }) => {
-    const found = metrics.filter((/** @type {any} */ metric) => (silent || metric.series) && matches(search, metric.name, metric.help, metric.type, metric.unit, ...metric.labels));
+    const found = metrics.filter((/** @type {any} */ metric) => (silent || metric.series) && hasWords(metric, search));
     return [h("p", { class: "quiet", role: "status" }, words.found(count(found.length), count(metrics.length))), rows.show(found)];
   }));
   const field = searchField(words.search, "", (text) => ((search = text), draw()));
@@ -39,22 +39,29 @@ function showAll(place, context) {
   return poll(context, () => get("explorer", {}, { signal: context.signal }), (found) => ((answer = found), draw()));
 }
 
-/** @type {import("../table.js").Column[]} */
+/** @param {any} metric @param {string} search */
+const hasWords = ({ name, help, type, unit, labels }, search) => matches(search, name, help, type, unit, ...labels);
+
 const COLUMNS = [
-  { key: "name", title: words.columns.name, sort: (metric) => metric.name, cell: (metric) => [h("a", { href: `#/metrics/${encodeURIComponent(metric.name)}` }, metric.name), h("div", { class: "quiet help" }, metric.help), metric.problem ? problem(metric.problem) : null] },
-  { key: "type", title: words.columns.type, sort: (metric) => metric.type, cell: (metric) => metric.type },
-  { key: "unit", title: words.columns.unit, sort: (metric) => metric.unit, cell: (metric) => metric.unit },
-  { key: "labels", title: words.columns.labels, cell: (metric) => metric.labels.join(", ") },
-  { key: "series", title: words.columns.series, align: "right", sort: (metric) => metric.series, cell: (metric) => (metric.series ? count(metric.series) : h("span", { class: "quiet" }, texts.states.none)) },
+  column("name", words.columns.name, nameOf, { sort: (metric) => metric.name }),
+  wordsOf("type", words.columns.type, (metric) => metric.type),
+  wordsOf("unit", words.columns.unit, (metric) => metric.unit),
+  column("labels", words.columns.labels, (metric) => metric.labels.join(", ")),
+  numbers("series", words.columns.series, (metric) => metric.series || null, (number) => (number === null ? texts.states.none : count(number))),
 ];
+
+/** @param {any} metric */
+function nameOf({ name, help, problem: silent }) {
+  return [h("a", { href: `#/metrics/${encodeURIComponent(name)}` }, name), h("div", { class: "quiet help" }, help), silent ? problem(silent) : null];
+}
 
 /** @param {HTMLElement} place @param {Context} context */
 function showOne(place, context) {
   const { rest: name, params, seconds, signal } = context;
   const chart = new LineChart({ label: name });
   const chosen = h("div", { class: "controls" });
-  const over = h("section", { hidden: true }, chosen, chart.element, h("p", { class: "quiet" }));
-  const above = h("div", null, h("p", { class: "quiet" }, texts.page.loading));
+  const over = h("section", { hidden: true }, chosen, chart.element, quiet(null));
+  const above = awaiting();
   const below = h("div", { class: "stack" });
   /** @type {SortedTable | null} */
   let series = null;
@@ -68,7 +75,7 @@ function showOne(place, context) {
     context.go(`#/metrics/${encodeURIComponent(name)}?${wanted}`);
   };
   return poll(context, ask, (answer) => {
-    redraw(above, part(answer, (metric) => [h("p", null, metric.help), h("p", { class: "quiet" }, [metric.type, metric.unit, words.series(count(metric.series))].filter(Boolean).join(" · ")), metric.problem ? problem(metric.problem) : null]));
+    redraw(above, part(answer, about));
     redraw(below, answer.state === "value" ? part(answer, (metric) => now(metric, seriesOf)) : null);
     over.hidden = answer.state !== "value" || !answer.value.past?.lines.length;
     if (over.hidden || answer.state !== "value") return;
@@ -77,37 +84,47 @@ function showOne(place, context) {
   });
 }
 
+/** @param {any} metric */
+function about({ help, type, unit, series, problem: silent }) {
+  return [h("p", null, help), quiet([type, unit, words.series(count(series))].filter(Boolean).join(" · ")), silent ? problem(silent) : null];
+}
+
 /** @param {any} metric @param {(key: string, value: string) => void} change */
 function choices({ labels, by, statistic, statistics }, change) {
-  const options = [["", words.total], ...labels.map((/** @type {string} */ label) => [label, label]), ...(labels.length > 1 ? [[labels.join(","), words.each]] : [])];
+  const each = labels.length > 1 ? [[labels.join(","), words.each]] : [];
+  const options = [["", words.total], ...labels.map((/** @type {string} */ label) => [label, label]), ...each];
   const named = statistics.map((/** @type {string} */ name) => [name, words.statistics[/** @type {"rate"} */ (name)] ?? name]);
-  return [choose(words.by, options, by.join(","), (value) => change("by", value)), choose(words.statistic, named, statistic, (value) => change("statistic", value))];
+  return [
+    choose(words.by, options, by.join(","), (value) => change("by", value)),
+    choose(words.statistic, named, statistic, (value) => change("statistic", value)),
+  ];
 }
 
 /** @param {LineChart} chart @param {any} metric @param {Element} note */
 function draw(chart, metric, note) {
   const { past, statistic } = metric;
   const cut = past.left_out + Math.max(0, past.lines.length - MOST_LINES);
+  const lineOf = (/** @type {any} */ line) => ({ name: labelsText(line.labels) || statistic, values: line.values });
   chart.format = formatOf(metric, statistic);
-  chart.update(past.time, past.lines.slice(0, MOST_LINES).map((/** @type {any} */ line) => ({ name: labelsText(line.labels) || statistic, values: line.values })));
+  chart.update(past.time, past.lines.slice(0, MOST_LINES).map(lineOf));
   redraw(note, cut ? words.linesCut(count(cut)) : null);
 }
 
 /** @param {any} metric @param {(metric: any) => HTMLElement} seriesOf */
 function now(metric, seriesOf) {
   if (!metric.now.length) return metric.problem ? null : nothing(texts.states.none, h("p", null, words.silentHint));
-  return h("section", null, h("h2", null, words.now), seriesOf(metric), metric.now_left_out ? h("p", { class: "quiet" }, words.seriesCut(count(metric.now_left_out))) : null);
+  const cut = metric.now_left_out ? quiet(words.seriesCut(count(metric.now_left_out))) : null;
+  return h("section", null, h("h2", null, words.now), seriesOf(metric), cut);
 }
 
-/** @param {any} metric @returns {import("../table.js").Column[]} */
+/** @param {any} metric */
 function columnsOf(metric) {
   const observed = metric.type === "histogram" || metric.type === "summary";
-  const format = observed ? count : formatOf(metric);
-  const right = /** @type {const} */ ("right");
+  const value = (/** @type {any} */ row) => row.value;
   return [
-    ...metric.labels.map((/** @type {string} */ label) => ({ key: label, title: label, sort: (/** @type {any} */ row) => row.labels[label] ?? "", cell: (/** @type {any} */ row) => row.labels[label] ?? "" })),
-    { key: "now", title: observed ? words.observations : words.value, align: right, sort: (/** @type {any} */ row) => row.value, cell: (/** @type {any} */ row) => format(row.value) },
-    ...(observed ? [{ key: "mean", title: words.mean, align: right, sort: mean, cell: (/** @type {any} */ row) => formatOf(metric)(mean(row)) }] : []),
+    ...metric.labels.map((/** @type {string} */ label) => wordsOf(label, label, (row) => row.labels[label] ?? "")),
+    observed ? numbers("now", words.observations, value, count) : numbers("now", words.value, value, formatOf(metric)),
+    ...(observed ? [numbers("mean", words.mean, mean, formatOf(metric))] : []),
   ];
 }
 

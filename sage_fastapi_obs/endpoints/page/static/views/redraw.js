@@ -2,6 +2,7 @@
 
 import { h, replace } from "../dom.js";
 import { sorted, table } from "../table.js";
+import { texts } from "../texts.js";
 
 /** @typedef {import("./index.js").Context} Context */
 /** @typedef {import("../api.js").Answer} Answer */
@@ -47,6 +48,30 @@ export function redraw(place, ...children) {
 
 /** @param {Element} element */
 const nameOf = (element) => element.getAttribute("href") ?? element.getAttribute("data-key") ?? `${element.tagName} ${element.getAttribute("aria-label") ?? element.textContent}`;
+
+/** A place that is filled when there is an answer. */
+export const awaiting = () => h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
+
+/** @param {import("../dom.js").Child} text */
+export const quiet = (text) => h("p", { class: "quiet" }, text);
+
+/**
+ * A column; `more` says by what it is sorted, and where it is aligned.
+ * @param {string} key @param {string} heading @param {Column["cell"]} cell @param {Partial<Column>} [more] @returns {Column}
+ */
+export const column = (key, heading, cell, more) => ({ key, title: heading, cell, ...more });
+
+/**
+ * A column of numbers, by which it is sorted.
+ * @param {string} key @param {string} heading @param {(row: any) => number | null} read @param {(value: unknown) => string} format
+ */
+export const numbers = (key, heading, read, format) => column(key, heading, (row) => format(read(row)), { sort: read, align: "right" });
+
+/**
+ * A column of words, by which it is sorted.
+ * @param {string} key @param {string} heading @param {(row: any) => string} read
+ */
+export const wordsOf = (key, heading, read) => column(key, heading, read, { sort: read });
 
 /** A table that stays sorted as somebody has sorted it. */
 export class SortedTable {

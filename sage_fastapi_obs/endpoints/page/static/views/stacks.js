@@ -3,9 +3,9 @@
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
 import { count, milliseconds, NOTHING, part, problem, tag } from "../figures.js";
-import { texts } from "../texts.js";
-import { poll, redraw } from "./redraw.js";
 import { table } from "../table.js";
+import { texts } from "../texts.js";
+import { awaiting, column, poll, quiet, redraw } from "./redraw.js";
 
 const words = texts.stacks;
 
@@ -13,10 +13,12 @@ export const title = words.title;
 
 /** @param {HTMLElement} place @param {import("./index.js").Context} context */
 export function show(place, context) {
-  const body = h("div", { class: "stack" }, h("p", { class: "quiet" }, texts.page.loading));
-  replace(place, h("h1", null, title), h("p", { class: "quiet" }, words.explain), body);
-  // Nothing changes below the eyes of somebody who reads a stack.
-  const draw = (/** @type {import("../api.js").Answer} */ answer) => (answer.state === "value" && body.querySelector("details[open]") ? null : redraw(body, part(answer, report)));
+  const body = awaiting();
+  replace(place, h("h1", null, title), quiet(words.explain), body);
+  const draw = (/** @type {import("../api.js").Answer} */ answer) => {
+    // Nothing changes below the eyes of somebody who reads a stack.
+    if (answer.state === "unavailable" || !body.querySelector("details[open]")) redraw(body, part(answer, report));
+  };
   return poll(context, () => get("stacks", {}, { signal: context.signal }), draw);
 }
 
@@ -33,26 +35,42 @@ function isOurs(route) {
 function report({ requests, threads, others, no_answer: silent }) {
   const shown = requests.filter((/** @type {any} */ request) => !isOurs(request.route ?? ""));
   const own = requests.length - shown.length;
+  const empty = [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)];
   return [
     silent.length ? problem(words.silent(silent.join(", "))) : null,
-    h("section", null, h("h2", null, words.requests(count(shown.length + others))), table(COLUMNS, shown, { label: words.requests(""), empty: [h("p", { class: "empty-title" }, words.empty), h("p", null, words.emptyHint)] }), own ? h("p", { class: "quiet" }, words.own(own)) : null),
+    h("section", null, h("h2", null, words.requests(count(shown.length + others))), table(COLUMNS, shown, { label: title, empty }), own ? quiet(words.own(own)) : null),
     h("details", { class: "fold" }, h("summary", null, words.threads(count(threads.length))), h("ul", { class: "threads" }, threads.map(thread))),
   ];
 }
 
-/** @type {import("../table.js").Column[]} */
 const COLUMNS = [
-  { key: "age", title: words.columns.age, align: "right", cell: (request) => milliseconds(request.age_ms) },
-  { key: "request", title: words.columns.request, cell: (request) => [h("span", { class: "method" }, request.method), " ", request.route ?? request.path, h("div", { class: "quiet mono" }, request.request_id)] },
-  { key: "state", title: words.columns.state, cell: (request) => tag(request.state === "running" ? "warning" : "neutral", words.states[/** @type {"running"} */ (request.state)] ?? String(request.state)) },
-  { key: "at", title: words.columns.at, cell: (request) => [h("code", null, request.at ?? NOTHING), request.stacks.length ? h("details", { class: "fold" }, h("summary", null, words.stack), request.stacks.map(lines)) : null] },
-  { key: "worker", title: words.columns.worker, align: "right", cell: (request) => String(request.worker ?? NOTHING) },
+  column("age", words.columns.age, (request) => milliseconds(request.age_ms), { align: "right" }),
+  column("request", words.columns.request, nameOf),
+  column("state", words.columns.state, stateOf),
+  column("at", words.columns.at, placeOf),
+  column("worker", words.columns.worker, (request) => String(request.worker ?? NOTHING), { align: "right" }),
 ];
+
+/** @param {any} request */
+function nameOf({ method, route, path, request_id: id }) {
+  return [h("span", { class: "method" }, method), " ", route ?? path, h("div", { class: "quiet mono" }, id)];
+}
+
+/** @param {any} request */
+function stateOf({ state }) {
+  return tag(state === "running" ? "warning" : "neutral", words.states[/** @type {"running"} */ (state)] ?? String(state));
+}
+
+/** @param {any} request */
+function placeOf({ at, stacks }) {
+  return [h("code", null, at ?? NOTHING), stacks.length ? h("details", { class: "fold" }, h("summary", null, words.stack), stacks.map(lines)) : null];
+}
 
 /** @param {any} found */
 function thread({ name, worker, at, request_id: request, stack }) {
   const whose = [worker === null ? null : words.worker(worker), request].filter(Boolean).join(" · ");
-  return h("li", null, h("details", { class: "fold" }, h("summary", null, name, " ", h("span", { class: "quiet" }, [whose, at].filter(Boolean).join(" · "))), lines(stack)));
+  const summary = h("summary", null, name, " ", h("span", { class: "quiet" }, [whose, at].filter(Boolean).join(" · ")));
+  return h("li", null, h("details", { class: "fold" }, summary, lines(stack)));
 }
 
 /** @param {string[]} stack the innermost last */
