@@ -8,14 +8,8 @@ from playwright.sync_api import BrowserContext, Request, Response, Route, expect
 from support import PATIENCE_SECONDS
 
 FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 ]
 _ABORTED = "net::ERR_ABORTED"
 """What a page has given up itself: a stream that it closed, an answer that nobody waits for."""
