@@ -37,7 +37,7 @@ from sage_fastapi_obs.settings.field_types import (
     Token,
     with_otlp_endpoint,
 )
-from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, Source, over_preset, read_all
+from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, ValueSource, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 MonitoringProgram = Literal["prometheus", "alertmanager", "node-exporter", "fluent-bit"]
@@ -557,14 +557,14 @@ class Settings(BaseSettings):
         """The preset that the values began with; None for `Settings(...)`."""
         return self._origin.preset
 
-    def source(self, section: str, key: str = "") -> Source:
+    def source(self, section: str, key: str = "") -> ValueSource:
         """Tell where a value came from: of a key of a section, or of what has no section."""
         holder, name = (getattr(self, section), key) if key else (self, section)
         if name not in holder.model_fields_set:
-            return Source("default")
+            return ValueSource("default")
         # What no source of `from_env` names is there because of another setting.
         named = self._origin.sources
-        return named.get(f"{section}.{key}".rstrip("."), Source("implied" if named else "code"))
+        return named.get(f"{section}.{key}".rstrip("."), ValueSource("implied" if named else "code"))
 
     @property
     def remarks(self) -> tuple[str, ...]:

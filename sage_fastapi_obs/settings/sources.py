@@ -36,7 +36,7 @@ SourceKind: TypeAlias = Literal["default", "preset", "file", "environment", "sec
 """`secrets`: a file in `SAGE_OBS_SECRETS_DIR`. `implied`: another setting means it, as an endpoint means its exporter."""
 
 
-class Source(NamedTuple):
+class ValueSource(NamedTuple):
     """Where a value came from."""
 
     kind: SourceKind
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     """Of the preset, the variable, or the file without its folder."""
 
 
-Naming: TypeAlias = Callable[[str], Source]
+Naming: TypeAlias = Callable[[str], ValueSource]
 """Names the source of a setting, which is given as `section.key`."""
 
 
@@ -54,7 +54,7 @@ class Origin:
 
     preset: str | None = field(default=None, compare=False)
     remarks: Sequence[str] = field(default=(), compare=False)
-    sources: Mapping[str, Source] = field(default_factory=dict, compare=False)
+    sources: Mapping[str, ValueSource] = field(default_factory=dict, compare=False)
     """By `section.key`, of all values that a source names."""
 
 
@@ -107,18 +107,18 @@ Layers: TypeAlias = tuple[tuple[Naming, Mapping[str, Any]], ...]
 
 
 def _always(kind: SourceKind, name: str = "") -> Naming:
-    return lambda _setting: Source(kind, name)
+    return lambda _setting: ValueSource(kind, name)
 
 
-def _variable(names: Mapping[str, str], setting: str) -> Source:
-    return Source("environment", names.get(setting, ""))
+def _variable(names: Mapping[str, str], setting: str) -> ValueSource:
+    return ValueSource("environment", names.get(setting, ""))
 
 
-def _own_variable(kind: SourceKind, setting: str) -> Source:
-    return Source(kind, f"{ENV_PREFIX}{setting.replace('.', '__')}".upper())
+def _own_variable(kind: SourceKind, setting: str) -> ValueSource:
+    return ValueSource(kind, f"{ENV_PREFIX}{setting.replace('.', '__')}".upper())
 
 
-def _sources(layers: Layers) -> dict[str, Source]:
+def _sources(layers: Layers) -> dict[str, ValueSource]:
     return {name: source_of(name) for source_of, layer in layers for name in _names(_merge(layer))}
 
 
