@@ -32,20 +32,7 @@ function showAll(place) {
   const rows = new SortedTable(COLUMNS, { label: title, empty, sort: { key: "near", descending: true } });
   const body = awaiting();
   redraw(place, h("h1", null, title), quiet(words.explain), body);
-  return (/** @type {import("../api.js").Answer} */ answer) => redraw(body, part(answer, ({ rules }) => [summary(rules), rows.show(rules)]));
-}
-
-/** @param {any[]} rules */
-function summary(rules) {
-  if (!rules.length) return null;
-  const number = (/** @type {string} */ state) => rules.filter((rule) => rule.state === state).length;
-  const shown = (/** @type {string} */ state) => /** @type {Shown} */ ({ state: "value", text: count(number(state)) });
-  const silent = rules.filter((rule) => rule.problem).length;
-  return h("dl", { class: "figures" },
-    figure(words.states.firing, shown("firing"), { level: number("firing") ? "bad" : "neutral" }),
-    figure(words.states.pending, shown("pending"), { level: number("pending") ? "warning" : "neutral" }),
-    figure(words.states.resolved, shown("resolved")),
-    figure(words.silent, { state: "value", text: count(silent) }, { level: silent ? "warning" : "neutral" }));
+  return (/** @type {import("../api.js").Answer} */ answer) => redraw(body, part(answer, ({ rules }) => rows.show(rules)));
 }
 
 const COLUMNS = [

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { count, figure, milliseconds, part, tag } from "../figures.js";
+import { count, figure, milliseconds, part, shownOf, tag } from "../figures.js";
 import { texts } from "../texts.js";
 import { awaiting, column, numbers, poll, redraw, SortedTable, wordsOf } from "./redraw.js";
 
@@ -23,30 +23,29 @@ export function show(place, context) {
 
 /** @param {any} health */
 function figures({ status, checks, active_alerts: alerts, workers }) {
+  const text = words.states[/** @type {"healthy"} */ (status)];
   const failed = checks.filter((/** @type {any} */ check) => check.status !== "pass").length;
   const silent = [...(workers?.hanging ?? []), ...(workers?.stopped ?? [])];
-  const bad = (/** @type {unknown} */ number) => (number ? "bad" : "neutral");
-  const unknown = status === "degraded" && !failed && !alerts && !silent.length;
+  const reason = status === "degraded" && !failed && !alerts && !silent.length ? words.notJudged : null;
+  const number = (/** @type {unknown} */ value) => shownOf({ value }, count);
+  const bad = (/** @type {unknown} */ value) => (value ? "bad" : "neutral");
   return h("dl", { class: "figures" },
-    figure(words.now, shown(status, (name) => words.states[/** @type {"healthy"} */ (name)]), { level: status === "healthy" ? "good" : "bad", detail: unknown ? words.notJudged : null }),
-    figure(words.failing, shown(failed, count), { level: bad(failed), detail: words.of(count(checks.length)) }),
-    figure(words.alerts, shown(alerts, count), { level: bad(alerts), href: "#/alerts" }),
-    workers ? figure(words.workers, shown(workers.running, count), { level: bad(silent.length), detail: silent.length ? words.quiet(silent.join(", ")) : null, href: "#/workers" }) : null);
-}
-
-/**
- * A value that has a text, or that it is missing.
- * @param {any} value @param {(value: any) => string | undefined} format @returns {import("../figures.js").Shown}
- */
-function shown(value, format) {
-  const text = value === undefined || value === null ? undefined : format(value);
-  return text === undefined ? { state: "unavailable", reason: texts.reasons.absent } : { state: "value", text };
+    figure(words.now, text ? { state: "value", text } : shownOf({}, String), { level: status === "healthy" ? "good" : "bad", detail: reason }),
+    figure(words.failing, number(failed), { level: bad(failed), detail: words.of(count(checks.length)) }),
+    figure(words.alerts, number(alerts), { level: bad(alerts), href: "#/alerts" }),
+    workers && figure(words.workers, number(workers.running), { level: bad(silent.length), detail: silent.length && words.quiet(silent.join(", ")), href: "#/workers" }));
 }
 
 const COLUMNS = [
   wordsOf("name", words.columns.name, (check) => check.name),
-  column("status", words.columns.status, ({ status }) => tag(LEVELS[/** @type {"pass"} */ (status)] ?? "warning", words.results[/** @type {"pass"} */ (status)] ?? status), { sort: (check) => check.status }),
+  column("status", words.columns.status, resultOf, { sort: (check) => check.status }),
   column("critical", words.columns.critical, (check) => (check.critical ? words.critical : words.optional)),
   numbers("duration", words.columns.duration, (check) => check.duration_ms, milliseconds),
   column("error", words.columns.error, (check) => check.error ?? ""),
 ];
+
+/** @param {any} check */
+function resultOf(check) {
+  const status = /** @type {"pass"} */ (check.status);
+  return tag(LEVELS[status] ?? "warning", words.results[status] ?? String(status));
+}

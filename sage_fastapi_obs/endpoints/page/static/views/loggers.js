@@ -48,7 +48,8 @@ function form(change) {
 
 /** @param {any} found @param {(wanted: {level: null, logger: string | null}) => void} change */
 function levels(found, change) {
-  const back = (/** @type {any} */ row) => h("button", { class: "small", "data-key": `back ${row.logger}`, onclick: () => change({ level: null, logger: row.logger }) }, words.back);
+  const restore = (/** @type {string | null} */ logger) => change({ level: null, logger });
+  const back = (/** @type {any} */ { logger }) => h("button", { class: "small", "data-key": `back ${logger}`, onclick: () => restore(logger) }, words.back);
   const others = found.others.filter((/** @type {any} */ other) => other.level !== found.level);
   const standard = Object.entries(found.standard_library).map(([logger, level]) => ({ logger, level }));
   const value = (/** @type {string} */ text) => /** @type {import("../figures.js").Shown} */ ({ state: "value", text });
