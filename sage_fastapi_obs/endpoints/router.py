@@ -1,9 +1,10 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 
 from fastapi import APIRouter
+from prometheus_client.core import Metric
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.background_worker import in_page_thread
+from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
@@ -21,6 +23,7 @@ from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.route_pages import route_pages
+from sage_fastapi_obs.endpoints.settings_page import settings_page
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import Report, StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
@@ -41,12 +44,15 @@ def monitoring_router(
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
+    families: Callable[[], Iterable[Metric]],
+    shown: Settings,
     health: Report | None = None,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
     `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
-    `workers`, `levels`: of all processes of the service. `health`: runs the health checks, by default on this event loop.
+    `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
+    `shown`: the settings of the service, where those that hold here differ. `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
@@ -58,6 +64,8 @@ def monitoring_router(
         *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
+        settings_page(access, shown),
+        *explorer_pages(access, settings, status, families),
     ]
     routes = [
         *PageRoutes(access, settings.monitoring.prefix).routes(),

@@ -34,7 +34,10 @@ class Shop:
         reader = stored.reader if stored else None
         self.app = FastAPI()
         self.app.include_router(
-            monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, reader, None, obs.workers, obs._levels)
+            monitoring_router(
+                *(obs.settings, obs.metrics_page, obs.status, obs.logs, reader, None, obs.workers, obs._levels),
+                *(obs.numbers.families, obs.settings),
+            )
         )
 
     async def get(self, path: str, code: int = 200, **parameters: Any) -> Any:
