@@ -57,7 +57,7 @@ def page_of(url: str | None, seconds: float) -> Iterator[str]:
     port = 8765
     log = Path(tempfile.mkdtemp()) / "demo.log"
     command = [sys.executable, "-m", "example_app", "--port", str(port), "--log", str(log)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as running:  # noqa: S603 - ours
         try:
             time.sleep(seconds)
             url = f"http://127.0.0.1:{port}/monitoring/"
