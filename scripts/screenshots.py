@@ -27,6 +27,8 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
 }
+QUERIES = {"requests": "?cause=repeated_query"}
+"""Which of what a view lists is to be pictured."""
 DETAILS = {"requests": "request", "routes": "route", "issues": "issue", "metrics": "metric", "alerts": "alert"}
 """Views whose first link leads to one of what they list, and the name of its picture."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -74,6 +76,8 @@ def take(browser: Browser, url: str, mode: str, window: dict[str, Any]) -> None:
     page.locator("nav a").first.wait_for()
     for view in page.eval_on_selector_all("nav a", "links => links.map(link => link.dataset.view)"):
         picture(page, f"{url}#/{view}", f"{view}-{mode}")
+        page.goto(f"{url}#/{view}{QUERIES.get(view, '')}")
+        page.wait_for_timeout(SETTLED_MS)
         detail = page.locator(f'main td a[href^="#/{view}/"], main li a[href^="#/{view}/"]').first
         if view in DETAILS and detail.count():
             picture(page, f"{url}{detail.get_attribute('href')}", f"{DETAILS[view]}-{mode}")

@@ -15,10 +15,8 @@ class Live {
   state = "connecting";
   /** @type {Answer | null} the newest overview */
   answer = null;
-  /**
-   * When it came, in milliseconds since the epoch.
-   * @type {number | null}
-   */
+  // When it came, in milliseconds since the epoch.
+  /** @type {number | null} */
   heard = null;
   seconds = 300;
 
@@ -31,20 +29,16 @@ class Live {
   #asked = false;
   #started = false;
 
-  /**
-   * Be told of each overview and each change of state; the first time at once.
-   * @param {(live: Live) => void} listener
-   */
+  // Be told of each overview and each change of state; the first time at once.
+  /** @param {(live: Live) => void} listener */
   subscribe(listener) {
     this.#listeners.add(listener);
     listener(this);
     return () => void this.#listeners.delete(listener);
   }
 
-  /**
-   * Listen to the last seconds.
-   * @param {number} seconds
-   */
+  // Listen to the last seconds.
+  /** @param {number} seconds */
   open(seconds) {
     if (!this.#started) this.#start();
     else if (seconds === this.seconds) return;

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { Axis, LineChart } from "../charts.js";
 import { h, replace } from "../dom.js";
-import { bytes, count, figure, isNumber, milliseconds, nothing, part, percent, rate, shownOf, statusLevel, tag } from "../figures.js";
+import { bytes, count, factor, figure, isNumber, milliseconds, nothing, part, percent, rate, shownOf, statusLevel, tag } from "../figures.js";
 import { texts } from "../texts.js";
 
 /** @typedef {import("./index.js").Context} Context */
@@ -64,10 +64,8 @@ function overTime() {
   return { above, below, update };
 }
 
-/**
- * Whether nobody has asked anything yet.
- * @param {any} overview
- */
+// Whether nobody has asked anything yet.
+/** @param {any} overview */
 function isFresh({ series, figures }) {
   const rates = [...(series?.requests_per_second ?? []), figures.requests_per_second?.value];
   return !rates.some((value) => isNumber(value) && value > 0);
@@ -81,7 +79,7 @@ function figuresOf(overview) {
     h("dl", { class: "figures" }, trafficOf(figures)),
     h(
       "dl",
-      { class: "figures" },
+      { class: "figures states" },
       figure(words.health, ...healthOf(health)),
       figure(words.alerts, ...alertsOf(alerts)),
       figure(words.budget, ...budgetOf(budgets)),
@@ -117,10 +115,8 @@ function saturationOf(of) {
   ];
 }
 
-/**
- * A level only where there is something to say against a figure.
- * @param {any} source @param {number} warning @param {number} bad @returns {Level}
- */
+// A level only where there is something to say against a figure.
+/** @param {any} source @param {number} warning @param {number} bad @returns {Level} */
 function levelOf(source, warning, bad) {
   if (!isNumber(source?.value) || source.value < warning) return "neutral";
   return source.value >= bad ? "bad" : "warning";
@@ -147,17 +143,15 @@ function alertsOf(source) {
   return [{ state: "value", text: count(source.length) }, { level: source.length ? "bad" : "neutral", detail, href: "#/alerts" }];
 }
 
-/**
- * What is left of the budget that is used up most; in percent.
- * @param {any} source @returns {Known}
- */
+// What is left of the budget that is used up most; in percent.
+/** @param {any} source @returns {Known} */
 function budgetOf(source) {
   if (!Array.isArray(source)) return absent();
   const left = source.map((budget) => budget?.error_budget_left).filter(isNumber);
   if (!left.length) return [{ state: "none" }, { href: "#/levels" }];
   const least = Math.min(...left);
-  const level = least <= 0 ? "bad" : least < 25 ? "warning" : "neutral";
-  return [{ state: "value", text: percent(least / 100) }, { level, href: "#/levels" }];
+  if (least <= 0) return [{ state: "value", text: words.spent }, { level: "bad", detail: words.overspent(factor(1 - least / 100)), href: "#/levels" }];
+  return [{ state: "value", text: percent(least / 100) }, { level: least < 25 ? "warning" : "neutral", href: "#/levels" }];
 }
 
 /** @param {any} source @returns {Known} */

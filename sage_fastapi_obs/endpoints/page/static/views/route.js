@@ -88,10 +88,8 @@ function restOf(detail, name) {
 /** @param {Record<string, number>} numbers */
 const byNumber = (numbers) => Object.entries(numbers).sort((one, other) => other[1] - one[1]);
 
-/**
- * Only the buckets that are in use, and those between them.
- * @param {any} detail
- */
+// Only the buckets that are in use, and those between them.
+/** @param {any} detail */
 function heat({ time: times, counts, bounds_ms: bounds }) {
   const used = counts.flatMap((/** @type {number[]} */ step) => step.flatMap((number, bucket) => (number > 0 ? [bucket] : [])));
   if (!used.length) return null;
@@ -101,10 +99,8 @@ function heat({ time: times, counts, bounds_ms: bounds }) {
   return heatmap(columns, { label: words.heat, bounds: names.slice(low, high) });
 }
 
-/**
- * Parts of a whole, with bars.
- * @param {string} name @param {[Child, number][]} rows @param {string} empty
- */
+// Parts of a whole, with bars.
+/** @param {string} name @param {[Child, number][]} rows @param {string} empty */
 function shares(name, rows, empty) {
   const whole = rows.reduce((sum, [, number]) => sum + number, 0);
   const lines = rows.map(([label, number]) => share(label, number, whole, count, name));
@@ -150,10 +146,8 @@ function card(name, { key, duration_ms, status, timestamp, path, why }, longest)
   );
 }
 
-/**
- * Where the time went.
- * @param {Record<string, number>} timings @param {number} whole @param {number} longest
- */
+// Where the time went.
+/** @param {Record<string, number>} timings @param {number} whole @param {number} longest */
 function split(timings, whole, longest) {
   const line = (/** @type {[string, number]} */ [name, ms]) => share(name.replaceAll("_", " "), ms, longest, milliseconds, name);
   return h("ul", { class: "shares" }, line([words.whole, whole]), byNumber(timings).map(line));
