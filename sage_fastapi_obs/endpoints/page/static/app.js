@@ -119,6 +119,8 @@ async function showView() {
   const controller = new AbortController();
   leave = () => controller.abort();
   mark(view?.name ?? "");
+  // What stays of the last view would stand below the name of this one.
+  replace(main, h("p", { class: "quiet" }, words.loading));
   try {
     const module = await view?.load();
     if (controller.signal.aborted || !module) return;

@@ -342,7 +342,7 @@ const label = (x, y, text, anchor = "middle") => svg("text", { class: "tick", x,
 
 /** @param {Box} box @param {number} y @param {string} text */
 function gridLine(box, y, text) {
-  return svg("g", null, svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }), label(box.left - 8, y + 3.5, text, "end"));
+  return svg("g", null, svg("line", { class: "mesh", x1: box.left, x2: box.right, y1: y, y2: y }), label(box.left - 8, y + 3.5, text, "end"));
 }
 
 // The sign of a series in the legend: its dashes tell it apart without colours.
