@@ -8,6 +8,8 @@ import httpx
 import pytest
 import trio
 from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from support import eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
@@ -98,6 +100,22 @@ async def test_the_stream_ends_when_the_stop_is_noticed():
         late = Viewer(service.app)
         await late.task
         assert late.sent[0]["status"] == 503
+
+
+@pytest.mark.parametrize("around", [BaseHTTPMiddleware, GZipMiddleware])
+async def test_through_middleware_of_the_app(around):
+    """Middleware that looks into responses lets events through as they come, and the stream ends as without it."""
+    service = Service()
+    options = {"dispatch": lambda request, call_next: call_next(request)} if around is BaseHTTPMiddleware else {}
+    service.app.add_middleware(around, **options)
+    async with service.obs:
+        headers = [(b"accept-encoding", b"gzip")]
+        stays, leaves = Viewer(service.app, headers=headers), Viewer(service.app, headers=headers)
+        await eventually(lambda: stays.events and leaves.events)
+        await leaves.leave()
+        service.obs._drain()
+        await stays.task
+    assert stays.sent[-1]["more_body"] is False
 
 
 async def test_a_viewer_that_takes_nothing_is_left(monkeypatch):
