@@ -147,10 +147,9 @@ class Observability(Lifecycle):
             self.worker.rules = self.status
 
         # What operators open.
-        self._reader = None if self.store is None else self.store.reader
         self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
         self.router: APIRouter = monitoring_router(
-            *(settings, self.metrics_page, self.status, self.logs, self._reader),
+            *(settings, self.metrics_page, self.status, self.logs, self.store),
             None if self.stacks is None else self.stacks.report,
             *(self.workers, self._levels),
         )
@@ -347,7 +346,8 @@ class Observability(Lifecycle):
 
         They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        return lines_or_recent(correlation_id, limit, self.logs, self._reader, self.internal_errors)
+        reader = None if self.store is None else self.store.reader
+        return lines_or_recent(correlation_id, limit, self.logs, reader, self.internal_errors)
 
     def _log(self, level: str, message: str, fields: Mapping[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:

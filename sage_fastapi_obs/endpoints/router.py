@@ -22,6 +22,7 @@ from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
+from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Workers
 from sage_fastapi_obs.workers.shared_levels import SharedLevels
@@ -32,27 +33,29 @@ def monitoring_router(
     scrape: MetricsPage,
     status: ServiceStatus,
     logs: LogWriter,
-    reader: StoreReader | None,
+    store: Store | None,
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
-    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`: of all processes of the service.
     """
     access = Access(settings.monitoring)
+    requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
     pages = [
         *StatusPages(access, status, workers, judged=settings.metrics.enabled).pages(),
-        *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
+        *requests.pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
     ]
     routes = [
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
-        *_log_routes(settings, access, logs, reader, levels),
+        Route(f"{settings.monitoring.prefix}/issues/{{id}}", requests.change_issue, methods=["PUT"], name="sage_obs_issue"),
+        *_log_routes(settings, access, logs, None if store is None else store.reader, levels),
     ]
     for route in routes:
         route.include_in_schema = False

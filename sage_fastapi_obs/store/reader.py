@@ -11,7 +11,16 @@ import orjson
 
 from sage_fastapi_obs.store.connection import FileErrors, is_busy, reading
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, StoredRequest, Story
-from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, last_id, rows
+from sage_fastapi_obs.store.stored_rows import (
+    OF_ID,
+    ChunkReader,
+    Condition,
+    StoredRow,
+    conditions_of,
+    last_id,
+    resolved_issues,
+    rows,
+)
 
 T = TypeVar("T")
 TEXT_SECONDS = 0.04
@@ -72,6 +81,10 @@ class StoreReader:
     def overlapping(self, story: Story, start_ns: int, end_ns: int) -> Stories:
         """Return other requests that the same process served between two times, of those stored shortly before and after."""
         return self._ask(lambda connections: self._overlapping(connections, story, start_ns, end_ns))
+
+    def resolved(self) -> dict[str, int]:
+        """Return when issues were resolved: Unix time in nanoseconds, by their ids."""
+        return self._ask(lambda connections: resolved_issues(connections[-1]) if connections else {})
 
     def lines(self, some_id: str, limit: int) -> Lines:
         """Return the newest lines under such an id, of requests and outside of them, in order of time."""
@@ -142,7 +155,7 @@ class StoreReader:
         found: Lines = []
         for row, chunks in self._found(connections, some_id):
             # In front, so that lines of one millisecond keep their order.
-            found[:0] = _dicts(chunks.read(row), "lines")
+            found[:0] = dicts_of(chunks.read(row), "lines")
             if len(found) >= limit:
                 break
         found.sort(key=_timestamp)
@@ -173,12 +186,12 @@ class _Parts:
         self._details.append(details)
 
     def told(self) -> Story:
-        spans = [span for details in self._details for span in _dicts(details, "spans")]
-        lines = [line for details in self._details for line in _dicts(details, "lines")]
+        spans = [span for details in self._details for span in dicts_of(details, "spans")]
+        lines = [line for details in self._details for line in dicts_of(details, "lines")]
         spans.sort(key=_start)
         lines.sort(key=_timestamp)
         lost = self._sum("dropped_spans"), self._sum("dropped_lines")
-        why, timings, pid = _dicts(self._details[0], "why"), self._details[0].get("timings"), self._details[0].get("pid")
+        why, timings, pid = dicts_of(self._details[0], "why"), self._details[0].get("timings"), self._details[0].get("pid")
         return Story(
             *(f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, *lost),
             *(why, timings if isinstance(timings, dict) else {}, pid if isinstance(pid, int) else None),
@@ -202,7 +215,8 @@ def _is_of(supplement: StoredRequest, request: StoredRequest) -> bool:
     return is_same and supplement.trace_id in ("", request.trace_id)
 
 
-def _dicts(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
+def dicts_of(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects of a stored list, without what is none."""
     found = details.get(name)
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 

@@ -1,32 +1,22 @@
-"""Which issues somebody has resolved, and when."""
+"""Remembers which issues somebody has resolved, and when."""
 
-import sqlite3
 from collections.abc import Callable
 
-from sage_fastapi_obs.store.connection import FileErrors
+from sage_fastapi_obs.store.connection import FileErrors, is_busy
 from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.reader import UnreadableStoreError
+from sage_fastapi_obs.store.schema import MOST_RESOLVED
 
-MOST_RESOLVED = 1_000
-"""Issues that are remembered as resolved, those that were resolved last."""
 _LIMIT = "DELETE FROM resolved WHERE issue NOT IN (SELECT issue FROM resolved ORDER BY at_ns DESC LIMIT ?)"
 
 
 class Resolutions:
-    """Reads and writes them; each question and each change raises `UnreadableStoreError` where the file cannot be used."""
+    """Writes them; the reader of the store reads them. Raises `UnreadableStoreError` where the file cannot be used."""
 
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         """`clock` returns Unix time in nanoseconds."""
         self._database = database
         self._clock = clock
-
-    def all(self) -> dict[str, int]:
-        """Return when each issue was resolved: Unix time in nanoseconds."""
-        try:
-            with self._database.lock, self._database.reading() as connection:
-                return {} if connection is None else _read(connection)
-        except (OSError, *FileErrors) as error:
-            raise UnreadableStoreError(str(error)) from error
 
     def resolve(self, issue: str) -> None:
         """Remember that an issue is resolved now."""
@@ -38,13 +28,17 @@ class Resolutions:
 
     def _change(self, statement: str, values: tuple[str | int, ...]) -> None:
         try:
-            with self._database.transaction() as connection:
-                connection.execute(statement, values)
-                connection.execute(_LIMIT, (MOST_RESOLVED,))
+            try:
+                self._write(statement, values)
+            except FileErrors as error:
+                if is_busy(error):
+                    raise
+                # By now a damaged file has been set aside.
+                self._write(statement, values)
         except (OSError, *FileErrors) as error:
             raise UnreadableStoreError(str(error)) from error
 
-
-def _read(connection: sqlite3.Connection) -> dict[str, int]:
-    found = connection.execute("SELECT issue, at_ns FROM resolved LIMIT ?", (MOST_RESOLVED,))
-    return {issue: at_ns for issue, at_ns in found if isinstance(issue, str) and isinstance(at_ns, int)}
+    def _write(self, statement: str, values: tuple[str | int, ...]) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(statement, values)
+            connection.execute(_LIMIT, (MOST_RESOLVED,))

@@ -24,6 +24,8 @@ CREATE TABLE judge (run TEXT, process TEXT, watched REAL, states BLOB);
 CREATE TABLE series (metric TEXT, content BLOB, bases BLOB);
 CREATE TABLE ticks (id INTEGER PRIMARY KEY, at_ns INTEGER, watched REAL, after_pause INTEGER, content BLOB)
 """
+MOST_RESOLVED = 1_000
+"""Issues that are remembered as resolved, those that were resolved last."""
 _MOST = 1 << 60
 UNWRITTEN_ID = 1 << 59
 """From here on are the ids of what waits to be written to the file."""

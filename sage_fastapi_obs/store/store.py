@@ -63,7 +63,7 @@ class Store:
         self._encode = encode
         self._log = log
         self._failed = failed
-        self._clock = clock
+        self.clock = clock
         self._database = Database(min(settings.max_bytes, MEMORY_BYTES), self._note_set_aside)
         self.history = History(self._database, self.losses, settings.max_bytes)
         """Keeps windows and alerts."""
@@ -150,7 +150,7 @@ class Store:
         self._starting, self._working = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._writer = BatchWriter(
-            self._database, self.losses, self._log, self._clock, self._settings.max_age_days * _SECONDS_PER_DAY
+            self._database, self.losses, self._log, self.clock, self._settings.max_age_days * _SECONDS_PER_DAY
         )
 
     def _refuse(self) -> None:

@@ -9,7 +9,7 @@ import orjson
 
 from sage_fastapi_obs.store.batch import BATCH_BYTES, MOST_DETAILS_BYTES, storable
 from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
-from sage_fastapi_obs.store.schema import COLUMNS, UNWRITTEN_ID
+from sage_fastapi_obs.store.schema import COLUMNS, MOST_RESOLVED, UNWRITTEN_ID
 
 _MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
 _TEXT_OR_NONE = (str, type(None))
@@ -65,6 +65,12 @@ def last_id(connection: sqlite3.Connection) -> int:
     """Return the id of the row that was written last; 0 where there is none, or where it waits to be written to the file."""
     (found,) = connection.execute("SELECT max(id) FROM requests").fetchone()
     return found if isinstance(found, int) and found < UNWRITTEN_ID else 0
+
+
+def resolved_issues(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return when issues were resolved: Unix time in nanoseconds, by their ids."""
+    found = connection.execute("SELECT issue, at_ns FROM resolved LIMIT ?", (MOST_RESOLVED,))
+    return {issue: at_ns for issue, at_ns in found if isinstance(issue, str) and isinstance(at_ns, int)}
 
 
 class ChunkReader:

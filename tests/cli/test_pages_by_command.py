@@ -67,9 +67,7 @@ def app_of(store: Store, **monitoring: Any) -> Starlette:
             logging={"enabled": False},
         )
     )
-    router = monitoring_router(
-        obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader, None, obs.workers, obs._levels
-    )
+    router = monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, store, None, obs.workers, obs._levels)
     return Starlette(routes=router.routes)
 
 
