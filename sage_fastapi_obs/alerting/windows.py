@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from operator import attrgetter
 
 from sage_fastapi_obs.alerting.label_matchers import Where, matcher
@@ -152,6 +153,17 @@ class Windows:
             ticks, most = self._ticks[:], max(2, MOST_NUMBERS // max(1, self.series))
         for index in range(max(1, len(ticks) - most), len(ticks)):
             yield ticks[index], partial(self._past_view, ticks[: index + 1])
+
+    def steps(self, seconds: float, most: int) -> list[Window]:
+        """Cut the last seconds into windows that follow each other, the oldest first; each is from one sample to another.
+
+        `most`: so many at most. While their samples are kept, the next call returns the same ones again, and new ones.
+        """
+        with self._lock:
+            ticks = self._ticks[:]
+        begin = ticks[-1].at - seconds if ticks else 0.0
+        ends = [*{tick.at * most // seconds: index for index, tick in enumerate(ticks) if tick.at >= begin}.values()]
+        return [self._past_view(ticks[: end + 1], ticks[end].at - ticks[start].at) for start, end in pairwise(ends)]
 
     def _past_view(self, ticks: Sequence[Tick], seconds: float) -> Window:
         return Window(self, seconds, ticks, _PastTotals(ticks[-1].totals), {})

@@ -13,8 +13,11 @@ from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
+from sage_fastapi_obs.endpoints.page.overview import Overview
+from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
+from sage_fastapi_obs.endpoints.route_pages import route_pages
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
@@ -45,13 +48,18 @@ def monitoring_router(
     """
     access = Access(settings.monitoring)
     requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
+    status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
+    overview = Overview(settings, status, workers, status_pages)
     pages = [
-        *StatusPages(access, status, workers, judged=settings.metrics.enabled).pages(),
+        overview.page(access),
+        *status_pages.pages(),
+        *route_pages(access, status),
         *requests.pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
     ]
     routes = [
+        *PageRoutes(access, settings.monitoring.prefix).routes(),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
         Route(f"{settings.monitoring.prefix}/issues/{{id}}", requests.change_issue, methods=["PUT"], name="sage_obs_issue"),

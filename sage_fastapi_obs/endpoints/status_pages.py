@@ -27,7 +27,7 @@ from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
 _MOST_MINUTES = 7 * 24 * 60
-_PROBLEMS = {
+PROBLEMS = {
     401: "A bearer token is needed.",
     403: "Not open to this client.",
     404: "Served on a port of its own.",
@@ -164,7 +164,7 @@ class StatusPages:
     def pages(self) -> list[JsonPage]:
         """List the pages; probes are open to everyone."""
         probe = partial(JsonPage, other_statuses={503: "Not now."})
-        guarded = partial(JsonPage, guard=self._access.rejection, problems=_PROBLEMS)
+        guarded = partial(JsonPage, guard=self._access.rejection, problems=PROBLEMS)
         health = partial(guarded, other_statuses={503: "Degraded."})
         cached = self._cached
         summary, metrics = cached(self._summary), cached(self._metrics)
@@ -199,6 +199,11 @@ class StatusPages:
         return json_response(StartupResponse(status="starting"), 503)
 
     async def _health(self, query: StrictQuery, _request: Request) -> Response:
+        response = await self.health()
+        return json_response(response, 503 if query.strict and response.status == "degraded" else 200)
+
+    async def health(self) -> HealthResponse:
+        """Tell whether all is well."""
         health = await self._status.health.report()
         firing = len(self._status.alerts.alerts("firing"))
         # In a thread, as there may be many of them.
@@ -206,14 +211,13 @@ class StatusPages:
         workers = _health_of(found, self._workers.clock())
         is_judged = self._status.is_active or not self._judged
         healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)
-        response = HealthResponse(
+        return HealthResponse(
             status="healthy" if healthy else "degraded",
             active_alerts=firing,
             timestamp=timestamp(self._status.wall_clock()),
             checks=health.checks,
             workers=workers if len(found) > 1 else None,
         )
-        return json_response(response, 503 if query.strict and not healthy else 200)
 
     def _cached(self, make: Callable[[Any], BaseModel]) -> Handler:
         """Build the handler of a page that is made of windows and alerts as they are now."""

@@ -25,6 +25,7 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.endpoints.json_page import MOST_CACHED, MOST_WAITING, ProblemResponse, ResponseCache
 
 PATHS = [
+    "/monitoring/overview",
     "/monitoring/health",
     "/monitoring/health/live",
     "/monitoring/health/ready",

@@ -100,7 +100,7 @@ const finite = (format) => (value) => (isNumber(value) ? format(value) : NOTHING
  */
 function short(value) {
   const size = Math.abs(value);
-  return size >= 100 ? grouped(value) : String(Number(value.toFixed(size >= 10 ? 1 : 2)));
+  return size >= 100 ? grouped(value) : String(Number(size < 1 ? value.toPrecision(2) : value.toFixed(size >= 10 ? 1 : 2)));
 }
 
 /** @param {number} value */

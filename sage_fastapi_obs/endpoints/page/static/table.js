@@ -45,7 +45,7 @@ function header(column, by, choose) {
 }
 
 /** @param {Column[]} columns @param {any[]} rows @param {Sort} by */
-function sorted(columns, rows, by) {
+export function sorted(columns, rows, by) {
   const value = columns.find((column) => column.key === by.key)?.sort;
   return value ? [...rows].sort((one, other) => compare(value(one), value(other), by.descending)) : rows;
 }

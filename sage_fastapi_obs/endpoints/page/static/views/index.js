@@ -13,4 +13,5 @@ import { texts } from "../texts.js";
 /** @type {{name: string, group: GroupName, title: string, load: () => Promise<View>}[]} */
 export const views = [
   { name: "overview", group: "traffic", title: texts.overview.title, load: () => import("./overview.js") },
+  { name: "routes", group: "traffic", title: texts.routes.title, load: () => import("./routes.js") },
 ];

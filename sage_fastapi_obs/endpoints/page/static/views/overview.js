@@ -32,8 +32,10 @@ export function show(place, { live, signal }) {
   const charts = CHARTS.map((chart) => ({ ...chart, chart: new LineChart({ label: chart.title, format: chart.format, axis }) }));
   const figures = h("div", null, h("p", { class: "quiet" }, texts.page.loading));
   const reasons = h("div");
-  const over = h("section", { "aria-label": words.charts, hidden: true, class: "charts" }, charts.map(({ chart }) => chart.element));
-  replace(place, h("h1", null, title), figures, over, h("section", null, h("div", { class: "row" }, h("h2", null, words.why), h("a", { href: "#/requests" }, words.all)), reasons));
+  const [traffic, latency, ...others] = charts.map(({ chart }) => chart.element);
+  const over = [[traffic, latency], others].map((elements) => h("section", { "aria-label": words.charts, hidden: true, class: "charts" }, elements));
+  const why = h("section", null, h("div", { class: "row" }, h("h2", null, words.why), h("a", { href: "#/requests" }, words.all)), reasons);
+  replace(place, h("h1", null, title), figures, over[0], why, over[1]);
   /** @type {import("../api.js").Answer | null} */
   let shown = null;
   /** @param {import("../api.js").Answer} answer */
@@ -41,8 +43,9 @@ export function show(place, { live, signal }) {
     if (answer === shown) return;
     shown = answer;
     replace(figures, part(answer, figuresOf));
-    over.hidden = answer.state !== "value" || isFresh(answer.value);
-    if (!over.hidden && answer.state === "value") for (const { chart, names } of charts) chart.update(answer.value.series?.time ?? [], names.map(([name, label]) => ({ name: label, values: answer.value.series?.[name] ?? [] })));
+    const hidden = answer.state !== "value" || isFresh(answer.value);
+    for (const section of over) section.hidden = hidden;
+    if (!hidden && answer.state === "value") for (const { chart, names } of charts) chart.update(answer.value.series?.time ?? [], names.map(([name, label]) => ({ name: label, values: answer.value.series?.[name] ?? [] })));
   }
   const stop = live.subscribe(({ answer }) => answer && update(answer));
   const again = setInterval(() => live.state === "live" && showReasons(reasons, signal), REASONS_MS);
