@@ -142,6 +142,7 @@ export const texts = {
     more: (/** @type {number} */ number) => (number === 1 ? "1 new request" : `${number} new requests`),
     hidden: (/** @type {number} */ number) => `${number} requests for this page, metrics and health checks are not recorded.`,
     filters: { text: "Text", route: "Route", status: "Status", failed: "Outcome", kept: "Kept as", cause: "Cause", slower_than_seconds: "Slower than" },
+    filter: "Filters",
     textHint: "in path, spans and lines",
     statuses: { "2xx": "2xx", "3xx": "3xx", "4xx": "4xx", "5xx": "5xx" },
     outcomes: { true: "failed", false: "not failed" },

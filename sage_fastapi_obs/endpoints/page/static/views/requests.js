@@ -13,6 +13,7 @@ import { requestAddress, showRequest, showStories } from "./request.js";
 const words = texts.requests;
 const TAIL_MS = 2_000;
 const NEAR_TOP = 160;
+const PHONE = 760;
 const FILTERS = ["text", "route", "status", "kept", "cause", "slower_than_seconds", "failed", "id"];
 
 /**
@@ -61,7 +62,10 @@ class RequestList {
     this.list = h("div", { class: "requests" }, h("p", { class: "quiet" }, texts.page.loading));
     this.older = h("button", { hidden: true, onclick: () => this.ask({ before: this.next }) }, words.older);
     this.form = h("form", { class: "filters", onsubmit: (/** @type {Event} */ event) => event.preventDefault(), onchange: () => this.filter() }, this.fields());
-    replace(place, h("div", { class: "row" }, h("h1", null, title), caseFile(() => (location.hash = "#/requests?case"))), this.form, this.said, this.list, this.older);
+    const opened = caseFile(() => (location.hash = "#/requests?case"));
+    // On a phone there is no room for the filters before the first request.
+    const filters = h("details", { class: "folded", open: innerWidth >= PHONE || this.params.toString() !== "" }, h("summary", null, words.filter), this.form);
+    replace(place, h("div", { class: "row" }, h("h1", null, title), opened), filters, this.said, this.list, this.older);
   }
 
   start() {
