@@ -20,6 +20,7 @@ from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
 from sage_fastapi_obs.endpoints.recent_lines_page import lines_or_recent
 from sage_fastapi_obs.endpoints.router import monitoring_router
+from sage_fastapi_obs.endpoints.status_pages import Report
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
@@ -147,12 +148,18 @@ class Observability(Lifecycle):
             self.worker.rules = self.status
 
         # What operators open.
+<<<<<<< HEAD
         self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
         self.router: APIRouter = monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self.store),
             None if self.stacks is None else self.stacks.report,
             *(self.workers, self._levels),
         )
+=======
+        self._reader = None if self.store is None else self.store.reader
+        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control, self._pages_of_port)
+        self.router: APIRouter = self._router(settings)
+>>>>>>> w-serve
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -163,6 +170,21 @@ class Observability(Lifecycle):
         self._build_callbacks(Identity(settings.http, redaction, new_id), http, redaction)
         if settings.metrics.enabled:
             self._register_collectors()
+
+    def _router(self, settings: Settings, health: Report | None = None) -> APIRouter:
+        return monitoring_router(
+            *(settings, self.metrics_page, self.status, self.logs, self._reader),
+            None if self.stacks is None else self.stacks.report,
+            *(self.workers, self._levels, health),
+        )
+
+    def _pages_of_port(self) -> APIRouter | None:
+        """Build what the metrics port serves besides metrics; nothing without a token, which it takes there."""
+        monitoring = self.settings.monitoring
+        if monitoring.token is None:
+            return None
+        settings = self.settings.model_copy(update={"monitoring": monitoring.model_copy(update={"access": "token"})})
+        return self._router(settings, lambda: self.health.report_of(self.status.notifications.loop))
 
     def _build_callbacks(self, identity: Identity, http: HttpMetrics | None, redaction: Redaction) -> None:
         """Put the recorders in order: ids before the span that has them.

@@ -201,6 +201,21 @@ def json_response(model: BaseModel, status: int = 200, *, exclude_none: bool = T
     return _json(model.model_dump_json(exclude_none=exclude_none).encode(), status)
 
 
+async def short_body(request: Request, most_bytes: int) -> bytes | None:
+    """Read the body of a request; None where it is longer, of which no more is read."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            return None
+    return body
+
+
+def too_long(most_bytes: int) -> Response:
+    """Turn a request away because of the length of its body."""
+    return problem(f"the body is longer than {most_bytes} bytes", 413)
+
+
 def too_many_waiting() -> Response:
     """Turn a request away because many others wait for their turn."""
     return problem("too many are waiting", 503, {"Retry-After": "5"})

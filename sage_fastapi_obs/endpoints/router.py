@@ -13,13 +13,15 @@ from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
+from sage_fastapi_obs.endpoints.page.live_stream import LiveStream
+from sage_fastapi_obs.endpoints.page.login_routes import LoginRoutes
 from sage_fastapi_obs.endpoints.page.overview import Overview
 from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.route_pages import route_pages
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
-from sage_fastapi_obs.endpoints.status_pages import StatusPages
+from sage_fastapi_obs.endpoints.status_pages import Report, StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
 from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
@@ -40,15 +42,24 @@ def monitoring_router(
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
+    health: Report | None = None,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
+<<<<<<< HEAD
     `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`: of all processes of the service.
     """
     access = Access(settings.monitoring)
     requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
     status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
+=======
+    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    `workers`, `levels`: of all processes of the service. `health`: runs the health checks, by default on this event loop.
+    """
+    access = Access(settings.monitoring)
+    status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
+>>>>>>> w-serve
     overview = Overview(settings, status, workers, status_pages)
     pages = [
         overview.page(access),
@@ -60,6 +71,8 @@ def monitoring_router(
     ]
     routes = [
         *PageRoutes(access, settings.monitoring.prefix).routes(),
+        *LoginRoutes(access).routes(settings.monitoring.prefix),
+        LiveStream(access, overview, lambda: status.health.draining).route(settings.monitoring.prefix),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
         Route(f"{settings.monitoring.prefix}/issues/{{id}}", requests.change_issue, methods=["PUT"], name="sage_obs_issue"),

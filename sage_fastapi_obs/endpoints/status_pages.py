@@ -1,8 +1,8 @@
 """How the service is doing, for people and programs: health, alerts, service levels, summaries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.requests import Request
@@ -22,7 +22,7 @@ from sage_fastapi_obs.alerting.summary import (
 )
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
-from sage_fastapi_obs.health.readiness import CheckResult, ProbeStatus
+from sage_fastapi_obs.health.readiness import CheckResult, HealthReport, ProbeStatus
 from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
@@ -33,6 +33,9 @@ PROBLEMS = {
     404: "Served on a port of its own.",
     503: "Too many are waiting.",
 }
+
+
+Report: TypeAlias = Callable[[], Awaitable[HealthReport]]
 
 
 class StrictQuery(PageQuery):
@@ -153,11 +156,15 @@ class SlowResponse(BaseModel):
 class StatusPages:
     """Answers for one service."""
 
-    def __init__(self, access: Access, status: ServiceStatus, workers: Workers, *, judged: bool) -> None:
-        """`judged`: rules are expected to be judged, so that the service is degraded when they are not."""
+    def __init__(self, access: Access, status: ServiceStatus, workers: Workers, report: Report, *, judged: bool) -> None:
+        """`report`: runs the health checks.
+
+        `judged`: rules are expected to be judged, so that the service is degraded when they are not.
+        """
         self._access = access
         self._status = status
         self._workers = workers
+        self._report = report
         self._judged = judged
         self._cache = ResponseCache(status.clock)
 
@@ -186,14 +193,14 @@ class StatusPages:
         return json_response(LiveResponse(status="alive"))
 
     async def _ready(self, _query: PageQuery, request: Request) -> Response:
-        health = await self._status.health.report()
+        health = await self._report()
         checks = health.checks if self._access.rejection(request) is None else None
         return json_response(ReadyResponse(status=health.status, checks=checks), 200 if health.accepts_traffic else 503)
 
     async def _startup(self, _query: PageQuery, _request: Request) -> Response:
         health = self._status.health
         if not health.has_started:
-            await health.report()
+            await self._report()
         if health.has_started:
             return json_response(StartupResponse(status="started"))
         return json_response(StartupResponse(status="starting"), 503)
@@ -204,7 +211,7 @@ class StatusPages:
 
     async def health(self) -> HealthResponse:
         """Tell whether all is well."""
-        health = await self._status.health.report()
+        health = await self._report()
         firing = len(self._status.alerts.alerts("firing"))
         # In a thread, as there may be many of them.
         found = await in_thread(self._workers.find)

@@ -19,6 +19,7 @@ from sage_fastapi_obs.settings.field_types import (
     FieldName,
     GroupName,
     HeaderName,
+    HostName,
     HttpUrl,
     IndexName,
     Level,
@@ -251,6 +252,8 @@ class MonitoringSettings(_Section):
     """Who may read them: `local` (this machine), `token`, `port` (metrics on a port of their own) or `open` (everyone)."""
     token: Token | None = None
     """Bearer token, at least 16 characters. Without it, `access = "token"` closes all but the probes."""
+    allowed_hosts: Annotated[tuple[HostName, ...], CommaSeparated] = ()
+    """More names of this machine for `local`, besides `localhost` and loopback addresses: `shop.test`, without a port."""
     interval_seconds: float = Field(default=15.0, ge=1.0, le=300.0)
     """Interval at which windows and alerts read the metrics."""
     expose_logs: bool = False

@@ -28,17 +28,22 @@ class PageRoutes:
             Route(f"{self._prefix}/static/{{name:path}}", self._file, name="sage_obs_static"),
         ]
 
-    async def _without_slash(self, _request: Request) -> Response:
+    async def _without_slash(self, request: Request) -> Response:
         """Lead to the page by a relative address, which is right below any prefix of a mount or a proxy."""
-        return RedirectResponse(f"{self._prefix.rpartition('/')[2]}/", 307, {"Cache-Control": "no-store"})
+        page = f"{self._prefix.rpartition('/')[2]}/"
+        return self._access.door_rejection(request) or RedirectResponse(page, 307, {"Cache-Control": "no-store"})
 
     async def _page(self, request: Request) -> Response:
-        if (rejection := self._access.rejection(request)) is not None:
+        """Answer with the page, also to those who have to log in: it asks for the token."""
+        rejection = self._access.rejection(request)
+        if rejection is not None and rejection.status_code != 401:
             return rejection
-        return (await _files())[INDEX].response(request)
+        index = (await _files())[INDEX]
+        return index.response(request) if rejection is None else index.response(request, 401)
 
     async def _file(self, request: Request) -> Response:
-        if (rejection := self._access.rejection(request)) is not None:
+        """Answer with a file of the package, also to those who have to log in: the page consists of them."""
+        if (rejection := self._access.door_rejection(request)) is not None:
             return rejection
         file = (await _files()).get(request.path_params["name"])
         return problem("there is no such file", 404) if file is None else file.revalidated(request)

@@ -1,6 +1,7 @@
 """The page and its files: what is answered, with which headers, under which address."""
 
 import gzip
+import os
 import subprocess
 import sys
 import zipfile
@@ -133,11 +134,29 @@ async def test_a_proxy_may_add_a_prefix(stripped: bool):
         assert answer.sent[0]["status"] == 200
 
 
-def test_the_wheel_has_the_files_of_the_page(tmp_path: Path):
-    """What is installed from a wheel can serve the page."""
+SERVED_FROM_A_WHEEL = """
+import sage_fastapi_obs
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+app = FastAPI()
+sage_fastapi_obs.Observability(sage_fastapi_obs.Settings(monitoring={"access": "open"})).install(app)
+client = TestClient(app)
+print(sage_fastapi_obs.__file__)
+print(client.get("/monitoring/").text)
+"""
+
+
+def test_a_wheel_serves_the_page(tmp_path: Path):
+    """What is installed from a wheel has the page with all its files, and serves it also from the archive."""
     build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name.partition("/page/static/")[2] for name in archive.namelist() if "/page/static/" in name}
     assert held == {*static_files()}
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-c", SERVED_FROM_A_WHEEL]
+    served = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert served.stdout.startswith(str(wheel))
+    assert served.stdout.endswith(static_files()["index.html"].body.decode() + "\n")

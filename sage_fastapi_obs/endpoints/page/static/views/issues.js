@@ -6,7 +6,7 @@ import { h, replace } from "../dom.js";
 import { ago, count, nothing, part, problem, tag } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
-import { requestAddress } from "./request.js";
+import { requestAddress } from "./written.js";
 
 /** @typedef {import("./index.js").Context} Context */
 /** @typedef {import("../api.js").Answer} Answer */
@@ -46,12 +46,28 @@ function listOf({ issues, failures, is_complete: isComplete }, change) {
 function columns(change) {
   const since = (/** @type {string} */ at) => h("time", { datetime: at, title: at }, ago((Date.now() - Date.parse(at)) / 1_000));
   return [
-    { key: "issue", title: words.issue, cell: (issue) => [h("a", { href: requestAddress(issue.example) }, issue.error_type ?? String(issue.status)), " ", tag(issue.state === "resolved" ? "good" : issue.state === "reopened" ? "bad" : "neutral", words.states[/** @type {keyof typeof words.states} */ (issue.state)]), h("div", { class: "why" }, issue.why)] },
-    { key: "route", title: words.route, cell: (issue) => h("a", { href: `#/requests?${new URLSearchParams({ failed: "true", ...(issue.route === null ? {} : { route: issue.route }) })}` }, `${issue.method} ${issue.route ?? words.noRoute}`), sort: (issue) => issue.route },
+    { key: "issue", title: words.issue, cell: nameOfIssue },
+    { key: "route", title: words.route, cell: routeOf, sort: (issue) => issue.route },
     { key: "count", title: words.count, align: "right", cell: (issue) => count(issue.count), sort: (issue) => issue.count },
     { key: "counts", title: words.counts, cell: (issue) => sparkline(issue.counts, { label: words.counts, format: count }) },
     { key: "first", title: words.first, cell: (issue) => since(issue.first_seen), sort: (issue) => issue.first_seen },
     { key: "last", title: words.last, cell: (issue) => since(issue.last_seen), sort: (issue) => issue.last_seen },
     { key: "change", title: words.change, cell: (issue) => h("button", { class: "small", onclick: () => change(issue) }, issue.state === "resolved" ? words.reopen : words.resolve) },
   ];
+}
+
+/** @type {Record<string, import("../figures.js").Level>} */
+const LEVELS = { resolved: "good", reopened: "bad" };
+
+/** @param {any} issue */
+function nameOfIssue({ example, error_type: type, status, state, why }) {
+  const word = words.states[/** @type {keyof typeof words.states} */ (state)] ?? state;
+  const link = h("a", { href: requestAddress(example) }, type ?? String(status));
+  return [link, " ", tag(LEVELS[state] ?? "neutral", word), h("div", { class: "why" }, why)];
+}
+
+/** @param {any} issue */
+function routeOf({ method, route }) {
+  const wanted = new URLSearchParams({ failed: "true", ...(route === null ? {} : { route }) });
+  return h("a", { href: `#/requests?${wanted}` }, `${method} ${route ?? words.noRoute}`);
 }

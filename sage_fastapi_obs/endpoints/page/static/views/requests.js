@@ -6,7 +6,8 @@ import { h, replace } from "../dom.js";
 import { isNumber, milliseconds, nothing, problem, statusLevel, tag, time } from "../figures.js";
 import { MOST_ROWS, table } from "../table.js";
 import { texts } from "../texts.js";
-import { requestAddress, showRequest, showStories } from "./request.js";
+import { showRequest, showStories } from "./request.js";
+import { nameOf, requestAddress } from "./written.js";
 
 /** @typedef {import("./index.js").Context} Context */
 
@@ -26,7 +27,7 @@ export const title = words.title;
 
 /** @param {HTMLElement} place @param {Context} context */
 export function show(place, context) {
-  if (context.rest) return showRequest(place, context.rest, context.signal);
+  if (context.rest) return void showRequest(place, context.rest, context.signal);
   if (context.params.has("case")) return showOpened(place);
   return new RequestList(place, context).start();
 }
@@ -75,17 +76,29 @@ class RequestList {
   }
 
   fields() {
-    const choice = (/** @type {string} */ name, /** @type {Record<string, string>} */ options) => h("select", { name }, Object.entries({ "": words.any, ...options }).map(([value, label]) => h("option", { value, selected: value === (this.params.get(name) ?? "") }, label)));
-    const typed = (/** @type {string} */ name, /** @type {string} */ hint) => h("input", { name, type: "search", value: this.params.get(name) ?? "", placeholder: hint, maxlength: 256 });
+    const { filters } = words;
     return [
-      ["text", typed("text", words.textHint)],
-      ["route", typed("route", "/items/{id}")],
-      ["status", choice("status", words.statuses)],
-      ["failed", choice("failed", words.outcomes)],
-      ["kept", choice("kept", words.reasons)],
-      ["cause", choice("cause", words.causes)],
-      ["slower_than_seconds", choice("slower_than_seconds", words.slower)],
-    ].map(([name, field]) => h("label", null, words.filters[/** @type {keyof typeof words.filters} */ (name)], field));
+      h("label", null, filters.text, this.typed("text", words.textHint)),
+      h("label", null, filters.route, this.typed("route", "/items/{id}")),
+      h("label", null, filters.status, this.choice("status", words.statuses)),
+      h("label", null, filters.failed, this.choice("failed", words.outcomes)),
+      h("label", null, filters.kept, this.choice("kept", words.reasons)),
+      h("label", null, filters.cause, this.choice("cause", words.causes)),
+      h("label", null, filters.slower, this.choice("slower_than_seconds", words.slower)),
+      this.params.has("id") ? h("label", null, filters.id, this.typed("id", "")) : null,
+    ];
+  }
+
+  /** @param {string} name @param {string} hint */
+  typed(name, hint) {
+    return h("input", { name, type: "search", value: this.params.get(name) ?? "", placeholder: hint, maxlength: 256 });
+  }
+
+  /** @param {string} name @param {Record<string, string>} options */
+  choice(name, options) {
+    const chosen = this.params.get(name) ?? "";
+    const option = ([value, label] = ["", ""]) => h("option", { value, selected: value === chosen }, label);
+    return h("select", { name }, Object.entries({ "": words.any, ...options }).map(option));
   }
 
   /** Ask anew with what the form says; the address says it, too, so that it can be shared. */
@@ -133,8 +146,16 @@ class RequestList {
   update(changed) {
     const reads = scrollY > NEAR_TOP && this.requests.length > 0;
     if (!reads && this.waiting.length) this.take();
-    replace(this.said, reads && this.waiting.length ? h("button", { class: "primary", onclick: () => (this.take(), this.draw(), scrollTo(0, 0), replace(this.said)) }, words.more(this.waiting.length)) : null);
+    const waits = reads && this.waiting.length > 0;
+    replace(this.said, waits ? h("button", { class: "primary", onclick: () => this.showWaiting() }, words.more(this.waiting.length)) : null);
     if (changed || !this.list.firstChild) this.draw();
+  }
+
+  showWaiting() {
+    this.take();
+    this.draw();
+    scrollTo(0, 0);
+    replace(this.said);
   }
 
   take() {
@@ -178,12 +199,13 @@ class RequestList {
 
 /** @param {any} row */
 function requestLink(row) {
-  const name = `${row.method || row.kind} ${row.route ?? row.path}`;
-  return [h("a", { href: requestAddress(row.key), "data-key": row.key }, name), row.route === null || row.route === row.path ? null : h("div", { class: "quiet path" }, row.path)];
+  const path = row.route === null || row.route === row.path ? null : h("div", { class: "quiet path" }, row.path);
+  return [h("a", { href: requestAddress(row.key), "data-key": row.key }, nameOf(row)), path];
 }
 
 /** @param {any} row */
 function why(row) {
   const kept = words.reasons[/** @type {keyof typeof words.reasons} */ (row.kept)] ?? row.kept;
-  return [row.why === null ? null : h("span", { class: "why" }, row.why), row.error_type && !row.why ? h("span", { class: "why" }, row.error_type) : null, " ", h("span", { class: "quiet kept" }, kept)];
+  const reason = row.why ?? row.error_type;
+  return [reason === null ? null : h("span", { class: "why" }, reason), " ", h("span", { class: "quiet kept" }, kept)];
 }
