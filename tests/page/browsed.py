@@ -7,10 +7,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Request, Response, Route, expect
 from support import PATIENCE_SECONDS
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage"
-).split()
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+]
 _ABORTED = "net::ERR_ABORTED"
 """What a page has given up itself: a stream that it closed, an answer that nobody waits for."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)

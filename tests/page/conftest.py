@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browse(browser) -> Iterator[Callable[..., Browsed]]:
-    """Return what opens an address in a window of its own; at the end of the test nothing may have gone wrong in any of them."""
+    """Return what opens an address in a window of its own; at the end of the test nothing may have gone wrong in any."""
     opened: list[Browsed] = []
 
     def open_page(url: str, **options: Any) -> Browsed:

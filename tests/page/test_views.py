@@ -115,7 +115,7 @@ def test_a_route_is_shown_in_detail(browse, example):
     for name in ("Latency", "Requests by duration", "Statuses", "Why it was slow", "What was not valid (422)"):
         expect(view.page.get_by_text(name, exact=True).first).to_be_visible()
     expect(view.page.locator(".heatmap .cell").first).to_be_attached()
-    expect(view.page.locator(".card", has_text="Slowest").locator(".big")).to_contain_text("ms")
+    expect(view.page.locator(".card", has_text="Slowest").locator(".big")).to_contain_text(re.compile(r"\d m?s"))
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -192,7 +192,6 @@ def test_what_the_first_view_costs(browse, example, record_property):
     browsed.open()
     expect(browsed.page.locator(".reasons, .figure").first).to_be_visible()
     painted = browsed.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")
-    print(f"\nfirst paint after {painted:.0f} ms, {sum(finished) / 1000:.1f} kB transferred in {len(finished)} answers")
     record_property("first_paint_ms", painted)
     record_property("transferred_bytes", sum(finished))
     assert 0 < sum(finished) < 150_000

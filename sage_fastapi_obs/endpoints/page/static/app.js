@@ -33,7 +33,9 @@ const badge = h("button", { class: "badge", onclick: () => (live.state === "paus
 const navigation = h("nav", { "aria-label": words.navigation });
 
 function build() {
-  const skip = h("a", { class: "skip", href: "#content", onclick: (/** @type {Event} */ event) => (event.preventDefault(), main.focus()) }, words.skip);
+  /** @param {Event} event */
+  const onclick = (event) => (event.preventDefault(), main.focus());
+  const skip = h("a", { class: "skip", href: "#content", onclick }, words.skip);
   const header = h("header", null, h("div", { class: "who" }, service, environment), h("div", { class: "controls" }, badge, spanChoice(), themeChoice()));
   document.body.append(skip, navigation, header, main);
   replace(navigation, Object.entries(words.groups).map(([group, title]) => navigationGroup(group, title)));
@@ -43,11 +45,13 @@ function build() {
 function navigationGroup(group, title) {
   const members = views.filter((view) => view.group === group);
   if (!members.length) return null;
-  return h("div", { class: "group" }, h("h2", null, title), h("ul", null, members.map((view) => h("li", null, h("a", { href: `#/${view.name}`, "data-view": view.name }, view.title)))));
+  const links = members.map((view) => h("li", null, h("a", { href: `#/${view.name}`, "data-view": view.name }, view.title)));
+  return h("div", { class: "group" }, h("h2", null, title), h("ul", null, links));
 }
 
 function spanChoice() {
-  const select = h("select", { "aria-label": words.span, onchange: () => changeSpan(Number(select.value)) }, words.spans.map(([seconds, name]) => h("option", { value: seconds, selected: seconds === chosenSpan() }, name)));
+  const options = words.spans.map(([seconds, name]) => h("option", { value: seconds, selected: seconds === chosenSpan() }, name));
+  const select = h("select", { "aria-label": words.span, onchange: () => changeSpan(Number(select.value)) }, options);
   return select;
 }
 
@@ -66,7 +70,9 @@ function changeSpan(seconds) {
 function themeChoice() {
   const wanted = choice(THEME) ?? "auto";
   document.documentElement.dataset.theme = wanted;
-  const select = h("select", { "aria-label": words.theme, onchange: () => (document.documentElement.dataset.theme = choice(THEME, select.value) ?? select.value) }, Object.entries(words.themes).map(([value, name]) => h("option", { value, selected: value === wanted }, name)));
+  const onchange = () => (document.documentElement.dataset.theme = choice(THEME, select.value) ?? select.value);
+  const options = Object.entries(words.themes).map(([value, name]) => h("option", { value, selected: value === wanted }, name));
+  const select = h("select", { "aria-label": words.theme, onchange }, options);
   return select;
 }
 
@@ -120,7 +126,9 @@ async function showView() {
     if (controller.signal.aborted || !module) return;
     const place = h("div", { class: `view ${view?.name}` });
     replace(main, place);
-    const stop = module.show(place, { params, rest, live, seconds: live.seconds, go: (hash) => void (location.hash = hash), signal: controller.signal });
+    const { signal } = controller;
+    const go = (/** @type {string} */ hash) => void (location.hash = hash);
+    const stop = module.show(place, { params, rest, live, seconds: live.seconds, go, signal });
     leave = () => (controller.abort(), stop?.());
     document.title = `${rest ? `${rest} · ` : ""}${module.title} · ${service.textContent}`;
   } catch (error) {

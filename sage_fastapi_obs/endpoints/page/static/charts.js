@@ -1,13 +1,15 @@
 /** Charts as SVG: lines, sparklines, heatmaps, waterfalls. Colours, dashes and sizes are in page.css. */
 
 import { h, replace, svg } from "./dom.js";
-import { isNumber, NOTHING, time } from "./figures.js";
+import { date, isNumber, NOTHING, time } from "./figures.js";
 import { table } from "./table.js";
 import { texts } from "./texts.js";
 
 /** @typedef {(number | null)[]} Values null is a gap */
 /** @typedef {{name: string, values: Values}} Series */
 /** @typedef {(value: unknown) => string} Format */
+/** @typedef {import("./dom.js").Child} Child */
+/** @typedef {import("./figures.js").Level} Level */
 /** @typedef {{left: number, right: number, top: number, bottom: number}} Box */
 
 const HEIGHT = 132;
@@ -70,10 +72,12 @@ export class LineChart {
     this.dragged = null;
     this.x = scale(0, 1, 0, 1);
     this.legend = h("ul", { class: "legend" });
-    this.svg = svg("svg", { class: "chart", height: HEIGHT, tabindex: 0, role: "slider", "aria-label": texts.charts.label(label), "aria-valuemin": 0 });
+    const described = { tabindex: 0, role: "slider", "aria-label": texts.charts.label(label), "aria-valuemin": 0 };
+    this.svg = svg("svg", { class: "chart", height: HEIGHT, ...described });
     this.back = h("button", { class: "small", onclick: () => this.axis.whole(), hidden: true }, texts.charts.whole);
     this.data = h("details", { class: "data", ontoggle: () => this.fillTable() }, h("summary", null, texts.charts.table), h("div"));
-    this.element = h("figure", { class: "lines" }, h("figcaption", null, h("span", { class: "chart-title" }, label), this.legend, this.back), this.svg, this.data);
+    const caption = h("figcaption", null, h("span", { class: "chart-title" }, label), this.legend, this.back);
+    this.element = h("figure", { class: "lines" }, caption, this.svg, this.data);
     this.listen();
   }
 
@@ -113,45 +117,62 @@ export class LineChart {
     return cursor === null || !this.times.length ? null : nearest(this.times, cursor);
   }
 
+  /**
+   * The value of a series at the moment that is pointed at, else its newest.
+   * @param {Values} values
+   */
+  read(values) {
+    return this.format(this.index === null ? newest(values) : values[this.index]);
+  }
+
   drawLegend() {
-    const series = this.series;
-    const index = this.index;
-    const at = index === null ? null : this.times[index];
-    replace(this.legend, at ? h("li", { class: "moment" }, time(at)) : null, series.map(({ name, values }, number) => h("li", null, series.length > 1 ? key(number) : null, series.length > 1 ? `${name} ` : null, h("b", null, this.format(index === null ? newest(values) : values[index])))));
-    const said = series.map(({ name, values }) => `${name} ${this.format(index === null ? newest(values) : values[index])}`);
-    this.svg.setAttribute("aria-valuemax", String(Math.max(0, (this.times.length ?? 0) - 1)));
-    this.svg.setAttribute("aria-valuenow", String(index ?? Math.max(0, (this.times.length ?? 0) - 1)));
-    this.svg.setAttribute("aria-valuetext", `${at ? time(at) : texts.charts.newest}: ${said.join(", ")}`);
+    const last = Math.max(0, this.times.length - 1);
+    const at = this.index === null ? null : time(this.times[this.index]);
+    const several = this.series.length > 1;
+    const entries = this.series.map(({ name, values }, number) => h("li", null, several ? [key(number), name, " "] : null, h("b", null, this.read(values))));
+    replace(this.legend, at && h("li", { class: "moment" }, at), entries);
+    const said = this.series.map(({ name, values }) => `${name} ${this.read(values)}`).join(", ");
+    this.svg.setAttribute("aria-valuemax", String(last));
+    this.svg.setAttribute("aria-valuenow", String(this.index ?? last));
+    this.svg.setAttribute("aria-valuetext", `${at ?? texts.charts.newest}: ${said}`);
   }
 
   drawLines() {
-    const times = this.times;
-    const series = this.series;
+    const { times, series } = this;
     const box = this.box();
-    const top = nice(Math.max(this.limit ?? 0, ...series.flatMap(({ values }) => values.filter(isNumber))));
-    const x = scale(times[0] ?? 0, times.at(-1) ?? 1, box.left, box.right);
+    const values = series.flatMap((each) => each.values.filter(isNumber));
+    const top = nice(Math.max(this.limit ?? 0, ...values));
+    const x = (this.x = scale(times[0] ?? 0, times.at(-1) ?? 1, box.left, box.right));
     const y = scale(0, top, box.bottom, box.top);
-    this.x = x;
-    const empty = series.every(({ values }) => !values.some(isNumber));
+    if (!values.length) return replace(this.svg, label((box.left + box.right) / 2, HEIGHT / 2, texts.states.none));
     replace(
       this.svg,
-      empty ? null : [0, top / 2, top].map((value) => gridLine(box, y(value), this.format(value))),
-      times.length > 1 ? moments(times, box).map((moment) => svg("text", { class: "tick", x: x(moment), y: HEIGHT - 5, "text-anchor": "middle" }, shortTime(moment, times))) : null,
-      empty ? svg("text", { class: "tick", x: (box.left + box.right) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, texts.states.none) : null,
-      this.limit === null || empty ? null : svg("line", { class: "limit", x1: box.left, x2: box.right, y1: y(this.limit), y2: y(this.limit) }),
-      series.map(({ values }, number) => curve(times, values, number, x, y, series.length === 1)),
+      [0, top / 2, top].map((value) => gridLine(box, y(value), this.format(value))),
+      moments(times, box).map((moment) => label(x(moment), HEIGHT - 5, shortTime(moment, times))),
+      this.limit === null ? null : svg("line", { class: "limit", x1: box.left, x2: box.right, y1: y(this.limit), y2: y(this.limit) }),
+      series.map((each, number) => curve(times, each.values, number, x, y, series.length === 1)),
       this.drawCursor(box, x, y),
     );
   }
 
   /** @param {Box} box @param {Scale} x @param {Scale} y */
   drawCursor(box, x, y) {
-    const at = this.index === null ? undefined : this.times[this.index];
-    if (at === undefined || this.index === null) return null;
     const index = this.index;
-    const dots = this.series.map(({ values }, number) => (isNumber(values[index]) ? svg("circle", { class: `dot s${number}`, cx: x(at), cy: y(/** @type {number} */ (values[index])), r: 3 }) : null));
-    const from = this.dragged === null ? null : svg("rect", { class: "selection", x: Math.min(x(this.dragged), x(at)), width: Math.abs(x(at) - x(this.dragged)), y: box.top, height: box.bottom - box.top });
-    return svg("g", null, from, svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: box.top, y2: box.bottom }), dots);
+    const at = index === null ? undefined : this.times[index];
+    if (index === null || at === undefined) return null;
+    const dot = (/** @type {number} */ value, /** @type {number} */ number) => svg("circle", { class: `dot s${number}`, cx: x(at), cy: y(value), r: 3 });
+    return svg(
+      "g",
+      null,
+      this.dragged === null ? null : this.drawSelection(box, x(this.dragged), x(at)),
+      svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: box.top, y2: box.bottom }),
+      this.series.map(({ values }, number) => (isNumber(values[index]) ? dot(/** @type {number} */ (values[index]), number) : null)),
+    );
+  }
+
+  /** @param {Box} box @param {number} from @param {number} to */
+  drawSelection(box, from, to) {
+    return svg("rect", { class: "selection", x: Math.min(from, to), width: Math.abs(to - from), y: box.top, height: box.bottom - box.top });
   }
 
   /** @returns {Box} */
@@ -207,9 +228,10 @@ export class LineChart {
   fillTable() {
     const place = /** @type {Element} */ (this.data.lastElementChild);
     if (!this.data.open) return replace(place);
-    const rows = this.times.map((moment, index) => ({ moment, values: this.series.map(({ values }) => values[index]) })).reverse();
-    const columns = this.series.map(({ name }, number) => ({ key: name, title: name, align: /** @type {const} */ ("right"), cell: (/** @type {any} */ row) => this.format(row.values[number]) }));
-    replace(place, table([{ key: "time", title: texts.charts.time, cell: (row) => time(row.moment) }, ...columns], rows, { label: this.data.textContent ?? "" }));
+    const rows = this.times.map((_, index) => index).reverse();
+    const moment = { key: "time", title: texts.charts.time, cell: (/** @type {number} */ index) => time(this.times[index]) };
+    const columns = this.series.map(({ name, values }) => ({ key: name, title: name, cell: (/** @type {number} */ index) => this.format(values[index]) }));
+    replace(place, table([moment, ...columns], rows, { label: this.svg.getAttribute("aria-label") ?? "" }));
   }
 }
 
@@ -218,12 +240,14 @@ export class LineChart {
  * @param {Values} values
  * @param {{label?: string, format?: Format}} options
  */
-export function sparkline(values, { label = "", format = String } = {}) {
+export function sparkline(values, { label: name = "", format = String } = {}) {
   const known = values.filter(isNumber);
-  const said = known.length ? texts.charts.range(format(Math.min(...known)), format(Math.max(...known)), format(newest(values))) : texts.states.none;
+  const [low, high, last] = [Math.min(...known), Math.max(...known), newest(values)].map(format);
+  const said = known.length ? texts.charts.range(low ?? "", high ?? "", last ?? "") : texts.states.none;
   const x = scale(0, Math.max(1, values.length - 1), 1, 95);
   const y = scale(0, Math.max(...known, 1e-9), 21, 2);
-  return svg("svg", { class: "sparkline", viewBox: "0 0 96 24", width: 96, height: 24, role: "img", "aria-label": `${label} ${said}`.trim() }, curve(values.map((_, index) => index), values, 0, x, y, true));
+  const shape = { class: "sparkline", viewBox: "0 0 96 24", width: 96, height: 24, role: "img", "aria-label": `${name} ${said}`.trim() };
+  return svg("svg", shape, curve([...values.keys()], values, 0, x, y, true));
 }
 
 /**
@@ -231,47 +255,85 @@ export function sparkline(values, { label = "", format = String } = {}) {
  * @param {{time: number, counts: number[]}[]} columns counts from the lowest bucket to the highest
  * @param {{label: string, bounds: string[]}} options the name of each bucket
  */
-export function heatmap(columns, { label, bounds }) {
-  const most = Math.max(1, ...columns.flatMap(({ counts }) => counts));
-  const rows = bounds.length;
-  const cells = columns.flatMap(({ time: at, counts }, column) => counts.map((number, row) => (number > 0 ? svg("rect", { class: `cell h${Math.ceil((Math.log1p(number) / Math.log1p(most)) * 6)}`, x: column, y: rows - row - 1, width: 1, height: 1 }, svg("title", null, texts.charts.cell(time(at), bounds[row] ?? "", number))) : null)));
-  const picture = svg("svg", { class: "heatmap", viewBox: `0 0 ${Math.max(1, columns.length)} ${rows}`, preserveAspectRatio: "none", height: rows * 14, role: "img", "aria-label": label }, cells);
+export function heatmap(columns, { label: name, bounds }) {
+  const most = Math.log1p(Math.max(1, ...columns.flatMap(({ counts }) => counts)));
+  const cell = (/** @type {number} */ number, /** @type {number} */ column, /** @type {number} */ row) => {
+    const shape = { class: `cell h${Math.ceil((Math.log1p(number) / most) * 6)}`, x: column, y: bounds.length - row - 1, width: 1, height: 1 };
+    return svg("rect", shape, svg("title", null, texts.charts.cell(time(columns[column]?.time), bounds[row] ?? "", number)));
+  };
+  const cells = columns.flatMap(({ counts }, column) => counts.map((number, row) => (number > 0 ? cell(number, column, row) : null)));
+  const viewBox = `0 0 ${Math.max(1, columns.length)} ${bounds.length}`;
+  const shape = { class: "heatmap", viewBox, preserveAspectRatio: "none", height: bounds.length * 14, role: "img", "aria-label": name };
+  const names = h("div", { class: "heat-scale", "aria-hidden": "true" }, [...bounds].reverse().map((bound) => h("span", null, bound)));
+  const ends = [columns[0], columns.at(-1)].map((column) => h("span", null, time(column?.time)));
+  return h(
+    "figure",
+    { class: "heat" },
+    h("figcaption", null, h("span", { class: "chart-title" }, name)),
+    h("div", { class: "heat-body" }, names, svg("svg", shape, cells)),
+    h("div", { class: "heat-ends", "aria-hidden": "true" }, ends),
+    h("details", { class: "data" }, h("summary", null, texts.charts.table), bucketTable(columns, bounds, name)),
+  );
+}
+
+/** @param {{counts: number[]}[]} columns @param {string[]} bounds @param {string} name */
+function bucketTable(columns, bounds, name) {
   const total = (/** @type {number} */ row) => columns.reduce((sum, { counts }) => sum + (counts[row] ?? 0), 0);
-  const data = bounds.map((bound, row) => ({ bound, total: total(row) })).reverse();
-  const list = table([{ key: "bound", title: texts.charts.bound, cell: (row) => row.bound }, { key: "total", title: texts.charts.count, align: "right", cell: (row) => String(Math.round(row.total)) }], data, { label });
-  const scaleOf = h("div", { class: "heat-scale", "aria-hidden": "true" }, [...bounds].reverse().map((bound) => h("span", null, bound)));
-  const ends = h("div", { class: "heat-ends", "aria-hidden": "true" }, h("span", null, time(columns[0]?.time)), h("span", null, time(columns.at(-1)?.time)));
-  return h("figure", { class: "heat" }, h("figcaption", null, h("span", { class: "chart-title" }, label)), h("div", { class: "heat-body" }, scaleOf, picture), ends, h("details", { class: "data" }, h("summary", null, texts.charts.table), list));
+  const rows = bounds.map((bound, row) => ({ bound, total: total(row) })).reverse();
+  const bound = { key: "bound", title: texts.charts.bound, cell: (/** @type {any} */ row) => row.bound };
+  return table([bound, { key: "total", title: texts.charts.count, cell: (row) => String(Math.round(row.total)) }], rows, { label: name });
 }
 
 /**
- * Pieces of work below each other, each where it lies in time.
- * @typedef {{name: import("./dom.js").Child, start: number, duration: number, depth?: number, level?: "good" | "warning" | "bad" | "neutral", text?: string, detail?: import("./dom.js").Child}} Piece
- * @param {Piece[]} rows start and duration in one unit
- * @param {{label: string, format: Format, end?: number}} options
+ * A piece of work in a waterfall: where it lies in time, in any unit.
+ * @typedef {{name: Child, start: number, duration: number, depth?: number, level?: Level, text?: string, detail?: Child}} Piece
  */
-export function waterfall(rows, { label, format, end = Math.max(1e-9, ...rows.map(({ start, duration }) => start + duration)) }) {
-  const width = (/** @type {number} */ value) => Math.max(0, Math.min(1000, (value / end) * 1000));
-  return h("ol", { class: "waterfall", "aria-label": label }, rows.map(({ name, start, duration, depth = 0, level = "neutral", text, detail }) => h("li", { class: `depth-${Math.min(depth, 8)}` }, h("span", { class: "piece" }, name), svg("svg", { class: "bar", viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "track", width: 1000, height: 10 }), svg("rect", { class: level, x: Math.min(996, width(start)), width: Math.max(4, width(duration)), height: 10 })), h("span", { class: "length" }, text ?? format(duration)), detail ? h("div", { class: "detail" }, detail) : null)));
+
+/**
+ * Pieces of work below each other, each where it lies in time.
+ * @param {Piece[]} pieces
+ * @param {{label: string, format: Format, end?: number}} options `end`: by default that of the last piece
+ */
+export function waterfall(pieces, { label: name, format, end = Math.max(1e-9, ...pieces.map(({ start, duration }) => start + duration)) }) {
+  const line = (/** @type {Piece} */ piece) =>
+    h(
+      "li",
+      { class: `depth-${Math.min(piece.depth ?? 0, 8)}` },
+      h("span", { class: "piece" }, piece.name),
+      bar(piece.start / end, piece.duration / end, piece.level ?? "neutral"),
+      h("span", { class: "length" }, piece.text ?? format(piece.duration)),
+      piece.detail ? h("div", { class: "detail" }, piece.detail) : null,
+    );
+  return h("ol", { class: "waterfall", "aria-label": name }, pieces.map(line));
+}
+
+/** @param {number} start @param {number} length @param {Level} level shares of the whole */
+function bar(start, length, level) {
+  const [x, width] = [start, length].map((share) => Math.max(0, Math.min(1, share)) * 1_000);
+  const shown = svg("rect", { class: level, x: Math.min(996, x ?? 0), width: Math.max(4, width ?? 0), height: 10 });
+  const shape = { class: "bar", viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" };
+  return svg("svg", shape, svg("rect", { class: "track", width: 1000, height: 10 }), shown);
 }
 
 /** @typedef {{(value: number): number, back: (place: number) => number}} Scale */
 
 /** @param {number} from @param {number} to @param {number} low @param {number} high @returns {Scale} */
 function scale(from, to, low, high) {
-  const size = to - from || 1;
-  return Object.assign((/** @type {number} */ value) => low + ((value - from) / size) * (high - low), { back: (/** @type {number} */ place) => from + ((place - low) / (high - low)) * size });
+  const ratio = (high - low) / (to - from || 1);
+  const place = (/** @type {number} */ value) => low + (value - from) * ratio;
+  return Object.assign(place, { back: (/** @type {number} */ pixels) => from + (pixels - low) / ratio });
 }
 
 /** @param {number[]} times @param {Values} values @param {number} number @param {Scale} x @param {Scale} y @param {boolean} filled */
 function curve(times, values, number, x, y, filled) {
-  const runs = runsOf(values);
-  const points = (/** @type {number[]} */ run) => run.map((index) => `${round(x(/** @type {number} */ (times[index])))},${round(y(/** @type {number} */ (values[index])))}`);
-  const ends = (/** @type {number[]} */ run) => [round(x(/** @type {number} */ (times[run[0] ?? 0]))), round(x(/** @type {number} */ (times[run.at(-1) ?? 0])))];
-  return runs.map((run) => [
-    filled && run.length > 1 ? svg("path", { class: "area", d: `M${ends(run)[0]},${round(y(0))}L${points(run).join("L")}L${ends(run)[1]},${round(y(0))}Z` }) : null,
-    run.length > 1 ? svg("path", { class: `line s${number}`, d: `M${points(run).join("L")}` }) : svg("circle", { class: `dot s${number}`, cx: ends(run)[0], cy: points(run)[0]?.split(",")[1], r: 1.5 }),
-  ]);
+  return runsOf(values).map((run) => {
+    const points = run.map((index) => [round(x(/** @type {number} */ (times[index]))), round(y(/** @type {number} */ (values[index])))]);
+    const [first, last] = [points[0] ?? [0, 0], points.at(-1) ?? [0, 0]];
+    if (points.length === 1) return svg("circle", { class: `dot s${number}`, cx: first[0], cy: first[1], r: 1.5 });
+    const path = points.join("L");
+    const area = filled ? svg("path", { class: "area", d: `M${first[0]},${round(y(0))}L${path}L${last[0]},${round(y(0))}Z` }) : null;
+    return [area, svg("path", { class: `line s${number}`, d: `M${path}` })];
+  });
 }
 
 /**
@@ -285,17 +347,28 @@ function runsOf(values) {
   return runs.filter((run) => run.length);
 }
 
+/** @param {number} x @param {number} y @param {string} text @param {"middle" | "end"} [anchor] */
+const label = (x, y, text, anchor = "middle") => svg("text", { class: "tick", x, y, "text-anchor": anchor }, text);
+
 /** @param {Box} box @param {number} y @param {string} text */
-const gridLine = (box, y, text) => svg("g", null, svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }), svg("text", { class: "tick", x: box.left - 8, y: y + 3.5, "text-anchor": "end" }, text));
+function gridLine(box, y, text) {
+  return svg("g", null, svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }), label(box.left - 8, y + 3.5, text, "end"));
+}
 
 /**
  * The sign of a series in the legend: its dashes tell it apart without colours.
  * @param {number} number
  */
-const key = (number) => svg("svg", { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" }, svg("path", { class: `line s${number}`, d: "M0,3H18" }));
+function key(number) {
+  const shape = { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" };
+  return svg("svg", shape, svg("path", { class: `line s${number}`, d: "M0,3H18" }));
+}
 
 /** @param {number[]} times @param {number} moment */
-const nearest = (times, moment) => times.reduce((best, at, index) => (Math.abs(at - moment) < Math.abs(/** @type {number} */ (times[best]) - moment) ? index : best), 0);
+function nearest(times, moment) {
+  const far = times.map((at) => Math.abs(at - moment));
+  return far.indexOf(Math.min(...far));
+}
 
 /** @param {Values} values */
 const newest = (values) => values.filter(isNumber).at(-1) ?? null;
@@ -312,14 +385,15 @@ function nice(most) {
 
 /** @param {number[]} times @param {Box} box */
 function moments(times, box) {
+  if (times.length < 2) return [];
   const parts = Math.max(1, Math.min(4, Math.floor((box.right - box.left) / 130)));
-  return Array.from({ length: parts }, (_, part) => /** @type {number} */ (times[Math.round(((part + 0.5) / parts) * (times.length - 1))]));
+  return Array.from({ length: parts }, (_, part) => times[Math.round(((part + 0.5) / parts) * (times.length - 1))] ?? 0);
 }
 
 /** @param {number} moment @param {number[]} times */
 function shortTime(moment, times) {
-  const long = /** @type {number} */ (times.at(-1)) - /** @type {number} */ (times[0]) > 86_400;
-  return new Date(moment * 1_000).toLocaleString("en-GB", long ? { weekday: "short", hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const isLong = (times.at(-1) ?? 0) - (times[0] ?? 0) > 86_400;
+  return isLong ? date(moment) : time(moment);
 }
 
 /** @param {number} value */

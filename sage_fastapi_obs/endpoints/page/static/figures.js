@@ -21,7 +21,8 @@ const SIGNS = { good: "✓", warning: "▲", bad: "✕", neutral: "" };
 export function figure(label, shown, { detail = null, level = "neutral", href } = {}) {
   const known = shown.state === "value" ? level : "neutral";
   const name = href ? h("a", { href }, label) : label;
-  return h("div", { class: `figure ${known} ${shown.state}`, "data-state": shown.state }, h("dt", null, name), h("dd", null, shownText(shown), sign(known)), detail ? h("dd", { class: "detail" }, detail) : null);
+  const parts = [h("dt", null, name), h("dd", null, shownText(shown), sign(known)), detail ? h("dd", { class: "detail" }, detail) : null];
+  return h("div", { class: `figure ${known} ${shown.state}`, "data-state": shown.state }, parts);
 }
 
 /** @param {Level} level */
@@ -68,7 +69,10 @@ export function part(answer, render) {
  * Say why something is not shown.
  * @param {string} reason
  */
-export const problem = (reason) => h("p", { class: "problem", role: "status" }, h("span", { class: "sign", "aria-hidden": "true" }, "⚠"), " ", texts.states.unavailable(reason));
+export function problem(reason) {
+  const mark = h("span", { class: "sign", "aria-hidden": "true" }, "⚠ ");
+  return h("p", { class: "problem", role: "status" }, mark, texts.states.unavailable(reason));
+}
 
 /**
  * Say that there is nothing, and what to do.
@@ -106,13 +110,17 @@ function short(value) {
 /** @param {number} value */
 const grouped = (value) => Math.round(value).toLocaleString("en-US").replaceAll(",", "\u2009");
 
-export const milliseconds = finite((ms) => (Math.abs(ms) < 1_000 ? `${short(ms)} ms` : Math.abs(ms) < 60_000 ? `${short(ms / 1_000)} s` : duration(ms / 1_000)));
+export const milliseconds = finite((ms) => {
+  if (Math.abs(ms) < 1_000) return `${short(ms)} ms`;
+  return Math.abs(ms) < 60_000 ? `${short(ms / 1_000)} s` : duration(ms / 1_000);
+});
 export const count = finite(grouped);
 export const rate = finite((value) => `${short(value)}/s`);
 export const percent = finite((share) => `${share !== 0 && Math.abs(share) < 0.0001 ? "< 0.01" : short(share * 100)} %`);
 export const ago = finite((seconds) => texts.time.ago(duration(Math.max(0, seconds))));
 export const time = finite((seconds) => new Date(seconds * 1_000).toLocaleTimeString("en-GB"));
-export const date = finite((seconds) => new Date(seconds * 1_000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }));
+const DATE = /** @type {const} */ ({ day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+export const date = finite((seconds) => new Date(seconds * 1_000).toLocaleString("en-GB", DATE));
 
 export const bytes = finite((value) => {
   const power = Math.min(UNITS.length - 1, Math.max(0, Math.floor(Math.log10(Math.abs(value) || 1) / 3)));
@@ -121,6 +129,7 @@ export const bytes = finite((value) => {
 
 /** @param {number} seconds */
 function duration(seconds) {
-  for (const [unit, size] of /** @type {const} */ ([["d", 86_400], ["h", 3_600], ["min", 60]])) if (seconds >= 2 * size || (unit === "min" && seconds >= 90)) return `${Math.round(seconds / size)} ${unit}`;
-  return `${Math.floor(seconds)} s`;
+  if (seconds >= 2 * 86_400) return `${Math.round(seconds / 86_400)} d`;
+  if (seconds >= 2 * 3_600) return `${Math.round(seconds / 3_600)} h`;
+  return seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.floor(seconds)} s`;
 }

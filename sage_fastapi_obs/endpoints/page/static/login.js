@@ -14,7 +14,10 @@ export function showLogin(entered) {
   if (document.querySelector("dialog.login")) return;
   const token = h("input", { type: "password", id: "token", autocomplete: "current-password", required: true });
   const said = h("p", { class: "problem", role: "alert" });
-  const form = h("form", { onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), enter()) }, h("h2", { id: "login-title" }, words.title), h("p", null, words.explain), h("label", { for: "token" }, words.label), token, said, h("button", { class: "primary" }, words.enter));
+  const onsubmit = (/** @type {Event} */ event) => (event.preventDefault(), enter());
+  const head = [h("h2", { id: "login-title" }, words.title), h("p", null, words.explain)];
+  const field = [h("label", { for: "token" }, words.label), token, said];
+  const form = h("form", { onsubmit }, head, field, h("button", { class: "primary" }, words.enter));
   const dialog = h("dialog", { class: "login", "aria-labelledby": "login-title" }, form);
   const enter = async () => {
     const answer = await post("login", { token: token.value });

@@ -22,7 +22,10 @@ export function table(columns, rows, { sort, onsort, empty = texts.states.none, 
   /** @param {Sort | undefined} by @param {string} [focused] */
   const draw = (by, focused) => {
     const shown = by && !onsort ? sorted(columns, rows, by) : rows;
-    replace(place, h("table", null, h("thead", null, h("tr", null, columns.map((column) => header(column, by, choose)))), h("tbody", null, shown.slice(0, MOST_ROWS).map((row) => line(columns, row)))), shown.length > MOST_ROWS && h("p", { class: "quiet" }, texts.table.cut(MOST_ROWS, shown.length)));
+    const head = h("tr", null, columns.map((column) => header(column, by, choose)));
+    const body = shown.slice(0, MOST_ROWS).map((row) => line(columns, row));
+    const cut = shown.length > MOST_ROWS && h("p", { class: "quiet" }, texts.table.cut(MOST_ROWS, shown.length));
+    replace(place, h("table", null, h("thead", null, head), h("tbody", null, body)), cut);
     if (focused) /** @type {HTMLElement | null} */ (place.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus();
   };
   /** @param {Sort} by */
@@ -41,7 +44,8 @@ function header(column, by, choose) {
   const direction = chosen && (chosen.descending ? "descending" : "ascending");
   const onclick = () => choose({ key: column.key, descending: !chosen?.descending });
   const arrow = h("span", { "aria-hidden": "true", class: "arrow" }, chosen ? (chosen.descending ? " ↓" : " ↑") : "");
-  return h("th", { scope: "col", class: column.align ?? null, "aria-sort": direction }, h("button", { class: "plain", "data-key": column.key, onclick }, column.title, arrow));
+  const button = h("button", { class: "plain", "data-key": column.key, onclick }, column.title, arrow);
+  return h("th", { scope: "col", class: column.align ?? null, "aria-sort": direction }, button);
 }
 
 /** @param {Column[]} columns @param {any[]} rows @param {Sort} by */

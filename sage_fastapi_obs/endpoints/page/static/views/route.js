@@ -42,65 +42,104 @@ export function showRoute(place, name) {
 /** @param {any} detail */
 function figuresOf({ route, covered_seconds }) {
   if (!route) return nothing(words.empty, h("p", null, words.emptyHint));
-  const shown = (/** @type {unknown} */ value, /** @type {(value: unknown) => string} */ format) => (isNumber(value) ? { state: /** @type {const} */ ("value"), text: format(value) } : { state: /** @type {const} */ ("none") });
-  const seconds = (/** @type {unknown} */ value) => shown(isNumber(value) ? value * 1_000 : null, milliseconds);
   const { duration, error_ratio, failed } = route;
-  return h("dl", { class: "figures" }, figure(words.requests, shown(covered_seconds > 0 ? route.count / covered_seconds : null, rate), { detail: words.count(count(route.count)) }), figure(words.errors, shown(error_ratio, percent), { level: failed ? "bad" : "neutral", detail: failed ? words.failed(count(failed)) : null }), ["p50", "p95", "p99", "max"].map((each) => figure(each, seconds(duration[each]))), figure(words.total, seconds(duration.sum)));
+  /** @type {import("../figures.js").Level} */
+  const level = failed ? "bad" : "neutral";
+  const errors = { level, detail: failed ? words.failed(count(failed)) : null };
+  return h(
+    "dl",
+    { class: "figures" },
+    figure(words.requests, shown(route.count / covered_seconds, rate), { detail: words.count(count(route.count)) }),
+    figure(words.errors, shown(error_ratio, percent), errors),
+    ["p50", "p95", "p99", "max"].map((each) => figure(each, shown(duration[each] && duration[each] * 1_000, milliseconds))),
+    figure(words.total, shown(duration.sum * 1_000, milliseconds)),
+  );
 }
+
+/** @param {unknown} value @param {(value: unknown) => string} format @returns {import("../figures.js").Shown} */
+const shown = (value, format) => (isNumber(value) ? { state: "value", text: format(value) } : { state: "none" });
 
 /** @param {any} detail @param {string} name @returns {Child} */
 function restOf(detail, name) {
   if (!detail.route) return null;
   const route = name.slice(name.indexOf(" ") + 1);
-  const statuses = Object.entries(detail.statuses).sort();
-  const causes = Object.entries(detail.causes).sort((one, other) => other[1] - one[1]);
+  const cause = (/** @type {string} */ each) => h("a", { href: `#/requests?${new URLSearchParams({ route, cause: each })}` }, each.replaceAll("_", " "));
+  const places = detail.invalid.map((/** @type {any} */ each) => [`${each.location}: ${each.kind}`, each.count]);
   return [
     heat(detail),
-    h("div", { class: "charts grid" },
-      list(words.statuses, statuses.map(([status, number]) => [tag(statusLevel(Number(status)), status), number]), words.none),
-      list(words.causes, causes.map(([cause, number]) => [h("a", { href: `#/requests?${new URLSearchParams({ route, cause })}` }, cause.replaceAll("_", " ")), number]), words.noCauses),
-      list(words.invalid, detail.invalid.map((/** @type {any} */ each) => [`${each.location}: ${each.kind}`, each.count]), words.noInvalid)),
+    h(
+      "div",
+      { class: "grid" },
+      shares(words.statuses, Object.entries(detail.statuses).sort().map(([status, number]) => [tag(statusLevel(Number(status)), status), number]), words.none),
+      shares(words.causes, byNumber(detail.causes).map(([each, number]) => [cause(each), number]), words.noCauses),
+      shares(words.invalid, places, words.noInvalid),
+    ),
   ];
 }
 
+/** @param {Record<string, number>} numbers */
+const byNumber = (numbers) => Object.entries(numbers).sort((one, other) => other[1] - one[1]);
+
 /**
- * Only the buckets that are in use, and one around them.
+ * Only the buckets that are in use, and those between them.
  * @param {any} detail
  */
 function heat({ time: times, counts, bounds_ms: bounds }) {
   const used = counts.flatMap((/** @type {number[]} */ step) => step.flatMap((number, bucket) => (number > 0 ? [bucket] : [])));
   if (!used.length) return null;
   const [low, high] = [Math.min(...used), Math.max(...used) + 1];
-  const names = [...bounds.map((/** @type {number} */ bound) => `≤ ${milliseconds(bound)}`), `> ${milliseconds(bounds.at(-1))}`].slice(low, high);
-  return heatmap(times.map((/** @type {number} */ at, /** @type {number} */ step) => ({ time: at, counts: counts[step].slice(low, high) })), { label: words.heat, bounds: names });
+  const names = [...bounds.map((/** @type {number} */ bound) => `≤ ${milliseconds(bound)}`), `> ${milliseconds(bounds.at(-1))}`];
+  const columns = times.map((/** @type {number} */ at, /** @type {number} */ step) => ({ time: at, counts: counts[step].slice(low, high) }));
+  return heatmap(columns, { label: words.heat, bounds: names.slice(low, high) });
 }
 
 /**
  * Parts of a whole, with bars.
- * @param {string} title @param {[Child, number][]} rows @param {string} empty
+ * @param {string} name @param {[Child, number][]} rows @param {string} empty
  */
-function list(title, rows, empty) {
+function shares(name, rows, empty) {
   const whole = rows.reduce((sum, [, number]) => sum + number, 0);
-  const line = (/** @type {[Child, number]} */ [label, number]) => h("li", null, h("span", null, label), h("meter", { value: number, max: whole, "aria-label": `${title}: ${percent(number / whole)}` }), h("span", { class: "number" }, count(number)));
-  return h("section", { class: "card" }, h("h2", null, title), rows.length ? h("ul", { class: "shares" }, rows.map(line)) : h("p", { class: "quiet" }, empty));
+  const lines = rows.map(([label, number]) => share(label, number, whole, count, name));
+  return h("section", { class: "card" }, h("h2", null, name), rows.length ? h("ul", { class: "shares" }, lines) : h("p", { class: "quiet" }, empty));
+}
+
+/** @param {Child} label @param {number} value @param {number} whole @param {(value: unknown) => string} format @param {string} name */
+function share(label, value, whole, format, name) {
+  const meter = h("meter", { value, max: whole, "aria-label": `${name}: ${percent(value / whole)}` });
+  return h("li", null, h("span", null, label), meter, h("span", { class: "number" }, format(value)));
 }
 
 /** @param {HTMLElement} place @param {string} name */
 async function showCompared(place, name) {
   const [method, ...route] = name.split(" ");
   const answer = await get("requests", { route: route.join(" "), limit: MOST_COMPARED });
-  const kept = answer.state === "value" ? (answer.value.requests ?? []).filter((/** @type {any} */ request) => request.method === method) : [];
-  const sorted = kept.sort((/** @type {any} */ one, /** @type {any} */ other) => one.duration_ms - other.duration_ms);
-  if (answer.state === "value" && !sorted.length) return replace(place, h("h2", null, words.compared), h("p", { class: "quiet" }, words.nothingKept));
-  const pair = [[words.median, sorted[(sorted.length - 1) >> 1]], [words.slowest, sorted.at(-1)]];
-  replace(place, h("h2", null, words.compared), part(answer, () => [h("p", { class: "quiet" }, words.ofKept(sorted.length)), h("div", { class: "charts grid" }, pair.map(([title, request]) => card(title, request, sorted.at(-1).duration_ms)))]));
+  const title = h("h2", null, words.compared);
+  replace(place, title, part(answer, ({ requests }) => compared(requests.filter((/** @type {any} */ request) => request.method === method))));
 }
 
-/** @param {string} title @param {any} request @param {number} longest */
-function card(title, request, longest) {
+/** @param {any[]} requests @returns {Child} */
+function compared(requests) {
+  const sorted = requests.sort((one, other) => one.duration_ms - other.duration_ms);
+  const [median, slowest] = [sorted[(sorted.length - 1) >> 1], sorted.at(-1)];
+  if (!slowest) return h("p", { class: "quiet" }, words.nothingKept);
+  const cards = [card(words.median, median, slowest.duration_ms), card(words.slowest, slowest, slowest.duration_ms)];
+  return [h("p", { class: "quiet" }, words.ofKept(count(sorted.length))), h("div", { class: "grid" }, cards)];
+}
+
+/** @param {string} name @param {any} request @param {number} longest */
+function card(name, { key, duration_ms, status, timestamp, path, why }, longest) {
+  const id = encodeURIComponent(key);
   const timings = h("div");
-  get(`requests/${encodeURIComponent(request.key)}`).then((answer) => replace(timings, part(answer, ({ stories }) => split(stories[0].timings_ms, request.duration_ms, longest))));
-  return h("section", { class: "card" }, h("div", { class: "row" }, h("h3", null, title), h("a", { href: `#/requests/${encodeURIComponent(request.key)}` }, words.open)), h("p", { class: "big" }, milliseconds(request.duration_ms), " ", tag(statusLevel(request.status), request.status)), h("p", { class: "quiet" }, time(Date.parse(request.timestamp) / 1_000), " · ", request.path), h("p", null, request.why ?? words.noReason), timings);
+  get(`requests/${id}`).then((answer) => replace(timings, part(answer, ({ stories }) => split(stories[0].timings_ms, duration_ms, longest))));
+  return h(
+    "section",
+    { class: "card" },
+    h("div", { class: "row" }, h("h3", null, name), h("a", { href: `#/requests/${id}` }, words.open)),
+    h("p", { class: "big" }, milliseconds(duration_ms), " ", tag(statusLevel(status), status)),
+    h("p", { class: "quiet" }, time(Date.parse(timestamp) / 1_000), " · ", path),
+    h("p", null, why ?? words.noReason),
+    timings,
+  );
 }
 
 /**
@@ -108,7 +147,6 @@ function card(title, request, longest) {
  * @param {Record<string, number>} timings @param {number} whole @param {number} longest
  */
 function split(timings, whole, longest) {
-  const known = Object.entries(timings).sort((one, other) => other[1] - one[1]);
-  const line = (/** @type {string} */ name, /** @type {number} */ ms) => h("li", null, h("span", null, name.replaceAll("_", " ")), h("meter", { value: ms, max: longest, "aria-label": name }), h("span", { class: "number" }, milliseconds(ms)));
-  return h("ul", { class: "shares" }, line(words.whole, whole), known.map(([name, ms]) => line(name, ms)));
+  const line = (/** @type {[string, number]} */ [name, ms]) => share(name.replaceAll("_", " "), ms, longest, milliseconds, name);
+  return h("ul", { class: "shares" }, line([words.whole, whole]), byNumber(timings).map(line));
 }

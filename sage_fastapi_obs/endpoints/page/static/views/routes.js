@@ -58,9 +58,13 @@ function showAll(answer, place) {
 function columnsOf(covered) {
   const share = (/** @type {any} */ row) => h("span", { class: row.failed ? "bad-text" : "quiet" }, percent(row.error_ratio), row.failed ? " ✕" : "");
   /** @param {keyof typeof words.columns} key @param {(row: any) => number | null} read @param {(value: unknown) => string} format */
-  const number = (key, read, format) => ({ key, title: words.columns[key], align: /** @type {const} */ ("right"), sort: read, cell: (/** @type {any} */ row) => format(read(row)) });
+  const number = (key, read, format) => {
+    const cell = (/** @type {any} */ row) => format(read(row));
+    return { key, title: words.columns[key], align: /** @type {const} */ ("right"), sort: read, cell };
+  };
+  const name = (/** @type {any} */ row) => h("a", { href: routeAddress(row) }, h("span", { class: "method" }, row.method), " ", row.route);
   return [
-    { key: "route", title: words.columns.route, sort: (row) => row.route, cell: (row) => h("a", { href: routeAddress(row) }, h("span", { class: "method" }, row.method), " ", row.route) },
+    { key: "route", title: words.columns.route, sort: (row) => row.route, cell: name },
     { key: "spark", title: words.columns.spark, cell: (row) => sparkline(row.requests, { label: words.columns.rate, format: rate }) },
     number("rate", (row) => (covered > 0 ? row.count / covered : null), rate),
     { ...number("errors", (row) => row.error_ratio, percent), cell: share },
