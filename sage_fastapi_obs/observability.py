@@ -148,18 +148,8 @@ class Observability(Lifecycle):
             self.worker.rules = self.status
 
         # What operators open.
-<<<<<<< HEAD
-        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
-        self.router: APIRouter = monitoring_router(
-            *(settings, self.metrics_page, self.status, self.logs, self.store),
-            None if self.stacks is None else self.stacks.report,
-            *(self.workers, self._levels),
-        )
-=======
-        self._reader = None if self.store is None else self.store.reader
         self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control, self._pages_of_port)
         self.router: APIRouter = self._router(settings)
->>>>>>> w-serve
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -173,7 +163,7 @@ class Observability(Lifecycle):
 
     def _router(self, settings: Settings, health: Report | None = None) -> APIRouter:
         return monitoring_router(
-            *(settings, self.metrics_page, self.status, self.logs, self._reader),
+            *(settings, self.metrics_page, self.status, self.logs, self.store),
             None if self.stacks is None else self.stacks.report,
             *(self.workers, self._levels, health),
         )

@@ -151,11 +151,8 @@ async def read_body(request: Request, model: type[Body], hint: str) -> Body | Re
 
     `hint` says what can be sent.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST_BODY_BYTES:
-            return problem(f"the body is longer than {LONGEST_BODY_BYTES} bytes", 413)
+    if (body := await short_body(request, LONGEST_BODY_BYTES)) is None:
+        return too_long(LONGEST_BODY_BYTES)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -7,11 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
-<<<<<<< HEAD
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, read_body
-=======
-from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, short_body, too_long
->>>>>>> w-serve
 from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.threads import NoThreadError, in_thread
@@ -49,14 +45,9 @@ class LogLevelsPage:
         return self._access.rejection(request) or _shown(await in_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
-<<<<<<< HEAD
         change = await read_body(request, LevelChange, _HINT)
         if isinstance(change, Response):
             return change
-=======
-        if (body := await short_body(request, _LONGEST_BODY_BYTES)) is None:
-            return too_long(_LONGEST_BODY_BYTES)
->>>>>>> w-serve
         try:
             return _shown(await in_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
         except TooManyChangesError as error:

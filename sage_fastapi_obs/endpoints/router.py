@@ -46,20 +46,12 @@ def monitoring_router(
 ) -> APIRouter:
     """Build the router with everything operators open.
 
-<<<<<<< HEAD
     `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
-    `workers`, `levels`: of all processes of the service.
-    """
-    access = Access(settings.monitoring)
-    requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
-    status_pages = StatusPages(access, status, workers, judged=settings.metrics.enabled)
-=======
-    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`: of all processes of the service. `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
+    requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
->>>>>>> w-serve
     overview = Overview(settings, status, workers, status_pages)
     pages = [
         overview.page(access),

@@ -151,7 +151,7 @@ export const texts = {
     textHint: "in path, spans and lines",
     statuses: { "2xx": "2xx", "3xx": "3xx", "4xx": "4xx", "5xx": "5xx" },
     outcomes: { true: "failed", false: "not failed" },
-    slower: { 0.1: "100 ms", 0.5: "500 ms", 1: "1 s", 5: "5 s" },
+    slower: { "0.1": "100 ms", "0.5": "500 ms", "1.0": "1 s", "5.0": "5 s" },
     reasons: { failed: "failed", slow: "slow", asked: "asked for", refused: "refused", first: "first of its route", upstream: "sampled by its caller", ratio: "sampled" },
     causes: {
       blocked_loop: "blocked the event loop",
