@@ -93,7 +93,7 @@ def key_of(page: str, **conditions: str) -> str:
 
 def row(browsed: Any, route: str) -> Any:
     """Find the newest row of a route in the list."""
-    link = browsed.page.get_by_role("link", name=re.compile(f"^[A-Z]+ {re.escape(route)}"))
+    link = browsed.page.locator("a", has_text=f" {route}")
     return browsed.page.locator("tbody tr", has=link).first
 
 
@@ -246,12 +246,12 @@ def sage_obs(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "This is no case"),
-        (b"{}", "This is no case"),
-        (b'{"format": "sage-obs-case/1", "stories": 5}', "This is no case"),
-        (b"\x1f\x8bgarbage", "This is no case"),
-        (gzip.compress(b" " * (17 * 1024 * 1024)), "The file is larger than 16 MiB."),
-        (b" " * (17 * 1024 * 1024), "The file is larger than 16 MiB."),
+        (b"", "this is no case"),
+        (b"{}", "this is no case"),
+        (b'{"format": "sage-obs-case/1", "stories": 5}', "this is no case"),
+        (b"\x1f\x8bgarbage", "this is no case"),
+        (gzip.compress(b" " * (17 * 1024 * 1024)), "the file is larger than 16 MiB"),
+        (b" " * (17 * 1024 * 1024), "the file is larger than 16 MiB"),
     ],
     ids=["nothing", "another object", "other types", "damaged", "packed too large", "too large"],
 )
@@ -389,6 +389,16 @@ def test_a_fresh_service_says_what_to_do(browse: Any, tmp_path: Path) -> None:
 
 
 MANY = 10_000
+CLICK = """([click, wanted]) => new Promise((done) => {
+  const start = performance.now();
+  const look = () => document.querySelector(wanted) ? done(performance.now() - start) : requestAnimationFrame(look);
+  document.querySelector(click).click();
+  look();
+})"""
+"""Clicks, and returns after how many milliseconds something else is there."""
+LONG_TASKS = """globalThis.long = [];
+const watch = (list) => list.getEntries().forEach((each) => long.push(each.duration));
+new PerformanceObserver(watch).observe({ type: "longtask", buffered: true });"""
 
 
 def test_with_many_kept_requests(browse: Any, tmp_path: Path, record_property: Any) -> None:
@@ -407,23 +417,15 @@ def test_with_many_kept_requests(browse: Any, tmp_path: Path, record_property: A
     with served(tmp_path) as address:
         browsed = browse(address)
         page = browsed.page
-        page.add_init_script(
-            "globalThis.long = []; new PerformanceObserver((list) => list.getEntries().forEach((each) => long.push(each.duration)))"
-            ".observe({ type: 'longtask', buffered: true })"
-        )
+        page.add_init_script(LONG_TASKS)
         browsed.open("#/requests")
         expect(page.locator("tbody tr")).to_have_count(100)
-        times = {}
-        click = "([click, wanted]) => new Promise((done) => { const start = performance.now(); const look = () => document.querySelector(wanted) ? done(performance.now() - start) : requestAnimationFrame(look); document.querySelector(click).click(); look(); })"
-        times["open a request"] = page.evaluate(click, ["tbody tr a", ".waterfall li"])
+        times = {"open a request": page.evaluate(CLICK, ["tbody tr a", ".waterfall li"])}
         page.go_back()
         expect(page.locator("tbody tr")).to_have_count(100)
         page.get_by_role("button", name="Older requests").click()
         expect(page.locator("tbody tr")).to_have_count(200)
         expect(page.get_by_role("button", name="Older requests")).not_to_be_visible()
-        times["issues"] = page.evaluate(click, ["nav a[data-view=issues]", ".issues tbody tr"])
-        long = page.evaluate("long")
-        print(
-            f"\n{MANY} kept requests: { ({name: round(ms) for name, ms in times.items()}) } ms, longest task {max(long, default=0):.0f} ms"
-        )
+        times["issues"] = page.evaluate(CLICK, ["nav a[data-view=issues]", ".issues tbody tr"])
+        record_property("longest_task_ms", max(page.evaluate("long"), default=0))
         record_property("click_ms", times)

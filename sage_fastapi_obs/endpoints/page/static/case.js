@@ -2,6 +2,7 @@
 
 import { parsed } from "./api.js";
 import { h, replace } from "./dom.js";
+import { problem } from "./figures.js";
 import { texts } from "./texts.js";
 
 const words = texts.request;
@@ -30,12 +31,12 @@ export function saveCase(id, answer) {
  * @param {() => void} onopen
  */
 export function caseFile(onopen) {
-  const said = h("span", { class: "problem", role: "status" });
+  const said = h("span");
   const input = h("input", { type: "file", accept: ".json,.gz,application/json,application/gzip", onchange: () => open() });
   async function open() {
     const file = input.files?.[0];
     const found = file ? await read(file) : null;
-    replace(said, typeof found === "string" ? found : null);
+    replace(said, typeof found === "string" ? problem(found) : null);
     if (found && typeof found === "object") [opened] = [found, onopen()];
     input.value = "";
   }
