@@ -118,7 +118,7 @@ def test_the_exception_takes_one_click(browse: Any, trouble: str) -> None:
     page = browsed.page
     expect(page.locator("pre.application").first).to_contain_text("raise LookupError(")
     expect(page.get_by_text(re.compile(r"^\d+ frames of libraries$"))).to_be_visible()
-    expect(page.get_by_text("starlette/routing.py")).not_to_be_visible()
+    expect(page.get_by_text("starlette/routing.py").first).not_to_be_visible()
     page.get_by_text(re.compile(r"^\d+ frames of libraries$")).click()
     expect(page.get_by_text("starlette/routing.py").first).to_be_visible()
 
@@ -168,13 +168,14 @@ def test_new_requests_come_by_themselves(browse: Any, trouble: str) -> None:
     pin = row(browsed, "/blocks").get_by_role("button", name="Keep in view")
     pin.click()
     expect(page.locator("tbody tr").first).to_contain_text("/blocks")
-    ask(f"{root}tail/1")
-    expect(page.locator("tbody tr", has_text="/tail/1")).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+    ask(f"{root}refuses/1")
+    expect(page.locator("tbody tr", has_text="/refuses/1")).to_be_visible()
     expect(page.locator("tbody tr").first).to_contain_text("/blocks")
     page.evaluate("scrollTo(0, 400)")
-    ask(f"{root}tail/2")
+    ask(f"{root}refuses/2")
     page.get_by_role("button", name="1 new request").click()
-    expect(page.locator("tbody tr", has_text="/tail/2")).to_be_visible()
+    expect(page.locator("tbody tr", has_text="/refuses/2")).to_be_visible()
     page.locator(".badge").click()
     with page.expect_request(re.compile("requests\\?.*after=")):
         page.locator(".badge").click()
@@ -265,7 +266,7 @@ def test_a_file_that_is_no_case(browse: Any, trouble: str, tmp_path: Path, conte
 
 def test_a_hostile_case_is_text(browse: Any, trouble: str, tmp_path: Path) -> None:
     """Whatever somebody has written into a file: it is shown as text, of bounded length; what has another shape is said."""
-    evil = f"<img src=x onerror=alert(1)>{'x' * 100_000}"
+    evil = f"<img src=x onerror=alert(1)>{'x' * 2_000}"
     request = dict.fromkeys(("method", "route", "path", "kept", "timestamp", "request_id", "key"), evil)
     why = [{"cause": evil, "text": evil, "remedy": f"`{evil}", "docs": evil, "by": [evil, "\ud800"], "evidence": evil}]
     error = {"type": evil, "message": evil, "place": evil, "stack": [{"kind": "library", "text": evil, "frames": 1}] * 500}
@@ -333,7 +334,7 @@ def test_identical_failures_are_one_issue(browse: Any, trouble: str) -> None:
     ask(f"{trouble}issues/{found['id']}", "PUT", headers=HEADERS, json={"resolved": False})
 
 
-VIEWS = ("requests", "requests?failed=true", "issues", "/blocks", "/repeats", "/fails/{what:path}")
+VIEWS = ("requests", "requests?failed=true", "issues", "/blocks", "/repeats", "/fails/{what}")
 
 
 def address_of(page: str, view: str) -> str:

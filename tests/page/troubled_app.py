@@ -6,7 +6,7 @@ import time
 from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, Header
+from fastapi import FastAPI, Header, HTTPException
 from loguru import logger
 from pydantic import BaseModel
 from sqlalchemy import create_engine, event, text
@@ -69,6 +69,12 @@ def repeats() -> None:
 async def orders(order: Order) -> Order:
     """Refuse what is not valid."""
     return order
+
+
+@app.get("/refuses/{what}")
+async def refuses(what: str) -> None:
+    """Refuse it."""
+    raise HTTPException(409, what)
 
 
 @app.get("/fine")

@@ -38,7 +38,7 @@ const signOf = (level) => (level === "error" || level === "critical" ? "bad" : l
 /** @param {any} line */
 function fields(line) {
   const others = Object.entries(line).filter(([name, value]) => !SHOWN_APART.has(name) && value !== null);
-  const stack = typeof line.error?.stack_trace === "string" ? h("pre", null, text(line.error.stack_trace)) : null;
+  const stack = typeof line.error?.stack_trace === "string" ? h("pre", { tabindex: "0" }, text(line.error.stack_trace)) : null;
   return others.length || stack ? h("details", null, h("summary", null, words.fields(others.length)), attributes(others), stack) : null;
 }
 

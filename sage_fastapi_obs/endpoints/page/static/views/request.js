@@ -113,14 +113,14 @@ function exception({ type, message, place, stack }) {
   return [
     h("p", { class: "cause" }, text(`${type}: ${message}`)),
     place ? h("p", null, h("code", null, text(place))) : null,
-    own ? h("pre", { class: "application" }, text(own.text)) : null,
+    own ? h("pre", { class: "application", tabindex: "0" }, text(own.text)) : null,
     h("details", { open: true }, h("summary", null, words.stack), stack.slice(0, MOST_PIECES).map(frames)),
   ];
 }
 
 /** @param {any} piece */
 function frames(piece) {
-  const shown = h("pre", { class: piece.kind === "application" ? "application" : null }, text(piece.text));
+  const shown = h("pre", { class: piece.kind === "application" ? "application" : null, tabindex: "0" }, text(piece.text));
   return piece.kind === "library" ? h("details", null, h("summary", null, words.libraries(piece.frames)), shown) : shown;
 }
 

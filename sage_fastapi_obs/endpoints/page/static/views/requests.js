@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { caseFile, openedCase } from "../case.js";
 import { h, replace } from "../dom.js";
-import { isNumber, milliseconds, nothing, problem, statusLevel, tag, time } from "../figures.js";
+import { isNumber, milliseconds, nothing, part, problem, statusLevel, tag, time } from "../figures.js";
 import { MOST_ROWS, table } from "../table.js";
 import { texts } from "../texts.js";
 import { showRequest, showStories } from "./request.js";
@@ -35,7 +35,7 @@ export function show(place, context) {
 /** @param {HTMLElement} place */
 function showOpened(place) {
   const opened = openedCase();
-  replace(place, h("a", { href: "#/requests" }, words.all), h("h1", null, words.opened), opened ? showStories(opened) : problem(words.lost));
+  replace(place, h("a", { href: "#/requests" }, words.all), h("h1", null, words.opened), opened ? part({ state: "value", value: opened }, showStories) : problem(words.lost));
 }
 
 /** The list, and what keeps it up to date. */
