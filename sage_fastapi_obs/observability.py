@@ -165,7 +165,7 @@ class Observability(Lifecycle):
         return monitoring_router(
             *(settings, self.metrics_page, self.status, self.logs, self.store),
             None if self.stacks is None else self.stacks.report,
-            *(self.workers, self._levels, health),
+            *(self.workers, self._levels, self.numbers.families, self.settings, health),
         )
 
     def _pages_of_port(self) -> APIRouter | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import add, lt, sub
 
-from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+from sage_fastapi_obs.metrics.registry_reader import Child, Kind, Reading
 
 _FINENESS = 16
 """Ticks are at most this part of their age apart: those of an hour ago less than four minutes."""
@@ -97,6 +97,11 @@ class MetricHistory:
         if self.kind != "gauge":
             self._reset_bases = {row: [*self.now[row * self.width : (row + 1) * self.width]] for row in self.rows.values()}
             self.resets += 1
+
+    def living(self) -> list[Child]:
+        """Return what was read last of the series that still exist and have a value."""
+        read = ((labels, self._counted(row)) for labels, row in self.rows.items() if row not in self.gone)
+        return [(labels, numbers) for labels, numbers in read if not math.isnan(numbers[0])]
 
     def reading(self) -> Reading:
         """Return what was read last."""

@@ -18,7 +18,7 @@ from sage_fastapi_obs.alerting.label_matchers import Where, matcher
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS, Rows, Window
 from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, decompress, merge_tick, thin
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+from sage_fastapi_obs.metrics.registry_reader import Child, Kind, Reading
 
 MOST_SERIES = 50_000
 """Label sets that are watched; more are counted as left out."""
@@ -171,6 +171,17 @@ class Windows:
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
         return {name: history.kind for name, history in self._histories.copy().items()}
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Return the names of a metric's labels; none for a metric that has not been seen."""
+        history = self._histories.get(name)
+        return () if history is None else history.labels
+
+    def living(self, name: str) -> list[Child]:
+        """Return the series of a metric that exist, with the numbers that the registry had at the last sample."""
+        with self._lock:
+            history = self._histories.get(name)
+            return [] if history is None else history.living()
 
     def has_series(self, name: str, where: Where) -> bool:
         """Tell whether a metric has series that match; without a lock, as who asks may have some that sampling needs."""

@@ -1,15 +1,18 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 
 from fastapi import APIRouter
+from prometheus_client.core import Metric
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
+from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
@@ -20,6 +23,7 @@ from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
 from sage_fastapi_obs.endpoints.route_pages import route_pages
+from sage_fastapi_obs.endpoints.settings_page import settings_page
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import Report, StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
@@ -28,7 +32,6 @@ from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.store import Store
-from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Workers
 from sage_fastapi_obs.workers.shared_levels import SharedLevels
 
@@ -42,12 +45,16 @@ def monitoring_router(
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
+    families: Callable[[], Iterable[Metric]],
+    shown: Settings,
     health: Report | None = None,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
     `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
-    `workers`, `levels`: of all processes of the service. `health`: runs the health checks, by default on this event loop.
+    `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
+    `shown`: the settings of the service, where those that hold here differ. `health`: runs the health checks, by default on
+    this event loop.
     """
     access = Access(settings.monitoring)
     requests = RequestPages(access, store, with_lines=settings.monitoring.expose_logs)
@@ -60,6 +67,8 @@ def monitoring_router(
         *requests.pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
+        settings_page(access, shown),
+        *explorer_pages(access, settings, status, families),
     ]
     routes = [
         *PageRoutes(access, settings.monitoring.prefix).routes(),
@@ -93,7 +102,7 @@ def _json_routes(settings: Settings, access: Access, pages: Sequence[JsonPage]) 
     prefix = settings.monitoring.prefix
 
     async def openapi(request: Request) -> Response:
-        return access.rejection(request) or JSONResponse(await in_thread(document), headers=UNCACHED)
+        return access.rejection(request) or JSONResponse(await in_page_thread(document), headers=UNCACHED)
 
     document = cache(partial(openapi_document, pages, prefix, f"{settings.service.name}: monitoring"))
     return [*(page.route(prefix) for page in pages), Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi")]

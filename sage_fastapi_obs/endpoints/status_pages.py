@@ -21,9 +21,9 @@ from sage_fastapi_obs.alerting.summary import (
     summary_of,
 )
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.readiness import CheckResult, HealthReport, ProbeStatus
-from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
 _MOST_MINUTES = 7 * 24 * 60
@@ -145,6 +145,8 @@ class SlaResponse(BaseModel):
     error_budget_left: float | None
     burn_rate: float | None
     minutes: float
+    covered_seconds: float = 0.0
+    """How much of the window this process has been watched for."""
 
 
 class SlowResponse(BaseModel):
@@ -214,7 +216,7 @@ class StatusPages:
         health = await self._report()
         firing = len(self._status.alerts.alerts("firing"))
         # In a thread, as there may be many of them.
-        found = await in_thread(self._workers.find)
+        found = await in_page_thread(self._workers.find)
         workers = _health_of(found, self._workers.clock())
         is_judged = self._status.is_active or not self._judged
         healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)
@@ -258,7 +260,8 @@ class StatusPages:
 
     def _sla(self, query: SlaQuery) -> SlaResponse:
         compliance = self._status.sla.compliance(query.minutes, HTTP if query.source == "http" else RESULTS)
-        return SlaResponse.model_validate(compliance)
+        covered = self._status.view(query.minutes * 60).covered_seconds
+        return SlaResponse.model_validate(compliance).model_copy(update={"covered_seconds": covered})
 
     def _slow(self, query: SlowQuery) -> SlowResponse:
         return SlowResponse(operations=slow_operations(self._status.view(query.minutes * 60), query.threshold_ms))

@@ -67,7 +67,10 @@ def app_of(store: Store, **monitoring: Any) -> Starlette:
             logging={"enabled": False},
         )
     )
-    router = monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, store, None, obs.workers, obs._levels)
+    router = monitoring_router(
+        *(obs.settings, obs.metrics_page, obs.status, obs.logs, store, None, obs.workers, obs._levels),
+        *(obs.numbers.families, obs.settings),
+    )
     return Starlette(routes=router.routes)
 
 

@@ -36,7 +36,10 @@ class Shop:
         obs = self.watched.obs
         self.app = FastAPI()
         self.app.include_router(
-            monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, stored, None, obs.workers, obs._levels)
+            monitoring_router(
+                *(obs.settings, obs.metrics_page, obs.status, obs.logs, stored, None, obs.workers, obs._levels),
+                *(obs.numbers.families, obs.settings),
+            )
         )
 
     async def get(self, path: str, code: int = 200, **parameters: Any) -> Any:
@@ -56,12 +59,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
 BLOCKED = "blocked the event loop 540 ms at app/report.py:14"
 WHY = [
     {
-        "cause": "blocked_loop", "text": BLOCKED, "lost_us": 540_000,
-        "evidence": "inferred", "blocks": [[-20_000, 540_000]],
+        "cause": "blocked_loop",
+        "text": BLOCKED,
+        "lost_us": 540_000,
+        "evidence": "inferred",
+        "blocks": [[-20_000, 540_000]],
     },
     {
-        "cause": "of_tomorrow", "text": "something else", "lost_us": "no number", "evidence": "dreamt",
-        "by": ["a", 5], "blocks": [[1, 2], [1], "x", [1, -2], [1, 10**30]],
+        "cause": "of_tomorrow",
+        "text": "something else",
+        "lost_us": "no number",
+        "evidence": "dreamt",
+        "by": ["a", 5],
+        "blocks": [[1, 2], [1], "x", [1, -2], [1, 10**30]],
     },
 ]
 
@@ -167,7 +177,9 @@ async def test_a_story_says_why(watch: Any, stored: Store) -> None:
         "lost_ms": 0,
         "remedy": CAUSES["unknown"].remedy,
         "docs": "why.md#unknown",
-        "evidence": None, "by": ["a"], "blocks": [{"offset_ms": 0.001, "duration_ms": 0.002}],
+        "evidence": None,
+        "by": ["a"],
+        "blocks": [{"offset_ms": 0.001, "duration_ms": 0.002}],
     }
 
 

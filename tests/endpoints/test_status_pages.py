@@ -38,10 +38,16 @@ PATHS = [
     "/monitoring/operations/slow",
     "/monitoring/stacks",
     "/monitoring/workers",
+    "/monitoring/settings",
+    "/monitoring/explorer",
+    "/monitoring/rules",
     "/monitoring/openapi.json",
 ]
-OF_REQUESTS = {"/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"}
-"""In the same document; without a store they answer 404."""
+BY_NAME = {
+    *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}"),
+}
+"""In the same document; they answer 404 without a store, and for what does not exist."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
 
 
@@ -392,7 +398,7 @@ def test_the_openapi_is_what_the_pages_do():
                 assert case.call_and_validate(excluded_checks=[not_a_server_error]).status_code != 500
 
             ask()
-    assert {operation.path for operation in operations} == set(PATHS[:-1]) | OF_REQUESTS
+    assert {operation.path for operation in operations} == set(PATHS[:-1]) | BY_NAME
 
 
 async def test_the_document_has_no_loose_ends():
@@ -401,4 +407,4 @@ async def test_the_document_has_no_loose_ends():
     text = json.dumps(document)
     used = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert used <= document["components"]["schemas"].keys()
-    assert document["paths"].keys() == OF_REQUESTS | set(PATHS) - {"/monitoring/openapi.json"}
+    assert document["paths"].keys() == BY_NAME | set(PATHS) - {"/monitoring/openapi.json"}

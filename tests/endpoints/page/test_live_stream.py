@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from fastapi import FastAPI
@@ -163,6 +164,22 @@ async def test_a_stream_is_no_traffic_of_the_app():
         await viewer.leave()
     names = [sample for family in service.obs.registry.collect() for sample in family.samples if "http" in sample.name]
     assert not [sample for sample in names if sample.value and "le" not in sample.labels]
+
+
+async def test_an_open_page_is_no_request_that_hangs():
+    """Who looks for what is in flight finds the app's own requests."""
+    service = Service()
+    async with (
+        service.obs,
+        httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://localhost") as client,
+    ):
+        viewer = Viewer(service.app)
+        await eventually(lambda: viewer.events)
+        found = (await client.get("/monitoring/stacks")).json()["requests"]
+        workers = (await client.get("/monitoring/workers")).json()["workers"]
+        await viewer.leave()
+    assert {request["route"] for request in found} == {"/monitoring/stacks"}
+    assert [worker["in_flight"] for worker in workers] == [0]
 
 
 async def test_the_head_of_a_stream_ends():

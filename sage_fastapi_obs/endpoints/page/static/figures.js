@@ -115,6 +115,7 @@ export const milliseconds = finite((ms) => {
   return Math.abs(ms) < 60_000 ? `${short(ms / 1_000)} s` : duration(ms / 1_000);
 });
 export const count = finite(grouped);
+export const plain = finite(short);
 export const rate = finite((value) => `${short(value)}/s`);
 export const percent = finite((share) => `${share !== 0 && Math.abs(share) < 0.0001 ? "< 0.01" : short(share * 100)} %`);
 export const ago = finite((seconds) => texts.time.ago(duration(Math.max(0, seconds))));

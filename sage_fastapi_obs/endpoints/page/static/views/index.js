@@ -16,4 +16,12 @@ export const views = [
   { name: "routes", group: "traffic", title: texts.routes.title, load: () => import("./routes.js") },
   { name: "requests", group: "traffic", title: texts.requests.title, load: () => import("./requests.js") },
   { name: "issues", group: "traffic", title: texts.issues.title, load: () => import("./issues.js") },
+  { name: "alerts", group: "promises", title: texts.alerts.title, load: () => import("./alerts.js") },
+  { name: "levels", group: "promises", title: texts.sla.title, load: () => import("./levels.js") },
+  { name: "health", group: "promises", title: texts.health.title, load: () => import("./health.js") },
+  { name: "metrics", group: "process", title: texts.metrics.title, load: () => import("./metrics.js") },
+  { name: "workers", group: "process", title: texts.workers.title, load: () => import("./workers.js") },
+  { name: "stacks", group: "process", title: texts.stacks.title, load: () => import("./stacks.js") },
+  { name: "settings", group: "setup", title: texts.settings.title, load: () => import("./settings.js") },
+  { name: "loggers", group: "setup", title: texts.loggers.title, load: () => import("./loggers.js") },
 ];

@@ -40,8 +40,9 @@ export function show(place, { live, signal }) {
   const stop = live.subscribe(({ answer }) => {
     if (answer === null || answer === shown) return;
     shown = answer;
-    replace(figures, part(answer, figuresOf));
-    charts.update(answer.state === "value" && !isFresh(answer.value) ? answer.value.series : null);
+    charts.update(null);
+    const render = (/** @type {any} */ overview) => (charts.update(isFresh(overview) ? null : overview.series), figuresOf(overview));
+    replace(figures, part(answer, render));
   });
   const again = setInterval(() => live.state === "live" && showReasons(reasons, signal), REASONS_MS);
   showReasons(reasons, signal);
@@ -75,7 +76,6 @@ function isFresh({ series, figures }) {
 /** @param {any} overview */
 function figuresOf(overview) {
   const { figures, health, alerts, budgets, workers } = overview;
-  if (!figures) throw new TypeError("no figures");
   return [
     isFresh(overview) ? fresh() : null,
     h("dl", { class: "figures" }, trafficOf(figures)),

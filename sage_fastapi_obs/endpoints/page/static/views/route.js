@@ -28,19 +28,27 @@ export function showRoute(place, name) {
   const compared = h("section");
   replace(place, h("div", null, h("a", { href: "#/routes" }, words.all), h("h1", null, name)), figures, charts, rest, compared);
   showCompared(compared, name);
-  return (answer) => {
-    replace(figures, part(answer, figuresOf));
-    replace(rest, answer.state === "value" ? part(answer, (detail) => restOf(detail, name)) : null);
-    charts.hidden = answer.state !== "value" || !answer.value.route;
-    if (charts.hidden || answer.state !== "value") return;
-    const { time: times, series } = answer.value;
+  const draw = (/** @type {any} */ { time: times, series, route }) => {
+    charts.hidden = !route;
     latency.update(times, ["p50", "p95", "p99"].map((each) => ({ name: each, values: series[`${each}_ms`] })));
     requests.update(times, [{ name: words.requests, values: series.requests_per_second }]);
+  };
+  return (answer) => {
+    charts.hidden = true;
+    replace(rest);
+    const render = (/** @type {any} */ detail) => {
+      const shown = figuresOf(detail);
+      replace(rest, restOf(detail, name));
+      draw(detail);
+      return shown;
+    };
+    replace(figures, part(answer, render));
   };
 }
 
 /** @param {any} detail */
 function figuresOf({ route, covered_seconds }) {
+  if (route === undefined) throw new TypeError("no route");
   if (!route) return nothing(words.empty, h("p", null, words.emptyHint));
   const { duration, error_ratio, failed } = route;
   /** @type {import("../figures.js").Level} */
