@@ -215,6 +215,7 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
+        self.registry.register(self._excluded_requests)
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 
@@ -307,8 +308,8 @@ class Observability(Lifecycle):
             self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
-        """Return whether a request is not recorded."""
-        return scope in self._excluded_requests
+        """Return whether a request is not recorded, and count it."""
+        return self._excluded_requests.exclude(scope)
 
     @property
     def dropped_headers(self) -> DroppedHeaders:

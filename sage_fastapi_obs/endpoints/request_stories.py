@@ -13,6 +13,7 @@ from sage_fastapi_obs.store.records import ListedRequest, RequestPage, Story
 
 MOST_STORIES = 20
 """An id that clients choose can repeat: these are the newest requests that have it."""
+EXCLUDED_SECONDS = 3_600
 MOST_OVERLAPPING = 50
 """Requests that are shown beside one."""
 Relation = Literal["delayed", "blocking", "beside"]
@@ -68,11 +69,14 @@ class RequestList(BaseModel):
     latest: str = "0"
     """What is kept later comes with the parameter `after` this."""
 
+    excluded: int | None = None
+    """How many requests were not recorded in the last hour, as those of our own pages, probes and scrapes."""
+
     @classmethod
-    def of(cls, page: RequestPage) -> Self:
+    def of(cls, page: RequestPage, excluded: int | None = None) -> Self:
         """Take them from the store."""
         requests = [KeptRequest.of(listed) for listed in page.requests]
-        return cls(requests=requests, next=page.next, is_complete=page.is_complete, latest=page.latest)
+        return cls(requests=requests, next=page.next, is_complete=page.is_complete, latest=page.latest, excluded=excluded)
 
 
 class OverlappingRequest(BaseModel):

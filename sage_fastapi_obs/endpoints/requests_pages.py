@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sage_fastapi_obs.alerting.service_status import ServiceStatus
+from sage_fastapi_obs.catalog import EXCLUDED_METRIC
 from sage_fastapi_obs.causes import Cause
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
@@ -21,7 +23,7 @@ from sage_fastapi_obs.endpoints.json_page import (
     read_body,
     too_many_waiting,
 )
-from sage_fastapi_obs.endpoints.request_stories import RequestList, StoriesOfId, TraceStory
+from sage_fastapi_obs.endpoints.request_stories import EXCLUDED_SECONDS, RequestList, StoriesOfId, TraceStory
 from sage_fastapi_obs.retention_reasons import Reason
 from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
@@ -72,9 +74,10 @@ class RequestsQuery(PageQuery):
 class RequestPages:
     """Answers from the store of one service."""
 
-    def __init__(self, access: Access, store: Store | None, *, with_lines: bool) -> None:
-        """`store`: None where nothing is kept. `with_lines`: `monitoring.expose_logs`."""
+    def __init__(self, access: Access, store: Store | None, status: ServiceStatus, *, with_lines: bool) -> None:
+        """`store`: None where nothing is kept. `status`: has what is not recorded. `with_lines`: `monitoring.expose_logs`."""
         self._access = access
+        self._status = status
         self._store = store
         self._with_lines = with_lines
         self._turns = OneAtATime()
@@ -94,7 +97,12 @@ class RequestPages:
         if query.text is not None and not self._with_lines:
             return problem("a text is searched for in lines, too, and they are not shown: set monitoring.expose_logs", 403)
         wanted = RequestQuery(**query.model_dump())
-        return await self._answer(lambda store: RequestList.of(store.reader.list(wanted)))
+        return await self._answer(lambda store: RequestList.of(store.reader.list(wanted), self._excluded()))
+
+    def _excluded(self) -> int | None:
+        """Return how many requests were not recorded lately, in all workers; None where that is not counted."""
+        counted = self._status.view(EXCLUDED_SECONDS).counter(EXCLUDED_METRIC.name).values()
+        return round(sum(one.increase for one in counted)) if counted else None
 
     async def _one(self, _query: PageQuery, request: Request) -> Response:
         wanted = request.path_params["id"]

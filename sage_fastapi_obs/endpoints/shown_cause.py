@@ -9,7 +9,7 @@ from sage_fastapi_obs.causes import CAUSES, Cause, docs_anchor
 from sage_fastapi_obs.request.explanation import MOST_BLOCKS, Evidence
 
 
-class LoopBlock(BaseModel):
+class BlockTime(BaseModel):
     """A time in which the event loop did not turn, in milliseconds; the offset is from the start of the request."""
 
     offset_ms: FiniteFloat
@@ -32,7 +32,7 @@ class ShownCause(BaseModel):
     """Whether it was seen, or concluded from other things; null where that was not stored."""
     by: list[str] = []
     """Ids of the requests that blocked the event loop meanwhile."""
-    blocks: list[LoopBlock] = []
+    blocks: list[BlockTime] = []
     """When it was blocked."""
 
     @classmethod
@@ -48,7 +48,7 @@ class ShownCause(BaseModel):
             docs=docs_anchor(known),
             evidence=evidence if evidence in get_args(Evidence) else None,
             by=ids_of_blockers(found),
-            blocks=[LoopBlock(offset_ms=at / 1_000, duration_ms=us / 1_000) for at, us in _blocks(found)],
+            blocks=[BlockTime(offset_ms=at / 1_000, duration_ms=us / 1_000) for at, us in _blocks(found)],
         )
 
 

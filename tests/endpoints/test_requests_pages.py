@@ -480,3 +480,20 @@ def test_the_openapi_is_what_the_pages_do(watch: Any, stored: Store) -> None:
 
         ask()
     assert len(tried) == 3
+
+
+async def test_what_is_not_recorded_is_counted(watch: Any, stored: Store) -> None:
+    """Requests for our own pages are in no list; how many they were is said beside it, and in the metrics."""
+    watched = watch(monitoring={"access": "open"})
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as http:
+        watched.start()
+        for _ in range(5):
+            await http.get("/monitoring/health")
+        await http.get("/metrics")
+        watched.obs.status.windows.sample()
+        answer = (await http.get("/monitoring/requests")).json()
+    await watched.obs.close()
+    assert (answer["requests"], answer["excluded"]) == ([], 6)
+    assert watched.value("observability_excluded_requests_total") == 7

@@ -145,7 +145,7 @@ export const texts = {
     any: "any",
     older: "Older requests",
     more: (/** @type {number} */ number) => (number === 1 ? "1 new request" : `${number} new requests`),
-    hidden: (/** @type {number} */ number) => `${number} requests for this page, metrics and health checks are not recorded.`,
+    excluded: (/** @type {number} */ number) => `Not recorded in the last hour: ${number} requests for this page, metrics and health checks.`,
     filters: { text: "Text", route: "Route", status: "Status", failed: "Outcome", kept: "Kept as", cause: "Cause", slower: "Slower than", id: "Id" },
     filter: "Filters",
     textHint: "in path, spans and lines",

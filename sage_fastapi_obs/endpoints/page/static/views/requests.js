@@ -49,7 +49,7 @@ class RequestList {
   /** @type {string | null} */
   next = null;
   /** @type {number | null} */
-  hidden = null;
+  excluded = null;
   /** The number of the question that counts. */
   asked = 0;
   isAsking = false;
@@ -124,10 +124,10 @@ class RequestList {
     if (this.signal.aborted || number !== this.asked) return;
     this.isAsking = false;
     if (answer.state === "unavailable") return this.refuse(answer.reason, !cursor.after);
-    const { requests, latest, next, hidden } = answer.value;
+    const { requests, latest, next, excluded } = answer.value;
     if (!Array.isArray(requests) || typeof latest !== "string") return this.refuse(texts.reasons.garbage, true);
     this.latest = cursor.before ? this.latest : latest;
-    this.hidden = isNumber(hidden) ? hidden : null;
+    this.excluded = isNumber(excluded) ? excluded : null;
     if (cursor.before) this.requests.push(...requests);
     else if (cursor.after) this.waiting = [...requests, ...this.waiting].slice(0, MOST_ROWS);
     else this.requests = requests;
@@ -167,8 +167,8 @@ class RequestList {
   draw() {
     const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.key;
     const rows = [...pinned.values(), ...this.requests.filter(({ key }) => !pinned.has(key))].slice(0, MOST_ROWS);
-    const hidden = this.hidden ? h("p", { class: "quiet" }, words.hidden(this.hidden)) : null;
-    replace(this.list, table(this.columns(), rows, { empty: this.empty(), label: title }), hidden);
+    const excluded = this.excluded ? h("p", { class: "quiet" }, words.excluded(this.excluded)) : null;
+    replace(this.list, table(this.columns(), rows, { empty: this.empty(), label: title }), excluded);
     this.older.hidden = this.next === null || rows.length >= MOST_ROWS;
     if (focused) /** @type {HTMLElement | null} */ (this.list.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus({ preventScroll: true });
   }
