@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_fastapi_obs.alerting.route_report import RouteDetail, RoutesReport, RouteReports
+from sage_fastapi_obs.alerting.route_report import RouteDetail, RouteReports, RoutesReport
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS
 from sage_fastapi_obs.endpoints.access import Access
