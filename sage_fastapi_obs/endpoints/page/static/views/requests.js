@@ -17,10 +17,8 @@ const NEAR_TOP = 160;
 const PHONE = 760;
 const FILTERS = ["text", "route", "status", "kept", "cause", "slower_than_seconds", "failed", "id"];
 
-/**
- * Requests that stay in view while the page is open.
- * @type {Map<string, any>}
- */
+// Requests that stay in view while the page is open.
+/** @type {Map<string, any>} */
 const pinned = new Map();
 
 export const title = words.title;
