@@ -77,6 +77,7 @@ def take(browser: Browser, url: str, mode: str, window: dict[str, Any]) -> None:
     for view in page.eval_on_selector_all("nav a", "links => links.map(link => link.dataset.view)"):
         picture(page, f"{url}#/{view}", f"{view}-{mode}")
         page.goto(f"{url}#/{view}{QUERIES.get(view, '')}")
+        page.locator(f"main .view.{view} h1").wait_for()
         page.wait_for_timeout(SETTLED_MS)
         detail = page.locator(f'main td a[href^="#/{view}/"], main li a[href^="#/{view}/"]').first
         if view in DETAILS and detail.count():
@@ -87,7 +88,7 @@ def take(browser: Browser, url: str, mode: str, window: dict[str, Any]) -> None:
 def picture(page: Page, url: str, name: str) -> None:
     """Open a view, wait until it has settled, and take its picture."""
     page.goto(url)
-    page.locator("main h1").wait_for()
+    page.locator(f"main .view.{url.partition('#/')[2].split('/')[0]} h1").wait_for()
     page.wait_for_timeout(SETTLED_MS)
     folder = SHOWN if name in PUBLISHED else OTHERS
     page.screenshot(path=folder / f"{name}.png", full_page=folder is OTHERS)
