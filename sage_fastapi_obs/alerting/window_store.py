@@ -98,6 +98,12 @@ class MetricHistory:
             self._reset_bases = {row: [*self.now[row * self.width : (row + 1) * self.width]] for row in self.rows.values()}
             self.resets += 1
 
+    def count_living(self) -> int:
+        """Count the series that still exist and have a value."""
+        if self.kind == "gauge":
+            return len(self.now) - sum(map(math.isnan, self.now))
+        return len(self.rows) - len(self.gone)
+
     def living(self) -> list[Child]:
         """Return what was read last of the series that still exist and have a value."""
         read = ((labels, self._counted(row)) for labels, row in self.rows.items() if row not in self.gone)
