@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, short_body, too_long
 from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
-from sage_fastapi_obs.threads import NoThreadError, in_thread
+from sage_fastapi_obs.threads import NoThreadError
 from sage_fastapi_obs.workers.shared_levels import AllLevels, SharedLevels
 
 _LONGEST_BODY_BYTES = 4_096
@@ -42,14 +43,14 @@ class LogLevelsPage:
         """Answer GET with the levels, and PUT with those after the change."""
         if request.method == "PUT":
             return self._access.change_rejection(request) or await self._change(request)
-        return self._access.rejection(request) or _shown(await in_thread(self._levels.in_force))
+        return self._access.rejection(request) or _shown(await in_page_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
         if (body := await short_body(request, _LONGEST_BODY_BYTES)) is None:
             return too_long(_LONGEST_BODY_BYTES)
         try:
             change = LevelChange.model_validate_json(body)
-            return _shown(await in_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
+            return _shown(await in_page_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
         except ValidationError as error:
             return problem(_explain(error), 422)
         except TooManyChangesError as error:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
@@ -30,7 +31,6 @@ from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
-from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Workers
 from sage_fastapi_obs.workers.shared_levels import SharedLevels
 
@@ -98,7 +98,7 @@ def _json_routes(settings: Settings, access: Access, pages: Sequence[JsonPage]) 
     prefix = settings.monitoring.prefix
 
     async def openapi(request: Request) -> Response:
-        return access.rejection(request) or JSONResponse(await in_thread(document), headers=UNCACHED)
+        return access.rejection(request) or JSONResponse(await in_page_thread(document), headers=UNCACHED)
 
     document = cache(partial(openapi_document, pages, prefix, f"{settings.service.name}: monitoring"))
     return [*(page.route(prefix) for page in pages), Route(f"{prefix}/openapi.json", openapi, name="sage_obs_openapi")]

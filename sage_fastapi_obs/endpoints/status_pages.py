@@ -21,9 +21,9 @@ from sage_fastapi_obs.alerting.summary import (
     summary_of,
 )
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
 from sage_fastapi_obs.health.readiness import CheckResult, HealthReport, ProbeStatus
-from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
 _MOST_MINUTES = 7 * 24 * 60
@@ -216,7 +216,7 @@ class StatusPages:
         health = await self._report()
         firing = len(self._status.alerts.alerts("firing"))
         # In a thread, as there may be many of them.
-        found = await in_thread(self._workers.find)
+        found = await in_page_thread(self._workers.find)
         workers = _health_of(found, self._workers.clock())
         is_judged = self._status.is_active or not self._judged
         healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)

@@ -25,6 +25,7 @@ _REST_PER_CPU_SECOND = 50.0
 """Making documents takes a fiftieth of one core at most, however many look and however many series there are."""
 _HEALTH_SECONDS = 5.0
 _MOST_LENGTHS = 8
+MOST_ALERTS = 50
 _NO_VERSION = "0.0.0"
 
 
@@ -75,7 +76,7 @@ class OverviewResponse(BaseModel):
     health: HealthResponse | None
     """Null where it cannot be read."""
     alerts: list[AlertSummary]
-    """Those that fire."""
+    """The first 50 of those that fire; `health.active_alerts` has their number."""
     budgets: list[Budget]
     workers: WorkerCount
 
@@ -166,7 +167,7 @@ class Overview:
             figures=self._figures.over(seconds) if unreadable is None else self._figures.unreadable(unreadable),
             series=self._figures.series(seconds),
             health=health,
-            alerts=[alert.summary() for alert in self._status.alerts.alerts("firing")],
+            alerts=[alert.summary() for alert in self._status.alerts.alerts("firing")[:MOST_ALERTS]],
             budgets=[_budget(*one) for one in self._compliances(seconds)],
             workers=self._worker_count(),
         )

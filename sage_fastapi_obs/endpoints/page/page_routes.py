@@ -1,14 +1,13 @@
 """`GET /monitoring/`: the live page, and the files that it loads."""
 
-from anyio import CapacityLimiter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import problem
 from sage_fastapi_obs.endpoints.page.static_files import StaticFile, static_files
-from sage_fastapi_obs.threads import in_thread
 
 INDEX = "index.html"
 
@@ -51,4 +50,4 @@ class PageRoutes:
 
 async def _files() -> dict[str, StaticFile]:
     """Return the files; in a thread, as it takes a while the first time, and in none of those of the application."""
-    return await in_thread(static_files, CapacityLimiter(1))
+    return await in_page_thread(static_files)

@@ -4,9 +4,12 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from support import eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
@@ -99,6 +102,22 @@ async def test_the_stream_ends_when_the_stop_is_noticed():
         assert late.sent[0]["status"] == 503
 
 
+@pytest.mark.parametrize("around", [BaseHTTPMiddleware, GZipMiddleware])
+async def test_through_middleware_of_the_app(around):
+    """Middleware that looks into responses lets events through as they come, and the stream ends as without it."""
+    service = Service()
+    options = {"dispatch": lambda request, call_next: call_next(request)} if around is BaseHTTPMiddleware else {}
+    service.app.add_middleware(around, **options)
+    async with service.obs:
+        headers = [(b"accept-encoding", b"gzip")]
+        stays, leaves = Viewer(service.app, headers=headers), Viewer(service.app, headers=headers)
+        await eventually(lambda: stays.events and leaves.events)
+        await leaves.leave()
+        service.obs._drain()
+        await stays.task
+    assert stays.sent[-1]["more_body"] is False
+
+
 async def test_a_viewer_that_takes_nothing_is_left(monkeypatch):
     """A connection that is open and dead keeps neither memory nor the stop of the service."""
     monkeypatch.setattr(live_stream, "_STALL_SECONDS", 0.01)
@@ -163,6 +182,22 @@ async def test_a_stream_is_no_traffic_of_the_app():
         await viewer.leave()
     names = [sample for family in service.obs.registry.collect() for sample in family.samples if "http" in sample.name]
     assert not [sample for sample in names if sample.value and "le" not in sample.labels]
+
+
+async def test_an_open_page_is_no_request_that_hangs():
+    """Who looks for what is in flight finds the app's own requests."""
+    service = Service()
+    async with (
+        service.obs,
+        httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://localhost") as client,
+    ):
+        viewer = Viewer(service.app)
+        await eventually(lambda: viewer.events)
+        found = (await client.get("/monitoring/stacks")).json()["requests"]
+        workers = (await client.get("/monitoring/workers")).json()["workers"]
+        await viewer.leave()
+    assert {request["route"] for request in found} == {"/monitoring/stacks"}
+    assert [worker["in_flight"] for worker in workers] == [0]
 
 
 async def test_the_head_of_a_stream_ends():

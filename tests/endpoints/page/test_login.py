@@ -162,6 +162,15 @@ async def test_browsers_that_do_not_say_the_site_are_told_by_their_origin(origin
             assert (await plain.put("/monitoring/loggers", json=LEVEL)).status_code == status
 
 
+async def test_what_a_person_types_reads_and_changes_nothing():
+    """A browser that says that no page has sent a request has not been told to change anything by ours."""
+    async with browser(watched_app(), **{"sec-fetch-site": "none"}) as client:
+        assert (await logged_in(client)).status_code == 403
+        assert (await client.post("/monitoring/login", headers=PAGE, json={"token": TOKEN})).status_code == 200
+        assert (await client.get("/monitoring/overview")).status_code == 200
+        assert (await client.put("/monitoring/loggers", json=LEVEL)).status_code == 401
+
+
 async def test_a_program_with_the_token_needs_no_browser():
     """Whoever sends the token itself is asked for nothing else, and is given no cookie."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(watched_app()), base_url="http://shop.test") as client:

@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from anyio import fail_after, to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from support import drive, http_scope
+from support import PATIENCE_SECONDS, drive, http_scope
 
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.endpoints.page.static_files import SECURITY_HEADERS, static_files
@@ -26,7 +27,7 @@ FOLDER = Path(str(files("sage_fastapi_obs.endpoints.page") / "static"))
 def watched_app(**monitoring: Any) -> FastAPI:
     """Build an app with the pages."""
     app = FastAPI()
-    settings = Settings(monitoring={"access": "open", **monitoring}, logging={"enabled": False}, store={"enabled": False})
+    settings = Settings(monitoring={"access": "open", **monitoring}, logging={"output": "stderr"}, store={"enabled": False})
     Observability(settings).install(app)
     return app
 
@@ -132,6 +133,25 @@ async def test_a_proxy_may_add_a_prefix(stripped: bool):
     for below in ("", "static/index.html", "overview"):
         answer = await drive(watched_app(), http_scope(f"{path}/monitoring/{below}", root_path="/public"))
         assert answer.sent[0]["status"] == 200
+
+
+async def test_the_page_answers_where_the_app_has_no_thread_left():
+    """That is when it is wanted: what it needs threads for does not wait for those of the application."""
+    limiter = to_thread.current_default_thread_limiter()
+    app = watched_app(token="a-token-of-sixteen-or-more", expose_logs=True)
+    pages = ["", "static/index.html", "overview", "health", "summary", "alerts", "workers", "stacks", "loggers", "openapi.json"]
+    taken = [object() for _ in range(int(limiter.total_tokens))]
+    for holder in taken:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    try:
+        async with asking(app) as client:
+            for page in pages:
+                with fail_after(PATIENCE_SECONDS):
+                    answer = await client.get(f"/monitoring/{page}")
+                assert (page, answer.status_code) == (page, 200)
+    finally:
+        for holder in taken:
+            limiter.release_on_behalf_of(holder)
 
 
 SERVED_FROM_A_WHEEL = """

@@ -32,10 +32,8 @@ export function post(path, body) {
   return ask(address(path), { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
 }
 
-/**
- * The address of a document of this service.
- * @param {string} path @param {Query} [query]
- */
+// The address of a document of this service.
+/** @param {string} path @param {Query} [query] */
 export function address(path, query = {}) {
   const url = new URL(path, document.baseURI);
   url.hash = "";

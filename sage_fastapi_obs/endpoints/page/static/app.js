@@ -12,10 +12,8 @@ const SPAN = "sage-obs-seconds";
 const THEME = "sage-obs-theme";
 const words = texts.page;
 
-/**
- * A choice that stays; a browser that keeps nothing is no reason to show nothing.
- * @param {string} name @param {string} [value]
- */
+// A choice that stays; a browser that keeps nothing is no reason to show nothing.
+/** @param {string} name @param {string} [value] */
 function choice(name, value) {
   try {
     if (value !== undefined) localStorage.setItem(name, value);
@@ -121,6 +119,8 @@ async function showView() {
   const controller = new AbortController();
   leave = () => controller.abort();
   mark(view?.name ?? "");
+  // What stays of the last view would stand below the name of this one.
+  replace(main, h("p", { class: "quiet" }, words.loading));
   try {
     const module = await view?.load();
     if (controller.signal.aborted || !module) return;
@@ -137,10 +137,8 @@ async function showView() {
   }
 }
 
-/**
- * Say in the navigation where one is.
- * @param {string} name
- */
+// Say in the navigation where one is.
+/** @param {string} name */
 function mark(name) {
   for (const link of navigation.querySelectorAll("a")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page");

@@ -18,10 +18,8 @@ const DRAG = 6;
 
 /** What the charts of a view share: the part of time that is shown, and the moment that is pointed at. */
 export class Axis extends EventTarget {
-  /**
-   * Seconds since the epoch.
-   * @type {[number, number] | null}
-   */
+  // Seconds since the epoch.
+  /** @type {[number, number] | null} */
   range = null;
   /** @type {number | null} */
   cursor = null;
@@ -117,10 +115,8 @@ export class LineChart {
     return cursor === null || !this.times.length ? null : nearest(this.times, cursor);
   }
 
-  /**
-   * The value of a series at the moment that is pointed at, else its newest.
-   * @param {Values} values
-   */
+  // The value of a series at the moment that is pointed at, else its newest.
+  /** @param {Values} values */
   read(values) {
     return this.format(this.index === null ? newest(values) : values[this.index]);
   }
@@ -202,10 +198,8 @@ export class LineChart {
     if (from !== null && to !== null && Math.abs(this.x(to) - this.x(from)) > DRAG) this.axis.zoom(from, to);
   }
 
-  /**
-   * Arrows move, with Shift they mark, Enter zooms in, Escape shows all.
-   * @param {KeyboardEvent} event
-   */
+  // Arrows move, with Shift they mark, Enter zooms in, Escape shows all.
+  /** @param {KeyboardEvent} event */
   key(event) {
     const times = this.times;
     const index = this.index ?? times.length;
@@ -284,10 +278,8 @@ function bucketTable(columns, bounds, name) {
   return table([bound, { key: "total", title: texts.charts.count, cell: (row) => String(Math.round(row.total)) }], rows, { label: name });
 }
 
-/**
- * A piece of work in a waterfall: where it lies in time, in any unit.
- * @typedef {{name: Child, start: number, duration: number, depth?: number, level?: Level, text?: string, detail?: Child}} Piece
- */
+// A piece of work in a waterfall: where it lies in time, in any unit.
+/** @typedef {{name: Child, start: number, duration: number, depth?: number, level?: Level, text?: string, detail?: Child}} Piece */
 
 /**
  * Pieces of work below each other, each where it lies in time.
@@ -336,10 +328,8 @@ function curve(times, values, number, x, y, filled) {
   });
 }
 
-/**
- * Indexes of values that follow each other without a gap.
- * @param {Values} values
- */
+// Indexes of values that follow each other without a gap.
+/** @param {Values} values */
 function runsOf(values) {
   /** @type {number[][]} */
   const runs = [[]];
@@ -352,13 +342,11 @@ const label = (x, y, text, anchor = "middle") => svg("text", { class: "tick", x,
 
 /** @param {Box} box @param {number} y @param {string} text */
 function gridLine(box, y, text) {
-  return svg("g", null, svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }), label(box.left - 8, y + 3.5, text, "end"));
+  return svg("g", null, svg("line", { class: "mesh", x1: box.left, x2: box.right, y1: y, y2: y }), label(box.left - 8, y + 3.5, text, "end"));
 }
 
-/**
- * The sign of a series in the legend: its dashes tell it apart without colours.
- * @param {number} number
- */
+// The sign of a series in the legend: its dashes tell it apart without colours.
+/** @param {number} number */
 function key(number) {
   const shape = { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" };
   return svg("svg", shape, svg("path", { class: `line s${number}`, d: "M0,3H18" }));
@@ -373,10 +361,8 @@ function nearest(times, moment) {
 /** @param {Values} values */
 const newest = (values) => values.filter(isNumber).at(-1) ?? null;
 
-/**
- * The end of an axis that is easy to read.
- * @param {number} most
- */
+// The end of an axis that is easy to read.
+/** @param {number} most */
 function nice(most) {
   if (!(most > 0)) return 1;
   const size = 10 ** Math.floor(Math.log10(most));

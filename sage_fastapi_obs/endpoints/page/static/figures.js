@@ -65,31 +65,23 @@ export function part(answer, render) {
   }
 }
 
-/**
- * Say why something is not shown.
- * @param {string} reason
- */
+// Say why something is not shown.
+/** @param {string} reason */
 export function problem(reason) {
   const mark = h("span", { class: "sign", "aria-hidden": "true" }, "⚠ ");
   return h("p", { class: "problem", role: "status" }, mark, texts.states.unavailable(reason));
 }
 
-/**
- * Say that there is nothing, and what to do.
- * @param {string} title @param {...Child} children
- */
+// Say that there is nothing, and what to do.
+/** @param {string} title @param {...Child} children */
 export const nothing = (title, ...children) => h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), ...children);
 
-/**
- * A word with a sign and a colour.
- * @param {Level} level @param {string} text
- */
+// A word with a sign and a colour.
+/** @param {Level} level @param {string} text */
 export const tag = (level, text) => h("span", { class: `tag ${level}` }, SIGNS[level] ? h("span", { "aria-hidden": "true" }, SIGNS[level], " ") : null, text);
 
-/**
- * The level of an HTTP status.
- * @param {number} status @returns {Level}
- */
+// The level of an HTTP status.
+/** @param {number} status @returns {Level} */
 export const statusLevel = (status) => (status >= 500 ? "bad" : status >= 400 ? "warning" : status > 0 ? "good" : "neutral");
 
 /** @param {unknown} value @returns {value is number} */
@@ -98,10 +90,8 @@ export const isNumber = (value) => typeof value === "number" && Number.isFinite(
 /** @param {(value: number) => string} format @returns {(value: unknown) => string} */
 const finite = (format) => (value) => (isNumber(value) ? format(value) : NOTHING);
 
-/**
- * Three digits, as many of them behind the point as there is room for.
- * @param {number} value
- */
+// Three digits, as many of them behind the point as there is room for.
+/** @param {number} value */
 function short(value) {
   const size = Math.abs(value);
   return size >= 100 ? grouped(value) : String(Number(size < 1 ? value.toPrecision(2) : value.toFixed(size >= 10 ? 1 : 2)));
@@ -115,6 +105,7 @@ export const milliseconds = finite((ms) => {
   return Math.abs(ms) < 60_000 ? `${short(ms / 1_000)} s` : duration(ms / 1_000);
 });
 export const count = finite(grouped);
+export const factor = finite(short);
 export const plain = finite(short);
 export const rate = finite((value) => `${short(value)}/s`);
 export const percent = finite((share) => `${share !== 0 && Math.abs(share) < 0.0001 ? "< 0.01" : short(share * 100)} %`);

@@ -6,10 +6,8 @@ import { texts } from "./texts.js";
 
 const words = texts.login;
 
-/**
- * Show the login, once.
- * @param {() => void} entered
- */
+// Show the login, once.
+/** @param {() => void} entered */
 export function showLogin(entered) {
   if (document.querySelector("dialog.login")) return;
   const token = h("input", { type: "password", id: "token", autocomplete: "current-password", required: true });

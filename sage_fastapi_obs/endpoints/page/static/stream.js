@@ -15,10 +15,8 @@ class Live {
   state = "connecting";
   /** @type {Answer | null} the newest overview */
   answer = null;
-  /**
-   * When it came, in milliseconds since the epoch.
-   * @type {number | null}
-   */
+  // When it came, in milliseconds since the epoch.
+  /** @type {number | null} */
   heard = null;
   seconds = 300;
 
@@ -31,20 +29,16 @@ class Live {
   #asked = false;
   #started = false;
 
-  /**
-   * Be told of each overview and each change of state; the first time at once.
-   * @param {(live: Live) => void} listener
-   */
+  // Be told of each overview and each change of state; the first time at once.
+  /** @param {(live: Live) => void} listener */
   subscribe(listener) {
     this.#listeners.add(listener);
     listener(this);
     return () => void this.#listeners.delete(listener);
   }
 
-  /**
-   * Listen to the last seconds.
-   * @param {number} seconds
-   */
+  // Listen to the last seconds.
+  /** @param {number} seconds */
   open(seconds) {
     if (!this.#started) this.#start();
     else if (seconds === this.seconds) return;
@@ -80,7 +74,7 @@ class Live {
     if (this.#asked || document.hidden) return;
     this.#close("connecting");
     const source = new EventSource(address("live", { seconds: this.seconds }));
-    source.onmessage = (event) => this.#take(read(event.data));
+    source.onmessage = (event) => this.#take(overviewOf(parsed(event.data)));
     source.onerror = () => this.#lose();
     this.#source = source;
   }
@@ -105,7 +99,8 @@ class Live {
   async #lose() {
     this.#close("lost");
     this.#again = setTimeout(() => this.#connect(), AGAIN_MS[Math.min(this.#tries++, AGAIN_MS.length - 1)]);
-    const answer = await get("overview", { seconds: this.seconds });
+    const asked = await get("overview", { seconds: this.seconds });
+    const answer = asked.state === "value" ? overviewOf(asked.value) : asked;
     if (this.state === "live" || this.state === "paused") return;
     if (answer.state === "value") this.heard = Date.now();
     if (answer.state === "value" || this.#isOld()) this.answer = answer;
@@ -130,10 +125,9 @@ class Live {
   }
 }
 
-/** @param {string} data @returns {Answer} */
-function read(data) {
-  const value = parsed(data);
-  return typeof value?.figures === "object" ? { state: "value", value } : unavailable(texts.reasons.garbage);
+/** @param {any} value @returns {Answer} */
+function overviewOf(value) {
+  return value?.figures && typeof value.figures === "object" ? { state: "value", value } : unavailable(texts.reasons.garbage);
 }
 
 export const live = new Live();

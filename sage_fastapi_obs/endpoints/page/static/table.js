@@ -54,10 +54,8 @@ export function sorted(columns, rows, by) {
   return value ? [...rows].sort((one, other) => compare(value(one), value(other), by.descending)) : rows;
 }
 
-/**
- * What has no value comes last, whatever the direction.
- * @param {any} one @param {any} other @param {boolean} descending
- */
+// What has no value comes last, whatever the direction.
+/** @param {any} one @param {any} other @param {boolean} descending */
 function compare(one, other, descending) {
   if (one === null || other === null) return Number(one === null) - Number(other === null);
   const order = typeof one === "string" ? one.localeCompare(String(other)) : one - other;

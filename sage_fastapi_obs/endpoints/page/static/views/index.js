@@ -3,10 +3,8 @@
 import { texts } from "../texts.js";
 
 /** @typedef {typeof import("../stream.js").live} Live */
-/**
- * What a view is given. `rest` is what stands behind its name in the address, decoded; `signal` is aborted when it is left.
- * @typedef {{params: URLSearchParams, rest: string, live: Live, seconds: number, go: (hash: string) => void, signal: AbortSignal}} Context
- */
+// What a view is given. `rest` is what stands behind its name in the address, decoded; `signal` is aborted when it is left.
+/** @typedef {{params: URLSearchParams, rest: string, live: Live, seconds: number, go: (hash: string) => void, signal: AbortSignal}} Context */
 /** @typedef {{title: string, show: (place: HTMLElement, context: Context) => (() => void) | void}} View */
 /** @typedef {keyof typeof texts.page.groups} GroupName */
 

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { Axis, LineChart } from "../charts.js";
 import { h, replace } from "../dom.js";
-import { bytes, count, figure, isNumber, milliseconds, nothing, part, percent, rate, shownOf, statusLevel, tag } from "../figures.js";
+import { bytes, count, factor, figure, isNumber, milliseconds, nothing, part, percent, rate, shownOf, statusLevel, tag } from "../figures.js";
 import { texts } from "../texts.js";
 
 /** @typedef {import("./index.js").Context} Context */
@@ -40,8 +40,9 @@ export function show(place, { live, signal }) {
   const stop = live.subscribe(({ answer }) => {
     if (answer === null || answer === shown) return;
     shown = answer;
-    replace(figures, part(answer, figuresOf));
-    charts.update(answer.state === "value" && !isFresh(answer.value) ? answer.value.series : null);
+    charts.update(null);
+    const render = (/** @type {any} */ overview) => (charts.update(isFresh(overview) ? null : overview.series), figuresOf(overview));
+    replace(figures, part(answer, render));
   });
   const again = setInterval(() => live.state === "live" && showReasons(reasons, signal), REASONS_MS);
   showReasons(reasons, signal);
@@ -63,10 +64,8 @@ function overTime() {
   return { above, below, update };
 }
 
-/**
- * Whether nobody has asked anything yet.
- * @param {any} overview
- */
+// Whether nobody has asked anything yet.
+/** @param {any} overview */
 function isFresh({ series, figures }) {
   const rates = [...(series?.requests_per_second ?? []), figures.requests_per_second?.value];
   return !rates.some((value) => isNumber(value) && value > 0);
@@ -75,13 +74,12 @@ function isFresh({ series, figures }) {
 /** @param {any} overview */
 function figuresOf(overview) {
   const { figures, health, alerts, budgets, workers } = overview;
-  if (!figures) throw new TypeError("no figures");
   return [
     isFresh(overview) ? fresh() : null,
     h("dl", { class: "figures" }, trafficOf(figures)),
     h(
       "dl",
-      { class: "figures" },
+      { class: "figures states" },
       figure(words.health, ...healthOf(health)),
       figure(words.alerts, ...alertsOf(alerts)),
       figure(words.budget, ...budgetOf(budgets)),
@@ -117,10 +115,8 @@ function saturationOf(of) {
   ];
 }
 
-/**
- * A level only where there is something to say against a figure.
- * @param {any} source @param {number} warning @param {number} bad @returns {Level}
- */
+// A level only where there is something to say against a figure.
+/** @param {any} source @param {number} warning @param {number} bad @returns {Level} */
 function levelOf(source, warning, bad) {
   if (!isNumber(source?.value) || source.value < warning) return "neutral";
   return source.value >= bad ? "bad" : "warning";
@@ -147,17 +143,15 @@ function alertsOf(source) {
   return [{ state: "value", text: count(source.length) }, { level: source.length ? "bad" : "neutral", detail, href: "#/alerts" }];
 }
 
-/**
- * What is left of the budget that is used up most; in percent.
- * @param {any} source @returns {Known}
- */
+// What is left of the budget that is used up most; in percent.
+/** @param {any} source @returns {Known} */
 function budgetOf(source) {
   if (!Array.isArray(source)) return absent();
   const left = source.map((budget) => budget?.error_budget_left).filter(isNumber);
   if (!left.length) return [{ state: "none" }, { href: "#/levels" }];
   const least = Math.min(...left);
-  const level = least <= 0 ? "bad" : least < 25 ? "warning" : "neutral";
-  return [{ state: "value", text: percent(least / 100) }, { level, href: "#/levels" }];
+  if (least <= 0) return [{ state: "value", text: words.spent }, { level: "bad", detail: words.overspent(factor(1 - least / 100)), href: "#/levels" }];
+  return [{ state: "value", text: percent(least / 100) }, { level: least < 25 ? "warning" : "neutral", href: "#/levels" }];
 }
 
 /** @param {any} source @returns {Known} */

@@ -28,19 +28,27 @@ export function showRoute(place, name) {
   const compared = h("section");
   replace(place, h("div", null, h("a", { href: "#/routes" }, words.all), h("h1", null, name)), figures, charts, rest, compared);
   showCompared(compared, name);
-  return (answer) => {
-    replace(figures, part(answer, figuresOf));
-    replace(rest, answer.state === "value" ? part(answer, (detail) => restOf(detail, name)) : null);
-    charts.hidden = answer.state !== "value" || !answer.value.route;
-    if (charts.hidden || answer.state !== "value") return;
-    const { time: times, series } = answer.value;
+  const draw = (/** @type {any} */ { time: times, series, route }) => {
+    charts.hidden = !route;
     latency.update(times, ["p50", "p95", "p99"].map((each) => ({ name: each, values: series[`${each}_ms`] })));
     requests.update(times, [{ name: words.requests, values: series.requests_per_second }]);
+  };
+  return (answer) => {
+    charts.hidden = true;
+    replace(rest);
+    const render = (/** @type {any} */ detail) => {
+      const shown = figuresOf(detail);
+      replace(rest, restOf(detail, name));
+      draw(detail);
+      return shown;
+    };
+    replace(figures, part(answer, render));
   };
 }
 
 /** @param {any} detail */
 function figuresOf({ route, covered_seconds }) {
+  if (route === undefined) throw new TypeError("no route");
   if (!route) return nothing(words.empty, h("p", null, words.emptyHint));
   const { duration, error_ratio, failed } = route;
   /** @type {import("../figures.js").Level} */
@@ -80,10 +88,8 @@ function restOf(detail, name) {
 /** @param {Record<string, number>} numbers */
 const byNumber = (numbers) => Object.entries(numbers).sort((one, other) => other[1] - one[1]);
 
-/**
- * Only the buckets that are in use, and those between them.
- * @param {any} detail
- */
+// Only the buckets that are in use, and those between them.
+/** @param {any} detail */
 function heat({ time: times, counts, bounds_ms: bounds }) {
   const used = counts.flatMap((/** @type {number[]} */ step) => step.flatMap((number, bucket) => (number > 0 ? [bucket] : [])));
   if (!used.length) return null;
@@ -93,10 +99,8 @@ function heat({ time: times, counts, bounds_ms: bounds }) {
   return heatmap(columns, { label: words.heat, bounds: names.slice(low, high) });
 }
 
-/**
- * Parts of a whole, with bars.
- * @param {string} name @param {[Child, number][]} rows @param {string} empty
- */
+// Parts of a whole, with bars.
+/** @param {string} name @param {[Child, number][]} rows @param {string} empty */
 function shares(name, rows, empty) {
   const whole = rows.reduce((sum, [, number]) => sum + number, 0);
   const lines = rows.map(([label, number]) => share(label, number, whole, count, name));
@@ -142,10 +146,8 @@ function card(name, { key, duration_ms, status, timestamp, path, why }, longest)
   );
 }
 
-/**
- * Where the time went.
- * @param {Record<string, number>} timings @param {number} whole @param {number} longest
- */
+// Where the time went.
+/** @param {Record<string, number>} timings @param {number} whole @param {number} longest */
 function split(timings, whole, longest) {
   const line = (/** @type {[string, number]} */ [name, ms]) => share(name.replaceAll("_", " "), ms, longest, milliseconds, name);
   return h("ul", { class: "shares" }, line([words.whole, whole]), byNumber(timings).map(line));

@@ -36,10 +36,8 @@ function question({ rest, seconds }) {
   return rest ? ["route", { method, route: route.join(" "), seconds }] : ["routes", { seconds }];
 }
 
-/**
- * How the table is sorted, also after it was drawn anew.
- * @type {import("../table.js").Sort}
- */
+// How the table is sorted, also after it was drawn anew.
+/** @type {import("../table.js").Sort} */
 let sort = { key: "total", descending: true };
 
 /** @param {import("../api.js").Answer} answer @param {HTMLElement} place */
