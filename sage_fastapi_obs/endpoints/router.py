@@ -52,7 +52,8 @@ def monitoring_router(
 
     `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
-    `shown`: the settings of the service, where those that hold here differ. `health`: runs the health checks, by default on this event loop.
+    `shown`: the settings of the service, where those that hold here differ.
+    `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
