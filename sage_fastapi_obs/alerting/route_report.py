@@ -29,7 +29,7 @@ class RouteRow(RouteFigures):
     """Requests per second from one sample to the next."""
 
 
-class RouteList(BaseModel):
+class RoutesReport(BaseModel):
     """The routes with most requests."""
 
     seconds: float
@@ -77,13 +77,13 @@ class RouteReports:
     def __init__(self, status: ServiceStatus) -> None:
         self._status = status
 
-    def list(self, seconds: float) -> RouteList:
+    def list(self, seconds: float) -> RoutesReport:
         """Describe the routes with most requests."""
         window = self._status.view(seconds)
         total, routes = busiest_routes(window, MOST_ROUTES)
         rates = [_rates(step) for step in self._status.windows.steps(seconds, _MOST_SPARKS)]
         rows = [RouteRow(**dict(route), requests=[step.get((route.method, route.route)) for step in rates]) for route in routes]
-        return RouteList(seconds=seconds, covered_seconds=window.covered_seconds, routes=rows, routes_total=total)
+        return RoutesReport(seconds=seconds, covered_seconds=window.covered_seconds, routes=rows, routes_total=total)
 
     def detail(self, method: str, route: str, seconds: float) -> RouteDetail:
         """Describe one route."""

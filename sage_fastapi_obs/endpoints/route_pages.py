@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_fastapi_obs.alerting.route_report import RouteDetail, RouteList, RouteReports
+from sage_fastapi_obs.alerting.route_report import RouteDetail, RouteReports, RoutesReport
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS
 from sage_fastapi_obs.endpoints.access import Access
@@ -49,6 +49,6 @@ def route_pages(access: Access, status: ServiceStatus) -> list[JsonPage]:
     route = cached(lambda query: reports.detail(query.method, query.route, query.seconds))
     guarded = partial(JsonPage, guard=access.rejection, problems=PROBLEMS)
     return [
-        guarded("/routes", "routes", "All routes, side by side", routes, RouteList, RoutesQuery),
+        guarded("/routes", "routes", "All routes, side by side", routes, RoutesReport, RoutesQuery),
         guarded("/route", "route", "One route in detail", route, RouteDetail, RouteQuery),
     ]

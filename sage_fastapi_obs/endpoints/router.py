@@ -31,6 +31,7 @@ from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
+from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.other_workers import Workers
 from sage_fastapi_obs.workers.shared_levels import SharedLevels
 
@@ -40,7 +41,7 @@ def monitoring_router(
     scrape: MetricsPage,
     status: ServiceStatus,
     logs: LogWriter,
-    reader: StoreReader | None,
+    store: Store | None,
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
@@ -50,19 +51,20 @@ def monitoring_router(
 ) -> APIRouter:
     """Build the router with everything operators open.
 
-    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
     `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
     `shown`: the settings of the service, where those that hold here differ.
     `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
+    requests = RequestPages(access, store, status, with_lines=settings.monitoring.expose_logs)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
     overview = Overview(settings, status, workers, status_pages)
     pages = [
         overview.page(access),
         *status_pages.pages(),
         *route_pages(access, status),
-        *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
+        *requests.pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
         settings_page(access, shown),
@@ -74,7 +76,8 @@ def monitoring_router(
         LiveStream(access, overview, lambda: status.health.draining).route(settings.monitoring.prefix),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
-        *_log_routes(settings, access, logs, reader, levels),
+        Route(f"{settings.monitoring.prefix}/issues/{{id}}", requests.change_issue, methods=["PUT"], name="sage_obs_issue"),
+        *_log_routes(settings, access, logs, None if store is None else store.reader, levels),
     ]
     for route in routes:
         route.include_in_schema = False

@@ -40,14 +40,15 @@ PATHS = [
     "/monitoring/workers",
     "/monitoring/settings",
     "/monitoring/explorer",
+    "/monitoring/routes",
     "/monitoring/rules",
     "/monitoring/openapi.json",
 ]
 BY_NAME = {
     *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
-    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route"),
 }
-"""In the same document; they answer 404 without a store, and for what does not exist."""
+"""In the same document; they answer 404 without a store, and for what does not exist, or have to be told which one is meant."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
 
 

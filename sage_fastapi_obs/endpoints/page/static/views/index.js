@@ -12,6 +12,8 @@ import { texts } from "../texts.js";
 export const views = [
   { name: "overview", group: "traffic", title: texts.overview.title, load: () => import("./overview.js") },
   { name: "routes", group: "traffic", title: texts.routes.title, load: () => import("./routes.js") },
+  { name: "requests", group: "traffic", title: texts.requests.title, load: () => import("./requests.js") },
+  { name: "issues", group: "traffic", title: texts.issues.title, load: () => import("./issues.js") },
   { name: "alerts", group: "promises", title: texts.alerts.title, load: () => import("./alerts.js") },
   { name: "levels", group: "promises", title: texts.sla.title, load: () => import("./levels.js") },
   { name: "health", group: "promises", title: texts.health.title, load: () => import("./health.js") },
