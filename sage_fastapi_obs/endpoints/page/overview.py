@@ -1,7 +1,7 @@
 """`/monitoring/overview`: what the first view of the live page shows, in one document, made once for all who look."""
 
 import time
-from typing import Any
+from collections.abc import Callable
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -90,17 +90,21 @@ class Overview:
         status: ServiceStatus,
         workers: Workers,
         health: StatusPages,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`health`: has the answer of `/monitoring/health`."""
+        """`health`: has the answer of `/monitoring/health`. `cpu_clock`: CPU seconds of the calling thread."""
         self._service = settings.service
         self._status = status
         self._workers = workers
         self._figures = Figures(status, settings.metrics)
         self._health_page = health
         self._clock = status.clock
+        self._cpu_clock = cpu_clock
         self._one_at_a_time = OneAtATime()
         self._bodies: dict[int, tuple[float, bytes]] = {}
-        """By the length of the window: the newest document, and until when it is new enough."""
+        """By the length of the window: the newest document, and when it was made."""
+        self._rests_until = 0.0
+        """Until then, a document is new enough that would be too old otherwise."""
         self._health: tuple[float, HealthResponse | None] = (-_HEALTH_SECONDS, None)
 
     def page(self, access: Access) -> JsonPage:
@@ -125,8 +129,10 @@ class Overview:
         return await self._one_at_a_time.run(lambda _: self._fresh_body(seconds) or self._new_body(seconds, health))
 
     def _fresh_body(self, seconds: int) -> bytes | None:
-        until, body = self._bodies.get(seconds, (0.0, b""))
-        return body if body and self._clock() < until else None
+        made_at, body = self._bodies.get(seconds, (0.0, b""))
+        now = self._clock()
+        most = _MOST_REST_SECONDS if now < self._rests_until else _LEAST_REST_SECONDS
+        return body if body and now - made_at < most else None
 
     async def _health_now(self) -> HealthResponse | None:
         """Have the checks run more rarely: they ask databases."""
@@ -143,12 +149,12 @@ class Overview:
             return None
 
     def _new_body(self, seconds: int, health: HealthResponse | None) -> bytes:
-        started = time.thread_time()
+        started = self._cpu_clock()
         body = self._document(seconds, health).model_dump_json().encode()
-        cost = (time.thread_time() - started) * _REST_PER_CPU_SECOND
-        rest = min(max(cost, _LEAST_REST_SECONDS), _MOST_REST_SECONDS)
+        now = self._clock()
+        self._rests_until = now + (self._cpu_clock() - started) * _REST_PER_CPU_SECOND
         self._bodies.pop(seconds, None)
-        self._bodies[seconds] = (self._clock() + rest, body)
+        self._bodies[seconds] = (now, body)
         if len(self._bodies) > _MOST_LENGTHS:
             del self._bodies[next(iter(self._bodies))]
         return body
@@ -168,7 +174,7 @@ class Overview:
             series=self._figures.series(seconds),
             health=health,
             alerts=[alert.summary() for alert in self._status.alerts.alerts("firing")[:MOST_ALERTS]],
-            budgets=[_budget(*one) for one in self._compliances(seconds)],
+            budgets=[] if unreadable else [_budget(*one) for one in self._compliances(seconds)],
             workers=self._worker_count(),
         )
 
@@ -188,7 +194,7 @@ class Overview:
         return [(name, one) for name, one in found if name == "http" or _is_measured(one)]
 
     def _worker_count(self) -> WorkerCount:
-        found: list[Any] = [worker for worker in self._workers.find() if worker.is_alive]
+        found = [worker for worker in self._workers.find() if worker.is_alive]
         return WorkerCount(count=len(found), leader=next((worker.number for worker in found if worker.is_leader), None))
 
 

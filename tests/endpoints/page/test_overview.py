@@ -1,5 +1,6 @@
 """The document of the first view: its figures are those of the metrics, and none is made up."""
 
+import json
 import math
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from fastapi import FastAPI, HTTPException
 
 from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.page.figures import MOST_STEPS
-from sage_fastapi_obs.endpoints.page.overview import OverviewResponse
+from sage_fastapi_obs.endpoints.page.overview import Overview, OverviewResponse
+from sage_fastapi_obs.endpoints.status_pages import StatusPages
 
 NAMES = {
     *("requests_per_second", "errors_per_second", "error_share", "p50_ms", "p95_ms", "p99_ms", "in_flight", "loop_lag_ms"),
@@ -152,6 +155,7 @@ async def test_metrics_that_cannot_be_read_are_no_zeros(monkeypatch):
         document = await shop.overview(client)
     assert {*map(str, document["figures"].values())} == {str({"value": None, "reason": "the metrics cannot be read: OSError"})}
     assert document["health"]["status"]
+    assert document["budgets"] == []
     assert shop.obs.internal_errors.counts["Overview"] == 1
 
 
@@ -171,3 +175,29 @@ async def test_all_who_look_share_one_document(monkeypatch):
         assert len(answers) == len(reads) == 1
         await shop.overview(client)
     assert len(reads) == 2
+
+
+async def test_making_documents_takes_a_fiftieth_of_a_core_at_most():
+    """Whoever looks at whichever windows: after a costly document nobody has another one made for fifty times as long."""
+    shop, cpu = Shop(), iter(number / 10 for number in range(1000))
+    settings, status, workers = shop.obs.settings, shop.obs.status, shop.obs.workers
+    health = StatusPages(Access(settings.monitoring), status, workers, shop.obs.health.report, judged=True)
+    overview = Overview(settings, status, workers, health, cpu_clock=lambda: next(cpu))
+
+    async def times() -> list[float]:
+        return [json.loads(await overview.body(seconds))["time"] for seconds in (300, 900)]
+
+    first = shop.now
+    assert await times() == [first, first]
+    # Each has cost 0.1 seconds.
+    shop.now += 4.9
+    assert await times() == [first, first]
+    shop.now += 0.1
+    assert await times() == [shop.now, first]
+    shop.now += 4.9
+    assert await times() == [first + 5, first]
+    shop.now += 0.1
+    assert first + 10 in await times()
+    for _ in range(4):
+        shop.now += 4.9
+        assert min(await times()) > shop.now - 15
