@@ -133,7 +133,7 @@ class MetricExplorer:
 
     def _entry(self, family: Family) -> MetricEntry:
         name, known = name_of(family), CATALOG.get(name_of(family))
-        living = self._windows.living(name)
+        living = self._windows.count_living(name)
         declared = () if known is None else known.labels
         return MetricEntry(
             name=name,
@@ -141,7 +141,7 @@ class MetricExplorer:
             unit=family.unit or _unit(name),
             help=family.documentation,
             labels=[*(self._windows.labels(name) or declared)],
-            series=len(living),
+            series=living,
             problem=None if living or family.type in KINDS else _UNWATCHED,
         )
 

@@ -177,6 +177,11 @@ class Windows:
         history = self._histories.get(name)
         return () if history is None else history.labels
 
+    def count_living(self, name: str) -> int:
+        """Count the series of a metric that exist."""
+        history = self._histories.get(name)
+        return 0 if history is None else history.count_living()
+
     def living(self, name: str) -> list[Child]:
         """Return the series of a metric that exist, with the numbers that the registry had at the last sample."""
         with self._lock:

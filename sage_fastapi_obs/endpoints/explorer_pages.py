@@ -23,7 +23,8 @@ _PROBLEMS = {
     404: "There is none of this name, or it is served on a port of its own.",
     503: "Too many are waiting.",
 }
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 5.0
+"""Of a service with very many series a sample takes its time, and the page asks again and again."""
 Find: TypeAlias = Callable[[str, Any], BaseModel | None]
 """Finds what has a name."""
 

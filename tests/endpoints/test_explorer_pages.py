@@ -158,6 +158,22 @@ async def test_series_that_exist_no_more_are_not_shown() -> None:
         assert [one["labels"] for one in (await metric(shop, name))["now"]] == [{"zone": "b"}]
 
 
+async def test_series_of_the_process_before_are_not_shown(tmp_path: Path) -> None:
+    """Windows go on after a restart; what is shown as it is now is what this process counts, as on the page of metrics."""
+    for number, path in enumerate(("/boom", "/items/1")):
+        shop = Shop(store={"path": str(tmp_path)})
+        shop.now += 100 * number
+        assert shop.obs.store is not None
+        shop.obs.store.history.process = f"process {number}"
+        async with shop.obs:
+            await shop.visit(path, 3)
+            step(shop)
+            found = await metric(shop, "http_requests_total?by=route")
+    assert [(one["labels"]["route"], one["value"]) for one in found["now"]] == [("/items/{item_id}", 3)]
+    assert found["series"] == 1
+    assert "/boom" in {line["labels"]["route"] for line in found["past"]["lines"]}
+
+
 async def test_values_that_are_no_numbers_and_labels_that_are_no_names() -> None:
     """Infinity is no figure, and what cannot be printed is not."""
     shop = Shop()

@@ -124,13 +124,12 @@ const lineOf = ({ labels, values }) => ({ name: labelsText(labels) || words.colu
 
 /** @param {any} rule */
 function now(rule) {
-  const alerts = rule.alerts.filter((/** @type {any} */ alert) => Object.keys(alert.labels).length);
   return [
     rule.summary ? h("p", null, rule.summary) : null,
     rule.description ? quiet(rule.description) : null,
     rule.problem && isNumber(rule.value) ? problem(rule.problem) : null,
     figures(rule),
-    alerts.length ? table(ALERTS, alerts, { label: words.groups }) : null,
+    rule.by.length && rule.alerts.length ? table(ALERTS, rule.alerts, { label: words.groups }) : null,
   ];
 }
 
