@@ -15,10 +15,8 @@ let opened = null;
 /** The case that was opened last; null after a reload. */
 export const openedCase = () => opened;
 
-/**
- * Save what was answered for an id as a file.
- * @param {string} id @param {any} answer
- */
+// Save what was answered for an id as a file.
+/** @param {string} id @param {any} answer */
 export function saveCase(id, answer) {
   const content = JSON.stringify({ ...answer, lines: [], format: FORMAT, id });
   const link = h("a", { href: URL.createObjectURL(new Blob([content], { type: "application/json" })), download: `case-${id.replace(/[^A-Za-z0-9_-]+/g, "-").slice(0, 60)}.json` });
@@ -26,10 +24,8 @@ export function saveCase(id, answer) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/**
- * A field that opens a file.
- * @param {() => void} onopen
- */
+// A field that opens a file.
+/** @param {() => void} onopen */
 export function caseFile(onopen) {
   const said = h("span");
   const input = h("input", { type: "file", accept: ".json,.gz,application/json,application/gzip", onchange: () => open() });
@@ -43,10 +39,8 @@ export function caseFile(onopen) {
   return h("label", { class: "case" }, words.open, " ", input, said);
 }
 
-/**
- * Read a case; a text says why it is none.
- * @param {File} file @returns {Promise<any>}
- */
+// Read a case; a text says why it is none.
+/** @param {File} file @returns {Promise<any>} */
 async function read(file) {
   if (file.size > MOST_BYTES) return words.tooLarge;
   try {
@@ -61,10 +55,8 @@ async function read(file) {
   }
 }
 
-/**
- * Read a text; null where it is too long, which a small file that is packed can be.
- * @param {ReadableStream<Uint8Array>} stream
- */
+// Read a text; null where it is too long, which a small file that is packed can be.
+/** @param {ReadableStream<Uint8Array>} stream */
 async function bounded(stream) {
   const reader = stream.getReader();
   const decoder = new TextDecoder();

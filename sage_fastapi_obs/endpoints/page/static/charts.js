@@ -59,13 +59,9 @@ export class LineChart {
     this.axis = axis;
     this.limit = limit;
     /** @type {number[]} */
-    this.allTimes = [];
+    this.allTimes = this.times = [];
     /** @type {Series[]} */
-    this.allSeries = [];
-    /** @type {number[]} */
-    this.times = [];
-    /** @type {Series[]} */
-    this.series = [];
+    this.allSeries = this.series = [];
     /** @type {number | null} */
     this.dragged = null;
     this.x = scale(0, 1, 0, 1);
@@ -157,9 +153,7 @@ export class LineChart {
     const at = index === null ? undefined : this.times[index];
     if (index === null || at === undefined) return null;
     const dot = (/** @type {number} */ value, /** @type {number} */ number) => svg("circle", { class: `dot s${number}`, cx: x(at), cy: y(value), r: 3 });
-    return svg(
-      "g",
-      null,
+    return svg("g", null,
       this.dragged === null ? null : this.drawSelection(box, x(this.dragged), x(at)),
       svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: box.top, y2: box.bottom }),
       this.series.map(({ values }, number) => (isNumber(values[index]) ? dot(/** @type {number} */ (values[index]), number) : null)),
@@ -260,9 +254,7 @@ export function heatmap(columns, { label: name, bounds }) {
   const shape = { class: "heatmap", viewBox, preserveAspectRatio: "none", height: bounds.length * 14, role: "img", "aria-label": name };
   const names = h("div", { class: "heat-scale", "aria-hidden": "true" }, [...bounds].reverse().map((bound) => h("span", null, bound)));
   const ends = [columns[0], columns.at(-1)].map((column) => h("span", null, time(column?.time)));
-  return h(
-    "figure",
-    { class: "heat" },
+  return h("figure", { class: "heat" },
     h("figcaption", null, h("span", { class: "chart-title" }, name)),
     h("div", { class: "heat-body" }, names, svg("svg", shape, cells)),
     h("div", { class: "heat-ends", "aria-hidden": "true" }, ends),
@@ -288,9 +280,7 @@ function bucketTable(columns, bounds, name) {
  */
 export function waterfall(pieces, { label: name, format, end = Math.max(1e-9, ...pieces.map(({ start, duration }) => start + duration)) }) {
   const line = (/** @type {Piece} */ piece) =>
-    h(
-      "li",
-      { class: `depth-${Math.min(piece.depth ?? 0, 8)}` },
+    h("li", { class: `depth-${Math.min(piece.depth ?? 0, 8)}` },
       h("span", { class: "piece" }, piece.name),
       bar(piece.start / end, piece.duration / end, piece.level ?? "neutral"),
       h("span", { class: "length" }, piece.text ?? format(piece.duration)),

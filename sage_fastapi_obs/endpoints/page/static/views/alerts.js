@@ -72,20 +72,16 @@ const levelOf = (state) => (state === "firing" ? "bad" : state === "pending" ? "
 /** @param {string} state */
 const stateName = (state) => words.states[/** @type {"firing"} */ (state)] ?? String(state);
 
-/**
- * What fires is first, then what is nearest to it.
- * @param {any} rule
- */
+// What fires is first, then what is nearest to it.
+/** @param {any} rule */
 function order(rule) {
   const share = shareOf(rule);
   const state = { firing: 20, pending: 10 }[/** @type {string} */ (rule.state)];
   return state === undefined ? share : state + (share ?? 0);
 }
 
-/**
- * How much of the way to the threshold there is, 0 to 1; null where that cannot be said.
- * @param {any} rule
- */
+// How much of the way to the threshold there is, 0 to 1; null where that cannot be said.
+/** @param {any} rule */
 function shareOf({ condition, value, threshold, problem: silent }) {
   if (silent || !isNumber(value) || !isNumber(threshold) || !["<", ">"].includes(condition[0])) return null;
   const [part, whole] = condition[0] === ">" ? [value, threshold] : [threshold, value];
@@ -189,8 +185,6 @@ const FIRINGS = [
   column("labels", words.labels, (one) => labelsText(one.labels) || NOTHING),
 ];
 
-/**
- * A link only where a browser should follow it.
- * @param {string} address
- */
+// A link only where a browser should follow it.
+/** @param {string} address */
 const link = (address) => (/^https?:\/\//.test(address) ? h("a", { href: address, rel: "noreferrer" }, address) : address);

@@ -52,9 +52,13 @@ function columns(change) {
     { key: "counts", title: words.counts, cell: (issue) => sparkline(issue.counts, { label: words.counts, format: count }) },
     { key: "first", title: words.first, cell: (issue) => since(issue.first_seen), sort: (issue) => issue.first_seen },
     { key: "last", title: words.last, cell: (issue) => since(issue.last_seen), sort: (issue) => issue.last_seen },
-    { key: "change", title: words.change, cell: (issue) => h("button", { class: "small", onclick: () => change(issue) }, issue.state === "resolved" ? words.reopen : words.resolve) },
+    { key: "change", title: words.change, cell: (issue) => changeButton(issue, change) },
   ];
 }
+
+/** @param {any} issue @param {(issue: any) => void} change */
+const changeButton = (issue, change) =>
+  h("button", { class: "small", onclick: () => change(issue) }, issue.state === "resolved" ? words.reopen : words.resolve);
 
 /** @type {Record<string, import("../figures.js").Level>} */
 const LEVELS = { resolved: "good", reopened: "bad" };

@@ -24,10 +24,8 @@ export function show(place, context) {
   return poll(context, () => budgets(source, context), (answer) => redraw(body, part(answer, levels)));
 }
 
-/**
- * Ask for all windows, the chosen span first; one that cannot be read makes the whole not readable.
- * @param {string} source @param {Context} context @returns {Promise<import("../api.js").Answer>}
- */
+// Ask for all windows, the chosen span first; one that cannot be read makes the whole not readable.
+/** @param {string} source @param {Context} context @returns {Promise<import("../api.js").Answer>} */
 async function budgets(source, { seconds, signal }) {
   const windows = new Set([Math.max(1, Math.round(seconds / 60)), ...words.windows.map(([minutes]) => minutes)]);
   const answers = await Promise.all([...windows].map((minutes) => get("sla", { minutes, source }, { signal })));

@@ -77,9 +77,7 @@ function figuresOf(overview) {
   return [
     isFresh(overview) ? fresh() : null,
     h("dl", { class: "figures" }, trafficOf(figures)),
-    h(
-      "dl",
-      { class: "figures states" },
+    h("dl", { class: "figures states" },
       figure(words.health, ...healthOf(health)),
       figure(words.alerts, ...alertsOf(alerts)),
       figure(words.budget, ...budgetOf(budgets)),
@@ -184,9 +182,7 @@ function reasonsOf(found) {
 
 /** @param {any} request */
 function reason({ key, method, route, path, status, duration_ms, why }) {
-  return h(
-    "li",
-    null,
+  return h("li", null,
     h("a", { href: `#/requests/${encodeURIComponent(key)}` }, h("span", { class: "method" }, method), " ", route ?? path),
     h("span", null, tag(statusLevel(status), status)),
     h("span", { class: "number" }, milliseconds(duration_ms)),

@@ -55,22 +55,16 @@ export const awaiting = () => h("div", { class: "stack" }, h("p", { class: "quie
 /** @param {import("../dom.js").Child} text */
 export const quiet = (text) => h("p", { class: "quiet" }, text);
 
-/**
- * A column; `more` says by what it is sorted, and where it is aligned.
- * @param {string} key @param {string} heading @param {Column["cell"]} cell @param {Partial<Column>} [more] @returns {Column}
- */
+// A column; `more` says by what it is sorted, and where it is aligned.
+/** @param {string} key @param {string} heading @param {Column["cell"]} cell @param {Partial<Column>} [more] @returns {Column} */
 export const column = (key, heading, cell, more) => ({ key, title: heading, cell, ...more });
 
-/**
- * A column of numbers, by which it is sorted.
- * @param {string} key @param {string} heading @param {(row: any) => number | null} read @param {(value: unknown) => string} format
- */
+// A column of numbers, by which it is sorted.
+/** @param {string} key @param {string} heading @param {(row: any) => number | null} read @param {(value: unknown) => string} format */
 export const numbers = (key, heading, read, format) => column(key, heading, (row) => format(read(row)), { sort: read, align: "right" });
 
-/**
- * A column of words, by which it is sorted.
- * @param {string} key @param {string} heading @param {(row: any) => string} read
- */
+// A column of words, by which it is sorted.
+/** @param {string} key @param {string} heading @param {(row: any) => string} read */
 export const wordsOf = (key, heading, read) => column(key, heading, read, { sort: read });
 
 /** A table that stays sorted as somebody has sorted it. */
@@ -91,19 +85,15 @@ export class SortedTable {
   }
 }
 
-/**
- * A field to search with, which changes what is shown while one types.
- * @param {string} label @param {string} value @param {(text: string) => void} changed
- */
+// A field to search with, which changes what is shown while one types.
+/** @param {string} label @param {string} value @param {(text: string) => void} changed */
 export function searchField(label, value, changed) {
   const input = h("input", { type: "search", value, placeholder: label, "aria-label": label, oninput: () => changed(input.value) });
   return input;
 }
 
-/**
- * A choice among some values.
- * @param {string} label @param {[string, string][]} options values with their names @param {string} chosen @param {(value: string) => void} changed
- */
+// A choice among some values.
+/** @param {string} label @param {[string, string][]} options values with their names @param {string} chosen @param {(value: string) => void} changed */
 export function choose(label, options, chosen, changed) {
   const select = h("select", { onchange: () => changed(select.value) }, options.map(([value, name]) => h("option", { value, selected: value === chosen }, name)));
   return h("label", { class: "choice" }, label, " ", select);

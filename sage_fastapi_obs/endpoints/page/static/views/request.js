@@ -89,25 +89,19 @@ function causes(why, request) {
 function cause({ text: clause, evidence, lost_ms: lost, by = [], remedy, docs }) {
   const blockers = by.map((/** @type {string} */ id) => h("a", { href: requestAddress(id) }, words.blocker));
   const how = evidence === "observed" || evidence === "inferred" ? words.evidence[/** @type {"observed" | "inferred"} */ (evidence)] : null;
-  return h(
-    "li",
-    { class: "card" },
+  return h("li", { class: "card" },
     h("p", { class: "cause" }, text(clause)),
     h("p", { class: "facts quiet" }, how && h("span", { class: "tag", title: how.explain }, how.name), lost > 0 ? words.lost(milliseconds(lost)) : null, blockers),
     h("p", null, words.remedy, " ", coded(text(remedy)), " ", h("span", { class: "quiet" }, `docs/${text(docs)}`)),
   );
 }
 
-/**
- * A text of ours, whose code stands between backticks.
- * @param {string} value
- */
+// A text of ours, whose code stands between backticks.
+/** @param {string} value */
 const coded = (value) => value.split("`").map((piece, number) => (number % 2 ? h("code", null, piece) : piece));
 
-/**
- * The innermost frame of the application, and the stack with the frames of libraries folded.
- * @param {any} error
- */
+// The innermost frame of the application, and the stack with the frames of libraries folded.
+/** @param {any} error */
 function exception({ type, message, place, stack }) {
   const own = stack.filter((/** @type {any} */ piece) => piece.kind === "application").at(-1);
   return [
@@ -130,10 +124,8 @@ const ids = (request) => pairs(IDS.filter((name) => request[name]).map((name) =>
 /** @param {any} request */
 const command = (request) => h("details", null, h("summary", null, words.curl), copied(curl(request)), h("p", { class: "quiet" }, words.curlNote));
 
-/**
- * A text with a button that copies it; where the browser does not allow that, the button marks the text.
- * @param {string} value
- */
+// A text with a button that copies it; where the browser does not allow that, the button marks the text.
+/** @param {string} value */
 function copied(value) {
   const code = h("code", null, value);
   const mark = () => getSelection()?.selectAllChildren(code);
@@ -149,10 +141,8 @@ function copied(value) {
   return h("span", { class: "copied" }, code, button);
 }
 
-/**
- * The request as a command: without headers, query and body, which are not kept.
- * @param {any} request
- */
+// The request as a command: without headers, query and body, which are not kept.
+/** @param {any} request */
 export function curl(request) {
   const path = `/${String(request.path).replace(/^\/+/, "")}`.replace(/[^A-Za-z0-9/._~:@!$&()*+,;=-]/gu, escaped);
   return `curl --request ${quoted(request.method || "GET")} ${quoted(location.origin + path)}`;

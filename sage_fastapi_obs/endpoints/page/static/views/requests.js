@@ -18,10 +18,8 @@ const PHONE = 760;
 const PAGE_ROWS = 50;
 const FILTERS = ["text", "route", "status", "kept", "cause", "slower_than_seconds", "failed", "id"];
 
-/**
- * Requests that stay in view while the page is open.
- * @type {Map<string, any>}
- */
+// Requests that stay in view while the page is open.
+/** @type {Map<string, any>} */
 const pinned = new Map();
 
 export const title = words.title;

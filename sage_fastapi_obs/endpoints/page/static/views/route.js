@@ -54,9 +54,7 @@ function figuresOf({ route, covered_seconds }) {
   /** @type {import("../figures.js").Level} */
   const level = failed ? "bad" : "neutral";
   const errors = { level, detail: failed ? words.failed(count(failed)) : null };
-  return h(
-    "dl",
-    { class: "figures" },
+  return h("dl", { class: "figures" },
     figure(words.requests, shown(route.count / covered_seconds, rate), { detail: words.count(count(route.count)) }),
     figure(words.errors, shown(error_ratio, percent), errors),
     ["p50", "p95", "p99", "max"].map((each) => figure(each, shown(duration[each] && duration[each] * 1_000, milliseconds))),
@@ -75,9 +73,7 @@ function restOf(detail, name) {
   const places = detail.invalid.map((/** @type {any} */ each) => [`${each.location}: ${each.kind}`, each.count]);
   return [
     heat(detail),
-    h(
-      "div",
-      { class: "grid" },
+    h("div", { class: "grid" },
       shares(words.statuses, Object.entries(detail.statuses).sort().map(([status, number]) => [tag(statusLevel(Number(status)), status), number]), words.none),
       shares(words.causes, byNumber(detail.causes).map(([each, number]) => [cause(each), number]), words.noCauses),
       shares(words.invalid, places, words.noInvalid),
@@ -135,9 +131,7 @@ function card(name, { key, duration_ms, status, timestamp, path, why }, longest)
   const id = encodeURIComponent(key);
   const timings = h("div");
   get(`requests/${id}`).then((answer) => replace(timings, part(answer, ({ stories }) => split(stories[0].timings_ms, duration_ms, longest))));
-  return h(
-    "section",
-    { class: "card" },
+  return h("section", { class: "card" },
     h("div", { class: "row" }, h("h3", null, name), h("a", { href: `#/requests/${id}` }, words.open)),
     h("p", { class: "big" }, milliseconds(duration_ms), " ", tag(statusLevel(status), status)),
     h("p", { class: "quiet" }, time(Date.parse(timestamp) / 1_000), " · ", path),

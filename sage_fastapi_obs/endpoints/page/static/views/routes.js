@@ -4,73 +4,49 @@ import { get } from "../api.js";
 import { sparkline } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { count, isNumber, milliseconds, part, percent, rate } from "../figures.js";
-import { sorted, table } from "../table.js";
 import { texts } from "../texts.js";
+import { awaiting, column, numbers, poll, quiet, redraw, SortedTable } from "./redraw.js";
 import { showRoute } from "./route.js";
 
 /** @typedef {import("./index.js").Context} Context */
 /** @typedef {import("../table.js").Column} Column */
 
 const words = texts.routes;
-const AGAIN_MS = 5_000;
 
 export const title = words.title;
 
 /** @param {HTMLElement} place @param {Context} context */
 export function show(place, context) {
-  const rows = h("div", null, h("p", { class: "quiet" }, texts.page.loading));
-  const draw = context.rest ? showRoute(place, context.rest) : showAll;
-  if (!context.rest) replace(place, h("h1", null, title), rows);
-  const update = async () => {
-    const answer = await get(...question(context), { signal: context.signal });
-    if (!context.signal.aborted) draw(answer, rows);
-  };
-  const again = setInterval(() => context.live.state === "live" && update(), AGAIN_MS);
-  update();
-  return () => clearInterval(again);
-}
-
-/** @param {Context} context @returns {[string, import("../api.js").Query]} */
-function question({ rest, seconds }) {
+  const { rest, seconds, signal } = context;
   const [method, ...route] = rest.split(" ");
-  return rest ? ["route", { method, route: route.join(" "), seconds }] : ["routes", { seconds }];
+  if (rest) return poll(context, () => get("route", { method, route: route.join(" "), seconds }, { signal }), showRoute(place, rest));
+  const rows = awaiting();
+  const routes = new SortedTable([], { label: title, empty: words.empty, sort: { key: "total", descending: true } });
+  replace(place, h("h1", null, title), rows);
+  return poll(context, () => get("routes", { seconds }, { signal }), (answer) => redraw(rows, part(answer, (report) => rowsOf(routes, report))));
 }
 
-// How the table is sorted, also after it was drawn anew.
-/** @type {import("../table.js").Sort} */
-let sort = { key: "total", descending: true };
-
-/** @param {import("../api.js").Answer} answer @param {HTMLElement} place */
-function showAll(answer, place) {
-  const focused = place.querySelector("button:focus")?.getAttribute("data-key");
-  const onsort = (/** @type {import("../table.js").Sort} */ chosen) => ((sort = chosen), showAll(answer, place));
-  replace(place, part(answer, ({ routes, routes_total, covered_seconds }) => {
-    const columns = columnsOf(covered_seconds);
-    const cut = routes_total > routes.length && h("p", { class: "quiet" }, words.cut(routes.length, routes_total));
-    return [table(columns, sorted(columns, routes, sort), { sort, onsort, label: title, empty: words.empty }), cut];
-  }));
-  if (focused) /** @type {HTMLElement | null} */ (place.querySelector(`[data-key="${focused}"]`))?.focus();
+/** @param {SortedTable} shown @param {any} report */
+function rowsOf(shown, { routes, routes_total, covered_seconds }) {
+  shown.columns = columnsOf(covered_seconds);
+  return [shown.show(routes), routes_total > routes.length && quiet(words.cut(routes.length, routes_total))];
 }
 
 /** @param {number} covered @returns {Column[]} */
 function columnsOf(covered) {
-  const share = (/** @type {any} */ row) => h("span", { class: row.failed ? "bad-text" : "quiet" }, percent(row.error_ratio), row.failed ? " ✕" : "");
-  /** @param {keyof typeof words.columns} key @param {(row: any) => number | null} read @param {(value: unknown) => string} format */
-  const number = (key, read, format) => {
-    const cell = (/** @type {any} */ row) => format(read(row));
-    return { key, title: words.columns[key], align: /** @type {const} */ ("right"), sort: read, cell };
-  };
+  const of = words.columns;
+  const errors = (/** @type {any} */ row) => h("span", { class: row.failed ? "bad-text" : "quiet" }, percent(row.error_ratio), row.failed ? " ✕" : "");
   const name = (/** @type {any} */ row) => h("a", { href: routeAddress(row) }, h("span", { class: "method" }, row.method), " ", row.route);
   return [
-    { key: "route", title: words.columns.route, sort: (row) => row.route, cell: name },
-    { key: "spark", title: words.columns.spark, cell: (row) => sparkline(row.requests, { label: words.columns.rate, format: rate }) },
-    number("rate", (row) => (covered > 0 ? row.count / covered : null), rate),
-    { ...number("errors", (row) => row.error_ratio, percent), cell: share },
-    number("p50", (row) => milli(row.duration.p50), milliseconds),
-    number("p95", (row) => milli(row.duration.p95), milliseconds),
-    number("p99", (row) => milli(row.duration.p99), milliseconds),
-    number("total", (row) => milli(row.duration.sum), milliseconds),
-    number("count", (row) => row.count, count),
+    column("route", of.route, name, { sort: (row) => row.route }),
+    column("spark", of.spark, (row) => sparkline(row.requests, { label: of.rate, format: rate })),
+    numbers("rate", of.rate, (row) => (covered > 0 ? row.count / covered : null), rate),
+    column("errors", of.errors, errors, { sort: (row) => row.error_ratio, align: "right" }),
+    numbers("p50", of.p50, (row) => milli(row.duration.p50), milliseconds),
+    numbers("p95", of.p95, (row) => milli(row.duration.p95), milliseconds),
+    numbers("p99", of.p99, (row) => milli(row.duration.p99), milliseconds),
+    numbers("total", of.total, (row) => milli(row.duration.sum), milliseconds),
+    numbers("count", of.count, (row) => row.count, count),
   ];
 }
 

@@ -60,10 +60,8 @@ function sourceOf({ source, source_name: name }) {
   return [words.sources[/** @type {"default"} */ (source)] ?? source, name ? h("div", { class: "quiet mono" }, name) : null];
 }
 
-/**
- * The help is written for the documents: without their links and marks.
- * @param {string} help
- */
+// The help is written for the documents: without their links and marks.
+/** @param {string} help */
 const unmarked = (help) => help.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replaceAll("`", "");
 
 /** @param {unknown} value */

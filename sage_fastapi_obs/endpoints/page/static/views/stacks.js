@@ -22,10 +22,8 @@ export function show(place, context) {
   return poll(context, () => get("stacks", {}, { signal: context.signal }), draw);
 }
 
-/**
- * Whether a route is one of this page; the address of the page ends in what such routes begin with.
- * @param {string} route
- */
+// Whether a route is one of this page; the address of the page ends in what such routes begin with.
+/** @param {string} route */
 function isOurs(route) {
   const parts = location.pathname.split("/").slice(0, -1);
   return parts.slice(1).some((_, index) => route.startsWith(`/${parts.slice(index + 1).join("/")}/`));

@@ -17,10 +17,8 @@ const MOST_FOLDED = 50;
 /** @type {Record<string, Piece["level"]>} */
 const LEVELS = { blocking: "bad", delayed: "warning" };
 
-/**
- * On one clock: the blocks, the request, and the others. The first of them begins at zero.
- * @param {any} request @param {any[]} why @param {any[]} overlap
- */
+// On one clock: the blocks, the request, and the others. The first of them begins at zero.
+/** @param {any} request @param {any[]} why @param {any[]} overlap */
 export function overlapTimes(request, why, overlap) {
   const blocks = why.flatMap(({ blocks: found }) => found ?? []).map((block) => at(h("b", null, words.block), block.offset_ms, block.duration_ms, "bad"));
   const own = at(h("b", null, words.this), 0, request.duration_ms, "good");
@@ -37,10 +35,8 @@ function related({ request, relation }) {
   return [h("a", { href: requestAddress(request.key) }, nameOf(request)), " ", h("span", { class: "quiet" }, how)];
 }
 
-/**
- * Draw pieces of time; some may have begun before zero.
- * @param {Piece[]} all @param {string} label @param {number} [whole]
- */
+// Draw pieces of time; some may have begun before zero.
+/** @param {Piece[]} all @param {string} label @param {number} [whole] */
 function drawn(all, label, whole = 0) {
   const rows = all.slice(0, MOST_PIECES);
   const start = Math.min(0, ...rows.map((row) => row.start));
@@ -87,10 +83,8 @@ function groupsOf(spans) {
   return groups.sort((one, other) => one[0].offset_ms - other[0].offset_ms);
 }
 
-/**
- * What is the same for spans that can be told as one.
- * @param {any} span
- */
+// What is the same for spans that can be told as one.
+/** @param {any} span */
 const kindOf = ({ kind, name, status, attributes }) => JSON.stringify([kind, name, status, attributes?.["db.query.text"] ?? null]);
 
 /** @param {any} span @param {number} depth @returns {Piece} */

@@ -5,11 +5,7 @@ import { bytes, date, milliseconds, NOTHING, percent, plain } from "../figures.j
 /** @typedef {(value: unknown) => string} Format */
 
 /** @type {Record<string, Format>} */
-const UNITS = {
-  seconds: (value) => milliseconds(typeof value === "number" ? value * 1_000 : null),
-  bytes,
-  ratio: percent,
-};
+const UNITS = { seconds: (value) => milliseconds(typeof value === "number" ? value * 1_000 : null), bytes, ratio: percent };
 
 /**
  * @param {{name: string, unit: string}} metric
@@ -24,8 +20,6 @@ export function formatOf({ name, unit }, statistic) {
 /** @param {Format} format @returns {Format} */
 const perSecond = (format) => (value) => (format(value) === NOTHING ? NOTHING : `${format(value)}/s`);
 
-/**
- * Labels as people write them: `route=/items status=200`.
- * @param {Record<string, string>} labels
- */
+// Labels as people write them: `route=/items status=200`.
+/** @param {Record<string, string>} labels */
 export const labelsText = (labels) => Object.entries(labels).map(([name, value]) => `${name}=${value}`).join(" ");

@@ -2,10 +2,8 @@
 
 const LONGEST_TEXT = 20_000;
 
-/**
- * The address of the page of a request.
- * @param {string} id
- */
+// The address of the page of a request.
+/** @param {string} id */
 export function requestAddress(id) {
   try {
     return `#/requests/${encodeURIComponent(id)}`;
@@ -15,10 +13,8 @@ export function requestAddress(id) {
   }
 }
 
-/**
- * A text of somebody else's, no longer than a page can show.
- * @param {unknown} value
- */
+// A text of somebody else's, no longer than a page can show.
+/** @param {unknown} value */
 export function text(value) {
   const whole = typeof value === "string" ? value : (JSON.stringify(value) ?? "");
   return whole.length > LONGEST_TEXT ? `${whole.slice(0, LONGEST_TEXT)}…` : whole;
