@@ -21,6 +21,8 @@ PARTS = 24
 """Parts of time that failures are counted in."""
 _PAGE = 1_000
 _NS = 1_000_000_000
+Kind = tuple[str | None, str | None, str | None]
+"""Type, route and place in the code."""
 State = Literal["open", "resolved", "reopened"]
 
 
@@ -71,11 +73,12 @@ class IssueChange(BaseModel):
 def issues_of(reader: StoreReader, resolved_ns: dict[str, int], now_ns: int) -> IssueList:
     """Group the newest failures. `resolved_ns`: when issues were resolved; both are Unix time in nanoseconds."""
     failures, is_complete = _failures(reader)
-    groups: dict[str, list[ListedRequest]] = {}
+    groups: dict[Kind, list[ListedRequest]] = {}
     for failure in failures:
-        groups.setdefault(issue_id(failure.request), []).append(failure)
+        groups.setdefault(_kind(failure.request), []).append(failure)
     since_ns = min((failure.request.started_ns for failure in failures), default=now_ns)
-    found = [_issue(id_, group, resolved_ns.get(id_), since_ns, now_ns) for id_, group in groups.items()]
+    ids = {issue_id(kind): group for kind, group in groups.items()}
+    found = [_issue(id_, group, resolved_ns.get(id_), since_ns, now_ns) for id_, group in ids.items()]
     found.sort(key=lambda issue: issue.last_seen, reverse=True)
     found.sort(key=lambda issue: issue.state == "resolved")
     return IssueList(
@@ -86,9 +89,12 @@ def issues_of(reader: StoreReader, resolved_ns: dict[str, int], now_ns: int) -> 
     )
 
 
-def issue_id(request: StoredRequest) -> str:
-    """Name the issue that a failure belongs to."""
-    kind = (request.error_type, request.route, _place(request))
+def _kind(request: StoredRequest) -> Kind:
+    return request.error_type, request.route, _place(request)
+
+
+def issue_id(kind: Kind) -> str:
+    """Name the issue of a kind of failure."""
     return hashlib.sha256(orjson.dumps(kind)).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from kept_requests import BEGIN_NS, filled, kept, put
 from support import client
 from test_requests_pages import TOKEN, Shop
 
-from sage_fastapi_obs.endpoints.issues import MOST_ISSUES, PARTS, issue_id, issues_of
+from sage_fastapi_obs.endpoints.issues import MOST_ISSUES, PARTS, _kind, issues_of
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage
 from sage_fastapi_obs.store.schema import MOST_RESOLVED
 from sage_fastapi_obs.store.store import Store
@@ -166,7 +166,7 @@ def test_every_failure_is_in_one_issue(failures: list[Any], now_ns: int, resolve
     issues = issues_of(Reader(found), resolved, now_ns)  # type: ignore[arg-type]
     assert sum(issue.count for issue in issues.issues) == len(failures) == issues.failures
     assert all(sum(issue.counts) == issue.count for issue in issues.issues)
-    assert len({issue.id for issue in issues.issues}) == len({issue_id(one.request) for one in found}) <= MOST_ISSUES
+    assert len({issue.id for issue in issues.issues}) == len({_kind(one.request) for one in found}) <= MOST_ISSUES
     json.loads(issues.model_dump_json())
 
 

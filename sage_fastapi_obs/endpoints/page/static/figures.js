@@ -110,7 +110,9 @@ export const plain = finite(short);
 export const rate = finite((value) => `${short(value)}/s`);
 export const percent = finite((share) => `${share !== 0 && Math.abs(share) < 0.0001 ? "< 0.01" : short(share * 100)} %`);
 export const ago = finite((seconds) => texts.time.ago(duration(Math.max(0, seconds))));
-export const time = finite((seconds) => new Date(seconds * 1_000).toLocaleTimeString("en-GB"));
+// Made once: to make one takes longer than to draw a row.
+const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+export const time = finite((seconds) => (Math.abs(seconds) < 8e12 ? CLOCK.format(seconds * 1_000) : NOTHING));
 const DATE = /** @type {const} */ ({ day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 export const date = finite((seconds) => new Date(seconds * 1_000).toLocaleString("en-GB", DATE));
 

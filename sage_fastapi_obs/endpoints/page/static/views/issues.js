@@ -19,7 +19,7 @@ export const title = words.title;
 /** @param {HTMLElement} place @param {Context} context */
 export function show(place, { live, signal }) {
   const said = h("div", { role: "status" });
-  const list = h("div", { class: "requests issues" }, h("p", { class: "quiet" }, texts.page.loading));
+  const list = h("div", { class: "feed issues" }, h("p", { class: "quiet" }, texts.page.loading));
   replace(place, h("h1", null, title), h("p", { class: "quiet" }, words.hint), said, list);
   /** @param {Answer} answer */
   const update = (answer) => !signal.aborted && replace(list, part(answer, (found) => listOf(found, change)));

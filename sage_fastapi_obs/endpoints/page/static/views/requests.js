@@ -15,6 +15,7 @@ const words = texts.requests;
 const TAIL_MS = 2_000;
 const NEAR_TOP = 160;
 const PHONE = 760;
+const PAGE_ROWS = 50;
 const FILTERS = ["text", "route", "status", "kept", "cause", "slower_than_seconds", "failed", "id"];
 
 // Requests that stay in view while the page is open.
@@ -58,7 +59,7 @@ class RequestList {
     this.live = live;
     this.signal = signal;
     this.said = h("div", { role: "status" });
-    this.list = h("div", { class: "requests" }, h("p", { class: "quiet" }, texts.page.loading));
+    this.list = h("div", { class: "feed" }, h("p", { class: "quiet" }, texts.page.loading));
     this.older = h("button", { hidden: true, onclick: () => this.ask({ before: this.next }) }, words.older);
     this.form = h("form", { class: "filters", onsubmit: (/** @type {Event} */ event) => event.preventDefault(), onchange: () => this.filter() }, this.fields());
     const opened = caseFile(() => (location.hash = "#/requests?case"));
@@ -118,7 +119,7 @@ class RequestList {
   async ask(cursor) {
     const number = ++this.asked;
     this.isAsking = true;
-    const answer = await get("requests", { ...Object.fromEntries(this.params), ...cursor, limit: cursor.after ? MOST_ROWS : 100 }, { signal: this.signal });
+    const answer = await get("requests", { ...Object.fromEntries(this.params), ...cursor, limit: cursor.after ? MOST_ROWS : PAGE_ROWS }, { signal: this.signal });
     if (this.signal.aborted || number !== this.asked) return;
     this.isAsking = false;
     if (answer.state === "unavailable") return this.refuse(answer.reason, !cursor.after);
