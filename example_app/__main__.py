@@ -116,6 +116,7 @@ class Demo:
 
     def _say_where_to_look(self) -> None:
         print(f"""
+  the live page    {self._url}/monitoring/
   the service      {self._url}/docs
   its metrics      {self._url}/metrics
   its health       {self._url}/monitoring/health

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -58,7 +60,21 @@ def create_app() -> FastAPI:
 def _settings() -> Settings:
     """Read the settings; packs that nobody has chosen are all that the routes feed."""
     settings = Settings.from_env()
-    return settings if "packs" in settings.metrics.model_fields_set else Settings.from_env(metrics={"packs": PACKS})
+    packs: dict[str, Any] = {} if "packs" in settings.metrics.model_fields_set else {"packs": PACKS}
+    return Settings.from_env(metrics=packs, monitoring=_token(settings))
+
+
+def _token(settings: Settings) -> dict[str, str]:
+    """Tell where the live page is, if the environment knows that; make a token for it, and tell that too, if there is none."""
+    page = os.environ.get("EXAMPLE_PAGE")
+    if not page:
+        return {}
+    if settings.monitoring.token is not None:
+        print(f"the live page: {page}", flush=True)
+        return {}
+    token = secrets.token_urlsafe()
+    print(f"the live page: {page} with the token {token}", flush=True)
+    return {"token": token}
 
 
 def _furnish(app: FastAPI) -> None:

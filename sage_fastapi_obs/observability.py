@@ -20,6 +20,7 @@ from sage_fastapi_obs.endpoints.metrics_page import MetricsPage
 from sage_fastapi_obs.endpoints.metrics_port import MetricsPort
 from sage_fastapi_obs.endpoints.recent_lines_page import lines_or_recent
 from sage_fastapi_obs.endpoints.router import monitoring_router
+from sage_fastapi_obs.endpoints.status_pages import Report
 from sage_fastapi_obs.errors import DeclarationError
 from sage_fastapi_obs.insight.assembly import insight
 from sage_fastapi_obs.insight.server_timing import server_timing
@@ -147,13 +148,8 @@ class Observability(Lifecycle):
             self.worker.rules = self.status
 
         # What operators open.
-        self._reader = None if self.store is None else self.store.reader
-        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control)
-        self.router: APIRouter = monitoring_router(
-            *(settings, self.metrics_page, self.status, self.logs, self._reader),
-            None if self.stacks is None else self.stacks.report,
-            *(self.workers, self._levels),
-        )
+        self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control, self._pages_of_port)
+        self.router: APIRouter = self._router(settings)
         """The monitoring endpoints, for `app.include_router`."""
         self._pages = PagePlacement(settings, self.router, self._warn)
         # Our own pages are no traffic of the app.
@@ -164,6 +160,21 @@ class Observability(Lifecycle):
         self._build_callbacks(Identity(settings.http, redaction, new_id), http, redaction)
         if settings.metrics.enabled:
             self._register_collectors()
+
+    def _router(self, settings: Settings, health: Report | None = None) -> APIRouter:
+        return monitoring_router(
+            *(settings, self.metrics_page, self.status, self.logs, self.store),
+            None if self.stacks is None else self.stacks.report,
+            *(self.workers, self._levels, self.numbers.families, self.settings, health),
+        )
+
+    def _pages_of_port(self) -> APIRouter | None:
+        """Build what the metrics port serves besides metrics; nothing without a token, which it takes there."""
+        monitoring = self.settings.monitoring
+        if monitoring.token is None:
+            return None
+        settings = self.settings.model_copy(update={"monitoring": monitoring.model_copy(update={"access": "token"})})
+        return self._router(settings, lambda: self.health.report_of(self.status.notifications.loop))
 
     def _build_callbacks(self, identity: Identity, http: HttpMetrics | None, redaction: Redaction) -> None:
         """Put the recorders in order: ids before the span that has them.
@@ -204,6 +215,7 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
+        self.registry.register(self._excluded_requests)
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 
@@ -296,8 +308,8 @@ class Observability(Lifecycle):
             self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
-        """Return whether a request is not recorded."""
-        return scope in self._excluded_requests
+        """Return whether a request is not recorded, and count it."""
+        return self._excluded_requests.exclude(scope)
 
     @property
     def dropped_headers(self) -> DroppedHeaders:
@@ -347,7 +359,8 @@ class Observability(Lifecycle):
 
         They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        return lines_or_recent(correlation_id, limit, self.logs, self._reader, self.internal_errors)
+        reader = None if self.store is None else self.store.reader
+        return lines_or_recent(correlation_id, limit, self.logs, reader, self.internal_errors)
 
     def _log(self, level: str, message: str, fields: Mapping[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:

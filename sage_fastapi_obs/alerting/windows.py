@@ -11,13 +11,14 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from operator import attrgetter
 
 from sage_fastapi_obs.alerting.label_matchers import Where, matcher
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS, Rows, Window
 from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, decompress, merge_tick, thin
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+from sage_fastapi_obs.metrics.registry_reader import Child, Kind, Reading
 
 MOST_SERIES = 50_000
 """Label sets that are watched; more are counted as left out."""
@@ -153,12 +154,39 @@ class Windows:
         for index in range(max(1, len(ticks) - most), len(ticks)):
             yield ticks[index], partial(self._past_view, ticks[: index + 1])
 
+    def steps(self, seconds: float, most: int) -> list[Window]:
+        """Cut the last seconds into windows that follow each other, the oldest first; each is from one sample to another.
+
+        `most`: so many at most. While their samples are kept, the next call returns the same ones again, and new ones.
+        """
+        with self._lock:
+            ticks = self._ticks[:]
+        begin = ticks[-1].at - seconds if ticks else 0.0
+        ends = [*{tick.at * most // seconds: index for index, tick in enumerate(ticks) if tick.at >= begin}.values()]
+        return [self._past_view(ticks[: end + 1], ticks[end].at - ticks[start].at) for start, end in pairwise(ends)]
+
     def _past_view(self, ticks: Sequence[Tick], seconds: float) -> Window:
         return Window(self, seconds, ticks, _PastTotals(ticks[-1].totals), {})
 
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
         return {name: history.kind for name, history in self._histories.copy().items()}
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Return the names of a metric's labels; none for a metric that has not been seen."""
+        history = self._histories.get(name)
+        return () if history is None else history.labels
+
+    def count_living(self, name: str) -> int:
+        """Count the series of a metric that exist."""
+        history = self._histories.get(name)
+        return 0 if history is None else history.count_living()
+
+    def living(self, name: str) -> list[Child]:
+        """Return the series of a metric that exist, with the numbers that the registry had at the last sample."""
+        with self._lock:
+            history = self._histories.get(name)
+            return [] if history is None else history.living()
 
     def has_series(self, name: str, where: Where) -> bool:
         """Tell whether a metric has series that match; without a lock, as who asks may have some that sampling needs."""

@@ -80,11 +80,36 @@ class GilPacer:
             wait = _LEND_EVERY_SECONDS if self._rests.wait(_LEND_SECONDS) else min(2 * wait, _MOST_BETWEEN_SECONDS)
 
 
+class LoopLimiter:
+    """Lets some pieces of work of each event loop run at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limiters: RunVar[CapacityLimiter] = RunVar(f"sage_fastapi_obs.turns.{id(self)}")
+
+    def __call__(self) -> CapacityLimiter:
+        """Return the limiter of this event loop."""
+        try:
+            return self._limiters.get()
+        except LookupError:
+            limiter = CapacityLimiter(self._most)
+            self._limiters.set(limiter)
+            return limiter
+
+
+_page_threads = LoopLimiter(4)
+
+
+async def in_page_thread(work: Callable[[], T]) -> T:
+    """Do some short work in a thread that is not of the application's pool: pages answer also where that has none left."""
+    return await in_thread(work, _page_threads())
+
+
 class OneAtATime:
     """Runs one piece of work of each event loop at a time, in a thread that is not of the application's pool."""
 
     def __init__(self) -> None:
-        self._limiters: RunVar[CapacityLimiter] = RunVar(f"sage_fastapi_obs.turns.{id(self)}")
+        self._limiter = LoopLimiter(1)
 
     @property
     def waiting(self) -> int:
@@ -113,11 +138,3 @@ class OneAtATime:
             finally:
                 group.cancel_scope.cancel()
         raise raised
-
-    def _limiter(self) -> CapacityLimiter:
-        try:
-            return self._limiters.get()
-        except LookupError:
-            limiter = CapacityLimiter(1)
-            self._limiters.set(limiter)
-            return limiter

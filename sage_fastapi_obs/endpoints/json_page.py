@@ -7,7 +7,7 @@ document of their own.
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter
 from fastapi import Query as QueryParameters
@@ -24,9 +24,11 @@ UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _FRESH_SECONDS = 1.0
 MOST_CACHED = 32
 MOST_WAITING = 64
+LONGEST_BODY_BYTES = 4_096
 MOST_QUERY_BYTES = 16_384
 _MOST_PARAMETERS = 64
 
+Body = TypeVar("Body", bound=BaseModel)
 Handler: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 """Answers a request whose query is valid."""
 Guard: TypeAlias = Callable[[Request], Response | None]
@@ -144,6 +146,21 @@ def _validated(model: type[PageQuery], query_string: bytes) -> PageQuery:
         raise ValueError("; ".join(messages)[:500]) from None
 
 
+async def read_body(request: Request, model: type[Body], hint: str) -> Body | Response:
+    """Read the JSON body of a change; else return a response that says what is wrong, and never repeats what was sent.
+
+    `hint` says what can be sent.
+    """
+    if (body := await short_body(request, LONGEST_BODY_BYTES)) is None:
+        return too_long(LONGEST_BODY_BYTES)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        messages = (f"{'.'.join(map(str, one['loc']))[:40] or 'body'}: {one['msg']}" for one in wrong)
+        return problem(f"{'; '.join(messages)[:500]}. {hint}", 422)
+
+
 class ResponseCache:
     """Makes responses that take some work in a thread, one at a time, and shares each with all who ask within a second."""
 
@@ -179,6 +196,21 @@ class ResponseCache:
 def json_response(model: BaseModel, status: int = 200, *, exclude_none: bool = True) -> Response:
     """Answer with a model, by default without those of its fields that are None."""
     return _json(model.model_dump_json(exclude_none=exclude_none).encode(), status)
+
+
+async def short_body(request: Request, most_bytes: int) -> bytes | None:
+    """Read the body of a request; None where it is longer, of which no more is read."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            return None
+    return body
+
+
+def too_long(most_bytes: int) -> Response:
+    """Turn a request away because of the length of its body."""
+    return problem(f"the body is longer than {most_bytes} bytes", 413)
 
 
 def too_many_waiting() -> Response:

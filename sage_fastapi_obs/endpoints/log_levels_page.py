@@ -2,19 +2,20 @@
 
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
-from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
+from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, read_body
 from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
-from sage_fastapi_obs.threads import NoThreadError, in_thread
+from sage_fastapi_obs.threads import NoThreadError
 from sage_fastapi_obs.workers.shared_levels import AllLevels, SharedLevels
 
-_LONGEST_BODY_BYTES = 4_096
 _LONGEST_SECONDS = 86_400
+_HINT = f'Levels: {", ".join(LEVELS)}. Example: {{"level": "debug", "logger": null, "seconds": 300}}'
 
 
 class LevelChange(BaseModel):
@@ -42,19 +43,14 @@ class LogLevelsPage:
         """Answer GET with the levels, and PUT with those after the change."""
         if request.method == "PUT":
             return self._access.change_rejection(request) or await self._change(request)
-        return self._access.rejection(request) or _shown(await in_thread(self._levels.in_force))
+        return self._access.rejection(request) or _shown(await in_page_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LONGEST_BODY_BYTES:
-                return problem(f"the body is longer than {_LONGEST_BODY_BYTES} bytes", 413)
+        change = await read_body(request, LevelChange, _HINT)
+        if isinstance(change, Response):
+            return change
         try:
-            change = LevelChange.model_validate_json(body)
-            return _shown(await in_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
-        except ValidationError as error:
-            return problem(_explain(error), 422)
+            return _shown(await in_page_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
         except TooManyChangesError as error:
             return problem(str(error), 422)
         except NoThreadError:
@@ -63,11 +59,3 @@ class LogLevelsPage:
 
 def _shown(levels: AllLevels) -> Response:
     return JSONResponse(levels.model_dump(), headers=UNCACHED)
-
-
-def _explain(error: ValidationError) -> str:
-    """Say what is wrong; never repeat what was sent."""
-    wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    messages = (f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in wrong)
-    example = '{"level": "debug", "logger": null, "seconds": 300}'
-    return f"{'; '.join(messages)}. Levels: {', '.join(LEVELS)}. Example: {example}"

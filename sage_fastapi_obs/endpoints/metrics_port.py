@@ -1,14 +1,19 @@
-"""Metrics on a port of their own, by a small server in a thread: for networks that protect them by the port."""
+"""Metrics on a port of their own, by a small server in a thread: for networks that protect them by the port.
+
+With a token, the live page is there, too.
+"""
 
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastapi import APIRouter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,9 +39,20 @@ class MetricsPort:
 
     component = "MetricsPort"
 
-    def __init__(self, scrape: MetricsPage, settings: Settings, workers: Workers, control: ControlSocket) -> None:
-        """`workers`: those of which one serves the port. `control`: where they ask, and what tries again each second."""
+    def __init__(
+        self,
+        scrape: MetricsPage,
+        settings: Settings,
+        workers: Workers,
+        control: ControlSocket,
+        pages: Callable[[], APIRouter | None],
+    ) -> None:
+        """`workers`: those of which one serves the port. `control`: where they ask, and what tries again each second.
+
+        `pages`: builds what is served besides metrics.
+        """
         self._scrape = scrape
+        self._pages = pages
         self._paths = {settings.metrics.path: "", **parts(settings.metrics)}
         """The paths of the page and its parts, each with the beginning of its metrics' names."""
         self._configured_port = settings.metrics.port
@@ -101,7 +117,8 @@ class MetricsPort:
         async def metrics(request: Request) -> Response:
             return await self._scrape.response(request, self._paths[request.url.path])
 
-        app = Starlette(routes=[Route(path, metrics) for path in self._paths])
+        pages = self._pages()
+        app = Starlette(routes=[*(Route(path, metrics) for path in self._paths), *(() if pages is None else pages.routes)])
         return uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
 
     def close(self) -> None:

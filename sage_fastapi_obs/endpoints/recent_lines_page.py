@@ -7,13 +7,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem
 from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.internal_errors import InternalErrors, component_of
 from sage_fastapi_obs.logs.recent_lines import LogEntry
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.store.reader import StoreReader, UnreadableStoreError
-from sage_fastapi_obs.threads import in_thread
 
 _MOST_LINES = 1_000
 
@@ -38,7 +38,7 @@ class RecentLinesPage:
             return problem(f"log lines are not shown: {hint}", 404)
         # In a thread, as it takes a while to look through many lines.
         try:
-            lines = await in_thread(partial(lines_of, id_, _MOST_LINES, self._logs, self._reader))
+            lines = await in_page_thread(partial(lines_of, id_, _MOST_LINES, self._logs, self._reader))
         except UnreadableStoreError as error:
             return problem(f"the store cannot be read: {error}", 503)
         if not lines:

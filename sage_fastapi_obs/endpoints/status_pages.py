@@ -1,8 +1,8 @@
 """How the service is doing, for people and programs: health, alerts, service levels, summaries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.requests import Request
@@ -21,18 +21,21 @@ from sage_fastapi_obs.alerting.summary import (
     summary_of,
 )
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import Handler, JsonPage, PageQuery, ResponseCache, json_response
-from sage_fastapi_obs.health.readiness import CheckResult, ProbeStatus
-from sage_fastapi_obs.threads import in_thread
+from sage_fastapi_obs.health.readiness import CheckResult, HealthReport, ProbeStatus
 from sage_fastapi_obs.workers.other_workers import Sibling, Workers
 
 _MOST_MINUTES = 7 * 24 * 60
-_PROBLEMS = {
+PROBLEMS = {
     401: "A bearer token is needed.",
     403: "Not open to this client.",
     404: "Served on a port of its own.",
     503: "Too many are waiting.",
 }
+
+
+Report: TypeAlias = Callable[[], Awaitable[HealthReport]]
 
 
 class StrictQuery(PageQuery):
@@ -142,6 +145,8 @@ class SlaResponse(BaseModel):
     error_budget_left: float | None
     burn_rate: float | None
     minutes: float
+    covered_seconds: float = 0.0
+    """How much of the window this process has been watched for."""
 
 
 class SlowResponse(BaseModel):
@@ -153,18 +158,22 @@ class SlowResponse(BaseModel):
 class StatusPages:
     """Answers for one service."""
 
-    def __init__(self, access: Access, status: ServiceStatus, workers: Workers, *, judged: bool) -> None:
-        """`judged`: rules are expected to be judged, so that the service is degraded when they are not."""
+    def __init__(self, access: Access, status: ServiceStatus, workers: Workers, report: Report, *, judged: bool) -> None:
+        """`report`: runs the health checks.
+
+        `judged`: rules are expected to be judged, so that the service is degraded when they are not.
+        """
         self._access = access
         self._status = status
         self._workers = workers
+        self._report = report
         self._judged = judged
         self._cache = ResponseCache(status.clock)
 
     def pages(self) -> list[JsonPage]:
         """List the pages; probes are open to everyone."""
         probe = partial(JsonPage, other_statuses={503: "Not now."})
-        guarded = partial(JsonPage, guard=self._access.rejection, problems=_PROBLEMS)
+        guarded = partial(JsonPage, guard=self._access.rejection, problems=PROBLEMS)
         health = partial(guarded, other_statuses={503: "Degraded."})
         cached = self._cached
         summary, metrics = cached(self._summary), cached(self._metrics)
@@ -186,34 +195,38 @@ class StatusPages:
         return json_response(LiveResponse(status="alive"))
 
     async def _ready(self, _query: PageQuery, request: Request) -> Response:
-        health = await self._status.health.report()
+        health = await self._report()
         checks = health.checks if self._access.rejection(request) is None else None
         return json_response(ReadyResponse(status=health.status, checks=checks), 200 if health.accepts_traffic else 503)
 
     async def _startup(self, _query: PageQuery, _request: Request) -> Response:
         health = self._status.health
         if not health.has_started:
-            await health.report()
+            await self._report()
         if health.has_started:
             return json_response(StartupResponse(status="started"))
         return json_response(StartupResponse(status="starting"), 503)
 
     async def _health(self, query: StrictQuery, _request: Request) -> Response:
-        health = await self._status.health.report()
+        response = await self.health()
+        return json_response(response, 503 if query.strict and response.status == "degraded" else 200)
+
+    async def health(self) -> HealthResponse:
+        """Tell whether all is well."""
+        health = await self._report()
         firing = len(self._status.alerts.alerts("firing"))
         # In a thread, as there may be many of them.
-        found = await in_thread(self._workers.find)
+        found = await in_page_thread(self._workers.find)
         workers = _health_of(found, self._workers.clock())
         is_judged = self._status.is_active or not self._judged
         healthy = health.status == "ready" and not firing and is_judged and not (workers.hanging or workers.stopped)
-        response = HealthResponse(
+        return HealthResponse(
             status="healthy" if healthy else "degraded",
             active_alerts=firing,
             timestamp=timestamp(self._status.wall_clock()),
             checks=health.checks,
             workers=workers if len(found) > 1 else None,
         )
-        return json_response(response, 503 if query.strict and not healthy else 200)
 
     def _cached(self, make: Callable[[Any], BaseModel]) -> Handler:
         """Build the handler of a page that is made of windows and alerts as they are now."""
@@ -247,7 +260,8 @@ class StatusPages:
 
     def _sla(self, query: SlaQuery) -> SlaResponse:
         compliance = self._status.sla.compliance(query.minutes, HTTP if query.source == "http" else RESULTS)
-        return SlaResponse.model_validate(compliance)
+        covered = self._status.view(query.minutes * 60).covered_seconds
+        return SlaResponse.model_validate(compliance).model_copy(update={"covered_seconds": covered})
 
     def _slow(self, query: SlowQuery) -> SlowResponse:
         return SlowResponse(operations=slow_operations(self._status.view(query.minutes * 60), query.threshold_ms))

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from sage_fastapi_obs.alerting.alerts import timestamp
 from sage_fastapi_obs.endpoints.access import Access
+from sage_fastapi_obs.endpoints.background_worker import in_page_thread
 from sage_fastapi_obs.endpoints.json_page import JsonPage, PageQuery, json_response
-from sage_fastapi_obs.threads import in_thread
 from sage_fastapi_obs.workers.other_workers import DeathSeen, Sibling, State, Workers
 
 _PROBLEMS = {401: "A bearer token is needed.", 403: "Not open to this client.", 404: "Served on a port of its own."}
@@ -81,7 +81,7 @@ def workers_page(access: Access, workers: Workers, wall_clock: Callable[[], floa
 
     async def answer(_query: PageQuery, _request: Request) -> Response:
         # In a thread, as there may be many of them.
-        found = sorted(await in_thread(workers.find), key=lambda worker: worker.number)
+        found = sorted(await in_page_thread(workers.find), key=lambda worker: worker.number)
         now, wall_now = workers.clock(), wall_clock()
         shown = [ShownWorker.of(worker, now, wall_now) for worker in found]
         return json_response(WorkersResponse(workers=shown), exclude_none=False)

@@ -1,5 +1,6 @@
 """Health checks: each with a time limit, a short memory, and one run at a time however many ask."""
 
+import asyncio
 import inspect
 import threading
 import time
@@ -18,6 +19,8 @@ Check = Callable[[], Awaitable[object] | object]
 ProbeStatus: TypeAlias = Literal["ready", "degraded", "not_ready", "draining"]
 _OTHER_LOOP_SECONDS = 0.01
 """How often a probe looks whether the event loop of another thread has run a check."""
+_OTHER_LOOP_MOST_SECONDS = 1.0
+"""For so long that loop may do something else first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,23 @@ class Health:
         self.has_started = True
         return HealthReport("degraded" if failed else "ready", results)
 
+    async def report_of(self, loop: asyncio.AbstractEventLoop | None) -> HealthReport:
+        """Sum up from the thread of another loop what checks find on that of the application, whose connections they use.
+
+        Where that loop does not turn for as long as they may take, all of them have hung.
+        """
+        if loop is None or loop.is_closed():
+            return await self.report()
+        running = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.report(), loop))
+        try:
+            return await asyncio.wait_for(running, _OTHER_LOOP_MOST_SECONDS + self._longest_seconds)
+        except TimeoutError:
+            return HealthReport("not_ready", [check.hung for check in self._checks.values()])
+
+    @property
+    def _longest_seconds(self) -> float:
+        return max((check.timeout_seconds for check in self._checks.values()), default=0.0)
+
     async def results(self) -> list[CheckResult]:
         """Run all checks side by side; as long as the slowest time limit at most."""
         checks = [*self._checks.values()]
@@ -110,13 +130,18 @@ class _RegisteredCheck:
     ) -> None:
         self.name = name
         self._check = check
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._cache_seconds = cache_seconds
         self._clock = clock
         self._unknown = CheckResult(name, "fail", critical, 0.0)
         self._last: tuple[float, CheckResult] | None = None
         self.restart()
         at_fork(in_child=self.restart)
+
+    @property
+    def hung(self) -> CheckResult:
+        """The result of a run that has not ended in time."""
+        return replace(self._unknown, status="timeout")
 
     def restart(self) -> None:
         """Forget the run of another process."""
@@ -143,9 +168,9 @@ class _RegisteredCheck:
         done = anyio.Event()
         self._running = threading.get_ident(), done
         started = self._clock()
-        result = replace(self._unknown, status="timeout")
+        result = self.hung
         try:
-            with anyio.move_on_after(self._timeout_seconds):
+            with anyio.move_on_after(self.timeout_seconds):
                 result = await self._outcome()
             result = replace(result, duration_ms=round((self._clock() - started) * 1_000, 3))
             self._last = (self._clock(), result)
@@ -169,7 +194,7 @@ class _RegisteredCheck:
             return await self._check()  # type: ignore[misc]
         if self._threads_in_use:
             # The last run still hangs in its thread. Further runs would hang beside it, until the pool has no thread left.
-            await anyio.sleep(self._timeout_seconds)
+            await anyio.sleep(self.timeout_seconds)
         (returned,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await returned if inspect.isawaitable(returned) else returned
 

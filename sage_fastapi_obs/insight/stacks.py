@@ -105,7 +105,9 @@ class Stacks:
             return self._report()
 
     def _report(self) -> StacksReport:
-        watches = sorted(in_flight(self._observer.in_progress), key=lambda watch: watch.exchange.started_ns)
+        # A live page that is open is no request that hangs.
+        watches = [watch for watch in in_flight(self._observer.in_progress) if not _is_open_page(watch.exchange)]
+        watches.sort(key=lambda watch: watch.exchange.started_ns)
         shown = watches[:_MOST_REQUESTS]
         waiting, running = self._lines_of_tasks({id(watch.exchange) for watch in shown})
         threads = []
@@ -187,3 +189,7 @@ def _tasks(loop: asyncio.AbstractEventLoop) -> "Iterable[asyncio.Task[Any]]":
 
 def _is_outermost(lines: list[Line]) -> bool:
     return any(code.co_filename.endswith("sage_fastapi_obs/request/middleware.py") for code, _ in lines)
+
+
+def _is_open_page(exchange: Exchange) -> bool:
+    return exchange.excluded and exchange.streamed

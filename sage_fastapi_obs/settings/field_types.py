@@ -122,6 +122,14 @@ ExcludedPath = Annotated[RoutePath, AfterValidator(lambda path: path.rstrip("/")
 HeaderName = Annotated[
     str, _must(re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch, "a header name has letters, digits and dashes only")
 ]
+HostName = Annotated[
+    str,
+    _must(
+        re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})").fullmatch,
+        "a host is a name or an address, as in shop.test, without scheme, port and wildcards",
+    ),
+    AfterValidator(str.lower),
+]
 SignalName = Annotated[
     str, BeforeValidator(_usual_signal), _must(_is_free_signal, "must be a signal of this system that is free, such as SIGUSR2")
 ]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sage_fastapi_obs.catalog import WORKER_METRICS
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
 from sage_fastapi_obs.metrics.instruments import Instruments
+from sage_fastapi_obs.request.watch import in_flight
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.location import socket_prefix, store_key
 from sage_fastapi_obs.store.store import Store
@@ -83,9 +84,9 @@ def build_workers(
 def _alone(observability: Any, started: float, control: ControlSocket) -> Sibling:
     """Return this process where it has no slot."""
     now = time.monotonic()
-    return Sibling(
-        *(0, os.getpid(), True, started, now, now, len(observability.in_progress)), is_leader=True, socket=control.path
-    )
+    # As in a slot, our own pages do not count.
+    serving = sum(not watch.exchange.excluded for watch in in_flight(observability.in_progress))
+    return Sibling(*(0, os.getpid(), True, started, now, now, serving), is_leader=True, socket=control.path)
 
 
 def _build_worker(observability: Any, numbers: SharedNumbers, report: DeathReport, warn: Warn) -> Worker:

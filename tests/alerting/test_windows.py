@@ -4,6 +4,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -443,6 +444,43 @@ def test_clocks_that_jump_never_make_a_rate_negative(steps: list[tuple[float, in
             for one in world.status.view(length).counter("http_requests_total").values():
                 assert 0 <= one.increase <= happened + 1e-6
     assert world.internal_errors.counts == {}
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 59), st.integers(0, 5)), min_size=2, max_size=60),
+    st.integers(2, 20),
+    st.floats(60, 1000),
+)
+def test_steps_follow_each_other_and_lose_nothing(looks: list[tuple[float, int]], most: int, seconds: float):
+    """However often somebody has looked, the steps have no gaps, are few, and add up to what the samples say."""
+    registry = CollectorRegistry()
+    counter = Counter("done", "d", registry=registry)
+    windows, clock = watched(registry, wall_clock=lambda: clock.now)
+    totals = {}
+    for pause, count in looks:
+        clock.now += pause
+        counter.inc(count)
+        windows.sample()
+        totals[clock.now] = counter._value.get()
+    steps = windows.steps(seconds, most)
+    assert len(steps) <= most
+    for step, following in pairwise(steps):
+        assert following.ended_at - following.seconds == pytest.approx(step.ended_at)
+    for step in steps:
+        began, ended = (
+            min(totals, key=lambda at: abs(at - wanted)) for wanted in (step.ended_at - step.seconds, step.ended_at)
+        )
+        assert sum(one.increase for one in step.counter("done_total").values()) == pytest.approx(totals[ended] - totals[began])
+    assert not steps or steps[-1].ended_at == clock.now
+    assert not steps or steps[0].ended_at - steps[0].seconds >= clock.now - seconds - 1e-6
+
+
+def test_nothing_was_sampled_and_there_are_no_steps():
+    """Before the second sample nothing has happened yet."""
+    windows, _ = watched(CollectorRegistry())
+    assert windows.steps(300, 60) == []
+    windows.sample()
+    assert windows.steps(300, 60) == []
 
 
 def test_wall_time_is_only_shown():

@@ -25,6 +25,7 @@ from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.endpoints.json_page import MOST_CACHED, MOST_WAITING, ProblemResponse, ResponseCache
 
 PATHS = [
+    "/monitoring/overview",
     "/monitoring/health",
     "/monitoring/health/live",
     "/monitoring/health/ready",
@@ -37,10 +38,17 @@ PATHS = [
     "/monitoring/operations/slow",
     "/monitoring/stacks",
     "/monitoring/workers",
+    "/monitoring/settings",
+    "/monitoring/explorer",
+    "/monitoring/routes",
+    "/monitoring/rules",
     "/monitoring/openapi.json",
 ]
-OF_REQUESTS = {"/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"}
-"""In the same document; without a store they answer 404."""
+BY_NAME = {
+    *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route"),
+}
+"""In the same document; they answer 404 without a store, and for what does not exist, or have to be told which one is meant."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
 
 
@@ -391,7 +399,7 @@ def test_the_openapi_is_what_the_pages_do():
                 assert case.call_and_validate(excluded_checks=[not_a_server_error]).status_code != 500
 
             ask()
-    assert {operation.path for operation in operations} == set(PATHS[:-1]) | OF_REQUESTS
+    assert {operation.path for operation in operations} == set(PATHS[:-1]) | BY_NAME
 
 
 async def test_the_document_has_no_loose_ends():
@@ -400,4 +408,4 @@ async def test_the_document_has_no_loose_ends():
     text = json.dumps(document)
     used = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert used <= document["components"]["schemas"].keys()
-    assert document["paths"].keys() == OF_REQUESTS | set(PATHS) - {"/monitoring/openapi.json"}
+    assert document["paths"].keys() == BY_NAME | set(PATHS) - {"/monitoring/openapi.json"}

@@ -15,8 +15,10 @@ import yaml
 from demo import ROOT, SERVICES
 from fastapi import FastAPI
 from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
 from servers import need
 
+from example_app.app import _settings as app_settings
 from sage_fastapi_obs import Observability, Settings
 from sage_fastapi_obs.export import kubernetes, prometheus
 
@@ -49,7 +51,16 @@ HOST_PORTS = {
 DOCKERFILES = [ROOT / "Dockerfile", ROOT / "deploy/logging/fluentd.Dockerfile"]
 ONCE = {"elasticsearch-setup", "kibana-setup", "minio-setup"}
 """Services that do something and end."""
-OPTIONAL = {"BIND", "LOGS", "ALERTMANAGER_CONFIG", "GRAFANA_PASSWORD", "POSTGRES_PASSWORD", "MINIO_USER", "MINIO_PASSWORD"}
+OPTIONAL = {
+    "BIND",
+    "LOGS",
+    "ALERTMANAGER_CONFIG",
+    "GRAFANA_PASSWORD",
+    "POSTGRES_PASSWORD",
+    "MINIO_USER",
+    "MINIO_PASSWORD",
+    "MONITORING_TOKEN",
+}
 
 
 def sources(service: dict[str, Any]) -> list[tuple[str, str]]:
@@ -143,7 +154,7 @@ def test_no_password_is_one_that_everybody_knows():
     """Secrets come from variables without a default."""
     for service in COMPOSED.values():
         for key, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|KEY_ID|ROOT_USER", key):
+            if re.search(r"PASSWORD|SECRET|TOKEN|KEY_ID|ROOT_USER", key):
                 assert by_default(str(value)) == "", key
 
 
@@ -155,6 +166,23 @@ def test_an_example_service_starts_with_its_settings(service: Any):
     scraped = yaml.safe_load(prometheus.files(SERVICES)["prometheus/prometheus.yml"])["scrape_configs"]
     targets = {target for job in scraped for config in job["static_configs"] for target in config["targets"]}
     assert f"{service.service.name}:{service.metrics.port}" in targets
+
+
+def test_a_service_prints_where_its_live_page_is(monkeypatch, capsys):
+    """The address is that of the metrics port on this machine; the token of the variable is not printed, one of its own is."""
+    environment = COMPOSED["sage-backend"]["environment"]
+    page = environment["EXAMPLE_PAGE"]
+    assert f"127.0.0.1:{page.split(':')[2].split('/')[0]}:9090" in map(by_default, COMPOSED["sage-backend"]["ports"])
+    monkeypatch.chdir(ROOT)
+    for name in ("EXAMPLE_PAGE", "SAGE_OBS_FILE", "SAGE_OBS_MONITORING__TOKEN"):
+        monkeypatch.setenv(name, by_default(environment[name]))
+    settings = app_settings()
+    assert settings.monitoring.access == "port"
+    assert settings.monitoring.token is not None
+    assert capsys.readouterr().out == f"the live page: {page} with the token {settings.monitoring.token.get_secret_value()}\n"
+    monkeypatch.setenv("SAGE_OBS_MONITORING__TOKEN", "chosen-by-somebody")
+    assert app_settings().monitoring.token == SecretStr("chosen-by-somebody")
+    assert capsys.readouterr().out == f"the live page: {page}\n"
 
 
 def test_what_a_web_page_could_do_to_prometheus_is_off():

@@ -1,5 +1,6 @@
 """Secrets planted wherever a request can carry them: none leaves by a line, a span, a metric or a page."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -232,6 +233,66 @@ async def test_no_secret_gets_out(form: str, query_values: bool, tmp_path: Path,
     assert len(events) == len(FAILURES)
     assert all(REDACTED in event.attributes["exception.stacktrace"] for event in events)
     assert watched.obs.internal_errors.counts == {}
+
+
+async def shown(http: httpx.AsyncClient) -> dict[str, str]:
+    """Return every document that the live page asks for, by its path."""
+    listed = (await http.get("/monitoring/openapi.json")).json()["paths"]
+    kept = (await http.get("/monitoring/requests?limit=100")).json()["requests"]
+    paths = [path for path in listed if "{" not in path and not path.startswith("/monitoring/health/")]
+    paths += [f"/monitoring/{kind}/{request['request_id']}" for request in kept for kind in ("requests", "logs")]
+    paths += [f"/monitoring/traces/{request['trace_id']}" for request in kept]
+    answers = {path: await http.get(path) for path in ("/monitoring/", "/monitoring/loggers", *paths)}
+    assert {path for path, answer in answers.items() if answer.status_code != 200} == set()
+    return {path: answer.text for path, answer in answers.items()}
+
+
+async def test_no_secret_is_on_the_live_page(tmp_path: Path) -> None:
+    """Whatever is planted in headers, cookies, queries and bodies, also of a 422, is in no document and no event of it."""
+    token = "pw-token-of-sixteen-or-more"
+    watched = Watched(
+        tmp_path,
+        monitoring={"access": "open", "token": token, "expose_logs": True},
+        logging={"redact": ["IBAN"]},
+        insight={"enabled": True},
+    )
+    app = leaky()
+
+    @app.post("/cards")
+    async def cards(card: Card, limit: int) -> str:
+        return "ok"
+
+    watched.obs.install(app)
+    async with watched.obs, client(app, headers={"X-Debug": "pw-header"}, cookies={"sid": "pw-cookie"}) as http:
+        for body in ({"number": ["pw-body"], "api_key": {"password": "pw-nested"}}, "pw-body", ["pw-nested"]):
+            assert (await http.post("/cards?limit=pw-query&token=pw-query", json=body)).status_code == 422
+        await visit(app)
+        documents = await shown(http)
+        stream = await first_event(app)
+    assert len(documents) > 30
+    assert any("/cards" in document for document in documents.values())
+    for path, text in {**documents, "live": stream}.items():
+        assert leaked(text) == set(), path
+        assert token not in text
+
+
+async def first_event(app: FastAPI) -> str:
+    """Look at the stream until its first event has come."""
+    sent: list[bytes] = []
+    has_come = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await has_come.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+        if sent[-1]:
+            has_come.set()
+
+    await app(http_scope("/monitoring/live"), receive, send)
+    assert b"data: {" in b"".join(sent)
+    return b"".join(sent).decode()
 
 
 @pytest.fixture
