@@ -25,12 +25,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import free_port
 from support import PATIENCE_SECONDS, SOAK, times, until
 
+from sage_fastapi_obs.workers.siblings import is_running
+
 HERE = Path(__file__).parent
 SECONDS = 120.0 if SOAK else 8.0
 SERVERS = {
     "uvicorn": "{python} -m uvicorn killed:app --workers 4 --port {port} --log-level warning",
     "fastapi": "{python} run_like_fastapi.py {port}",
-    "gunicorn": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
+    "gunicorn": "{scripts}/gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
     "gunicorn-preload": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi --preload",
     "uvicorn-reload": "{python} -m uvicorn killed:app --reload --port {port} --log-level warning",
     "granian": "{python} -m granian --interface asgi killed:app --workers 4 --port {port} --respawn-failed-workers",
@@ -55,9 +57,17 @@ class Service:
     connections: list[socket.socket] = field(default_factory=list)
     """Of requests that are not answered."""
 
+    servers: list[int] = field(default_factory=list)
+    """The process that has started the workers, and those that it was replaced by."""
+
+    @property
+    def server(self) -> int:
+        """The process that starts workers now."""
+        return self.servers[-1]
+
     def workers(self) -> list[int]:
         """List the processes that serve."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = Path(f"/proc/{self.server}/task/{self.server}/children").read_text().split()
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()}
         return [pid for pid, command in commands.items() if command and "resource_tracker" not in command]
 
@@ -93,9 +103,10 @@ def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
         "STORE_OF_TEST": str(folder / "store"),
         "REACHED_OF_TEST": str(folder / "reached"),
     }
-    command = SERVERS[name].format(python=sys.executable, port=port).split()
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    service = Service(process, f"http://127.0.0.1:{port}", folder)
+    command = SERVERS[name].format(python=sys.executable, scripts=Path(sys.executable).parent, port=port).split()
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
+    service = Service(process, f"http://127.0.0.1:{port}", folder, servers=[process.pid])
     try:
         until(lambda: httpx.get(f"{service.url}/quick/start").is_success, "answer")
         service.done.add("start")
@@ -103,11 +114,20 @@ def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
     finally:
         for connection in service.connections:
             connection.close()
+        for pid in service.servers[1:]:
+            end(pid)
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_SECONDS)
         process.kill()
         process.wait()
+
+
+def end(pid: int) -> None:
+    """End a server that is no child of ours any more."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not is_running(pid), "end of a server")
 
 
 async def visit(service: Service, numbers: "count[int]", until_at: float) -> None:
@@ -297,6 +317,48 @@ def test_a_new_generation_goes_on_where_the_old_one_has_ended(tmp_path: Path) ->
         assert not [line for line in service.lines() if "died" in str(line["message"])]
 
 
+@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_new_gunicorn_goes_on_beside_the_old_one(how: signal.Signals, tmp_path: Path) -> None:
+    """A USR2 starts it; while both serve, and after the end of the old one, whoever is asked has all counts; nobody died."""
+    with serving("gunicorn", tmp_path) as service:
+        for _ in range(times(1, 3)):
+            until(lambda: len(rows_of(service)) >= 4, "workers")
+            old, before = service.server, {*service.workers()}
+            service.servers.append(until(lambda old=old: replacement(old), "new arbiter"))
+            until(lambda before=before: len(rows_of(service).keys() - before) == 4, "new workers")
+            until(lambda before=before: asked_anew(service) not in before, "answer of a new worker")
+            all_counted(service)
+            os.kill(old, how)
+            until(lambda before=before: not any(map(is_running, before)), "end of the old workers")
+            all_counted(service)
+        assert len({path for pid in service.workers() for path in slots_of(pid)[0].parent.glob("*.slot")}) == 8
+        assert not [line for line in service.lines() if "died" in str(line["message"])]
+
+
+def replacement(arbiter: int) -> int | None:
+    """Have an arbiter start another one, and return that; it does not while it has not seen that it is the only one."""
+    os.kill(arbiter, signal.SIGUSR2)
+    children = Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split()
+    mark = f"GUNICORN_PID={arbiter}\0".encode()
+    return next((int(pid) for pid in children if mark in Path(f"/proc/{pid}/environ").read_bytes()), None)
+
+
+def rows_of(service: Service) -> dict[int, str]:
+    """Return the states of the workers that whoever answers knows, by process."""
+    rows = httpx.get(f"{service.url}/monitoring/workers", timeout=PATIENCE_SECONDS).json()["workers"]
+    return {row["process_id"]: row["state"] for row in rows if row["state"] != "dead"}
+
+
+def all_counted(service: Service) -> None:
+    """See that whoever is asked has counted every request that has reached one of them, once the last one has returned."""
+
+    def shown() -> set[float]:
+        return {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(8)}
+
+    # The first one is asked again until there is an answer.
+    until(lambda: shown() == {len((service.folder / "reached").read_text().splitlines())}, "equal counts")
+
+
 def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
     """A developer who saves a file goes on with the same counts; nobody is told to have died."""
     (tmp_path / "killed.py").write_text((HERE / "killed.py").read_text())
@@ -306,14 +368,14 @@ def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
             for number in range(3):
                 assert httpx.get(f"{service.url}/quick/t{turn}-{number}").is_success
             (tmp_path / "killed.py").write_text(f"{(HERE / 'killed.py').read_text()}\n# {turn}\n")
-            until(lambda turn=turn, before=before: asked_anew(service, turn) not in before, "new process")
+            until(lambda before=before: asked_anew(service) not in before, "new process")
         expected = len(service.processes())
         until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == expected, "all requests")
         assert not [line for line in service.lines() if "died" in str(line["message"])]
 
 
-def asked_anew(service: Service, turn: int) -> int:
+def asked_anew(service: Service) -> int:
     """Send a request, and return the process that it has reached."""
-    request_id = f"new{turn}-{uuid4().hex}"
+    request_id = f"new-{uuid4().hex}"
     assert httpx.get(f"{service.url}/quick/{request_id}").is_success
     return service.processes()[request_id]

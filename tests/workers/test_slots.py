@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,10 @@ from support import PATIENCE_SECONDS, until
 from worker_process import Process
 
 from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
+from sage_fastapi_obs.workers.file_lock import lock
 from sage_fastapi_obs.workers.mapped_file import MappedFile
 
-Start = Callable[[], Process]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def start(service: str) -> Iterator[Start]:
     begun: list[Process] = []
     folders: set[str] = set()
 
-    def start() -> Process:
-        begun.append(Process(service))
+    def start(name: str = service, **options: Any) -> Process:
+        begun.append(Process(name, **options))
         if (slot := begun[-1].do("slot")) is not None:
             folders.add(slot[1])
         return begun[-1]
@@ -65,6 +67,56 @@ def test_workers_of_one_parent_have_slots_of_one_group(start: Start) -> None:
     assert third.do("slot") == (0, folder)
     assert second.do("tick") is third.do("tick") is None
     assert [worker.do("told") for worker in (second, third)] == [[], []]
+
+
+def test_two_services_of_one_parent_have_nothing_to_do_with_each_other(start: Start, service: str) -> None:
+    """Each has a group; the death of a worker is told in its own."""
+    first, other = start(), start(f"{service}-2")
+    assert first.do("slot")[1] != other.do("slot")[1]
+    first.do("begin", "lost")
+    kill(first)
+    other.do("tick")
+    assert other.do("told") == start(f"{service}-2").do("told") == []
+    assert [told[5] for told in start().do("told")] == [["lost"]]
+
+
+def test_two_versions_of_one_service_do_not_read_each_other(start: Start) -> None:
+    """Where the layout of the files differs, each version has a group, and tells of its own dead."""
+    new, old = start(), start(version="0")
+    assert new.do("slot")[1] != old.do("slot")[1]
+    for worker, request_id in ((new, "of the new"), (old, "of the old")):
+        worker.do("begin", request_id)
+        kill(worker)
+    assert [told[5] for told in start().do("told")] == [["of the new"]]
+    assert [told[5] for told in start(version="0").do("told")] == [["of the old"]]
+
+
+def test_a_file_of_another_layout_is_refused(start: Start) -> None:
+    """A worker that finds one in its place leaves it as it is, and takes a slot elsewhere."""
+    first = start()
+    path = Path(first.do("slot")[1]) / "0.slot"
+    first.do("close")
+    content = b"SAGEOBS9" + bytes(1 << 20)
+    path.write_bytes(content)
+    second = start()
+    assert second.do("slot")[1] != str(path.parent)
+    assert second.do("told") == []
+    assert path.read_bytes() == content
+
+
+def test_a_living_group_of_another_version_is_not_swept(start: Start) -> None:
+    """After a day without a change it is removed only when nobody has its slots locked."""
+    folder = Path(start().do("slot")[1]).parent / f"workers-{uuid4().hex[:16]}.0"
+    folder.mkdir(mode=0o700)
+    path = folder / "0.slot"
+    path.write_bytes(b"SAGEOBS9" + bytes(1_000))
+    os.utime(path, (0, 0))
+    with path.open("rb") as file:
+        assert lock(file.fileno())
+        start(uuid4().hex)
+        assert path.exists()
+    start(uuid4().hex)
+    assert not folder.exists()
 
 
 def test_a_sibling_tells_what_a_killed_worker_was_serving(start: Start) -> None:
