@@ -44,7 +44,8 @@ class Group:
     def take_slot(self, parent: Parent, joint: int, tidy_up: Callable[[Slot], object]) -> RequestRecords:
         """Own the first slot that is free, or a new one; raises `OSError`.
 
-        `parent`, `joint`: are written there. `tidy_up`: is called with the slot of a worker that has died, before its numbers go on.
+        `parent`, `joint`: are written there. `tidy_up`: is called with the slot of a worker that has died, before its numbers
+        go on.
         """
         with self.lock():
             for number in range(_MOST_SLOTS):

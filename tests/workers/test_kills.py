@@ -21,27 +21,37 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from servers import free_port
+from prometheus_client.samples import Exemplar
+from servers import free_port, need, prometheus, query
 from support import PATIENCE_SECONDS, SOAK, times, until
 
-from sage_fastapi_obs.workers.siblings import is_running
+from sage_fastapi_obs.workers.siblings import is_running, start_time
 
 HERE = Path(__file__).parent
-SECONDS = 120.0 if SOAK else 8.0
+SECONDS = float(os.environ.get("SOAK_SECONDS", "120")) if SOAK else 8.0
 SERVERS = {
     "uvicorn": "{python} -m uvicorn killed:app --workers 4 --port {port} --log-level warning",
     "fastapi": "{python} run_like_fastapi.py {port}",
     "gunicorn": "{scripts}/gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
     "gunicorn-preload": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi --preload",
+    "gunicorn-uvicorn": (
+        "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class uvicorn_worker.UvicornWorker"
+    ),
     "uvicorn-reload": "{python} -m uvicorn killed:app --reload --port {port} --log-level warning",
     "granian": "{python} -m granian --interface asgi killed:app --workers 4 --port {port} --respawn-failed-workers",
 }
 RESPAWNS_SLOWLY = "granian"
-"""It gives up where workers die one after the other."""
-THOSE = (
-    [name for name in SERVERS if name not in (RESPAWNS_SLOWLY, "uvicorn-reload")] if SOAK else ["uvicorn", "gunicorn-preload"]
-)
+"""It gives up where a worker dies again within six seconds."""
+THOSE = [name for name in SERVERS if name != "uvicorn-reload"] if SOAK else ["uvicorn", "gunicorn-preload"]
+CONFIG = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: killed
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+SERIES = 'http_requests_total{route=~"/(work|quick)/.*"}'
 
 
 @dataclass
@@ -74,6 +84,10 @@ class Service:
     def reached(self) -> KeysView[str]:
         """List the requests that have reached the app."""
         return self.processes().keys()
+
+    def arrivals(self) -> int:
+        """Count them; the first one is sent again until there is an answer."""
+        return len((self.folder / "reached").read_text().splitlines())
 
     def processes(self) -> dict[str, int]:
         """Return in which process each request has reached the app."""
@@ -175,13 +189,22 @@ async def scrape(service: Service, pages: list[str], until_at: float) -> None:
     await http.aclose()
 
 
-async def kill(service: Service, random: Random, until_at: float) -> None:
-    """Kill a worker each second, sometimes politely."""
+async def kill(service: Service, random: Random, until_at: float, name: str) -> int:
+    """Kill a worker each second, sometimes politely; return how many."""
+    killed = 0
     while time.monotonic() < until_at - 1.0:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0 if name == RESPAWNS_SLOWLY else 1.0)
         if workers := service.workers():
+            victim = max(workers, key=age) if name == RESPAWNS_SLOWLY else random.choice(workers)
             with suppress(ProcessLookupError):
-                os.kill(random.choice(workers), random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                os.kill(victim, random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                killed += 1
+    return killed
+
+
+def age(pid: int) -> int:
+    """Return how much earlier a process was started than others; ids may begin anew."""
+    return -start_time(pid)
 
 
 def total(page: str, *routes: str) -> float:
@@ -196,17 +219,20 @@ def total(page: str, *routes: str) -> float:
 @pytest.mark.parametrize("name", THOSE)
 def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None:
     """What is counted is what was answered; what was in flight is named; nothing falls meanwhile."""
-    with serving(name, tmp_path) as service:
+    with serving(name, tmp_path) as service, watching(service) as prometheus:
         pages: list[str] = []
 
-        async def all_at_once() -> None:
+        async def all_at_once() -> int:
             until_at = time.monotonic() + SECONDS
             numbers = count()
             visitors = [visit(service, numbers, until_at + 1.0) for _ in range(8)]
-            await asyncio.gather(scrape(service, pages, until_at), kill(service, Random(1), until_at), *visitors)
+            _, killed, *_ = await asyncio.gather(
+                scrape(service, pages, until_at), kill(service, Random(1), until_at, name), *visitors
+            )
+            return killed
 
-        asyncio.run(all_at_once())
-        assert len(pages) > SECONDS / 2
+        killed = asyncio.run(all_at_once())
+        assert pages
         ids = {request_id.zfill(8): request_id for request_id in service.done | service.failed}
 
         def named(message: str) -> set[str]:
@@ -216,13 +242,71 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
         def is_exact() -> bool:
             page = httpx.get(f"{service.url}/metrics").text
             counted = total(page, "/work/{request_id}", "/quick/{request_id}")
-            return counted == len(service.reached() - named("while serving"))
+            return counted == service.arrivals() - len(named("while serving"))
 
         until(is_exact, "equal counts")
         assert not named("while serving") & service.done
         assert service.done <= service.reached()
-        page = httpx.get(f"{service.url}/metrics").text
-        assert "http_requests_in_flight" in page
+        until(lambda: shows_the_living(service), "gauges of the living alone")
+        assert exemplars(service)
+        for page in pages:
+            lint(page)
+        counted = total(httpx.get(f"{service.url}/metrics").text, "/work/{request_id}", "/quick/{request_id}")
+        until(lambda: query(prometheus, f"sum({SERIES}) == {counted}"), "last scrape")
+        factor = grown_as_counted(prometheus)
+        sys.stdout.write(
+            f"{name}: {killed} kills, {len(pages)} pages, {counted:.0f} requests, {len(named('while serving'))} of them lost, "
+            f"{len(service.failed)} failed at the client; increase() shows {factor:.4f} of the truth\n"
+        )
+
+
+@contextmanager
+def watching(service: Service) -> Iterator[str]:
+    """Run a Prometheus that scrapes all the time, and has seen the routes before they are visited; gives its address."""
+    config = service.folder / "prometheus.yml"
+    config.write_text(CONFIG.format(port=httpx.URL(service.url).port))
+    for route in ("work", "quick"):
+        until(lambda route=route: httpx.get(f"{service.url}/{route}/{uuid4().hex}").is_success, "answer")
+    with prometheus(config, service.folder) as address:
+        until(lambda: len(query(address, SERIES)) == 2, "first scrape")
+        yield address
+
+
+def grown_as_counted(address: str) -> float:
+    """See that each series has grown, for Prometheus, by what was counted; return by how much more, as it extrapolates."""
+    (more,) = {
+        float(one["value"][1])
+        for one in query(
+            address, f"sum(increase({SERIES}[1d])) / sum(max_over_time({SERIES}[1d]) - min_over_time({SERIES}[1d]))"
+        )
+    }
+    scrapes = min(float(one["value"][1]) for one in query(address, f"count_over_time({SERIES}[1d])"))
+    assert query(address, f"sum(resets({SERIES}[1d])) == 0")
+    # Half the time between two scrapes, at both ends.
+    assert 1.0 <= more <= 1.0 + 1.0 / (scrapes - 1.0) + 1e-9
+    return more
+
+
+def lint(page: str) -> None:
+    """Let Prometheus' own tool find nothing wrong with a page."""
+    checked = subprocess.run([need("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def exemplars(service: Service) -> list[Exemplar]:
+    """Return the exemplars of requests."""
+    page = httpx.get(f"{service.url}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).text
+    (family,) = [one for one in openmetrics(page) if one.name == "http_request_duration_seconds"]
+    return [sample.exemplar for sample in family.samples if sample.exemplar is not None]
+
+
+def shows_the_living(service: Service) -> bool:
+    """Tell whether the gauges of a page are those of four living workers, and no request is in flight."""
+    families = {family.name: family for family in text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)}
+    shown = {sample.labels["worker"] for family in families.values() for sample in family.samples if "worker" in sample.labels}
+    rows = httpx.get(f"{service.url}/monitoring/workers").json()["workers"]
+    flying = sum(sample.value for sample in families["http_requests_in_flight"].samples)
+    return shown == {str(row["worker"]) for row in rows if row["state"] != "dead"} and len(shown) == 4 and flying == 0
 
 
 def begin(service: Service, path: str) -> str:
@@ -355,8 +439,7 @@ def all_counted(service: Service) -> None:
     def shown() -> set[float]:
         return {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(8)}
 
-    # The first one is asked again until there is an answer.
-    until(lambda: shown() == {len((service.folder / "reached").read_text().splitlines())}, "equal counts")
+    until(lambda: shown() == {service.arrivals()}, "equal counts")
 
 
 def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
@@ -369,8 +452,7 @@ def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
                 assert httpx.get(f"{service.url}/quick/t{turn}-{number}").is_success
             (tmp_path / "killed.py").write_text(f"{(HERE / 'killed.py').read_text()}\n# {turn}\n")
             until(lambda before=before: asked_anew(service) not in before, "new process")
-        expected = len(service.processes())
-        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == expected, "all requests")
+        all_counted(service)
         assert not [line for line in service.lines() if "died" in str(line["message"])]
 
 
