@@ -171,13 +171,20 @@ def counts(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
+def metrics(service: Service, **headers: str) -> str:
+    """Return the page of whoever answers; a worker that writes too many at once refuses."""
+    url = f"{service.url}/metrics"
+    page: str = until(lambda: httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS).raise_for_status().text, "page")
+    return page
+
+
 async def scrape(service: Service, pages: list[str], until_at: float) -> None:
     """Read the metrics of whoever answers, five times a second; no count falls, and no family comes twice."""
     last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
     while time.monotonic() < until_at:
-        with suppress(httpx.TransportError):
-            page = (await http.get(f"{service.url}/metrics")).text
+        with suppress(httpx.HTTPError):
+            page = (await http.get(f"{service.url}/metrics")).raise_for_status().text
             found = counts(page)
             fallen = {key: (last[key], found.get(key)) for key in last if found.get(key, -1.0) < last[key]}
             assert not fallen, fallen
@@ -240,8 +247,7 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
 
         # What the client has not got may be counted all the same: it was on its way.
         def is_exact() -> bool:
-            page = httpx.get(f"{service.url}/metrics").text
-            counted = total(page, "/work/{request_id}", "/quick/{request_id}")
+            counted = total(metrics(service), "/work/{request_id}", "/quick/{request_id}")
             return counted == service.arrivals() - len(named("while serving"))
 
         until(is_exact, "equal counts")
@@ -251,7 +257,7 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
         assert exemplars(service)
         for page in pages:
             lint(page)
-        counted = total(httpx.get(f"{service.url}/metrics").text, "/work/{request_id}", "/quick/{request_id}")
+        counted = total(metrics(service), "/work/{request_id}", "/quick/{request_id}")
         until(lambda: query(prometheus, f"sum({SERIES}) == {counted}"), "last scrape")
         factor = grown_as_counted(prometheus)
         sys.stdout.write(
@@ -295,14 +301,14 @@ def lint(page: str) -> None:
 
 def exemplars(service: Service) -> list[Exemplar]:
     """Return the exemplars of requests."""
-    page = httpx.get(f"{service.url}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).text
+    page = metrics(service, Accept="application/openmetrics-text; version=1.0.0")
     (family,) = [one for one in openmetrics(page) if one.name == "http_request_duration_seconds"]
     return [sample.exemplar for sample in family.samples if sample.exemplar is not None]
 
 
 def shows_the_living(service: Service) -> bool:
     """Tell whether the gauges of a page are those of four living workers, and no request is in flight."""
-    families = {family.name: family for family in text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)}
+    families = {family.name: family for family in text_string_to_metric_families(metrics(service))}
     shown = {sample.labels["worker"] for family in families.values() for sample in family.samples if "worker" in sample.labels}
     rows = httpx.get(f"{service.url}/monitoring/workers").json()["workers"]
     flying = sum(sample.value for sample in families["http_requests_in_flight"].samples)
@@ -354,7 +360,7 @@ def test_what_a_killed_worker_was_serving_is_told(tmp_path: Path) -> None:
         assert line["data"]["reason"] == "blocked"
         assert re.fullmatch(r"killed\.py:[0-9]+", line["data"]["at"])
 
-        page = httpx.get(f"{service.url}/metrics").text
+        page = metrics(service)
         for route in ("/stuck/{request_id}", "/stream/{request_id}", "/blocked/{request_id}"):
             assert f'requests_lost_total{{route="{route}"}} 1.0' in page
         assert 'worker_deaths_total{reason="blocked"} 1.0' in page
@@ -375,10 +381,10 @@ def test_workers_go_on_when_their_files_were_removed(tmp_path: Path) -> None:
             shutil.rmtree(folder)
         until(lambda: sum("begins anew" in str(line["message"]) for line in service.lines()) == 4, "lines of the workers")
         until(lambda: len(httpx.get(f"{service.url}/monitoring/workers").json()["workers"]) == 4, "workers")
-        before = total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}")
+        before = total(metrics(service), "/quick/{request_id}")
         for number in range(10):
             assert httpx.get(f"{service.url}/quick/q{number}").is_success
-        pages = {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(5)}
+        pages = {total(metrics(service), "/quick/{request_id}") for _ in range(5)}
         assert pages == {before + 10}
 
 
@@ -397,7 +403,7 @@ def test_a_new_generation_goes_on_where_the_old_one_has_ended(tmp_path: Path) ->
         service.process.send_signal(signal.SIGHUP)
         until(lambda: len(service.workers()) == 4 and not old & set(service.workers()), "new workers")
         until(lambda: httpx.get(f"{service.url}/quick/end").is_success, "answer")
-        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == 22.0, "all requests")
+        until(lambda: total(metrics(service), "/quick/{request_id}") == 22.0, "all requests")
         assert not [line for line in service.lines() if "died" in str(line["message"])]
 
 
@@ -437,7 +443,7 @@ def all_counted(service: Service) -> None:
     """See that whoever is asked has counted every request that has reached one of them, once the last one has returned."""
 
     def shown() -> set[float]:
-        return {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(8)}
+        return {total(metrics(service), "/quick/{request_id}") for _ in range(8)}
 
     until(lambda: shown() == {service.arrivals()}, "equal counts")
 
