@@ -506,7 +506,7 @@ def test_a_worker_that_leads_no_more_lets_the_next_one_write(tmp_path: Path):
 
 
 def test_a_leader_that_is_stopped_keeps_nobody_from_storing(tmp_path: Path):
-    """The next leader stores at once; the one that was stopped, which believes to lead still, writes nothing when it goes on."""
+    """The next leader stores at once; the one that was stopped still believes to lead when it goes on, and writes nothing."""
     registry = CollectorRegistry()
     requests = Counter("requests", "r", registry=registry)
     with service(tmp_path) as one, service(tmp_path) as other:

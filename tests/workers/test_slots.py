@@ -6,9 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -18,8 +21,12 @@ from support import PATIENCE_SECONDS, until
 from worker_process import Process
 
 from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
+from sage_fastapi_obs.workers.death import settle
+from sage_fastapi_obs.workers.death_report import DeathReport
 from sage_fastapi_obs.workers.file_lock import lock
 from sage_fastapi_obs.workers.mapped_file import MappedFile
+from sage_fastapi_obs.workers.siblings import Parent
+from sage_fastapi_obs.workers.slot import _HEARTBEAT_NS, Slot
 
 Start = Callable[..., Process]
 
@@ -195,6 +202,21 @@ def test_the_next_start_tells_of_a_group_that_died_with_its_server(service: str,
     assert (told[0], told[2], sorted(told[5])) == ("died", "unknown", ["one", "two"])
     assert not Path(folder).exists()
     assert start().do("told") == []
+
+
+def test_a_death_that_is_noticed_late_is_as_old_as_the_heartbeat_says(tmp_path: Path) -> None:
+    """How long nobody looked is not added to the age of a request; after a restart of the machine nothing is known of it."""
+    slot = Slot(tmp_path / "0.slot", writable=True)
+    slot.own(Parent(0, 0), 0)
+    for seconds in (60.0, -1_000.0):
+        slot.file.numbers[_HEARTBEAT_NS] = int((time.monotonic() - seconds) * 1_000_000_000)
+        before = time.monotonic()
+        death = settle(slot, lambda *_: None, None)
+        assert max(0.0, seconds - 1.01) <= death.seconds_ago <= max(0.0, seconds - 1.0) + time.monotonic() - before
+    report = DeathReport(lambda *_: None, str, SimpleNamespace(wall_clock=lambda: 100_000_000_000), None, *[lambda _: None] * 3)
+    record = SimpleNamespace(started_ns=30_000_000_000)
+    assert report._age_us(replace(death, seconds_ago=60.0), record) == 10_000_000
+    assert report._age_us(replace(death, seconds_ago=90.0), record) == 0
 
 
 def test_a_forked_child_leaves_the_slot_to_its_parent(start: Start) -> None:
