@@ -50,6 +50,7 @@ class BlockedLoop(CauseObserver):
         """Requests that began before then may have been delayed by the last block."""
         watch.ticked.append(sampler.tick)
         watch.answered.append(self._answered)
+        watch.interrupted.append(sampler.interrupted)
 
     def start(self) -> None:
         """Watch the running loop, where there is one; otherwise that of the first request."""

@@ -60,13 +60,10 @@ def _add_finding(explanation: Explanation, block: LoopBlock, us: int) -> None:
         place = block.holders[0].place
         where = f" at {place}" if place and place not in culprit else ""
         text = f"delayed up to {time} by {culprit}, which blocked the event loop{where}"
-    explanation.findings.append(Finding("delayed", text, us, _evidence(block), block.share))
+    evidence: Evidence = "observed" if block.holders else "inferred"
+    explanation.findings.append(Finding("delayed", text, us, evidence, block.share))
     if block.cause is not None and us > (explanation.delayed_up_to_us or 0):
         explanation.delayed_by, explanation.delayed_up_to_us = culprit, us
-
-
-def _evidence(block: LoopBlock) -> Evidence:
-    return block.holders[0].evidence if block.holders else "inferred"
 
 
 def _culprit(block: LoopBlock) -> str:

@@ -3,25 +3,24 @@
 from collections import Counter
 
 from sage_fastapi_obs.insight.loop_block import Holder, LoopBlock
-from sage_fastapi_obs.request.explanation import Evidence, Explanation, Finding, readable_time
+from sage_fastapi_obs.request.explanation import Explanation, Finding, readable_time
 
 
 class HeldLoop:
     """How long a request kept the event loop from anything else."""
 
-    __slots__ = ("block_ns", "inferred_ns", "own_ns", "places")
+    __slots__ = ("block_ns", "own_ns", "places")
 
     def __init__(self) -> None:
         self.places: Counter[str | None] = Counter()
         """Nanoseconds at each line of the application."""
-        self.own_ns = self.inferred_ns = self.block_ns = 0
-        """Of it, without what other processes took; of it, not seen; and all of the blocks in which it did that."""
+        self.own_ns = self.block_ns = 0
+        """Of it, without what other processes took; and all of the blocks in which it did that."""
 
     def add(self, holder: Holder, block: LoopBlock) -> None:
         """Add its part of a block."""
         self.places.update(holder.places)
         self.own_ns += holder.own_ns
-        self.inferred_ns += holder.inferred_ns
         self.block_ns += block.end_ns - block.start_ns
 
     def explain(self, explanation: Explanation, least_ns: int) -> None:
@@ -32,6 +31,5 @@ class HeldLoop:
         held_us, place = held_ns // 1_000, self.places.most_common(1)[0][0]
         explanation.blocked_loop_us, explanation.blocked_loop_at = held_us, place
         text = f"blocked the event loop {readable_time(held_us)}{f' at {place}' if place else ''}"
-        evidence: Evidence = "inferred" if self.inferred_ns > held_ns / 2 else "observed"
         share = min(1.0, held_ns / max(1, self.block_ns))
-        explanation.findings.append(Finding("blocked_loop", text, held_us, evidence, share))
+        explanation.findings.append(Finding("blocked_loop", text, held_us, "observed", share))

@@ -7,21 +7,12 @@ from typing import Literal, NamedTuple
 from sage_fastapi_obs.causes import Cause
 from sage_fastapi_obs.insight.loop_thread import BUSY, ClockReading, others_share
 from sage_fastapi_obs.request.exchange import Exchange
-from sage_fastapi_obs.request.explanation import Evidence
 
-Who = Literal["observed", "inferred", "threads", "nobody"]
-"""Who had the loop, or the interpreter: the code that was seen there; the code that must have been there, by the clocks of
-processors; other threads of this process; nobody that is known, as where other processes had the processors."""
+Who = Literal["observed", "threads", "nobody"]
+"""Who had the loop, or the interpreter: the code that was seen there; other threads of this process; nobody that is known, as
+where other processes had the processors."""
 _LATE_NS = 25_000_000
 """A watch thread that wakes so late was kept from it: by code that holds the interpreter, or by a loaded machine."""
-
-_IN_VAIN = 4
-"""A watch thread that has waited so often has asked for the interpreter in vain: for Python code it rests until its time,
-until it asks, and until it is answered."""
-
-_RIVALS, _RIVALS_OF_LAST = 1, 3
-"""Where more threads wait for the interpreter, another one is likely to get it first, and the loop goes on meanwhile: then who
-is seen is named only if it is the request that has begun last."""
 
 
 class Sample(NamedTuple):
@@ -49,35 +40,30 @@ class Sample(NamedTuple):
         return self.place if self.exchange is None else self.exchange
 
 
-def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: bool, is_last: bool = False) -> Who:
-    """Tell who had the loop between two readings, of which the second shows some code there.
+def who_held(before: ClockReading, now: ClockReading, late_ns: int, *, is_same: bool) -> Who:
+    """Tell who had the loop between two readings of the watch thread, of which the second shows some code there.
 
-    `late_ns`: how late the watch thread was. `is_same`: whether the first has shown the same code, in one step of its task.
-    `is_last`: whether no other request has begun or ended since that of the code began.
+    `late_ns`: how late it was. `is_same`: whether the first has shown the same code, in one step of its task.
     """
     if others_share(before, now) >= BUSY:
         return "threads"
     if late_ns < _LATE_NS:
         return "observed"
-    is_likely = is_last or now.own_waited - before.own_waited <= late_ns / 2
-    if is_likely and _has_held(before, now, _RIVALS_OF_LAST if is_last else _RIVALS):
-        return "inferred"
+    # What has kept it from the interpreter may be over; where it has only waited for a processor, nothing has changed.
     return "observed" if is_same and now.own_waited - before.own_waited > late_ns / 2 else "nobody"
 
 
-def _has_held(before: ClockReading, now: ClockReading, most_rivals: int) -> bool:
-    """Tell whether the loop's thread was in a call that held the interpreter, until the watch thread got it from there.
+def who_computed(before: ClockReading, now: ClockReading, start_ns: int) -> Who:
+    """Tell who had the loop until its own thread has looked at itself: code that runs there, if that has computed meanwhile.
 
-    Python code gives the interpreter up when it is asked, so who asks in vain waits for the end of a call.
+    `start_ns`: since when the loop has not turned, or was looked at last.
     """
-    rests, all_rests = now.own_rests - before.own_rests, now.process_rests - before.process_rests
-    if rests < _IN_VAIN or all_rests > (1 + most_rivals) * rests:
-        return False
     loop_cpu = now.loop_cpu - before.loop_cpu
-    others_cpu = now.process_cpu - before.process_cpu - loop_cpu
-    is_busy = loop_cpu + now.loop_waited - before.loop_waited >= BUSY * (now.at - before.at)
-    # On a loaded machine those that hold the interpreter may have little of the time; but more than those that wait for it.
-    return is_busy and loop_cpu > others_cpu
+    if others_share(before, now) >= BUSY:
+        return "threads"
+    is_busy = loop_cpu + now.loop_waited - before.loop_waited >= BUSY * (now.at - max(start_ns, before.at))
+    # Otherwise it may have waited for the interpreter.
+    return "observed" if is_busy and loop_cpu > now.process_cpu - before.process_cpu - loop_cpu else "nobody"
 
 
 def without(samples: list[Sample], waited_ns: int) -> list[Sample]:
@@ -100,7 +86,6 @@ class Holder:
     """Nanoseconds at each line."""
     own_ns: int = 0
     """Without what other processes took: code that the system has kept from the processor is not to blame for that."""
-    inferred_ns: int = 0
 
     @property
     def held_ns(self) -> int:
@@ -112,16 +97,10 @@ class Holder:
         """The line at which it spent most of it."""
         return self.places.most_common(1)[0][0]
 
-    @property
-    def evidence(self) -> Evidence:
-        """Whether most of it was seen."""
-        return "inferred" if self.inferred_ns > self.held_ns / 2 else "observed"
-
     def add(self, sample: Sample) -> None:
         """Add what was seen at a tick."""
         self.places[sample.place] += sample.ns
         self.own_ns += sample.own_ns
-        self.inferred_ns += sample.ns * (sample.who == "inferred")
 
 
 @dataclass(slots=True)
@@ -166,6 +145,6 @@ def judge(samples: list[Sample], end_ns: int, collected_ns: int, *, least_ns: in
 def _holders(samples: list[Sample]) -> list[Holder]:
     found: dict[Exchange | str | None, Holder] = {}
     for sample in samples:
-        if sample.who in ("observed", "inferred"):
+        if sample.who == "observed":
             found.setdefault(sample.holder, Holder(sample.exchange)).add(sample)
     return sorted((holder for holder in found.values() if holder.own_ns), key=lambda holder: -holder.held_ns)

@@ -5,20 +5,12 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
 from functools import cache
 from types import FrameType
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.insight.request_phases import code_of
 from sage_fastapi_obs.insight.thread_frames import collector_off, frame_of, outward
-
-_THREAD: int | None = None
-with suppress(ImportError, AttributeError):
-    # Only on Linux.
-    import resource
-
-    _THREAD = resource.RUSAGE_THREAD
 
 TICK_NS = 50_000_000
 """Between two readings."""
@@ -47,10 +39,6 @@ class ClockReading(NamedTuple):
     """How long the loop's thread could run, and had no processor. 0 where the system does not say it."""
     own_waited: int
     """The same of the watch thread."""
-    own_rests: int
-    """How often the watch thread has slept or waited: each 5 ms while it waits for the interpreter. 0 where nobody says it."""
-    process_rests: int
-    """The same of all threads."""
 
 
 def others_share(before: ClockReading, now: ClockReading) -> float:
@@ -84,17 +72,21 @@ class LoopThread:
 
     def read(self) -> None:
         """Read all clocks, in the watch thread."""
+        self.before, self.now = self.now, self.measure()
+
+    def measure(self) -> ClockReading:
+        """Read all clocks; also in the thread of the loop."""
         at, loop_cpu, process_cpu = time.perf_counter_ns(), self._cpu(), time.process_time_ns()
         self._read_waits(at, loop_cpu)
-        self.before, self.now = self.now, ClockReading(at, loop_cpu, process_cpu, *self._waits, *_rests())
+        return ClockReading(at, loop_cpu, process_cpu, *self._waits)
 
     def note_depth(self) -> None:
         """Note the depth; to be called by what the loop calls."""
         self.depth = len(outward(sys._getframe(2)))  # noqa: SLF001 - documented
 
-    def called(self) -> list[FrameType]:
+    def called(self, innermost: FrameType | None = None) -> list[FrameType]:
         """Return the frames of what the loop has called, the innermost first; empty while it calls nothing."""
-        frames = outward(frame_of(self.ident))
+        frames = outward(frame_of(self.ident) if innermost is None else innermost)
         return frames[: max(0, len(frames) - self.depth)]
 
     @property
@@ -134,9 +126,9 @@ class LoopThread:
         is_prompt, is_recent = at - self.last_at <= _PROMPT_NS, at - self._waits_at <= _MOST_AGE_NS
         if is_prompt and is_recent and loop_cpu - self._waits_cpu <= _LITTLE_NS:
             return
-        if self._own_waited is None:
+        if self._own_waited is None and threading.get_ident() != self.ident:
             self._own_waited = ProcessorWait()
-        self._waits = self._waited.read(), self._own_waited.read()
+        self._waits = self._waited.read(), 0 if self._own_waited is None else self._own_waited.read()
         self._waits_at, self._waits_cpu = at, loop_cpu
 
     @property
@@ -150,13 +142,6 @@ class LoopThread:
         except OSError:
             # The thread has ended.
             return 0
-
-
-def _rests() -> tuple[int, int]:
-    """Return how often this thread and all of the process have rested."""
-    if _THREAD is None:
-        return 0, 0
-    return resource.getrusage(_THREAD).ru_nvcsw, resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 class ProcessorWait:

@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
+from opcode import opmap
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ _IS_SAFE = sys.version_info >= (3, 12)
 _READING = threading.RLock()
 if not _IS_SAFE:
     hold_at_fork(_READING)
+_RESUME = opmap["RESUME"]
 _MOST_FRAMES, _OUTERMOST = 500, 12
 _POOLS = ("/anyio/_backends/_asyncio.py", "/concurrent/futures/thread.py")
 """Files whose frames in a thread know the context of the work that the thread does."""
@@ -94,6 +96,13 @@ def outward(frame: FrameType | None) -> list[FrameType]:
         stack.append(frame)
         frame = frame.f_back
     return stack
+
+
+def without_new(frames: list[FrameType]) -> list[FrameType]:
+    """Leave out a frame that has only just been entered; the innermost is the first."""
+    first = frames[0] if frames else None
+    is_new = first is not None and first.f_lasti >= 0 and first.f_code.co_code[first.f_lasti] == _RESUME
+    return frames[1:] if is_new else frames
 
 
 def exchange_of_pool(stack: list[FrameType]) -> Exchange | None:

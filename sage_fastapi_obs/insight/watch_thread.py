@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import FrameType
 
+from sage_fastapi_obs.insight.loop_alarm import LoopAlarm, make_alarm
 from sage_fastapi_obs.insight.loop_thread import TICK_NS, LoopThread
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.processes import at_fork
@@ -32,6 +34,8 @@ class WatchThread:
         """Called at each tick, in the thread."""
         self.answered: list[Callable[[], None]] = []
         """Called when the loop answers, in its own thread."""
+        self.interrupted: list[Callable[[LoopThread, FrameType], None]] = []
+        """Called in the loop's own thread, with what it runs, while this one cannot look; where that can be done."""
         self.sign_ns = 0
         """When the loop has last started or ended a request, or has answered."""
         self.asked_ns = 0
@@ -41,6 +45,8 @@ class WatchThread:
         self.is_awake = False
         """Whether the thread ticks; a request that finds it asleep calls `wake`."""
         self.loop_thread: LoopThread | None = None
+        self._alarm: LoopAlarm | None = None
+        self._is_looking = False
         self._busy_until_ns = 0
         self._bell = _Bell()
         """Ends the pause of the thread, which is another one's or ends as soon as this is another bell."""
@@ -54,23 +60,37 @@ class WatchThread:
         if self.loop_thread is None or self.loop_thread.loop is not loop or self.loop_thread.ident != threading.get_ident():
             self.loop_thread = LoopThread(loop)
             self.is_asked = False
+            self._set_alarm()
         self._busy_until_ns = time.perf_counter_ns() + _LINGER_NS
         if self._thread is None:
             # The thread is no reason to live for a service that nobody closes.
             self._thread = self._threads.start(partial(_run, weakref.ref(self), self._bell))
             weakref.finalize(self, self._bell.ring)
         self.is_awake = self._thread is not None
+        if self._alarm is not None:
+            self._alarm.put_off()
         self._bell.ring()
 
     def stop(self) -> None:
         """End the thread."""
-        bell, thread = self._bell, self._thread
+        bell, thread, alarm = self._bell, self._thread, self._alarm
+        self._alarm = None
         self._forget()
         bell.ring()
         if thread is not None:
             thread.join(1.0)
+        if alarm is not None:
+            alarm.close()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.close()
+        self._alarm = make_alarm(partial(_interrupt, weakref.ref(self)))
 
     def _forget(self) -> None:
+        if self._alarm is not None:
+            self._alarm.forget()
+        self._alarm = None
         self._bell = _Bell()
         self._thread = self.loop_thread = None
         self.is_awake = self.is_asked = False
@@ -86,13 +106,28 @@ class WatchThread:
         if self.loop_thread is not None:
             self._tick(self.loop_thread)
 
+    def interrupt(self, frame: FrameType) -> None:
+        """Let the loop's thread look at itself."""
+        if self.loop_thread is None or self._is_looking or self.loop_thread.ident != threading.get_ident():
+            return
+        for interrupted in self.interrupted:
+            try:
+                interrupted(self.loop_thread, frame)
+            except Exception as error:
+                self.internal_errors.count(self.component, error)
+
     def _tick(self, loop_thread: LoopThread) -> None:
+        if self._alarm is not None:
+            self._alarm.put_off()
+        self._is_looking = True
         loop_thread.read()
         for ticked in self.ticked:
             try:
                 ticked(loop_thread)
             except Exception as error:
                 self.internal_errors.count(self.component, error)
+        # From here on the loop's thread may look at itself: to ask lets it run.
+        self._is_looking = False
         self._ask(loop_thread)
         self._sleep_if_idle()
 
@@ -130,6 +165,8 @@ class WatchThread:
             self._busy_until_ns = now + _LINGER_NS
         elif now >= self._busy_until_ns:
             self.is_awake = False
+            if self._alarm is not None:
+                self._alarm.rest()
             # A request may have begun just before that.
             self.is_awake = self.sign_ns != sign_ns
 
@@ -147,6 +184,11 @@ class _Bell:
         # Another thread may ring, too.
         with suppress(RuntimeError):
             self._lock.release()
+
+
+def _interrupt(owner: "weakref.ref[WatchThread]", frame: FrameType) -> None:
+    if (watch := owner()) is not None:
+        watch.interrupt(frame)
 
 
 def _run(owner: "weakref.ref[WatchThread]", bell: _Bell) -> None:

@@ -95,7 +95,7 @@ class _Pushes(Sender):
     """Queues a push, which gets its values only when it is sent: one that is tried again has those of then."""
 
     what = "metrics"
-    thread_name = "sage-obs-metrics"
+    thread_name = "sage-obs-metrics-push"
     causes = ("refused", "shutdown")
 
     def open(self) -> None:

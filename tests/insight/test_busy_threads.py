@@ -50,7 +50,7 @@ class Ticks:
         self.troubled = TroubledTime()
         self.observer = BusyThreads(WatchThread(self.in_flight, InternalErrors()), self.troubled)
         self._loop_thread = LoopThread(asyncio.get_running_loop())
-        self._loop_thread.now = ClockReading(0, 0, 0, 0, 0, 0, 0)
+        self._loop_thread.now = ClockReading(0, 0, 0, 0, 0)
 
     def begin(self, work: Any) -> Exchange:
         """Begin a request that does some work in a task."""
@@ -67,7 +67,7 @@ class Ticks:
         assert before is not None
         now = ClockReading(
             *(before.at + 50 * MS, before.loop_cpu + loop_ms * MS, before.process_cpu + (loop_ms + others_ms) * MS),
-            *(before.loop_waited + loop_waited_ms * MS, 0, 0, 0),
+            *(before.loop_waited + loop_waited_ms * MS, 0),
         )
         self._loop_thread.before, self._loop_thread.now = before, now
         with nullcontext() if is_in_step else no_task():

@@ -3,28 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_fastapi_obs.insight.loop_block import Sample, judge, who_held, without
+from sage_fastapi_obs.insight.loop_block import Sample, judge, who_computed, who_held, without
 from sage_fastapi_obs.insight.loop_thread import ClockReading
 from sage_fastapi_obs.request.exchange import Exchange
 
 MS = 1_000_000
 LEAST = 100 * MS
-START = ClockReading(0, 0, 0, 0, 0, 0, 0)
+START = ClockReading(0, 0, 0, 0, 0)
 
 
-def after(
-    elapsed: int,
-    loop: int = 0,
-    others: int = 0,
-    loop_waited: int = 0,
-    own_waited: int = 0,
-    rests: int = 3,
-    all_rests: int | None = None,
-) -> ClockReading:
+def after(elapsed: int, loop: int = 0, others: int = 0, loop_waited: int = 0, own_waited: int = 0) -> ClockReading:
     """Read the clocks so many milliseconds later."""
-    all_rests = 2 * rests if all_rests is None else all_rests
-    computed = elapsed * MS, loop * MS, (loop + others) * MS
-    return ClockReading(*computed, loop_waited * MS, own_waited * MS, rests, all_rests)
+    return ClockReading(*(ms * MS for ms in (elapsed, loop, loop + others, loop_waited, own_waited)))
 
 
 def exchange() -> Exchange:
@@ -43,23 +33,28 @@ def test_what_is_seen_in_time_is_observed() -> None:
     assert who_held(START, after(52, loop=50), 2 * MS, is_same=False) == "observed"
 
 
-def test_a_call_that_holds_the_interpreter_is_inferred() -> None:
-    """A thread that was kept from the interpreter, while that of the loop computed, knows by what."""
-    assert who_held(START, after(400, loop=380, own_waited=3, rests=70), 350 * MS, is_same=False) == "inferred"
-    # Also where the machine is loaded.
-    loaded, waited = (after(400, loop=150, loop_waited=230, own_waited=own, rests=8) for own in (150, 250))
-    assert who_held(START, loaded, 350 * MS, is_same=False) == "inferred"
-    assert who_held(START, waited, 350 * MS, is_same=False) == "nobody"
-    assert who_held(START, waited, 350 * MS, is_same=False, is_last=True) == "inferred"
+def test_who_comes_late_blames_nobody() -> None:
+    """A watch thread that was kept from the interpreter may see what came after the call that held it."""
+    assert who_held(START, after(400, loop=380, own_waited=3), 350 * MS, is_same=False) == "nobody"
+    assert who_held(START, after(400, loop=380, own_waited=3), 350 * MS, is_same=True) == "nobody"
 
 
-def test_among_many_that_want_the_interpreter_nobody_is_named() -> None:
-    """Who gets the interpreter after others did may see what came after the call."""
-    few, some, many = (after(400, loop=380, rests=70, all_rests=all_rests) for all_rests in (130, 270, 700))
-    assert who_held(START, few, 350 * MS, is_same=False) == "inferred"
-    assert who_held(START, some, 350 * MS, is_same=False) == "nobody"
-    assert who_held(START, some, 350 * MS, is_same=False, is_last=True) == "inferred"
-    assert who_held(START, many, 350 * MS, is_same=False, is_last=True) == "nobody"
+def test_a_thread_that_looks_at_itself_has_computed() -> None:
+    """What it finds has held the interpreter if it has computed since the block began, or had no processor."""
+    assert who_computed(START, after(400, loop=380, others=5), 0) == "observed"
+    assert who_computed(START, after(400, loop=150, loop_waited=230), 0) == "observed"
+    # The block began later.
+    assert who_computed(START, after(200, loop=110), 0) == "nobody"
+    assert who_computed(START, after(200, loop=110), 60 * MS) == "observed"
+
+
+def test_a_thread_that_has_waited_for_the_interpreter_is_not_blamed() -> None:
+    """Who looks at itself after others had the interpreter has done nothing."""
+    assert who_computed(START, after(400, loop=20, others=370), 0) == "threads"
+    assert who_computed(START, after(400, loop=20, others=100), 0) == "nobody"
+    # One that held it and slept.
+    assert who_computed(START, after(400, loop=20), 0) == "nobody"
+    assert who_computed(START, after(400, loop=60, others=120, loop_waited=300), 0) == "nobody"
 
 
 def test_other_threads_are_never_a_route() -> None:
@@ -67,8 +62,8 @@ def test_other_threads_are_never_a_route() -> None:
     assert who_held(START, after(400, loop=20, others=370), 350 * MS, is_same=True) == "threads"
     assert who_held(START, after(50, others=45), 0, is_same=True) == "threads"
     # A loaded machine leaves them little, and lets the loop's thread wait for a processor and for the interpreter in turn.
-    loaded = after(400, loop=20, others=120, loop_waited=300, own_waited=200, rests=20)
-    assert who_held(START, loaded, 350 * MS, is_same=True) != "inferred"
+    loaded = after(400, loop=20, others=120, loop_waited=300, own_waited=100)
+    assert who_held(START, loaded, 350 * MS, is_same=True) == "nobody"
 
 
 def test_a_loaded_machine_blames_nobody() -> None:
@@ -76,8 +71,6 @@ def test_a_loaded_machine_blames_nobody() -> None:
     assert who_held(START, after(400, loop=20, own_waited=300), 350 * MS, is_same=False) == "nobody"
     assert who_held(START, after(400, loop=20, own_waited=5), 350 * MS, is_same=True) == "nobody"
     assert who_held(START, after(400, loop=150, loop_waited=230, own_waited=300), 350 * MS, is_same=False) == "nobody"
-    # Where the system does not say how often it has waited.
-    assert who_held(START, after(400, loop=400, rests=0), 350 * MS, is_same=True) == "nobody"
 
 
 def test_a_late_look_goes_on_with_what_was_seen_before() -> None:

@@ -8,6 +8,7 @@ from planted.judge import Judge, Verdict, run
 from servers import Postgres, running
 
 KIND = "kinds of blocks named: "
+KINDS = {"sleep", "loop", "query", "multiply", "match", "parse", "sort"}
 
 
 def judged(loop: str, folder: Path, rounds: int, innocents: int, **environment: str) -> Verdict:
@@ -16,24 +17,26 @@ def judged(loop: str, folder: Path, rounds: int, innocents: int, **environment: 
     return Judge(folder).judge()
 
 
-def see_that_nobody_innocent_is_blamed(verdict: Verdict) -> None:
-    """See what holds on any machine, however busy: who did not block is not blamed, and each sort of block is found.
-
-    A call that holds the interpreter may end unseen where the machine is busy; then nobody is named. One of them is seen.
-    """
+def kinds_found(verdict: Verdict) -> set[str]:
+    """See what holds on any machine, however busy: who did not block is not blamed. Return which sorts of blocks were named."""
     blamed = [fault for fault in verdict.faults if fault.startswith("innocents not blamed")]
     assert not blamed
     assert verdict.right["lines"] == verdict.judged["lines"]
-    found = {what.removeprefix(KIND) for what in verdict.right if what.startswith(KIND) and verdict.right[what]}
-    about = [fault for fault in verdict.faults if "blocks named" in fault]
-    assert found >= {"sleep", "loop", "query"}, about
-    assert found & {"multiply", "match", "parse", "sort"}, about
+    return {what.removeprefix(KIND) for what in verdict.right if what.startswith(KIND) and verdict.right[what]}
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_blocks_are_named_and_innocents_are_not(loop: str, tmp_path: Path) -> None:
     """Each way to block the loop is named with its line, in each place, and none of the many others is called a blocker."""
-    see_that_nobody_innocent_is_blamed(judged(loop, tmp_path, rounds=0, innocents=100))
+    found: set[str] = set()
+    # A block may end unseen where the machine is so busy that its thread had no processor.
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found |= kinds_found(judged(loop, folder, rounds=0, innocents=100))
+        if found >= KINDS:
+            break
+    assert found >= KINDS
 
 
 @pytest.mark.stack
@@ -46,4 +49,4 @@ def test_a_thousand_requests(loop: str, tmp_path: Path, capsys: pytest.CaptureFi
     with capsys.disabled():
         print(f"\n{loop}, load {os.getloadavg()[0]:.1f}\n{verdict}")  # noqa: T201 - what it is for
     (tmp_path / "faults.txt").write_text("\n".join(verdict.faults))
-    see_that_nobody_innocent_is_blamed(verdict)
+    assert kinds_found(verdict) >= KINDS

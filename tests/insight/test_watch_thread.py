@@ -189,10 +189,6 @@ def test_clocks_tell_who_computes() -> None:
     assert before.loop_cpu == loop_cpu
     assert after.loop_cpu - before.loop_cpu >= 15_000_000
     assert after.process_cpu >= after.loop_cpu
-    if sys.platform == "linux":
-        time.sleep(0.01)
-        here.read()
-        assert here.now.own_rests > after.own_rests
 
 
 async def test_a_loop_that_is_seen_to_wait_is_not_woken() -> None:
