@@ -22,8 +22,8 @@ def test_replacements_leave_constant_files_and_cost(tmp_path: Path) -> None:
     sent, counted, files, sizes, stored, seconds, _ = zip(*turns, strict=True)
     assert sent == counted
     assert max(files) <= 2 * replaced.WORKERS + 4
-    # Each slot has room for what its owner counts: once it was taken by one that has died, it stays as it is.
-    assert len({*sizes[2 * replaced.WORKERS :]}) == 1
+    # Slots stay as long as they are; what the leader tells the others has longer or shorter numbers.
+    assert max(sizes) - min(sizes) < 1_000
     assert max(stored) <= stored[0] + 2
     first, last = median(seconds[:100]), median(seconds[-100:])
     assert not SOAK or last < 1.3 * first
