@@ -49,6 +49,18 @@ class Browsed:
             self.page.route(f"{self.url}{name}?*", fake)
             self.page.route(f"{self.url}{name}/**", fake)
 
+    def intercept_data(self, answer: dict[str, Any] | None) -> None:
+        """Answer for the service whatever is asked of it but for the page and its files."""
+
+        def fake(route: Route) -> None:
+            path = route.request.url.removeprefix(self.url)
+            if not path or path.startswith("static/"):
+                route.continue_()
+            else:
+                route.abort("connectionreset") if answer is None else route.fulfill(**answer)
+
+        self.page.route(f"{self.url}**", fake)
+
     def figures(self) -> dict[str, str]:
         """Return the state of each figure that is shown, by its label."""
         shown = self.page.locator(".figure").all()
