@@ -46,7 +46,7 @@ PATHS = [
 ]
 BY_NAME = {
     *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
-    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route", "/monitoring/issues"),
 }
 """In the same document; they answer 404 without a store, and for what does not exist, or have to be told which one is meant."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
