@@ -226,6 +226,7 @@ async def test_service_levels():
     await shop.visit("/boom", 1)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert (found["sla_compliant"], found["violations"], found["error_budget_left"], found["burn_rate"]) == (True, [], 50, 0.5)
+    assert 0 < found["covered_seconds"] < 3600
     await shop.visit("/boom", 5)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert found["violations"] == ["availability is 76 %, below 90 %", "error_rate is 24 %, above 20 %"]
