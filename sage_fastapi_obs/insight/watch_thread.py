@@ -27,7 +27,14 @@ class WatchThread:
 
     component = "WatchThread"
 
-    def __init__(self, in_progress: set[Watch], internal_errors: InternalErrors) -> None:
+    def __init__(
+        self,
+        in_progress: set[Watch],
+        internal_errors: InternalErrors,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """`clock`: by which requests are timed; nothing is watched by another one than the thread's own."""
+        self._is_comparable = clock is time.perf_counter_ns
         self.in_progress = in_progress
         self.internal_errors = internal_errors
         self.ticked: list[Callable[[LoopThread], None]] = []
@@ -56,6 +63,8 @@ class WatchThread:
 
     def wake(self) -> None:
         """Let the thread tick for the loop that the caller runs in; start it if there is none, as after a fork."""
+        if not self._is_comparable:
+            return
         loop = asyncio.get_running_loop()
         if self.loop_thread is None or self.loop_thread.loop is not loop or self.loop_thread.ident != threading.get_ident():
             self.loop_thread = LoopThread(loop)
