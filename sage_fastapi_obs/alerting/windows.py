@@ -114,8 +114,9 @@ class Windows:
     def go_on_from(self, histories: dict[str, MetricHistory], ticks: Sequence[Tick], *, same_counters: bool) -> None:
         """Put the samples of others, at least one, in the place of those so far.
 
-        `same_counters`: they were taken of the counters that are read here, by another worker; else of those of a process
-        that has ended, and what is counted here is added.
+        `same_counters`: they were taken of the counters that are read here, by another worker, perhaps after the last own
+        sample, which is forgotten: lower numbers look like a reset. Else they are of a process that has ended, and what is
+        counted here is added.
         """
         with self._lock:
             own, own_ticks = self._histories, self._ticks
@@ -126,8 +127,8 @@ class Windows:
                     history.count_anew()
                 self._is_baseline = not own_ticks and not self.from_zero
                 self._mark_gap(own_ticks)
-            for history in own.values():
-                self._record(history.reading(), self._ticks[-1], is_baseline=not same_counters)
+                for history in own.values():
+                    self._record(history.reading(), self._ticks[-1], is_baseline=True)
 
     def _mark_gap(self, own_ticks: Sequence[Tick]) -> None:
         """Let nothing have happened between the last tick and the time from which on this process has watched."""

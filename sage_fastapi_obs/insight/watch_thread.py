@@ -66,6 +66,7 @@ class WatchThread:
             # The thread is no reason to live for a service that nobody closes.
             self._thread = self._threads.start(partial(_run, weakref.ref(self), self._bell))
             weakref.finalize(self, self._bell.ring)
+            self._aim_alarm(self._thread)
         self.is_awake = self._thread is not None
         if self._alarm is not None:
             self._alarm.put_off()
@@ -86,6 +87,12 @@ class WatchThread:
         if self._alarm is not None:
             self._alarm.close()
         self._alarm = make_alarm(partial(_interrupt, weakref.ref(self)))
+        self._aim_alarm(self._thread)
+
+    def _aim_alarm(self, thread: threading.Thread | None) -> None:
+        if self._alarm is not None and thread is not None and thread.native_id is not None:
+            with suppress(OSError):
+                self._alarm.aim(thread.native_id)
 
     def _forget(self) -> None:
         if self._alarm is not None:
