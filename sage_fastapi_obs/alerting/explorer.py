@@ -26,6 +26,7 @@ _STATISTICS: dict[Kind, tuple[str, ...]] = {
 """What can be drawn of a metric; the first by default."""
 _UNITS = ("seconds", "bytes", "ratio")
 _UNWATCHED = "its samples are made for scrapes only: see /metrics"
+_ALL_OFF = "no metrics are recorded: metrics.enabled is false"
 _OFF = "its pack {pack!r} is off: add it to metrics.packs"
 
 
@@ -79,10 +80,11 @@ class MetricDetail(MetricEntry):
 class MetricExplorer:
     """Reads the windows, metric by metric."""
 
-    def __init__(self, windows: Windows, families: Callable[[], Iterable[Family]]) -> None:
-        """`families`: lists the metrics of all workers, without samples."""
+    def __init__(self, windows: Windows, families: Callable[[], Iterable[Family]], *, measured: bool) -> None:
+        """`families`: lists the metrics of all workers, without samples. `measured`: whether any metrics are recorded."""
         self._windows = windows
         self._families = families
+        self._off = _OFF if measured else _ALL_OFF
 
     def metrics(self) -> MetricList:
         """List all metrics."""
@@ -147,7 +149,7 @@ class MetricExplorer:
 
     def _switched_off(self) -> Iterator[MetricEntry]:
         for metric in CATALOG:
-            problem = _OFF.format(pack=metric.pack) if metric.pack else None
+            problem = self._off.format(pack=metric.pack) if metric.pack else None
             yield MetricEntry(
                 name=metric.name,
                 type=metric.type,

@@ -49,7 +49,7 @@ def explorer_pages(
     access: Access, settings: Settings, status: ServiceStatus, families: Callable[[], Iterable[Metric]]
 ) -> list[JsonPage]:
     """Build the pages; `families` lists the metrics of all workers, without samples."""
-    metrics = MetricExplorer(status.windows, families)
+    metrics = MetricExplorer(status.windows, families, measured=settings.metrics.enabled)
     return _ExplorerPages(access, status, metrics, RuleReports(status, settings.export.runbooks_url)).pages()
 
 

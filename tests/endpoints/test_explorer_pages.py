@@ -85,6 +85,13 @@ async def test_a_metric_of_a_pack_that_is_off_says_what_to_switch_on() -> None:
     assert listed["http_requests_total"]["labels"] == ["method", "route", "status"]
 
 
+async def test_without_metrics_each_says_that_they_are_off() -> None:
+    """And not that a pack is."""
+    shop = Shop(metrics={"enabled": False})
+    found = await metric(shop, "http_requests_total")
+    assert (found["series"], found["problem"]) == (0, "no metrics are recorded: metrics.enabled is false")
+
+
 async def test_a_metric_that_the_application_declares_is_there_at_once() -> None:
     """Nobody has named it here, and it has its help, its labels and its line."""
     shop = Shop()

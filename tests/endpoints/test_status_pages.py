@@ -46,7 +46,7 @@ PATHS = [
 ]
 BY_NAME = {
     *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
-    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route", "/monitoring/issues"),
 }
 """In the same document; they answer 404 without a store, and for what does not exist, or have to be told which one is meant."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
@@ -226,6 +226,7 @@ async def test_service_levels():
     await shop.visit("/boom", 1)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert (found["sla_compliant"], found["violations"], found["error_budget_left"], found["burn_rate"]) == (True, [], 50, 0.5)
+    assert 0 < found["covered_seconds"] < 3600
     await shop.visit("/boom", 5)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert found["violations"] == ["availability is 76 %, below 90 %", "error_rate is 24 %, above 20 %"]
