@@ -53,6 +53,7 @@ class MetricsPort:
         """
         self._scrape = scrape
         self._pages = pages
+        self._app = Starlette()
         self._paths = {settings.metrics.path: "", **parts(settings.metrics)}
         """The paths of the page and its parts, each with the beginning of its metrics' names."""
         self._configured_port = settings.metrics.port
@@ -71,6 +72,8 @@ class MetricsPort:
 
     def start(self) -> None:
         """Listen, unless another worker does. Raises `OSError` when a stranger has the port, and `NoThreadError`."""
+        # Before it listens: whoever connects is answered at once.
+        self._app = self._application()
         self._is_wanted = True
         try:
             server, thread = self._listen()
@@ -111,15 +114,17 @@ class MetricsPort:
         self._server, self._listening = server, listening
         return server, self._thread
 
-    def _uvicorn(self) -> "uvicorn.Server":
-        import uvicorn  # noqa: PLC0415 - takes long, and only this way of access needs it
-
+    def _application(self) -> Starlette:
         async def metrics(request: Request) -> Response:
             return await self._scrape.response(request, self._paths[request.url.path])
 
         pages = self._pages()
-        app = Starlette(routes=[*(Route(path, metrics) for path in self._paths), *(() if pages is None else pages.routes)])
-        return uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+        return Starlette(routes=[*(Route(path, metrics) for path in self._paths), *(() if pages is None else pages.routes)])
+
+    def _uvicorn(self) -> "uvicorn.Server":
+        import uvicorn  # noqa: PLC0415 - takes long, and only this way of access needs it
+
+        return uvicorn.Server(uvicorn.Config(self._app, lifespan="off", log_config=None, access_log=False))
 
     def close(self) -> None:
         """Stop listening."""

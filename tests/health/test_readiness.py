@@ -1,5 +1,6 @@
 """Checks: time limits, memory, one run at a time, and no word of what went wrong that could be a secret."""
 
+import asyncio
 import threading
 
 import anyio
@@ -233,3 +234,36 @@ def test_two_checks_of_one_name_are_refused():
     health.add("x", lambda: True)
     with pytest.raises(SettingsError, match="another name"):
         health.add("x", lambda: True)
+
+
+async def test_checks_asked_for_from_another_thread_run_on_the_loop_of_the_app():
+    """Their connections belong to that loop; where it does not turn, they have all hung, and the answer comes all the same."""
+    health, ran_on, held, release = Health(), [], threading.Event(), threading.Event()
+
+    @health.check("database", cache_seconds=0)
+    async def database() -> None:
+        ran_on.append(asyncio.get_running_loop())
+
+    def hold() -> None:
+        held.set()
+        release.wait(PATIENCE_SECONDS)
+
+    app_loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=app_loop.run_forever)
+    thread.start()
+    try:
+        assert (await health.report_of(app_loop)).status == "ready"
+        assert ran_on == [app_loop]
+        app_loop.call_soon_threadsafe(hold)
+        await asyncio.to_thread(held.wait, PATIENCE_SECONDS)
+        report = await health.report_of(app_loop)
+        assert (report.status, [(one.name, one.status) for one in report.checks]) == ("not_ready", [("database", "timeout")])
+    finally:
+        release.set()
+        # What was given up meanwhile ends first.
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), app_loop))
+        app_loop.call_soon_threadsafe(app_loop.stop)
+        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
+        app_loop.close()
+    assert (await health.report_of(app_loop)).status == "ready"
+    assert ran_on[-1] is asyncio.get_running_loop()

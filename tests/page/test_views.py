@@ -182,7 +182,7 @@ def test_what_is_told_by_colour_is_told_otherwise_too(browse, example):
         assert figure.get_by_role("img").get_attribute("aria-label") in {"bad", "warning"}
 
 
-def test_what_the_first_view_costs(browse, example, record_property):
+def test_what_the_first_view_costs(browse, example, record_testsuite_property):
     """The page and its first data are under 150 kB compressed, and the first paint is reported."""
     browsed = browse(example)
     session = browsed.page.context.new_cdp_session(browsed.page)
@@ -192,6 +192,6 @@ def test_what_the_first_view_costs(browse, example, record_property):
     browsed.open()
     expect(browsed.page.locator(".reasons, .figure").first).to_be_visible()
     painted = browsed.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")
-    record_property("first_paint_ms", painted)
-    record_property("transferred_bytes", sum(finished))
+    record_testsuite_property("first_paint_ms", painted)
+    record_testsuite_property("transferred_bytes", sum(finished))
     assert 0 < sum(finished) < 150_000

@@ -35,6 +35,7 @@ function build() {
   const onclick = (event) => (event.preventDefault(), main.focus());
   const skip = h("a", { class: "skip", href: "#content", onclick }, words.skip);
   const header = h("header", null, h("div", { class: "who" }, service, environment), h("div", { class: "controls" }, badge, spanChoice(), themeChoice()));
+  document.getElementById("loading")?.remove();
   document.body.append(skip, navigation, header, main);
   replace(navigation, Object.entries(words.groups).map(([group, title]) => navigationGroup(group, title)));
 }
