@@ -41,6 +41,9 @@ coverage: $(READY) servers ## Pass the tests, and hold what they cover to the li
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --cov --cov-report=
 	@$(BIN)/python -m coverage report
 
+screenshots: $(READY) servers ## Take pictures of the live page, for the README and to look at (about four minutes)
+	@$(BIN)/python scripts/screenshots.py
+
 check: $(READY) ## Lint, types and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -148,7 +148,6 @@ class Observability(Lifecycle):
             self.worker.rules = self.status
 
         # What operators open.
-        self._reader = None if self.store is None else self.store.reader
         self._port = MetricsPort(self.metrics_page, settings, self.workers, self._control, self._pages_of_port)
         self.router: APIRouter = self._router(settings)
         """The monitoring endpoints, for `app.include_router`."""
@@ -164,9 +163,9 @@ class Observability(Lifecycle):
 
     def _router(self, settings: Settings, health: Report | None = None) -> APIRouter:
         return monitoring_router(
-            *(settings, self.metrics_page, self.status, self.logs, self._reader),
+            *(settings, self.metrics_page, self.status, self.logs, self.store),
             None if self.stacks is None else self.stacks.report,
-            *(self.workers, self._levels, health),
+            *(self.workers, self._levels, self.numbers.families, self.settings, health),
         )
 
     def _pages_of_port(self) -> APIRouter | None:
@@ -216,6 +215,7 @@ class Observability(Lifecycle):
         if groups := self.settings.metrics.alias_groups:
             register(Aliases(self.registry, groups), self.registry)
         self.registry.register(self.status.metrics)
+        self.registry.register(self._excluded_requests)
         if self.settings.logging.enabled and self.logs.held_lines is not None:
             self.registry.register(HeldLineCounts(self.logs.held_lines))
 
@@ -308,8 +308,8 @@ class Observability(Lifecycle):
             self.insight.add_application(app)
 
     def excludes(self, scope: Scope) -> bool:
-        """Return whether a request is not recorded."""
-        return scope in self._excluded_requests
+        """Return whether a request is not recorded, and count it."""
+        return self._excluded_requests.exclude(scope)
 
     @property
     def dropped_headers(self) -> DroppedHeaders:
@@ -359,7 +359,8 @@ class Observability(Lifecycle):
 
         They come from the store, for all workers, and from the recent lines of this process: `monitoring.log_buffer_size`.
         """
-        return lines_or_recent(correlation_id, limit, self.logs, self._reader, self.internal_errors)
+        reader = None if self.store is None else self.store.reader
+        return lines_or_recent(correlation_id, limit, self.logs, reader, self.internal_errors)
 
     def _log(self, level: str, message: str, fields: Mapping[str, Any], logger: str = OWN_LOGGER) -> None:
         if self.settings.logging.enabled:

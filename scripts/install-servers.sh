@@ -1,5 +1,5 @@
 #!/usr/bin/env sh
-# Installs what the tests talk to, where that can be done: servers on Debian as root, Grafana's types and grammars with npm.
+# Installs what the tests talk to, where that can be done: servers and a browser on Debian as root, Grafana's types and grammars with npm.
 # Elsewhere those tests are skipped.
 set -eu
 
@@ -17,6 +17,8 @@ command -v sysdig >/dev/null 2>&1 || missing="$missing sysdig"
 command -v victoria-metrics >/dev/null 2>&1 || missing="$missing victoria-metrics"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v tsc >/dev/null 2>&1 || missing="$missing node-typescript"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "== installing $missing (about 20 seconds)"

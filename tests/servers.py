@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -13,9 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support import PATIENCE_SECONDS, until
 
+ROOT = Path(__file__).parents[1]
 MOCK_CLUSTER = """
 import sys
 from confluent_kafka import Producer
@@ -186,3 +189,40 @@ class KafkaBroker(Server):
         if process is not None:
             process.stdin.close()
             process.stdout.close()
+
+
+@contextmanager
+def program(command: list[str], log: Path, **env: str) -> Iterator[None]:
+    """Run a program, and end it as an operator would."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], env={**os.environ, **env}, stdout=output, stderr=output
+        )
+    try:
+        yield
+    finally:
+        stop(process)
+
+
+@contextmanager
+def prometheus(config: Path, folder: Path) -> Iterator[str]:
+    """Run Prometheus; yield its address."""
+    log = folder / "prometheus.log"
+    flags = [
+        "--web.listen-address=127.0.0.1:0",
+        "--enable-feature=exemplar-storage",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        "--web.enable-admin-api",
+    ]
+    with program([need("prometheus"), f"--config.file={config}", *flags], log):
+        address = until(lambda: re.search(r"Listening on.*address=(127\.0\.0\.1:\d+)", log.read_text()), "Prometheus")[1]
+        until(lambda: httpx.get(f"http://{address}/-/ready").is_success, "Prometheus")
+        yield f"http://{address}"
+
+
+def query(address: str, expression: str) -> list[dict[str, Any]]:
+    """Ask Prometheus for an instant vector."""
+    answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}, timeout=PATIENCE_SECONDS).json()
+    assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
+    result: list[dict[str, Any]] = answer["data"]["result"]
+    return result

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict
 
 from sage_fastapi_obs.alerting.alert_states import AlertState, RuleState, State, WrittenAlerts, watches, write
-from sage_fastapi_obs.alerting.expressions import View
+from sage_fastapi_obs.alerting.expressions import Values, View
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule, Callback
 from sage_fastapi_obs.alerting.window import Group
+from sage_fastapi_obs.alerting.window_store import Tick
 from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.privacy.printable import printable
@@ -73,6 +74,15 @@ class Alert:
         """Describe it for callbacks: also `timestamp`, and the annotations with their templates filled in."""
         filled = {name: _fill(text, self.labels, self.value) for name, text in self.rule.annotations.items()}
         return {**self.summary(), "timestamp": timestamp(at), "annotations": filled}
+
+
+class PastJudgement(NamedTuple):
+    """What a rule would have found at a sample."""
+
+    tick: Tick
+    values: Values
+    changes: Mapping[Group, State | None]
+    """The states of alerts that would have changed; None: not pending any more."""
 
 
 def timestamp(at: float) -> str:
@@ -258,18 +268,18 @@ class Alerts:
             return True
         return self._windows.has_series(metric, where)
 
-    def replay(self, rule: AlertRule) -> int:
-        """Return how often a rule would have fired in what the windows hold; older samples are further apart."""
-        firings, alerts = 0, dict[Group, AlertState]()
+    def replay(self, rule: AlertRule) -> Iterator[PastJudgement]:
+        """Judge a rule by what the windows hold, the oldest sample first; older samples are further apart."""
+        alerts = dict[Group, AlertState]()
         for tick, view in self._windows.past():
             if not all(view(seconds).covered_seconds for seconds in rule.expression.windows()):
                 continue
-            values = rule.expression.values(view)
+            values, changes = rule.expression.values(view), dict[Group, State | None]()
             for group in {**values, **alerts}:
                 alert = alerts.setdefault(group, AlertState())
-                changed = alert.advance(rule, values.get(group), tick.watched, tick.wall)
-                firings += changed and alert.state == "firing"
-        return firings
+                if alert.advance(rule, values.get(group), tick.watched, tick.wall):
+                    changes[group] = alert.state
+            yield PastJudgement(tick, values, changes)
 
     def evaluate(self) -> list[Alert]:
         """Evaluate all rules over the windows as of the last tick; return the alerts that have changed state.

@@ -54,6 +54,14 @@ OPEN_BREAKER = AlertRule(
     severity="critical",
     annotations={"summary": "the circuit breaker {{ $labels.name }} is open"},
 )
+EXPORTED_NAMES = {
+    "high_error_rate": "ResultHighErrorRate",
+    "critical_system_failure": "ResultCriticalSystemFailure",
+    "slow_api_response": "ResultSlowResponse",
+    "circuit_breaker_activated": "CircuitBreakerOpen",
+    "sla_violation": "SlaViolation",
+}
+"""What rules are called where they are exported, and so in their runbooks, if that differs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import anyio
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import SecretStr
 
+from sage_fastapi_obs.delivery.http_client import http_client
 from sage_fastapi_obs.settings import NotifySettings, Severity
 from sage_fastapi_obs.threads import in_thread
 
@@ -178,13 +179,11 @@ async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
 
 
 async def _post(receiver: str, url: str, body: dict[str, Any]) -> None:
-    import httpx  # noqa: PLC0415 - takes long, and few services post alerts
-
     # Redirects are not followed: the answer of one server must not make us ask another.
     try:
         with suppress_instrumentation(), anyio.fail_after(TIMEOUT_SECONDS):
             async with (
-                httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
+                http_client(TIMEOUT_SECONDS) as client,
                 client.stream("POST", url, json=body) as response,
             ):
                 # The body is not read, however long it is.

@@ -8,16 +8,18 @@ from sage_fastapi_obs.alerting.notify import Log
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.windows import Windows
 from sage_fastapi_obs.catalog import CATALOG
+from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.legacy.metric_names import ResolvedName
 
 
 class RuleReview:
     """Compares rules with the metrics that there are, and with what the windows still hold."""
 
-    def __init__(self, alerts: Alerts, windows: Windows, log: Log) -> None:
+    def __init__(self, alerts: Alerts, windows: Windows, internal_errors: InternalErrors, log: Log) -> None:
         """`log`: writes a log line."""
         self._alerts = alerts
         self._windows = windows
+        self._internal_errors = internal_errors
         self._log = log
         self.defaults: dict[str, AlertRule] = {}
         """Rules of the package by their names: they wait for their metrics to be in use."""
@@ -42,9 +44,17 @@ class RuleReview:
         """Return how often a rule would have fired in what the windows held when this was first asked."""
         known, firings = self._known.get(rule.name, (None, 0))
         if known is not rule:
-            firings = self._alerts.replay(rule)
+            firings = self._firings(rule)
             self._known[rule.name] = (rule, firings)
         return firings
+
+    def _firings(self, rule: AlertRule) -> int:
+        try:
+            return sum(state == "firing" for past in self._alerts.replay(rule) for state in past.changes.values())
+        except Exception as error:
+            # The expression may be the application's own.
+            self._internal_errors.count("AlertRule", error)
+            return 0
 
     def log_news(self) -> None:
         """Log of each new rule why it cannot fire, where there is a similar name, and how often it would have fired."""

@@ -75,7 +75,7 @@ class ServiceStatus:
         self._history = None if history is None else self._windows_in(history)
         self.notifications = NotificationQueue(internal_errors)
         self.alerts = Alerts(self.windows, self.notifications, internal_errors, log, wall_clock=wall_clock)
-        self.review = RuleReview(self.alerts, self.windows, log)
+        self.review = RuleReview(self.alerts, self.windows, internal_errors, log)
         self.metrics = AlertMetrics(self.alerts, self.notifications, self.review)
         """Its own metrics, for a registry."""
         self.sla = ServiceLevels(settings.sla, self.windows.view)

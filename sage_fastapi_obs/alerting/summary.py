@@ -127,7 +127,7 @@ def summary_of(window: Window) -> Summary:
     def names(kind: str) -> list[str]:
         return sorted(name for name, one in kinds.items() if one == kind)
 
-    routes_total, routes = _routes(window)
+    routes_total, routes = busiest_routes(window, _MOST_ROUTES)
     return Summary(
         time_range_minutes=window.seconds / 60,
         covered_seconds=window.covered_seconds,
@@ -207,12 +207,12 @@ class _Requests:
         }
 
 
-def _routes(window: Window) -> tuple[int, list[RouteFigures]]:
-    """Count the routes in use, and describe those with most requests."""
+def busiest_routes(window: Window, most: int | None) -> tuple[int, list[RouteFigures]]:
+    """Count the routes in use, and describe those with most requests; all of them without a limit."""
     requests = _Requests(window, ("method", "route"))
     counts = requests.counts
     busiest = sorted((group for group, count in counts.items() if count), key=lambda group: (-counts[group], group))
-    top = busiest[:_MOST_ROUTES]
+    top = busiest[:most]
     figures = requests.figures(top)
     return len(busiest), [
         RouteFigures(method=method, route=route, **one) for (method, route), one in zip(top, figures, strict=True)

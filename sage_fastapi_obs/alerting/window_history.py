@@ -52,7 +52,7 @@ class WindowHistory:
         if self._writes and not leads:
             # Another has taken the place of this one, and is to write.
             self.close()
-        if self._writes or (self._is_restored and not leads) or (leads and not self._stored.acquire()):
+        if self._writes or (self._is_restored and not leads) or (leads and not self._stored.acquire(run)):
             return None
         found = self._stored.read(None if leads else run)
         if found is None and not leads:
@@ -81,7 +81,7 @@ class WindowHistory:
         rows = [self._row(tick) for tick in ticks]
         kept = [tick.row for tick in self._windows.ticks]
         if not self._stored.write(self._windows.watched_seconds, states, series, rows, kept):
-            self._forget()
+            self.close()
             return
         for tick in ticks:
             tick.is_stored = True
@@ -91,7 +91,7 @@ class WindowHistory:
     def write_states(self, states: bytes) -> None:
         """Store the states of alerts at once. Raises `sqlite3.Error` and `OSError`."""
         if self._writes and not self._stored.write_states(self._windows.watched_seconds, states):
-            self._forget()
+            self.close()
 
     def close(self) -> None:
         """Let another process write."""

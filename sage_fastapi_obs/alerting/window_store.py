@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import add, lt, sub
 
-from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+from sage_fastapi_obs.metrics.registry_reader import Child, Kind, Reading
 
 _FINENESS = 16
 """Ticks are at most this part of their age apart: those of an hour ago less than four minutes."""
@@ -70,6 +70,8 @@ class MetricHistory:
         """By row, what is added to a series that was reset."""
         self.resets = 0
         """How often that has changed."""
+        self._is_complete = True
+        """Whether the last reading had all series: else nobody says which of them a process before has left."""
 
     def fits(self, reading: Reading) -> bool:
         """Tell whether a reading is of the same metric, and not of another by the same name."""
@@ -98,6 +100,19 @@ class MetricHistory:
             self._reset_bases = {row: [*self.now[row * self.width : (row + 1) * self.width]] for row in self.rows.values()}
             self.resets += 1
 
+    def count_living(self) -> int:
+        """Count the series that still exist and have a value."""
+        if self.kind == "gauge":
+            return len(self.now) - sum(map(math.isnan, self.now))
+        return len(self.rows) - len(self.gone) if self._is_complete else len(self.living())
+
+    def living(self) -> list[Child]:
+        """Return what was read last of the series that still exist and have a value."""
+        read = ((labels, self._counted(row)) for labels, row in self.rows.copy().items() if row not in self.gone)
+        # A gauge may be 0; where series are not complete, none is counted at 0.
+        exists = len if self._is_complete or self.kind == "gauge" else any
+        return [(labels, numbers) for labels, numbers in read if exists(numbers) and not math.isnan(numbers[0])]
+
     def reading(self) -> Reading:
         """Return what was read last."""
         children = [(labels, self._counted(row)) for labels, row in self.rows.items()]
@@ -116,7 +131,7 @@ class MetricHistory:
         """
         # A gauge that has gone has no value; a counter that has gone keeps its total.
         numbers = array("d", [math.nan]) * len(self.now) if self.kind == "gauge" else self.now[:]
-        most, left_out = len(self.rows) + most_new, 0
+        most, left_out, self._is_complete = len(self.rows) + most_new, 0, reading.is_complete
         seen = set()
         for labels, values in reading.children:
             row = self.rows.get(labels)

@@ -18,7 +18,7 @@ from sage_fastapi_obs.alerting.label_matchers import Where, matcher
 from sage_fastapi_obs.alerting.window import LONGEST_SECONDS, Rows, Window
 from sage_fastapi_obs.alerting.window_store import MetricHistory, Tick, compress, decompress, merge_tick, thin
 from sage_fastapi_obs.errors import SettingsError
-from sage_fastapi_obs.metrics.registry_reader import Kind, Reading
+from sage_fastapi_obs.metrics.registry_reader import Child, Kind, Reading
 
 MOST_SERIES = 50_000
 """Label sets that are watched; more are counted as left out."""
@@ -114,8 +114,9 @@ class Windows:
     def go_on_from(self, histories: dict[str, MetricHistory], ticks: Sequence[Tick], *, same_counters: bool) -> None:
         """Put the samples of others, at least one, in the place of those so far.
 
-        `same_counters`: they were taken of the counters that are read here, by another worker; else of those of a process
-        that has ended, and what is counted here is added.
+        `same_counters`: they were taken of the counters that are read here, by another worker, perhaps after the last own
+        sample, which is forgotten: lower numbers look like a reset. Else they are of a process that has ended, and what is
+        counted here is added.
         """
         with self._lock:
             own, own_ticks = self._histories, self._ticks
@@ -126,8 +127,8 @@ class Windows:
                     history.count_anew()
                 self._is_baseline = not own_ticks and not self.from_zero
                 self._mark_gap(own_ticks)
-            for history in own.values():
-                self._record(history.reading(), self._ticks[-1], is_baseline=not same_counters)
+                for history in own.values():
+                    self._record(history.reading(), self._ticks[-1], is_baseline=True)
 
     def _mark_gap(self, own_ticks: Sequence[Tick]) -> None:
         """Let nothing have happened between the last tick and the time from which on this process has watched."""
@@ -171,6 +172,22 @@ class Windows:
     def metrics(self) -> dict[str, Kind]:
         """Return the names of all metrics seen, with their kinds."""
         return {name: history.kind for name, history in self._histories.copy().items()}
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Return the names of a metric's labels; none for a metric that has not been seen."""
+        history = self._histories.get(name)
+        return () if history is None else history.labels
+
+    def count_living(self, name: str) -> int:
+        """Count the series of a metric that exist."""
+        history = self._histories.get(name)
+        return 0 if history is None else history.count_living()
+
+    def living(self, name: str) -> list[Child]:
+        """Return the series of a metric that exist, with the numbers that the registry had at the last sample."""
+        with self._lock:
+            history = self._histories.get(name)
+            return [] if history is None else history.living()
 
     def has_series(self, name: str, where: Where) -> bool:
         """Tell whether a metric has series that match; without a lock, as who asks may have some that sampling needs."""

@@ -17,6 +17,7 @@ from sage_fastapi_obs.catalog.http import (
 )
 from sage_fastapi_obs.catalog.internal import (
     ALERT_METRICS,
+    EXCLUDED_METRIC,
     HELD_LINES,
     LOG_METRICS,
     OPERATION_METRICS,
@@ -35,6 +36,7 @@ __all__ = [
     "ALERT_METRICS",
     "ALWAYS",
     "CATALOG",
+    "EXCLUDED_METRIC",
     "HELD_LINES",
     "HTTP_METRICS",
     "KNOWN_METHODS",

@@ -7,6 +7,7 @@ from itertools import chain
 
 from sage_fastapi_obs.catalog.internal import (
     ALERT_METRICS,
+    EXCLUDED_METRIC,
     LOG_METRICS,
     OPERATION_METRICS,
     PUSH_METRICS,
@@ -24,6 +25,7 @@ ALWAYS = (
     *SPAN_METRICS,
     *PUSH_METRICS,
     STORE_METRIC,
+    EXCLUDED_METRIC,
     *WORKER_METRICS,
     *ALERT_METRICS,
     *OPERATION_METRICS,

@@ -41,6 +41,10 @@ STORE_METRIC = counter(
     "Kept requests that the store on this machine lost or has let go, and damaged files that it has set aside.",
     {"cause": ("queue_full", "not_encoded", "too_large", "disk_full", "busy", "shutdown", "damaged", "evicted")},
 )
+EXCLUDED_METRIC = counter(
+    "observability_excluded_requests_total",
+    "Requests that are not recorded: of our own pages, of probes and scrapes, and what settings exclude.",
+)
 LOG_METRICS = (
     counter(
         "observability_log_lines_dropped_total",

@@ -7,7 +7,7 @@ document of their own.
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter
 from fastapi import Query as QueryParameters
@@ -24,9 +24,11 @@ UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _FRESH_SECONDS = 1.0
 MOST_CACHED = 32
 MOST_WAITING = 64
+LONGEST_BODY_BYTES = 4_096
 MOST_QUERY_BYTES = 16_384
 _MOST_PARAMETERS = 64
 
+Body = TypeVar("Body", bound=BaseModel)
 Handler: TypeAlias = Callable[[Any, Request], Awaitable[Response]]
 """Answers a request whose query is valid."""
 Guard: TypeAlias = Callable[[Request], Response | None]
@@ -142,6 +144,21 @@ def _validated(model: type[PageQuery], query_string: bytes) -> PageQuery:
             for one in wrong
         )
         raise ValueError("; ".join(messages)[:500]) from None
+
+
+async def read_body(request: Request, model: type[Body], hint: str) -> Body | Response:
+    """Read the JSON body of a change; else return a response that says what is wrong, and never repeats what was sent.
+
+    `hint` says what can be sent.
+    """
+    if (body := await short_body(request, LONGEST_BODY_BYTES)) is None:
+        return too_long(LONGEST_BODY_BYTES)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        messages = (f"{'.'.join(map(str, one['loc']))[:40] or 'body'}: {one['msg']}" for one in wrong)
+        return problem(f"{'; '.join(messages)[:500]}. {hint}", 422)
 
 
 class ResponseCache:

@@ -2,20 +2,20 @@
 
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.background_worker import in_page_thread
-from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, short_body, too_long
+from sage_fastapi_obs.endpoints.json_page import UNCACHED, problem, read_body
 from sage_fastapi_obs.log_levels import LEVELS, LevelName, usual_level
 from sage_fastapi_obs.logs.level_changes import TooManyChangesError
 from sage_fastapi_obs.threads import NoThreadError
 from sage_fastapi_obs.workers.shared_levels import AllLevels, SharedLevels
 
-_LONGEST_BODY_BYTES = 4_096
 _LONGEST_SECONDS = 86_400
+_HINT = f'Levels: {", ".join(LEVELS)}. Example: {{"level": "debug", "logger": null, "seconds": 300}}'
 
 
 class LevelChange(BaseModel):
@@ -46,13 +46,11 @@ class LogLevelsPage:
         return self._access.rejection(request) or _shown(await in_page_thread(self._levels.in_force))
 
     async def _change(self, request: Request) -> Response:
-        if (body := await short_body(request, _LONGEST_BODY_BYTES)) is None:
-            return too_long(_LONGEST_BODY_BYTES)
+        change = await read_body(request, LevelChange, _HINT)
+        if isinstance(change, Response):
+            return change
         try:
-            change = LevelChange.model_validate_json(body)
             return _shown(await in_page_thread(partial(self._levels.change, change.logger, change.level, change.seconds)))
-        except ValidationError as error:
-            return problem(_explain(error), 422)
         except TooManyChangesError as error:
             return problem(str(error), 422)
         except NoThreadError:
@@ -61,11 +59,3 @@ class LogLevelsPage:
 
 def _shown(levels: AllLevels) -> Response:
     return JSONResponse(levels.model_dump(), headers=UNCACHED)
-
-
-def _explain(error: ValidationError) -> str:
-    """Say what is wrong; never repeat what was sent."""
-    wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    messages = (f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in wrong)
-    example = '{"level": "debug", "logger": null, "seconds": 300}'
-    return f"{'; '.join(messages)}. Levels: {', '.join(LEVELS)}. Example: {example}"

@@ -1,18 +1,22 @@
 """What is shown of kept requests: their figures, their spans as a tree, their lines."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat
 
 from sage_fastapi_obs.alerting.alerts import timestamp
-from sage_fastapi_obs.causes import CAUSES, Cause, docs_anchor
+from sage_fastapi_obs.endpoints.shown_cause import ShownCause, ids_of_blockers
+from sage_fastapi_obs.endpoints.shown_error import ShownError, error_of
 from sage_fastapi_obs.endpoints.span_tree import SpanNode, shallow, span_tree
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, Story
 
 MOST_STORIES = 20
 """An id that clients choose can repeat: these are the newest requests that have it."""
+EXCLUDED_SECONDS = 3_600
+MOST_OVERLAPPING = 50
+"""Requests that are shown beside one."""
+Relation = Literal["delayed", "blocking", "beside"]
 NO_LINES = "lines are not shown: set monitoring.expose_logs"
 
 
@@ -62,35 +66,55 @@ class RequestList(BaseModel):
     """Where older ones begin: the parameter `before` of the next question; null at the end."""
     is_complete: bool
     """False where the search for a text took too long: go on with `next`."""
+    latest: str = "0"
+    """What is kept later comes with the parameter `after` this."""
+
+    excluded: int | None = None
+    """How many requests were not recorded in the last hour, as those of our own pages, probes and scrapes."""
 
     @classmethod
-    def of(cls, page: RequestPage) -> Self:
+    def of(cls, page: RequestPage, excluded: int | None = None) -> Self:
         """Take them from the store."""
         requests = [KeptRequest.of(listed) for listed in page.requests]
-        return cls(requests=requests, next=page.next, is_complete=page.is_complete)
+        return cls(requests=requests, next=page.next, is_complete=page.is_complete, latest=page.latest, excluded=excluded)
 
 
-class ShownCause(BaseModel):
-    """Why a request was slow, was refused or failed."""
+class OverlappingRequest(BaseModel):
+    """A request that the same process served while the event loop was blocked."""
 
-    cause: str
-    text: str
-    """A clause about the request: `blocked the event loop 540 ms at app/report.py:14`."""
-    lost_ms: FiniteFloat
-    """What it cost the request; 0 for why it failed or was refused."""
-    remedy: str
-    """What to do."""
-    docs: str
-    """Page and anchor that explain it."""
+    request: KeptRequest
+    offset_ms: FiniteFloat
+    """Of its start, from the start of the request whose story this is."""
+    relation: Relation
+    """Whether it was delayed by that request, has blocked the event loop meanwhile, or neither is known."""
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Self:
-        """Take it from the store, which may hold what another version has written."""
-        cause, lost_us = str(found.get("cause")), found.get("lost_us")
-        known: Cause = cause if cause in CAUSES else "unknown"
-        lost_ms = lost_us / 1_000 if isinstance(lost_us, int) else 0.0
-        text = str(found.get("text"))
-        return cls(cause=cause, text=text, lost_ms=lost_ms, remedy=CAUSES[known].remedy, docs=docs_anchor(known))
+    def of(cls, other: Story, story: Story) -> Self:
+        """Compare two requests."""
+        offset_ms = (other.request.started_ns - story.request.started_ns) / 1_000_000
+        relation: Relation = "beside"
+        if story.request.request_id in _blockers(other):
+            relation = "delayed"
+        elif other.request.request_id in _blockers(story):
+            relation = "blocking"
+        return cls(request=KeptRequest.of(other), offset_ms=offset_ms, relation=relation)
+
+
+def _blockers(story: Story) -> set[str]:
+    return {id_ for found in story.why for id_ in ids_of_blockers(found)}
+
+
+def _overlap(reader: StoreReader, story: Story, why: list[ShownCause]) -> list[OverlappingRequest]:
+    """Find what overlapped the blocks of a request; of many, those that it has to do with first."""
+    blocks = [block for found in why for block in found.blocks]
+    if not blocks:
+        return []
+    start_ms = min(block.offset_ms for block in blocks)
+    end_ms = max(block.offset_ms + block.duration_ms for block in blocks)
+    start_ns, end_ns = (story.request.started_ns + int(ms * 1_000_000) for ms in (start_ms, end_ms))
+    others = [OverlappingRequest.of(other, story) for other in reader.overlapping(story, start_ns, end_ns)]
+    nearest = sorted(others, key=lambda other: (other.relation == "beside", -other.request.duration_ms))
+    return sorted(nearest[:MOST_OVERLAPPING], key=lambda other: other.offset_ms)
 
 
 class RequestStory(BaseModel):
@@ -103,19 +127,29 @@ class RequestStory(BaseModel):
     """Where its time went, in milliseconds; empty where that is not known."""
     spans: list[SpanNode]
     """The span of the request, with those below it."""
+    error: ShownError | None = None
+    """The exception that it ended with, or that was logged."""
+    overlap: list[OverlappingRequest] = Field(default=[], max_length=MOST_OVERLAPPING)
+    """Where the event loop was blocked: what else the process served meanwhile, in order of time."""
+    pid: int | None = None
+    """The process that served it."""
     lines: list[dict[str, Any]] | None
     """Its log lines in order of time; null unless `monitoring.expose_logs`."""
     dropped_spans: int
     dropped_lines: int
 
     @classmethod
-    def of(cls, story: Story, *, with_lines: bool) -> "RequestStory":
+    def of(cls, story: Story, reader: StoreReader, *, with_lines: bool) -> "RequestStory":
         """Take it from the store."""
+        why = [ShownCause.of(found) for found in story.why]
         return cls.model_construct(
             request=KeptRequest.of(story),
-            why=[ShownCause.of(found) for found in story.why],
+            why=why,
             timings_ms={name: us / 1_000 for name, us in story.timings.items() if isinstance(us, int)},
             spans=span_tree([(story.request.span_id, story.spans)], story.request.started_ns),
+            error=error_of(story, with_lines=with_lines),
+            overlap=_overlap(reader, story, why),
+            pid=story.pid,
             lines=shallow(story.lines) if with_lines else None,
             dropped_spans=story.dropped_spans,
             dropped_lines=story.dropped_lines,
@@ -132,7 +166,7 @@ class StoriesOfId(BaseModel):
     @classmethod
     def found(cls, reader: StoreReader, some_id: str, *, with_lines: bool) -> "StoriesOfId | None":
         """Find requests by their key, or by a request, correlation or trace id; None if there are none."""
-        stories = [RequestStory.of(story, with_lines=with_lines) for story in reader.find(some_id, MOST_STORIES)]
+        stories = [RequestStory.of(story, reader, with_lines=with_lines) for story in reader.find(some_id, MOST_STORIES)]
         return cls.model_construct(stories=stories, note=None if with_lines else NO_LINES) if stories else None
 
 

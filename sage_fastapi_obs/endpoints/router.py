@@ -1,9 +1,10 @@
 """`/metrics` and `/monitoring/*`: plain routes, so that they work in any Starlette or FastAPI app."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 
 from fastapi import APIRouter
+from prometheus_client.core import Metric
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.background_worker import in_page_thread
+from sage_fastapi_obs.endpoints.explorer_pages import explorer_pages
 from sage_fastapi_obs.endpoints.json_page import UNCACHED, JsonPage, openapi_document
 from sage_fastapi_obs.endpoints.log_levels_page import LogLevelsPage
 from sage_fastapi_obs.endpoints.metrics_page import MetricsPage, parts
@@ -20,6 +22,8 @@ from sage_fastapi_obs.endpoints.page.overview import Overview
 from sage_fastapi_obs.endpoints.page.page_routes import PageRoutes
 from sage_fastapi_obs.endpoints.recent_lines_page import RecentLinesPage
 from sage_fastapi_obs.endpoints.requests_pages import RequestPages
+from sage_fastapi_obs.endpoints.route_pages import route_pages
+from sage_fastapi_obs.endpoints.settings_page import settings_page
 from sage_fastapi_obs.endpoints.stacks_page import stacks_page
 from sage_fastapi_obs.endpoints.status_pages import Report, StatusPages
 from sage_fastapi_obs.endpoints.workers_page import workers_page
@@ -27,6 +31,7 @@ from sage_fastapi_obs.insight.stacks import StacksReport
 from sage_fastapi_obs.logs.writer import LogWriter
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import StoreReader
+from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.workers.other_workers import Workers
 from sage_fastapi_obs.workers.shared_levels import SharedLevels
 
@@ -36,26 +41,34 @@ def monitoring_router(
     scrape: MetricsPage,
     status: ServiceStatus,
     logs: LogWriter,
-    reader: StoreReader | None,
+    store: Store | None,
     stacks: Callable[[], StacksReport] | None,
     workers: Workers,
     levels: SharedLevels,
+    families: Callable[[], Iterable[Metric]],
+    shown: Settings,
     health: Report | None = None,
 ) -> APIRouter:
     """Build the router with everything operators open.
 
-    `reader`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
-    `workers`, `levels`: of all processes of the service. `health`: runs the health checks, by default on this event loop.
+    `store`: None where no requests are kept. `stacks`: tells what the process is doing; None where that is switched off.
+    `workers`, `levels`, `families`: of all processes of the service; the last are its metrics without samples.
+    `shown`: the settings of the service, where those that hold here differ.
+    `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
+    requests = RequestPages(access, store, status, with_lines=settings.monitoring.expose_logs)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
     overview = Overview(settings, status, workers, status_pages)
     pages = [
         overview.page(access),
         *status_pages.pages(),
-        *RequestPages(access, reader, with_lines=settings.monitoring.expose_logs).pages(),
+        *route_pages(access, status),
+        *requests.pages(),
         *([] if stacks is None else [stacks_page(access, stacks, workers)]),
         workers_page(access, workers),
+        settings_page(access, shown),
+        *explorer_pages(access, settings, status, families),
     ]
     routes = [
         *PageRoutes(access, settings.monitoring.prefix).routes(),
@@ -63,7 +76,8 @@ def monitoring_router(
         LiveStream(access, overview, lambda: status.health.draining).route(settings.monitoring.prefix),
         *_metrics_routes(settings, access, scrape),
         *_json_routes(settings, access, pages),
-        *_log_routes(settings, access, logs, reader, levels),
+        Route(f"{settings.monitoring.prefix}/issues/{{id}}", requests.change_issue, methods=["PUT"], name="sage_obs_issue"),
+        *_log_routes(settings, access, logs, None if store is None else store.reader, levels),
     ]
     for route in routes:
         route.include_in_schema = False

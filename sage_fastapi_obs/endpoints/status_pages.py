@@ -145,6 +145,8 @@ class SlaResponse(BaseModel):
     error_budget_left: float | None
     burn_rate: float | None
     minutes: float
+    covered_seconds: float = 0.0
+    """How much of the window this process has been watched for."""
 
 
 class SlowResponse(BaseModel):
@@ -258,7 +260,8 @@ class StatusPages:
 
     def _sla(self, query: SlaQuery) -> SlaResponse:
         compliance = self._status.sla.compliance(query.minutes, HTTP if query.source == "http" else RESULTS)
-        return SlaResponse.model_validate(compliance)
+        covered = self._status.view(query.minutes * 60).covered_seconds
+        return SlaResponse.model_validate(compliance).model_copy(update={"covered_seconds": covered})
 
     def _slow(self, query: SlowQuery) -> SlowResponse:
         return SlowResponse(operations=slow_operations(self._status.view(query.minutes * 60), query.threshold_ms))

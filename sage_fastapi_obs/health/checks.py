@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from sage_fastapi_obs.delivery.http_client import http_client
 from sage_fastapi_obs.errors import SettingsError
 
 _LAG_PROBE_SECONDS = 0.01
@@ -17,11 +18,10 @@ _LAG_PROBE_SECONDS = 0.01
 
 def url(address: str, *, timeout_seconds: float = 2.0) -> Callable[[], Awaitable[bool]]:
     """Check that an address answers a GET with a status below 400."""
-    import httpx  # noqa: PLC0415 - takes long, and few services check others
 
     async def answers() -> bool:
         with suppress_instrumentation(), anyio.fail_after(timeout_seconds):
-            async with httpx.AsyncClient(timeout=timeout_seconds) as client, client.stream("GET", address) as response:
+            async with http_client(timeout_seconds) as client, client.stream("GET", address) as response:
                 # However long the page is, its status says it.
                 return response.status_code < 400
 

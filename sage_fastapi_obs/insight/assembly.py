@@ -26,7 +26,7 @@ def insight(settings: Settings, observability: Observer, retention: Retention) -
     """Build the observers. `retention`: knows how long the requests of a route usually take."""
     code, troubled = ApplicationCode(), TroubledTime()
     pauses = CollectorPauses(long_ended=troubled.extend)
-    watch = WatchThread(observability.in_progress, observability.internal_errors)
+    watch = WatchThread(observability.in_progress, observability.internal_errors, observability.clock)
     sampler = LoopSampler(watch, code, observability, troubled)
     pool = ThreadPool()
     observers: list[CauseObserver] = [

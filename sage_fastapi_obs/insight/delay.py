@@ -1,12 +1,19 @@
 """What a blocked event loop cost the requests that did not block it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sage_fastapi_obs.insight.busy_threads import busy_interpreter
 from sage_fastapi_obs.insight.loop_block import LoopBlock
 from sage_fastapi_obs.request.exchange import Exchange
-from sage_fastapi_obs.request.explanation import LEAST_LOST_US, Evidence, Explanation, Finding, readable_time
+from sage_fastapi_obs.request.explanation import (
+    LEAST_LOST_US,
+    MOST_BLOCKS,
+    Evidence,
+    Explanation,
+    Finding,
+    readable_time,
+)
 from sage_fastapi_obs.request.request_name import request_name
 
 
@@ -24,16 +31,32 @@ def explain_delay(
         if block.cause != "garbage_collection" and not _is_own(exchange, block):
             overlap_ns = min(block.end_ns, now_ns) - max(block.start_ns, exchange.started_ns)
             if overlap_ns > 0:
-                delays.setdefault(_culprit(block), _Delay(block)).us += overlap_ns // 1_000
+                delays.setdefault(_culprit(block), _Delay()).add(block, overlap_ns // 1_000)
     most_us = exchange.duration_us - median_us(exchange.route)
     for delay in sorted(delays.values(), key=lambda delay: -delay.us):
-        _add_finding(explanation, delay.block, min(delay.us, most_us))
+        _add_finding(explanation, delay, min(delay.us, most_us))
 
 
 @dataclass(slots=True)
 class _Delay:
-    block: LoopBlock
+    """What the blocks of one culprit took of a request."""
+
+    blocks: list[LoopBlock] = field(default_factory=list)
     us: int = 0
+
+    def add(self, block: LoopBlock, us: int) -> None:
+        self.blocks.append(block)
+        self.us += us
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The ids of the requests that blocked the loop."""
+        holders = [block.holders[0].exchange for block in self.blocks[:MOST_BLOCKS] if block.holders]
+        return tuple(dict.fromkeys(exchange.request_id for exchange in holders if exchange is not None))
+
+    @property
+    def times(self) -> tuple[tuple[int, int], ...]:
+        return tuple((block.start_ns, block.end_ns) for block in self.blocks[:MOST_BLOCKS])
 
 
 def _is_own(exchange: Exchange, block: LoopBlock) -> bool:
@@ -47,9 +70,10 @@ def _note_queue(exchange: Exchange, explanation: Explanation, block: LoopBlock) 
             explanation.queued_up_to_us = max(queued_us, explanation.queued_up_to_us or 0)
 
 
-def _add_finding(explanation: Explanation, block: LoopBlock, us: int) -> None:
+def _add_finding(explanation: Explanation, delay: _Delay, us: int) -> None:
     if us < LEAST_LOST_US:
         return
+    block = delay.blocks[0]
     if block.cause == "busy_threads":
         explanation.findings.append(busy_interpreter(us))
         return
@@ -61,7 +85,7 @@ def _add_finding(explanation: Explanation, block: LoopBlock, us: int) -> None:
         where = f" at {place}" if place and place not in culprit else ""
         text = f"delayed up to {time} by {culprit}, which blocked the event loop{where}"
     evidence: Evidence = "observed" if block.holders else "inferred"
-    explanation.findings.append(Finding("delayed", text, us, evidence, block.share))
+    explanation.findings.append(Finding("delayed", text, us, evidence, block.share, delay.by, delay.times))
     if block.cause is not None and us > (explanation.delayed_up_to_us or 0):
         explanation.delayed_by, explanation.delayed_up_to_us = culprit, us
 

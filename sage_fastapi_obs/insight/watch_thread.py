@@ -27,7 +27,14 @@ class WatchThread:
 
     component = "WatchThread"
 
-    def __init__(self, in_progress: set[Watch], internal_errors: InternalErrors) -> None:
+    def __init__(
+        self,
+        in_progress: set[Watch],
+        internal_errors: InternalErrors,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """`clock`: by which requests are timed; nothing is watched by another one than the thread's own."""
+        self._is_comparable = clock is time.perf_counter_ns
         self.in_progress = in_progress
         self.internal_errors = internal_errors
         self.ticked: list[Callable[[LoopThread], None]] = []
@@ -56,6 +63,8 @@ class WatchThread:
 
     def wake(self) -> None:
         """Let the thread tick for the loop that the caller runs in; start it if there is none, as after a fork."""
+        if not self._is_comparable:
+            return
         loop = asyncio.get_running_loop()
         if self.loop_thread is None or self.loop_thread.loop is not loop or self.loop_thread.ident != threading.get_ident():
             self.loop_thread = LoopThread(loop)
@@ -66,6 +75,7 @@ class WatchThread:
             # The thread is no reason to live for a service that nobody closes.
             self._thread = self._threads.start(partial(_run, weakref.ref(self), self._bell))
             weakref.finalize(self, self._bell.ring)
+            self._aim_alarm(self._thread)
         self.is_awake = self._thread is not None
         if self._alarm is not None:
             self._alarm.put_off()
@@ -86,6 +96,12 @@ class WatchThread:
         if self._alarm is not None:
             self._alarm.close()
         self._alarm = make_alarm(partial(_interrupt, weakref.ref(self)))
+        self._aim_alarm(self._thread)
+
+    def _aim_alarm(self, thread: threading.Thread | None) -> None:
+        if self._alarm is not None and thread is not None and thread.native_id is not None:
+            with suppress(OSError):
+                self._alarm.aim(thread.native_id)
 
     def _forget(self) -> None:
         if self._alarm is not None:

@@ -76,6 +76,21 @@ class RegistryReader:
             except Exception as error:
                 self._internal_errors.count(component_of(collector), error)
 
+    def families(self) -> Iterator[Metric]:
+        """Yield every metric without samples; those of others that make samples to describe themselves are left out."""
+        for collector in (one for registry in self._registries for one in _collectors_of(registry)):
+            try:
+                yield from _described(collector)
+            except Exception as error:
+                self._internal_errors.count(component_of(collector), error)
+
+
+def _described(collector: Collector) -> Iterable[Metric]:
+    describe: Callable[[], Iterable[Metric]] | None = getattr(collector, "describe", None)
+    if describe is not None:
+        return describe()
+    return collector.collect() if is_cheap(collector) else ()
+
 
 def _collectors_of(registry: CollectorRegistry) -> Iterable[Collector]:
     found = collectors(registry)
@@ -105,7 +120,7 @@ def _from_instrument(own: ClientInstrument, collector: Collector) -> Iterable[Re
         return from_samples(collector)
     # The library's summaries count before they sum.
     ordered = [(labels, numbers[::-1] if own.family.type == "summary" else numbers) for labels, numbers in children if numbers]
-    return (Reading(_name(own.family), kind, own.labels, own.bounds, ordered, own.extremes(), True),)
+    return (Reading(name_of(own.family), kind, own.labels, own.bounds, ordered, own.extremes(), True),)
 
 
 def from_samples(collector: Collector) -> Iterator[Reading]:
@@ -118,12 +133,13 @@ def from_samples(collector: Collector) -> Iterator[Reading]:
             yield from _values(family, kind)
 
 
-def _name(family: Metric) -> str:
+def name_of(family: Metric) -> str:
+    """Name a metric as its samples do: a counter with `_total`."""
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
 def _values(family: Metric, kind: Kind) -> Iterator[Reading]:
-    name = _name(family)
+    name = name_of(family)
     samples = [sample for sample in family.samples if sample.name == name]
     labels = _label_names(samples)
     children = [(_label_values(sample, labels), (float(sample.value),)) for sample in samples]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from opentelemetry.util.http import ExcludeList
 from starlette.types import Scope
 
+from sage_fastapi_obs.catalog import EXCLUDED_METRIC, CountCollector
 from sage_fastapi_obs.settings.standard_variables import patterns
 
 _VARIABLES = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
@@ -15,8 +16,11 @@ _LONGEST_URL = 1024
 """Patterns are looked for no further than this: some take time that grows faster than the text."""
 
 
-class ExcludedRequests:
-    """Decides by the path, and by the URL where patterns for it are in the environment."""
+class ExcludedRequests(CountCollector):
+    """Decides by the path, and by the URL where patterns for it are in the environment; counts those that are excluded."""
+
+    component = "ExcludedRequests"
+    metric = EXCLUDED_METRIC
 
     def __init__(self, paths: Sequence[str]) -> None:
         """`paths` are excluded with everything below them. `remarks` say what is wrong with the variables."""
@@ -26,9 +30,20 @@ class ExcludedRequests:
         self.remarks = tuple(remarks)
         self.beginnings = ("",) if urls else tuple(paths)
         """How the paths of all of these begin, and of few others: what is cheap to ask first."""
+        self._count = 0
         self._paths = tuple(paths)
         self._below = tuple(f"{path}/" for path in paths)
         self._matches = lru_cache(maxsize=1024)(ExcludeList(urls).url_disabled) if urls else None
+
+    def exclude(self, scope: Scope) -> bool:
+        """Tell whether a request is one of these, and count it."""
+        is_excluded = scope in self
+        self._count += is_excluded
+        return is_excluded
+
+    def counted(self) -> list[tuple[tuple[()], int]]:
+        """Return how many there were."""
+        return [((), self._count)]
 
     def __contains__(self, scope: Scope) -> bool:
         """Tell whether a request is one of these; a proxy's root path does not count."""

@@ -12,6 +12,8 @@ LEAST_LOST_US = 50_000
 """Less lost time is not worth a word."""
 LEAST_SHARE = 0.1
 """Of the duration: a smaller part of it is not worth a word either."""
+MOST_BLOCKS = 16
+"""Blocks of the event loop that one finding tells the times of."""
 
 
 class Finding(NamedTuple):
@@ -25,6 +27,10 @@ class Finding(NamedTuple):
     evidence: Evidence = "observed"
     share: float = 1.0
     """Of the samples that say so, where it was inferred."""
+    by: tuple[str, ...] = ()
+    """Ids of the requests that blocked the event loop meanwhile."""
+    blocks: tuple[tuple[int, int], ...] = ()
+    """When it was blocked: start and end, by the clock of the request, in nanoseconds; the first ones."""
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ from sage_fastapi_obs.settings.field_types import (
     Token,
     with_otlp_endpoint,
 )
-from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, over_preset, read_all
+from sage_fastapi_obs.settings.sources import ENV_PREFIX, Origin, ValueSource, over_preset, read_all
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 MonitoringProgram = Literal["prometheus", "alertmanager", "node-exporter", "fluent-bit"]
@@ -520,12 +520,12 @@ class Settings(BaseSettings):
     @classmethod
     def dev(cls, **sections: Any) -> Self:
         """Build the development preset: console lines, debug level, every trace, pages for this machine."""
-        return cls._of(over_preset("dev", sections), Origin("dev"))
+        return cls._of(*over_preset("dev", sections))
 
     @classmethod
     def production(cls, **sections: Any) -> Self:
         """Build the production preset: JSON lines, info level, one trace in ten, pages behind a token."""
-        return cls._of(over_preset("production", sections), Origin("production"))
+        return cls._of(*over_preset("production", sections))
 
     @classmethod
     def from_env(
@@ -544,8 +544,7 @@ class Settings(BaseSettings):
         any name but those for development is production). A variable that is empty, or that Kubernetes sets for a service,
         counts as not set.
         """
-        given, origin = read_all(cls, os.environ if env is None else env, preset, path, sections)
-        return cls._of(given, origin)
+        return cls._of(*read_all(cls, os.environ if env is None else env, preset, path, sections))
 
     @classmethod
     def _of(cls, sections: Mapping[str, Any], origin: Origin) -> Self:
@@ -557,6 +556,15 @@ class Settings(BaseSettings):
     def preset(self) -> str | None:
         """The preset that the values began with; None for `Settings(...)`."""
         return self._origin.preset
+
+    def source(self, section: str, key: str = "") -> ValueSource:
+        """Tell where a value came from: of a key of a section, or of what has no section."""
+        holder, name = (getattr(self, section), key) if key else (self, section)
+        if name not in holder.model_fields_set:
+            return ValueSource("default")
+        # What no source of `from_env` names is there because of another setting.
+        named = self._origin.sources
+        return named.get(f"{section}.{key}".rstrip("."), ValueSource("implied" if named else "code"))
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """Where settings are read from, and which source wins: presets, a YAML file, the environment, files of secrets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource
@@ -11,7 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings.explain import unknown_key
 from sage_fastapi_obs.settings.field_types import with_otlp_endpoint
-from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_sections
+from sage_fastapi_obs.settings.standard_variables import is_service_link, standard_names, standard_sections
 
 ENV_PREFIX = "SAGE_OBS_"
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -31,12 +32,30 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 _DEVELOPMENT = {"", "dev", "development", "local", "test", "testing"}
 
 
+SourceKind: TypeAlias = Literal["default", "preset", "file", "environment", "secrets", "code", "implied"]
+"""`secrets`: a file in `SAGE_OBS_SECRETS_DIR`. `implied`: another setting means it, as an endpoint means its exporter."""
+
+
+class ValueSource(NamedTuple):
+    """Where a value came from."""
+
+    kind: SourceKind
+    name: str = ""
+    """Of the preset, the variable, or the file without its folder."""
+
+
+Naming: TypeAlias = Callable[[str], ValueSource]
+"""Names the source of a setting, which is given as `section.key`."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where values came from, which is no part of what they are: settings with the same values are equal."""
 
     preset: str | None = field(default=None, compare=False)
     remarks: Sequence[str] = field(default=(), compare=False)
+    sources: Mapping[str, ValueSource] = field(default_factory=dict, compare=False)
+    """By `section.key`, of all values that a source names."""
 
 
 def read_all(
@@ -51,27 +70,62 @@ def read_all(
     file, folder, named = (own.pop(f"{ENV_PREFIX}{name}", None) for name in ("FILE", "SECRETS_DIR", "PRESET"))
     path = path or file
     remarks: list[str] = []
-    layers = (
-        _yaml_file(path) if path else {},
-        standard_sections(env, remarks.append),
-        _variables(settings_cls, _secret_files(folder)) if folder else {},
-        _variables(settings_cls, own),
-        sections,
+    standard = standard_sections(env, remarks.append)
+    layers: Layers = (
+        (_always("file", Path(path or "").name), _yaml_file(path) if path else {}),
+        (partial(_variable, standard_names(env, standard)), standard),
+        (partial(_own_variable, "secrets"), _variables(settings_cls, _secret_files(folder)) if folder else {}),
+        (partial(_own_variable, "environment"), _variables(settings_cls, own)),
+        (_always("code"), sections),
     )
     # The older name is translated per source: that of a stronger source beats the new name in a weaker one.
-    given = _merge(*({key: with_otlp_endpoint(section) for key, section in layer.items()} for layer in layers))
+    given = _merge(*({key: with_otlp_endpoint(section) for key, section in layer.items()} for _, layer in layers))
     chosen = preset or named or _preset_for(given.get("service"), path, remarks)
     if chosen == "production" and (url := env.get("ELASTICSEARCH_URL", "").strip()):
         # An application under development may mean another use of it.
-        given = _merge({"logging": {"elasticsearch_url": url}}, given)
-    return over_preset(chosen, given), Origin(chosen, remarks)
+        elasticsearch = {"logging": {"elasticsearch_url": url}}
+        given, layers = _merge(elasticsearch, given), ((_always("environment", "ELASTICSEARCH_URL"), elasticsearch), *layers)
+    return _over_preset(chosen, given, layers, remarks)
 
 
-def over_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay sections over a preset."""
+def over_preset(preset: str, sections: Mapping[str, Any]) -> tuple[dict[str, Any], Origin]:
+    """Lay sections over a preset; return them, and where they came from."""
+    return _over_preset(preset, sections, ((_always("code"), sections),))
+
+
+def _over_preset(
+    preset: str, given: Mapping[str, Any], layers: "Layers", remarks: Sequence[str] = ()
+) -> tuple[dict[str, Any], Origin]:
     if preset not in PRESETS:
         raise SettingsError(f"SAGE_OBS_PRESET={preset!r} is not a preset: use {' or '.join(PRESETS)}")
-    return _merge(PRESETS[preset], given)
+    sources = _sources(((_always("preset", preset), PRESETS[preset]), *layers))
+    return _merge(PRESETS[preset], given), Origin(preset, remarks, sources)
+
+
+Layers: TypeAlias = tuple[tuple[Naming, Mapping[str, Any]], ...]
+"""Sections with the names of their sources, the weakest first."""
+
+
+def _always(kind: SourceKind, name: str = "") -> Naming:
+    return lambda _setting: ValueSource(kind, name)
+
+
+def _variable(names: Mapping[str, str], setting: str) -> ValueSource:
+    return ValueSource("environment", names.get(setting, ""))
+
+
+def _own_variable(kind: SourceKind, setting: str) -> ValueSource:
+    return ValueSource(kind, f"{ENV_PREFIX}{setting.replace('.', '__')}".upper())
+
+
+def _sources(layers: Layers) -> dict[str, ValueSource]:
+    return {name: source_of(name) for source_of, layer in layers for name in _names(_merge(layer))}
+
+
+def _names(sections: Mapping[str, Any]) -> Iterable[str]:
+    """List what sections set, as `section.key`."""
+    for section, keys in sections.items():
+        yield from (f"{section}.{key}" for key in keys) if isinstance(keys, dict) else (section,)
 
 
 def _preset_for(service: object, path: str | Path | None, remarks: list[str]) -> str:

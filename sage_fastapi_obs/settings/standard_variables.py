@@ -14,6 +14,7 @@ Remark = Callable[[str], None]
 Signal = Literal["traces", "logs", "metrics"]
 Compression = Literal["none", "gzip", "deflate"]
 
+_STANDARD = ("OTEL_", "SERVICE_NAME", "APP_ENV", "NODE_ENV", "APP_VERSION")
 _DEFAULT_ENDPOINTS = {"http": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _TIMEOUT_SECONDS = 10.0
 _LONGEST_SECONDS = 300.0
@@ -87,6 +88,24 @@ def standard_sections(env: Mapping[str, str], remark: Remark) -> dict[str, dict[
     }
     kept = {name: {key: value for key, value in keys.items() if value is not None} for name, keys in sections.items()}
     return {name: keys for name, keys in kept.items() if keys}
+
+
+def standard_names(env: Mapping[str, str], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return by `section.key` the variables without which the sections read from them would have another value, or none."""
+    names: dict[str, list[str]] = {}
+    for variable in env:
+        if not variable.startswith(_STANDARD):
+            continue
+        without = standard_sections({name: value for name, value in env.items() if name != variable}, _ignore)
+        for section, keys in sections.items():
+            for key in keys:
+                if without.get(section, {}).get(key) != keys[key]:
+                    names.setdefault(f"{section}.{key}", []).append(variable)
+    return {setting: ", ".join(variables) for setting, variables in names.items()}
+
+
+def _ignore(_remark: str) -> None:
+    """Remark nothing."""
 
 
 def _is_disabled(env: Mapping[str, str], remark: Remark) -> bool:

@@ -1,12 +1,13 @@
 """What the store keeps of a request: its figures, and its spans and lines as JSON; nothing that these would not show."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, ordinary_values
 from sage_fastapi_obs.logs.line_format import LineBuilder, json_format
 from sage_fastapi_obs.request.exchange import Exchange, StoryDraft
-from sage_fastapi_obs.request.explanation import Explanation
+from sage_fastapi_obs.request.explanation import Explanation, Finding
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
 
 
@@ -76,7 +77,8 @@ class ExchangeEncoder:
         # A span of somebody else may be going on.
         spans = [exchange.span] if getattr(exchange.span, "end_time", None) else []
         lines = [self._access_line(ordinary_values(exchange))[:-1]] if exchange.line_is_ordinary else []
-        return b"{%b%b}" % (_story_json(story, spans, lines), _explanation_json(exchange.explanation))
+        explained = _explanation_json(exchange.explanation, exchange.started_ns)
+        return b'{"pid":%d,%b%b}' % (os.getpid(), _story_json(story, spans, lines), explained)
 
 
 def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) -> bytes:
@@ -89,11 +91,21 @@ def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) 
     return b'"spans":[%b],"lines":[%b]%b' % (b",".join(encoded), b",".join(lines), lost)
 
 
-def _explanation_json(explanation: Explanation | None) -> bytes:
+def _explanation_json(explanation: Explanation | None, started_ns: int) -> bytes:
     if explanation is None:
         return b""
-    found = [{"cause": cause, "text": text, "lost_us": lost_us} for cause, text, lost_us, *_ in explanation.findings]
+    found = [_finding(finding, started_ns) for finding in explanation.findings]
     return b",%b" % json_format({"why": found, "timings": explanation.timings or {}})[1:-2]
+
+
+def _finding(finding: Finding, started_ns: int) -> dict[str, Any]:
+    cause, text, lost_us, evidence, _, by, blocks = finding
+    found: dict[str, Any] = {"cause": cause, "text": text, "lost_us": lost_us, "evidence": evidence}
+    if by:
+        found["by"] = by
+    if blocks:
+        found["blocks"] = [((start_ns - started_ns) // 1_000, (end_ns - start_ns) // 1_000) for start_ns, end_ns in blocks]
+    return found
 
 
 def _span(span: Any) -> dict[str, Any]:

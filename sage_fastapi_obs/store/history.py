@@ -15,6 +15,7 @@ _THIS_PROCESS = uuid4().hex
 _SHARE = 1 / 8
 """Of the store's limit; then the oldest ticks go."""
 _MOST_STEPS = 100
+_PURPOSE = "history"
 """Transactions that make room before it is tried again later."""
 
 
@@ -70,12 +71,24 @@ class History:
         self._sizes: dict[int, int] = {}
         at_fork(in_child=self.release)
 
-    def acquire(self) -> bool:
-        """Tell whether this process may write: no other does, and there is a file. Raises `OSError`."""
-        if self._lock is None and self._database.files is not None:
-            descriptor = self._database.files.try_lock("history")
+    def acquire(self, run: str) -> bool:
+        """Tell whether this process, which leads a run, may write: no other does, and there is a file.
+
+        One that has led the same run before is stopped, or about to let go: `write` refuses what it still writes. Raises
+        `sqlite3.Error` and `OSError`.
+        """
+        files = self._database.files
+        if self._lock is None and files is not None:
+            descriptor = files.try_lock(_PURPOSE)
+            if descriptor is None and self._is_written_by(run):
+                files.take_lock_away(_PURPOSE)
+                descriptor = files.try_lock(_PURPOSE)
             self._lock = None if descriptor is None else weakref.finalize(self, os.close, descriptor)
         return self._lock is not None
+
+    def _is_written_by(self, run: str) -> bool:
+        with self._database.reading() as connection:
+            return connection is not None and connection.execute("SELECT run FROM judge").fetchone() == (run,)
 
     def release(self) -> None:
         """Let another process write."""

@@ -18,7 +18,7 @@ _NETWORK = frozenset(
 )
 """File systems of several machines, on which locks do not always hold."""
 _LOCAL_FUSE = frozenset(("fuse.fuse-overlayfs",))
-_SUFFIX = ".v2.sqlite3"
+_SUFFIX = ".v3.sqlite3"
 """With the version of the schema, so that two versions of this package do not meet in one file."""
 _NAME_LETTERS = 40
 

@@ -11,13 +11,25 @@ import orjson
 
 from sage_fastapi_obs.store.connection import FileErrors, is_busy, reading
 from sage_fastapi_obs.store.records import ListedRequest, RequestPage, RequestQuery, StoredRequest, Story
-from sage_fastapi_obs.store.stored_rows import OF_ID, ChunkReader, Condition, StoredRow, conditions_of, rows
+from sage_fastapi_obs.store.stored_rows import (
+    OF_ID,
+    ChunkReader,
+    Condition,
+    StoredRow,
+    conditions_of,
+    last_id,
+    resolved_issues,
+    rows,
+)
 
 T = TypeVar("T")
 TEXT_SECONDS = 0.04
 """How long one page may search for a text; those who write wait for those who read."""
 _MOST_ROWS = 1000
 """Rows under one id that are looked at, newest first."""
+_NEAR = 5_000
+"""Rows before and after that of a request, among which are those that overlap it: they are stored as they end."""
+_MOST_OVERLAPPING = 500
 _KEY = "key-"
 Connections = list[sqlite3.Connection]
 Listed = list[ListedRequest]
@@ -66,6 +78,14 @@ class StoreReader:
         """Return the newest requests with a request, correlation or trace id, or the one that a key addresses."""
         return self._find(lambda connections: self._stories(connections, some_id, limit))
 
+    def overlapping(self, story: Story, start_ns: int, end_ns: int) -> Stories:
+        """Return other requests that the same process served between two times, of those stored shortly before and after."""
+        return self._ask(lambda connections: self._overlapping(connections, story, start_ns, end_ns))
+
+    def resolved(self) -> dict[str, int]:
+        """Return when issues were resolved: Unix time in nanoseconds, by their ids."""
+        return self._ask(lambda connections: resolved_issues(connections[-1]) if connections else {})
+
     def lines(self, some_id: str, limit: int) -> Lines:
         """Return the newest lines under such an id, of requests and outside of them, in order of time."""
         return self._find(lambda connections: self._lines(connections, some_id, limit))
@@ -93,6 +113,7 @@ class StoreReader:
 
     def _page(self, connections: Connections, query: RequestQuery) -> RequestPage:
         deadline = self._clock() + TEXT_SECONDS
+        latest = max([int(query.after or "0", 16), *map(last_id, connections)])
         conditions = conditions_of(query)
         text = _Text(query.text) if query.text else None
         most = query.limit + 1 if text is None else -1
@@ -100,13 +121,13 @@ class StoreReader:
         last = ""
         for row, chunks in self._rows(connections, conditions, most):
             if len(found) == query.limit:
-                return RequestPage(found, last, True)
+                return RequestPage(found, last, True, f"{latest:x}")
             if text is not None and last and self._clock() > deadline:
-                return RequestPage(found, last, False)
+                return RequestPage(found, last, False, f"{latest:x}")
             if text is None or text.is_in(row, chunks):
                 found.append(ListedRequest(f"{_KEY}{row.id:x}", row.request))
             last = f"{row.id:x}"
-        return RequestPage(found, None, True)
+        return RequestPage(found, None, True, f"{latest:x}")
 
     def _stories(self, connections: Connections, some_id: str, limit: int) -> Stories:
         found = self._found(connections, some_id)
@@ -120,11 +141,21 @@ class StoreReader:
                 whose.add(chunks.read(row))
         return [story.told() for story in stories]
 
+    def _overlapping(self, connections: Connections, story: Story, start_ns: int, end_ns: int) -> Stories:
+        number = int(story.key.removeprefix(_KEY), 16)
+        conditions: Conditions = [
+            ("kind <> '' AND id <> ? AND id BETWEEN ? AND ?", (number, number - _NEAR, number + _NEAR)),
+            ("started_ns < ? AND started_ns + duration_us * 1000 > ?", (end_ns, start_ns)),
+        ]
+        found = [*self._rows(connections, conditions, _MOST_OVERLAPPING)]
+        stories = [_Parts(row, chunks.read(row)).told() for row, chunks in found]
+        return [other for other in stories if other.pid == story.pid]
+
     def _lines(self, connections: Connections, some_id: str, limit: int) -> Lines:
         found: Lines = []
         for row, chunks in self._found(connections, some_id):
             # In front, so that lines of one millisecond keep their order.
-            found[:0] = _dicts(chunks.read(row), "lines")
+            found[:0] = dicts_of(chunks.read(row), "lines")
             if len(found) >= limit:
                 break
         found.sort(key=_timestamp)
@@ -155,15 +186,15 @@ class _Parts:
         self._details.append(details)
 
     def told(self) -> Story:
-        spans = [span for details in self._details for span in _dicts(details, "spans")]
-        lines = [line for details in self._details for line in _dicts(details, "lines")]
+        spans = [span for details in self._details for span in dicts_of(details, "spans")]
+        lines = [line for details in self._details for line in dicts_of(details, "lines")]
         spans.sort(key=_start)
         lines.sort(key=_timestamp)
         lost = self._sum("dropped_spans"), self._sum("dropped_lines")
-        why, timings = _dicts(self._details[0], "why"), self._details[0].get("timings")
+        why, timings, pid = dicts_of(self._details[0], "why"), self._details[0].get("timings"), self._details[0].get("pid")
         return Story(
             *(f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, *lost),
-            *(why, timings if isinstance(timings, dict) else {}),
+            *(why, timings if isinstance(timings, dict) else {}, pid if isinstance(pid, int) else None),
         )
 
     def _sum(self, name: str) -> int:
@@ -184,7 +215,8 @@ def _is_of(supplement: StoredRequest, request: StoredRequest) -> bool:
     return is_same and supplement.trace_id in ("", request.trace_id)
 
 
-def _dicts(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
+def dicts_of(details: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects of a stored list, without what is none."""
     found = details.get(name)
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+_CURSORS = {"before": "next", "after": "latest"}
+
 
 class StoredRequest(NamedTuple):
     """A kept request: what is listed, and what is opened."""
@@ -32,9 +34,11 @@ class StoredRequest(NamedTuple):
     why: str | None
     """The same as a clause: `blocked the event loop 540 ms at app/report.py:14`."""
     details: bytes
-    """JSON: `{"spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n, "why": […], "timings": {…}}`.
+    """JSON: `{"pid": n, "spans": […], "lines": […], "dropped_spans": n, "dropped_lines": n, "why": […], "timings": {…}}`.
 
-    Each key may be missing. `why` has objects with `cause`, `text` and `lost_us`; `timings` has microseconds by name.
+    Each key may be missing. `why` has objects with `cause`, `text`, `lost_us` and `evidence`. They may have `by`, ids of the
+    requests that blocked the event loop, and `blocks`, pairs of start and duration in microseconds from the start of the
+    request. `timings` has microseconds by name.
     """
 
 
@@ -68,6 +72,8 @@ class RequestQuery:
     """Text in path, route, error type, spans or lines; ASCII letters in either case."""
     before: str | None = None
     """`next` of the page before."""
+    after: str | None = None
+    """`latest` of a page: what was stored since, oldest last."""
     limit: int = 50
     """Most requests of the page, 1 to 1000."""
 
@@ -75,8 +81,9 @@ class RequestQuery:
         """Raise `ValueError` for what cannot be meant."""
         if self.status is not None and not re.fullmatch(r"[1-9]xx|[0-9]{1,4}", self.status):
             raise ValueError(f"status {self.status!r}: a status such as 404, or a class of them such as 4xx")
-        if self.before is not None and not re.fullmatch(r"[0-9a-f]{1,15}", self.before):
-            raise ValueError("before: take it from `next` of a page")
+        for name, cursor in (("before", self.before), ("after", self.after)):
+            if cursor is not None and not re.fullmatch(r"[0-9a-f]{1,15}", cursor):
+                raise ValueError(f"{name}: take it from `{_CURSORS[name]}` of a page")
         if not 1 <= self.limit <= 1000:
             raise ValueError("limit: 1 to 1000")
         if self.slower_than_seconds is not None and not 0 <= self.slower_than_seconds < 1e9:
@@ -108,6 +115,8 @@ class RequestPage(NamedTuple):
     """Where to go on, as `before`; None at the end."""
     is_complete: bool
     """False if the search for a text came to its time limit: there may be more, from `next` on, though the page is not full."""
+    latest: str
+    """What is stored later comes with `after` this."""
 
 
 class Story(NamedTuple):
@@ -123,6 +132,8 @@ class Story(NamedTuple):
     dropped_spans: int
     dropped_lines: int
     why: list[dict[str, Any]]
-    """Causes, the most important first: `cause`, `text` and `lost_us` of each."""
+    """Causes, the most important first, as in `StoredRequest.details`."""
     timings: dict[str, Any]
     """Microseconds by name."""
+    pid: int | None
+    """The process that served it, if it is known."""

@@ -19,15 +19,21 @@ CREATE TABLE requests (
     id INTEGER PRIMARY KEY, request_id TEXT, correlation_id TEXT, trace_id TEXT, kind TEXT, status INTEGER,
     failed INTEGER, kept TEXT, route TEXT, duration_us INTEGER, started_ns INTEGER, method TEXT, path TEXT,
     span_id TEXT, error_type TEXT, cause TEXT, why TEXT, chunk INTEGER, first_byte INTEGER, bytes INTEGER);
+CREATE TABLE resolved (issue TEXT PRIMARY KEY, at_ns INTEGER) WITHOUT ROWID;
 CREATE TABLE judge (run TEXT, process TEXT, watched REAL, states BLOB);
 CREATE TABLE series (metric TEXT, content BLOB, bases BLOB);
 CREATE TABLE ticks (id INTEGER PRIMARY KEY, at_ns INTEGER, watched REAL, after_pause INTEGER, content BLOB)
 """
+MOST_RESOLVED = 1_000
+"""Issues that are remembered as resolved, those that were resolved last."""
 _MOST = 1 << 60
+UNWRITTEN_ID = 1 << 59
+"""From here on are the ids of what waits to be written to the file."""
 TABLES = tuple(statement.strip() for statement in _TABLES.split(";"))
 """`chunks`: the details of some requests, compressed together. `requests`: what is listed, and where its details are.
 
-A supplement is a row of `requests`, too; its `kind` is empty. `judge`, `series`, `ticks`: see `history.py`.
+A supplement is a row of `requests`, too; its `kind` is empty. `resolved`: see `resolutions.py`. `judge`, `series`,
+`ticks`: see `history.py`.
 """
 
 

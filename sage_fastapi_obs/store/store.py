@@ -20,6 +20,7 @@ from sage_fastapi_obs.store.history import History
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError, find_file
 from sage_fastapi_obs.store.reader import Connections, StoreReader
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
+from sage_fastapi_obs.store.resolutions import Resolutions
 from sage_fastapi_obs.store.store_losses import StoreLosses
 from sage_fastapi_obs.threads import Threads
 
@@ -34,7 +35,6 @@ MEMORY_BYTES = 16 * 1024 * 1024
 """Limit of a store that no file can be written for."""
 _CLOSE_SECONDS = 1.0
 """Longest wait for the last requests to be written to the disk of this machine."""
-_UNWRITTEN_ID = 1 << 59
 _SECONDS_PER_DAY = 86_400.0
 
 
@@ -63,10 +63,12 @@ class Store:
         self._encode = encode
         self._log = log
         self._failed = failed
-        self._clock = clock
+        self.clock = clock
         self._database = Database(min(settings.max_bytes, MEMORY_BYTES), self._note_set_aside)
         self.history = History(self._database, self.losses, settings.max_bytes)
         """Keeps windows and alerts."""
+        self.resolutions = Resolutions(self._database, clock)
+        """Keeps which issues are resolved."""
         self._threads = Threads("sage-obs-store", failed)
         self._room = 0
         self._restart()
@@ -148,7 +150,7 @@ class Store:
         self._starting, self._working = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._writer = BatchWriter(
-            self._database, self.losses, self._log, self._clock, self._settings.max_age_days * _SECONDS_PER_DAY
+            self._database, self.losses, self._log, self.clock, self._settings.max_age_days * _SECONDS_PER_DAY
         )
 
     def _refuse(self) -> None:
@@ -226,7 +228,7 @@ class Store:
         with self._database.lock, self._database.reading() as stored, closing(connect(":memory:")) as unwritten:
             pending = list(self._writer.pending)
             if pending:
-                schema.create(unwritten, _UNWRITTEN_ID)
+                schema.create(unwritten, schema.UNWRITTEN_ID)
                 insert(unwritten, pending, 0)
             yield ([unwritten] if pending else []) + ([] if stored is None else [stored])
 

@@ -37,9 +37,16 @@ class StoreFiles:
         except OSError:
             return 0
 
+    def take_lock_away(self, purpose: str) -> None:
+        """Let the next one have a lock that another holds, which does not learn of that."""
+        self._purposed(purpose).unlink(missing_ok=True)
+
+    def _purposed(self, purpose: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{purpose}")
+
     def try_lock(self, purpose: str) -> int | None:
         """Return a descriptor that holds a lock for a purpose, as long as it is open; None where another has it."""
-        path = self.path.with_name(f"{self.path.name}.{purpose}")
+        path = self._purposed(purpose)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

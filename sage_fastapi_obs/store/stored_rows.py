@@ -9,7 +9,7 @@ import orjson
 
 from sage_fastapi_obs.store.batch import BATCH_BYTES, MOST_DETAILS_BYTES, storable
 from sage_fastapi_obs.store.records import RequestQuery, StoredRequest
-from sage_fastapi_obs.store.schema import COLUMNS
+from sage_fastapi_obs.store.schema import COLUMNS, MOST_RESOLVED, UNWRITTEN_ID
 
 _MOST_BYTES = BATCH_BYTES + MOST_DETAILS_BYTES
 _TEXT_OR_NONE = (str, type(None))
@@ -48,6 +48,8 @@ def conditions_of(query: RequestQuery) -> list[Condition]:
     low, high = query.status_bounds
     asked: list[tuple[object, str, tuple[Any, ...]]] = [
         (query.before, "id < ?", (query.before and int(query.before, 16),)),
+        # Those that wait to be written will have another id.
+        (query.after, f"id > ? AND id < {UNWRITTEN_ID}", (query.after and int(query.after, 16),)),
         (query.status, "status BETWEEN ? AND ?", (low, high)),
         (query.failed, "failed = ?", (query.failed,)),
         (query.kept, "kept = ?", (query.kept,)),
@@ -57,6 +59,18 @@ def conditions_of(query: RequestQuery) -> list[Condition]:
         (query.id, OF_ID, (query.id,) * 3),
     ]
     return [("kind <> ''", ()), *((sql, values) for value, sql, values in asked if value is not None)]
+
+
+def last_id(connection: sqlite3.Connection) -> int:
+    """Return the id of the row that was written last; 0 where there is none, or where it waits to be written to the file."""
+    (found,) = connection.execute("SELECT max(id) FROM requests").fetchone()
+    return found if isinstance(found, int) and found < UNWRITTEN_ID else 0
+
+
+def resolved_issues(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return when issues were resolved: Unix time in nanoseconds, by their ids."""
+    found = connection.execute("SELECT issue, at_ns FROM resolved LIMIT ?", (MOST_RESOLVED,))
+    return {issue: at_ns for issue, at_ns in found if isinstance(issue, str) and isinstance(at_ns, int)}
 
 
 class ChunkReader:

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,6 +16,7 @@ Reason: TypeAlias = Literal["oom", "blocked", "crash", "killed", "unknown"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 _BLOCKED_SECONDS = 2.0
 """How long the event loop had not turned when the thread beside it last looked."""
+_BEAT_SECONDS = 1.0
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT})
 _KILLS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _EXIT_STATUS = 49
@@ -43,6 +45,8 @@ class Death:
     """Requests of which the response was being sent: whether it arrived cannot be known."""
     lost_beyond: int
     """Requests in flight without a record."""
+    seconds_ago: float = 0.0
+    """How long ago it died, as far as its last heartbeat tells: each is a second after the one before."""
 
 
 def settle(slot: Slot, count: Callable[[Slot, Record], object], exit_status: int | None, trace: str = "") -> Death:
@@ -62,6 +66,7 @@ def settle(slot: Slot, count: Callable[[Slot, Record], object], exit_status: int
         lost=[record for record in records if record.state in (IN_FLIGHT, STREAMING)],
         answering=[record for record in records if record.state == ANSWERING],
         lost_beyond=slot.requests_beyond,
+        seconds_ago=max(0.0, time.monotonic() - slot.heartbeat - _BEAT_SECONDS),
     )
 
 

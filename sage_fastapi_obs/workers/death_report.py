@@ -61,12 +61,12 @@ class DeathReport:
         for record in death.answering:
             self._log("warn", f"worker {death.number} died while answering", self._fields(death, record))
             if self._count_answered is not None:
-                answered = self._exchange(record)
+                answered = self._exchange(death, record)
                 answered.status, answered.error_type = record.status, None
                 self._count_answered(answered)
 
     def _write_request(self, death: Death, record: Record, message: str) -> None:
-        exchange = self._exchange(record)
+        exchange = self._exchange(death, record)
         self._count_lost(exchange.route or UNMATCHED)
         # So the store gets the line with the request.
         token = current_exchange.set(exchange)
@@ -80,7 +80,7 @@ class DeathReport:
     def _fields(self, death: Death, record: Record) -> dict[str, Any]:
         route = self.route_of(record)
         where = {"path": self._readable(record.path)} if route is None else {"route": route}
-        age_ms = max(0, self._observer.wall_clock() - record.started_ns) // 1_000 / 1_000
+        age_ms = self._age_us(death, record) / 1_000
         fields = {"request_id": record.request_id, "method": self._readable(record.method), **where, "age_ms": age_ms}
         fields |= {"worker": death.number, "reason": death.reason}
         if record.trace_id:
@@ -89,14 +89,19 @@ class DeathReport:
             fields["kind"] = record.kind
         return fields | ({"at": death.at} if death.at else {})
 
-    def _exchange(self, record: Record) -> Exchange:
+    def _age_us(self, death: Death, record: Record) -> int:
+        """Return how old a request was when its worker died."""
+        died_ns = self._observer.wall_clock() - int(death.seconds_ago * 1_000_000_000)
+        return int(max(0, died_ns - record.started_ns) // 1_000)
+
+    def _exchange(self, death: Death, record: Record) -> Exchange:
         """Make what the worker would have recorded."""
         kind = "websocket" if record.kind == "websocket" else "http"
         scope = {"type": kind, "method": record.method, "path": record.path, "headers": []}
         exchange = Exchange(scope, 0, record.started_ns, self._observer)
         exchange.request_id = exchange.correlation_id = record.request_id
         exchange.trace_id, exchange.route = record.trace_id, self.route_of(record)
-        exchange.duration_us = max(0, self._observer.wall_clock() - record.started_ns) // 1_000
+        exchange.duration_us = self._age_us(death, record)
         exchange.status, exchange.error_type, exchange.kept = 500, ERROR_TYPE, FAILED
         exchange.finished = True
         return exchange

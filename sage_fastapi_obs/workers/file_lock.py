@@ -45,6 +45,18 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process has locked a file; False where there is none."""
+    try:
+        descriptor = open_file(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def unlock(descriptor: int) -> None:
     """Give the lock back."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)

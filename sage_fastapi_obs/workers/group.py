@@ -5,12 +5,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sage_fastapi_obs.request.in_flight import RequestRecords
 from sage_fastapi_obs.store.location import UnusableFolderError, private_folder
-from sage_fastapi_obs.workers.file_lock import HAS_LOCKS, OPEN_FLAGS, lock
+from sage_fastapi_obs.workers.file_lock import HAS_LOCKS, OPEN_FLAGS, is_locked, lock
 from sage_fastapi_obs.workers.siblings import GroupKey, Parent
 from sage_fastapi_obs.workers.slot import SUFFIX, Slot
 
@@ -25,9 +25,8 @@ _FORGOTTEN_SECONDS = 86_400.0
 class Group:
     """The slots of one group, as one process sees them."""
 
-    def __init__(self, folder: Path, parent: Parent) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._parent = parent
         self._slots: dict[int, Slot] = {}
         self.own: Slot | None = None
         """The slot of this process."""
@@ -42,10 +41,11 @@ class Group:
         finally:
             os.close(descriptor)
 
-    def take_slot(self, tidy_up: Callable[[Slot], object]) -> RequestRecords:
+    def take_slot(self, parent: Parent, joint: int, tidy_up: Callable[[Slot], object]) -> RequestRecords:
         """Own the first slot that is free, or a new one; raises `OSError`.
 
-        `tidy_up`: is called with the slot of a worker that has died, before its numbers go on.
+        `parent`, `joint`: are written there. `tidy_up`: is called with the slot of a worker that has died, before its numbers
+        go on.
         """
         with self.lock():
             for number in range(_MOST_SLOTS):
@@ -54,7 +54,7 @@ class Group:
                     if slot.has_died():
                         tidy_up(slot)
                     self.own = slot
-                    return slot.own(self._parent)
+                    return slot.own(parent, joint)
                 slot.close()
         raise OSError(f"there are {_MOST_SLOTS} workers in {self.folder}")
 
@@ -109,7 +109,10 @@ class Group:
     def is_over(self) -> bool:
         """Tell whether its workers have gone, and the process that would start others."""
         slots = self.slots()
-        return not any(slot.is_alive() for slot in slots) and not any(slot.parent.is_alive() for slot in slots)
+        if any(slot.is_alive() or slot.parent.is_alive() for slot in slots):
+            return False
+        # Slots of another version of this package cannot be read, but workers of any version lock theirs.
+        return not any(map(is_locked, self.folder.glob(f"*{SUFFIX}")))
 
 
 def folders() -> Iterator[Path]:
@@ -130,18 +133,23 @@ def folders() -> Iterator[Path]:
 
 
 def group_folder(folder: Path, key: GroupKey) -> Path:
-    """Return the folder of a group, which is made."""
+    """Return the folder of a group, which is made; that of the workers of a server which this one is to replace."""
     path = folder / f"{_PREFIX}{key.name}"
+    if not path.is_dir():
+        for other in folder.glob(f"{_PREFIX}{key.service_digest}.*"):
+            with closing(Group(other)) as group:
+                if any(key.is_of(slot.joint) for slot in group.slots()):
+                    return other
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
-def groups_of_before(folder: Path, key: GroupKey) -> Iterator[Group]:
+def groups_of_before(own: Path, key: GroupKey) -> Iterator[Group]:
     """Yield the other groups of a service that are over; those of any service that have been for a day are removed."""
-    for path in folder.glob(f"{_PREFIX}*"):
-        if path.name == f"{_PREFIX}{key.name}" or path.is_symlink():
+    for path in own.parent.glob(f"{_PREFIX}*"):
+        if path == own or path.is_symlink():
             continue
-        group = Group(path, Parent(0, 0))
+        group = Group(path)
         try:
             if path.name.startswith(f"{_PREFIX}{key.service_digest}."):
                 if group.is_over():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.metrics.http_recorder import HttpMetrics
@@ -136,6 +137,10 @@ class SharedNumbers:
             return self._read_own()
         self._refresh(merged, None, for_page=False)
         return read()
+
+    def families(self) -> Iterator[Metric]:
+        """Yield the metrics of all workers without samples."""
+        return (self._read_merged or self._read_own).families()
 
     def count_done(self, slot: Slot, record: Record) -> None:
         """Add a request to the numbers of a slot whose owner had not; does nothing the second time."""

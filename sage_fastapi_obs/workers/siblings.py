@@ -10,8 +10,8 @@ from typing import NamedTuple
 from sage_fastapi_obs.store.location import StoreKey
 
 _PROC = Path("/proc")
-_FORMAT = "1"
-"""Of the files of a group: workers of two versions that differ in it do not meet."""
+FORMAT = "1"
+"""Of the files of a group, one letter: workers of two versions that differ in it do not meet."""
 _START_TIME = 19
 """Place of the start time among the fields of `/proc/*/stat` that follow the name."""
 
@@ -44,11 +44,22 @@ class GroupKey(NamedTuple):
     """Service and working directory."""
     joint: str
     """What is the same for all workers, and for nobody else: their parent, or the name of the group."""
+    joint_before: str | None = None
+    """The same of the server that is to be replaced by this one, while both run; None without."""
 
     @property
     def service_digest(self) -> str:
         """The same for all groups of a service."""
-        return _digest(_FORMAT, *self.store)
+        return _digest(FORMAT, *self.store)
+
+    @property
+    def number(self) -> int:
+        """What the slots of its workers are known by."""
+        return _number(self.joint)
+
+    def is_of(self, number: int) -> bool:
+        """Tell whether a slot with this number is of the same workers, or of those that they are to replace."""
+        return number == self.number or (self.joint_before is not None and number == _number(self.joint_before))
 
     @property
     def name(self) -> str:
@@ -65,10 +76,15 @@ def group_key(store: StoreKey, group: str | None, place: int) -> tuple[GroupKey,
     if group is not None:
         # Jobs may run in another directory.
         return GroupKey(StoreKey(store.service, ""), f"group {group} {place}"), NOBODY
-    starter = parent_of_workers()
-    parent = Parent.of(os.getpid()) if starter is None else starter
-    kind = "process" if starter is None else "workers"
-    return GroupKey(store, f"{kind} {_process_namespace()} {parent.pid} {parent.started} {place}"), parent
+    if (parent := parent_of_workers()) is None:
+        parent = Parent.of(os.getpid())
+        return GroupKey(store, _joint("process", parent, place)), parent
+    before = _server_before()
+    return GroupKey(store, _joint("workers", parent, place), before and _joint("workers", before, place)), parent
+
+
+def _joint(kind: str, parent: Parent, place: int) -> str:
+    return f"{kind} {_process_namespace()} {parent.pid} {parent.started} {place}"
 
 
 def parent_of_workers() -> Parent | None:
@@ -83,6 +99,12 @@ def parent_of_workers() -> Parent | None:
     if "gunicorn.arbiter" in sys.modules and _executable(os.getppid()) == _executable(os.getpid()) is not None:
         return Parent.of(os.getppid())
     return None
+
+
+def _server_before() -> Parent | None:
+    """Return the arbiter of gunicorn that has started the own one to be replaced by it, at a USR2, while it is there."""
+    pid = os.environ.get("GUNICORN_PID", "")
+    return Parent.of(int(pid)) if pid.isdecimal() and multiprocessing.parent_process() is None else None
 
 
 def is_running(pid: int) -> bool:
@@ -125,6 +147,10 @@ def _process_namespace() -> int:
         return (_PROC / "self" / "ns" / "pid").stat().st_ino
     except OSError:
         return 0
+
+
+def _number(text: str) -> int:
+    return int(_digest(text), 16)
 
 
 def _digest(*texts: str) -> str:

@@ -13,13 +13,13 @@ from sage_fastapi_obs.request.in_flight import DONE, REGION_BYTES, Record, Reque
 from sage_fastapi_obs.workers.blocks import Blocks
 from sage_fastapi_obs.workers.file_lock import lock, open_file, unlock
 from sage_fastapi_obs.workers.mapped_file import PAGE_BYTES, MappedFile
-from sage_fastapi_obs.workers.siblings import Parent, is_running, start_time
+from sage_fastapi_obs.workers.siblings import FORMAT, Parent, is_running, start_time
 
 SUFFIX = ".slot"
-_MAGIC = 0x5341_4745_4F42_5331
+_MAGIC = int.from_bytes(f"SAGEOBS{FORMAT}".encode())
 (_PID, _STARTED_TICKS, _STARTED_NS, _STATE, _HEARTBEAT_NS, _TURNED_NS, _BLOCKS_END, _BEYOND) = range(1, 9)
 (_OWNERS, _MEMORY, _OOM_KILLS, _LAST_NUMBER, _DEATHS, _DEATH_NS, _DEATH_REASON) = range(9, 16)
-_PARENT_PID, _PARENT_TICKS = 16, 17
+_PARENT_PID, _PARENT_TICKS, _JOINT = 16, 17, 18
 NEVER, RUNNING, STOPPING, ENDED = range(4)
 """States of an owner. One that has gone and is not ENDED has died."""
 _SOCKET, _BLOCKED, _TEXT_BYTES = 1_024, 2_048, 1_024
@@ -144,6 +144,11 @@ class Slot:
         """The process that starts the workers of the group."""
         return Parent(self._words[_PARENT_PID], self._words[_PARENT_TICKS])
 
+    @property
+    def joint(self) -> int:
+        """The number of the group that its owner has looked for: workers of a server and of its replacement are in one."""
+        return self._words[_JOINT]
+
     def is_alive(self) -> bool:
         """Tell whether its owner is there."""
         return self.state in (RUNNING, STOPPING) and is_running(self.pid) and start_time(self.pid) == self.started_ticks
@@ -160,12 +165,13 @@ class Slot:
         """Undo `take`."""
         unlock(self._lock)
 
-    def own(self, parent: Parent) -> RequestRecords:
+    def own(self, parent: Parent, joint: int) -> RequestRecords:
         """Write down that this process owns it from now on."""
         words = self._words
         words[_STATE] = NEVER
         words[_PID], words[_STARTED_TICKS], words[_STARTED_NS] = os.getpid(), start_time(os.getpid()), time.time_ns()
         words[_PARENT_PID], words[_PARENT_TICKS] = parent
+        words[_JOINT] = joint
         words[_BEYOND] = words[_TURNED_NS] = 0
         self.socket = self.blocked_at = ""
         words[_OWNERS] += 1

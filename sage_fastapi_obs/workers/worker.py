@@ -237,9 +237,9 @@ class Worker:
     def _take_slot(self, key: GroupKey) -> tuple[Group, RequestRecords]:
         reason: OSError = UnusableFolderError("there is no folder")
         for folder in folders():
-            group = Group(group_folder(folder, key), self._parent)
+            group = Group(group_folder(folder, key))
             try:
-                return group, group.take_slot(self._settle)
+                return group, group.take_slot(self._parent, key.number, self._settle)
             except OSError as error:
                 reason = error
                 is_used = bool(group.siblings())
@@ -285,7 +285,7 @@ class Worker:
         """Tell of the workers that died with their server, and remove what they left."""
         if self.group is None or self._key is None:
             return
-        for before in groups_of_before(self.group.folder.parent, self._key):
+        for before in groups_of_before(self.group.folder, self._key):
             try:
                 with before.lock():
                     before.tidy_up(self._settle)

@@ -393,6 +393,29 @@ def test_a_worker_that_takes_over_has_the_same_numbers(tmp_path: Path):
         assert counted(other) == 61
 
 
+def test_a_worker_that_takes_over_from_a_newer_sample_counts_nothing_twice(tmp_path: Path):
+    """What the leader stored after the last sample of the next leader is higher than that: no counter began anew for it."""
+    registry = CollectorRegistry()
+    requests = Counter("requests", "r", registry=registry)
+    with service(tmp_path) as one, service(tmp_path) as other:
+        for number, each in enumerate((one, other)):
+            each.stores[-1].history.process = f"worker {number}"
+            each.world.status.windows._read = RegistryReader(registry, each.world.internal_errors)
+            each.world.status.join(GroupJudge(is_leader=each is one))
+        requests.inc(40)
+        one.step()
+        other.step()
+        requests.inc(10)
+        one.step()
+        one.end(killed=True)
+        other.world.status._judge.is_leader = True
+        other.step(seconds=INTERVAL + 1)
+        requests.inc(1)
+        other.step()
+        found = other.world.status.view(WEEK).counter("requests_total")
+        assert sum(each.increase for each in found.values()) == 51
+
+
 def test_a_rule_that_is_new_in_this_process_says_how_often_it_would_have_fired(tmp_path: Path):
     """In the samples of the processes before; one that was judged before says nothing at a restart."""
     with service(tmp_path) as one:
@@ -480,6 +503,38 @@ def test_a_worker_that_leads_no_more_lets_the_next_one_write(tmp_path: Path):
             assert [row.id for row in found.ticks] == [tick.row for tick in leader.world.status.windows.ticks]
         counted = one.world.status.view(WEEK).counter("requests_total")
         assert sum(each.increase for each in counted.values()) == 4
+
+
+def test_a_leader_that_is_stopped_keeps_nobody_from_storing(tmp_path: Path):
+    """The next leader stores at once; the one that was stopped still believes to lead when it goes on, and writes nothing."""
+    registry = CollectorRegistry()
+    requests = Counter("requests", "r", registry=registry)
+    with service(tmp_path) as one, service(tmp_path) as other:
+        for number, each in enumerate((one, other)):
+            each.stores[-1].history.process = f"worker {number}"
+            each.world.status.windows._read = RegistryReader(registry, each.world.internal_errors)
+            each.world.status.join(GroupJudge(is_leader=each is one))
+
+        def stored() -> tuple[str, int]:
+            found = other.stores[-1].history.read(GroupJudge.run)
+            assert found is not None
+            return found.process, found.ticks[-1].id
+
+        one.step()
+        other.step()
+        assert stored()[0] == "worker 0"
+        other.world.status._judge.is_leader = True
+        requests.inc()
+        other.step()
+        process, last = stored()
+        assert process == "worker 1"
+        one.step()
+        assert stored() == (process, last)
+        one.world.status._judge.is_leader = False
+        for _ in range(3):
+            one.step()
+            other.step()
+        assert stored() == (process, last + 3)
 
 
 def test_a_metric_that_is_another_after_an_update_begins_anew(tmp_path: Path):

@@ -68,7 +68,8 @@ def app_of(store: Store, **monitoring: Any) -> Starlette:
         )
     )
     router = monitoring_router(
-        obs.settings, obs.metrics_page, obs.status, obs.logs, store.reader, None, obs.workers, obs._levels
+        *(obs.settings, obs.metrics_page, obs.status, obs.logs, store, None, obs.workers, obs._levels),
+        *(obs.numbers.families, obs.settings),
     )
     return Starlette(routes=router.routes)
 

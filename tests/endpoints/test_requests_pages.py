@@ -1,7 +1,10 @@
 """What was kept, over HTTP: lists, the story of a request, a trace, and lines; for whom the settings name."""
 
+import asyncio
 import json
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +34,12 @@ class Shop:
         monitoring = {"access": "open", "expose_logs": True, **monitoring}
         self.watched = watch(monitoring=monitoring, metrics={"port": 0})
         obs = self.watched.obs
-        reader = stored.reader if stored else None
         self.app = FastAPI()
         self.app.include_router(
-            monitoring_router(obs.settings, obs.metrics_page, obs.status, obs.logs, reader, None, obs.workers, obs._levels)
+            monitoring_router(
+                *(obs.settings, obs.metrics_page, obs.status, obs.logs, stored, None, obs.workers, obs._levels),
+                *(obs.numbers.families, obs.settings),
+            )
         )
 
     async def get(self, path: str, code: int = 200, **parameters: Any) -> Any:
@@ -51,9 +56,23 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+BLOCKED = "blocked the event loop 540 ms at app/report.py:14"
 WHY = [
-    {"cause": "blocked_loop", "text": "blocked the event loop 540 ms at app/report.py:14", "lost_us": 540_000},
-    {"cause": "of_tomorrow", "text": "something else", "lost_us": "no number"},
+    {
+        "cause": "blocked_loop",
+        "text": BLOCKED,
+        "lost_us": 540_000,
+        "evidence": "inferred",
+        "blocks": [[-20_000, 540_000]],
+    },
+    {
+        "cause": "of_tomorrow",
+        "text": "something else",
+        "lost_us": "no number",
+        "evidence": "dreamt",
+        "by": ["a", 5],
+        "blocks": [[1, 2], [1], "x", [1, -2], [1, 10**30]],
+    },
 ]
 
 
@@ -148,6 +167,9 @@ async def test_a_story_says_why(watch: Any, stored: Store) -> None:
         "lost_ms": 540,
         "remedy": CAUSES["blocked_loop"].remedy,
         "docs": "why.md#blocked-loop",
+        "evidence": "inferred",
+        "by": [],
+        "blocks": [{"offset_ms": -20, "duration_ms": 540}],
     }
     assert story["why"][1] == {
         "cause": "of_tomorrow",
@@ -155,7 +177,83 @@ async def test_a_story_says_why(watch: Any, stored: Store) -> None:
         "lost_ms": 0,
         "remedy": CAUSES["unknown"].remedy,
         "docs": "why.md#unknown",
+        "evidence": None,
+        "by": ["a"],
+        "blocks": [{"offset_ms": 0.001, "duration_ms": 0.002}],
     }
+
+
+async def test_a_list_goes_on_with_what_was_kept_since(watch: Any, stored: Store) -> None:
+    """Each request once, also where none fulfils the conditions for a while; what is asked for again is empty."""
+    shop, found = Shop(watch, stored), []
+    page = await shop.get("requests", failed="true")
+    for number in range(10, 14):
+        put(stored, kept(number, failed=number % 2 == 1))
+        page = await shop.get("requests", failed="true", after=page["latest"])
+        found.append([one["request_id"] for one in page["requests"]])
+    assert found == [[], ["request-11"], [], ["request-13"]]
+    again = await shop.get("requests", after=page["latest"])
+    assert (again["requests"], again["latest"]) == ([], page["latest"])
+
+
+def delayed(number: int, by: str, **more: Any) -> Any:
+    """Make a request that another one delayed."""
+    why = [{"cause": "delayed", "text": "delayed", "lost_us": 1, "by": [by], "blocks": [[0, 500_000]]}]
+    return kept(number, details=json.dumps({"pid": 7, "why": why}).encode(), **more)
+
+
+async def test_a_block_shows_what_it_overlapped(watch: Any, store: Store) -> None:
+    """On one clock: those that it delayed, those beside; not those of other processes, and both ways."""
+    block = [{"cause": "blocked_loop", "text": "blocked", "lost_us": 1, "blocks": [[100_000, 400_000]]}]
+    times = {"started_ns": BEGIN_NS, "duration_us": 600_000}
+    put(
+        store,
+        delayed(1, "request-9", started_ns=BEGIN_NS + 200_000_000),
+        kept(2, details=b'{"pid": 7}', started_ns=BEGIN_NS - 900_000_000, duration_us=1_200_000),
+        kept(3, details=b'{"pid": 8}', **times),
+        kept(4, details=b'{"pid": 7}', started_ns=BEGIN_NS + 500_000_000),
+        kept(5, details=b'{"pid": 7}', started_ns=BEGIN_NS, duration_us=99_000),
+        kept(9, details=json.dumps({"pid": 7, "why": block}).encode(), **times),
+        Supplement(BEGIN_NS, "", "job-9", "", b"{}"),
+    )
+    shop = Shop(watch, store)
+    (blocking,) = (await shop.get("requests/request-9"))["stories"]
+    assert [(one["request"]["request_id"], one["relation"], one["offset_ms"]) for one in blocking["overlap"]] == [
+        ("request-2", "beside", -900),
+        ("request-1", "delayed", 200),
+    ]
+    (victim,) = (await shop.get("requests/request-1"))["stories"]
+    assert {(one["request"]["request_id"], one["relation"]) for one in victim["overlap"]} >= {("request-9", "blocking")}
+    assert (await shop.get("requests/request-3"))["stories"][0]["overlap"] == []
+
+
+async def test_a_real_block_is_linked_both_ways(watch: Any, tmp_path: Path) -> None:
+    """The request that blocked the event loop, and the one that waited meanwhile, name each other and the same time."""
+    watched = watch(monitoring={"access": "open"}, insight={"enabled": True}, store={"path": str(tmp_path)})
+    app = FastAPI()
+
+    @app.get("/waits")
+    async def waits() -> None:
+        await asyncio.sleep(0.2)
+
+    @app.get("/blocks")
+    async def blocks() -> None:
+        time.sleep(0.9)  # noqa: ASYNC251 - it blocks
+
+    watched.obs.install(app)
+    async with client(app) as http:
+        watched.start()
+        await asyncio.gather(http.get("/waits"), http.get("/blocks"))
+        answer = (await http.get("/monitoring/requests", params={"route": "/blocks"})).json()
+        (story,) = (await http.get(f"/monitoring/requests/{answer['requests'][0]['key']}")).json()["stories"]
+        (other,) = story["overlap"]
+        (victim,) = (await http.get(f"/monitoring/requests/{other['request']['key']}")).json()["stories"]
+    await watched.obs.close()
+    assert (other["request"]["route"], other["relation"], story["pid"]) == ("/waits", "delayed", os.getpid())
+    (back,) = victim["overlap"]
+    assert (back["request"]["key"], back["relation"]) == (story["request"]["key"], "blocking")
+    (mine,), (seen,) = story["why"][0]["blocks"], victim["why"][0]["blocks"]
+    assert seen["duration_ms"] == mine["duration_ms"] > 800
 
 
 async def test_pages_of_a_list_have_each_request_once(watch: Any, stored: Store) -> None:
@@ -382,3 +480,20 @@ def test_the_openapi_is_what_the_pages_do(watch: Any, stored: Store) -> None:
 
         ask()
     assert len(tried) == 3
+
+
+async def test_what_is_not_recorded_is_counted(watch: Any, stored: Store) -> None:
+    """Requests for our own pages are in no list; how many they were is said beside it, and in the metrics."""
+    watched = watch(monitoring={"access": "open"})
+    app = FastAPI()
+    watched.obs.install(app)
+    async with client(app) as http:
+        watched.start()
+        for _ in range(5):
+            await http.get("/monitoring/health")
+        await http.get("/metrics")
+        watched.obs.status.windows.sample()
+        answer = (await http.get("/monitoring/requests")).json()
+    await watched.obs.close()
+    assert (answer["requests"], answer["excluded"]) == ([], 6)
+    assert watched.value("observability_excluded_requests_total") == 7

@@ -38,10 +38,17 @@ PATHS = [
     "/monitoring/operations/slow",
     "/monitoring/stacks",
     "/monitoring/workers",
+    "/monitoring/settings",
+    "/monitoring/explorer",
+    "/monitoring/routes",
+    "/monitoring/rules",
     "/monitoring/openapi.json",
 ]
-OF_REQUESTS = {"/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"}
-"""In the same document; without a store they answer 404."""
+BY_NAME = {
+    *("/monitoring/requests", "/monitoring/requests/{id}", "/monitoring/traces/{trace_id}"),
+    *("/monitoring/explorer/{name}", "/monitoring/rules/{name}", "/monitoring/route", "/monitoring/issues"),
+}
+"""In the same document; they answer 404 without a store, and for what does not exist, or have to be told which one is meant."""
 OPEN = {"/monitoring/health/live", "/monitoring/health/ready", "/monitoring/health/startup"}
 
 
@@ -219,6 +226,7 @@ async def test_service_levels():
     await shop.visit("/boom", 1)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert (found["sla_compliant"], found["violations"], found["error_budget_left"], found["burn_rate"]) == (True, [], 50, 0.5)
+    assert 0 < found["covered_seconds"] < 3600
     await shop.visit("/boom", 5)
     found = await shop.get("/monitoring/sla?minutes=60")
     assert found["violations"] == ["availability is 76 %, below 90 %", "error_rate is 24 %, above 20 %"]
@@ -392,7 +400,7 @@ def test_the_openapi_is_what_the_pages_do():
                 assert case.call_and_validate(excluded_checks=[not_a_server_error]).status_code != 500
 
             ask()
-    assert {operation.path for operation in operations} == set(PATHS[:-1]) | OF_REQUESTS
+    assert {operation.path for operation in operations} == set(PATHS[:-1]) | BY_NAME
 
 
 async def test_the_document_has_no_loose_ends():
@@ -401,4 +409,4 @@ async def test_the_document_has_no_loose_ends():
     text = json.dumps(document)
     used = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert used <= document["components"]["schemas"].keys()
-    assert document["paths"].keys() == OF_REQUESTS | set(PATHS) - {"/monitoring/openapi.json"}
+    assert document["paths"].keys() == BY_NAME | set(PATHS) - {"/monitoring/openapi.json"}

@@ -40,8 +40,8 @@ def looks() -> Looks:
 
 
 @contextmanager
-def wanted(threads: int = 1) -> Iterator[None]:
-    """Let so many threads want the interpreter: only then it looks for signals that another thread tells of."""
+def wanted(threads: int) -> Iterator[list[threading.Thread]]:
+    """Let so many threads want the interpreter: only then it looks for signals that another thread has got."""
     ended = threading.Event()
 
     def want() -> None:
@@ -51,7 +51,7 @@ def wanted(threads: int = 1) -> Iterator[None]:
     started = [threading.Thread(target=want) for _ in range(threads)]
     for thread in started:
         thread.start()
-    yield
+    yield started
     ended.set()
     for thread in started:
         thread.join()
@@ -62,7 +62,8 @@ def alarm(looks: Looks) -> Iterator[LoopAlarm]:
     """Set an alarm, which another thread would put off."""
     made = make_alarm(looks)
     assert made is not None
-    with wanted():
+    with wanted(1) as (thread,):
+        made.aim(thread.native_id)
         yield made
     made.close()
 
@@ -131,15 +132,21 @@ def test_a_handler_of_the_application_is_left_alone(looks: Looks) -> None:
 def test_a_process_that_ends_with_an_alarm_set_ends_well(ending: str) -> None:
     """However a process ends while the time runs, the interpreter is not told of it afterwards."""
     source = f"""
-import atexit, os, time
+import atexit, os, threading, time
 from sage_fastapi_obs.insight.loop_alarm import LoopAlarm
 alarm = LoopAlarm(lambda frame: None)
 atexit.register(time.sleep, 0.1)
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+alarm.aim(thread.native_id)
 alarm.put_off()
 time.sleep(0.075)
 {ending}
 """
-    done = [subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False) for _ in range(3)]
+    done = [
+        subprocess.run([sys.executable, "-W", "ignore", "-c", source], capture_output=True, text=True, check=False)
+        for _ in range(3)
+    ]
     assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 3
 
 
@@ -223,7 +230,8 @@ def test_a_function_that_was_only_just_entered_has_done_nothing() -> None:
 
     made = make_alarm(look)
     assert made is not None
-    with wanted():
+    with wanted(1) as (thread,):
+        made.aim(thread.native_id)
         until(run, "look")
     made.close()
     assert seen[0] == "run"

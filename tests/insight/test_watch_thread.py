@@ -176,6 +176,24 @@ def test_nothing_runs_where_insight_is_off(tmp_path: Path) -> None:
     asyncio.run(serve())
 
 
+def test_requests_of_another_clock_are_not_watched(tmp_path: Path) -> None:
+    """Where a test sets the clock, a request that blocks the loop is not said to have done so since that clock's beginning."""
+    watched = Watched(tmp_path, tracing={"slow_seconds": 0.05}, clock=iter(range(0, 10**15, 10**9)).__next__)
+
+    async def app(scope, receive, send) -> None:
+        time.sleep(0.3)  # noqa: ASYNC251 - that blocks the loop
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def serve() -> None:
+        async with watched.obs:
+            await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope())
+
+    asyncio.run(serve())
+    assert not any("blocked" in why for line in watched.access for why in line["why"])
+    assert watch_threads() == []
+
+
 def test_clocks_tell_who_computes() -> None:
     """The clocks of the loop's thread go on while it computes, and those of the process while another thread does."""
     loop = asyncio.new_event_loop()

@@ -44,7 +44,10 @@ def test_sources_override_each_other_in_order(first: int, yaml_file: Any) -> Non
     path = yaml_file("service: {environment: file}") if "file" in present else None
     sections = {"service": {"environment": "sections"}} if "sections" in present else {}
     expected = "production" if SOURCES[first] == "preset" else SOURCES[first]
-    assert Settings.from_env(env, path=path, **sections).service.environment == expected
+    settings = Settings.from_env(env, path=path, **sections)
+    assert settings.service.environment == expected
+    said = {"sections": "code", "prefixed": "environment", "standard": "environment"}.get(SOURCES[first], SOURCES[first])
+    assert settings.source("service", "environment").kind == said
 
 
 def test_sources_complete_each_other(yaml_file: Any) -> None:

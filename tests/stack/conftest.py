@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import NAMES, ROOT, prometheus, query, running, serving
-from servers import free_port, need
+from running import NAMES, ROOT, serving
+from servers import free_port, need, program, prometheus, query
 from support import until
 
 CONFIG = """
@@ -50,7 +50,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config.write_text(
             CONFIG % "\n".join([*(job(name, port) for name in NAMES), job("node-exporter", host), job("gone", free_port())])
         )
-        with running([exporter, *flags], folder / "host.log"), prometheus(config, folder) as address:
+        with program([exporter, *flags], folder / "host.log"), prometheus(config, folder) as address:
             # Rates need several scrapes, and events of all kinds in between.
             busy = "count(count_over_time(up[1m]) > 12) == 6"
             until(lambda: query(address, busy), "scrapes")

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from collectors import Kept, collecting
 from prometheus_client.parser import text_string_to_metric_families
-from running import ROOT, lacking, running
-from servers import Server, free_port, stop
+from running import ROOT, lacking
+from servers import Server, free_port, program, stop
 from support import PATIENCE_SECONDS, SOAK, until
 from websockets.sync.client import connect
 
@@ -86,7 +86,7 @@ def service(folder: Path, env: dict[str, str], *options: str) -> Iterator[str]:
     """Run the services' app; yield its address."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "story:create_app", "--port", str(port), "--log-level", "warning"]
-    with running([*command, *options], folder / f"{env['OTEL_SERVICE_NAME']}.log", **env):
+    with program([*command, *options], folder / f"{env['OTEL_SERVICE_NAME']}.log", **env):
         address = f"http://127.0.0.1:{port}"
         until(lambda: httpx.get(f"{address}/monitoring/health/live").is_success, "service")
         yield address

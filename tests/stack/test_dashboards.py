@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from running import DEMO, ROOT, query
+from running import DEMO, ROOT
+from servers import query
 
 from sage_fastapi_obs.dashboards.layout import Dashboard, Panel, Variable
 from sage_fastapi_obs.dashboards.promql import Queries

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import yaml
-from running import query, running
-from servers import free_port, need
+from servers import free_port, need, program, query
 from support import until
 
 from sage_fastapi_obs import Settings
@@ -107,7 +106,7 @@ def scraper(config: Path, folder: Path) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     flags = [f"-httpListenAddr={address}", f"-storageDataPath={folder / 'data'}", "-search.latencyOffset=0s"]
     command = [need("victoria-metrics", "victoria-metrics"), f"-promscrape.config={config}", *flags]
-    with running([*command, "-promscrape.config.strictParse=false"], folder / "scraper.log"):
+    with program([*command, "-promscrape.config.strictParse=false"], folder / "scraper.log"):
         until(lambda: httpx.get(f"http://{address}/health").is_success, "VictoriaMetrics")
         yield f"http://{address}"
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from aiosmtpd.smtp import SMTP
 from receivers import Handler, Receiver, serving
-from running import DEMO, running
+from running import DEMO
 from servers import free_port, need
 from support import until
 
@@ -97,7 +97,7 @@ def sent(tmp_path: Path) -> Iterator[tuple[Channels, Mailbox, str]]:
         (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
         address = f"127.0.0.1:{free_port()}"
         flags = [f"--storage.path={tmp_path / 'am'}", "--cluster.listen-address=", f"--web.listen-address={address}"]
-        with running([program, f"--config.file={tmp_path / 'config.yml'}", *flags], tmp_path / "log"):
+        with program([program, f"--config.file={tmp_path / 'config.yml'}", *flags], tmp_path / "log"):
             until(lambda: httpx.get(f"http://{address}/-/ready").is_success, "Alertmanager")
             yield channels, mailbox, f"http://{address}"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import prometheus, query, serving
-from servers import need
+from running import serving
+from servers import need, prometheus, query
 from support import until
 
 pytestmark = pytest.mark.stack

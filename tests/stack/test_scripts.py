@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import ROOT, query, serving
-from servers import need
+from running import ROOT, serving
+from servers import need, query
 from support import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack

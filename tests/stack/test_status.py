@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from running import prometheus, query, serving
-from servers import free_port, need
+from running import serving
+from servers import free_port, need, prometheus, query
 from support import PATIENCE_SECONDS, until
 
 from example_app.app import create_app

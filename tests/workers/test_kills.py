@@ -21,25 +21,37 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from servers import free_port
+from prometheus_client.samples import Exemplar
+from servers import free_port, need, prometheus, query
 from support import PATIENCE_SECONDS, SOAK, times, until
 
+from sage_fastapi_obs.workers.siblings import is_running, start_time
+
 HERE = Path(__file__).parent
-SECONDS = 120.0 if SOAK else 8.0
+SECONDS = float(os.environ.get("SOAK_SECONDS", "120")) if SOAK else 8.0
 SERVERS = {
     "uvicorn": "{python} -m uvicorn killed:app --workers 4 --port {port} --log-level warning",
     "fastapi": "{python} run_like_fastapi.py {port}",
-    "gunicorn": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
+    "gunicorn": "{scripts}/gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi",
     "gunicorn-preload": "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class asgi --preload",
+    "gunicorn-uvicorn": (
+        "{python} -m gunicorn killed:app --workers 4 --bind 127.0.0.1:{port} --worker-class uvicorn_worker.UvicornWorker"
+    ),
     "uvicorn-reload": "{python} -m uvicorn killed:app --reload --port {port} --log-level warning",
     "granian": "{python} -m granian --interface asgi killed:app --workers 4 --port {port} --respawn-failed-workers",
 }
 RESPAWNS_SLOWLY = "granian"
-"""It gives up where workers die one after the other."""
-THOSE = (
-    [name for name in SERVERS if name not in (RESPAWNS_SLOWLY, "uvicorn-reload")] if SOAK else ["uvicorn", "gunicorn-preload"]
-)
+"""It gives up where a worker dies again within six seconds."""
+THOSE = [name for name in SERVERS if name != "uvicorn-reload"] if SOAK else ["uvicorn", "gunicorn-preload"]
+CONFIG = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: killed
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+SERIES = 'http_requests_total{route=~"/(work|quick)/.*"}'
 
 
 @dataclass
@@ -55,15 +67,27 @@ class Service:
     connections: list[socket.socket] = field(default_factory=list)
     """Of requests that are not answered."""
 
+    servers: list[int] = field(default_factory=list)
+    """The process that has started the workers, and those that it was replaced by."""
+
+    @property
+    def server(self) -> int:
+        """The process that starts workers now."""
+        return self.servers[-1]
+
     def workers(self) -> list[int]:
         """List the processes that serve."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = Path(f"/proc/{self.server}/task/{self.server}/children").read_text().split()
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()}
         return [pid for pid, command in commands.items() if command and "resource_tracker" not in command]
 
     def reached(self) -> KeysView[str]:
         """List the requests that have reached the app."""
         return self.processes().keys()
+
+    def arrivals(self) -> int:
+        """Count them; the first one is sent again until there is an answer."""
+        return len((self.folder / "reached").read_text().splitlines())
 
     def processes(self) -> dict[str, int]:
         """Return in which process each request has reached the app."""
@@ -93,9 +117,10 @@ def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
         "STORE_OF_TEST": str(folder / "store"),
         "REACHED_OF_TEST": str(folder / "reached"),
     }
-    command = SERVERS[name].format(python=sys.executable, port=port).split()
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    service = Service(process, f"http://127.0.0.1:{port}", folder)
+    command = SERVERS[name].format(python=sys.executable, scripts=Path(sys.executable).parent, port=port).split()
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
+    service = Service(process, f"http://127.0.0.1:{port}", folder, servers=[process.pid])
     try:
         until(lambda: httpx.get(f"{service.url}/quick/start").is_success, "answer")
         service.done.add("start")
@@ -103,11 +128,20 @@ def serving(name: str, folder: Path, cwd: Path = HERE) -> Iterator[Service]:
     finally:
         for connection in service.connections:
             connection.close()
+        for pid in service.servers[1:]:
+            end(pid)
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_SECONDS)
         process.kill()
         process.wait()
+
+
+def end(pid: int) -> None:
+    """End a server that is no child of ours any more."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not is_running(pid), "end of a server")
 
 
 async def visit(service: Service, numbers: "count[int]", until_at: float) -> None:
@@ -137,13 +171,20 @@ def counts(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
+def metrics(service: Service, **headers: str) -> str:
+    """Return the page of whoever answers; a worker that writes too many at once refuses."""
+    url = f"{service.url}/metrics"
+    page: str = until(lambda: httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS).raise_for_status().text, "page")
+    return page
+
+
 async def scrape(service: Service, pages: list[str], until_at: float) -> None:
     """Read the metrics of whoever answers, five times a second; no count falls, and no family comes twice."""
     last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
     while time.monotonic() < until_at:
-        with suppress(httpx.TransportError):
-            page = (await http.get(f"{service.url}/metrics")).text
+        with suppress(httpx.HTTPError):
+            page = (await http.get(f"{service.url}/metrics")).raise_for_status().text
             found = counts(page)
             fallen = {key: (last[key], found.get(key)) for key in last if found.get(key, -1.0) < last[key]}
             assert not fallen, fallen
@@ -155,13 +196,22 @@ async def scrape(service: Service, pages: list[str], until_at: float) -> None:
     await http.aclose()
 
 
-async def kill(service: Service, random: Random, until_at: float) -> None:
-    """Kill a worker each second, sometimes politely."""
+async def kill(service: Service, random: Random, until_at: float, name: str) -> int:
+    """Kill a worker each second, sometimes politely; return how many."""
+    killed = 0
     while time.monotonic() < until_at - 1.0:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0 if name == RESPAWNS_SLOWLY else 1.0)
         if workers := service.workers():
+            victim = max(workers, key=age) if name == RESPAWNS_SLOWLY else random.choice(workers)
             with suppress(ProcessLookupError):
-                os.kill(random.choice(workers), random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                os.kill(victim, random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                killed += 1
+    return killed
+
+
+def age(pid: int) -> int:
+    """Return how much earlier a process was started than others; ids may begin anew."""
+    return -start_time(pid)
 
 
 def total(page: str, *routes: str) -> float:
@@ -176,17 +226,20 @@ def total(page: str, *routes: str) -> float:
 @pytest.mark.parametrize("name", THOSE)
 def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None:
     """What is counted is what was answered; what was in flight is named; nothing falls meanwhile."""
-    with serving(name, tmp_path) as service:
+    with serving(name, tmp_path) as service, watching(service) as prometheus:
         pages: list[str] = []
 
-        async def all_at_once() -> None:
+        async def all_at_once() -> int:
             until_at = time.monotonic() + SECONDS
             numbers = count()
             visitors = [visit(service, numbers, until_at + 1.0) for _ in range(8)]
-            await asyncio.gather(scrape(service, pages, until_at), kill(service, Random(1), until_at), *visitors)
+            _, killed, *_ = await asyncio.gather(
+                scrape(service, pages, until_at), kill(service, Random(1), until_at, name), *visitors
+            )
+            return killed
 
-        asyncio.run(all_at_once())
-        assert len(pages) > SECONDS / 2
+        killed = asyncio.run(all_at_once())
+        assert pages
         ids = {request_id.zfill(8): request_id for request_id in service.done | service.failed}
 
         def named(message: str) -> set[str]:
@@ -194,15 +247,72 @@ def test_counts_are_exact_however_workers_die(name: str, tmp_path: Path) -> None
 
         # What the client has not got may be counted all the same: it was on its way.
         def is_exact() -> bool:
-            page = httpx.get(f"{service.url}/metrics").text
-            counted = total(page, "/work/{request_id}", "/quick/{request_id}")
-            return counted == len(service.reached() - named("while serving"))
+            counted = total(metrics(service), "/work/{request_id}", "/quick/{request_id}")
+            return counted == service.arrivals() - len(named("while serving"))
 
         until(is_exact, "equal counts")
         assert not named("while serving") & service.done
         assert service.done <= service.reached()
-        page = httpx.get(f"{service.url}/metrics").text
-        assert "http_requests_in_flight" in page
+        until(lambda: shows_the_living(service), "gauges of the living alone")
+        assert exemplars(service)
+        for page in pages:
+            lint(page)
+        counted = total(metrics(service), "/work/{request_id}", "/quick/{request_id}")
+        until(lambda: query(prometheus, f"sum({SERIES}) == {counted}"), "last scrape")
+        factor = grown_as_counted(prometheus)
+        sys.stdout.write(
+            f"{name}: {killed} kills, {len(pages)} pages, {counted:.0f} requests, {len(named('while serving'))} of them lost, "
+            f"{len(service.failed)} failed at the client; increase() shows {factor:.4f} of the truth\n"
+        )
+
+
+@contextmanager
+def watching(service: Service) -> Iterator[str]:
+    """Run a Prometheus that scrapes all the time, and has seen the routes before they are visited; gives its address."""
+    config = service.folder / "prometheus.yml"
+    config.write_text(CONFIG.format(port=httpx.URL(service.url).port))
+    for route in ("work", "quick"):
+        until(lambda route=route: httpx.get(f"{service.url}/{route}/{uuid4().hex}").is_success, "answer")
+    with prometheus(config, service.folder) as address:
+        until(lambda: len(query(address, SERIES)) == 2, "first scrape")
+        yield address
+
+
+def grown_as_counted(address: str) -> float:
+    """See that each series has grown, for Prometheus, by what was counted; return by how much more, as it extrapolates."""
+    (more,) = {
+        float(one["value"][1])
+        for one in query(
+            address, f"sum(increase({SERIES}[1d])) / sum(max_over_time({SERIES}[1d]) - min_over_time({SERIES}[1d]))"
+        )
+    }
+    scrapes = min(float(one["value"][1]) for one in query(address, f"count_over_time({SERIES}[1d])"))
+    assert query(address, f"sum(resets({SERIES}[1d])) == 0")
+    # Half the time between two scrapes, at both ends.
+    assert 1.0 <= more <= 1.0 + 1.0 / (scrapes - 1.0) + 1e-9
+    return more
+
+
+def lint(page: str) -> None:
+    """Let Prometheus' own tool find nothing wrong with a page."""
+    checked = subprocess.run([need("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def exemplars(service: Service) -> list[Exemplar]:
+    """Return the exemplars of requests."""
+    page = metrics(service, Accept="application/openmetrics-text; version=1.0.0")
+    (family,) = [one for one in openmetrics(page) if one.name == "http_request_duration_seconds"]
+    return [sample.exemplar for sample in family.samples if sample.exemplar is not None]
+
+
+def shows_the_living(service: Service) -> bool:
+    """Tell whether the gauges of a page are those of four living workers, and no request is in flight."""
+    families = {family.name: family for family in text_string_to_metric_families(metrics(service))}
+    shown = {sample.labels["worker"] for family in families.values() for sample in family.samples if "worker" in sample.labels}
+    rows = httpx.get(f"{service.url}/monitoring/workers").json()["workers"]
+    flying = sum(sample.value for sample in families["http_requests_in_flight"].samples)
+    return shown == {str(row["worker"]) for row in rows if row["state"] != "dead"} and len(shown) == 4 and flying == 0
 
 
 def begin(service: Service, path: str) -> str:
@@ -250,7 +360,7 @@ def test_what_a_killed_worker_was_serving_is_told(tmp_path: Path) -> None:
         assert line["data"]["reason"] == "blocked"
         assert re.fullmatch(r"killed\.py:[0-9]+", line["data"]["at"])
 
-        page = httpx.get(f"{service.url}/metrics").text
+        page = metrics(service)
         for route in ("/stuck/{request_id}", "/stream/{request_id}", "/blocked/{request_id}"):
             assert f'requests_lost_total{{route="{route}"}} 1.0' in page
         assert 'worker_deaths_total{reason="blocked"} 1.0' in page
@@ -271,10 +381,10 @@ def test_workers_go_on_when_their_files_were_removed(tmp_path: Path) -> None:
             shutil.rmtree(folder)
         until(lambda: sum("begins anew" in str(line["message"]) for line in service.lines()) == 4, "lines of the workers")
         until(lambda: len(httpx.get(f"{service.url}/monitoring/workers").json()["workers"]) == 4, "workers")
-        before = total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}")
+        before = total(metrics(service), "/quick/{request_id}")
         for number in range(10):
             assert httpx.get(f"{service.url}/quick/q{number}").is_success
-        pages = {total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") for _ in range(5)}
+        pages = {total(metrics(service), "/quick/{request_id}") for _ in range(5)}
         assert pages == {before + 10}
 
 
@@ -293,8 +403,49 @@ def test_a_new_generation_goes_on_where_the_old_one_has_ended(tmp_path: Path) ->
         service.process.send_signal(signal.SIGHUP)
         until(lambda: len(service.workers()) == 4 and not old & set(service.workers()), "new workers")
         until(lambda: httpx.get(f"{service.url}/quick/end").is_success, "answer")
-        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == 22.0, "all requests")
+        until(lambda: total(metrics(service), "/quick/{request_id}") == 22.0, "all requests")
         assert not [line for line in service.lines() if "died" in str(line["message"])]
+
+
+@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_new_gunicorn_goes_on_beside_the_old_one(how: signal.Signals, tmp_path: Path) -> None:
+    """A USR2 starts it; while both serve, and after the end of the old one, whoever is asked has all counts; nobody died."""
+    with serving("gunicorn", tmp_path) as service:
+        for _ in range(times(1, 3)):
+            until(lambda: len(rows_of(service)) >= 4, "workers")
+            old, before = service.server, {*service.workers()}
+            service.servers.append(until(lambda old=old: replacement(old), "new arbiter"))
+            until(lambda before=before: len(rows_of(service).keys() - before) == 4, "new workers")
+            until(lambda before=before: asked_anew(service) not in before, "answer of a new worker")
+            all_counted(service)
+            os.kill(old, how)
+            until(lambda before=before: not any(map(is_running, before)), "end of the old workers")
+            all_counted(service)
+        assert len({path for pid in service.workers() for path in slots_of(pid)[0].parent.glob("*.slot")}) == 8
+        assert not [line for line in service.lines() if "died" in str(line["message"])]
+
+
+def replacement(arbiter: int) -> int | None:
+    """Have an arbiter start another one, and return that; it does not while it has not seen that it is the only one."""
+    os.kill(arbiter, signal.SIGUSR2)
+    children = Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split()
+    mark = f"GUNICORN_PID={arbiter}\0".encode()
+    return next((int(pid) for pid in children if mark in Path(f"/proc/{pid}/environ").read_bytes()), None)
+
+
+def rows_of(service: Service) -> dict[int, str]:
+    """Return the states of the workers that whoever answers knows, by process."""
+    rows = httpx.get(f"{service.url}/monitoring/workers", timeout=PATIENCE_SECONDS).json()["workers"]
+    return {row["process_id"]: row["state"] for row in rows if row["state"] != "dead"}
+
+
+def all_counted(service: Service) -> None:
+    """See that whoever is asked has counted every request that has reached one of them, once the last one has returned."""
+
+    def shown() -> set[float]:
+        return {total(metrics(service), "/quick/{request_id}") for _ in range(8)}
+
+    until(lambda: shown() == {service.arrivals()}, "equal counts")
 
 
 def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
@@ -306,14 +457,13 @@ def test_counts_go_on_over_reloads(tmp_path: Path) -> None:
             for number in range(3):
                 assert httpx.get(f"{service.url}/quick/t{turn}-{number}").is_success
             (tmp_path / "killed.py").write_text(f"{(HERE / 'killed.py').read_text()}\n# {turn}\n")
-            until(lambda turn=turn, before=before: asked_anew(service, turn) not in before, "new process")
-        expected = len(service.processes())
-        until(lambda: total(httpx.get(f"{service.url}/metrics").text, "/quick/{request_id}") == expected, "all requests")
+            until(lambda before=before: asked_anew(service) not in before, "new process")
+        all_counted(service)
         assert not [line for line in service.lines() if "died" in str(line["message"])]
 
 
-def asked_anew(service: Service, turn: int) -> int:
+def asked_anew(service: Service) -> int:
     """Send a request, and return the process that it has reached."""
-    request_id = f"new{turn}-{uuid4().hex}"
+    request_id = f"new-{uuid4().hex}"
     assert httpx.get(f"{service.url}/quick/{request_id}").is_success
     return service.processes()[request_id]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +15,39 @@ from fastapi import FastAPI
 from support import PATIENCE_SECONDS, Watched, client
 from worker_process import Process
 
+NOBODY = 65_534
+"""The id of a user and a group without rights."""
+FILLS_UP = """
+import asyncio, json, multiprocessing, sys
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import Counter
+from sage_fastapi_obs import Observability, Settings
+
+def serve():
+    app = FastAPI()
+    settings = Settings(
+        service={"name": sys.argv[1]}, logging={"enabled": False}, monitoring={"access": "open"}, store={"enabled": False}
+    )
+    obs = Observability(settings)
+    obs.install(app)
+    many = Counter("many", "m", ["number"], registry=obs.registry)
+    for number in range(5_000):
+        many.labels(number).inc()
+
+    async def ask():
+        async with obs, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            pages = [(await client.get(page)).status_code for page in ("/metrics", "/monitoring/workers", "/metrics")]
+            print(json.dumps([pages, str(obs.worker.group.folder), obs.internal_errors.counts]))
+
+    asyncio.run(ask())
+
+worker = multiprocessing.get_context("fork").Process(target=serve)
+worker.start()
+worker.join()
+sys.exit(worker.exitcode)
+"""
 WITHOUT_ROOM = """
 import asyncio, json, resource, sys
 
@@ -87,6 +121,63 @@ def test_a_planted_link_is_not_followed(runtime: Path, tmp_path: Path, request: 
     _, folder = worker.do("slot")
     assert not Path(folder).is_relative_to(runtime)
     assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder away")
+def test_a_folder_of_another_user_is_not_used(runtime: Path, request: pytest.FixtureRequest) -> None:
+    """The next place is taken, and nothing is put into it."""
+    planted = private(runtime)
+    planted.mkdir(mode=0o777)
+    os.chown(planted, NOBODY, NOBODY)
+    _, folder = request.getfixturevalue("worker").do("slot")
+    assert not Path(folder).is_relative_to(runtime)
+    assert [*planted.iterdir()] == []
+
+
+def test_a_folder_that_others_may_enter_is_closed_to_them(runtime: Path, request: pytest.FixtureRequest) -> None:
+    """It is used all the same, as it is the user's own."""
+    private(runtime).mkdir(mode=0o755)
+    _, folder = request.getfixturevalue("worker").do("slot")
+    assert Path(folder).parent == private(runtime)
+    assert private(runtime).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start a process of another user")
+def test_two_users_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of one service and one parent have folders of their own, each of its user alone."""
+    with tempfile.TemporaryDirectory() as shared:
+        Path(shared).chmod(0o1777)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", shared)
+        service = f"places-{uuid4().hex}"
+        workers = [Process(service), Process(service, user=NOBODY)]
+        folders = [Path(worker.do("slot")[1]) for worker in workers]
+        assert [folder.parent.name for folder in folders] == ["sage-obs-0", f"sage-obs-{NOBODY}"]
+        assert [folder.parent.stat().st_uid for folder in folders] == [0, NOBODY]
+        assert {folder.parent.stat().st_mode & 0o777 for folder in folders} == {0o700}
+        workers[0].do("begin", "lost")
+        workers[0].process.kill()
+        workers[0].process.join()
+        workers[1].do("tick")
+        assert workers[1].do("told") == []
+        workers[1].process.kill()
+        workers[1].process.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a file system")
+@pytest.mark.parametrize(("kilobytes", "shares"), [(200, False), (400, True)])
+def test_a_full_file_system_kills_nobody(kilobytes: int, shares: bool, tmp_path: Path) -> None:
+    """Without room for a slot the next folder is used; where it fills up later, that is counted, and pages answer."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = f'mount -t tmpfs -o size={kilobytes}k none {small} && exec {sys.executable} -W ignore -c "$0" $1'
+    command = ["unshare", "--mount", "sh", "-c", mount, FILLS_UP, f"places-{uuid4().hex}"]
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(small)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, env=environment)
+    assert done.returncode == 0, done.stderr
+    statuses, folder, errors = json.loads(done.stdout)
+    assert statuses == [200, 200, 200]
+    assert Path(folder).is_relative_to(small) is shares
+    assert bool(errors) is shares
 
 
 async def test_a_process_that_is_alone_is_one_row(watch: Callable[..., Watched], runtime: Path) -> None:

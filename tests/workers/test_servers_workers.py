@@ -89,7 +89,7 @@ def team(request: Any, tmp_path: Path) -> Iterator[Team]:
 
 
 def test_whoever_is_asked_answers_for_all(team: Team) -> None:
-    """Rows, levels, stacks and a request that has just been served are the same from each worker, also from a new one."""
+    """Rows, levels, stacks, metrics and a request just served are the same from each worker, also from a new one."""
     processes = set(team.running().values())
     put = team.ask("PUT", "/monitoring/loggers", json={"level": "error", "logger": "shop", "seconds": 600}).json()
     assert {put["process_id"], *(other["process_id"] for other in put["others"])} == processes
@@ -122,6 +122,12 @@ def test_whoever_is_asked_answers_for_all(team: Team) -> None:
     served = [team.ask("GET", "/boom").headers["x-request-id"] for _ in range(5)]
     for found in served:
         until(lambda found=found: team.ask("GET", f"/monitoring/requests/{found}").status_code == 200, "request")
+
+    def counted() -> float:
+        series = team.get("/explorer/http_requests_total")["now"]
+        return sum(one["value"] for one in series if one["labels"]["route"] == "/boom")
+
+    until(lambda: {counted() for _ in range(20)} == {5}, "one total, whoever is asked")
     (row,) = [row for row in team.get("/workers")["workers"] if row["last_death"]]
     assert row["last_death"]["reason"] in ("killed", "unknown")
     assert team.get("/health")["workers"] == {"running": WORKERS, "hanging": [], "stopped": []}

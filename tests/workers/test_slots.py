@@ -6,9 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,9 +21,14 @@ from support import PATIENCE_SECONDS, until
 from worker_process import Process
 
 from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
+from sage_fastapi_obs.workers.death import settle
+from sage_fastapi_obs.workers.death_report import DeathReport
+from sage_fastapi_obs.workers.file_lock import lock
 from sage_fastapi_obs.workers.mapped_file import MappedFile
+from sage_fastapi_obs.workers.siblings import Parent
+from sage_fastapi_obs.workers.slot import _HEARTBEAT_NS, Slot
 
-Start = Callable[[], Process]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -34,8 +43,8 @@ def start(service: str) -> Iterator[Start]:
     begun: list[Process] = []
     folders: set[str] = set()
 
-    def start() -> Process:
-        begun.append(Process(service))
+    def start(name: str = service, **options: Any) -> Process:
+        begun.append(Process(name, **options))
         if (slot := begun[-1].do("slot")) is not None:
             folders.add(slot[1])
         return begun[-1]
@@ -65,6 +74,56 @@ def test_workers_of_one_parent_have_slots_of_one_group(start: Start) -> None:
     assert third.do("slot") == (0, folder)
     assert second.do("tick") is third.do("tick") is None
     assert [worker.do("told") for worker in (second, third)] == [[], []]
+
+
+def test_two_services_of_one_parent_have_nothing_to_do_with_each_other(start: Start, service: str) -> None:
+    """Each has a group; the death of a worker is told in its own."""
+    first, other = start(), start(f"{service}-2")
+    assert first.do("slot")[1] != other.do("slot")[1]
+    first.do("begin", "lost")
+    kill(first)
+    other.do("tick")
+    assert other.do("told") == start(f"{service}-2").do("told") == []
+    assert [told[5] for told in start().do("told")] == [["lost"]]
+
+
+def test_two_versions_of_one_service_do_not_read_each_other(start: Start) -> None:
+    """Where the layout of the files differs, each version has a group, and tells of its own dead."""
+    new, old = start(), start(version="0")
+    assert new.do("slot")[1] != old.do("slot")[1]
+    for worker, request_id in ((new, "of the new"), (old, "of the old")):
+        worker.do("begin", request_id)
+        kill(worker)
+    assert [told[5] for told in start().do("told")] == [["of the new"]]
+    assert [told[5] for told in start(version="0").do("told")] == [["of the old"]]
+
+
+def test_a_file_of_another_layout_is_refused(start: Start) -> None:
+    """A worker that finds one in its place leaves it as it is, and takes a slot elsewhere."""
+    first = start()
+    path = Path(first.do("slot")[1]) / "0.slot"
+    first.do("close")
+    content = b"SAGEOBS9" + bytes(1 << 20)
+    path.write_bytes(content)
+    second = start()
+    assert second.do("slot")[1] != str(path.parent)
+    assert second.do("told") == []
+    assert path.read_bytes() == content
+
+
+def test_a_living_group_of_another_version_is_not_swept(start: Start) -> None:
+    """After a day without a change it is removed only when nobody has its slots locked."""
+    folder = Path(start().do("slot")[1]).parent / f"workers-{uuid4().hex[:16]}.0"
+    folder.mkdir(mode=0o700)
+    path = folder / "0.slot"
+    path.write_bytes(b"SAGEOBS9" + bytes(1_000))
+    os.utime(path, (0, 0))
+    with path.open("rb") as file:
+        assert lock(file.fileno())
+        start(uuid4().hex)
+        assert path.exists()
+    start(uuid4().hex)
+    assert not folder.exists()
 
 
 def test_a_sibling_tells_what_a_killed_worker_was_serving(start: Start) -> None:
@@ -143,6 +202,21 @@ def test_the_next_start_tells_of_a_group_that_died_with_its_server(service: str,
     assert (told[0], told[2], sorted(told[5])) == ("died", "unknown", ["one", "two"])
     assert not Path(folder).exists()
     assert start().do("told") == []
+
+
+def test_a_death_that_is_noticed_late_is_as_old_as_the_heartbeat_says(tmp_path: Path) -> None:
+    """How long nobody looked is not added to the age of a request; after a restart of the machine nothing is known of it."""
+    slot = Slot(tmp_path / "0.slot", writable=True)
+    slot.own(Parent(0, 0), 0)
+    for seconds in (60.0, -1_000.0):
+        slot.file.numbers[_HEARTBEAT_NS] = int((time.monotonic() - seconds) * 1_000_000_000)
+        before = time.monotonic()
+        death = settle(slot, lambda *_: None, None)
+        assert max(0.0, seconds - 1.01) <= death.seconds_ago <= max(0.0, seconds - 1.0) + time.monotonic() - before
+    report = DeathReport(lambda *_: None, str, SimpleNamespace(wall_clock=lambda: 100_000_000_000), None, *[lambda _: None] * 3)
+    record = SimpleNamespace(started_ns=30_000_000_000)
+    assert report._age_us(replace(death, seconds_ago=60.0), record) == 10_000_000
+    assert report._age_us(replace(death, seconds_ago=90.0), record) == 0
 
 
 def test_a_forked_child_leaves_the_slot_to_its_parent(start: Start) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.in_flight import Record
 from sage_fastapi_obs.store.location import StoreKey
+from sage_fastapi_obs.workers import siblings, slot
 from sage_fastapi_obs.workers.death import Death
+from sage_fastapi_obs.workers.siblings import FORMAT
 from sage_fastapi_obs.workers.slot import Slot
 from sage_fastapi_obs.workers.worker import Worker
 
@@ -36,8 +38,12 @@ def exchange(request_id: str, path: str = "/items") -> Any:
     )
 
 
-def serve(service: str, connection: Any) -> None:
-    """Do what comes, and tell what happens, until the end."""
+def serve(service: str, connection: Any, user: int | None = None, version: str = FORMAT) -> None:
+    """Do what comes, and tell what happens, until the end; as another user, or a version of another layout of the files."""
+    siblings.FORMAT, slot._MAGIC = version, int.from_bytes(f"SAGEOBS{version}".encode())
+    if user is not None:
+        os.setgid(user)
+        os.setuid(user)
     told: list[Any] = []
 
     class Report:
@@ -107,10 +113,10 @@ def serve(service: str, connection: Any) -> None:
 class Process:
     """One such worker, from its parent."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, **options: Any) -> None:
         context = get_context("spawn")
         self._connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(service, other), daemon=True)
+        self.process = context.Process(target=serve, args=(service, other), kwargs=options, daemon=True)
         self.process.start()
         other.close()
 

@@ -6,6 +6,7 @@ from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, 
 from sage_fastapi_obs.alert_rules.objectives import BY, HOUR, only_for, rule_test_of_share, service_label, shares_around
 from sage_fastapi_obs.alert_rules.rule_test_series import series_giving
 from sage_fastapi_obs.alerting.default_rules import (
+    EXPORTED_NAMES,
     MANY_FAILURES,
     OPEN_BREAKER,
     SLOW_RESULT,
@@ -23,20 +24,20 @@ _FAILED_SHARE = Ratio((_FAILED,), (_FAILED, _SUCCEEDED))
 _FAILED_RUNS = "{{ $value | humanize }} operations of {{ $labels.service }} have failed in 5 minutes."
 
 
-def _exported(rule: AlertRule, name: str) -> ExportedRule:
-    return alert_from_rule(replace(rule, name=name), _RESULT, seed=rule.name)
+def _exported(rule: AlertRule) -> ExportedRule:
+    return alert_from_rule(replace(rule, name=EXPORTED_NAMES[rule.name]), _RESULT, seed=rule.name)
 
 
 _OF_ALL = (
-    _exported(MANY_FAILURES, "ResultHighErrorRate").about("Operations of {{ $labels.service }} fail", _FAILED_RUNS),
-    replace(_exported(VERY_MANY_FAILURES, "ResultCriticalSystemFailure"), inhibits="ResultHighErrorRate").about(
+    _exported(MANY_FAILURES).about("Operations of {{ $labels.service }} fail", _FAILED_RUNS),
+    replace(_exported(VERY_MANY_FAILURES), inhibits="ResultHighErrorRate").about(
         "Many operations of {{ $labels.service }} fail", _FAILED_RUNS
     ),
-    _exported(replace(SLOW_RESULT, expression=SLOW_RESULT_P95, threshold=SLOW_RESULT_SECONDS), "ResultSlowResponse").about(
+    _exported(replace(SLOW_RESULT, expression=SLOW_RESULT_P95, threshold=SLOW_RESULT_SECONDS)).about(
         "{{ $labels.operation }} of {{ $labels.service }} is slow",
         "One run in twenty takes longer than {{ $value | humanizeDuration }}; the limit is 5 s.",
     ),
-    _exported(OPEN_BREAKER, "CircuitBreakerOpen").about(
+    _exported(OPEN_BREAKER).about(
         "The circuit breaker {{ $labels.name }} of {{ $labels.service }} is open",
         "Calls behind it are refused until it closes.",
     ),
