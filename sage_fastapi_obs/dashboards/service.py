@@ -68,6 +68,9 @@ _OBSERVABILITY = (
     panel.increase("Requests not kept for their number", "observability_requests_not_kept_total", ["reason"]).about(
         "More of a kind in one second than are kept: an outage, or many at once that are slow."
     ),
+    panel.increase("Requests not recorded", "observability_excluded_requests_total").about(
+        "Of probes, scrapes and the service's own pages, and what settings exclude: no line, no span, in no other panel."
+    ),
     panel.rate("Trace headers dropped", "observability_propagation_headers_dropped_total", ["header"], unit="cps").about(
         "Malformed or too long: a client with a defect, or somebody who tries what happens."
     ),

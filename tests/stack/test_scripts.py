@@ -43,6 +43,7 @@ OF_DEVELOPERS = {
     "document_settings.py",
     "install-servers.sh",
     "draw_dashboards.py",
+    "screenshots.py",
 }
 
 
