@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
@@ -239,7 +239,10 @@ async def shown(http: httpx.AsyncClient) -> dict[str, str]:
     """Return every document that the live page asks for, by its path."""
     listed = (await http.get("/monitoring/openapi.json")).json()["paths"]
     kept = (await http.get("/monitoring/requests?limit=100")).json()["requests"]
-    paths = [path for path in listed if "{" not in path and not path.startswith("/monitoring/health/")]
+    single = ("/monitoring/health/", "/monitoring/route")
+    paths = [path for path in listed if "{" not in path and (not path.startswith(single) or path == "/monitoring/routes")]
+    routes = (await http.get("/monitoring/routes")).json()["routes"]
+    paths += [f"/monitoring/route?{urlencode({name: one[name] for name in ('method', 'route')})}" for one in routes]
     paths += [f"/monitoring/{kind}/{request['request_id']}" for request in kept for kind in ("requests", "logs")]
     paths += [f"/monitoring/traces/{request['trace_id']}" for request in kept]
     answers = {path: await http.get(path) for path in ("/monitoring/", "/monitoring/loggers", *paths)}

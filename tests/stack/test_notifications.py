@@ -17,7 +17,7 @@ import yaml
 from aiosmtpd.smtp import SMTP
 from receivers import Handler, Receiver, serving
 from running import DEMO
-from servers import free_port, need
+from servers import free_port, need, program
 from support import until
 
 from sage_fastapi_obs import Settings
@@ -76,7 +76,7 @@ def mail_server() -> Iterator[tuple[Mailbox, int]]:
 @pytest.fixture
 def sent(tmp_path: Path) -> Iterator[tuple[Channels, Mailbox, str]]:
     """Run Alertmanager; yield the channels, the mailbox, and Alertmanager's address."""
-    program = shutil.which("alertmanager") or need("prometheus-alertmanager")
+    found = shutil.which("alertmanager") or need("prometheus-alertmanager")
     with serving(Channels()) as channels, mail_server() as (mailbox, port):
         notify = {
             "smtp_host": "127.0.0.1",
@@ -97,7 +97,7 @@ def sent(tmp_path: Path) -> Iterator[tuple[Channels, Mailbox, str]]:
         (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
         address = f"127.0.0.1:{free_port()}"
         flags = [f"--storage.path={tmp_path / 'am'}", "--cluster.listen-address=", f"--web.listen-address={address}"]
-        with program([program, f"--config.file={tmp_path / 'config.yml'}", *flags], tmp_path / "log"):
+        with program([found, f"--config.file={tmp_path / 'config.yml'}", *flags], tmp_path / "log"):
             until(lambda: httpx.get(f"http://{address}/-/ready").is_success, "Alertmanager")
             yield channels, mailbox, f"http://{address}"
 
