@@ -214,6 +214,8 @@ time.sleep(3600)
         path = until(lambda: sockets_of(folder / "digest"), "socket")[0]
         assert ask(path, "note", "first", seconds=PATIENCE_SECONDS) == b""
         process.send_signal(signal.SIGSTOP)
+        # Until every thread of it has stopped, it may answer still.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         with pytest.raises(TimeoutError):
             ask(path, "note", "second", seconds=0.05)
         process.send_signal(signal.SIGCONT)
