@@ -113,6 +113,8 @@ def _service(folder, **env: str) -> Server:
     command = [sys.executable, "-m", "uvicorn", "--factory", "example_app.app:create_app", "--log-level", "critical", "--port"]
     environment = {
         **os.environ,
+        # It would go on with what other tests of this process have stored.
+        "XDG_STATE_HOME": str(folder),
         "SAGE_OBS_LOGGING__OUTPUT": str(folder / "lines"),
         "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "1",
         **env,
