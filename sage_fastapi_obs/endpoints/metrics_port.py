@@ -76,12 +76,13 @@ class MetricsPort:
         self._app = self._application()
         self._is_wanted = True
         try:
-            server, thread = self._listen()
+            found = self._listen_first()
         except OSError as error:
-            if not self._is_served_by_another():
-                self.failure = os.strerror(error.errno) if error.errno else type(error).__name__
-                raise
+            self.failure = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise
+        if found is None:
             return
+        server, thread = found
         deadline = time.monotonic() + _START_SECONDS
         while not server.started and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -91,6 +92,21 @@ class MetricsPort:
         if self._is_wanted and self._server is None:
             with suppress(OSError):
                 self._listen()
+
+    def _listen_first(self) -> "tuple[uvicorn.Server, threading.Thread] | None":
+        """Listen; None where another worker does. Raises `OSError`."""
+        try:
+            return self._listen()
+        except OSError:
+            if self._is_served_by_another():
+                return None
+        # Whoever had it may have been killed before it was asked, and the next worker may have it by now.
+        try:
+            return self._listen()
+        except OSError:
+            if self._is_served_by_another():
+                return None
+            raise
 
     def _is_served_by_another(self) -> bool:
         return b"yes" in self._workers.ask(_VERB, seconds=_ASK_SECONDS).values()
