@@ -27,7 +27,7 @@ export: $(READY) ## Write the files under prometheus/, deploy/ and grafana/ anew
 	@$(BIN)/sage-obs export all --out . $(foreach service,$(SERVICES),--settings deploy/services/$(service).yaml)
 
 test: $(READY) servers ## Set everything up and pass the tests
-	@echo "== tests (about ten minutes on two cores: they include another version of FastAPI, parts of its tests and Starlette's, and real servers)"
+	@echo "== tests (about fifteen minutes on two cores: they include a browser, another version of FastAPI, parts of its tests and Starlette's, and real servers)"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 quick: $(READY) ## Pass the tests of single parts, without servers; under two minutes
