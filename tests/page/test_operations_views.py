@@ -191,6 +191,9 @@ def test_checks_are_shown_with_what_fails(browse: Any, service: str) -> None:
 
 def test_metrics_are_found_and_drawn_by_any_label(browse: Any, service: str) -> None:
     """A search finds by name and help; a label and a statistic are chosen, and stand in the address."""
+    # The chart is of the last minutes, and the tests before this one may have taken longer.
+    for number in range(3):
+        httpx.get(f"{service.removesuffix('monitoring/')}items/{number}")
     page = ready(browse(service).open("#/metrics")).page
     search = page.get_by_role("searchbox")
     search.fill("requests answered")
@@ -202,7 +205,7 @@ def test_metrics_are_found_and_drawn_by_any_label(browse: Any, service: str) -> 
     expect(page.locator("tbody tr").first).to_contain_text("its pack 'textbook' is off")
     search.fill("http_requests_total")
     page.get_by_role("link", name="http_requests_total").click()
-    expect(page.locator("tbody tr", has_text="/items/{item}")).to_contain_text("5")
+    expect(page.locator("tbody tr", has_text="/items/{item}")).to_contain_text(re.compile("[1-9]"))
     page.get_by_label("By").select_option("route")
     page.wait_for_url(re.compile("by=route"))
     expect(page.locator(".legend")).to_contain_text("route=/items/{item}")

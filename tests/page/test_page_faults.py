@@ -4,14 +4,15 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT
 from playwright.sync_api import expect
 from servers import Server, running
 
+ROOT = Path(__file__).parents[2]
 DETAILS = ("routes/GET%20%2Fapi%2Fitems", "requests/some-id", "alerts/HighErrorRate", "metrics/http_requests_total")
 """Views of one thing, which the navigation does not list."""
 HEALTHY = re.compile(r"\bhealthy\b|\bNaN\b|undefined|\[object|Infinity|\b0 ?%|\b100 ?%|✓", re.IGNORECASE)
