@@ -15,7 +15,6 @@ from sage_fastapi_obs.alerting.past_lines import Moment, PastLines, finite, labe
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.window import Group
-from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import Severity
 
 MOST_FIRINGS = 50
@@ -210,9 +209,10 @@ def _firings(rule: AlertRule, judged: Sequence[PastJudgement]) -> Iterator[PastF
 
 
 def _promql(rule: AlertRule) -> str | None:
+    """Write the condition; None for an expression of the application that cannot be written in PromQL."""
     try:
         return rule.promql()
-    except (SettingsError, NotImplementedError):
+    except Exception:
         return None
 
 

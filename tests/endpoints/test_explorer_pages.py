@@ -327,7 +327,7 @@ class Broken:
         raise ZeroDivisionError
 
     def promql(self, _also_by: Any = ()) -> Any:
-        raise NotImplementedError
+        raise LookupError
 
 
 async def test_a_rule_that_raises_says_so_and_hides_no_other() -> None:
