@@ -85,7 +85,7 @@ def serve(folder: Path, kind: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a service with alerts, checks, and requests that were made."""
     for page in serve(tmp_path_factory.mktemp("full"), "full"):
         root = page.removesuffix("monitoring/")
@@ -93,6 +93,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             httpx.get(f"{root}items/{number}")
         until(lambda page=page: httpx.get(f"{page}rules/AlwaysHigh").json()["past"]["lines"], "line")
         yield page
+
+
+@pytest.fixture
+def service(running: str) -> str:
+    """Return the page of a service that was asked just now: charts are of the last minutes, and other tests take long."""
+    httpx.get(f"{running.removesuffix('monitoring/')}items/0")
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +198,6 @@ def test_checks_are_shown_with_what_fails(browse: Any, service: str) -> None:
 
 def test_metrics_are_found_and_drawn_by_any_label(browse: Any, service: str) -> None:
     """A search finds by name and help; a label and a statistic are chosen, and stand in the address."""
-    # The chart is of the last minutes, and the tests before this one may have taken longer.
-    for number in range(3):
-        httpx.get(f"{service.removesuffix('monitoring/')}items/{number}")
     page = ready(browse(service).open("#/metrics")).page
     search = page.get_by_role("searchbox")
     search.fill("requests answered")
