@@ -133,6 +133,8 @@ class RequestStory(BaseModel):
     """Where the event loop was blocked: what else the process served meanwhile, in order of time."""
     pid: int | None = None
     """The process that served it."""
+    links: dict[str, str] = {}
+    """Where else it is shown: addresses by the name of the system; see `monitoring.links`."""
     lines: list[dict[str, Any]] | None
     """Its log lines in order of time; null unless `monitoring.expose_logs`."""
     dropped_spans: int

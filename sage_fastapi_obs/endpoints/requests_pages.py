@@ -23,8 +23,10 @@ from sage_fastapi_obs.endpoints.json_page import (
     read_body,
     too_many_waiting,
 )
+from sage_fastapi_obs.endpoints.request_links import RequestLinks
 from sage_fastapi_obs.endpoints.request_stories import EXCLUDED_SECONDS, RequestList, StoriesOfId, TraceStory
 from sage_fastapi_obs.retention_reasons import Reason
+from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 from sage_fastapi_obs.store.store import Store
@@ -74,12 +76,13 @@ class RequestsQuery(PageQuery):
 class RequestPages:
     """Answers from the store of one service."""
 
-    def __init__(self, access: Access, store: Store | None, status: ServiceStatus, *, with_lines: bool) -> None:
-        """`store`: None where nothing is kept. `status`: has what is not recorded. `with_lines`: `monitoring.expose_logs`."""
+    def __init__(self, access: Access, store: Store | None, status: ServiceStatus, settings: Settings) -> None:
+        """`store`: None where nothing is kept. `status`: has what is not recorded."""
         self._access = access
         self._status = status
         self._store = store
-        self._with_lines = with_lines
+        self._with_lines = settings.monitoring.expose_logs
+        self._links = RequestLinks(settings)
         self._turns = OneAtATime()
 
     def pages(self) -> list[JsonPage]:
@@ -106,7 +109,9 @@ class RequestPages:
 
     async def _one(self, _query: PageQuery, request: Request) -> Response:
         wanted = request.path_params["id"]
-        return await self._answer(lambda store: StoriesOfId.found(store.reader, wanted, with_lines=self._with_lines))
+        return await self._answer(
+            lambda store: self._links.add_to(StoriesOfId.found(store.reader, wanted, with_lines=self._with_lines))
+        )
 
     async def _trace(self, _query: PageQuery, request: Request) -> Response:
         wanted = request.path_params["trace_id"]

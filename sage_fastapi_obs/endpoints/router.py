@@ -57,7 +57,7 @@ def monitoring_router(
     `health`: runs the health checks, by default on this event loop.
     """
     access = Access(settings.monitoring)
-    requests = RequestPages(access, store, status, with_lines=settings.monitoring.expose_logs)
+    requests = RequestPages(access, store, status, settings)
     status_pages = StatusPages(access, status, workers, health or status.health.report, judged=settings.metrics.enabled)
     overview = Overview(settings, status, workers, status_pages)
     pages = [

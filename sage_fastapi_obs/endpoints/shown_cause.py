@@ -27,7 +27,7 @@ class ShownCause(BaseModel):
     remedy: str
     """What to do."""
     docs: str
-    """Page and anchor that explain it."""
+    """Page and anchor that explain it; an address where that of the docs is known."""
     evidence: Evidence | None = None
     """Whether it was seen, or concluded from other things; null where that was not stored."""
     by: list[str] = []

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable
 from ipaddress import ip_network
+from string import Formatter
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,6 +22,9 @@ _USED_SIGNALS = frozenset(
         *("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL", "SIGTRAP", "SIGSYS"),
     }
 )
+LINK_TEXTS = ("request_id", "correlation_id", "trace_id", "span_id", "route")
+LINK_TIMES = ("from_ms", "to_ms")
+"""What the template of a link may name, of a request."""
 _BOOLEANS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
 
 
@@ -84,6 +88,21 @@ def _existing_pack(name: str) -> str:
     if name not in (packs := pack_names()):
         raise ValueError(f"must be a pack: {', '.join(packs)}")
     return name
+
+
+def _link_template(template: str) -> str:
+    """Hold a link to an http(s) address, with nothing but names of ours between braces."""
+    try:
+        pieces = [*Formatter().parse(template)]
+    except ValueError:
+        pieces = []
+    named = {(name, form, conversion) for _, name, form, conversion in pieces if name is not None}
+    if not pieces or named - {(name, "", None) for name in LINK_TEXTS + LINK_TIMES}:
+        names = ", ".join(f"{{{name}}}" for name in LINK_TEXTS + LINK_TIMES)
+        raise ValueError(f"a link may name {names}; write other braces as {{{{ and }}}}")
+    if not is_http_url(template.partition("{")[0]):
+        raise ValueError("a link is an http(s) URL whose host is written out, as https://grafana.test/explore?trace={trace_id}")
+    return template
 
 
 def _usual_signal(name: object) -> object:
@@ -151,6 +170,7 @@ IndexName = Annotated[
 ]
 Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 RegularExpression = Annotated[str, AfterValidator(_compiles)]
+Links = Annotated[dict[str, Annotated[str, AfterValidator(_link_template)]], BeforeValidator(_split_pairs)]
 HttpUrl = Annotated[str, _must(is_http_url, "must be an http(s) URL, such as http://localhost:4318/v1/traces")]
 OtlpUrl = Annotated[
     str,

@@ -23,6 +23,7 @@ from sage_fastapi_obs.settings.field_types import (
     HttpUrl,
     IndexName,
     Level,
+    Links,
     NamePairs,
     Names,
     Network,
@@ -258,6 +259,8 @@ class MonitoringSettings(_Section):
     """Interval at which windows and alerts read the metrics."""
     expose_logs: bool = False
     """Show log lines: at `/monitoring/logs/{id}`, and on the pages of kept requests and traces."""
+    links: Links = {}
+    """Where else a request is shown, by name; see [the page](page.md#links-to-other-systems)."""
     log_buffer_size: int | None = Field(default=None, ge=0, le=1_000_000)
     """Most recent lines kept in memory; by default 10,000 with `expose_logs`, else 0."""
     log_buffer_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024)

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from kept_requests import BEGIN_NS, filled, kept, line, path_of, put, span
 from loguru import logger
 from support import client, drive, http_scope, times
 
+from sage_fastapi_obs import Settings
 from sage_fastapi_obs.causes import CAUSES
+from sage_fastapi_obs.endpoints.request_links import RequestLinks
+from sage_fastapi_obs.endpoints.request_stories import StoriesOfId
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.retention_reasons import REASONS
 from sage_fastapi_obs.store.records import Supplement
@@ -181,6 +185,33 @@ async def test_a_story_says_why(watch: Any, stored: Store) -> None:
         "by": ["a"],
         "blocks": [{"offset_ms": 0.001, "duration_ms": 0.002}],
     }
+
+
+async def test_a_request_is_linked_to_other_systems(watch: Any, store: Store) -> None:
+    """With its ids and times; what a client has chosen cannot leave its place in the address."""
+    put(store, kept(0, correlation_id="../a b?x#y{z}", route="/items/{item}", duration_us=2_000_000))
+    links = {
+        "Jaeger": "https://jaeger.test/trace/{trace_id}",
+        "Logs": "https://grafana.test/?id={correlation_id}&route={route}&from={from_ms}&to={to_ms}&more={{}}",
+    }
+    shop = Shop(watch, store, links=links)
+    [story] = (await shop.get("requests/request-0"))["stories"]
+    start_ms = datetime.fromisoformat(story["request"]["timestamp"]).timestamp() * 1_000
+    assert story["links"] == {
+        "Jaeger": f"https://jaeger.test/trace/{story['request']['trace_id']}",
+        "Logs": "https://grafana.test/?id=..%2Fa%20b%3Fx%23y%7Bz%7D&route=%2Fitems%2F%7Bitem%7D"
+        f"&from={start_ms - 60_000:.0f}&to={start_ms + 62_000:.0f}&more={{}}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("runbooks", "docs"), [("docs/runbooks", ""), ("https://docs.test/obs/runbooks/", "https://docs.test/obs/")]
+)
+async def test_a_remedy_is_linked_to_the_docs(runbooks: str, docs: str, watch: Any, stored: Store) -> None:
+    """Where it is known where they are: beside the runbooks."""
+    links = RequestLinks(Settings(export={"runbooks_url": runbooks}))
+    found = links.add_to(StoriesOfId.found(stored.reader, "request-3", with_lines=True))
+    assert [cause.docs for cause in found.stories[0].why] == [f"{docs}why.md#blocked-loop", f"{docs}why.md#unknown"]
 
 
 async def test_a_list_goes_on_with_what_was_kept_since(watch: Any, stored: Store) -> None:

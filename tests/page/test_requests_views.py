@@ -46,6 +46,8 @@ def served(folder: Path) -> Iterator[str]:
         "SAGE_OBS_STORE__PATH": str(folder),
         "SAGE_OBS_SERVICE__NAME": "shop",
         "SAGE_OBS_MONITORING__TOKEN": TOKEN,
+        "SAGE_OBS_MONITORING__LINKS": "Jaeger=https://jaeger.test/trace/{trace_id}",
+        "SAGE_OBS_EXPORT__RUNBOOKS_URL": "https://docs.test/runbooks",
         "XDG_STATE_HOME": str(folder),
         "XDG_RUNTIME_DIR": str(folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -121,6 +123,17 @@ def test_the_exception_takes_one_click(browse: Any, trouble: str) -> None:
     expect(page.get_by_text("starlette/routing.py").first).not_to_be_visible()
     page.get_by_text(re.compile(r"^\d+ frames of libraries$")).click()
     expect(page.get_by_text("starlette/routing.py").first).to_be_visible()
+
+
+def test_other_systems_and_the_docs_are_linked(browse: Any, trouble: str) -> None:
+    """From a request to its trace elsewhere, from a cause to what it means."""
+    browsed = browse(trouble).open("#/requests")
+    row(browsed, "/repeats").get_by_role("link").click()
+    trace = browsed.page.get_by_role("link", name="Jaeger")
+    expect(trace).to_have_attribute("href", re.compile("^https://jaeger.test/trace/[0-9a-f]{32}$"))
+    expect(browsed.page.get_by_role("link", name="docs/why.md#repeated-query")).to_have_attribute(
+        "href", "https://docs.test/why.md#repeated-query"
+    )
 
 
 def test_a_repeated_query_is_one_row(browse: Any, trouble: str) -> None:

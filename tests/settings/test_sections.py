@@ -1,5 +1,6 @@
 """Each section: its defaults, what its fields take, and what a section shows of itself."""
 
+import json
 from typing import Any
 
 import pytest
@@ -140,6 +141,36 @@ def test_outputs_that_cannot_be_are_refused(logging, said):
 def test_field_aliases_are_read_from_a_variable(given: str, read: dict[str, str]) -> None:
     """As people write them, or as JSON."""
     assert Settings.from_env({"SAGE_OBS_LOGGING__FIELD_ALIASES": given}).logging.field_aliases == read
+
+
+def test_links_are_read_from_a_variable() -> None:
+    """As people write them, or as JSON where an address has a comma."""
+    jaeger, loki = "https://jaeger.test/trace/{trace_id}", "https://grafana.test/explore?a=1,2&left={{{request_id}}}"
+    read = Settings.from_env({"SAGE_OBS_MONITORING__LINKS": f"Jaeger={jaeger}"}).monitoring.links
+    assert read == {"Jaeger": jaeger}
+    written = json.dumps({"Jaeger": jaeger, "Loki": loki})
+    assert Settings.from_env({"SAGE_OBS_MONITORING__LINKS": written}).monitoring.links == {"Jaeger": jaeger, "Loki": loki}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("javascript:alert({trace_id})", "{trace_id}", "https://{route}/x", "https://", "/trace/{trace_id}", ""),
+        *("https://jaeger.test/{path}", "https://jaeger.test/{}", "https://jaeger.test/{trace_id.__class__}"),
+        *(
+            "https://jaeger.test/{trace_id!r}",
+            "https://jaeger.test/{trace_id:>999999999}",
+            "https://jaeger.test/{",
+            "https://j.test/}",
+        ),
+    ],
+)
+def test_a_link_that_cannot_be_filled_in_is_refused(template: str) -> None:
+    """With what a link may name, or how it begins."""
+    with pytest.raises(
+        SettingsError, match=r"monitoring\.links\.Jaeger: a link (may name \{request_id\}, |is an http\(s\) URL)"
+    ):
+        Settings(monitoring={"links": {"Jaeger": template}})
 
 
 def test_names_to_hide_and_to_show_are_lists() -> None:

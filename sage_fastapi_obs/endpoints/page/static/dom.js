@@ -29,6 +29,10 @@ export function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+// A link only where a browser should follow it.
+/** @param {string} address @param {string} [name] */
+export const link = (address, name = address) => (/^https?:\/\//.test(address) ? h("a", { href: address, rel: "noreferrer" }, name) : name);
+
 /**
  * Put children in the place of those that are there.
  * @param {Element} place

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { LineChart } from "../charts.js";
-import { h } from "../dom.js";
+import { h, link } from "../dom.js";
 import { ago, count, date, figure, isNumber, milliseconds, NOTHING, part, percent, plain, problem, tag } from "../figures.js";
 import { table } from "../table.js";
 import { texts } from "../texts.js";
@@ -183,7 +183,3 @@ const FIRINGS = [
   column("length", words.length, (one) => (isNumber(one.ended) ? milliseconds((one.ended - one.began) * 1_000) : words.still), { align: "right" }),
   column("labels", words.labels, (one) => labelsText(one.labels) || NOTHING),
 ];
-
-// A link only where a browser should follow it.
-/** @param {string} address */
-const link = (address) => (/^https?:\/\//.test(address) ? h("a", { href: address, rel: "noreferrer" }, address) : address);

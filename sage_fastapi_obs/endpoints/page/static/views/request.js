@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { saveCase } from "../case.js";
-import { h, replace } from "../dom.js";
+import { h, link, replace } from "../dom.js";
 import { milliseconds, part, statusLevel, tag, time } from "../figures.js";
 import { texts } from "../texts.js";
 import { lineTable, pairs } from "./lines.js";
@@ -47,7 +47,7 @@ function olderOnes(others) {
 }
 
 /** @param {any} found @returns {Child} */
-function story({ request, why, timings_ms: timings, spans, error, overlap, lines, dropped_spans: lostSpans, dropped_lines: lostLines }) {
+function story({ request, why, timings_ms: timings, spans, error, overlap, lines, links = {}, dropped_spans: lostSpans, dropped_lines: lostLines }) {
   const lost = (/** @type {number} */ number, /** @type {(number: number) => string} */ say) => (number ? h("p", { class: "quiet" }, say(number)) : null);
   return [
     heading(request),
@@ -57,7 +57,7 @@ function story({ request, why, timings_ms: timings, spans, error, overlap, lines
     Object.keys(timings).length ? section(words.split, splitTimes(timings, request.duration_ms)) : null,
     section(words.spans, spanTimes(spans, request.duration_ms), lost(lostSpans, words.lostSpans)),
     lines ? section(words.lines, lineTable(lines), lost(lostLines, words.lostLines)) : null,
-    section(words.ids, ids(request), command(request)),
+    section(words.ids, ids(request), elsewhere(links), command(request)),
   ];
 }
 
@@ -92,7 +92,7 @@ function cause({ text: clause, evidence, lost_ms: lost, by = [], remedy, docs })
   return h("li", { class: "card" },
     h("p", { class: "cause" }, text(clause)),
     h("p", { class: "facts quiet" }, how && h("span", { class: "tag", title: how.explain }, how.name), lost > 0 ? words.lost(milliseconds(lost)) : null, blockers),
-    h("p", null, words.remedy, " ", coded(text(remedy)), " ", h("span", { class: "quiet" }, `docs/${text(docs)}`)),
+    h("p", null, words.remedy, " ", coded(text(remedy)), " ", h("span", { class: "quiet" }, link(text(docs), `docs/${text(docs).replace(/.*\//, "")}`))),
   );
 }
 
@@ -120,6 +120,9 @@ function frames(piece) {
 
 /** @param {any} request */
 const ids = (request) => pairs(IDS.filter((name) => request[name]).map((name) => [name.replace("_", " "), copied(text(request[name]))]));
+
+/** @param {Record<string, any>} links */
+const elsewhere = (links) => h("p", { class: "facts" }, Object.entries(links).map(([name, address]) => link(text(address), name)));
 
 /** @param {any} request */
 const command = (request) => h("details", null, h("summary", null, words.curl), copied(curl(request)), h("p", { class: "quiet" }, words.curlNote));
