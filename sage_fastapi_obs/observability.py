@@ -46,6 +46,7 @@ from sage_fastapi_obs.request.ids import Identity, new_request_id
 from sage_fastapi_obs.request.propagation_headers import DroppedHeaders
 from sage_fastapi_obs.request.recorder import Recorder, RecorderCallbacks
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.settings.inspection_mode import in_force
 from sage_fastapi_obs.startup_message import startup_fields, startup_remarks
 from sage_fastapi_obs.store.exchange_records import ExchangeEncoder
 from sage_fastapi_obs.store.location import store_key
@@ -81,7 +82,7 @@ class Observability(Lifecycle):
         new one by default. `clock`: monotonic nanoseconds. `wall_clock`: Unix time in nanoseconds. `new_id`: mints request ids.
         `status_clock`: monotonic seconds, by which windows and alerts go.
         """
-        self.settings = settings = Settings() if settings is None else settings
+        self.settings = settings = in_force(settings)
         super().__init__(enabled=settings.enabled)
         self.clock, self.wall_clock = clock, wall_clock
         self.registry = CollectorRegistry(auto_describe=True) if registry is None else registry

@@ -40,3 +40,9 @@ class SingleJudge:
 
     def published(self) -> None:
         """Return nothing."""
+
+
+class NoJudge(SingleJudge):
+    """A process that judges no rules and calls nobody: its app is only looked at."""
+
+    is_leader = False

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from sage_fastapi_obs.alerting import alert_states
 from sage_fastapi_obs.alerting.alerts import Alert, Alerts
 from sage_fastapi_obs.alerting.default_rules import default_rules, pack_rules
-from sage_fastapi_obs.alerting.judge import Judge, SingleJudge
+from sage_fastapi_obs.alerting.judge import Judge, NoJudge, SingleJudge
 from sage_fastapi_obs.alerting.notification_queue import NotificationQueue
 from sage_fastapi_obs.alerting.notify import Log, Notifiers
 from sage_fastapi_obs.alerting.rule_review import RuleReview
@@ -88,7 +88,7 @@ class ServiceStatus:
             self.alerts.add(rule_from_settings(rule, self.notifiers.by_name()))
         self.show_active: Callable[[str, bool], None] = lambda _name, _active: None
         """Called after each evaluation, for each rule: its name, and whether it fires."""
-        self._judge: Judge = SingleJudge()
+        self._judge: Judge = NoJudge() if settings.is_inspected else SingleJudge()
         self._has_led = False
         self._followed: bytes | None = None
         self.alerts.told = self._write_states

@@ -20,6 +20,7 @@ from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange, exchange_of
 from sage_fastapi_obs.request.innermost_span import innermost_ids
 from sage_fastapi_obs.settings import Settings
+from sage_fastapi_obs.settings.inspection_mode import in_force
 
 
 class ObsLogger:
@@ -191,7 +192,7 @@ def configure_logging(settings: Settings | None = None) -> Callable[[], None]:
     Called again, it replaces what it set up before. An `Observability` does this by itself. Raises `OSError` when the
     output cannot be opened.
     """
-    process = _ProcessWithoutApp(Settings() if settings is None else settings)
+    process = _ProcessWithoutApp(in_force(settings))
     for logs in takeover.writers():
         if isinstance(logs, LogWriter) and isinstance(logs.observer, _ProcessWithoutApp):
             logs.close()

@@ -502,6 +502,7 @@ class Settings(BaseSettings):
     result: ResultSettings = ResultSettings()
     export: ExportSettings = ExportSettings()
     _origin: Origin = PrivateAttr(default_factory=Origin)
+    _declared: Self | None = PrivateAttr(default=None)
 
     def __init__(self, **sections: Any) -> None:
         try:
@@ -559,6 +560,22 @@ class Settings(BaseSettings):
     def preset(self) -> str | None:
         """The preset that the values began with; None for `Settings(...)`."""
         return self._origin.preset
+
+    @property
+    def is_inspected(self) -> bool:
+        """Whether these are the settings of an app that is only looked at."""
+        return self._declared is not None
+
+    @property
+    def declared(self) -> Self:
+        """What the application has set: other than these, where it is only looked at."""
+        return self if self._declared is None else self._declared
+
+    def with_sections(self, sections: Mapping[str, BaseModel]) -> Self:
+        """Return settings with some sections replaced, which know these as the declared ones."""
+        replaced = self.model_copy(update=sections)
+        replaced._declared = self  # noqa: SLF001 - of this class
+        return replaced
 
     def source(self, section: str, key: str = "") -> ValueSource:
         """Tell where a value came from: of a key of a section, or of what has no section."""
