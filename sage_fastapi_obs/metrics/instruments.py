@@ -1,6 +1,7 @@
 """The instruments of one `Observability`: built when their pack is switched on, with bounded label values."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from math import isfinite
 from random import random
 from threading import Lock
@@ -203,7 +204,9 @@ class Instruments:
             return
         if pack == "runtime":
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
-                collector(registry=self.registry)
+                # The client library's own registry has them.
+                with suppress(ValueError):
+                    collector(registry=self.registry)
             register(self.runtime, self.registry)
         if pack not in _BUILT_ELSEWHERE:
             self.add(PACKS[pack])
