@@ -12,7 +12,7 @@ QUICK  := $(addprefix tests/,request tracing logs metrics privacy settings catal
 SERVICES := sage-backend ai-textbook-core customer-id rfs-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack-native export test quick soak coverage check bench format servers clean
+.PHONY: help demo stack-native export test quick soak coverage check bench docs format servers clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ format: $(READY) ## Format, and mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: $(READY) ## Build the documentation as a site in build/site, and check its links
+	@$(BIN)/zensical build --strict
+
 bench: $(READY) ## Measure what it costs beside its peers (some twenty minutes)
 	@$(PIP) --constraint constraints.txt --editable '.[otlp,bench]'
 	@$(BIN)/python -m benchmarks
@@ -61,7 +64,7 @@ servers: ## Install the servers that tests talk to, where that can be done
 	@scripts/install-servers.sh
 
 clean: ## Remove what make has set up
-	rm -rf $(VENV) tests/stack/grafana/node_modules .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build/site tests/stack/grafana/node_modules .matrix .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -74,6 +77,6 @@ $(DEMO): pyproject.toml constraints.txt
 
 $(READY): $(DEMO) tests/oracles.txt
 	@echo "== setting up what the tests need (about a minute the first time)"
-	@$(PIP) --constraint constraints.txt --editable '.[otlp,otlp-grpc,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,test]'
+	@$(PIP) --constraint constraints.txt --editable '.[otlp,otlp-grpc,yaml,demo,grpc,kafka,postgres,redis,sqlalchemy,docs,test]'
 	@$(PIP) --no-deps --requirement tests/oracles.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Fill the template of the monthly report with what Prometheus knows: docs/templates/monthly-report.md."""
+"""Fill the template of the monthly report with what Prometheus knows: docs/checklists/monthly-report.md."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from sage_fastapi_obs import Settings
 from sage_fastapi_obs.settings import SlaSettings
 
-TEMPLATE = Path(__file__).parents[1] / "docs/templates/monthly-report.md"
+TEMPLATE = Path(__file__).parents[1] / "docs/checklists/monthly-report.md"
 UNKNOWN = "no data"
 DAY_MINUTES = 1440
 STEP, STEPS_PER_MINUTE = "15s", 4
