@@ -6,7 +6,7 @@ import { table } from "./table.js";
 import { texts } from "./texts.js";
 
 /** @typedef {(number | null)[]} Values null is a gap */
-/** @typedef {{name: string, values: Values}} Series */
+/** @typedef {{name: string, values: Values, isGroup?: boolean}} Series a group is named also where it is the only one */
 /** @typedef {(value: unknown) => string} Format */
 /** @typedef {import("./dom.js").Child} Child */
 /** @typedef {import("./figures.js").Level} Level */
@@ -99,7 +99,7 @@ export class LineChart {
     const [first, last] = this.axis.range ?? [-Infinity, Infinity];
     const kept = this.allTimes.flatMap((moment, index) => (moment >= first && moment <= last ? [index] : []));
     this.times = kept.map((index) => /** @type {number} */ (this.allTimes[index]));
-    this.series = this.allSeries.map(({ name, values }) => ({ name, values: kept.map((index) => values[index] ?? null) }));
+    this.series = this.allSeries.map((each) => ({ ...each, values: kept.map((index) => each.values[index] ?? null) }));
     this.back.hidden = this.axis.range === null;
     this.drawLegend();
     this.drawLines();
@@ -121,7 +121,7 @@ export class LineChart {
     const last = Math.max(0, this.times.length - 1);
     const at = this.index === null ? null : time(this.times[this.index]);
     const several = this.series.length > 1;
-    const entries = this.series.map(({ name, values }, number) => h("li", null, several ? [key(number), name, " "] : null, h("b", null, this.read(values))));
+    const entries = this.series.map(({ name, values, isGroup }, number) => h("li", null, several || isGroup ? [key(number), name, " "] : null, h("b", null, this.read(values))));
     replace(this.legend, at && h("li", { class: "moment" }, at), entries);
     const said = this.series.map(({ name, values }) => `${name} ${this.read(values)}`).join(", ");
     this.svg.setAttribute("aria-valuemax", String(last));

@@ -120,7 +120,7 @@ function draw(chart, { past: { time, lines, left_out: more }, threshold }, note)
 }
 
 /** @param {{labels: Record<string, string>, values: (number | null)[]}} line */
-const lineOf = ({ labels, values }) => ({ name: labelsText(labels) || words.columns.value, values });
+const lineOf = ({ labels, values }) => ({ name: labelsText(labels) || words.columns.value, values, isGroup: labelsText(labels) !== "" });
 
 /** @param {any} rule */
 function now(rule) {

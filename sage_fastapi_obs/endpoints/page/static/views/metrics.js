@@ -104,7 +104,7 @@ function choices({ labels, by, statistic, statistics }, change) {
 function draw(chart, metric, note) {
   const { past, statistic } = metric;
   const cut = past.left_out + Math.max(0, past.lines.length - MOST_LINES);
-  const lineOf = (/** @type {any} */ line) => ({ name: labelsText(line.labels) || statistic, values: line.values });
+  const lineOf = (/** @type {any} */ line) => ({ name: labelsText(line.labels) || statistic, values: line.values, isGroup: labelsText(line.labels) !== "" });
   chart.format = formatOf(metric, statistic);
   chart.update(past.time, past.lines.slice(0, MOST_LINES).map(lineOf));
   redraw(note, cut ? words.linesCut(count(cut)) : null);
