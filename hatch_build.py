@@ -22,5 +22,8 @@ class LongDescription(MetadataHookInterface):
 def _without_relative_links(text: str, source: str | None) -> str:
     """Let relative links lead to the source; without an address keep the text of a link, and leave out pictures."""
     if source:
-        return RELATIVE.sub(rf"\1[\2]({source.rstrip('/')}/\3)", text)
+        # The address of a file shows a page about it; that of a picture has to be the picture.
+        pages = source.rstrip("/")
+        pictures = pages.replace("/blob/", "/raw/", 1)
+        return RELATIVE.sub(lambda link: f"{link[1]}[{link[2]}]({pictures if link[1] else pages}/{link[3]})", text)
     return RELATIVE.sub(lambda link: "" if link[1] else link[2], text)

@@ -142,6 +142,7 @@ def test_a_package_index_shows_no_broken_link(urls: dict[str, str]):
     text = metadata["readme"]["text"]
     assert "captured from this app" in text
     assert ("https://code.example/obs/blob/main/docs/first-hour.md" in text) is bool(urls)
+    assert ("](https://code.example/obs/raw/main/docs/images/overview-light.png)" in text) is bool(urls)
     assert re.findall(r"\]\((?!https:|#)", text) == []
 
 
