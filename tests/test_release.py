@@ -47,7 +47,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_sources_give_the_same_bytes(checkout: Path, tmp_path: Path):
-    """It matters not when, where and by whom a release is built, nor whether from a checkout or from the source distribution."""
+    """It matters not when, where and by whom a release is built, nor whether from a checkout or from the sources."""
     made = build(checkout)
     assert sorted(made) == [".gz", ".whl"]
     elsewhere = tmp_path / "elsewhere"
