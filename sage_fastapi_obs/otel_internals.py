@@ -71,6 +71,16 @@ def processors_of(provider: trace.TracerProvider) -> Callable[[], Collection[obj
     return lambda: (provider,)
 
 
+def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> None:
+    """Call a processor of a provider no more, which the SDK has no way for; where that cannot be done, leave it."""
+    multi = getattr(provider, "_active_span_processor", None)
+    if isinstance(multi, SplitProcessor):
+        multi.remove_span_processor(processor)
+    elif isinstance(found := getattr(multi, "_span_processors", None), tuple):
+        # As the SDK adds one: a new tuple, so that a span that is just ending calls those that were there.
+        multi._span_processors = tuple(one for one in found if one is not processor)  # type: ignore[union-attr]
+
+
 def is_default_propagator(propagator: object) -> bool:
     """Tell whether a propagator is the one that a process has unless it sets another: W3C's trace context and baggage."""
     parts = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else ()
@@ -108,11 +118,20 @@ class SplitProcessor(SynchronousMultiSpanProcessor):
         """Call one more, after the others."""
         with self._adding:
             super().add_span_processor(span_processor)
-            self._added = added = (*self._added, span_processor)
-            self.starting = _acting(one.on_start for one in added)
-            self.ending = _acting(map(_on_ending, added))
-            if self._gate is None:
-                self.ended = tuple(one.on_end for one in added)
+            self._use((*self._added, span_processor))
+
+    def remove_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Call one no more."""
+        with self._adding:
+            self._use(tuple(one for one in self._added if one is not span_processor))
+            self._span_processors = self._added
+
+    def _use(self, added: tuple[SpanProcessor, ...]) -> None:
+        self._added = added
+        self.starting = _acting(one.on_start for one in added)
+        self.ending = _acting(map(_on_ending, added))
+        if self._gate is None:
+            self.ended = tuple(one.on_end for one in added)
 
     def hold_back(self, gate: Callable[[Any], None]) -> None:
         """Hand ended spans to a gate, which may `pass_on` them to the processors, at once or later."""

@@ -41,6 +41,7 @@ LAYERS = (
     {"endpoints", "export"},
     {"lifecycle", "install", "startup_message"},
     {"observability"},
+    {"testing"},
     {"inspection"},
     {"monitoring", "cli"},
     {"__main__", "__init__"},

@@ -31,7 +31,6 @@ class AccessRecorder(Recorder):
     def __init__(self, writer: LogWriter, readable: Callable[[str], str]) -> None:
         """Write through a writer; `readable` cuts and redacts a text of the caller's."""
         self._writer = writer
-        self._write_later = writer.write_later
         self._line = FastAccessLine(writer.build, writer.encode, readable, writer.recent_lines)
         self._add_to_access_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_access_line], readable)
         self._add_to_background_line = field_reader([field for field in ACCESS_FIELDS if field.is_on_background_line], readable)
@@ -39,7 +38,8 @@ class AccessRecorder(Recorder):
         self._follow_level()
 
     def _follow_level(self) -> None:
-        """Find which ordinary requests have a line at the present level."""
+        """Find which ordinary requests have a line at the present level, and whether it may be made later."""
+        self._write_later = self._writer.write_later
         threshold = self._writer.levels.severity_of(ACCESS_LOGGER)
         self._threshold = threshold
         self._statuses_without_line = _statuses_below(threshold)

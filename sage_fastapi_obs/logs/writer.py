@@ -17,6 +17,7 @@ from sage_fastapi_obs.logs.held_lines import HeldLines
 from sage_fastapi_obs.logs.level_changes import Change, Levels
 from sage_fastapi_obs.logs.line_format import Encode, Line, console_format, json_format, line_builder, with_renamed_fields
 from sage_fastapi_obs.logs.outputs import OutputParts, build_output
+from sage_fastapi_obs.logs.outputs.output import DeferredLine
 from sage_fastapi_obs.logs.recent_lines import LogEntry, RecentLines, entry
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
@@ -58,6 +59,7 @@ class LogWriter:
         self.recent_lines = recent
         self.add_to_store: Callable[[Line, bytes], None] | None = None
         """Takes each line that is written, with its JSON."""
+        self._listeners: tuple[Callable[[Line, bytes], None], ...] = ()
         self._settings = settings
         self.takeover = settings.takeover
         self._internal_errors = internal_errors
@@ -83,8 +85,7 @@ class LogWriter:
         """Warnings about the outputs, logged at the start."""
         # Recent lines keep the usual names of fields, and a deferred line is encoded only once.
         needs_two_encodings = recent is not None and self.encode is not json_format
-        self.write_later = None if needs_two_encodings else self.output.write_later
-        """Takes a line that is still to be made; None: lines are written at once."""
+        self._write_later = None if needs_two_encodings else self.output.write_later
         self._at_end = AtEnd(self.close, self._write_out)
         self._follow_levels()
 
@@ -157,6 +158,21 @@ class LogWriter:
         except Exception as fault:
             self._count_fault(fault)
 
+    @property
+    def write_later(self) -> Callable[[DeferredLine], None] | None:
+        """Takes a line that is still to be made; None: lines are written at once. Followers of the levels ask again."""
+        return None if self._listeners else self._write_later
+
+    def listen(self, listener: Callable[[Line, bytes], None]) -> Callable[[], None]:
+        """Call a function with each line, and its bytes, just before it is written; return what ends that."""
+        self._listen((*self._listeners, listener))
+        return lambda: self._listen(tuple(other for other in self._listeners if other is not listener))
+
+    def _listen(self, listeners: tuple[Callable[[Line, bytes], None], ...]) -> None:
+        self._listeners = listeners
+        for follow in self.levels.followers:
+            follow()
+
     def leads_to(self, target: object) -> bool:
         """Tell whether a stream, or the file of a path, leads to the same place as these lines."""
         return self.output.leads_to(target)
@@ -193,6 +209,8 @@ class LogWriter:
         encoded = encode(line)
         if self.recent_lines is not None or self.add_to_store is not None:
             self._keep(line, encoded if encode is json_format else json_format(line))
+        for listener in self._listeners:
+            listener(line, encoded)
         self.output.write(line, encoded)
 
     def _keep(self, line: Line, as_json: bytes) -> None:

@@ -1,0 +1,83 @@
+"""Gives each line, span and query to the request in which it came, while somebody observes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from sage_fastapi_obs.testing.heard_lines import HeardLine, LogEars, written_line
+from sage_fastapi_obs.testing.heard_spans import SpanEars
+from sage_fastapi_obs.testing.recording import current_request
+from sage_fastapi_obs.testing.sql_queries import EngineEars, SqlQuery, query_of
+from sage_fastapi_obs.tracing.provider import global_provider
+
+
+class Ears:
+    """Hears the whole process."""
+
+    def __init__(self, other_line: Callable[[HeardLine], None], other_span: Callable[[ReadableSpan], None]) -> None:
+        """`other_line`, `other_span`: take what comes outside of requests."""
+        self._other_line, self._other_span = other_line, other_span
+        self._observabilities: list[Any] = []
+        self._ends: list[Callable[[], None]] = []
+        self._repeated: set[int] = set()
+        """Ids of spans of statements that SQLAlchemy has told of."""
+        self._logs = LogEars(self._hear_line)
+        self.spans = SpanEars(self._span_started, self._span_ended)
+        self._engines = EngineEars(self._statement_begins, self._statement_ends)
+
+    def look(self) -> None:
+        """Hear what the process has by now: another may have set its tracer provider, or imported SQLAlchemy."""
+        self.spans.meet(global_provider())
+        self._engines.look()
+
+    def meet(self, observability: Any) -> None:
+        """Hear an `Observability`, which has started: its provider is there since."""
+        self.spans.meet(observability.tracer_provider)
+        if not any(observability is known for known in self._observabilities):
+            self._observabilities.append(observability)
+            if observability.settings.logging.enabled:
+                self._ends.append(observability.logs.listen(self._hear_written))
+
+    def stop(self) -> None:
+        """Hear no more."""
+        for end in (self._logs.stop, self.spans.stop, self._engines.stop, *self._ends):
+            end()
+
+    def _hear_written(self, line: Any, encoded: bytes) -> None:
+        request = current_request.get()
+        (self._other_line if request is None else request.written.append)(written_line(line, encoded))
+
+    def _hear_line(self, line: HeardLine) -> None:
+        request = current_request.get()
+        if request is not None:
+            request.heard.append(line)
+        elif not self._ends:
+            # Nobody writes it in a better way.
+            self._other_line(line)
+
+    def _span_started(self, span: Any) -> None:
+        request = current_request.get()
+        if request is not None and request.is_in_statement and span.context is not None:
+            self._repeated.add(span.context.span_id)
+
+    def _span_ended(self, span: ReadableSpan) -> None:
+        request = current_request.get()
+        if request is None:
+            self._other_span(span)
+            return
+        request.spans.append(span)
+        span_id = None if span.context is None else span.context.span_id
+        if span_id in self._repeated:
+            self._repeated.discard(span_id)
+        elif (query := query_of(span)) is not None:
+            request.queries.append(query)
+
+    def _statement_begins(self, text: str) -> None:
+        if (request := current_request.get()) is not None:
+            request.is_in_statement = True
+            request.queries.append(SqlQuery(text))
+
+    def _statement_ends(self) -> None:
+        if (request := current_request.get()) is not None:
+            request.is_in_statement = False

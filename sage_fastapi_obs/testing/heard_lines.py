@@ -1,0 +1,104 @@
+"""Lines as an observed app writes them: those of our writers, and what apps without one hand to `logging` and loguru."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger as loguru_logger
+
+from sage_fastapi_obs.log_levels import level_name
+from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, DURATION
+from sage_fastapi_obs.logs.line_format import Line
+
+if TYPE_CHECKING:
+    import loguru
+
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_FORMATTER = logging.Formatter("%(message)s")
+
+
+@dataclass(frozen=True, slots=True)
+class HeardLine:
+    """One line that was written."""
+
+    level: str
+    """`debug`, `info`, `warn`, `error` or `critical`."""
+    message: str
+    logger: str | None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """All others by name, also those that stand in `data`."""
+    text: str = ""
+    """All that was written, as it was written; of an app without our writer: message, fields and exception."""
+
+    @property
+    def is_access_line(self) -> bool:
+        """Whether it is our line about a whole request."""
+        return self.logger == ACCESS_LOGGER and DURATION in self.fields
+
+    def has(self, wanted: Mapping[str, Any]) -> bool:
+        """Tell whether it has these values: of `level`, `message`, `logger`, or of a field."""
+        found = {**self.fields, "level": self.level, "message": self.message, "logger": self.logger}
+        return all(name in found and found[name] == value for name, value in wanted.items())
+
+
+Hear = Callable[[HeardLine], None]
+
+
+def written_line(line: Line, encoded: bytes) -> HeardLine:
+    """Read a line of one of our writers; `encoded`: its bytes, as they are written."""
+    rest = {name: value for name, value in line.items() if name not in ("level", "message", "logger", "data")}
+    data = line.get("data")
+    fields = {**(data if isinstance(data, dict) else {}), **rest}
+    return HeardLine(
+        line["level"], line["message"], line.get("logger"), fields, encoded.decode("utf-8", "replace").rstrip("\n")
+    )
+
+
+class LogEars(logging.Handler):
+    """Hears what is logged, from the root logger and as a sink of loguru.
+
+    Applications hand lines of one to the other, as loguru's recipes for `logging` and for pytest's `caplog` do: the second
+    hearing of a line is left out.
+    """
+
+    def __init__(self, hear: Hear) -> None:
+        super().__init__(logging.NOTSET)
+        self._hear = hear
+        self._last = threading.local()
+        logging.root.addHandler(self)
+        self._sink = loguru_logger.add(self._take, level=0, format="{message}", catch=False, backtrace=False, diagnose=False)
+
+    def stop(self) -> None:
+        """Hear no more."""
+        logging.root.removeHandler(self)
+        with suppress(ValueError):
+            # The application has removed all sinks.
+            loguru_logger.remove(self._sink)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hear a record."""
+        extra = {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        try:
+            text = _FORMATTER.format(record)
+            message = record.getMessage()
+        except Exception:
+            self.handleError(record)
+            return
+        self._note("logging", level_name(record.levelno), message, record.name, extra, text)
+
+    def _take(self, message: "loguru.Message") -> None:
+        record = message.record
+        # What loguru has formatted ends with the exception.
+        name, severity = record["name"], record["level"].no
+        self._note("loguru", level_name(severity), record["message"], name, record["extra"], str(message).rstrip("\n"))
+
+    def _note(self, source: str, level: str, message: str, logger: str | None, fields: Mapping[str, Any], text: str) -> None:
+        last = getattr(self._last, "line", None)
+        if last is not None and last[0] != source and last[1:] == (level, message):
+            self._last.line = None
+            return
+        self._last.line = (source, level, message)
+        self._hear(HeardLine(level, message, logger, dict(fields), f"{text} {dict(fields)!r}" if fields else text))
