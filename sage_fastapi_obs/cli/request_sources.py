@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,11 +13,14 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from sage_fastapi_obs.alerting.route_report import RoutesReport
+from sage_fastapi_obs.alerting.rule_report import RuleList
 from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
 from sage_fastapi_obs.endpoints.requests_pages import NO_SUCH_REQUEST
 from sage_fastapi_obs.endpoints.span_tree import shallow
+from sage_fastapi_obs.endpoints.status_pages import AlertsResponse
 from sage_fastapi_obs.errors import SettingsError
 from sage_fastapi_obs.settings import MonitoringSettings, Settings
 from sage_fastapi_obs.settings.explain import without_credentials
@@ -33,7 +37,10 @@ MOST_LISTED = 10_000
 _PAGE = 500
 _MOST_LINES = 1_000
 _SECONDS = 10.0
+"""Without a sign of a service; an answer that has begun may take as long again."""
 _FLUSH_SECONDS = 1.0
+_NOT_IN_A_STORE = "a store has kept requests only: name the running service with --url, such as http://localhost:8000"
+_NO_SERVICE = "is the service running, and is this its address?"
 _PREFIX = MonitoringSettings().prefix
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -76,6 +83,18 @@ class StoreFile:
         with self._readable():
             return [shallow(line) for line in self._reader.lines(some_id, _MOST_LINES)]
 
+    def alerts(self) -> AlertsResponse:
+        """Refuse it: a store has no alerts."""
+        raise SourceError(_NOT_IN_A_STORE)
+
+    def rules(self) -> RuleList:
+        """Refuse it: a store has no rules."""
+        raise SourceError(_NOT_IN_A_STORE)
+
+    def traffic(self, _seconds: int) -> RoutesReport:
+        """Refuse it: a store has only what was kept."""
+        raise SourceError(_NOT_IN_A_STORE)
+
     def _hurry(self) -> bool:
         """Have the processes that serve write what they have kept; tells whether there are any."""
         return bool(ask_all(sockets_of(prefix_of(self._path)), "flush", seconds=_FLUSH_SECONDS))
@@ -107,14 +126,26 @@ class Pages:
 
     def stories(self, some_id: str) -> StoriesOfId:
         """Return the newest requests with an id."""
-        return self._ask(f"requests/{quote(some_id, safe='')}", StoriesOfId)
+        return self._ask(f"requests/{_segment(some_id)}", StoriesOfId)
 
     def lines(self, some_id: str) -> list[dict[str, Any]]:
         """Return the lines with an id, if the service shows any."""
         try:
-            return self._ask(f"logs/{quote(some_id, safe='')}", _Lines).root
+            return self._ask(f"logs/{_segment(some_id)}", _Lines).root
         except NotKeptError:
             return []
+
+    def alerts(self) -> AlertsResponse:
+        """Return alerts that are pending, firing or just over."""
+        return self._ask("alerts", AlertsResponse)
+
+    def rules(self) -> RuleList:
+        """Return all alert rules."""
+        return self._ask("rules", RuleList)
+
+    def traffic(self, seconds: int) -> RoutesReport:
+        """Return what all routes did in the last seconds."""
+        return self._ask("routes", RoutesReport, {"seconds": str(seconds)})
 
     def _ask(self, page: str, model: type[Answer], conditions: Mapping[str, str] | None = None) -> Answer:
         # Other commands need not wait for it.
@@ -124,13 +155,19 @@ class Pages:
         where = plain(without_credentials(address))
         try:
             with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
-                body = bounded(response.iter_bytes())
+                body = bounded(_until(time.monotonic() + _SECONDS, response.iter_bytes()))
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise SourceError(f"{where} does not answer: {plain(error) or type(error).__name__}") from None
+            raise SourceError(f"{where} does not answer: {plain(error) or type(error).__name__}; {_NO_SERVICE}") from None
         if response.status_code != 200:
             problem = NotKeptError if response.status_code == 404 else SourceError
-            raise problem(f"{where} answers {response.status_code}: {_detail(body)}")
+            hint = f"; set {TOKEN_VARIABLE}, or use --token" if response.status_code == 401 else ""
+            raise problem(f"{where} answers {response.status_code}: {_detail(body)}{hint}")
         return parsed(model, body, where)
+
+
+def _segment(some_id: str) -> str:
+    """Write an id as one part of a path, also `..`."""
+    return quote(some_id, safe="", errors="replace").replace(".", "%2E")
 
 
 Source: TypeAlias = StoreFile | Pages
@@ -194,6 +231,14 @@ def newest(source: Source, most: int = MOST_LISTED, **conditions: Any) -> tuple[
         if (before := page.next) is None:
             return found, True
     return found, False
+
+
+def _until(deadline: float, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass pieces on; raises `SourceError` where they go on for too long."""
+    for piece in pieces:
+        if time.monotonic() > deadline:
+            raise SourceError(f"the answer has no end after {_SECONDS:.0f} s")
+        yield piece
 
 
 def bounded(pieces: Iterable[bytes]) -> bytes:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from kept_requests import filled, kept, line, path_of, span
@@ -16,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sage_fastapi_obs import Observability, Settings
-from sage_fastapi_obs.cli import main
+from sage_fastapi_obs.cli import main, request_sources
 from sage_fastapi_obs.endpoints.router import monitoring_router
 from sage_fastapi_obs.store.store import Store
 
@@ -82,7 +84,7 @@ async def test_the_pages_show_what_the_store_shows(
     url = await serve(app_of(stored, prefix=prefix))
     url += "" if prefix == "/monitoring" else f"{prefix}/"
     path = path_of(tmp_path / "stores")
-    for what in (["slow"], ["errors"], ["routes"], ["a/b?c=d#e"], ["slow", "--json", "--limit=700"]):
+    for what in (["slow"], ["why"], ["errors"], ["routes"], ["a/b?c=d#e"], ["slow", "--json", "--limit=700"]):
         assert await run("show", *what, f"--store={path}") == 0
         shown = capsys.readouterr().out
         assert await run("show", *what, f"--url={url}", f"--token={TOKEN}") == 0
@@ -102,6 +104,30 @@ async def test_pages_that_show_no_lines(serve: Serve, stored: Store, capsys: Any
     assert "inner" in shown
     assert "a secret" not in shown
     assert "(lines are not shown: set monitoring.expose_logs)" in shown
+
+
+async def test_alerts_and_traffic_of_a_service(serve: Serve, watch: Any, capsys: Any) -> None:
+    """Alerts that fire, with their labels, and figures of all requests by route; for programs with the rules, as JSON."""
+    rule = {"name": "Tea", "metric": "http_requests_total", "by": ["route"], "where": {"status": "418"}, "threshold": 0}
+    watched = watch(monitoring={"access": "open"}, alerts={"defaults": False, "rules": [rule]}, store={"enabled": False})
+    app = Starlette(routes=[Route("/tea/{cup}", lambda _: Response(status_code=418), methods=["GET"])])
+    watched.obs.install(app)
+    url = await serve(app)
+    watched.obs.status.evaluate()
+    async with httpx.AsyncClient() as client:
+        assert [(await client.get(f"{url}/tea/{number}")).status_code for number in range(3)] == [418] * 3
+    watched.obs.status.evaluate()
+    assert await run("show", "alerts", f"--url={url}") == 0
+    title, row = capsys.readouterr().out.splitlines()
+    assert title.split() == ["state", "severity", "since", "value", "alert"]
+    assert re.fullmatch(r"firing +warning +\S+Z +3 +Tea route=/tea/\{cup\}", row)
+    assert await run("show", "alerts", f"--url={url}", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["state"]) for one in found["rules"]] == [("Tea", "firing")]
+    assert await run("show", "traffic", f"--url={url}") == 0
+    title, row = capsys.readouterr().out.splitlines()
+    assert title.split() == ["requests", "failed", *("p50", "ms", "p95", "ms", "p99", "ms"), "route"]
+    assert re.fullmatch(r" +3 +0( +[0-9.]+){3}  GET /tea/\{cup\}", row)
 
 
 def answering(content: bytes, status: int = 200) -> Starlette:
@@ -145,6 +171,20 @@ async def test_what_other_servers_answer_is_said(app: Starlette, said: str, serv
     out, err = capsys.readouterr()
     assert (out, said in err, "\x1b" in err) == ("", True, False)
     assert err.count("\n") == 1
+
+
+async def test_an_answer_that_goes_on_and_on(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """It is left, though there is always a sign of the service."""
+
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(request_sources, "_SECONDS", 0.3)
+    url = await serve(Starlette(routes=[Route("/{path:path}", lambda _: StreamingResponse(drops()))]))
+    assert await run("show", "slow", f"--url={url}") == 1
+    assert "the answer has no end after" in capsys.readouterr().err
 
 
 async def test_pages_without_end(serve: Serve, capsys: Any) -> None:

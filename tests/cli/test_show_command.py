@@ -120,6 +120,26 @@ def test_lists(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+@pytest.mark.usefixtures("wide")
+def test_why_requests_were_slow(stored: Store, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By cause, those of most requests first, with the slowest; reasons of failures are no causes of slowness."""
+    waits = [kept(30 + ms, duration_us=ms * 1_000, cause="call", why=f"called for {ms} ms") for ms in (7, 9, 8)]
+    put(stored, *waits, kept(50, duration_us=99_000, cause="blocked_loop"), kept(51, duration_us=100_000, cause="exception"))
+    found = json.loads(show(capsys, "why", f"--store={path}", "--json", "--limit=2"))
+    assert [(one["cause"], one["requests"], one["max_ms"]) for one in found["causes"]] == [
+        ("call", 3, 9),
+        ("blocked_loop", 1, 99),
+    ]
+    assert [one["duration_ms"] for one in found["slowest"]] == [100, 99]
+    rows = show(capsys, "why", f"--store={path}").splitlines()
+    key = found["causes"][0]["example"]
+    assert [row.split(maxsplit=3) for row in rows[1:]] == [
+        ["3", "9.0", key, "called for 9 ms"],
+        ["1", "99.0", found["causes"][1]["example"], "blocked_loop"],
+    ]
+    assert "called for 9 ms" in show(capsys, key, f"--store={path}", "--json")
+
+
 def test_lines_of_an_id_that_no_request_has(stored: Store, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of a job are shown by its correlation id."""
     put(stored, Supplement(BEGIN_NS, "", "nightly", "", json.dumps({"lines": [line("counted", 3, "warn", rows=7)]}).encode()))
@@ -163,6 +183,8 @@ def test_it_finds_the_store_of_a_service(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["alerts"], "name the running service with --url"),
+        (["traffic"], "name the running service with --url"),
         (["nobody"], "no request with this id is in the store: it was not kept"),
         (["slow", "--limit=0"], "'0' is no number of rows"),
         (["slow", "--limit=x"], "'x' is no number of rows"),
