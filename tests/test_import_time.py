@@ -29,7 +29,7 @@ MOST = 1.0
 """Of what importing FastAPI costs; it is about 0.55."""
 OF_FEATURES = {
     *("aiokafka", "asyncpg", "confluent_kafka", "grpc", "psycopg", "redis", "sqlalchemy"),
-    *("httpcore", "httpx", "trio", "uvicorn", "smtplib", "yaml", "grafana_foundation_sdk"),
+    *("httpcore", "httpx", "trio", "uvicorn", "smtplib", "yaml", "mcp", "grafana_foundation_sdk"),
     *("opentelemetry.exporter", "opentelemetry.proto", "pytest"),
     *("sage_fastapi_obs.cli", "sage_fastapi_obs.clients.redis", "sage_fastapi_obs.export", "sage_fastapi_obs.monitoring"),
     *("sage_fastapi_obs.packs.sage.api", "sage_fastapi_obs.packs.sage.dashboard"),

@@ -5,11 +5,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sage_fastapi_obs.cli import case, export, logs, show, stacks_command, store_command
+from sage_fastapi_obs.cli import case, export, logs, mcp_command, show, stacks_command, store_command
 
 __all__ = ["main"]
 
-COMMANDS = {"show": show, "case": case, "logs": logs, "stacks": stacks_command, "store": store_command, "export": export}
+COMMANDS = {
+    "show": show,
+    "case": case,
+    "logs": logs,
+    "mcp": mcp_command,
+    "stacks": stacks_command,
+    "store": store_command,
+    "export": export,
+}
 """Each module says what its command is for (`HELP`), what it takes (`add_arguments`) and does it (`run`)."""
 INTERRUPTED = 130
 

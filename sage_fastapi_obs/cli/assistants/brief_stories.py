@@ -1,0 +1,38 @@
+"""Stories for an assistant: the stack of an exception stands in them once, without the frames of libraries."""
+
+from typing import Any
+
+from sage_fastapi_obs.cli.case import Case
+from sage_fastapi_obs.endpoints.request_stories import RequestStory
+from sage_fastapi_obs.endpoints.shown_error import StackPiece
+
+_IN_ERROR = "(the stack in `error`)"
+
+
+def brief_stories(case: Case) -> dict[str, Any]:
+    """Return what a case holds, without repetitions."""
+    found = case.model_dump(mode="json", exclude={"stories"}, exclude_none=True, exclude_defaults=True)
+    return {**found, "stories": [*map(_brief, case.stories)]}
+
+
+def _brief(story: RequestStory) -> dict[str, Any]:
+    found = story.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if story.error is None:
+        return found
+    whole = "\n".join(piece.text for piece in story.error.stack)
+    brief: dict[str, Any] = _without(found, whole)
+    brief["error"]["stack"] = "\n".join(map(_rows, story.error.stack))
+    return brief
+
+
+def _without(value: Any, stack: str) -> Any:
+    """Copy a value with a reference in place of a stack."""
+    if isinstance(value, dict):
+        return {name: _without(inner, stack) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without(inner, stack) for inner in value]
+    return _IN_ERROR if isinstance(value, str) and value.rstrip("\n") == stack else value
+
+
+def _rows(piece: StackPiece) -> str:
+    return f"  ({piece.frames} frames of libraries)" if piece.kind == "library" else piece.text
