@@ -32,6 +32,7 @@ def nested(levels: int) -> Any:
 @example(value={f"name-{number}": number for number in range(5_000)}, room=500)
 @example(value={"n" * 5_000: {"m" * 5_000: "x" * 5_000}}, room=500)
 @example(value=10**4_000, room=100)
+@example(value="\x7f\x1b\u2028", room=100)
 @example(value=nested(400), room=1_000)
 def test_it_fits(value: Any, room: int) -> None:
     """As JSON that can be read, and of which each character can be seen; whole where there is room."""

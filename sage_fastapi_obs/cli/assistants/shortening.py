@@ -19,7 +19,7 @@ _MARK = 60
 """Characters that brackets and the mark of a cut take."""
 _LONGEST_NUMBER = 40
 _DEEPEST = 100
-_NOT_ASCII = re.compile("[^\x00-\x7f]")
+_UNUSUAL = re.compile("[^ -~]")
 _INVISIBLE = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Selectors of variants, which count as printable."""
 
@@ -34,7 +34,7 @@ class _Sized(NamedTuple):
 def encoded(value: Any) -> str:
     """Write JSON in which each character can be seen: what cannot is escaped, as are halves of characters."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text if text.isascii() else _NOT_ASCII.sub(_visible, text)
+    return text if text.isascii() and text.isprintable() else _UNUSUAL.sub(_visible, text)
 
 
 def _visible(found: re.Match[str]) -> str:
