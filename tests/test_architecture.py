@@ -43,6 +43,7 @@ LAYERS = (
     {"observability"},
     {"testing"},
     {"inspection"},
+    {"doctor"},
     {"monitoring", "cli"},
     {"__main__", "__init__"},
 )

@@ -50,6 +50,13 @@ def layers_of(app: Any) -> Iterator[Any]:
         app = readable_attribute(app, "app")
 
 
+def layer_name(layer: Any) -> str:
+    """Name a layer by its class; one that is made of a function, by that."""
+    function = readable_attribute(layer, "dispatch_func")
+    name = getattr(function, "__qualname__", "dispatch")
+    return type(layer).__qualname__ if name.endswith("dispatch") else str(name)
+
+
 def starlette_of(app: Any) -> Starlette | None:
     """Return the app of Starlette or FastAPI inside of an app's layers; None for those of other frameworks."""
     return next((layer for layer in layers_of(app) if isinstance(layer, Starlette)), None)

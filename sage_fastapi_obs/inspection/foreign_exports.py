@@ -1,4 +1,4 @@
-"""What other libraries would send from an app that is only looked at: OpenTelemetry's exporters and Sentry's client."""
+"""What other libraries would send or write for an app that is only looked at."""
 
 import importlib
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
+
+from prometheus_client import values
 
 _EXPORTING = (
     ("opentelemetry.sdk.trace.export", "BatchSpanProcessor"),
@@ -19,8 +21,10 @@ _EXPORTING = (
 
 @contextmanager
 def no_foreign_exports() -> Iterator[None]:
-    """Let exporters of OpenTelemetry that are put to use meanwhile send nothing."""
+    """Let exporters of OpenTelemetry that are put to use meanwhile send nothing, and Prometheus' client write no files."""
     with ExitStack() as undone:
+        undone.callback(setattr, values, "ValueClass", values.ValueClass)
+        values.ValueClass = values.MutexValue
         for module_name, class_name in _EXPORTING:
             exporting: Any = getattr(importlib.import_module(module_name), class_name, None)
             if exporting is not None:

@@ -12,8 +12,8 @@ from sage_fastapi_obs.logs.server_loggers import SERVER_LOGGERS
 
 def writers_at(target: object) -> tuple[Writer, ...]:
     """Return the writers that take over, and whose lines go where something writes: a handler, a stream or a file's path."""
-    places = tuple(_places(target)) if isinstance(target, logging.Handler) else (target,)
-    return tuple(logs for logs in WRITERS if logs.takeover and any(map(logs.leads_to, places)))
+    written = tuple(places(target)) if isinstance(target, logging.Handler) else (target,)
+    return tuple(logs for logs in WRITERS if logs.takeover and any(map(logs.leads_to, written)))
 
 
 def comes_to(handler: logging.Handler | None, name: str) -> bool:
@@ -36,7 +36,7 @@ class SilencedHandlers:
 
     def look(self) -> Iterator[str]:
         """Silence all that are there by now; yield the names of new ones."""
-        for name, handler in _handlers():
+        for name, handler in handlers():
             by = writers_at(handler)
             if handler in self._silences:
                 self._silences[handler].by = by
@@ -64,7 +64,7 @@ class _Silence(logging.Filter):
         return not (comes_to(self._root_handler, record.name) and is_written(self.by, record.name, record.levelno))
 
 
-def _handlers() -> Iterator[tuple[str, logging.Handler]]:
+def handlers() -> Iterator[tuple[str, logging.Handler]]:
     """List all handlers but those of servers, with their loggers, and those that stand behind others."""
     found = [logging.root, *logging.root.manager.loggerDict.copy().values()]
     loggers = [logger for logger in found if isinstance(logger, logging.Logger) and logger.name not in SERVER_LOGGERS]
@@ -78,7 +78,7 @@ def _handlers() -> Iterator[tuple[str, logging.Handler]]:
             waiting += [(name, one) for one in behind if isinstance(one, logging.Handler)]
 
 
-def _places(handler: logging.Handler) -> Iterator[object]:
+def places(handler: logging.Handler) -> Iterator[object]:
     """List what a handler may write to; one of rich has a console with a file."""
     yield getattr(handler, "stream", None)
     yield getattr(getattr(handler, "console", None), "file", None)

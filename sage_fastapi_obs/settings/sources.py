@@ -136,7 +136,12 @@ def _preset_for(service: object, path: str | Path | None, remarks: list[str]) ->
             f"{path} names no environment, so the preset 'dev' holds: name it as service.environment there or in APP_ENV, "
             "or a preset in SAGE_OBS_PRESET"
         )
-    return "dev" if environment.lower() in _DEVELOPMENT else "production"
+    return "dev" if is_development(environment) else "production"
+
+
+def is_development(environment: str) -> bool:
+    """Tell whether an environment is by its name one for development."""
+    return environment.lower() in _DEVELOPMENT
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""What requests cost and how they end, as it was measured with those that were made."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sage_fastapi_obs.causes import CAUSES
+from sage_fastapi_obs.doctor.fault import Fault
+from sage_fastapi_obs.doctor.observations import Observations
+from sage_fastapi_obs.inspection.app_layers import FoundRoute
+from sage_fastapi_obs.inspection.synthetic_requests import SYNTHETIC_REQUESTS, SyntheticAnswer
+
+_COSTLY_US = 2_000
+"""Processor time of one layer for one request: several times what a whole request costs."""
+_BLOCKING = (
+    *(("time", "sleep"), ("os", "system"), ("subprocess", "run"), ("subprocess", "check_output"), ("subprocess", "check_call")),
+    *(("urllib.request", "urlopen"), ("socket", "create_connection"), ("requests", "get"), ("requests", "post")),
+    *(("requests", "put"), ("requests", "delete"), ("requests", "request"), ("httpx", "get"), ("httpx", "post")),
+)
+"""Functions that wait and let nothing else run meanwhile."""
+_MEANT = "noqa: ASYNC"
+"""How linters are told so."""
+
+
+def label_growth(seen: Observations) -> Iterator[Fault]:
+    """Find labels whose values are those of requests, so that series grow without end."""
+    for metric, label in seen.grown:
+        yield Fault(
+            *("label-growth", f"the label {label} of {metric} has another value for each request or client"),
+            "take a route or another word of few values for it, and put the value on the access line",
+        )
+    settings = seen.inspected.settings
+    routes = len({found.path for found in seen.inspected.routes})
+    if settings is not None and routes > settings.metrics.max_routes:
+        yield Fault(
+            *(
+                "label-growth",
+                f"there are {routes} routes, and all beyond {settings.metrics.max_routes} are counted as 'other'",
+            ),
+            "raise metrics.max_routes",
+        )
+
+
+def loop_blocking(seen: Observations) -> Iterator[Fault]:
+    """Find what keeps the event loop from all other requests: what was measured, and what async routes call."""
+    for answer in [*seen.answers.values(), *(answer for _, answer in seen.called)]:
+        yield from _measured(answer)
+    for found in seen.inspected.routes:
+        endpoint = inspect.unwrap(getattr(found.route, "endpoint", None) or (lambda: None))
+        for name, line in _blocking_calls(endpoint) if inspect.iscoroutinefunction(endpoint) else ():
+            yield Fault(
+                *("loop-blocking", f"{found.path} is async and calls {name} at {endpoint.__module__}, line {line}"),
+                CAUSES["blocked_loop"].remedy,
+            )
+
+
+def _measured(answer: SyntheticAnswer) -> Iterator[Fault]:
+    explanation = None if answer.exchange is None else answer.exchange.explanation
+    for finding in () if explanation is None else explanation.findings:
+        if finding.cause == "blocked_loop":
+            route = answer.exchange.route if answer.exchange is not None else None
+            yield Fault("loop-blocking", f"a request to {route or 'no route'} {finding.text}", CAUSES["blocked_loop"].remedy)
+
+
+def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:
+    try:
+        rows, first = inspect.getsourcelines(endpoint)
+        tree = ast.parse(textwrap.dedent("".join(rows)))
+    except (OSError, TypeError, SyntaxError):
+        return
+    known = getattr(endpoint, "__globals__", {})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _MEANT not in rows[node.lineno - 1]:
+            name = _name_of(_resolved(node.func, known))
+            if name:
+                yield name, first + node.lineno - 1
+
+
+def _resolved(node: ast.expr, known: dict[str, Any]) -> Any:
+    """Find what a name stands for, as far as it is a global, or an attribute of one that is a module."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    owner = _resolved(node.value, known) if isinstance(node, ast.Attribute) else None
+    return getattr(owner, node.attr, None) if inspect.ismodule(owner) and isinstance(node, ast.Attribute) else None
+
+
+def _name_of(function: Any) -> str:
+    for module, name in _BLOCKING if callable(function) else ():
+        if getattr(sys.modules.get(module), name, None) is function:
+            return f"{module}.{name}"
+    return ""
+
+
+def request_cost(seen: Observations) -> Iterator[Fault]:
+    """Find layers that cost each request much processor time."""
+    for cost in seen.costs:
+        if cost.cpu_us > _COSTLY_US:
+            yield Fault(
+                *("request-cost", f"{cost.layer} takes {cost.cpu_us / 1_000:.1f} ms of the processor for each request"),
+                "profile it, and do at the start what is the same for all requests",
+            )
+
+
+def failing_requests(seen: Observations) -> Iterator[Fault]:
+    """Find requests that ended in another way than they should; behind what has refused them, nothing was looked at."""
+    for request in SYNTHETIC_REQUESTS:
+        answer = seen.answers.get(request.kind)
+        if answer is not None and answer.status != request.expected:
+            yield Fault(
+                *(
+                    "failing-request",
+                    f"the synthetic request {request.kind!r} got {_end(answer)} instead of {request.expected}",
+                ),
+                "if a layer refuses it, look at the app without that; if the app has to start first, use --lifespan",
+                is_note=answer.error is None,
+            )
+    for found, answer in seen.called:
+        if answer.error is not None or answer.status is None or answer.status >= 500:
+            yield Fault("failing-request", f"GET {found.path} ended with {_end(answer)}", "see the line of its request")
+        elif _has_other_route(found, answer):
+            yield Fault(
+                *(
+                    "route-without-template",
+                    f"GET {found.path} is recorded with the route {answer.exchange and answer.exchange.route}",
+                ),
+                "let what routes it leave `route` or `endpoint` in the scope",
+            )
+
+
+def _end(answer: SyntheticAnswer) -> str:
+    error = "" if answer.error is None else type(answer.error).__name__
+    return " and ".join(filter(None, (str(answer.status or ""), error))) or "no answer"
+
+
+def _has_other_route(found: FoundRoute, answer: SyntheticAnswer) -> bool:
+    exchange = answer.exchange
+    return exchange is not None and answer.status == 200 and not exchange.excluded and exchange.route != found.path

@@ -1,0 +1,158 @@
+"""`sage-obs doctor` finds each fault however it came into an app, and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doctor.planted_faults import HEAD, INSTALLED, PLANTS
+from support import PATIENCE_SECONDS
+
+from sage_fastapi_obs.doctor.fault import CHECKS
+
+RUN_EACH = """
+import json, os, signal, sys, warnings
+import a2wsgi, fastapi, httpx, prometheus_client.asgi, sentry_sdk, structlog
+import opentelemetry.instrumentation.asgi, opentelemetry.sdk._logs.export, opentelemetry.sdk.metrics.export
+import sage_fastapi_obs.doctor.diagnosis
+from sage_fastapi_obs.cli import main
+
+def look(folder, arguments, environment):
+    signal.alarm({patience})
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, name in enumerate(("out", "err"), start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    try:
+        code = main(["doctor", *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    sys.stdout.flush()
+    os._exit(code)
+
+for folder, arguments, environment in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        try:
+            look(folder, arguments, environment)
+        finally:
+            os._exit(99)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""All in children of one program, that has imported what takes most of the time."""
+APPS: dict[str, tuple[str, list[str]]] = {
+    "healthy": (HEAD + INSTALLED, ["shop:app", "--json"]),
+    "healthy, as text": (HEAD + INSTALLED, ["shop:app"]),
+    "ignored": (HEAD, ["shop:app", "--ignore", "not-watched"]),
+    "no such check": (HEAD, ["shop:app", "--ignore", "everything"]),
+    "no such module": (HEAD, ["nowhere:app"]),
+    "production": (HEAD + "Observability(Settings(service={'environment': 'live'})).install(app)", ["shop:app"]),
+    "no start": (
+        HEAD + "from contextlib import asynccontextmanager\n@asynccontextmanager\nasync def fail(app):\n"
+        "    raise ValueError('password=hunter2')\n    yield\napp = FastAPI(lifespan=fail)\n" + INSTALLED,
+        ["shop:app", "--lifespan"],
+    ),
+}
+
+
+class Ended:
+    """One run of the command."""
+
+    def __init__(self, status: int, folder: Path) -> None:
+        self.status = status
+        self.out, self.err = ((folder / name).read_text() for name in ("out", "err"))
+        self.left = {path.name for path in folder.iterdir()} - {"out", "err", "shop.py", "__pycache__"}
+        """Files that were made."""
+
+    @property
+    def told(self) -> Any:
+        """What was printed as JSON."""
+        assert self.status in (0, 1), self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """Run the command for all apps."""
+    folders, asked = {}, []
+    planted = {name: (HEAD + INSTALLED * plant.installed + plant.code, plant) for name, plant in PLANTS.items()}
+    for name, (code, plant) in planted.items():
+        folders[name] = tmp_path_factory.mktemp("app")
+        (folders[name] / "shop.py").write_text(code)
+        asked.append((str(folders[name]), ["shop:app", "--json", *plant.arguments], dict(plant.environment)))
+    for name, (code, arguments) in APPS.items():
+        folders[name] = tmp_path_factory.mktemp("app")
+        (folders[name] / "shop.py").write_text(code)
+        asked.append((str(folders[name]), arguments, {}))
+    command = [sys.executable, "-W", "ignore", "-c", RUN_EACH.replace("{patience}", f"{PATIENCE_SECONDS:.0f}")]
+    # Standard output of what is looked at is that of a container: no file of the app's.
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS)
+    statuses = list(map(int, done.stdout.split()))
+    assert len(statuses) == len(folders), done.stderr
+    return {name: Ended(status, folder) for status, (name, folder) in zip(statuses, folders.items(), strict=True)}
+
+
+def test_each_check_is_planted_twice() -> None:
+    """No check is without two ways in which its fault may come about."""
+    assert [check for check in CHECKS if sum(plant.check == check for plant in PLANTS.values()) < 2] == []
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_fault_is_found(runs: dict[str, Ended], name: str) -> None:
+    """It is told of with what to change, and nothing else is; nothing that the app writes is shown, and nothing is made."""
+    plant, ended = PLANTS[name], runs[name]
+    faults = ended.told["faults"]
+    assert any(plant.told in fault["what"] for fault in faults if fault["check"] == plant.check), faults
+    assert {fault["check"] for fault in faults} == {plant.check, *plant.also}, faults
+    assert all(fault["fix"] for fault in faults)
+    assert ended.status == int(not all(fault["is_note"] for fault in faults))
+    assert "s3cr3t" not in ended.out
+    assert (ended.err, ended.left) == ("", set())
+
+
+def test_nothing_is_found_where_nothing_is_wrong(runs: dict[str, Ended]) -> None:
+    """A plain app is told of by its figures alone, as JSON and as text."""
+    told = runs["healthy"].told
+    assert (runs["healthy"].status, told["faults"]) == (0, [])
+    assert told["figures"]["preset"] == "dev"
+    assert told["figures"]["layers_us"]["ObservabilityMiddleware"] > 0
+    assert runs["healthy, as text"].out.startswith("shop:app: nothing is wrong\n")
+
+
+def test_a_check_may_be_ignored(runs: dict[str, Ended]) -> None:
+    """What is meant can be left out, by a name that there is."""
+    assert runs["ignored"].status == 0
+    assert runs["no such check"].status == 2
+    assert "there are not-watched, route-without-template" in runs["no such check"].err
+
+
+def test_what_cannot_be_looked_at_is_said(runs: dict[str, Ended]) -> None:
+    """An app that cannot be found or started, or that is in production, ends the command with what to change."""
+    for name, said in {
+        "no such module": "there is no module nowhere",
+        "production": "the app says that this is 'live': use --force",
+        "no start": "the app does not start: ValueError: password=REDACTED",
+    }.items():
+        assert (runs[name].status, runs[name].out) == (2, ""), name
+        assert runs[name].err.startswith(f"sage-obs doctor: {said}"), runs[name].err
+
+
+def test_the_example_has_no_faults() -> None:
+    """The shop is looked at as a user would, with its start and without."""
+    for more in ([], ["--lifespan"]):
+        command = [
+            sys.executable,
+            "-m",
+            "sage_fastapi_obs",
+            "doctor",
+            "--factory",
+            "example_app.app:create_app",
+            "--json",
+            *more,
+        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        assert (done.returncode, json.loads(done.stdout)["faults"], done.stderr) == (0, [], "")
