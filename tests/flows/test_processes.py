@@ -198,6 +198,8 @@ def forked(work):
 def test_a_fork_waits_for_who_reads_the_metrics(read: str) -> None:
     """A child can read metrics, whatever the thread that evaluates the rules or writes a page was doing when it was forked."""
     source = f"""{READING}
+# A child waits for ever for an import that another thread was at; the first page imports AnyIO's part for asyncio.
+{read}()
 stopping = threading.Event()
 
 def reads():
