@@ -43,7 +43,7 @@ LAYERS = (
     {"observability"},
     {"testing"},
     {"inspection"},
-    {"doctor"},
+    {"contract", "doctor"},
     {"monitoring", "cli"},
     {"__main__", "__init__"},
 )

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sage_fastapi_obs.cli import case, doctor, export, logs, mcp_command, show, stacks_command, store_command
+from sage_fastapi_obs.cli import case, contract, doctor, export, logs, mcp_command, show, stacks_command, store_command
 
 __all__ = ["main"]
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "store": store_command,
     "export": export,
     "doctor": doctor,
+    "contract": contract,
 }
 """Each module says what its command is for (`HELP`), what it takes (`add_arguments`) and does it (`run`)."""
 INTERRUPTED = 130

@@ -25,9 +25,9 @@ _OF_APPLICATIONS = (
 )
 TOP_LEVEL = (*_OF_REQUESTS[:-1], *_OF_APPLICATIONS, _OF_REQUESTS[-1])
 """Fields with a place of their own, in the order they are written; all others go into `data`."""
-_FIELDS = ("timestamp", "level", "message", "service", "environment", "version", "logger", *TOP_LEVEL, "data", "error")
+LINE_FIELDS = ("timestamp", "level", "message", "service", "environment", "version", "logger", *TOP_LEVEL, "data", "error")
 """All that a line can have, in order."""
-_NEVER_HIDDEN = set(_FIELDS) - {*_OF_APPLICATIONS, *(field.name for field in ACCESS_FIELDS if field.kind is CLIENT_TYPE)}
+_NEVER_HIDDEN = set(LINE_FIELDS) - {*_OF_APPLICATIONS, *(field.name for field in ACCESS_FIELDS if field.kind is CLIENT_TYPE)}
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 LONGEST_BYTES = 256 * 1024
 """Of one line; a longer one keeps the beginning of each value, so that it stays one whole object."""
@@ -42,7 +42,7 @@ _LINE_VALUES = Sanitizer(BUILT_IN, LONGEST_BYTES)
 def line_builder(service: ServiceSettings, redaction: Redaction | None = None) -> LineBuilder:
     """Return a function that builds the lines of one service: plain values of bounded size, without secrets."""
     redaction = BUILT_IN if redaction is None else redaction
-    if hidden := [name for name in _FIELDS if name in _NEVER_HIDDEN and redaction.hides(name)]:
+    if hidden := [name for name in LINE_FIELDS if name in _NEVER_HIDDEN and redaction.hides(name)]:
         raise SettingsError(f"logging.redact: {hidden[0]!r} is on every line, and its value cannot be hidden")
     clock = Timestamps()
     constant = {"service": service.name, "environment": service.environment, "version": service.version}
@@ -127,9 +127,9 @@ def with_renamed_fields(aliases: Mapping[str, str]) -> Encode:
     """Return a JSON format that calls fields by other names; refuse unknown fields, and names that would meet."""
     if not aliases:
         return json_format
-    if unknown := sorted(aliases.keys() - set(_FIELDS)):
-        raise SettingsError(f"logging.field_aliases: {unknown[0]!r} is no field of a line; there are: {', '.join(_FIELDS)}")
-    named = [aliases.get(name, name) for name in _FIELDS]
+    if unknown := sorted(aliases.keys() - set(LINE_FIELDS)):
+        raise SettingsError(f"logging.field_aliases: {unknown[0]!r} is no field of a line; there are: {', '.join(LINE_FIELDS)}")
+    named = [aliases.get(name, name) for name in LINE_FIELDS]
     for name, alias in aliases.items():
         if not alias:
             raise SettingsError(f"logging.field_aliases: {name!r} needs another name, such as '@{name}'")

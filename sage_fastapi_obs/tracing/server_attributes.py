@@ -16,6 +16,8 @@ from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.tracing.header_capture import HeaderCapture
 
 Describe: TypeAlias = Callable[[Exchange], dict[str, Any]]
+WHY, CAUSE = EXPLAINED = ("sage.why", "sage.cause")
+"""Attributes of a request that was slow, was refused or failed."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HIGHEST_PORT = 65535
 _METHOD = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
@@ -117,8 +119,8 @@ def _response_attributes(exchange: Exchange) -> dict[str, Any]:
 def _reasons(explanation: Explanation) -> Iterator[tuple[str, Any]]:
     """Yield why a request was slow, was refused or failed, and where its time went."""
     if explanation.findings:
-        yield "sage.why", tuple(map(printable, explanation.why))
-        yield "sage.cause", explanation.cause
+        yield WHY, tuple(map(printable, explanation.why))
+        yield CAUSE, explanation.cause
     for name, milliseconds in explanation.timings_ms.items():
         yield f"sage.timings.{name}_ms", milliseconds
 

@@ -29,14 +29,18 @@ def files(services: Services) -> dict[str, str]:
         from sage_fastapi_obs.export.grafana.build import dashboard_json  # noqa: PLC0415 - the SDK is an extra
     except ModuleNotFoundError as missing:
         raise SettingsError("dashboards need Grafana's SDK: pip install 'sage_fastapi_obs[grafana]'") from missing
-    own = {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
-    boards = {one.name: dashboard_json(one) for one in dashboards(services, own)}
+    boards = {one.name: dashboard_json(one) for one in dashboards(services, declared_metrics(services))}
     written = {f"grafana/dashboards/{name}.json": text for name, text in boards.items()}
     written["grafana/kustomization.yaml"] = kustomization(boards)
     if _CUSTOMER in written:
         # Beside its manifests, for those who deploy only that service.
         written["deploy/k8s/grafana-dashboard.json"] = written[_CUSTOMER]
     return written | provisioning_files()
+
+
+def declared_metrics(services: Services) -> Own:
+    """Find the classes in `export.packs`; raises `SettingsError` for one that is not there."""
+    return {path.rpartition(":")[2]: _declared(path) for service in services for path in service.export.packs}
 
 
 def dashboards(services: Services, own: Own = _NONE) -> tuple[Dashboard, ...]:

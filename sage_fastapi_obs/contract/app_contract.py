@@ -1,0 +1,124 @@
+"""The contract of an app, read from what it is built with: nothing of it is called."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from starlette.applications import Starlette
+
+from sage_fastapi_obs.catalog import CATALOG, Metric
+from sage_fastapi_obs.contract.own_uses import own_rules, own_uses
+from sage_fastapi_obs.contract.query_needs import needs_of
+from sage_fastapi_obs.contract.rule_uses import recorded_in
+from sage_fastapi_obs.contract.telemetry_contract import FORMAT, Contract, ContractError, MetricTerms
+from sage_fastapi_obs.inspection.inspected_app import InspectedApp
+from sage_fastapi_obs.inspection.synthetic_requests import ask
+from sage_fastapi_obs.inspection.synthetic_routes import synthetic_routes
+from sage_fastapi_obs.logs.line_format import LINE_FIELDS
+from sage_fastapi_obs.metrics.registry_reader import RegistryReader
+from sage_fastapi_obs.observability import Observability
+from sage_fastapi_obs.operations.own_metrics import DeclaredCounter, DeclaredGauge, DeclaredHistogram
+from sage_fastapi_obs.settings import LoggingSettings, Settings
+from sage_fastapi_obs.tracing.server_attributes import EXPLAINED
+
+_OF_ERRORS = ("error.type", "error.message", "error.stack_trace")
+
+
+async def contract_of(inspected: InspectedApp) -> Contract:
+    """Read the contract of an app; raises `ContractError` where no `Observability` watches it."""
+    observability, settings = inspected.observability, inspected.settings
+    if observability is None or settings is None:
+        raise ContractError(f"{inspected.name} has no Observability, so it promises nothing: add Observability().install(app)")
+    rules = own_rules(settings, observability.status.alerts.rules)
+    contract = Contract(
+        format=FORMAT,
+        service=settings.service.name,
+        metrics=dict(_metrics(observability)) if settings.metrics.enabled else {},
+        routes=tuple(sorted({found.path for found in inspected.routes if not found.is_mount})),
+        fields=_fields(settings.logging),
+        attributes=tuple(sorted(await _attributes(settings))) if settings.tracing.enabled else (),
+        hidden=_hidden(settings.logging),
+        rules={name: rule.condition for name, rule in rules.items()},
+    )
+    uses = sorted(own_uses(settings, rules), key=lambda use: (use.kind, use.name, use.part, use.text))
+    recorded = recorded_in(uses)
+    return replace(contract, used_by=tuple(use for use in uses if needs_of(use, contract, recorded)[0]))
+
+
+def _metrics(observability: Observability) -> Iterator[tuple[str, MetricTerms]]:
+    """Yield what is registered, and what is declared and not yet used."""
+    declared = {one.metric.name: one.metric for one in observability.instruments.known()}
+    for metric in _declared_by_the_app():
+        declared.setdefault(metric.name, metric)
+    yield from ((name, _terms(metric, metric.buckets)) for name, metric in declared.items())
+    groups = observability.settings.metrics.alias_groups
+    for reading in RegistryReader(observability.registry, observability.internal_errors)():
+        known = declared.get(reading.name) or CATALOG.get(reading.name)
+        yield reading.name, _terms(known, reading.bounds) if known else _foreign(reading.kind, reading.labels, reading.bounds)
+        for alias in known.aliases if known else ():
+            if alias.group in groups:
+                labels = (
+                    {label: values for label, values in known.labels.items() if label not in alias.without} if known else {}
+                )
+                bounds = tuple(bound * alias.factor for bound in reading.bounds)
+                yield alias.name, MetricTerms(alias.type or reading.kind, labels, bounds)
+
+
+def _declared_by_the_app() -> Iterator[Metric]:
+    """Yield the metrics that the app declares, whose instruments are only built when they are used."""
+    for one in gc.get_objects():
+        if isinstance(one, (DeclaredCounter, DeclaredGauge, DeclaredHistogram)) and not one.metric.pack:
+            yield one.metric
+
+
+def _terms(metric: Metric, bounds: tuple[float, ...]) -> MetricTerms:
+    return MetricTerms(metric.type, dict(metric.labels), bounds)
+
+
+def _foreign(kind: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> MetricTerms:
+    return MetricTerms(kind, dict.fromkeys(sorted(labels), ()), bounds)
+
+
+def _fields(logging: LoggingSettings) -> tuple[str, ...]:
+    if not logging.enabled:
+        return ()
+    aliases = logging.field_aliases
+    nested = (f"{aliases.get('error', 'error')}{name.removeprefix('error')}" for name in _OF_ERRORS)
+    return tuple(sorted([*(aliases.get(name, name) for name in LINE_FIELDS), *nested]))
+
+
+def _hidden(logging: LoggingSettings) -> tuple[str, ...]:
+    built_in = ("names that are always secret",) if logging.redact_builtin else ()
+    shown_only = (
+        () if logging.show_only is None else (f"all extra fields but {', '.join(sorted(logging.show_only)) or 'none'}",)
+    )
+    return (*sorted(logging.redact), *built_in, *shown_only)
+
+
+async def _attributes(settings: Settings) -> set[str]:
+    """Ask an app of our own with these settings, and return what its spans say."""
+    names = _AttributeNames()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(names)
+    # Nothing is found out that depends on the machine, and no line of ours goes where the app's lines go.
+    changed = {"insight": {"enabled": False}, "logging": {"enabled": True}}
+    sections = {name: getattr(settings, name).model_copy(update=update) for name, update in changed.items()}
+    app, observability = Starlette(), Observability(settings.model_copy(update=sections), tracer_provider=provider)
+    observability.install(app)
+    async with observability:
+        with synthetic_routes(app) as prefix:
+            for path in ("/ok/1", "/raise"):
+                await ask(app, prefix + path, query="page=1")
+    explained = EXPLAINED if settings.insight.enabled else ()
+    return names.found.union(explained)
+
+
+class _AttributeNames(SpanProcessor):
+    """Collects them where exporters are kept from sending."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.found.update(span.attributes or ())

@@ -1,0 +1,119 @@
+"""What stands in a folder: Grafana's dashboards, rule files and runbooks, each known by what is in it."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sage_fastapi_obs.contract.grafana_uses import dashboards_in, grafana_uses, library_panel
+from sage_fastapi_obs.contract.rule_uses import rule_uses
+from sage_fastapi_obs.contract.runbook_uses import runbook_uses
+from sage_fastapi_obs.contract.telemetry_contract import ContractError, Use
+
+_MOST_BYTES = 16 * 1024 * 1024
+_MOST_FILES = 20_000
+_ENDINGS = (".json", ".yml", ".yaml", ".md", ".rules")
+_LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages"})
+
+
+class FoundUses(NamedTuple):
+    """What was found."""
+
+    uses: list[Use]
+    unread: list[str]
+    """Files that could not be read, with the reason."""
+
+
+def uses_in(paths: Sequence[Path]) -> FoundUses:
+    """Read files, and all that is below folders; raises `ContractError` for a path where nothing is."""
+    documents: list[tuple[str, Any]] = []
+    uses: list[Use] = []
+    unread: list[str] = []
+    for path in paths:
+        for file in _files(path):
+            try:
+                text = _text(file)
+                if file.suffix == ".md":
+                    uses += runbook_uses(text, file.stem, str(file))
+                else:
+                    documents += [(str(file), one) for one in _documents(text, file)]
+            except (OSError, ValueError, RecursionError) as error:
+                unread.append(f"{file}: {_first_line(error)}")
+    libraries = dict(filter(None, (library_panel(document) for _, document in documents)))
+    for name, document in documents:
+        uses += rule_uses(document, name)
+        uses += _of_programs(document, name)
+        for board in dashboards_in(document):
+            try:
+                uses += grafana_uses(board, name, libraries)
+            except ValueError as error:
+                unread.append(f"{name}: {error}")
+    return FoundUses(uses, unread)
+
+
+def _of_programs(document: Any, file: str) -> Iterator[Use]:
+    """Yield what the configuration of Alertmanager and of Grafana's data sources names."""
+    if not isinstance(document, dict):
+        return
+    if "route" in document and "receivers" in document:
+        yield Use("configuration of", "Alertmanager", "words", json.dumps(document, default=str), file=file)
+    sources = document.get("datasources")
+    for source in sources if isinstance(sources, list) else ():
+        settings = source.get("jsonData") if isinstance(source, dict) else None
+        if isinstance(settings, dict):
+            name = str(source.get("name", "without a name"))
+            text = json.dumps(settings, default=str).replace('\\"', '"')
+            yield Use("data source", name, "logql", text, file=file)
+            yield Use("data source", name, "words", text, file=file)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise ContractError(f"there is no {path}: name a file or folder with dashboards, rules or runbooks")
+    if path.is_file():
+        yield path
+        return
+    found = 0
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _LEFT_OUT)
+        for name in sorted(names):
+            if name.endswith(_ENDINGS):
+                found += 1
+                if found > _MOST_FILES:
+                    raise ContractError(f"{path} has more than {_MOST_FILES} files: name the folders with dashboards and rules")
+                yield Path(folder, name)
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES // 1024 // 1024} MB")
+    return file.read_text(encoding="utf-8-sig")
+
+
+def _documents(text: str, file: Path) -> Iterator[Any]:
+    """Yield the documents of a file, and those in the values of ConfigMaps."""
+    if file.suffix == ".json":
+        yield json.loads(text)
+        return
+    for document in _yaml(text):
+        yield document
+        if isinstance(document, dict) and document.get("kind") == "ConfigMap" and isinstance(document.get("data"), dict):
+            for name, inner in document["data"].items():
+                if isinstance(inner, str) and str(name).endswith(_ENDINGS[:3]):
+                    yield from _documents(inner, Path(str(name)))
+
+
+def _yaml(text: str) -> list[Any]:
+    try:
+        import yaml  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise ContractError("rule files need PyYAML: pip install 'sage_fastapi_obs[contract]'") from None
+    try:
+        return [*yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
