@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -43,6 +44,7 @@ class Database:
         self._max_bytes = max_bytes
         self._damaged = damaged
         self._connection: sqlite3.Connection | None = None
+        self._closing: weakref.finalize[..., Database] | None = None
         self.restart()
 
     def use(self, path: Path, max_bytes: int) -> None:
@@ -54,7 +56,9 @@ class Database:
         """Begin anew, also in a forked child, where the parent's connection must not even be closed."""
         if self._connection is not None:
             _of_parents.append(self._connection)
-        self._connection = None
+        if self._closing is not None:
+            self._closing.detach()
+        self._connection = self._closing = None
         self._inode = 0
         self.lock = threading.RLock()
         hold_at_fork(self.lock)
@@ -100,9 +104,9 @@ class Database:
     def close(self) -> None:
         """Let go of the connection."""
         with self.lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            closing, self._closing, self._connection = self._closing, None, None
+            if closing is not None:
+                closing()
 
     def cap(self, connection: sqlite3.Connection) -> None:
         """Let the file grow no further than the limit; or than it is, if it is larger."""
@@ -128,6 +132,9 @@ class Database:
                 raise
             self._set_aside(str(error))
             self._connection = self._open()
+        # Who is abandoned closes it, too: Python 3.13 warns of one that is not closed. At the end of the process nobody has to.
+        self._closing = weakref.finalize(self, self._connection.close)
+        self._closing.atexit = False
         return self._connection
 
     def _open(self) -> sqlite3.Connection:

@@ -1,8 +1,10 @@
 """Requests on their way into the store: queue, thread, forks, what cannot be encoded, and the end."""
 
+import gc
 import multiprocessing
 import os
 import random
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from support import times, until
 
 from sage_fastapi_obs.settings import StoreSettings
 from sage_fastapi_obs.store import store as store_module
+from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.records import RequestQuery
@@ -310,3 +313,15 @@ def _no_log(message: str, fields: Any) -> None:
 
 def _no_failure(error: Exception) -> None:
     raise error
+
+
+def test_a_database_that_nobody_closed_closes_its_connection(tmp_path: Path):
+    """An `Observability` that was started by a request and never closed leaves nothing open that Python 3.13 warns of."""
+    database = Database(8 * 1024 * 1024, damaged=pytest.fail)
+    database.use(tmp_path / "shop.sqlite3", 8 * 1024 * 1024)
+    with database.transaction() as connection:
+        pass
+    del database
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
