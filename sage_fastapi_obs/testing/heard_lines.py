@@ -20,7 +20,7 @@ _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _FORMATTER = logging.Formatter("%(message)s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeardLine:
     """One line that was written."""
 
@@ -28,7 +28,7 @@ class HeardLine:
     """`debug`, `info`, `warn`, `error` or `critical`."""
     message: str
     logger: str | None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     """All others by name, also those that stand in `data`."""
     text: str = ""
     """All that was written, as it was written; of an app without our writer: message, fields and exception."""
@@ -60,8 +60,8 @@ def written_line(line: Line, encoded: bytes) -> HeardLine:
 class LogEars(logging.Handler):
     """Hears what is logged, from the root logger and as a sink of loguru.
 
-    Applications hand lines of one to the other, as loguru's recipes for `logging` and for pytest's `caplog` do: the second
-    hearing of a line is left out.
+    Applications hand lines of one to the other, as loguru's recipes for `logging` and for pytest's `caplog` do: what is heard
+    of such a line the second time is added to what was heard first.
     """
 
     def __init__(self, hear: Hear) -> None:
@@ -81,24 +81,31 @@ class LogEars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hear a record."""
         extra = {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        if isinstance(of_loguru := extra.get("extra"), dict):
+            extra = of_loguru
         try:
             text = _FORMATTER.format(record)
             message = record.getMessage()
         except Exception:
             self.handleError(record)
             return
-        self._note("logging", level_name(record.levelno), message, record.name, extra, text)
+        self._note("logging", HeardLine(level_name(record.levelno), message, record.name, extra, f"{text} {extra}"))
 
     def _take(self, message: "loguru.Message") -> None:
         record = message.record
+        level, extra = level_name(record["level"].no), dict(record["extra"])
         # What loguru has formatted ends with the exception.
-        name, severity = record["name"], record["level"].no
-        self._note("loguru", level_name(severity), record["message"], name, record["extra"], str(message).rstrip("\n"))
+        self._note("loguru", HeardLine(level, record["message"], record["name"], extra, f"{message}{extra}"))
 
-    def _note(self, source: str, level: str, message: str, logger: str | None, fields: Mapping[str, Any], text: str) -> None:
-        last = getattr(self._last, "line", None)
-        if last is not None and last[0] != source and last[1:] == (level, message):
-            self._last.line = None
-            return
-        self._last.line = (source, level, message)
-        self._hear(HeardLine(level, message, logger, dict(fields), f"{text} {dict(fields)!r}" if fields else text))
+    def _note(self, source: str, line: HeardLine) -> None:
+        before, self._last.heard = getattr(self._last, "heard", None), (source, line)
+        if before is not None and before[0] != source and _is_same(before[1], line):
+            self._last.heard = None
+            before[1].fields.update(line.fields)
+            before[1].text += f"\n{line.text}"
+        else:
+            self._hear(line)
+
+
+def _is_same(one: HeardLine, other: HeardLine) -> bool:
+    return (one.level, one.message) == (other.level, other.message)

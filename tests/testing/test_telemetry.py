@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +19,6 @@ from sage_fastapi_obs import Observability, ObservabilityMiddleware, RequestLogg
 from sage_fastapi_obs.testing import RecordedRequest, Telemetry
 
 SECRET = 'hunter2 "é'
-
-
-@pytest.fixture
-def telemetry() -> Iterator[Telemetry]:
-    with Telemetry() as observing:
-        yield observing
 
 
 @pytest.fixture
