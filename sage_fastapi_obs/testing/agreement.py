@@ -10,12 +10,11 @@ from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, access_level
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.testing.heard_lines import HeardLine
-from sage_fastapi_obs.testing.heard_spans import attribute
+from sage_fastapi_obs.testing.heard_spans import attribute, is_ours
 from sage_fastapi_obs.testing.recording import Recording
 
 _STATUS_LABELS = ("status", "status_code", "code", "http_status", "http_status_code", "http_response_status_code")
 _TOTAL, _DURATION = (metric.name for metric in REQUEST_METRICS[:2])
-_OURS = "sage_fastapi_obs"
 
 
 def disagreements(request: Recording) -> list[str]:
@@ -84,15 +83,15 @@ def _of_our_span(request: Recording, exchange: Exchange) -> Iterator[str]:
         return
     if not exchange.sampled:
         # Its spans are not exported, as the settings say.
-        if any(_is_ours(span) for span in spans):
+        if any(is_ours(span) for span in spans):
             yield "a span of a request that is not sampled"
         return
     if not spans:
-        yield "no server span, and it is sampled"
+        yield "no server span, and it is sampled; of a provider that is not the global one, give it to telemetry.observe"
     for span in spans:
         context = span.context
         yield from _differ("trace id of the span", context and f"{context.trace_id:032x}", exchange.trace_id)
-        if _is_ours(span):
+        if is_ours(span):
             yield from _differ("span id", context and f"{context.span_id:016x}", exchange.span_id)
             lasted = ((span.end_time or 0) - (span.start_time or 0)) / 1_000_000
             wanted_us = exchange.duration_us if exchange.socket is None else exchange.socket.handshake_us
@@ -148,11 +147,6 @@ def _of_our_metrics(request: Recording, exchange: Exchange) -> Iterator[str]:
     seconds = request.metric(f"{_DURATION}_sum")
     if not exchange.streamed and not math.isclose(seconds, exchange.duration_seconds, rel_tol=1e-6, abs_tol=1e-7):
         yield f"metric {_DURATION}: {seconds:g} s, not {exchange.duration_seconds:g} s"
-
-
-def _is_ours(span: Any) -> bool:
-    scope = span.instrumentation_scope
-    return scope is not None and scope.name == _OURS
 
 
 def _status(request: Recording) -> int | None:

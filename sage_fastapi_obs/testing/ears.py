@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
 
 from sage_fastapi_obs.testing.heard_lines import HeardLine, LogEars, written_line
 from sage_fastapi_obs.testing.heard_spans import SpanEars
-from sage_fastapi_obs.testing.recording import current_request
+from sage_fastapi_obs.testing.recording import Recording, current_request
 from sage_fastapi_obs.testing.sql_queries import EngineEars, SqlQuery, query_of
 from sage_fastapi_obs.tracing.provider import global_provider
 
@@ -20,16 +22,22 @@ class Ears:
         self._other_line, self._other_span = other_line, other_span
         self._observabilities: list[Any] = []
         self._ends: list[Callable[[], None]] = []
+        self._around: dict[int, Recording] = {}
+        """Requests by the id of the span that was current when they came."""
         self._repeated: set[int] = set()
         """Ids of spans of statements that SQLAlchemy has told of."""
         self._logs = LogEars(self._hear_line)
         self.spans = SpanEars(self._span_started, self._span_ended)
         self._engines = EngineEars(self._statement_begins, self._statement_ends)
 
-    def look(self) -> None:
-        """Hear what the process has by now: another may have set its tracer provider, or imported SQLAlchemy."""
+    def begin(self, request: Recording) -> None:
+        """Hear what the process has when a request begins: it may have set its tracer provider, or imported SQLAlchemy."""
         self.spans.meet(global_provider())
         self._engines.look()
+        # Middleware around the app may have opened its span, and ends it when the app has returned.
+        around = trace.get_current_span().get_span_context()
+        if around.is_valid:
+            self._around[around.span_id] = request
 
     def meet(self, observability: Any) -> None:
         """Hear an `Observability`, which has started: its provider is there since."""
@@ -62,12 +70,12 @@ class Ears:
             self._repeated.add(span.context.span_id)
 
     def _span_ended(self, span: ReadableSpan) -> None:
-        request = current_request.get()
+        span_id = 0 if span.context is None else span.context.span_id
+        request = current_request.get() or (self._around.get(span_id) if span.kind is SpanKind.SERVER else None)
         if request is None:
             self._other_span(span)
             return
         request.spans.append(span)
-        span_id = None if span.context is None else span.context.span_id
         if span_id in self._repeated:
             self._repeated.discard(span_id)
         elif (query := query_of(span)) is not None:

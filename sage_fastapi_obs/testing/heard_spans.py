@@ -42,3 +42,9 @@ def attribute(span: Any, *names: str) -> Any:
     """Return the first of these attributes that a span has: conventions have renamed some."""
     attributes = span.attributes or {}
     return next((attributes[name] for name in names if name in attributes), None)
+
+
+def is_ours(span: ReadableSpan) -> bool:
+    """Tell whether our middleware has opened a span."""
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name == "sage_fastapi_obs"

@@ -123,11 +123,13 @@ async def _recorded(call: ASGIApp, app: Any, scope: Scope, receive: Receive, sen
             return await receive()
 
     async def send_noted(message: Message) -> None:
-        _note_message(request, message)
+        if "headers" in message:
+            # Any iterable is allowed, and one may be read only once.
+            message = {**message, "headers": list(message["headers"])}
         with _outside(request):
             await send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            request.note_time("sent_ms")
+        # The server has not refused it.
+        _note_message(request, message)
 
     try:
         if isinstance(app, ObservabilityMiddleware):
@@ -164,7 +166,7 @@ def _begin(request: RecordedRequest) -> None:
         _in_progress.add(request)
         listeners, ears = LISTENERS[:], _ears[:]
     for one in ears:
-        one.look()
+        one.begin(request)
     for listener in listeners:
         listener.begins(request)
 
@@ -173,8 +175,10 @@ def _note_message(request: RecordedRequest, message: Message) -> None:
     match message["type"]:
         case "http.response.start" | "websocket.http.response.start":
             request.note_answer(message["status"], message.get("headers", ()))
-        case "websocket.accept":
+        case "websocket.accept" if request.kind == "websocket":
             request.note_answer(SWITCHING_PROTOCOLS, message.get("headers", ()))
+        case "http.response.body" if not message.get("more_body"):
+            request.note_time("sent_ms")
 
 
 async def _watched_by_us(

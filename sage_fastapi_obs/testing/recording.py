@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
@@ -16,6 +16,7 @@ from sage_fastapi_obs.privacy.redaction import REDACTED
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.route import RouteTemplates
 from sage_fastapi_obs.testing.heard_lines import HeardLine
+from sage_fastapi_obs.testing.heard_spans import is_ours
 from sage_fastapi_obs.testing.metric_changes import MetricWatch, Series, total
 from sage_fastapi_obs.testing.recorded_texts import Texts, texts_of, texts_of_lines, texts_of_spans
 from sage_fastapi_obs.testing.sql_queries import SqlQuery
@@ -68,7 +69,7 @@ class Recording:
 
     def note_answer(self, status: int, headers: Any) -> None:
         """Note how the answer begins."""
-        if self.status is None:
+        if self.status is None and not self.done.is_set():
             self.status, self.headers = status, Headers(raw=list(headers))
             self.note_time("answered_ms")
 
@@ -107,8 +108,12 @@ class Recording:
 
     @property
     def server_spans(self) -> list[ReadableSpan]:
-        """Its server spans; there should be one."""
-        return [span for span in self.spans if span.kind is SpanKind.SERVER]
+        """Its server spans; there should be one. One of a tracer provider that is not known is found by our middleware."""
+        adopted = None if self.exchange is None else self.exchange.span
+        found = [span for span in self.spans if span.kind is SpanKind.SERVER]
+        if not found and isinstance(adopted, ReadableSpan) and adopted.end_time is not None and not is_ours(adopted):
+            return [adopted]
+        return found
 
     @property
     def access_lines(self) -> list[HeardLine]:
@@ -146,6 +151,18 @@ class Recording:
             yield from texts_of(dict(labels), f"metric {name}")
         # Cookies are the app's own answer, and no telemetry.
         yield from ((f"header {name}", text) for name, text in self.headers.items() if name != "set-cookie")
+
+    def __deepcopy__(self, _: Any) -> Self:
+        """Return itself: who copies a scope, as middlewares do, has the same request."""
+        return self
+
+    def __copy__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become None in a pickled scope: in another process there is nothing to record."""
+        return type(None), ()
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.path} -> {self.status or self.error!r}>"
