@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from functools import partial
 
@@ -37,5 +38,7 @@ def run(given: argparse.Namespace) -> int:
         return FAILED
     if sys.stdin.isatty():
         print(_WAITING, file=sys.stderr)
+    # The SDK reads in a thread, for which Python would wait until the next line comes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(serve, mcp_server(partial(source_of, given), [token] if token else []))
     return 0

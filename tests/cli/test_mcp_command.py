@@ -1,6 +1,8 @@
 """`sage-obs mcp` over the file of a store: what it answers, what only a running service can, and what is not shown."""
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from kept_requests import filled, kept, line, path_of, span
 from mcp import Client
+from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs.cli import main
 from sage_fastapi_obs.cli.assistants.marked_answer import MOST_CHARACTERS
@@ -124,6 +127,19 @@ def test_a_wrong_address_is_said_at_once(arguments: list[str], said: str, capsys
     assert main(["mcp", *arguments]) == 1
     out, err = capsys.readouterr()
     assert (out, said in err, "secret" in err, err.count("\n")) == ("", True, False, 1)
+
+
+def test_ctrl_c_ends_it() -> None:
+    """At once, also where the input goes on."""
+    command = [sys.executable, "-m", "sage_fastapi_obs", "mcp", "--url", "http://127.0.0.1:1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdin
+        assert server.stdout
+        server.stdin.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        server.stdin.flush()
+        assert b'"id":1' in server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(PATIENCE_SECONDS) == -signal.SIGINT
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
