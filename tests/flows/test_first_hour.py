@@ -25,7 +25,7 @@ def environment(folder: Path, exports: str = "") -> dict[str, str]:
     (folder / "venv").mkdir(exist_ok=True)
     (folder / "venv/bin").is_symlink() or (folder / "venv/bin").symlink_to(BIN)
     given = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "XDG_STATE_HOME": str(folder)}
-    given |= {"SAGE_OBS_MONITORING__INTERVAL_SECONDS": "1", "COLUMNS": "200"}
+    given |= {"SAGE_OBS_MONITORING__INTERVAL_SECONDS": "1", "COLUMNS": "250"}
     exported = "\n".join(line for line in exports.splitlines() if not line.startswith("venv/bin/uvicorn"))
     told = subprocess.run(["bash", "-c", f"{exported}\nenv -0"], env=given, capture_output=True, text=True, check=True).stdout
     return dict(row.partition("=")[::2] for row in told.split("\0") if row)
@@ -64,9 +64,9 @@ def test_the_tasks_of_the_first_hour_show_what_the_page_says(tmp_path: Path):
         opened = typed(server, tmp_path, f"{show} {request_id}")
         assert "looking it up" in opened
         assert "KeyError: 8" in opened
-        slow = until(lambda: typed(server, tmp_path, block(3, 0)))
-        (place,) = re.findall(r"`blocked the event loop \d+ ms at (main.py:\d+)`", TASKS[2])
-        assert re.search(rf"blocked the event loop \d+ ms at {place}|GET /report: blocked the event l", slow), slow
+        (place,) = re.findall(r"`blocked the event loop \d+ ms (at main.py:\d+)`", TASKS[2])
+        # On a busy machine the culprit of one block may not be seen.
+        until(lambda: re.search(rf"blocked the event loop \d+ ms {place}", typed(server, tmp_path, block(3, 0))))
         typed(server, tmp_path, block(4, 1))
         alerts = f"http://localhost:{server.port}/monitoring/alerts"
         until(lambda: "ItemsFail" in [alert["name"] for alert in httpx.get(alerts).json()["active_alerts"]])
