@@ -143,9 +143,10 @@ async def _recorded(call: ASGIApp, app: Any, scope: Scope, receive: Receive, sen
         with suppress(ValueError):
             # Closed by the garbage collector, in a context that never saw this request.
             current_request.reset(token)
+        # As long as its samples are read, who begins is served at the same time.
+        request.complete(scope)
         with _lock:
             _in_progress.discard(request)
-        request.complete(scope)
 
 
 @contextmanager

@@ -38,26 +38,19 @@ ROUTES = [
 ]
 
 
-async def test_signals_of_the_shop_agree(tmp_path, monkeypatch):
-    """Each route leaves one line and one count, with its whole template, its status and the id of the response."""
-    output = tmp_path / "lines.jsonl"
-    monkeypatch.setenv("SAGE_OBS_LOGGING__OUTPUT", str(output))
-    monkeypatch.setenv("SAGE_OBS_LOGGING__FORMAT", "json")
-    monkeypatch.setenv("SAGE_OBS_LOGGING__LEVEL", "info")
+async def test_signals_of_the_shop_agree(telemetry):
+    """Each route leaves one line, one span and one count, with its whole template, its status and the id of the response."""
     app = create_app()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        answers = [await client.request(method, path) for method, path, _, _ in ROUTES]
-        scraped = (await client.get("/metrics")).text
+        for method, path, route, status in ROUTES:
+            await client.request(method, path)
+            telemetry.last.assert_consistent()
+            telemetry.last.assert_route(route)
+            telemetry.last.assert_one_line(method=method, path=path, status=status)
         health = (await client.get("/monitoring/health")).json()
     await app.state.prices.aclose()
     await app.state.sage_fastapi_obs.close()
-    lines = [line for line in map(json.loads, output.read_text().splitlines()) if "duration_ms" in line]
-    seen = [(line["method"], line["path"], line["route"], line["status"]) for line in lines]
-    assert seen == ROUTES
-    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
-    for method, _, route, status in ROUTES:
-        assert f'http_requests_total{{method="{method}",route="{route or "unmatched"}",status="{status}"}} 1.0' in scraped
     assert {check["name"]: check["status"] for check in health["checks"]} == {
         "stock": "pass",
         "printer": "pass",

@@ -26,6 +26,7 @@ from support import PATIENCE_SECONDS, Watched
 from websockets.sync.client import connect
 
 from sage_fastapi_obs import ObsLogger, RequestLogger, create_logger
+from sage_fastapi_obs.testing import Telemetry
 
 library = logging.getLogger("some.library")
 component = create_logger("component")
@@ -269,8 +270,8 @@ def test_every_line_of_a_request_has_its_ids(path: str, watch: Any) -> None:
     assert told.count("boom") == (3 if path == "/boom" else 0)
 
 
-def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
-    """Many requests over eight connections, kept alive and shared, leave each exactly its own lines."""
+def test_requests_at_once_and_in_turn_do_not_mix(watch: Any, telemetry: Telemetry) -> None:
+    """Many requests over eight connections, kept alive and shared, leave each exactly its own lines, and agree with them."""
     watched = watch()
     paths = list(PLACES) * 6
 
@@ -282,6 +283,7 @@ def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
     ):
         statuses = list(pool.map(functools.partial(ask, http), paths, range(len(paths))))
     assert Counter(statuses) == {200: 24, 418: 6, 403: 6, 500: 6}
+    telemetry.assert_consistent()
     for number, path in enumerate(paths):
         check(watched, path, f"r-{number}")
     counts = [Counter(line["message"] for line in lines_of(watched, f"r-{number}")) for number in range(len(paths))]
@@ -291,7 +293,7 @@ def test_requests_at_once_and_in_turn_do_not_mix(watch: Any) -> None:
         assert {place: counts[number][place] for place in places} == {place: first[place] for place in places}
 
 
-def test_a_websocket_has_its_ids_from_first_to_last(watch: Any) -> None:
+def test_a_websocket_has_its_ids_from_first_to_last(watch: Any, telemetry: Telemetry) -> None:
     """Lines of a websocket have its ids for as long as it is open, beside requests and other websockets."""
     watched = watch()
 
@@ -304,6 +306,7 @@ def test_a_websocket_has_its_ids_from_first_to_last(watch: Any) -> None:
 
     with serving(everywhere(watched)) as where, ThreadPoolExecutor(4) as pool:
         list(pool.map(functools.partial(talk, where), range(8)))
+    telemetry.assert_consistent()
     for number in range(8):
         assert not [line for line in lines_of(watched, f"r-{number}") if "token" in line["message"]]
         places = ["plain dependency", "websocket", "websocket's first", "websocket's second", "websocket's end"]

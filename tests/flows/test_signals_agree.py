@@ -73,7 +73,7 @@ async def test_one_request_four_views(watch, method, path):
         assert watched.value("http_request_size_bytes_sum", method="POST", route="/upload") == 100_000
 
 
-async def test_a_cancelled_request(watch):
+async def test_a_cancelled_request(watch, telemetry):
     """Cancelled before the answer: 499 everywhere, and nobody's error."""
     watched = watch()
     app = build_app()
@@ -92,11 +92,12 @@ async def test_a_cancelled_request(watch):
     waiting.cancel()
     driven = await waiting
     assert isinstance(driven.error, asyncio.CancelledError)
+    telemetry.last.assert_consistent()
     assert (watched.access[0]["status"], watched.access[0]["error_type"]) == (499, "cancelled")
     assert_agreement(watched, None)
 
 
-async def test_a_client_that_leaves_during_a_stream(watch):
+async def test_a_client_that_leaves_during_a_stream(watch, telemetry):
     """The status that was sent stays, and the reason is said by all."""
     watched = watch()
     app = build_app()
@@ -122,5 +123,6 @@ async def test_a_client_that_leaves_during_a_stream(watch):
             streaming.set()
 
     await app(http_scope("/endless", asgi={"version": "3.0", "spec_version": "2.3"}), receive, send)
+    telemetry.last.assert_consistent()
     assert (watched.access[0]["status"], watched.access[0]["error_type"]) == (200, "client_disconnect")
     assert_agreement(watched, None)
