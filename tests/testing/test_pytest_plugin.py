@@ -30,7 +30,7 @@ assert {"sage_fastapi_obs", "fastapi"}.isdisjoint(sys.modules), "imported at the
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Put the sample apps into a folder, and the entry points of `pyproject.toml` where an installation has them."""
+    """Put the sample apps and the page's example into a folder, and the entry points where an installation has them."""
     shutil.copytree(SAMPLES, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     installed = tmp_path / "installed" / "sage_fastapi_obs_as_declared-0.dist-info"
     installed.mkdir(parents=True)
@@ -40,6 +40,8 @@ def folder(tmp_path: Path) -> Path:
     installed.joinpath("entry_points.txt").write_text(f"[pytest11]\n{points}")
     (tmp_path / "pytest.ini").write_text(INI)
     (tmp_path / "conftest.py").write_text(CONFTEST)
+    example = (ROOT / "docs" / "testing.md").read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "check_example_of_the_docs.py").write_text(example)
     return tmp_path
 
 
@@ -51,7 +53,7 @@ def run(folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     printed = done.stdout + done.stderr
     assert re.findall(r"^FAILED (\S+)", printed, re.MULTILINE) == ["fail_on_purpose.py::test_that_fails"], printed
-    assert re.search(r"^1 failed, 17 passed in", printed, re.MULTILINE), printed
+    assert re.search(r"^1 failed, 19 passed in", printed, re.MULTILINE), printed
     return printed
 
 
