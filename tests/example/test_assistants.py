@@ -45,10 +45,10 @@ async def ask(client: Client, tool: str, **arguments: Any) -> Any:
     return data
 
 
-async def test_every_tool_is_called(run_example: Any) -> None:
+async def test_every_tool_is_called(run_example: Any, tmp_path: Path) -> None:
     """Failures, reasons, a trace with its lines, alerts, routes; hostile arguments and a closed service are told of."""
     async with AsyncExitStack() as stack:
-        async with run_example(**SERVICE) as example:
+        async with run_example(**SERVICE, SAGE_OBS_STORE__PATH=str(tmp_path)) as example:
             headers = {"User-Agent": ORDER, "Authorization": f"Bearer {TOKEN}"}
             failed = await example.client.get("/boom", params={"password": PASSWORD, "note": TOKEN}, headers=headers)
             slow = await example.client.get("/delays/waiting", headers=headers)
