@@ -1,7 +1,6 @@
 """All that is wrong with an app, and the figures that are nice to know."""
 
 import asyncio
-import os
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -9,7 +8,7 @@ from sage_fastapi_obs.doctor import deployment_checks, exposure_checks, request_
 from sage_fastapi_obs.doctor.examination import examine
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
-from sage_fastapi_obs.errors import ObservabilityError
+from sage_fastapi_obs.errors import ObservabilityError, SettingsError
 from sage_fastapi_obs.inspection.inspected_app import InspectedApp, inspected_app
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.settings.sources import is_development
@@ -72,7 +71,7 @@ def diagnose(
     Raises `ProductionError` unless that is forced, `AppNotFoundError` and `LifespanError`.
     """
     if not force:
-        _refuse_production(os.environ.get("APP_ENV") or os.environ.get("NODE_ENV") or "", "the environment")
+        _refuse_production(_environment(), "the environment")
     with inspected_app(name, factory=factory, app_dir=app_dir) as inspected:
         settings = inspected.settings
         if settings is not None and not force:
@@ -80,6 +79,14 @@ def diagnose(
         seen = asyncio.run(examine(inspected, with_lifespan=with_lifespan, call=call))
         faults = [fault for check in _CHECKS for fault in check(seen) if fault.check not in ignored]
         return Diagnosis(name, [*dict.fromkeys(faults)], _figures(inspected, settings, seen))
+
+
+def _environment() -> str:
+    """Return what the environment calls itself; what is wrong with it, the app will say when it is loaded."""
+    try:
+        return Settings.from_env().service.environment
+    except SettingsError:
+        return ""
 
 
 def _refuse_production(environment: str, who: str) -> None:

@@ -58,7 +58,10 @@ class _Examination:
     async def run(self) -> None:
         """Ask, and note what is seen."""
         # The first request builds what all need.
-        await ask(self._app, self._prefix + _OK, more=self._more)
+        first = await ask(self._app, self._prefix + _OK, more=self._more)
+        if isinstance(first.error, TimeoutError):
+            self._seen.answers["ok"] = first
+            return
         self._spans.watch(self._seen.inspected)
         for request in filter(self._is_for_ours, SYNTHETIC_REQUESTS):
             self._seen.answers[request.kind] = await ask_synthetic(self._app, self._prefix, request, more=self._more)

@@ -24,7 +24,11 @@ def public_pages(seen: Observations) -> Iterator[Fault]:
             *("public-pages", f"anybody may read {' and '.join(seen.open_pages)}, from any machine and without a token"),
             "set monitoring.access to 'token' with monitoring.token, or to 'port'",
         )
+    settings = seen.inspected.settings
     for found in seen.inspected.routes:
+        if settings is not None and found.path == settings.metrics.path:
+            # Ours is found first.
+            continue
         served = found.route.app if found.is_mount else getattr(found.route, "endpoint", None)
         package = str(getattr(served, "__module__", None) or type(served).__module__).partition(".")[0]
         if package in _FOREIGN_PAGES:

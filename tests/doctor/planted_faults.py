@@ -189,10 +189,10 @@ PLANTS = {
         arguments=("--force",),
     ),
     "environment that is not read": Plant(
-        *("preset", "SAGE_OBS_PRESET of the environment is not read"),
+        *("preset", "SAGE_OBS_LOGGING__LEVEL of the environment is not read"),
         "Observability(Settings()).install(app)\n",
         installed=False,
-        environment={"SAGE_OBS_PRESET": "production"},
+        environment={"SAGE_OBS_LOGGING__LEVEL": "debug"},
     ),
     "collector that is not there": Plant(
         *("exporter-unreachable", "tracing.otlp_endpoint: 127.0.0.1:9 cannot be reached", ""),

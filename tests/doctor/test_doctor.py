@@ -14,14 +14,16 @@ from support import PATIENCE_SECONDS
 from sage_fastapi_obs.doctor.fault import CHECKS
 
 RUN_EACH = """
-import json, os, signal, sys, warnings
+import json, os, sys
 import a2wsgi, fastapi, httpx, prometheus_client.asgi, sentry_sdk, structlog
 import opentelemetry.instrumentation.asgi, opentelemetry.sdk._logs.export, opentelemetry.sdk.metrics.export
 import sage_fastapi_obs.doctor.diagnosis
-from sage_fastapi_obs.cli import main
+from sage_fastapi_obs.cli import doctor, main
+from sage_fastapi_obs.inspection import synthetic_requests
 
 def look(folder, arguments, environment):
-    signal.alarm({patience})
+    doctor._MOST_SECONDS = int(environment.pop("MOST_SECONDS", {patience}))
+    synthetic_requests.LONGEST_SECONDS = float(environment.pop("LONGEST_SECONDS", {patience}))
     os.environ.update(environment)
     os.chdir(folder)
     for number, name in enumerate(("out", "err"), start=1):
@@ -43,17 +45,31 @@ for folder, arguments, environment in json.load(sys.stdin):
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 """All in children of one program, that has imported what takes most of the time."""
-APPS: dict[str, tuple[str, list[str]]] = {
-    "healthy": (HEAD + INSTALLED, ["shop:app", "--json"]),
-    "healthy, as text": (HEAD + INSTALLED, ["shop:app"]),
-    "ignored": (HEAD, ["shop:app", "--ignore", "not-watched"]),
-    "no such check": (HEAD, ["shop:app", "--ignore", "everything"]),
-    "no such module": (HEAD, ["nowhere:app"]),
-    "production": (HEAD + "Observability(Settings(service={'environment': 'live'})).install(app)", ["shop:app"]),
+APPS: dict[str, tuple[str, list[str], dict[str, str]]] = {
+    "healthy": (HEAD + INSTALLED, ["shop:app", "--json"], {}),
+    "healthy, as text": (
+        # A thread of the app keeps no process from ending.
+        HEAD + INSTALLED + "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
+        ["shop:app"],
+        {},
+    ),
+    "ignored": (HEAD, ["shop:app", "--ignore", "not-watched"], {}),
+    "no such check": (HEAD, ["shop:app", "--ignore", "everything"], {}),
+    "no such module": (HEAD, ["nowhere:app"], {}),
+    "production": (HEAD + "Observability(Settings(service={'environment': 'live'})).install(app)", ["shop:app"], {}),
+    "production, not loaded": ("print('loaded', file=open('loaded', 'w'))", ["shop:app"], {"SAGE_OBS_PRESET": "production"}),
+    "server": ("import time\ntime.sleep(3600)\n", ["shop:app"], {"MOST_SECONDS": "1"}),
+    "no answer": (
+        HEAD + "import asyncio\napp.add_middleware(Layer)\n"
+        "async def never(*_): await asyncio.sleep(3600)\nLayer.__call__ = never\n" + INSTALLED,
+        ["shop:app", "--json"],
+        {"LONGEST_SECONDS": "1"},
+    ),
     "no start": (
         HEAD + "from contextlib import asynccontextmanager\n@asynccontextmanager\nasync def fail(app):\n"
         "    raise ValueError('password=hunter2')\n    yield\napp = FastAPI(lifespan=fail)\n" + INSTALLED,
         ["shop:app", "--lifespan"],
+        {},
     ),
 }
 
@@ -83,10 +99,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         folders[name] = tmp_path_factory.mktemp("app")
         (folders[name] / "shop.py").write_text(code)
         asked.append((str(folders[name]), ["shop:app", "--json", *plant.arguments], dict(plant.environment)))
-    for name, (code, arguments) in APPS.items():
+    for name, (code, arguments, environment) in APPS.items():
         folders[name] = tmp_path_factory.mktemp("app")
         (folders[name] / "shop.py").write_text(code)
-        asked.append((str(folders[name]), arguments, {}))
+        asked.append((str(folders[name]), arguments, environment))
     command = [sys.executable, "-W", "ignore", "-c", RUN_EACH.replace("{patience}", f"{PATIENCE_SECONDS:.0f}")]
     # Standard output of what is looked at is that of a container: no file of the app's.
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS)
@@ -134,10 +150,20 @@ def test_what_cannot_be_looked_at_is_said(runs: dict[str, Ended]) -> None:
     for name, said in {
         "no such module": "there is no module nowhere",
         "production": "the app says that this is 'live': use --force",
+        "production, not loaded": "the environment says that this is 'production': use --force",
         "no start": "the app does not start: ValueError: password=REDACTED",
+        "server": "importing shop has raised _OverdueExit: the app has not come back within 1 s and is at",
     }.items():
         assert (runs[name].status, runs[name].out) == (2, ""), name
         assert runs[name].err.startswith(f"sage-obs doctor: {said}"), runs[name].err
+        assert runs[name].left == set(), name
+
+
+def test_an_app_that_never_answers_is_told_of(runs: dict[str, Ended]) -> None:
+    """It is asked once, and not in all other ways."""
+    assert [(fault["check"], fault["what"]) for fault in runs["no answer"].told["faults"]] == [
+        ("failing-request", "the synthetic request 'ok' got TimeoutError instead of 200")
+    ]
 
 
 def test_the_example_has_no_faults() -> None:
