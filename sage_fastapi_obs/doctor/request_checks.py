@@ -49,12 +49,12 @@ def loop_blocking(seen: Observations) -> Iterator[Fault]:
     for answer in [*seen.answers.values(), *(answer for _, answer in seen.called)]:
         yield from _measured(answer)
     for found in seen.inspected.routes:
-        endpoint = inspect.unwrap(getattr(found.route, "endpoint", None) or (lambda: None))
-        for name, line in _blocking_calls(endpoint) if inspect.iscoroutinefunction(endpoint) else ():
-            yield Fault(
-                *("loop-blocking", f"{found.path} is async and calls {name} at {endpoint.__module__}, line {line}"),
-                CAUSES["blocked_loop"].remedy,
-            )
+        for function in filter(inspect.iscoroutinefunction, map(inspect.unwrap, _functions(found.route))):
+            for name, line in _blocking_calls(function):
+                yield Fault(
+                    *("loop-blocking", f"async code of {found.path} calls {name} at {function.__module__}, line {line}"),
+                    CAUSES["blocked_loop"].remedy,
+                )
 
 
 def _measured(answer: SyntheticAnswer) -> Iterator[Fault]:
@@ -63,6 +63,19 @@ def _measured(answer: SyntheticAnswer) -> Iterator[Fault]:
         if finding.cause == "blocked_loop":
             route = answer.exchange.route if answer.exchange is not None else None
             yield Fault("loop-blocking", f"a request to {route or 'no route'} {finding.text}", CAUSES["blocked_loop"].remedy)
+
+
+def _functions(route: Any) -> Iterator[Callable[..., Any]]:
+    """Yield the endpoint of a route and all functions that it depends on."""
+    waiting, seen = [getattr(route, "dependant", None)], set[int]()
+    while waiting:
+        dependant = waiting.pop()
+        if dependant is not None and id(dependant) not in seen:
+            seen.add(id(dependant))
+            waiting += getattr(dependant, "dependencies", ())
+            yield from filter(callable, [getattr(dependant, "call", None)])
+    if not seen and callable(endpoint := getattr(route, "endpoint", None)):
+        yield endpoint
 
 
 def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:

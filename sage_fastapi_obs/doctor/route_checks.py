@@ -83,8 +83,8 @@ def base_http_middleware(seen: Observations) -> Iterator[Fault]:
             cost = f", and costs each request {costs[name]:.0f} µs" if name in costs and not path else ""
             yield Fault(
                 "base-http-middleware",
-                f"{name}{where} is a BaseHTTPMiddleware: it runs the app in a task of its own and hands bodies on, so context "
-                f"variables that routes set are lost outside of it, a client that has left is noticed late{cost}",
+                f"{name}{where} is a BaseHTTPMiddleware: it runs the app in a task of its own, so context variables that "
+                f"routes set are lost outside of it, and request.is_disconnected() stays false{cost}",
                 "write it as a class with `async def __call__(self, scope, receive, send)`",
             )
 

@@ -57,7 +57,7 @@ class Plant(NamedTuple):
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = MappingProxyType({})
     also: tuple[str, ...] = ()
-    """Other checks that it is a fault for."""
+    """Other checks that it may be a fault for, as by what this version of FastAPI does itself."""
 
 
 PLANTS = {
@@ -109,7 +109,7 @@ PLANTS = {
         also=("unredacted-field",),
     ),
     "span of its own": Plant(
-        *("two-server-spans", "by fastapi, own"),
+        *("two-server-spans", "one request is 2 spans of this service, by"),
         TRACED + "trace.set_tracer_provider(provider)\n"
         "class Own:\n"
         "    def __init__(self, app): self.app = app\n"
@@ -223,8 +223,16 @@ PLANTS = {
         "app.add_middleware(Layer, before=wait)\n",
     ),
     "route that waits": Plant(
-        *("loop-blocking", "/report is async and calls time.sleep at shop, line"),
+        *("loop-blocking", "async code of /report calls time.sleep at shop, line"),
         "from time import sleep\n@app.get('/report')\nasync def report():\n    sleep(3600)\n",
+    ),
+    "dependency that waits": Plant(
+        *("loop-blocking", "async code of /report calls urllib.request.urlopen at shop, line"),
+        "import urllib.request\nfrom fastapi import Depends\n"
+        "async def user(): return urllib.request.urlopen('http://127.0.0.1:9')\n"
+        "async def meant():\n    urllib.request.urlopen('http://127.0.0.1:9')  # noqa: ASYNC210\n"
+        "@app.get('/report', dependencies=[Depends(user)])\ndef report(): raise SystemExit('called')\n"
+        "@app.get('/other', dependencies=[Depends(meant)])\ndef other(): raise SystemExit('called')\n",
     ),
     "route that waits, called": Plant(
         *("loop-blocking", "a request to /report blocked the event loop"),

@@ -122,7 +122,7 @@ def test_a_planted_fault_is_found(runs: dict[str, Ended], name: str) -> None:
     plant, ended = PLANTS[name], runs[name]
     faults = ended.told["faults"]
     assert any(plant.told in fault["what"] for fault in faults if fault["check"] == plant.check), faults
-    assert {fault["check"] for fault in faults} == {plant.check, *plant.also}, faults
+    assert {fault["check"] for fault in faults} <= {plant.check, *plant.also}, faults
     assert all(fault["fix"] for fault in faults)
     assert ended.status == int(not all(fault["is_note"] for fault in faults))
     assert "s3cr3t" not in ended.out
