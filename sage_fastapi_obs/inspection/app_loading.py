@@ -125,6 +125,7 @@ def _failure(doing: str, error: BaseException) -> str:
     """Say what was raised, and where in the application's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
-    text = BUILT_IN.readable(BUILT_IN.error_text(str(error)))
+    # In one row: some have several.
+    text = " ".join(BUILT_IN.readable(BUILT_IN.error_text(str(error))).split())
     name = type(error).__name__ + (f": {text}" if text else "")
     return f"{doing} has raised {name} ({last.filename}, line {last.lineno})"

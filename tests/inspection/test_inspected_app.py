@@ -1,6 +1,9 @@
 """An app that is only looked at has no effect outside of its process, whatever its code says."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import forked
@@ -9,11 +12,15 @@ import pytest
 SHOP = """
 import logging
 from contextlib import asynccontextmanager
+import sentry_sdk
 from fastapi import FastAPI
-from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from sage_fastapi_obs import Observability, Settings, configure_logging
+from sentry_sdk.integrations.starlette import StarletteIntegration
+from sentry_sdk.transport import Transport
 
 EVENTS = []
 
@@ -21,6 +28,18 @@ class Exporter(SpanExporter):
     def export(self, spans):
         EVENTS.append("exported")
 
+class Metrics(ConsoleMetricExporter):
+    def export(self, *_, **__):
+        EVENTS.append("measured")
+
+class Sentry(Transport):
+    def capture_envelope(self, envelope):
+        EVENTS.append("reported")
+
+integrations = [StarletteIntegration()]
+sentry_sdk.init("http://key@127.0.0.1:9/1", transport=Sentry, default_integrations=False, integrations=integrations)
+meters = MeterProvider([PeriodicExportingMetricReader(exporter=Metrics())])
+meters.get_meter("shop").create_counter("orders").add(1)
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(span_exporter=Exporter()))
 
@@ -82,6 +101,8 @@ with inspected_app("shop:app", app_dir=sys.argv[1]) as inspected:
     seen = [asyncio.run(look(inspected, with_lifespan)) for with_lifespan in (False, True)]
     import shop
     shop.provider.force_flush()
+    shop.meters.force_flush()
+    shop.sentry_sdk.flush()
     print(json.dumps({"seen": seen, "events": shop.EVENTS}, default=str))
 """
 
@@ -124,3 +145,20 @@ def test_the_app_is_left_as_it_was(looked_at: tuple[Path, dict]) -> None:
     assert [path for path in first["routes"] if path.startswith(("/items", "/sage-obs", "/monitoring"))] == ["/items/{item}"]
     assert first["endpoint"] == "http://127.0.0.1:9/v1/traces"
     assert (first["state"], second["state"]) == ({}, {"from_lifespan": 1})
+
+
+def test_the_client_of_prometheus_writes_no_files(tmp_path: Path) -> None:
+    """Where each process keeps its numbers in a folder, those of an app that is only looked at are not among them."""
+    (tmp_path / "shop.py").write_text(
+        "from sage_fastapi_obs import Observability\nfrom fastapi import FastAPI\napp = FastAPI()\n"
+        "Observability().install(app)\n"
+    )
+    numbers = tmp_path / "numbers"
+    numbers.mkdir()
+    look = (
+        LOOK.partition("with inspected_app(")[0] + 'with inspected_app("shop:app", app_dir=sys.argv[1]) as inspected:\n'
+        "    print(len(asyncio.run(look(inspected, False))))"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(numbers), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", look, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, list(numbers.iterdir())) == (0, []), done.stderr
