@@ -7,7 +7,7 @@ from dataclasses import replace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from starlette.applications import Starlette
 
-from sage_fastapi_obs.catalog import CATALOG, Metric
+from sage_fastapi_obs.catalog import CATALOG, PACKS, Metric
 from sage_fastapi_obs.contract.own_uses import own_rules, own_uses
 from sage_fastapi_obs.contract.query_needs import needs_of
 from sage_fastapi_obs.contract.rule_uses import recorded_in
@@ -15,6 +15,7 @@ from sage_fastapi_obs.contract.telemetry_contract import FORMAT, Contract, Contr
 from sage_fastapi_obs.inspection.inspected_app import InspectedApp
 from sage_fastapi_obs.inspection.synthetic_requests import ask
 from sage_fastapi_obs.inspection.synthetic_routes import synthetic_routes
+from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.line_format import LINE_FIELDS
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.observability import Observability
@@ -31,12 +32,14 @@ async def contract_of(inspected: InspectedApp) -> Contract:
     if observability is None or settings is None:
         raise ContractError(f"{inspected.name} has no Observability, so it promises nothing: add Observability().install(app)")
     rules = own_rules(settings, observability.status.alerts.rules)
+    fields = _fields(settings.logging)
     contract = Contract(
         format=FORMAT,
         service=settings.service.name,
         metrics=dict(_metrics(observability)) if settings.metrics.enabled else {},
         routes=tuple(sorted({found.path for found in inspected.routes if not found.is_mount})),
-        fields=_fields(settings.logging),
+        fields=fields,
+        levels=tuple(level for level, number in LEVELS.items() if fields and number >= LEVELS[settings.logging.level]),
         attributes=tuple(sorted(await _attributes(settings))) if settings.tracing.enabled else (),
         hidden=_hidden(settings.logging),
         rules={name: rule.condition for name, rule in rules.items()},
@@ -49,7 +52,9 @@ async def contract_of(inspected: InspectedApp) -> Contract:
 def _metrics(observability: Observability) -> Iterator[tuple[str, MetricTerms]]:
     """Yield what is registered, and what is declared and not yet used."""
     declared = {one.metric.name: one.metric for one in observability.instruments.known()}
-    for metric in _declared_by_the_app():
+    # Some of what the process says is there on some systems only.
+    of_process = PACKS["runtime"] if "runtime" in observability.instruments.packs else ()
+    for metric in (*of_process, *_declared_by_the_app()):
         declared.setdefault(metric.name, metric)
     yield from ((name, _terms(metric, metric.buckets)) for name, metric in declared.items())
     groups = observability.settings.metrics.alias_groups
@@ -81,7 +86,7 @@ def _foreign(kind: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> M
 
 
 def _fields(logging: LoggingSettings) -> tuple[str, ...]:
-    if not logging.enabled:
+    if not logging.enabled or not (logging.format == "json" or logging.elasticsearch_url or logging.otlp_endpoint):
         return ()
     aliases = logging.field_aliases
     nested = (f"{aliases.get('error', 'error')}{name.removeprefix('error')}" for name in _OF_ERRORS)

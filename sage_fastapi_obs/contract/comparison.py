@@ -9,10 +9,11 @@ from sage_fastapi_obs.contract.query_needs import needs_of
 from sage_fastapi_obs.contract.rule_uses import recorded_in
 from sage_fastapi_obs.contract.telemetry_contract import Contract, MetricTerms, Use
 
-_PARTS = {"route": "routes", "field": "fields", "attribute": "attributes", "hidden": "hidden"}
+_PARTS = {"route": "routes", "field": "fields", "level": "levels", "attribute": "attributes", "hidden": "hidden"}
 _GONE = {
     "route": "the route {} is gone",
     "field": "log lines have no field {}",
+    "level": "lines of level {} are not written",
     "attribute": "spans have no attribute {}",
     "hidden": "no longer hidden: {}",
 }

@@ -42,8 +42,8 @@ def dashboards_in(document: Any, depth: int = 0) -> Iterator[Node]:
     """Yield the dashboards in a document, out of the envelopes in which the API, exports and Kubernetes put them."""
     if not isinstance(document, Mapping) or depth > _MOST_ENVELOPES:
         return
-    inner = [document.get(name) for name in ("dashboard", "spec", "result", "model")]
-    if {"panels", "rows", "elements", "targets"} & document.keys():
+    inner = [document.get(name) for name in ("dashboard", "spec")]
+    if {"panels", "rows", "elements"} & document.keys():
         yield document
     for envelope in inner:
         yield from dashboards_in(envelope, depth + 1)

@@ -86,7 +86,13 @@ class ValueNeed:
         """Say which of the values that it looks for have gone."""
         if not self.metric or self.metric in new.metrics:
             values = old.values(self.metric, self.label), new.values(self.metric, self.label)
-            yield from _lost_values(self, *values, _place_of(self.metric, self.label))
+            yield from _lost_values(self, *values, self._subject(old))
+
+    def _subject(self, old: Contract) -> Subject:
+        if self.label in ("service", "job"):
+            return Subject("service", "")
+        is_listed = bool(self.metric and old.metrics[self.metric].labels.get(self.label))
+        return Subject("value", self.metric, self.label) if is_listed else Subject("route", "")
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class FieldNeed:
             yield Break(Subject("field", self.name), f"needs {self.name}")
         elif self.operator:
             values = old.field_values(self.name), new.field_values(self.name)
-            yield from _lost_values(self, *values, _place_of("", self.name))
+            yield from _lost_values(self, *values, Subject(self.name, ""))
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class BucketsNeed:
             return
         had, has = old.metrics[self.metric].buckets, new.metrics[self.metric].buckets
         subject = Subject("buckets", self.metric)
-        if not has or had == has:
+        if not (had and has) or had == has:
             return
         if self.bound is not None:
             if self.bound in had and self.bound not in has:
@@ -156,12 +162,6 @@ class BucketsNeed:
                 yield Break(subject, f"never sees more than {max(has):g}, so that it is never above {self.threshold:g}")
         else:
             yield Break(subject, "estimates quantiles from other buckets", is_fatal=False)
-
-
-def _place_of(metric: str, label: str) -> Subject:
-    if label in ("service", "job"):
-        return Subject("service", "")
-    return Subject("route", "") if label == "route" else Subject("value", metric, label)
 
 
 def _lost_values(need: ValueNeed | FieldNeed, had: tuple[str, ...], has: tuple[str, ...], kind: Subject) -> Iterator[Break]:

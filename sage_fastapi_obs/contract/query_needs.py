@@ -46,13 +46,14 @@ def _fields(use: Use, known: Contract) -> Iterator[Need]:
     yield from _named_fields(use.shown, known)
     for token in _TOKEN.finditer(use.text):
         text, name, operator, value = token.group("text", "name", "operator", "value")
+        field = names.get((name or "").removesuffix(".keyword"))
         for quoted in filter(None, (text, value)):
-            found = {quoted[1:-1], *_KEY.findall(quoted)}
+            # What a field is compared with is no name of a field.
+            found = {*_KEY.findall(quoted)} | ({quoted[1:-1]} if field is None else set())
             found |= {one for template in _TEMPLATE.findall(quoted) for one in _OF_TEMPLATE.findall(template)}
             yield from (FieldNeed(names[one]) for one in found if one in names)
         if name == "_exists_" and value and value in names:
             yield FieldNeed(names[value])
-        field = names.get((name or "").removesuffix(".keyword"))
         if field is not None:
             sign = {":": "=", "==": "="}.get(operator or "", operator or "")
             yield FieldNeed(field, sign, (value or "").strip('"`')) if value else FieldNeed(field)

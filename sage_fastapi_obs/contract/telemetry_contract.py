@@ -69,6 +69,8 @@ class Contract:
     """Templates."""
     fields: tuple[str, ...] = ()
     """Of log lines."""
+    levels: tuple[str, ...] = ()
+    """That are written."""
     attributes: tuple[str, ...] = ()
     """Of server spans."""
     hidden: tuple[str, ...] = ()
@@ -107,7 +109,7 @@ class Contract:
 
     def field_values(self, name: str) -> tuple[str, ...]:
         """Return all values that a field of a line may have; none for an open one."""
-        return {"service": (self.service,), "route": self.routes}.get(name, ())
+        return {"service": (self.service,), "route": self.routes, "level": self.levels}.get(name, ())
 
 
 _adapter = TypeAdapter(Contract)

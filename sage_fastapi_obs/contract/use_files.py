@@ -13,7 +13,8 @@ from sage_fastapi_obs.contract.telemetry_contract import ContractError, Use
 
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_FILES = 20_000
-_ENDINGS = (".json", ".yml", ".yaml", ".md", ".rules")
+_CONTENTS = (".json", ".yml", ".yaml", ".rules")
+_ENDINGS = (*_CONTENTS, ".md")
 _LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages"})
 
 
@@ -92,15 +93,14 @@ def _text(file: Path) -> str:
 
 
 def _documents(text: str, file: Path) -> Iterator[Any]:
-    """Yield the documents of a file, and those in the values of ConfigMaps."""
-    if file.suffix == ".json":
-        yield json.loads(text)
-        return
-    for document in _yaml(text):
-        yield document
-        if isinstance(document, dict) and document.get("kind") == "ConfigMap" and isinstance(document.get("data"), dict):
-            for name, inner in document["data"].items():
-                if isinstance(inner, str) and str(name).endswith(_ENDINGS[:3]):
+    """Yield the documents of a file, and those in lists and ConfigMaps of Kubernetes."""
+    for document in [json.loads(text)] if file.suffix == ".json" else _yaml(text):
+        items = document.get("items") if isinstance(document, dict) else None
+        for one in (document, *(items if isinstance(items, list) else ())):
+            yield one
+            data = one.get("data") if isinstance(one, dict) and one.get("kind") == "ConfigMap" else None
+            for name, inner in data.items() if isinstance(data, dict) else ():
+                if isinstance(inner, str) and str(name).endswith(_CONTENTS):
                     yield from _documents(inner, Path(str(name)))
 
 

@@ -28,6 +28,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("before")
     path = str(folder / "contract.json")
     assert contract("write", folder, "--file", path) == (0, f"{path}\n")
+    # What only hosts and other programs offer is no part of it.
+    assert "(node_cpu" not in Path(path).read_text().partition('"used_by"')[2]
     return path
 
 

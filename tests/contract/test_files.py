@@ -1,0 +1,176 @@
+"""Dashboards, rules and configurations are found in whatever a team keeps them in; what cannot be read is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sage_fastapi_obs import Settings
+from sage_fastapi_obs.contract.own_uses import own_uses
+from sage_fastapi_obs.contract.telemetry_contract import ContractError, Use
+from sage_fastapi_obs.contract.use_files import uses_in
+from sage_fastapi_obs.export import grafana
+
+PANEL = {"type": "stat", "title": "Orders", "targets": [{"refId": "A", "expr": "sum(orders_total)"}]}
+BOARD = {"title": "Shop", "panels": [PANEL]}
+FOUND = ("dashboard", "Shop", "Orders", "promql", "sum(orders_total)")
+
+
+def read(folder: Path, **files: Any) -> list[tuple[str, ...]]:
+    """Write files, as what their names end in, and read the folder; each use without its file."""
+    for name, content in files.items():
+        stem, _, ending = name.rpartition("_")
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{stem}.{ending}").write_text(text)
+    found = uses_in([folder])
+    assert found.unread == []
+    return [(use.kind, use.name, use.part, use.language, use.text) for use in found.uses]
+
+
+def config_map(**data: Any) -> dict[str, Any]:
+    return {"kind": "ConfigMap", "data": {name.replace("_", "."): json.dumps(one) for name, one in data.items()}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOARD,
+        {"dashboard": BOARD, "meta": {}},
+        {"apiVersion": "dashboard.grafana.app/v1beta1", "kind": "Dashboard", "spec": BOARD},
+        {"title": "Shop", "rows": [{"panels": [PANEL]}]},
+        config_map(shop_json=BOARD),
+        {"kind": "ConfigMapList", "items": [config_map(shop_json=BOARD)]},
+    ],
+    ids=["file", "api", "object", "old rows", "config map", "list"],
+)
+def test_a_dashboard_is_found_in_its_envelope(content: dict[str, Any], tmp_path: Path) -> None:
+    """As saved, as the API gives it, as an object of Kubernetes, with the rows of old, and in ConfigMaps."""
+    assert read(tmp_path, shop_yaml=yaml.safe_dump(content)) == [FOUND]
+    assert read(tmp_path, shop_yaml="", shop_json=content) == [FOUND]
+
+
+def test_library_panels_are_found_by_their_uid(tmp_path: Path) -> None:
+    """A panel that stands in a file of its own counts for the dashboard that shows it, under its own title."""
+    board = {"title": "Shop", "panels": [{"type": "stat", "title": "Here", "libraryPanel": {"uid": "one"}}]}
+    assert read(tmp_path, board_json=board, library_json={"result": {"uid": "one", "model": PANEL}}) == [FOUND]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "loki", "uid": "x"},
+        {"uid": "$lines"},
+        "${DS_LINES}",
+        "Loki of the shop",
+    ],
+    ids=["type", "variable", "input", "name"],
+)
+def test_the_language_is_that_of_the_data_source(source: Any, tmp_path: Path) -> None:
+    """However a dashboard names where it asks, which is said on the panel, the query is read in that language."""
+    board = {
+        "title": "Shop",
+        "__inputs": [{"name": "DS_LINES", "pluginId": "loki"}],
+        "templating": {"list": [{"type": "datasource", "name": "lines", "query": "loki"}]},
+        "panels": [{**PANEL, "datasource": source}],
+    }
+    assert [language for *_, language, _ in read(tmp_path, board_json=board)] == ["logql"]
+
+
+def test_variables_are_filled_in(tmp_path: Path) -> None:
+    """Those with listed values give each of them, those of Grafana a time; those in quotes stay, being any value."""
+    listed = [
+        {"type": "custom", "name": "metric", "query": "A : a_total,b_total"},
+        {"type": "constant", "name": "by", "query": "route"},
+    ]
+    query = 'sum by ([[by]]) (rate(${metric:raw}{x=~"$x"}[$__rate_interval])) > $limit'
+    panel = {**PANEL, "targets": [{"expr": query}]}
+    texts = [text for *_, text in read(tmp_path, a_json={**BOARD, "panels": [panel], "templating": {"list": listed}})]
+    limit = "grafana__variable"
+    assert texts == [f'sum by (route) (rate({name}_total{{x=~"$x"}}[5m])) > {limit}' for name in "ab"]
+
+
+def test_rules_of_all_kinds_are_found(tmp_path: Path) -> None:
+    """Rule files, objects of the operator, rules of Loki and of Grafana, each with the labels that their texts show."""
+    alert = {"alert": "A", "expr": "a_total", "annotations": {"summary": "{{ $labels.route }}"}}
+    logs = {"alert": "L", "expr": 'sum(rate({a="b"} | json [5m]))'}
+    own = {"title": "G", "data": [{"refId": "A", "model": {"expr": "g_total"}}]}
+    group = {"groups": [{"name": "x", "rules": [alert, {"record": "r:x", "expr": "a_total"}, logs, own, {"broken": 1}, 5]}, 7]}
+    kinds = read(tmp_path, rules_yml=yaml.safe_dump(group))
+    assert [(kind, name, language) for kind, name, _, language, _ in kinds] == [
+        ("alert", "A", "promql"),
+        ("recording rule", "r:x", "promql"),
+        ("alert", "L", "logql"),
+        ("alert", "G", "promql"),
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"kind": "PrometheusRule", "spec": group}))
+    assert [use.shown for use in uses_in([tmp_path]).uses] == [("route",), (), (), ()]
+
+
+def test_configurations_name_alerts_and_fields(tmp_path: Path) -> None:
+    """Alertmanager's routes name alerts, and links of data sources name fields."""
+    routes = {"route": {"routes": [{"matchers": ['alertname="NobodyOrders"']}]}, "receivers": []}
+    sources = {"datasources": [{"name": "Loki", "jsonData": {"derivedFields": [{"matcherRegex": '"trace_id":"(\\w+)"'}]}}]}
+    found = read(tmp_path, alertmanager_yml=yaml.safe_dump(routes), sources_yml=yaml.safe_dump(sources))
+    assert [one[:2] for one in found] == [("configuration of", "Alertmanager"), *[("data source", "Loki")] * 2]
+    assert "NobodyOrders" in found[0][-1]
+
+
+def test_files_of_the_export_ask_what_the_contract_says(tmp_path: Path) -> None:
+    """The dashboards that Grafana loads from files have the queries that a contract has without them."""
+    service = Settings(service={"name": "shop"}, metrics={"packs": ["http", "runtime", "security", "sage"]})
+    for path, text in grafana.files([service]).items():
+        if path.startswith("grafana/dashboards/"):
+            (tmp_path / Path(path).name).write_text(text)
+    own, files = own_uses(service, {}), uses_in([tmp_path]).uses
+    asked = {_asked(use) for use in own if use.kind == "dashboard" and use.language != "traceql"}
+    assert len(asked) > 100
+    assert {_asked(use) for use in files if use.language != "traceql" and not use.part.startswith("annotation")} == asked
+
+
+def _asked(use: Use) -> tuple[str, ...]:
+    text = use.text.replace("$__rate_interval", "5m").replace("$__range", "5m") if use.language == "promql" else use.text
+    return use.name, use.part, use.language, text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.json", b'{"panels": ['),
+        ("nested.json", b'{"panels": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        ("wide.json", json.dumps({"panels": [[[[0] * 10] * 100] * 100] * 10}).encode()),
+        ("deep.json", b'{"panels": ' + b'{"a": ' * 500 + b"1" + b"}" * 501),
+        ("binary.yml", b"\xff\xfe\x00groups"),
+        ("tabs.yml", b"groups:\n\t- name"),
+        ("helm.yaml", b"{{- if .Values.rules }}\ngroups: {{ .Values.groups }}\n"),
+        (
+            "bomb.yaml",
+            b"panels:\n- &a0 [x, x]\n" + b"".join(b"- &a%d [*a%d, *a%d]\n" % (n, n - 1, n - 1) for n in range(1, 40)),
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_said(name: str, content: bytes, tmp_path: Path) -> None:
+    """A broken, hostile or foreign file is named with the reason, and the others are read."""
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "shop.json").write_text(json.dumps(BOARD))
+    found = uses_in([tmp_path])
+    assert [use.text for use in found.uses] == ["sum(orders_total)"]
+    (said,) = found.unread
+    assert said.startswith(f"{tmp_path / name}: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_what_is_not_there_is_an_error() -> None:
+    """A mistyped path must not pass for a folder without dashboards."""
+    with pytest.raises(ContractError, match="there is no"):
+        uses_in([Path(__file__) / "nowhere"])
+
+
+def test_hidden_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
+    """Packages of others and version control hold no dashboards of the team; a file that is named is read wherever it is."""
+    for name in (".git", "node_modules", "boards"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shop.json").write_text(json.dumps(BOARD))
+    assert [use.file for use in uses_in([tmp_path]).uses] == [str(tmp_path / "boards" / "shop.json")]
+    assert len(uses_in([tmp_path / ".git" / "shop.json"]).uses) == 1
