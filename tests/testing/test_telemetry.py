@@ -112,6 +112,12 @@ DAMAGES = {
     "0 requests, not 1": lambda request: request.metrics.clear(),
     "2 requests, not 1": lambda request: double(request, "http_requests_total"),
     "http_request_duration_seconds": lambda request: double(request, "http_request_duration_seconds_sum"),
+    "header traceresponse": lambda request: setattr(request, "headers", {"traceresponse": "00-1-2-01"}),
+    "header X-Correlation-ID": lambda request: setattr(request, "headers", {"X-Correlation-ID": "other"}),
+    "trace id of the span": lambda request: setattr(request.exchange, "trace_id", "0" * 32),
+    "span id": lambda request: setattr(request.exchange, "span_id", "0" * 16),
+    "a span of a request that is not sampled": lambda request: setattr(request.exchange, "sampled", False),
+    "label route of http_requests_total": lambda request: setattr(request.exchange, "route", "/other"),
     "is that of no span": lambda request: request.written[0].fields.update(trace_id="0" * 32),
 }
 
@@ -143,6 +149,38 @@ async def test_an_unsampled_request_has_no_span(telemetry):
     telemetry.last.assert_consistent()
     telemetry.last.assert_one_line()
     assert telemetry.last.spans == []
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"tracing": {"enabled": False}},
+        {"logging": {"level": "warn"}},
+        {"logging": {"enabled": False}},
+        {"metrics": {"enabled": False}},
+        {"metrics": {"packs": []}},
+    ],
+)
+async def test_what_is_switched_off_is_not_missed(watch, telemetry, sections):
+    """The signals that the settings want agree, and the others are wanted by nobody."""
+    app = build_app()
+    watch(**sections).obs.install(app)
+    async with client(app) as c:
+        for path in ("/async/1", "/boom", "/nowhere"):
+            await c.get(path)
+            telemetry.last.assert_consistent()
+
+
+async def test_a_package_that_is_switched_off_is_noticed(watch, telemetry):
+    """Then nothing is recorded, and no assertion passes for that reason."""
+    app = build_app()
+    watch(enabled=False).obs.install(app)
+    async with client(app) as c:
+        await c.get("/async/1")
+    with pytest.raises(AssertionError, match="nothing to compare"):
+        telemetry.last.assert_consistent()
+    with pytest.raises(AssertionError, match="0 lines, not 1"):
+        telemetry.last.assert_one_line()
 
 
 async def leak_line(_: Response) -> None:

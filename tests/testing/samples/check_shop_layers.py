@@ -2,7 +2,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from opentelemetry import trace
-from shop_layers import SENT, app
+from shop_layers import SENT, app, watched
 
 
 def test_one_request(telemetry):
@@ -16,6 +16,16 @@ def test_one_request(telemetry):
     assert len(last.server_spans) == 1
     with pytest.raises(AssertionError, match="span price: card"):
         last.assert_no_secret("4111")
+
+
+def test_with_our_middleware(telemetry):
+    with TestClient(watched, raise_server_exceptions=False) as client:
+        for path in ("/orders/7", "/broken", "/nowhere"):
+            client.get(path)
+            telemetry.last.assert_consistent()
+            telemetry.last.assert_one_line()
+    telemetry.assert_fires("HighErrorRate")
+    assert [len(request.server_spans) for request in telemetry.requests] == [1, 1, 1]
 
 
 async def test_two_server_spans(telemetry):

@@ -1,14 +1,16 @@
-"""A FastAPI app with a BaseHTTPMiddleware, OpenTelemetry's instrumentation and Sentry, and without us."""
+"""A FastAPI app with a BaseHTTPMiddleware, OpenTelemetry's instrumentation and Sentry, without us and with us."""
 
 import logging
 
 import sentry_sdk
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from sentry_sdk.transport import Transport
 from starlette.middleware.base import BaseHTTPMiddleware
+
+from sage_fastapi_obs import Observability, Settings
 
 SENT = []
 
@@ -22,10 +24,10 @@ class Kept(Transport):
 
 trace.set_tracer_provider(TracerProvider())
 sentry_sdk.init("https://key@sentry.example/1", transport=Kept)
-app = FastAPI()
+router = APIRouter()
 
 
-@app.get("/orders/{number}")
+@router.get("/orders/{number}")
 async def order(number: int) -> int:
     logging.getLogger("shop").warning("order %s read", number)
     with trace.get_tracer("shop").start_as_current_span("price") as span:
@@ -33,7 +35,7 @@ async def order(number: int) -> int:
     return number
 
 
-@app.get("/broken")
+@router.get("/broken")
 async def broken() -> None:
     raise RuntimeError("broken")
 
@@ -44,5 +46,13 @@ async def named(request, call_next):
     return response
 
 
-app.add_middleware(BaseHTTPMiddleware, dispatch=named)
-FastAPIInstrumentor.instrument_app(app)
+def build() -> FastAPI:
+    built = FastAPI()
+    built.include_router(router)
+    built.add_middleware(BaseHTTPMiddleware, dispatch=named)
+    FastAPIInstrumentor.instrument_app(built)
+    return built
+
+
+app, watched = build(), build()
+Observability(Settings(store={"enabled": False}, workers={"enabled": False})).install(watched)
