@@ -1,5 +1,7 @@
 """Other frameworks, real servers, clients of databases: what `Telemetry` finds by itself, and what it has to be given."""
 
+import copy
+import socket
 import threading
 from typing import Any
 
@@ -9,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from litestar import Litestar, get
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, Counter
 from servers import free_port
@@ -62,8 +65,34 @@ async def test_our_middleware_is_found_around_any_app(watch, telemetry):
     assert telemetry.last.headers["x-name"] == "hello"
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda scope: {name: copy.copy(value) for name, value in scope.items()}])
+async def test_a_scope_may_be_copied(watch, telemetry, copied):
+    """Middleware that hands on a copy of the scope hands on the same request."""
+    inside = ObservabilityMiddleware(hello, observability=watch().obs)
+
+    async def copying(scope: Any, receive: Any, send: Any) -> None:
+        await inside(copied(scope), receive, send)
+
+    async with client(telemetry.observe(copying)) as c:
+        await c.get("/")
+    assert len(telemetry.requests) == 1
+    telemetry.last.assert_consistent()
+
+
+async def test_the_span_of_middleware_around_the_app(watch, telemetry):
+    """It ends when the app has returned, and belongs to the request all the same."""
+    watched, app = watch(), FastAPI()
+    watched.obs.install(app)
+    app.add_api_route("/items/{item}", lambda item: item)
+    async with client(OpenTelemetryMiddleware(app, tracer_provider=watched.provider)) as c:
+        await c.get("/items/1")
+    assert len(telemetry.last.server_spans) == 1
+    telemetry.last.assert_consistent()
+    assert telemetry.other_spans == []
+
+
 def test_behind_a_server_of_this_process(watch, telemetry):
-    """On one connection, requests are not taken for parts of each other; the last one is waited for."""
+    """On one connection, also where they come at once, requests are not parts of each other; the last one is waited for."""
     app = FastAPI()
     watch().obs.install(app)
     app.add_api_route("/items/{item}", lambda item: item)
@@ -78,10 +107,14 @@ def test_behind_a_server_of_this_process(watch, telemetry):
                 assert telemetry.last.path == f"/items/{number}"
                 telemetry.last.assert_consistent()
                 telemetry.last.assert_one_line()
+        asked = "".join(f"GET /items/{number} HTTP/1.1\r\nhost: x\r\n\r\n" for number in (5, 6))
+        with socket.create_connection(("127.0.0.1", server.config.port)) as connection:
+            connection.sendall(asked.encode())
+            until(lambda: len(telemetry.requests) == 7 and telemetry.requests[6].done.is_set(), "answers")
     finally:
         server.should_exit = True
         thread.join()
-    assert [request.parent for request in telemetry.requests] == [None] * 5
+    assert [request.parent for request in telemetry.requests] == [None] * 7
 
 
 @pytest.mark.parametrize("is_instrumented", [False, True])
@@ -94,12 +127,12 @@ async def test_each_statement_is_a_query_once(watch, telemetry, is_instrumented)
 
     @app.get("/queries")
     async def ask() -> None:
+        async with async_engine.connect() as asynchronous:
+            await asynchronous.execute(text("SELECT 1"))
         with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+            connection.execute(text("SELECT 2"))
             with pytest.raises(OperationalError):
                 connection.execute(text("SELECT nothing"))
-        async with async_engine.connect() as asynchronous:
-            await asynchronous.execute(text("SELECT 2"))
         tracer = app.state.sage_fastapi_obs.tracer_provider.get_tracer("other")
         tracer.start_span("SELECT", attributes={"db.system.name": "postgresql", "db.query.text": "SELECT 3"}).end()
         tracer.start_span("GET", attributes={"db.system.name": "redis"}).end()
@@ -110,7 +143,7 @@ async def test_each_statement_is_a_query_once(watch, telemetry, is_instrumented)
         one.undo()
     await async_engine.dispose()
     engine.dispose()
-    assert [query.text for query in telemetry.last.queries] == ["SELECT 1", "SELECT nothing", "SELECT 2", "SELECT 3"]
+    assert [query.text for query in telemetry.last.queries] == ["SELECT 1", "SELECT 2", "SELECT nothing", "SELECT 3"]
     telemetry.last.assert_queries(max=4, min=4)
     telemetry.last.assert_consistent()
     names = [span.name for span in telemetry.last.spans]
