@@ -23,7 +23,7 @@ class Ears:
         self._observabilities: list[Any] = []
         self._ends: list[Callable[[], None]] = []
         self._around: dict[int, Recording] = {}
-        """Requests by the id of the span that was current when they came."""
+        """Requests by the id of the server span in which they came."""
         self._repeated: set[int] = set()
         """Ids of spans of statements that SQLAlchemy has told of."""
         self._logs = LogEars(self._hear_line)
@@ -35,9 +35,9 @@ class Ears:
         self.spans.meet(global_provider())
         self._engines.look()
         # Middleware around the app may have opened its span, and ends it when the app has returned.
-        around = trace.get_current_span().get_span_context()
-        if around.is_valid:
-            self._around[around.span_id] = request
+        around = trace.get_current_span()
+        if getattr(around, "kind", None) is SpanKind.SERVER:
+            self._around[around.get_span_context().span_id] = request
 
     def meet(self, observability: Any) -> None:
         """Hear an `Observability`, which has started: its provider is there since."""
@@ -71,7 +71,8 @@ class Ears:
 
     def _span_ended(self, span: ReadableSpan) -> None:
         span_id = 0 if span.context is None else span.context.span_id
-        request = current_request.get() or (self._around.get(span_id) if span.kind is SpanKind.SERVER else None)
+        parent_id = 0 if span.parent is None else span.parent.span_id
+        request = current_request.get() or self._around.get(span_id) or self._around.get(parent_id)
         if request is None:
             self._other_span(span)
             return
