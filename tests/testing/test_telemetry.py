@@ -42,6 +42,15 @@ def app(watch) -> FastAPI:
     return app
 
 
+def messages(request: RecordedRequest) -> list[str]:
+    """Return the messages of lines; on a busy machine an app may take a while to return, and a line and a span say so."""
+    return [line.message for line in request.lines if not line.message.startswith("background work")]
+
+
+def span_names(request: RecordedRequest) -> list[str]:
+    return [span.name for span in request.spans if span.name != "background"]
+
+
 @pytest.mark.parametrize("install", ["install", "add_middleware", "wrap"])
 async def test_every_kind_of_request_is_consistent(watch, telemetry, install):
     """Streams, failures, files, background work, unknown methods: the assertion holds of each, however we are installed."""
@@ -76,8 +85,8 @@ async def test_what_is_known_of_a_request(app, telemetry):
     last.assert_route("/items/{item}")
     assert dict(last.headers) == dict(response.headers)
     assert (last.method, last.path, last.status, last.request_id) == ("GET", "/items/2", 200, "two")
-    assert [line.message for line in last.lines] == ["looking it up", "request completed"]
-    assert [span.name for span in last.spans] == ["lookup", "GET /items/{item}"]
+    assert messages(last) == ["looking it up", "request completed"]
+    assert span_names(last) == ["lookup", "GET /items/{item}"]
     assert last.metric("http_requests_total", route="/items/{item}") == 1
     assert last.metric("http_requests_total", route="/items/{item}", status="500") == 0
     assert 0 < last.timings["answered_ms"] <= last.timings["sent_ms"] <= last.timings["returned_ms"]
@@ -95,7 +104,7 @@ async def test_requests_at_the_same_time_do_not_mix(app, telemetry):
     telemetry.assert_consistent()
     for number, request in enumerate(telemetry.requests):
         request.assert_one_line(message="looking it up", item=str(number))
-        assert len(request.spans) == 2
+        assert len(span_names(request)) == 2
 
 
 DAMAGES = {
@@ -315,7 +324,7 @@ async def test_a_call_of_another_app_is_a_request_of_its_own(watch, app, telemet
     assert telemetry.last is first
     assert (first.route, second.route, second.parent) == ("/outer", "/items/{item}", first)
     telemetry.assert_consistent()
-    assert [line.message for line in first.lines] == ["request completed"]
+    assert messages(first) == ["request completed"]
 
 
 def test_nothing_was_seen(telemetry):

@@ -146,7 +146,8 @@ async def test_each_statement_is_a_query_once(watch, telemetry, is_instrumented)
     assert [query.text for query in telemetry.last.queries] == ["SELECT 1", "SELECT 2", "SELECT nothing", "SELECT 3"]
     telemetry.last.assert_queries(max=4, min=4)
     telemetry.last.assert_consistent()
-    names = [span.name for span in telemetry.last.spans]
+    # On a busy machine the app may take a while to return, and a span says so.
+    names = [span.name for span in telemetry.last.spans if span.name != "background"]
     assert len(names) == (6 if is_instrumented else 3)
 
 
