@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from sage_fastapi_obs.doctor.fault import Fault
-from sage_fastapi_obs.doctor.observations import Observations, ShownSecret
+from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.inspection.app_layers import FoundRoute
 from sage_fastapi_obs.logs.writer import OWN_LOGGER
 from sage_fastapi_obs.privacy.redaction import Redaction
@@ -40,31 +40,34 @@ def public_pages(seen: Observations) -> Iterator[Fault]:
 
 def unredacted_fields(seen: Observations) -> Iterator[Fault]:
     """Find secrets that lines or spans show, or would if a field had the name that the application gives to a secret."""
-    yield from (_shown(secret) for secret in seen.shown_secrets)
+    shown: dict[str | None, list[str]] = {}
+    for secret in seen.shown_secrets:
+        shown.setdefault(secret.instrumentation, []).append(secret.place)
+    yield from (_shown(instrumentation, ", ".join(places)) for instrumentation, places in shown.items())
     settings = seen.inspected.settings
     if settings is None:
         return
     redaction = Redaction(settings.logging)
-    shown = {name: found for found in seen.inspected.routes for name in _secret_fields(found) if not redaction.hides(name)}
-    for name, found in shown.items():
+    fields = {name: found for found in seen.inspected.routes for name in _secret_fields(found) if not redaction.hides(name)}
+    for name, found in fields.items():
         yield Fault(
             *("unredacted-field", f"{name} is a secret in a model of {found.path}, but a log field of that name is shown"),
             f"add it to logging.redact: {name}",
         )
 
 
-def _shown(secret: ShownSecret) -> Fault:
-    if secret.instrumentation is None:
+def _shown(instrumentation: str | None, places: str) -> Fault:
+    if instrumentation is None:
         what, fix = (
-            f"the field {secret.place} of log lines",
-            "set logging.redact_builtin to true, and leave the name out of show_only",
+            f"fields of log lines: {places}",
+            "set logging.redact_builtin to true, and leave these names out of show_only",
         )
     else:
-        what = f"the attribute {secret.place} of spans by {secret.instrumentation}"
-        fix = "remove that instrumentation, or hide the value in a span processor before the one that exports"
-        if secret.instrumentation == OWN_LOGGER:
+        what = f"attributes of spans by {instrumentation}: {places}"
+        fix = "remove that instrumentation, or hide the values in a span processor before the one that exports"
+        if instrumentation == OWN_LOGGER:
             fix = "set tracing.query_values to false, and capture no headers that hold credentials"
-    return Fault("unredacted-field", f"{what} shows a value that is secret by its name", fix)
+    return Fault("unredacted-field", f"values that are secret by their names are shown in {what}", fix)
 
 
 def _secret_fields(found: FoundRoute) -> Iterator[str]:

@@ -4,7 +4,8 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sage_fastapi_obs.causes import CAUSES
@@ -46,8 +47,7 @@ def label_growth(seen: Observations) -> Iterator[Fault]:
 
 def loop_blocking(seen: Observations) -> Iterator[Fault]:
     """Find what keeps the event loop from all other requests: what was measured, and what async routes call."""
-    for answer in [*seen.answers.values(), *(answer for _, answer in seen.called)]:
-        yield from _measured(answer)
+    yield from _measured([*seen.answers.values(), *(answer for _, answer in seen.called)])
     for found in seen.inspected.routes:
         for function in filter(inspect.iscoroutinefunction, map(inspect.unwrap, _functions(found.route))):
             for name, line in _blocking_calls(function):
@@ -57,12 +57,17 @@ def loop_blocking(seen: Observations) -> Iterator[Fault]:
                 )
 
 
-def _measured(answer: SyntheticAnswer) -> Iterator[Fault]:
-    explanation = None if answer.exchange is None else answer.exchange.explanation
-    for finding in () if explanation is None else explanation.findings:
-        if finding.cause == "blocked_loop":
-            route = answer.exchange.route if answer.exchange is not None else None
-            yield Fault("loop-blocking", f"a request to {route or 'no route'} {finding.text}", CAUSES["blocked_loop"].remedy)
+def _measured(answers: Iterable[SyntheticAnswer]) -> Iterator[Fault]:
+    """Tell of each line of the application once, whatever requests it was that it blocked the loop for."""
+    found: dict[str | None, list[str]] = defaultdict(list)
+    for exchange in [answer.exchange for answer in answers if answer.exchange is not None]:
+        explanation = exchange.explanation
+        for finding in () if explanation is None else explanation.findings:
+            if explanation is not None and finding.cause == "blocked_loop":
+                found[explanation.blocked_loop_at].append(f"to {exchange.route or 'no route'} {finding.text}")
+    for texts in found.values():
+        more = f", and {len(texts) - 1} more" if len(texts) > 1 else ""
+        yield Fault("loop-blocking", f"a request {texts[0]}{more}", CAUSES["blocked_loop"].remedy)
 
 
 def _functions(route: Any) -> Iterator[Callable[..., Any]]:
@@ -119,17 +124,17 @@ def request_cost(seen: Observations) -> Iterator[Fault]:
 
 def failing_requests(seen: Observations) -> Iterator[Fault]:
     """Find requests that ended in another way than they should; behind what has refused them, nothing was looked at."""
+    ended: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for request in SYNTHETIC_REQUESTS:
         answer = seen.answers.get(request.kind)
         if answer is not None and answer.status != request.expected:
-            yield Fault(
-                *(
-                    "failing-request",
-                    f"the synthetic request {request.kind!r} got {_end(answer)} instead of {request.expected}",
-                ),
-                "if a layer refuses it, look at the app without that; if the app has to start first, use --lifespan",
-                is_note=answer.error is None,
-            )
+            ended[_end(answer), answer.error is None].append(f"{request.kind} (for {request.expected})")
+    for (end, is_note), kinds in ended.items():
+        yield Fault(
+            *("failing-request", f"synthetic requests ended with {end}: {', '.join(kinds)}"),
+            "if a layer refuses them, look at the app without that; if the app has to start first, use --lifespan",
+            is_note=is_note,
+        )
     for found, answer in seen.called:
         if answer.error is not None or answer.status is None or answer.status >= 500:
             yield Fault("failing-request", f"GET {found.path} ended with {_end(answer)}", "see the line of its request")

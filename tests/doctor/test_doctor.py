@@ -124,6 +124,7 @@ def test_a_planted_fault_is_found(runs: dict[str, Ended], name: str) -> None:
     assert any(plant.told in fault["what"] for fault in faults if fault["check"] == plant.check), faults
     assert {fault["check"] for fault in faults} <= {plant.check, *plant.also}, faults
     assert all(fault["fix"] for fault in faults)
+    assert len([fault for fault in faults if fault["check"] == plant.check]) == 1, faults
     assert ended.status == int(not all(fault["is_note"] for fault in faults))
     assert "s3cr3t" not in ended.out
     assert (ended.err, ended.left) == ("", set())
@@ -162,7 +163,7 @@ def test_what_cannot_be_looked_at_is_said(runs: dict[str, Ended]) -> None:
 def test_an_app_that_never_answers_is_told_of(runs: dict[str, Ended]) -> None:
     """It is asked once, and not in all other ways."""
     assert [(fault["check"], fault["what"]) for fault in runs["no answer"].told["faults"]] == [
-        ("failing-request", "the synthetic request 'ok' got TimeoutError instead of 200")
+        ("failing-request", "synthetic requests ended with TimeoutError: ok (for 200)")
     ]
 
 
