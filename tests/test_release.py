@@ -3,6 +3,7 @@
 import email
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,11 @@ def test_the_pythons_that_are_promised_are_those_of_the_matrix():
     promised = [row.rpartition(" ")[2] for row in PROJECT["project"]["classifiers"] if "Python :: 3." in row]
     assert tomllib.loads((ROOT / "tox.toml").read_text())["env_list"] == promised
     assert PROJECT["project"]["requires-python"] == f">={promised[0]}"
+
+
+def test_every_extra_for_users_is_documented():
+    """The table of extras names each of them, and none that is only for who works on the package."""
+    table = (ROOT / "docs/reference.md").read_text().partition("## Extras")[2]
+    named = [extra for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for extra in re.findall(r"`([^`]+)`", row)]
+    extras = set(PROJECT["project"]["optional-dependencies"]) - {"bench", "demo", "docs", "test"}
+    assert sorted(named) == sorted(extras)
