@@ -104,6 +104,7 @@ SECONDS = 60 if SOAK else 0
 REQUESTS = times(1_000, 20_000)
 """How many they make at least, after as many as fill what is bounded."""
 MOST_GROWTH_BYTES = 16 * 1024 * 1024
+"""Lines, pauses and windows of which the last ones are remembered fill up after that many requests, and an allocator keeps some."""
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def serving(folder: Path, *, watched: bool) -> Iterator[Server]:
         "SAGE_OBS_STORE__PATH": str(folder / "store"),
         "SAGE_OBS_LOGGING__OUTPUT": str(folder / "lines"),
         "SAGE_OBS_MONITORING__EXPOSE_LOGS": "true",
-        "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "1",
+        "SAGE_OBS_MONITORING__INTERVAL_SECONDS": "15" if SOAK else "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "XDG_RUNTIME_DIR": str(folder),
     }
