@@ -104,7 +104,7 @@ SECONDS = 60 if SOAK else 0
 REQUESTS = times(1_000, 20_000)
 """How many they make at least, after as many as fill what is bounded."""
 MOST_GROWTH_BYTES = 16 * 1024 * 1024
-"""Lines, pauses and windows of which the last ones are remembered fill up after that many requests, and an allocator keeps some."""
+"""Memory of the last lines, pauses and windows fills up after more requests than that, and an allocator keeps some."""
 
 
 @contextmanager
