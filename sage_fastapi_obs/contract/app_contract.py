@@ -1,6 +1,5 @@
 """The contract of an app, read from what it is built with: nothing of it is called."""
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.line_format import LINE_FIELDS
 from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.observability import Observability
-from sage_fastapi_obs.operations.own_metrics import DeclaredCounter, DeclaredGauge, DeclaredHistogram
+from sage_fastapi_obs.operations.own_metrics import all_declared
 from sage_fastapi_obs.settings import LoggingSettings, Settings
 from sage_fastapi_obs.tracing.server_attributes import EXPLAINED
 
@@ -54,7 +53,8 @@ def _metrics(observability: Observability) -> Iterator[tuple[str, MetricTerms]]:
     declared = {one.metric.name: one.metric for one in observability.instruments.known()}
     # Some of what the process says is there on some systems only.
     of_process = PACKS["runtime"] if "runtime" in observability.instruments.packs else ()
-    for metric in (*of_process, *_declared_by_the_app()):
+    # The instruments of what the app declares are only built when they are used.
+    for metric in (*of_process, *(one for one in all_declared() if not one.pack)):
         declared.setdefault(metric.name, metric)
     yield from ((name, _terms(metric, metric.buckets)) for name, metric in declared.items())
     groups = observability.settings.metrics.alias_groups
@@ -68,13 +68,6 @@ def _metrics(observability: Observability) -> Iterator[tuple[str, MetricTerms]]:
                 )
                 bounds = tuple(bound * alias.factor for bound in reading.bounds)
                 yield alias.name, MetricTerms(alias.type or reading.kind, labels, bounds)
-
-
-def _declared_by_the_app() -> Iterator[Metric]:
-    """Yield the metrics that the app declares, whose instruments are only built when they are used."""
-    for one in gc.get_objects():
-        if isinstance(one, (DeclaredCounter, DeclaredGauge, DeclaredHistogram)) and not one.metric.pack:
-            yield one.metric
 
 
 def _terms(metric: Metric, bounds: tuple[float, ...]) -> MetricTerms:

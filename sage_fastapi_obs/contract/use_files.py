@@ -27,20 +27,24 @@ class FoundUses(NamedTuple):
 
 
 def uses_in(paths: Sequence[Path]) -> FoundUses:
-    """Read files, and all that is below folders; raises `ContractError` for a path where nothing is."""
+    """Read files, and all that is below folders; raises `ContractError` for a path where nothing is found."""
+    found = [_uses_of(path) for path in paths]
+    return FoundUses([use for one in found for use in one.uses], [text for one in found for text in one.unread])
+
+
+def _uses_of(path: Path) -> FoundUses:
     documents: list[tuple[str, Any]] = []
     uses: list[Use] = []
     unread: list[str] = []
-    for path in paths:
-        for file in _files(path):
-            try:
-                text = _text(file)
-                if file.suffix == ".md":
-                    uses += runbook_uses(text, file.stem, str(file))
-                else:
-                    documents += [(str(file), one) for one in _documents(text, file)]
-            except (OSError, ValueError, RecursionError) as error:
-                unread.append(f"{file}: {_first_line(error)}")
+    for file in _files(path):
+        try:
+            text = _text(file)
+            if file.suffix == ".md":
+                uses += runbook_uses(text, file.stem, str(file))
+            else:
+                documents += [(str(file), one) for one in _documents(text, file)]
+        except (OSError, ValueError, RecursionError) as error:
+            unread.append(f"{file}: {_first_line(error)}")
     libraries = dict(filter(None, (library_panel(document) for _, document in documents)))
     for name, document in documents:
         uses += rule_uses(document, name)
@@ -50,6 +54,9 @@ def uses_in(paths: Sequence[Path]) -> FoundUses:
                 uses += grafana_uses(board, name, libraries)
             except ValueError as error:
                 unread.append(f"{name}: {error}")
+    if not uses:
+        why = f": {unread[0]}" if unread else ""
+        raise ContractError(f"{path} has no dashboard, rule or runbook{why}")
     return FoundUses(uses, unread)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
+from weakref import WeakSet
 
 from sage_fastapi_obs.active import ActiveObservability, active_observability, count_internal_error, on_start
 from sage_fastapi_obs.catalog import CATALOG, Metric
@@ -26,12 +27,16 @@ _OF_THE_SCRAPER = frozenset({"service", "job", "instance"})
 _OF_OTHER_SERIES = ("_bucket", "_count", "_sum", "_created", "_info", "_total")
 
 
+_declarations: "WeakSet[_Declared]" = WeakSet()
+
+
 class _Declared:
-    __slots__ = ("metric",)
+    __slots__ = ("__weakref__", "metric")
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         """Its description."""
+        _declarations.add(self)
 
     def _change(
         self,
@@ -181,6 +186,11 @@ def metrics_of(pack: object) -> tuple[Metric, ...]:
     if not found:
         raise DeclarationError(f"{pack!r:.80} is no pack: nothing is declared in it by declare_counter and the like")
     return tuple(found)
+
+
+def all_declared() -> list[Metric]:
+    """List the metrics that are declared now, those of packs included, whether anybody uses them or not."""
+    return [one.metric for one in _declarations]
 
 
 def enable_pack(pack: object) -> None:

@@ -161,10 +161,15 @@ def test_what_cannot_be_read_is_said(name: str, content: bytes, tmp_path: Path) 
     assert len(said.splitlines()) == 1
 
 
-def test_what_is_not_there_is_an_error() -> None:
-    """A mistyped path must not pass for a folder without dashboards."""
+def test_a_path_without_anything_is_an_error(tmp_path: Path) -> None:
+    """A mistyped path, an empty folder or a file of another kind must not pass for dashboards that need nothing."""
     with pytest.raises(ContractError, match="there is no"):
-        uses_in([Path(__file__) / "nowhere"])
+        uses_in([tmp_path / "nowhere"])
+    with pytest.raises(ContractError, match="has no dashboard"):
+        uses_in([tmp_path])
+    (tmp_path / "cut.json").write_text("{")
+    with pytest.raises(ContractError, match=r"has no dashboard, rule or runbook: .*cut\.json: Expecting"):
+        uses_in([tmp_path / "cut.json"])
 
 
 def test_hidden_and_foreign_folders_are_left_out(tmp_path: Path) -> None:

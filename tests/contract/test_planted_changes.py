@@ -8,6 +8,12 @@ from typing import Any
 import forked
 import pytest
 
+from sage_fastapi_obs.cli import main
+from sage_fastapi_obs.contract.comparison import compare
+from sage_fastapi_obs.contract.comparison_text import comparison_json
+from sage_fastapi_obs.contract.telemetry_contract import read_contract
+from sage_fastapi_obs.contract.use_files import uses_in
+
 SHOP = Path(__file__).parent / "shop"
 MAIN = "import sys; from sage_fastapi_obs.cli import main; sys.exit(main(sys.argv[1:]))"
 SOURCE = (SHOP / "shop.py").read_text()
@@ -33,14 +39,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
-def checked(tmp_path: Path, file: str, replaced: dict[str, str]) -> tuple[int, dict[str, Any]]:
+def checked(tmp_path: Path, file: str, replaced: dict[str, str]) -> dict[str, Any]:
+    """Change the source, and compare."""
     source = SOURCE
     for old, new in replaced.items():
         assert old in source
         source = source.replace(old, new)
     (tmp_path / "shop.py").write_text(source)
-    code, said = contract("check", tmp_path, "--file", file, "--used-by", str(SHOP), "--json")
-    return code, json.loads(said)
+    changed = tmp_path / "changed.json"
+    assert contract("write", tmp_path, "--file", str(changed))[0] == 0
+    found = uses_in([SHOP])
+    return comparison_json(compare(read_contract(Path(file)), read_contract(changed), found.uses), found.unread)
 
 
 def places(said: dict[str, Any], *, breaks: bool) -> set[str]:
@@ -134,8 +143,8 @@ PLANTED: dict[str, tuple[dict[str, str], set[str], set[str]]] = {
 def test_a_change_names_what_it_breaks(planted: str, tmp_path: Path, file: str) -> None:
     """Each place of the owners is named that asks for what has changed, and no other."""
     replaced, broken, changed = PLANTED[planted]
-    code, said = checked(tmp_path, file, replaced)
-    assert (code, said["compatible"]) == (1, False)
+    said = checked(tmp_path, file, replaced)
+    assert said["compatible"] is False
     assert places(said, breaks=True) == broken
     assert places(said, breaks=False) - broken == changed
     assert (said["not_understood"], said["not_read"]) == ([], [])
@@ -143,7 +152,7 @@ def test_a_change_names_what_it_breaks(planted: str, tmp_path: Path, file: str) 
 
 def test_our_own_dashboards_and_runbooks_are_named(tmp_path: Path, file: str) -> None:
     """The contract has the queries of what the package brings: they are named where the settings do not write them any more."""
-    _, said = checked(tmp_path, file, {REDACTED: f'{REDACTED}, metrics={{"packs": ["runtime"]}}'})
+    said = checked(tmp_path, file, {REDACTED: f'{REDACTED}, metrics={{"packs": ["runtime"]}}'})
     change = next(one for one in said["changes"] if one["subject"] == {"kind": "metric", "name": "http_requests_total"})
     named = {(one["kind"], one["name"]) for one in change["affected"] if not one["file"]}
     assert {("dashboard", "Service"), ("dashboard", "Unified view"), ("alert", "HighErrorRate")} <= named
@@ -161,15 +170,14 @@ def test_a_refactoring_changes_nothing(tmp_path: Path, file: str) -> None:
         "def order(": "def find_order(",
         '"threshold": 1}': '"threshold": 1.0}',
     }
-    assert checked(tmp_path, file, replaced) == (
-        0,
-        {"compatible": True, "changes": [], "not_understood": [], "not_read": []},
-    )
-    code, said = checked(
-        tmp_path, file, {'"country", "reason"]': '"country", "reason", "city"]', '"/carts")': '"/carts")\n@app.get("/new")'}
-    )
-    assert [one["text"] for one in said["changes"]] == ["label city of orders_refused_total", "route /new"]
-    assert (code, said["compatible"]) == (0, True)
+    nothing = {"compatible": True, "changes": [], "not_understood": [], "not_read": []}
+    assert checked(tmp_path, file, replaced) == nothing
+    code, said = contract("check", tmp_path, "--file", file, "--used-by", str(SHOP), "--json")
+    assert (code, json.loads(said)) == (0, nothing)
+    more = {'"country", "reason"]': '"country", "reason", "city"]', '"/carts")': '"/carts")\n@app.get("/new")'}
+    found = checked(tmp_path, file, more)
+    assert [one["text"] for one in found["changes"]] == ["label city of orders_refused_total", "route /new"]
+    assert found["compatible"] is True
 
 
 def test_the_text_is_for_people(tmp_path: Path, file: str) -> None:
@@ -188,21 +196,31 @@ def test_the_text_is_for_people(tmp_path: Path, file: str) -> None:
     )
 
 
-def test_what_is_wrong_is_said(tmp_path: Path, file: str) -> None:
+def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing app, contract or folder is an error of its own, which says what to do; nothing is taken as unchanged."""
+    (tmp_path / "shop.py").write_text(SOURCE)
     (tmp_path / "none.json").write_text("{}")
+    (tmp_path / "other.json").write_text(Path(file).read_text().replace('"format": 1', '"format": 99'))
+    asked = ["contract", "check", "shop:app", "--file"]
+    said = {
+        "missing.json": "there is no .*missing.json: write it with `sage-obs contract write`",
+        "none.json": r"none.json is no contract \(format: Field required\)",
+        "other.json": "has format 99",
+    }
+    for name, text in said.items():
+        assert main([*asked, str(tmp_path / name)]) == 2
+        assert re.fullmatch(f"sage-obs contract: .*{text}.*\n", capsys.readouterr().err)
     (tmp_path / "bare.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
-    bare = forked.run(MAIN, "contract", "write", "bare:app", "--app-dir", str(tmp_path), "--file", str(tmp_path / "new.json"))
-    answers = [
-        contract("check", tmp_path, "--file", str(tmp_path / "missing.json")),
-        contract("check", tmp_path, "--file", str(tmp_path / "none.json")),
-        contract("check", tmp_path, "--file", file, "--used-by", str(tmp_path / "missing")),
-        (bare.returncode, bare.stderr),
-    ]
-    assert [code for code, _ in answers] == [2, 2, 2, 2]
-    said = ["sage-obs contract write", "is no contract", "there is no", "has no Observability"]
-    assert [text for (_, answer), text in zip(answers, said, strict=True) if text not in answer] == []
-    assert [len(answer.splitlines()) for _, answer in answers] == [1, 1, 1, 1]
+    for arguments, text in (
+        (["write", "bare:app"], "bare:app has no Observability"),
+        (["check", "shop:app", "--file", file, "--used-by", str(tmp_path / "missing")], "there is no .*missing: name a file"),
+        (["check", "shop:app", "--file", file, "--used-by", str(tmp_path / "bare.py")], "has no dashboard, rule or runbook"),
+    ):
+        done = forked.run(MAIN, "contract", *arguments, "--app-dir", str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(f"sage-obs contract: .*{text}.*\n", done.stderr)
+    without = forked.run(f"import sys; sys.modules['promql_parser'] = None; {MAIN}", *asked, file)
+    assert (without.returncode, "pip install 'sage_fastapi_obs[contract]'" in without.stderr) == (2, True)
 
 
 def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
