@@ -74,6 +74,8 @@ class ExportedRule:
     annotations: Mapping[str, str] = field(default_factory=dict)
     test: RuleTest | None
     """None where no series could be made up."""
+    rule: AlertRule | None = None
+    """The same as it could be judged in process; None where only Prometheus can."""
 
     def entry(self, links: Mapping[str, str]) -> dict[str, Any]:
         """Return its entry in a rule file; `links`: annotations besides its own."""
@@ -149,6 +151,7 @@ def alert_from_rule(
         labels={name: text for name, text in rule.labels.items() if text},
         annotations={name: text for name, text in rule.annotations.items() if name not in ("summary", "description")},
         test=_test_of(rule, also_by, {"service": "example", **(target or {})}),
+        rule=rule,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from sage_fastapi_obs.alert_rules.exported_rule import ExportedRule, RuleGroup, RuleTest
 from sage_fastapi_obs.alert_rules.rule_test_series import SeriesShape, TestSeries, series, series_giving
 from sage_fastapi_obs.alerting.default_rules import ERRORS, SlaViolations
-from sage_fastapi_obs.alerting.expressions import Stat, duration, number
+from sage_fastapi_obs.alerting.expressions import BurnRate, Stat, duration, number
+from sage_fastapi_obs.alerting.rules import AlertCondition, AlertRule
 from sage_fastapi_obs.alerting.sla import ServiceLevels
 from sage_fastapi_obs.catalog.services import Services, by_promise, service_name, with_pack
 from sage_fastapi_obs.settings import Settings, Severity
@@ -112,6 +113,13 @@ def _burning(burn: _Burn, budget: float, services: Services, served: Services) -
         f"{number(burn.rate)} times what is allowed in the long run.",
         labels={**service_label(services, served), "window": windows[0]},
         test=RuleTest(below, above, burn.long_seconds, labels, after, burn.short_seconds),
+        rule=AlertRule(
+            name=burn.alert,
+            expression=BurnRate(ERRORS, 1 - budget, burn.long_seconds, burn.short_seconds),
+            condition=AlertCondition.GREATER_THAN,
+            threshold=burn.rate,
+            severity=burn.severity,
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sage_fastapi_obs.alerting.default_rules import EXPORTED_NAMES
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.windows import Windows
+from sage_fastapi_obs.export.all_rules import alerts
 from sage_fastapi_obs.metrics.registry_reader import from_samples
 
 _STEP_SECONDS = 15.0
@@ -27,15 +28,18 @@ class RuleTrial:
         return self._seconds
 
     @property
-    def rules(self) -> dict[str, AlertRule]:
-        """All rules that are judged in process, by their names, and by those that they have where they are exported."""
-        rules = self.observability.status.alerts.rules
-        return {name: rule for rule in rules for name in (rule.name, EXPORTED_NAMES.get(rule.name, rule.name))}
+    def rules(self) -> list[tuple[str, AlertRule]]:
+        """All rules with their names: those that are judged in process, and those that are exported for Prometheus."""
+        judged = self.observability.status.alerts.rules
+        found = [(name, rule) for rule in judged for name in {rule.name, EXPORTED_NAMES.get(rule.name, rule.name)}]
+        names = {name for name, _ in found}
+        exported = ((one.name, one.rule) for one in alerts([self.observability.settings]))
+        return [*found, *((name, rule) for name, rule in exported if rule is not None and name not in names)]
 
     def values(self) -> Iterator[tuple[str, bool, Any]]:
         """Yield the name of each rule, whether it would fire once it has held for long enough, and its values by group."""
         self._seconds += _STEP_SECONDS
         self._windows.sample()
-        for name, rule in self.rules.items():
+        for name, rule in self.rules:
             values = rule.expression.values(self._windows.view)
             yield name, any(rule.holds(one, firing=False) for one in values.values()), values

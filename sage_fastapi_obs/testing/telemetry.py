@@ -83,14 +83,14 @@ class Telemetry:
     @property
     def firing(self) -> list[str]:
         """The names of the alert rules that would fire if what was observed went on for as long as they want."""
-        return [name for trial in self._trials for name, holds, _ in trial.values() if holds]
+        return sorted({name for trial in self._trials for name, holds, _ in trial.values() if holds})
 
     def assert_fires(self, rule: str) -> None:
         """Assert that an alert rule would fire, by its name in process or in Prometheus, if what was observed went on."""
         assert self._trials, "no Observability was seen, so that there is no alert rule"
         found = [(holds, values) for trial in self._trials for name, holds, values in trial.values() if name == rule]
-        names = sorted({name for trial in self._trials for name in trial.rules})
-        assert found, f"no rule {rule!r} is judged in process: there are {', '.join(names)}"
+        names = sorted({name for trial in self._trials for name, _ in trial.rules})
+        assert found, f"no rule {rule!r} can be judged here: there are {', '.join(names)}"
         assert any(holds for holds, _ in found), f"{rule} does not fire: its values are {[values for _, values in found]}"
 
     def assert_consistent(self) -> None:

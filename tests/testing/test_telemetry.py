@@ -279,13 +279,14 @@ def test_rules_fire_by_what_this_test_does(app, telemetry):
     asking.get("/boom")
     telemetry.assert_fires("HighErrorRate")
     telemetry.assert_fires("SlaViolation")
+    telemetry.assert_fires("ErrorBudgetBurnFast")
     assert "sla_violation" in telemetry.firing
     with Telemetry() as later:
         asking.get("/items/1")
         assert later.firing == []
         with pytest.raises(AssertionError, match=r"HighErrorRate does not fire: its values are \[\{\(\): \(0\.0,\)\}\]"):
             later.assert_fires("HighErrorRate")
-        with pytest.raises(AssertionError, match=r"no rule 'HighErrorRates' is judged in process: there are .*HighErrorRate"):
+        with pytest.raises(AssertionError, match=r"no rule 'HighErrorRates' can be judged here: there are .*HighErrorRate"):
             later.assert_fires("HighErrorRates")
 
 
