@@ -32,7 +32,7 @@ OF_FEATURES = {
     *("httpcore", "httpx", "trio", "uvicorn", "smtplib", "yaml", "mcp", "grafana_foundation_sdk"),
     *("opentelemetry.exporter", "opentelemetry.proto", "pytest"),
     *("sage_fastapi_obs.cli", "sage_fastapi_obs.clients.redis", "sage_fastapi_obs.export", "sage_fastapi_obs.monitoring"),
-    *("sage_fastapi_obs.packs.sage.api", "sage_fastapi_obs.packs.sage.dashboard"),
+    *("sage_fastapi_obs.packs.sage.api", "sage_fastapi_obs.packs.sage.dashboard", "sage_fastapi_obs.testing"),
 }
 
 

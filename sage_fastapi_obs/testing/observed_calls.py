@@ -123,7 +123,7 @@ async def _recorded(call: ASGIApp, app: Any, scope: Scope, receive: Receive, sen
             return await receive()
 
     async def send_noted(message: Message) -> None:
-        if "headers" in message:
+        if message.get("headers") is not None:
             # Any iterable is allowed, and one may be read only once.
             message = {**message, "headers": list(message["headers"])}
         with _outside(request):
@@ -175,9 +175,9 @@ def _begin(request: RecordedRequest) -> None:
 def _note_message(request: RecordedRequest, message: Message) -> None:
     match message["type"]:
         case "http.response.start" | "websocket.http.response.start":
-            request.note_answer(message["status"], message.get("headers", ()))
+            request.note_answer(message.get("status"), message.get("headers"))
         case "websocket.accept" if request.kind == "websocket":
-            request.note_answer(SWITCHING_PROTOCOLS, message.get("headers", ()))
+            request.note_answer(SWITCHING_PROTOCOLS, message.get("headers"))
         case "http.response.body" if not message.get("more_body"):
             request.note_time("sent_ms")
 

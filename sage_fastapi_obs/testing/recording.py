@@ -67,10 +67,10 @@ class Recording:
         self._started = time.perf_counter()
         self._times: dict[str, float] = {}
 
-    def note_answer(self, status: int, headers: Any) -> None:
+    def note_answer(self, status: int | None, headers: Any) -> None:
         """Note how the answer begins."""
         if self.status is None and not self.done.is_set():
-            self.status, self.headers = status, Headers(raw=list(headers))
+            self.status, self.headers = status, Headers(raw=list(headers or ()))
             self.note_time("answered_ms")
 
     def note_time(self, moment: str) -> None:
@@ -80,11 +80,13 @@ class Recording:
     def complete(self, scope: Scope) -> None:
         """Note the end."""
         self.note_time("returned_ms")
-        if self.exchange is None:
-            self._route = RouteTemplates(scope.get("app") or self.app).template(scope)
-        self.metrics = self.watch.changes()
-        self.watch = MetricWatch()
-        self.done.set()
+        try:
+            if self.exchange is None:
+                self._route = RouteTemplates(scope.get("app") or self.app).template(scope)
+            self.metrics = self.watch.changes()
+        finally:
+            self.watch = MetricWatch()
+            self.done.set()
 
     @property
     def is_logged_by_us(self) -> bool:
