@@ -17,6 +17,11 @@ _LANGUAGES = {
     "jaeger": "traceql",
 }
 """Languages by what the name of a data source's type has in it."""
+_OTHER = "other"
+"""A language that is not read, such as SQL."""
+_CHOSEN_TYPES = frozenset({"custom", "constant", "datasource", "textbox", "interval"})
+_CHOSEN_KINDS = frozenset({"CustomVariable", "ConstantVariable", "DatasourceVariable", "TextVariable", "IntervalVariable"})
+"""Variables whose query is no query, but what there is to choose."""
 _MOST_NESTED = 64
 _MOST_ENVELOPES = 3
 _MOST_NODES = 500_000
@@ -85,7 +90,7 @@ class _DashboardReader:
         if isinstance(node, list):
             for one in node:
                 yield from self._walk(one, where)
-        elif isinstance(node, Mapping):
+        elif isinstance(node, Mapping) and node.get("kind") not in _CHOSEN_KINDS:
             where = self._inside(node, where)
             yield from self._queries(node, where)
             reference = node.get("libraryPanel")
@@ -102,27 +107,25 @@ class _DashboardReader:
             where = where._replace(part=title, shown=_shown(node))
         elif not where.part and isinstance(name, str) and {"query", "expr", "datasource"} & node.keys():
             where = where._replace(part=f"{'choice' if 'query' in node and 'expr' not in node else 'annotation'} {name}")
-        language = self._language(node.get("datasource")) or _language_of(node.get("group")) or _language_of(node.get("kind"))
+        # In the second schema the type is the group of a query, and was its kind at first.
+        type_name = node.get("group") if node.get("kind") == "DataQuery" else None
+        language = self._language(node.get("datasource")) or _language_of_type(type_name) or _language_of(node.get("kind"))
         return where._replace(language=language or where.language)
 
     def _language(self, source: Any) -> str:
         if isinstance(source, Mapping):
-            return _language_of(source.get("type")) or self._language(source.get("uid") or source.get("name"))
+            return self._language(source.get("uid") or source.get("name")) or _language_of_type(source.get("type"))
         if not isinstance(source, str):
             return ""
-        return _language_of(self._variables.source_types.get(source.strip("${}[]"))) or _language_of(source)
+        return _language_of_type(self._variables.source_types.get(source.strip("${}[]"))) or _language_of(source)
 
     def _queries(self, node: Node, where: _Where) -> Iterator[Use]:
         shown = (*where.shown, *_legend(node))
-        for text in (node.get("expr"), node.get("expression")):
-            if isinstance(text, str) and text:
-                yield from self._asked(text, where, shown)
-        query = node.get("query")
-        if (
-            isinstance(query, str)
-            and query
-            and node.get("type") not in ("custom", "constant", "datasource", "textbox", "interval")
-        ):
+        if where.language == _OTHER:
+            return
+        if isinstance(text := node.get("expr"), str) and text:
+            yield from self._asked(text, where, shown)
+        if isinstance(query := node.get("query"), str) and query and node.get("type") not in _CHOSEN_TYPES:
             yield from self._query(query, where, shown)
         if where.language == "lucene" and isinstance(field := node.get("field"), str):
             yield self._use("lucene", "", where.part, (field,))
@@ -155,6 +158,11 @@ class _DashboardReader:
 def _language_of(kind: Any) -> str:
     words = kind.lower() if isinstance(kind, str) else ""
     return next((language for name, language in _LANGUAGES.items() if name in words), "")
+
+
+def _language_of_type(type_name: Any) -> str:
+    """Tell the language of a type of data sources, none for an unknown one."""
+    return _language_of(type_name) or (_OTHER if isinstance(type_name, str) and type_name and "$" not in type_name else "")
 
 
 def _guess(text: str) -> str:

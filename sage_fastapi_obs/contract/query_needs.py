@@ -51,7 +51,7 @@ def _fields(use: Use, known: Contract) -> Iterator[Need]:
             # What a field is compared with is no name of a field.
             found = {*_KEY.findall(quoted)} | ({quoted[1:-1]} if field is None else set())
             found |= {one for template in _TEMPLATE.findall(quoted) for one in _OF_TEMPLATE.findall(template)}
-            yield from (FieldNeed(names[one]) for one in found if one in names)
+            yield from _named_fields(found, known)
         if name == "_exists_" and value and value in names:
             yield FieldNeed(names[value])
         if field is not None:

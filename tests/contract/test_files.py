@@ -78,6 +78,21 @@ def test_the_language_is_that_of_the_data_source(source: Any, tmp_path: Path) ->
     assert [language for *_, language, _ in read(tmp_path, board_json=board)] == ["logql"]
 
 
+def test_what_is_no_query_of_telemetry_is_left_out(tmp_path: Path) -> None:
+    """SQL, expressions of Grafana's own and what there is to choose are not taken for queries."""
+    targets = [{"datasource": {"type": "__expr__", "uid": "__expr__"}, "type": "math", "expression": "$A * 2", "query": "$A"}]
+    board = {
+        "title": "Shop",
+        "variables": [{"kind": "CustomVariable", "spec": {"name": "x", "query": "a,b"}}],
+        "templating": {"list": [{"type": "custom", "name": "y", "query": "a,b"}]},
+        "panels": [
+            {**PANEL, "targets": targets},
+            {**PANEL, "datasource": {"type": "mysql"}, "targets": [{"query": "SELECT orders_total"}]},
+        ],
+    }
+    assert read(tmp_path, board_json=board, shop_json=BOARD) == [FOUND]
+
+
 def test_variables_are_filled_in(tmp_path: Path) -> None:
     """Those with listed values give each of them, those of Grafana a time; those in quotes stay, being any value."""
     listed = [

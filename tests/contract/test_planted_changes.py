@@ -196,6 +196,18 @@ def test_the_text_is_for_people(tmp_path: Path, file: str) -> None:
     )
 
 
+def test_what_the_start_adds_is_there_with_the_lifespan(tmp_path: Path, file: str) -> None:
+    """What is switched on at the start is promised where the start is run; what the app prints is no part of the answer."""
+    started = "app = FastAPI(on_startup=[lambda: observability.enable_pack('security')])\nprint('loaded')\n"
+    named = SOURCE.replace("app = FastAPI()\n", started).replace(
+        "Observability(settings)", "(observability := Observability(settings))"
+    )
+    (tmp_path / "shop.py").write_text(named)
+    without, with_it = (contract("check", tmp_path, "--file", file, *more) for more in ([], ["--lifespan"]))
+    assert without == (0, "the contract holds\nloaded\n")
+    assert (with_it[0], "new: metric auth_login_failed_total" in with_it[1]) == (0, True)
+
+
 def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing app, contract or folder is an error of its own, which says what to do; nothing is taken as unchanged."""
     (tmp_path / "shop.py").write_text(SOURCE)

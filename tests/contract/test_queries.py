@@ -141,6 +141,7 @@ def test_recording_rules_end_somewhere(text: str) -> None:
         ),
         ("logql", '{a="b"} | json | unwrap duration_ms', {FieldNeed("duration_ms")}),
         ("lucene", 'route:"/carts" AND _exists_:error.type', {FieldNeed("route", "=", "/carts"), FieldNeed("error.type")}),
+        ("lucene", '{"find": "terms", "field": "route.keyword"}', {FieldNeed("route")}),
         ("words", "Look at orders_total_x and refused_total", {REFUSED}),
         ("words", "while NobodyOrders fires", {RuleNeed("NobodyOrders")}),
     ],
