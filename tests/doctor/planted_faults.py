@@ -198,6 +198,10 @@ PLANTS = {
         *("exporter-unreachable", "tracing.otlp_endpoint: 127.0.0.1:9 cannot be reached", ""),
         environment={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
     ),
+    "collector at another path": Plant(
+        *("exporter-unreachable", "answers 404 at /v1/trace, which is no OTLP", ""),
+        environment={"SAGE_OBS_TRACING__OTLP_ENDPOINT": "http://127.0.0.1:{port}/v1/trace"},
+    ),
     "host that is not there": Plant(
         *("exporter-unreachable", "notify.webhook_url: nowhere.invalid:443 cannot be reached", ""),
         environment={"SAGE_OBS_NOTIFY__WEBHOOK_URL": "https://ada:s3cr3t@nowhere.invalid/x"},

@@ -4,49 +4,25 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doctor.command_run import start
 from doctor.planted_faults import HEAD, INSTALLED, PLANTS
 from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs.doctor.fault import CHECKS
 
-RUN_EACH = """
-import json, os, sys
-import a2wsgi, fastapi, httpx, prometheus_client.asgi, sentry_sdk, structlog
-import opentelemetry.instrumentation.asgi, opentelemetry.sdk._logs.export, opentelemetry.sdk.metrics.export
-import sage_fastapi_obs.doctor.diagnosis
-from sage_fastapi_obs.cli import doctor, main
-from sage_fastapi_obs.inspection import synthetic_requests
-
-def look(folder, arguments, environment):
-    doctor._MOST_SECONDS = int(environment.pop("MOST_SECONDS", {patience}))
-    synthetic_requests.LONGEST_SECONDS = float(environment.pop("LONGEST_SECONDS", {patience}))
-    os.environ.update(environment)
-    os.chdir(folder)
-    for number, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
-    try:
-        code = main(["doctor", *arguments])
-    except SystemExit as ended:
-        code = ended.code
-    sys.stdout.flush()
-    os._exit(code)
-
-for folder, arguments, environment in json.load(sys.stdin):
-    child = os.fork()
-    if not child:
-        try:
-            look(folder, arguments, environment)
-        finally:
-            os._exit(99)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-"""All in children of one program, that has imported what takes most of the time."""
 APPS: dict[str, tuple[str, list[str], dict[str, str]]] = {
-    "healthy": (HEAD + INSTALLED, ["shop:app", "--json"], {}),
+    "healthy": (
+        HEAD + INSTALLED,
+        ["shop:app", "--json"],
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:{port}"},
+    ),
     "healthy, as text": (
         # A thread of the app keeps no process from ending.
         HEAD + INSTALLED + "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
@@ -77,7 +53,7 @@ APPS: dict[str, tuple[str, list[str], dict[str, str]]] = {
 class Ended:
     """One run of the command."""
 
-    def __init__(self, status: int, folder: Path) -> None:
+    def __init__(self, status: int | None, folder: Path) -> None:
         self.status = status
         self.out, self.err = ((folder / name).read_text() for name in ("out", "err"))
         self.left = {path.name for path in folder.iterdir()} - {"out", "err", "shop.py", "__pycache__"}
@@ -90,25 +66,42 @@ class Ended:
         return json.loads(self.out)
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans at the usual path, as an empty message."""
+
+    def do_POST(self) -> None:
+        self.send_response(404 if self.path != "/v1/traces" or self.headers["content-length"] != "0" else 200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+def collector_port() -> Iterator[int]:
+    """Serve while the apps are looked at."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, collector_port: int) -> dict[str, Ended]:
     """Run the command for all apps."""
-    folders, asked = {}, []
-    planted = {name: (HEAD + INSTALLED * plant.installed + plant.code, plant) for name, plant in PLANTS.items()}
-    for name, (code, plant) in planted.items():
-        folders[name] = tmp_path_factory.mktemp("app")
-        (folders[name] / "shop.py").write_text(code)
-        asked.append((str(folders[name]), ["shop:app", "--json", *plant.arguments], dict(plant.environment)))
-    for name, (code, arguments, environment) in APPS.items():
-        folders[name] = tmp_path_factory.mktemp("app")
-        (folders[name] / "shop.py").write_text(code)
-        asked.append((str(folders[name]), arguments, environment))
-    command = [sys.executable, "-W", "ignore", "-c", RUN_EACH.replace("{patience}", f"{PATIENCE_SECONDS:.0f}")]
-    # Standard output of what is looked at is that of a container: no file of the app's.
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS)
-    statuses = list(map(int, done.stdout.split()))
-    assert len(statuses) == len(folders), done.stderr
-    return {name: Ended(status, folder) for status, (name, folder) in zip(statuses, folders.items(), strict=True)}
+    asked: dict[str, tuple[str, Sequence[str], Mapping[str, str]]] = {
+        name: (HEAD + INSTALLED * plant.installed + plant.code, ["shop:app", "--json", *plant.arguments], plant.environment)
+        for name, plant in PLANTS.items()
+    }
+    ended = {}
+    for name, (code, arguments, environment) in {**asked, **APPS}.items():
+        folder = tmp_path_factory.mktemp("app")
+        (folder / "shop.py").write_text(code)
+        process = start(folder, arguments, {key: value.format(port=collector_port) for key, value in environment.items()})
+        process.join(PATIENCE_SECONDS)
+        ended[name] = Ended(process.exitcode, folder)
+    return ended
 
 
 def test_each_check_is_planted_twice() -> None:
