@@ -57,7 +57,9 @@ class Comparison:
 
 def compare(old: Contract, new: Contract, found: Iterable[Use]) -> Comparison:
     """Compare two contracts; `found`: queries in files of the service's owners, besides those in the old contract."""
-    uses = [*{(use.kind, use.name, use.part, use.language, use.text): use for use in (*old.used_by, *found)}.values()]
+    uses = [*found]
+    in_files = {_query(use) for use in uses}
+    uses += (use for use in old.used_by if _query(use) not in in_files)
     alerts = {use.name: use.text for use in uses if use.kind == "alert"}
     known, now = (
         replace(one, rules={**{name: alerts[name] for name in alerts if name not in old.rules}, **one.rules})
@@ -80,6 +82,10 @@ def compare(old: Contract, new: Contract, found: Iterable[Use]) -> Comparison:
         _follow(change, about)
         change.affected = sorted(set(change.affected))
     return Comparison([*changes.values()], searched)
+
+
+def _query(use: Use) -> tuple[str, ...]:
+    return use.kind, use.name, use.part, use.language, use.text
 
 
 def _add(change: Difference, use: Use, broken: Break) -> None:

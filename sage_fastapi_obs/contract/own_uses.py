@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sage_fastapi_obs.alerting.default_rules import EXPORTED_NAMES
 from sage_fastapi_obs.alerting.expressions import duration
 from sage_fastapi_obs.alerting.rules import AlertRule
+from sage_fastapi_obs.contract.grafana_variables import Variables
 from sage_fastapi_obs.contract.rule_uses import rule_uses
 from sage_fastapi_obs.contract.runbook_uses import runbook_uses
 from sage_fastapi_obs.contract.telemetry_contract import Use
@@ -17,6 +18,8 @@ from sage_fastapi_obs.export.prometheus import rule_groups
 from sage_fastapi_obs.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
+_WITHOUT_VARIABLES = Variables({})
+"""Our dashboards have only those of Grafana outside of quotes."""
 _LANGUAGES = {"prometheus": "promql", "loki": "logql", "jaeger": "traceql"}
 
 
@@ -68,7 +71,8 @@ def own_uses(settings: Settings, rules: Mapping[str, OwnRule]) -> Iterator[Use]:
 def _of_dashboard(board: Dashboard) -> Iterator[Use]:
     for panel in board.panels:
         for query in panel.queries:
-            yield Use("dashboard", board.title, _LANGUAGES[query.store], query.text, panel.title)
+            text = _WITHOUT_VARIABLES.filled_in(query.text)[0] if query.store == "prometheus" else query.text
+            yield Use("dashboard", board.title, _LANGUAGES[query.store], text, panel.title)
     for choice in board.variables:
         yield Use("dashboard", board.title, "promql", choice.series, f"choice {choice.label}", (choice.label,))
 

@@ -186,8 +186,7 @@ class _Reader:
         if name and UNKNOWN in name:
             return {series[found] for found in _matching("=~" + name.replace(UNKNOWN, ".*"), series)}
         if name:
-            metric = self._known.metric_of(name)
-            return {metric} if metric else set()
+            return {series[name]} if name in series else set()
         names = [(f"{_OPERATORS[_word(one.op)]}{one.value}") for one in _matchers(selector) if one.name == "__name__"]
         return {series[found] for text in names if not text.startswith("!") for found in _matching(text, series)}
 

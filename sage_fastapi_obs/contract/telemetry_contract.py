@@ -1,7 +1,7 @@
 """What a service offers to dashboards, rules and runbooks, and those of them that it brings itself: one JSON file."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,11 +48,6 @@ class Use:
     """Labels and fields that are shown by their names, such as those of a legend."""
     file: str = ""
 
-    @property
-    def place(self) -> str:
-        """Its place in words."""
-        return f"{self.kind} {self.name}"
-
 
 LANGUAGES = ("promql", "logql", "lucene", "traceql", "words")
 """Of queries; `words`: a text in which names are looked for."""
@@ -80,23 +75,11 @@ class Contract:
     used_by: tuple[Use, ...] = ()
     """What the package's own dashboards, rules and runbooks ask for."""
 
-    def metric_of(self, series: str) -> str | None:
-        """Return the metric that a series is of: `x_bucket` is of the histogram `x`."""
-        if series in self.metrics:
-            return series
-        base = next((series.removesuffix(suffix) for suffix in _OF_HISTOGRAMS if series.endswith(suffix)), "")
-        return base if base in self.metrics and self.metrics[base].type == "histogram" else None
-
     @cached_property
     def series(self) -> dict[str, str]:
-        """All names of series, with the metrics that they are of."""
-        return dict(self._series())
-
-    def _series(self) -> Iterator[tuple[str, str]]:
-        for name, terms in self.metrics.items():
-            yield name, name
-            if terms.type == "histogram":
-                yield from ((name + suffix, name) for suffix in _OF_HISTOGRAMS)
+        """All names of series, with the metrics that they are of: `x_bucket` is of the histogram `x`."""
+        histograms = [name for name, terms in self.metrics.items() if terms.type == "histogram"]
+        return {name + suffix: name for name in histograms for suffix in _OF_HISTOGRAMS} | {name: name for name in self.metrics}
 
     def values(self, metric: str, label: str) -> tuple[str, ...]:
         """Return all values that a label may have; none for an open one. Without a metric, those of any series."""

@@ -10,6 +10,7 @@ from sage_fastapi_obs import Observability, Settings, declare_counter
 from sage_fastapi_obs.contract.app_contract import contract_of
 from sage_fastapi_obs.contract.comparison import compare
 from sage_fastapi_obs.contract.comparison_text import comparison_text
+from sage_fastapi_obs.contract.query_needs import needs_of
 from sage_fastapi_obs.contract.telemetry_contract import Contract, ContractError, MetricTerms
 from sage_fastapi_obs.inspection.inspected_app import InspectedApp
 from sage_fastapi_obs.settings.inspection_mode import inspection_mode
@@ -58,6 +59,8 @@ async def test_rules_in_process_and_in_prometheus_are_one() -> None:
     rule = {"name": "HighErrorRate", "metric": "http_requests_total", "condition": ">", "threshold": 5}
     plain, changed = await read(), await read(alerts={"rules": [rule]})
     assert {"HighErrorRate", "ResultHighErrorRate", "ServiceDown"} <= plain.rules.keys()
+    # Each query of ours is understood.
+    assert {needs_of(use, plain, {})[1] for use in plain.used_by} == {""}
     assert "in process" not in plain.rules["HighErrorRate"]
     assert plain.rules["HighErrorRate"] != changed.rules["HighErrorRate"]
     text = comparison_text(compare(plain, changed, []), [])

@@ -1,6 +1,7 @@
 """Dashboards, rules and configurations are found in whatever a team keeps them in; what cannot be read is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import yaml
 
 from sage_fastapi_obs import Settings
+from sage_fastapi_obs.contract.comparison import compare
 from sage_fastapi_obs.contract.own_uses import own_uses
-from sage_fastapi_obs.contract.telemetry_contract import ContractError, Use
+from sage_fastapi_obs.contract.telemetry_contract import Contract, ContractError, MetricTerms, Use
 from sage_fastapi_obs.contract.use_files import uses_in
 from sage_fastapi_obs.export import grafana
 
@@ -138,15 +140,20 @@ def test_files_of_the_export_ask_what_the_contract_says(tmp_path: Path) -> None:
     for path, text in grafana.files([service]).items():
         if path.startswith("grafana/dashboards/"):
             (tmp_path / Path(path).name).write_text(text)
-    own, files = own_uses(service, {}), uses_in([tmp_path]).uses
-    asked = {_asked(use) for use in own if use.kind == "dashboard" and use.language != "traceql"}
+    own, files = (*own_uses(service, {}),), uses_in([tmp_path]).uses
+    asked = {_query(use) for use in own if use.kind == "dashboard" and use.language != "traceql"}
     assert len(asked) > 100
-    assert {_asked(use) for use in files if use.language != "traceql" and not use.part.startswith("annotation")} == asked
+    assert {_query(use) for use in files if use.language != "traceql" and not use.part.startswith("annotation")} == asked
+    # And what is in both is named once, with its file.
+    old = Contract(1, "shop", {"http_requests_total": MetricTerms("counter")}, used_by=own)
+    (gone,) = compare(old, replace(old, metrics={}), files).changes
+    named = [(one.name, one.part, one.file) for one in gone.affected if one.kind == "dashboard"]
+    assert ("Service", "Request rate", str(tmp_path / "service.json")) in named
+    assert "" not in {file for *_, file in named}
 
 
-def _asked(use: Use) -> tuple[str, ...]:
-    text = use.text.replace("$__rate_interval", "5m").replace("$__range", "5m") if use.language == "promql" else use.text
-    return use.name, use.part, use.language, text
+def _query(use: Use) -> tuple[str, ...]:
+    return use.name, use.part, use.language, use.text
 
 
 @pytest.mark.parametrize(
