@@ -13,7 +13,7 @@ from sage_fastapi_obs.processes import at_fork
 if TYPE_CHECKING:
     import loguru
 
-_AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru", "sage_fastapi_obs.testing.heard_lines"})
+_AGENTS = frozenset({"sentry_sdk.integrations.loguru", "newrelic.hooks.logger_loguru", "sage_fastapi_obs.testing.log_capture"})
 """Where those sinks come from that libraries add by themselves. They learn of requests, failures and the standard library's
 records in ways of their own, and get only what the application itself logs."""
 

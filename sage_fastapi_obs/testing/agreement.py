@@ -9,9 +9,9 @@ from sage_fastapi_obs.catalog.http import REQUEST_LABELS, REQUEST_METRICS
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER, access_level
 from sage_fastapi_obs.request.exchange import Exchange
-from sage_fastapi_obs.testing.heard_lines import HeardLine
-from sage_fastapi_obs.testing.heard_spans import attribute, is_ours
+from sage_fastapi_obs.testing.log_capture import LogLine
 from sage_fastapi_obs.testing.recording import Recording
+from sage_fastapi_obs.testing.span_capture import attribute, is_ours
 
 _STATUS_LABELS = ("status", "status_code", "code", "http_status", "http_status_code", "http_response_status_code")
 _TOTAL, _DURATION = (metric.name for metric in REQUEST_METRICS[:2])
@@ -113,7 +113,7 @@ def _of_our_line(request: Recording, exchange: Exchange) -> Iterator[str]:
         yield from _of_access_line(line, exchange)
 
 
-def _of_access_line(line: HeardLine, exchange: Exchange) -> Iterator[str]:
+def _of_access_line(line: LogLine, exchange: Exchange) -> Iterator[str]:
     wanted = {
         "request_id": exchange.request_id,
         "correlation_id": exchange.correlation_id,

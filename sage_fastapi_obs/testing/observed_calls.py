@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sage_fastapi_obs.request.exchange import SCOPE_KEY
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.outcome import SWITCHING_PROTOCOLS
-from sage_fastapi_obs.testing.ears import Ears
-from sage_fastapi_obs.testing.heard_lines import HeardLine
+from sage_fastapi_obs.testing.capture import Capture
+from sage_fastapi_obs.testing.log_capture import LogLine
 from sage_fastapi_obs.testing.recorded_request import RecordedRequest
 from sage_fastapi_obs.testing.recording import current_request
 
@@ -32,7 +32,7 @@ _CLASSES: tuple[Any, ...] = (FastAPI, Starlette, ObservabilityMiddleware)
 class Listener(Protocol):
     """Who observes."""
 
-    other_lines: list[HeardLine]
+    other_lines: list[LogLine]
     other_spans: list[ReadableSpan]
 
     def begins(self, request: RecordedRequest) -> None:
@@ -46,7 +46,7 @@ LISTENERS: list[Listener] = []
 _originals: dict[type[Any], tuple[Any, Any]] = {}
 """By class, what it had and what it was given instead."""
 _in_progress: set[RecordedRequest] = set()
-_ears: list[Ears] = []
+_captures: list[Capture] = []
 """One while somebody observes."""
 _lock = threading.RLock()
 
@@ -56,7 +56,7 @@ def listen(listener: Listener) -> None:
     with _lock:
         LISTENERS.append(listener)
         if len(LISTENERS) == 1:
-            _ears.append(Ears(_other_line, _other_span))
+            _captures.append(Capture(_other_line, _other_span))
             for kind in _CLASSES:
                 original = kind.__call__
                 _originals[kind] = original, _watched(original)
@@ -68,20 +68,20 @@ def ignore(listener: Listener) -> None:
     with _lock:
         LISTENERS.remove(listener)
         if not LISTENERS:
-            _ears.pop().stop()
+            _captures.pop().stop()
             for kind, (original, given) in _originals.items():
                 if kind.__call__ is given:
                     kind.__call__ = original
             _originals.clear()
 
 
-def hear_spans_of(provider: TracerProvider) -> None:
-    """Hear a tracer provider that is not the global one, nor that of an `Observability`."""
-    for ears in _ears:
-        ears.spans.meet(provider)
+def capture_spans_of(provider: TracerProvider) -> None:
+    """Capture a tracer provider that is not the global one, nor that of an `Observability`."""
+    for capture in _captures:
+        capture.spans.meet(provider)
 
 
-def _other_line(line: HeardLine) -> None:
+def _other_line(line: LogLine) -> None:
     for listener in LISTENERS[:]:
         listener.other_lines.append(line)
 
@@ -165,8 +165,8 @@ def _begin(request: RecordedRequest) -> None:
         for other in _in_progress:
             other.is_alone = request.is_alone = False
         _in_progress.add(request)
-        listeners, ears = LISTENERS[:], _ears[:]
-    for one in ears:
+        listeners, captures = LISTENERS[:], _captures[:]
+    for one in captures:
         one.begin(request)
     for listener in listeners:
         listener.begins(request)
@@ -193,8 +193,8 @@ async def _watched_by_us(
         observability.ensure_started()
     request.observability = observability
     request.watch.meet([observability.registry])
-    for ears in _ears[:]:
-        ears.meet(observability)
+    for capture in _captures[:]:
+        capture.meet(observability)
     for listener in LISTENERS[:]:
         listener.meets(observability)
     try:

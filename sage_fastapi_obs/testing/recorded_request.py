@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage_fastapi_obs.testing.agreement import disagreements
-from sage_fastapi_obs.testing.heard_lines import HeardLine
+from sage_fastapi_obs.testing.log_capture import LogLine
 from sage_fastapi_obs.testing.recorded_texts import assert_in_none
 from sage_fastapi_obs.testing.recording import Recording
 
@@ -20,7 +20,7 @@ class RecordedRequest(Recording):
         found = disagreements(self)
         assert not found, self.failure("its signals disagree", *found)
 
-    def assert_one_line(self, **wanted: Any) -> HeardLine:
+    def assert_one_line(self, **wanted: Any) -> LogLine:
         """Assert that one of its lines has these values (`message`, `level`, `logger`, fields), and return it.
 
         Without any: that there is one access line, or, in an app without ours, one line at all.

@@ -8,13 +8,13 @@ from urllib.parse import quote, quote_plus
 from opentelemetry.sdk.trace import ReadableSpan
 
 from sage_fastapi_obs.privacy.redaction import REDACTED
-from sage_fastapi_obs.testing.heard_lines import HeardLine
+from sage_fastapi_obs.testing.log_capture import LogLine
 
 Texts: TypeAlias = Iterator[tuple[str, str]]
 """Where each stands, and the text."""
 
 
-def texts_of_lines(lines: Iterable[HeardLine]) -> Texts:
+def texts_of_lines(lines: Iterable[LogLine]) -> Texts:
     """Yield the texts of lines: each field, and the whole as it was written."""
     for line in lines:
         yield from texts_of(line.fields, f"line {line.message!r}")

@@ -15,10 +15,10 @@ from starlette.types import Scope
 from sage_fastapi_obs.privacy.redaction import REDACTED
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.route import RouteTemplates
-from sage_fastapi_obs.testing.heard_lines import HeardLine
-from sage_fastapi_obs.testing.heard_spans import is_ours
+from sage_fastapi_obs.testing.log_capture import LogLine
 from sage_fastapi_obs.testing.metric_changes import MetricWatch, Series, total
 from sage_fastapi_obs.testing.recorded_texts import Texts, texts_of, texts_of_lines, texts_of_spans
+from sage_fastapi_obs.testing.span_capture import is_ours
 from sage_fastapi_obs.testing.sql_queries import SqlQuery
 
 current_request: ContextVar["Recording | None"] = ContextVar("sage_fastapi_obs.testing.request", default=None)
@@ -56,9 +56,9 @@ class Recording:
         """The `Observability` of that middleware."""
         self.done = threading.Event()
         """Set once it is complete."""
-        self.written: list[HeardLine] = []
+        self.written: list[LogLine] = []
         """Lines of our writers."""
-        self.heard: list[HeardLine] = []
+        self.logged: list[LogLine] = []
         """Lines that reached `logging` and loguru."""
         self.watch = MetricWatch()
         self.is_in_statement = False
@@ -94,9 +94,9 @@ class Recording:
         return self.observability is not None and bool(self.observability.settings.logging.enabled)
 
     @property
-    def lines(self) -> list[HeardLine]:
+    def lines(self) -> list[LogLine]:
         """Its lines: as our writer has written them, or what an app without one has logged by `logging` and loguru."""
-        return self.written if self.is_logged_by_us else self.heard
+        return self.written if self.is_logged_by_us else self.logged
 
     @property
     def route(self) -> str | None:
@@ -118,7 +118,7 @@ class Recording:
         return found
 
     @property
-    def access_lines(self) -> list[HeardLine]:
+    def access_lines(self) -> list[LogLine]:
         """Our lines about the whole request; there should be one."""
         return [line for line in self.lines if line.is_access_line]
 

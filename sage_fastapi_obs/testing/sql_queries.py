@@ -7,7 +7,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from sage_fastapi_obs.testing.heard_spans import attribute
+from sage_fastapi_obs.testing.span_capture import attribute
 
 _NOT_SQL = frozenset({"redis", "memcached", "mongodb", "elasticsearch", "opensearch"})
 
@@ -29,8 +29,8 @@ def query_of(span: ReadableSpan) -> SqlQuery | None:
     return SqlQuery(str(text or span.name))
 
 
-class EngineEars:
-    """Hears the statements of all engines of SQLAlchemy, sync and async, from when it is imported."""
+class QueryCapture:
+    """Captures the statements of all engines of SQLAlchemy, sync and async, from when it is imported."""
 
     def __init__(self, begins: Callable[[str], None], ends: Callable[[], None]) -> None:
         """`begins` is called with a statement before it is sent; `ends` afterwards."""

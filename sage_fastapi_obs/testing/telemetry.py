@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sage_fastapi_obs.testing.heard_lines import HeardLine
-from sage_fastapi_obs.testing.observed_calls import LISTENERS, hear_spans_of, ignore, listen, observed
+from sage_fastapi_obs.testing.log_capture import LogLine
+from sage_fastapi_obs.testing.observed_calls import LISTENERS, capture_spans_of, ignore, listen, observed
 from sage_fastapi_obs.testing.recorded_request import RecordedRequest
 from sage_fastapi_obs.testing.recorded_texts import assert_in_none, texts_of_lines, texts_of_spans
 from sage_fastapi_obs.testing.rule_trial import RuleTrial
@@ -29,7 +29,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.requests: list[RecordedRequest] = []
         """All requests, in the order in which they came; also those that a handler makes to another app in process."""
-        self.other_lines: list[HeardLine] = []
+        self.other_lines: list[LogLine] = []
         """Lines that were written outside of requests."""
         self.other_spans: list[ReadableSpan] = []
         """Spans that ended outside of requests."""
@@ -56,7 +56,7 @@ class Telemetry:
         if registry is not None:
             self._registries.append(registry)
         if tracer_provider is not None:
-            hear_spans_of(tracer_provider)
+            capture_spans_of(tracer_provider)
 
         async def observed_app(scope: Scope, receive: Receive, send: Send) -> None:
             if self not in LISTENERS or scope["type"] not in ("http", "websocket"):
@@ -76,7 +76,7 @@ class Telemetry:
         return made[-1]
 
     @property
-    def lines(self) -> list[HeardLine]:
+    def lines(self) -> list[LogLine]:
         """All lines: those of the requests in their order, then the others."""
         return [*(line for request in self.requests for line in request.lines), *self.other_lines]
 

@@ -21,7 +21,7 @@ _FORMATTER = logging.Formatter("%(message)s")
 
 
 @dataclass(slots=True)
-class HeardLine:
+class LogLine:
     """One line that was written."""
 
     level: str
@@ -44,42 +44,40 @@ class HeardLine:
         return all(name in found and found[name] == value for name, value in wanted.items())
 
 
-Hear = Callable[[HeardLine], None]
+Take = Callable[[LogLine], None]
 
 
-def written_line(line: Line, encoded: bytes) -> HeardLine:
+def written_line(line: Line, encoded: bytes) -> LogLine:
     """Read a line of one of our writers; `encoded`: its bytes, as they are written."""
     rest = {name: value for name, value in line.items() if name not in ("level", "message", "logger", "data")}
     data = line.get("data")
     fields = {**(data if isinstance(data, dict) else {}), **rest}
-    return HeardLine(
-        line["level"], line["message"], line.get("logger"), fields, encoded.decode("utf-8", "replace").rstrip("\n")
-    )
+    return LogLine(line["level"], line["message"], line.get("logger"), fields, encoded.decode("utf-8", "replace").rstrip("\n"))
 
 
-class LogEars(logging.Handler):
-    """Hears what is logged, from the root logger and as a sink of loguru.
+class LogCapture(logging.Handler):
+    """Captures what is logged, from the root logger and as a sink of loguru.
 
-    Applications hand lines of one to the other, as loguru's recipes for `logging` and for pytest's `caplog` do: what is heard
-    of such a line the second time is added to what was heard first.
+    Applications hand lines of one to the other, as loguru's recipes for `logging` and for pytest's `caplog` do: what is taken
+    of such a line the second time is added to what was taken first.
     """
 
-    def __init__(self, hear: Hear) -> None:
+    def __init__(self, took: Take) -> None:
         super().__init__(logging.NOTSET)
-        self._hear = hear
+        self._took = took
         self._last = threading.local()
         logging.root.addHandler(self)
         self._sink = loguru_logger.add(self._take, level=0, format="{message}", catch=False, backtrace=False, diagnose=False)
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Capture no more."""
         logging.root.removeHandler(self)
         with suppress(ValueError):
             # The application has removed all sinks.
             loguru_logger.remove(self._sink)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hear a record."""
+        """Take a record."""
         extra = {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
         if isinstance(of_loguru := extra.get("extra"), dict):
             extra = of_loguru
@@ -89,23 +87,23 @@ class LogEars(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        self._note("logging", HeardLine(level_name(record.levelno), message, record.name, extra, f"{text} {extra}"))
+        self._note("logging", LogLine(level_name(record.levelno), message, record.name, extra, f"{text} {extra}"))
 
     def _take(self, message: "loguru.Message") -> None:
         record = message.record
         level, extra = level_name(record["level"].no), dict(record["extra"])
         # What loguru has formatted ends with the exception.
-        self._note("loguru", HeardLine(level, record["message"], record["name"], extra, f"{message}{extra}"))
+        self._note("loguru", LogLine(level, record["message"], record["name"], extra, f"{message}{extra}"))
 
-    def _note(self, source: str, line: HeardLine) -> None:
-        before, self._last.heard = getattr(self._last, "heard", None), (source, line)
+    def _note(self, source: str, line: LogLine) -> None:
+        before, self._last.taken = getattr(self._last, "taken", None), (source, line)
         if before is not None and before[0] != source and _is_same(before[1], line):
-            self._last.heard = None
+            self._last.taken = None
             before[1].fields.update(line.fields)
             before[1].text += f"\n{line.text}"
         else:
-            self._hear(line)
+            self._took(line)
 
 
-def _is_same(one: HeardLine, other: HeardLine) -> bool:
+def _is_same(one: LogLine, other: LogLine) -> bool:
     return (one.level, one.message) == (other.level, other.message)

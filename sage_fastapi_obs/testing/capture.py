@@ -7,17 +7,17 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from sage_fastapi_obs.testing.heard_lines import HeardLine, LogEars, written_line
-from sage_fastapi_obs.testing.heard_spans import SpanEars
+from sage_fastapi_obs.testing.log_capture import LogCapture, LogLine, written_line
 from sage_fastapi_obs.testing.recording import Recording, current_request
-from sage_fastapi_obs.testing.sql_queries import EngineEars, SqlQuery, query_of
+from sage_fastapi_obs.testing.span_capture import SpanCapture
+from sage_fastapi_obs.testing.sql_queries import QueryCapture, SqlQuery, query_of
 from sage_fastapi_obs.tracing.provider import global_provider
 
 
-class Ears:
-    """Hears the whole process."""
+class Capture:
+    """Captures what the whole process records."""
 
-    def __init__(self, other_line: Callable[[HeardLine], None], other_span: Callable[[ReadableSpan], None]) -> None:
+    def __init__(self, other_line: Callable[[LogLine], None], other_span: Callable[[ReadableSpan], None]) -> None:
         """`other_line`, `other_span`: take what comes outside of requests."""
         self._other_line, self._other_span = other_line, other_span
         self._observabilities: list[Any] = []
@@ -26,12 +26,12 @@ class Ears:
         """Requests by the id of the server span in which they came."""
         self._repeated: set[int] = set()
         """Ids of spans of statements that SQLAlchemy has told of."""
-        self._logs = LogEars(self._hear_line)
-        self.spans = SpanEars(self._span_started, self._span_ended)
-        self._engines = EngineEars(self._statement_begins, self._statement_ends)
+        self._logs = LogCapture(self._take_line)
+        self.spans = SpanCapture(self._span_started, self._span_ended)
+        self._engines = QueryCapture(self._statement_begins, self._statement_ends)
 
     def begin(self, request: Recording) -> None:
-        """Hear what the process has when a request begins: it may have set its tracer provider, or imported SQLAlchemy."""
+        """Capture what the process has when a request begins: it may have set its tracer provider, or imported SQLAlchemy."""
         self.spans.meet(global_provider())
         self._engines.look()
         # Middleware around the app may have opened its span, and ends it when the app has returned.
@@ -40,26 +40,26 @@ class Ears:
             self._around[around.get_span_context().span_id] = request
 
     def meet(self, observability: Any) -> None:
-        """Hear an `Observability`, which has started: its provider is there since."""
+        """Capture an `Observability`, which has started: its provider is there since."""
         self.spans.meet(observability.tracer_provider)
         if not any(observability is known for known in self._observabilities):
             self._observabilities.append(observability)
             if observability.settings.logging.enabled:
-                self._ends.append(observability.logs.listen(self._hear_written))
+                self._ends.append(observability.logs.listen(self._take_written))
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Capture no more."""
         for end in (self._logs.stop, self.spans.stop, self._engines.stop, *self._ends):
             end()
 
-    def _hear_written(self, line: Any, encoded: bytes) -> None:
+    def _take_written(self, line: Any, encoded: bytes) -> None:
         request = current_request.get()
         (self._other_line if request is None else request.written.append)(written_line(line, encoded))
 
-    def _hear_line(self, line: HeardLine) -> None:
+    def _take_line(self, line: LogLine) -> None:
         request = current_request.get()
         if request is not None:
-            request.heard.append(line)
+            request.logged.append(line)
         elif not self._ends:
             # Nobody writes it in a better way.
             self._other_line(line)

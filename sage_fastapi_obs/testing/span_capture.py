@@ -10,31 +10,31 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from sage_fastapi_obs.otel_internals import remove_processor
 
 
-class SpanEars(SpanProcessor):
-    """Hears the spans of providers that have been met, as they would be exported."""
+class SpanCapture(SpanProcessor):
+    """Captures the spans of providers that have been met, as they would be exported."""
 
     def __init__(self, started: Callable[[Span], None], ended: Callable[[ReadableSpan], None]) -> None:
         self._started, self._ended = started, ended
         self._providers: list[TracerProvider] = []
 
     def meet(self, provider: trace.TracerProvider | None) -> None:
-        """Hear a provider of the SDK from now on, once."""
+        """Capture a provider of the SDK from now on, once."""
         if isinstance(provider, TracerProvider) and not any(provider is one for one in self._providers):
             self._providers.append(provider)
             provider.add_span_processor(self)
 
     def stop(self) -> None:
-        """Hear no more, and leave providers as they were."""
+        """Capture no more, and leave providers as they were."""
         for provider in self._providers:
             remove_processor(provider, self)
         self._providers = []
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's
-        """Hear that a span begins."""
+        """Note that a span begins."""
         self._started(span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hear a span that has ended."""
+        """Take a span that has ended."""
         self._ended(span)
 
 
