@@ -9,6 +9,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sage_fastapi_obs.cli.app_process import OverdueExit, end_with_threads, limited
 from sage_fastapi_obs.errors import ObservabilityError
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Do it; return the exit code: 0 where all is as promised, 1 where it is not, 2 where that cannot be said."""
     try:
-        return _ACTIONS[given.what](given)
-    except (ObservabilityError, OSError) as error:
+        code = _ACTIONS[given.what](given)
+    except (ObservabilityError, OSError, OverdueExit) as error:
         print(f"sage-obs contract: {error}", file=sys.stderr)
-        return FAILED
+        code = FAILED
+    end_with_threads(code)
+    return code
 
 
 def _write(given: argparse.Namespace) -> int:
@@ -90,7 +93,11 @@ def _contract(given: argparse.Namespace) -> "Contract":
             return await contract_of(inspected)
 
     # What the app prints is no part of the answer.
-    with redirect_stdout(sys.stderr), inspected_app(given.app, factory=given.factory, app_dir=given.app_dir) as inspected:
+    with (
+        limited(),
+        redirect_stdout(sys.stderr),
+        inspected_app(given.app, factory=given.factory, app_dir=given.app_dir) as inspected,
+    ):
         return asyncio.run(read())
 
 

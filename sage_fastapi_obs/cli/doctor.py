@@ -3,14 +3,12 @@
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from sage_fastapi_obs.cli.app_process import OverdueExit, end_with_threads, limited
 from sage_fastapi_obs.errors import ObservabilityError
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ HELP = (
 )
 FAULTY = 1
 FAILED = 2
-_MOST_SECONDS = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +42,7 @@ def run(given: argparse.Namespace) -> int:
     if unknown := sorted({*given.ignore} - {*CHECKS}):
         given.fail(f"--ignore {', '.join(unknown)}: there are {', '.join(CHECKS)}")
     try:
-        with _silent(), _limited():
+        with _silent(), limited():
             diagnosis = diagnose(
                 given.app,
                 factory=given.factory,
@@ -55,48 +52,17 @@ def run(given: argparse.Namespace) -> int:
                 force=given.force,
                 ignored=given.ignore,
             )
-    except (ObservabilityError, _OverdueExit) as error:
+    except (ObservabilityError, OverdueExit) as error:
         print(f"sage-obs doctor: {error}", file=sys.stderr)
-        _end_with_threads(FAILED)
+        end_with_threads(FAILED)
         return FAILED
     code = 0 if diagnosis.is_healthy else FAULTY
     try:
         print(json.dumps(diagnosis.as_json(), indent=2)) if given.json else _print(diagnosis)
         sys.stdout.flush()
     finally:
-        _end_with_threads(code)
+        end_with_threads(code)
     return code
-
-
-class _OverdueExit(SystemExit):
-    """The app does not let go of this process. An exit, which loops of uvloop let through, too."""
-
-
-@contextmanager
-def _limited() -> Iterator[None]:
-    """End what blocks the only thread there is: a server that a module starts, a request that never ends."""
-    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(_: int, frame: FrameType | None) -> None:
-        place = "" if frame is None else f" and is at {frame.f_code.co_filename}, line {frame.f_lineno}"
-        raise _OverdueExit(f"the app has not come back within {_MOST_SECONDS} s{place}: see that loading it starts no server")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(_MOST_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _end_with_threads(code: int) -> None:
-    """End the process where threads of the app would keep it from ending."""
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        sys.stderr.flush()
-        os._exit(code)
 
 
 @contextmanager

@@ -231,6 +231,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.Capture
         done = forked.run(MAIN, "contract", *arguments, "--app-dir", str(tmp_path))
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(f"sage-obs contract: .*{text}.*\n", done.stderr)
+    (tmp_path / "bare.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n" + SOURCE
+    )
+    held = forked.run(MAIN, "contract", "write", "bare:app", "--app-dir", str(tmp_path), "--file", str(tmp_path / "held.json"))
+    assert (held.returncode, held.stdout) == (0, f"{tmp_path / 'held.json'}\n")
     without = forked.run(f"import sys; sys.modules['promql_parser'] = None; {MAIN}", *asked, file)
     assert (without.returncode, "pip install 'sage_fastapi_obs[contract]'" in without.stderr) == (2, True)
 

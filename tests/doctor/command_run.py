@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage_fastapi_obs.cli import doctor, main
+from sage_fastapi_obs.cli import app_process, main
 from sage_fastapi_obs.inspection import synthetic_requests
 
 # Not what is tested: the lines of a module are run, and can be counted, where it is imported.
@@ -32,7 +32,7 @@ def start(folder: Path, arguments: Sequence[str], environment: dict[str, str]) -
 
 
 def _look(folder: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
-    doctor._MOST_SECONDS = int(environment.pop("MOST_SECONDS", 300))
+    app_process.MOST_SECONDS = int(environment.pop("MOST_SECONDS", 300))
     synthetic_requests.LONGEST_SECONDS = float(environment.pop("LONGEST_SECONDS", 300))
     warnings.simplefilter("ignore")
     os.environ.update(environment)

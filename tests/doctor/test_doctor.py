@@ -146,7 +146,7 @@ def test_what_cannot_be_looked_at_is_said(runs: dict[str, Ended]) -> None:
         "production": "the app says that this is 'live': use --force",
         "production, not loaded": "the environment says that this is 'production': use --force",
         "no start": "the app does not start: ValueError: password=REDACTED",
-        "server": "importing shop has raised _OverdueExit: the app has not come back within 1 s and is at",
+        "server": "importing shop has raised OverdueExit: the app has not come back within 1 s and is at",
     }.items():
         assert (runs[name].status, runs[name].out) == (2, ""), name
         assert runs[name].err.startswith(f"sage-obs doctor: {said}"), runs[name].err

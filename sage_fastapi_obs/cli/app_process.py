@@ -1,0 +1,43 @@
+"""A process that loads an app of somebody: it ends, whatever the app has started or waits for."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+MOST_SECONDS = 300
+
+
+class OverdueExit(SystemExit):
+    """The app does not let go of this process. An exit, which loops of uvloop let through, too."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """End what blocks the only thread there is: a server that a module starts, a request that never ends."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_: int, frame: FrameType | None) -> None:
+        place = "" if frame is None else f" and is at {frame.f_code.co_filename}, line {frame.f_lineno}"
+        raise OverdueExit(f"the app has not come back within {MOST_SECONDS} s{place}: see that loading it starts no server")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def end_with_threads(code: int) -> None:
+    """End the process where threads of the app would keep it from ending."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
