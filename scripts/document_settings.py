@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sage_fastapi_obs.field_descriptions import field_descriptions
 from sage_fastapi_obs.settings import PRESETS, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -24,13 +25,13 @@ def rows() -> Iterator[list[str]]:
     for name, field in Settings.model_fields.items():
         section = getattr(field.annotation, "model_fields", None)
         if section is None:
-            yield [f"`{name}`", shown(name, field.default), "", "", field.description or ""]
+            yield [f"`{name}`", shown(name, field.default), "", "", field_descriptions(Settings).get(name, "")]
             continue
         for key, inner in section.items():
             presets = [
                 shown(key, PRESETS[preset][name][key]) if key in PRESETS[preset].get(name, {}) else "" for preset in PRESETS
             ]
-            yield [f"`{name}.{key}`", shown(key, inner.default), *presets, inner.description or ""]
+            yield [f"`{name}.{key}`", shown(key, inner.default), *presets, field_descriptions(field.annotation).get(key, "")]
 
 
 def shown(key: str, value: Any) -> str:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {
         "causes",
+        "field_descriptions",
         "errors",
         "internal_errors",
         "log_levels",

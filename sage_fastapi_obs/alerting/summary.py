@@ -11,6 +11,7 @@ from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.window import Group, Window
 from sage_fastapi_obs.alerting.window_stats import GaugeStats, HistogramStats
+from sage_fastapi_obs.field_descriptions import DescribedFields
 from sage_fastapi_obs.settings import Severity
 
 _MOST_ROUTES = 100
@@ -21,8 +22,8 @@ _FAILED: Where = {"status": "=~5.."}
 Figure: TypeAlias = float | None
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+class _Model(DescribedFields, BaseModel):
+    model_config = ConfigDict(frozen=True)
 
 
 class HistogramFigures(_Model):

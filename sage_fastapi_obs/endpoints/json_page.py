@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, compile_path
 
 from sage_fastapi_obs.endpoints.background_worker import OneAtATime
+from sage_fastapi_obs.field_descriptions import DescribedFields
 
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _FRESH_SECONDS = 1.0
@@ -35,10 +36,10 @@ Guard: TypeAlias = Callable[[Request], Response | None]
 """Returns the response to a request that may not see a page, or None."""
 
 
-class PageQuery(BaseModel):
+class PageQuery(DescribedFields, BaseModel):
     """Query parameters of a page; unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ProblemResponse(BaseModel):

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from sage_fastapi_obs.endpoints.access import Access
 from sage_fastapi_obs.endpoints.json_page import JsonPage, PageQuery, json_response
+from sage_fastapi_obs.field_descriptions import field_descriptions
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.settings.explain import without_credentials
@@ -85,7 +86,7 @@ def _setting(settings: Settings, holder: BaseModel, section: str, key: str = "")
         value=_named(name, getattr(holder, name)),
         source=source.kind,
         source_name=source.name,
-        help=type(holder).model_fields[name].description or "",
+        help=field_descriptions(type(holder)).get(name, ""),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.field_descriptions import DescribedFields
 from sage_fastapi_obs.settings.explain import explain, without_credentials
 from sage_fastapi_obs.settings.field_types import (
     Bounds,
@@ -47,8 +48,8 @@ _GRPC_PORT = 4317
 """Where collectors listen for OTLP over gRPC, and not over HTTP."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class _Section(DescribedFields, BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show everything but the credentials in URLs."""
@@ -468,7 +469,7 @@ class ExportSettings(_Section):
     """Folders of its code in the image. Falco alerts when another program opens files there."""
 
 
-class Settings(BaseSettings):
+class Settings(DescribedFields, BaseSettings):
     """Everything that can be set.
 
     `Settings(...)` takes sections as dictionaries and reads nothing else. `Settings.from_env()` also reads a preset,
@@ -478,7 +479,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         # The types of the fields read lists, and say by name what is wrong with them.

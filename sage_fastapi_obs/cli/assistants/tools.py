@@ -9,6 +9,7 @@ from sage_fastapi_obs.cli import request_questions
 from sage_fastapi_obs.cli.assistants.brief_stories import brief_stories
 from sage_fastapi_obs.cli.case import find_case
 from sage_fastapi_obs.cli.request_sources import Pages, Source
+from sage_fastapi_obs.field_descriptions import DescribedFields
 
 _MOST_ROWS = 50
 _MOST_MINUTES = 7 * 24 * 60
@@ -20,10 +21,10 @@ INSTRUCTIONS = (
 )
 
 
-class ToolArguments(BaseModel):
+class ToolArguments(DescribedFields, BaseModel):
     """What a tool takes; unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FailingArguments(ToolArguments):
