@@ -1,5 +1,6 @@
-"""A process that loads an app of somebody: it ends, whatever the app has started or waits for."""
+"""A process that loads an app of somebody: which app, and that it ends, whatever the app has started or waits for."""
 
+import argparse
 import os
 import signal
 import sys
@@ -13,6 +14,14 @@ MOST_SECONDS = 300
 
 class OverdueExit(SystemExit):
     """The app does not let go of this process. An exit, which loops of uvloop let through, too."""
+
+
+def add_app_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which app."""
+    parser.add_argument("app", metavar="MODULE:APP", help="the app, as for uvicorn: shop.main:app")
+    parser.add_argument("--factory", action="store_true", help="what is named is a function that returns the app")
+    parser.add_argument("--app-dir", default=".", metavar="DIR", help="folder that the module is in; by default this one")
+    parser.add_argument("--lifespan", action="store_true", help="run the app's own start and stop, too")
 
 
 @contextmanager

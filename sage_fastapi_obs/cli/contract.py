@@ -9,7 +9,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_fastapi_obs.cli.app_process import OverdueExit, end_with_threads, limited
+from sage_fastapi_obs.cli.app_process import OverdueExit, add_app_arguments, end_with_threads, limited
 from sage_fastapi_obs.errors import ObservabilityError
 
 if TYPE_CHECKING:
@@ -25,13 +25,8 @@ CHANGED, FAILED = 1, 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("what", choices=_ACTIONS, help="what to do")
-    parser.add_argument("app", metavar="MODULE:APP", help="the app, such as shop.main:app; it is imported, and not asked")
+    add_app_arguments(parser)
     parser.add_argument("--file", type=Path, default=FILE, help=f"the contract; by default {FILE}")
-    parser.add_argument("--factory", action="store_true", help="what is named makes the app")
-    parser.add_argument("--app-dir", default=".", metavar="DIR", help="folder that the module is in; by default this one")
-    parser.add_argument(
-        "--lifespan", action="store_true", help="run the app's start and stop, too: where that adds metrics or rules"
-    )
     parser.add_argument(
         "--used-by",
         type=Path,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sage_fastapi_obs.cli.app_process import OverdueExit, end_with_threads, limited
+from sage_fastapi_obs.cli.app_process import OverdueExit, add_app_arguments, end_with_threads, limited
 from sage_fastapi_obs.errors import ObservabilityError
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ FAILED = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("app", metavar="module:attribute", help="the app, as for uvicorn")
-    parser.add_argument("--factory", action="store_true", help="the attribute is a function that returns the app")
-    parser.add_argument("--app-dir", default=".", metavar="DIR", help="folder that the module is in; by default this one")
-    parser.add_argument("--lifespan", action="store_true", help="run the app's own start and stop, too")
+    add_app_arguments(parser)
     parser.add_argument("--call", action="store_true", help="ask the app's own GET routes without parameters, too")
     parser.add_argument("--force", action="store_true", help="also where the environment is called production")
     parser.add_argument("--ignore", action="append", default=[], metavar="CHECK", help="leave a check out; may be given again")

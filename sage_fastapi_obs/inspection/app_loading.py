@@ -15,6 +15,7 @@ from sage_fastapi_obs.errors import ObservabilityError
 from sage_fastapi_obs.privacy.redaction import BUILT_IN
 
 _EXAMPLE = "write module:attribute, such as shop.main:app"
+_FACTORIES = ("create_app", "make_app", "build_app", "get_app")
 
 
 class AppNotFoundError(ObservabilityError, ValueError):
@@ -59,10 +60,16 @@ def _attribute(module: ModuleType, attribute: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            apps = ", ".join(f"{module.__name__}:{name}" for name in _apps_in(module))
-            there = f"; there is {apps}" if apps else ""
-            raise AppNotFoundError(f"{module.__name__} has no attribute {attribute}{there}") from None
+            raise AppNotFoundError(f"{module.__name__} has no attribute {attribute}{_others_of(module)}") from None
     return found
+
+
+def _others_of(module: ModuleType) -> str:
+    """Say what else could be named."""
+    if apps := [f"{module.__name__}:{name}" for name in _apps_in(module)]:
+        return f"; there is {', '.join(apps)}"
+    made = [name for name in _FACTORIES if inspect.isfunction(getattr(module, name, None))]
+    return f"; there is {module.__name__}:{made[0]}, to be named with --factory" if made else ""
 
 
 def _apps_in(module: ModuleType) -> Iterator[str]:

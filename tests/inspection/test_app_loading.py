@@ -48,6 +48,7 @@ def folder(tmp_path: Path) -> Iterator[str]:
     """Modules that are forgotten afterwards."""
     before, path = set(sys.modules), sys.path[:]
     (tmp_path / "doctored_shop.py").write_text(SHOP)
+    (tmp_path / "doctored_factory.py").write_text("def create_app():\n    pass\n")
     (tmp_path / "doctored_import.py").write_text("import not_installed_at_all")
     (tmp_path / "doctored_raise.py").write_text("raise RuntimeError('no postgres://ada:hunter2@db')")
     (tmp_path / "doctored_exit.py").write_text("raise SystemExit(3)")
@@ -83,6 +84,7 @@ def test_an_app_is_found(folder: str, name: str, factory: bool) -> None:
         ("doctored_exit:app", "SystemExit: 3"),
         ("doctored_syntax:app", "SyntaxError"),
         ("doctored_shop:application", "has no attribute application; there is doctored_shop:app$"),
+        ("doctored_factory:app", "has no attribute app; there is doctored_factory:create_app, to be named with --factory$"),
         ("doctored_shop:number", "is a int"),
         ("doctored_shop:create_app", "add --factory"),
         ("doctored_shop:create_with_default", "add --factory"),
