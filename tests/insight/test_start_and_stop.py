@@ -17,7 +17,7 @@ import starlette.concurrency
 import uvloop
 from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import create_engine, text
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool
 from support import Watched, client, eventually, times
 
 from sage_fastapi_obs.clients.httpx import instrument_httpx
@@ -40,7 +40,7 @@ EXPECTED = {
 def busy_app() -> FastAPI:
     """Build an app whose requests have every cause, for short."""
     app = FastAPI()
-    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    engine = create_engine("sqlite://", poolclass=NullPool)
     instrument_postgres(engine)
     partner = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
     instrument_httpx(partner)
