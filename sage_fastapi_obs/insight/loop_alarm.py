@@ -23,6 +23,8 @@ _FIRST_NS, _NEXT_NS = 80_000_000, 25_000_000
 
 _alarms: "weakref.WeakSet[LoopAlarm]" = weakref.WeakSet()
 """All of this process: a look costs little, and nothing while the loop turns."""
+_looking: list[FrameType] = []
+"""What is looked at now."""
 
 
 class LoopAlarm:
@@ -76,10 +78,15 @@ def is_looking(code: CodeType) -> bool:
 
 
 def _ring(_: int, frame: FrameType | None) -> None:
-    # The next time may be over before this function has begun.
-    if frame is not None and frame.f_code is not _ring.__code__:
+    # The next time may be over before this function has begun, or while it looks.
+    if frame is None or frame.f_code is _ring.__code__ or _looking:
+        return
+    _looking.append(frame)
+    try:
         for each in [*_alarms]:
             each.look(frame)
+    finally:
+        _looking.clear()
 
 
 def _number() -> int:

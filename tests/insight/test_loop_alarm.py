@@ -211,6 +211,23 @@ def test_what_only_comes_after_a_callback_in_c_is_not_blamed(tmp_path) -> None:
     assert not any("blocked_loop_ms" in line for line in watched.access)
 
 
+def test_a_look_is_not_looked_at() -> None:
+    """A signal that comes meanwhile is too late: it would see this package at work."""
+    seen: list[str] = []
+
+    def look(frame: FrameType) -> None:
+        seen.append(frame.f_code.co_name)
+        if len(seen) < 3:
+            signal.raise_signal(SIGNAL)
+
+    made = make_alarm(look)
+    assert made is not None
+    for _ in range(2):
+        signal.raise_signal(SIGNAL)
+    made.close()
+    assert seen == ["test_a_look_is_not_looked_at"] * 2
+
+
 def test_a_function_that_was_only_just_entered_has_done_nothing() -> None:
     """What is entered after a call that held the interpreter is left out of what is seen."""
     seen: list[str] = []
