@@ -87,7 +87,7 @@ async def _filler(kind: str, folder: Path, lines: int, number: int) -> Reply:
     saved = None
     if kind == "ours":
         slot = Slot(folder / f"{number}.slot", writable=True)
-        slot.own(Parent(0, 0))
+        slot.own(Parent(0, 0), 0)
         saved = SavedNumbers(registry, slot.blocks, InternalErrors(), interval_seconds=15.0)
         saved.save()
 
