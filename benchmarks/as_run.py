@@ -29,7 +29,7 @@ AFTER = 15
 PATHS = tuple(f"/items/{number}" for number in range(1_000, 1_512))
 
 
-def _job(variant: str, request: str = "browser", **beside: str) -> Job:
+def _job(variant: str, request: str = "browser", **beside: Any) -> Job:
     return Job(variant, after=AFTER, paths=PATHS, request=request, **beside)
 
 

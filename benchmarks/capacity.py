@@ -172,7 +172,8 @@ def disk(folder: Path) -> float:
     command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(source), str(blocks)]
     subprocess.run(command, check=True, capture_output=True)
     stored = sum(path.stat().st_size for path in blocks.rglob("*") if path.is_file())
-    return stored / sum(json.loads(path.read_text())["stats"]["numSamples"] for path in blocks.rglob("meta.json"))
+    samples: int = sum(json.loads(path.read_text())["stats"]["numSamples"] for path in blocks.rglob("meta.json"))
+    return stored / samples
 
 
 def memory(folder: Path, server: _Taken) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["RUN_TARGETS", "TARGETS", "Target"]
 
@@ -44,7 +44,7 @@ def _cost(name: str, ratio: str) -> Callable[[Results], float]:
 
 def _run(*path: str) -> Callable[[Results], float]:
     """Find a figure of the case `as-run`."""
-    return lambda run: float(reduce(getitem, path, run))
+    return lambda run: float(cast("float", reduce(getitem, path, run)))
 
 
 def _socket(name: str, figure: str) -> Callable[[Results], float]:

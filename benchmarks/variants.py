@@ -167,7 +167,7 @@ AS_RUN: dict[str, Variant] = {
     "added": _variant("ours, spans not sent, 100 %", ours(**_AS_RUN), *ALL),
     "added-unexplained": _variant("ours, spans not sent, no insight, 100 %", ours(insight=OFF, **_AS_RUN), *ALL),
     "added-10": _variant("ours, spans not sent, 10 %", ours(tracing=_TENTH, **_AS_RUN), *ALL),
-    "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(**_AS_RUN), *ALL_SENT, needs=OTLP),
+    "added-otlp": _variant("ours, sent by OTLP, 100 %", ours_sent(None, **_AS_RUN), *ALL_SENT, needs=OTLP),
     "added-otlp-10": _variant("ours, sent by OTLP, 10 %", ours_sent(_TENTH, **_AS_RUN), *ALL_SENT, needs=OTLP),
     "installed": _variant("ours, spans not sent, 100 %, install", ours(is_stored=True), *ALL),
     "usual-otlp": _variant(

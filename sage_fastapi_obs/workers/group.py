@@ -18,6 +18,7 @@ _PREFIX = "workers-"
 _LOCK = "lock"
 _MOST_SLOTS = 512
 _LOCK_SECONDS = 5.0
+_MOST_TRIES = 10
 _FORGOTTEN_SECONDS = 86_400.0
 """After this time, whoever starts removes the folder of any service whose workers have gone."""
 
@@ -33,10 +34,16 @@ class Group:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other workers from taking slots; raises `OSError` where one holds it for seconds."""
-        descriptor = os.open(self.folder / _LOCK, OPEN_FLAGS, 0o600)
+        """Keep other workers from taking slots; raises `OSError` where one holds it for seconds.
+
+        Raises `FileNotFoundError` where the folder is not there, or somebody has just removed it.
+        """
+        path = self.folder / _LOCK
+        descriptor = os.open(path, OPEN_FLAGS, 0o600)
         try:
             _lock_within(descriptor, _LOCK_SECONDS)
+            if os.fstat(descriptor).st_ino != path.stat().st_ino:
+                raise FileNotFoundError(f"{self.folder} has been made anew")
             yield
         finally:
             os.close(descriptor)
@@ -47,6 +54,14 @@ class Group:
         `parent`, `joint`: are written there. `tidy_up`: is called with the slot of a worker that has died, before its numbers
         go on.
         """
+        for _ in range(_MOST_TRIES):
+            # Whoever looks for groups that are over may remove one that has no worker yet.
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileNotFoundError):
+                return self._take_slot(parent, joint, tidy_up)
+        raise OSError(f"{self.folder} is removed again and again")
+
+    def _take_slot(self, parent: Parent, joint: int, tidy_up: Callable[[Slot], object]) -> RequestRecords:
         with self.lock():
             for number in range(_MOST_SLOTS):
                 slot = Slot(self.folder / f"{number}{SUFFIX}", writable=True)
@@ -100,6 +115,13 @@ class Group:
         for slot in (*self._slots.values(), *(() if self.own is None else (self.own,))):
             slot.close()
         self._slots, self.own = {}, None
+
+    def end(self, tidy_up: Callable[[Slot], object]) -> None:
+        """Call a function with the slots of workers that have died, and remove it; unless somebody does, or has joined."""
+        with suppress(FileNotFoundError), self.lock():
+            if self.is_over():
+                self.tidy_up(tidy_up)
+                self.remove()
 
     def remove(self) -> None:
         """Delete everything."""
@@ -155,7 +177,7 @@ def groups_of_before(own: Path, key: GroupKey) -> Iterator[Group]:
                 if group.is_over():
                     yield group
             elif _age(path) > _FORGOTTEN_SECONDS and group.is_over():
-                group.remove()
+                group.end(lambda _: None)
         finally:
             group.close()
 

@@ -287,11 +287,8 @@ class Worker:
             return
         for before in groups_of_before(self.group.folder, self._key):
             try:
-                with before.lock():
-                    before.tidy_up(self._settle)
-                    before.remove()
+                before.end(self._settle)
             except OSError as error:
-                # Somebody else does it at the same time.
                 self._errors.count(self.component, error)
 
     def _catch_crashes(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,13 +18,14 @@ from uuid import uuid4
 
 import pytest
 import worker_process
-from support import PATIENCE_SECONDS, until
+from support import PATIENCE_SECONDS, times, until
 from worker_process import Process
 
 from sage_fastapi_obs.request.in_flight import MOST_RECORDS, RequestRecords, read_records
 from sage_fastapi_obs.workers.death import settle
 from sage_fastapi_obs.workers.death_report import DeathReport
 from sage_fastapi_obs.workers.file_lock import lock
+from sage_fastapi_obs.workers.group import Group
 from sage_fastapi_obs.workers.mapped_file import MappedFile
 from sage_fastapi_obs.workers.siblings import Parent
 from sage_fastapi_obs.workers.slot import _HEARTBEAT_NS, Slot
@@ -202,6 +204,32 @@ def test_the_next_start_tells_of_a_group_that_died_with_its_server(service: str,
     assert (told[0], told[2], sorted(told[5])) == ("died", "unknown", ["one", "two"])
     assert not Path(folder).exists()
     assert start().do("told") == []
+
+
+def test_a_group_that_is_just_made_may_be_removed_by_others(tmp_path: Path) -> None:
+    """Whoever looks for groups that are over finds one without workers: who makes it does so again, and has a slot there."""
+    ended, stop, nobody = [], threading.Event(), Parent(1 << 30, 1)
+
+    def end_all() -> None:
+        while not stop.is_set():
+            for path in tmp_path.iterdir():
+                Group(path).end(lambda slot: ended.append(slot))
+
+    thread = threading.Thread(target=end_all)
+    thread.start()
+    try:
+        for number in range(times(300)):
+            group = Group(tmp_path / str(number))
+            group.folder.mkdir()
+            group.take_slot(nobody, 0, lambda _: None)
+            assert group.has_own()
+            group.own.bury(None)
+            group.close()
+        until(lambda: not [*tmp_path.iterdir()], "end of all")
+    finally:
+        stop.set()
+        thread.join()
+    assert ended == []
 
 
 def test_a_death_that_is_noticed_late_is_as_old_as_the_heartbeat_says(tmp_path: Path) -> None:
