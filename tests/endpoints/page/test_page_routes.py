@@ -160,7 +160,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 app = FastAPI()
-sage_fastapi_obs.Observability(sage_fastapi_obs.Settings(monitoring={"access": "open"})).install(app)
+settings = sage_fastapi_obs.Settings(monitoring={"access": "open"}, logging={"enabled": False})
+sage_fastapi_obs.Observability(settings).install(app)
 client = TestClient(app)
 print(sage_fastapi_obs.__file__)
 print(client.get("/monitoring/").text)
