@@ -206,7 +206,8 @@ class MergedLines(MergedFamily):
     def collect(self) -> Iterator[Family]:
         """Yield the family with its samples, those of the same labels together."""
         family = self.family()
-        family.samples = sorted(self._shown(), key=_order)
+        samples = sorted(self._shown(), key=_order)
+        family.samples = [*_in_agreement(samples)] if family.type == "histogram" else samples
         yield family
 
     def _with_worker(self, key: Key, worker: str) -> Key:
@@ -266,6 +267,22 @@ def _order(sample: Sample) -> tuple[object, ...]:
     bound = sample.labels.get("le")
     labels = [label for label in sample.labels.items() if label[0] != "le"]
     return labels, sample.name, 0.0 if bound is None else float(bound)
+
+
+def _in_agreement(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield the sorted lines of histograms, no bucket below a smaller one, and the count that of all buckets.
+
+    Lines are saved one after the other: a page may come between, and a worker may die there.
+    """
+    of: list[tuple[str, str]] | None = None
+    most = 0.0
+    for sample in samples:
+        labels = [label for label in sample.labels.items() if label[0] != "le"]
+        if labels != of:
+            of, most = labels, 0.0
+        if sample.name.endswith("_bucket"):
+            most = max(most, sample.value)
+        yield sample if sample.name.endswith("_sum") else sample._replace(value=most)
 
 
 def _total(numbers: Sequence[float]) -> float:

@@ -5,11 +5,13 @@ import math
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, GCCollector, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sage_fastapi_obs.catalog import PACKS, REQUEST_METRICS, build
 from sage_fastapi_obs.catalog.metric import gauge, histogram
@@ -196,6 +198,37 @@ def test_collectors_are_shown_per_worker_or_as_they_say(tmp_path):
         'queue_wait_count{of="a",worker="0"}',
         'queue_wait_sum{of="a",worker="0"}',
     ]
+
+
+def test_the_lines_of_a_histogram_agree_whenever_a_page_is_written(tmp_path):
+    """Also between two lines of it, where a worker may die."""
+
+    class Waits:
+        workers = "sum"
+        seconds = (0.5,)
+
+        def collect(self):
+            family = HistogramMetricFamily("wait_seconds", "wait", labels=["of"])
+            buckets = [(str(bound), sum(one <= bound for one in self.seconds)) for bound in (1.0, 2.0, 4.0)]
+            family.add_metric(["a"], [*buckets, ("+Inf", len(self.seconds))], sum_value=sum(self.seconds))
+            yield family
+
+    group, waits = Group(tmp_path, 1), Waits()
+    _, (worker,) = pair(group, lambda registry: registry.register(waits))
+    worker.save()
+    pages = []
+
+    def look() -> None:
+        group.merged.refresh()
+        text = generate_latest(group.merged.registry).decode()
+        (family,) = [one for one in text_string_to_metric_families(text) if one.name == "wait_seconds"]
+        pages.append([sample.value for sample in family.samples if not sample.name.endswith("_sum")])
+
+    waits.seconds = (0.5, 0.5, 3.0)
+    worker.saved.save(for_page=True, pause=look)
+    assert pages[0][0] > 1, "a page was written in between"
+    assert pages[-1] == [2, 2, 3, 3, 3]
+    assert all(earlier <= later for before, after in pairwise(pages) for earlier, later in zip(before, after, strict=True))
 
 
 def test_a_collector_says_how_it_merges(tmp_path):
