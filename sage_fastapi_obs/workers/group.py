@@ -56,7 +56,7 @@ class Group:
         """
         for _ in range(_MOST_TRIES):
             # Whoever looks for groups that are over may remove one that has no worker yet.
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            _make(self.folder)
             with suppress(FileNotFoundError):
                 return self._take_slot(parent, joint, tidy_up)
         raise OSError(f"{self.folder} is removed again and again")
@@ -162,8 +162,14 @@ def group_folder(folder: Path, key: GroupKey) -> Path:
             with closing(Group(other)) as group:
                 if any(key.is_of(slot.joint) for slot in group.slots()):
                     return other
-    path.mkdir(mode=0o700, exist_ok=True)
+    _make(path)
     return path
+
+
+def _make(folder: Path) -> None:
+    # `exist_ok` raises where it is removed meanwhile.
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
 
 
 def groups_of_before(own: Path, key: GroupKey) -> Iterator[Group]:
