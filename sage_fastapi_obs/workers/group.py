@@ -18,7 +18,7 @@ _PREFIX = "workers-"
 _LOCK = "lock"
 _MOST_SLOTS = 512
 _LOCK_SECONDS = 5.0
-_MOST_TRIES = 10
+_MOST_TRIES = 1_000
 _FORGOTTEN_SECONDS = 86_400.0
 """After this time, whoever starts removes the folder of any service whose workers have gone."""
 
