@@ -100,7 +100,9 @@ def _link_template(template: str) -> str:
     if not pieces or named - {(name, "", None) for name in LINK_TEXTS + LINK_TIMES}:
         names = ", ".join(f"{{{name}}}" for name in LINK_TEXTS + LINK_TIMES)
         raise ValueError(f"a link may name {names}; write other braces as {{{{ and }}}}")
-    if not is_http_url(template.partition("{")[0]):
+    before, brace, _ = template.partition("{")
+    # What clients choose must not stand in the host.
+    if not is_http_url(before) or (brace and not re.match("[^:]+://[^/?#]+[/?#]", before)):
         raise ValueError("a link is an http(s) URL whose host is written out, as https://grafana.test/explore?trace={trace_id}")
     return template
 

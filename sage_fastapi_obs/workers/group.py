@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from sage_fastapi_obs.request.in_flight import RequestRecords
@@ -54,15 +54,7 @@ class Group:
         `parent`, `joint`: are written there. `tidy_up`: is called with the slot of a worker that has died, before its numbers
         go on.
         """
-        for _ in range(_MOST_TRIES):
-            # Whoever looks for groups that are over may remove one that has no worker yet.
-            _make(self.folder)
-            with suppress(FileNotFoundError):
-                return self._take_slot(parent, joint, tidy_up)
-        raise OSError(f"{self.folder} is removed again and again")
-
-    def _take_slot(self, parent: Parent, joint: int, tidy_up: Callable[[Slot], object]) -> RequestRecords:
-        with self.lock():
+        with self._made_and_locked():
             for number in range(_MOST_SLOTS):
                 slot = Slot(self.folder / f"{number}{SUFFIX}", writable=True)
                 if slot.take():
@@ -72,6 +64,19 @@ class Group:
                     return slot.own(parent, joint)
                 slot.close()
         raise OSError(f"there are {_MOST_SLOTS} workers in {self.folder}")
+
+    @contextmanager
+    def _made_and_locked(self) -> Iterator[None]:
+        """Lock the folder, which is made: whoever looks for groups that are over may remove one that has no worker yet."""
+        with ExitStack() as locked:
+            for _ in range(_MOST_TRIES):
+                _make(self.folder)
+                with suppress(FileNotFoundError):
+                    locked.enter_context(self.lock())
+                    break
+            else:
+                raise OSError(f"{self.folder} is removed again and again")
+            yield
 
     def slots(self) -> list[Slot]:
         """List all slots, those of the dead, too; the own one is the very object."""

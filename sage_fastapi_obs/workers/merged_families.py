@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 from math import fsum, inf
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
@@ -274,15 +274,13 @@ def _in_agreement(samples: Iterable[Sample]) -> Iterator[Sample]:
 
     Lines are saved one after the other: a page may come between, and a worker may die there.
     """
-    of: list[tuple[str, str]] | None = None
-    most = 0.0
-    for sample in samples:
-        labels = [label for label in sample.labels.items() if label[0] != "le"]
-        if labels != of:
-            of, most = labels, 0.0
-        if sample.name.endswith("_bucket"):
-            most = max(most, sample.value)
-        yield sample if sample.name.endswith("_sum") else sample._replace(value=most)
+    for _, lines in groupby(samples, key=lambda sample: _order(sample)[0]):
+        most = -inf
+        for sample in lines:
+            if sample.name.endswith("_bucket"):
+                most = max(most, sample.value)
+            is_counted = most > -inf and sample.name.endswith(("_bucket", "_count"))
+            yield sample._replace(value=most) if is_counted else sample
 
 
 def _total(numbers: Sequence[float]) -> float:

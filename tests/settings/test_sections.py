@@ -143,6 +143,12 @@ def test_field_aliases_are_read_from_a_variable(given: str, read: dict[str, str]
     assert Settings.from_env({"SAGE_OBS_LOGGING__FIELD_ALIASES": given}).logging.field_aliases == read
 
 
+def test_a_link_may_name_ids_from_the_path_on() -> None:
+    """In path, query and fragment; without any, it is a plain link."""
+    templates = ("https://a.test/{trace_id}", "https://a.test?id={trace_id}", "https://a.test#{trace_id}", "https://a.test")
+    assert Settings(monitoring={"links": dict(zip("abcd", templates, strict=True))}).monitoring.links["d"] == "https://a.test"
+
+
 def test_links_are_read_from_a_variable() -> None:
     """As people write them, or as JSON where an address has a comma."""
     jaeger, loki = "https://jaeger.test/trace/{trace_id}", "https://grafana.test/explore?a=1,2&left={{{request_id}}}"
@@ -155,6 +161,7 @@ def test_links_are_read_from_a_variable() -> None:
 @pytest.mark.parametrize(
     "template",
     [
+        *("https://jaeger{route}/x", "https://traces.{correlation_id}/", "https://jaeger.test:80{route}"),
         *("javascript:alert({trace_id})", "{trace_id}", "https://{route}/x", "https://", "/trace/{trace_id}", ""),
         *("https://jaeger.test/{path}", "https://jaeger.test/{}", "https://jaeger.test/{trace_id.__class__}"),
         *(

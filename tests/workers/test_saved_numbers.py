@@ -9,7 +9,7 @@ from itertools import pairwise
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, GCCollector, Histogram, Info, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -229,6 +229,25 @@ def test_the_lines_of_a_histogram_agree_whenever_a_page_is_written(tmp_path):
     assert pages[0][0] > 1, "a page was written in between"
     assert pages[-1] == [2, 2, 3, 3, 3]
     assert all(earlier <= later for before, after in pairwise(pages) for earlier, later in zip(before, after, strict=True))
+
+
+def test_a_histogram_without_buckets_keeps_its_count(tmp_path):
+    """Some collectors show nothing else."""
+
+    class Waits:
+        workers = "sum"
+
+        def collect(self):
+            family = Metric("wait_seconds", "wait", "histogram")
+            family.add_sample("wait_seconds_count", {}, 3.0)
+            family.add_sample("wait_seconds_sum", {}, 4.5)
+            yield family
+
+    group = Group(tmp_path, 1)
+    _, (worker,) = pair(group, lambda registry: registry.register(Waits()))
+    worker.save()
+    found = group.values()
+    assert (of(found, "wait_seconds_count"), of(found, "wait_seconds_sum")) == (3.0, 4.5)
 
 
 def test_a_collector_says_how_it_merges(tmp_path):
