@@ -122,7 +122,7 @@ function frames(piece) {
 const ids = (request) => pairs(IDS.filter((name) => request[name]).map((name) => [name.replace("_", " "), copied(text(request[name]))]));
 
 /** @param {Record<string, any>} links */
-const elsewhere = (links) => h("p", { class: "facts" }, Object.entries(links).map(([name, address]) => link(text(address), name)));
+const elsewhere = (links) => (Object.keys(links).length ? h("p", { class: "facts" }, Object.entries(links).map(([name, address]) => link(text(address), name))) : null);
 
 /** @param {any} request */
 const command = (request) => h("details", null, h("summary", null, words.curl), copied(curl(request)), h("p", { class: "quiet" }, words.curlNote));
