@@ -1,14 +1,13 @@
 """`sage-obs mcp`: lets an assistant look at what a service has recorded, over the Model Context Protocol."""
 
 import argparse
-import os
 import signal
 import sys
 from functools import partial
 
 import anyio
 
-from sage_fastapi_obs.cli.request_sources import TOKEN_VARIABLE, Pages, SourceError, add_source_arguments, source_of
+from sage_fastapi_obs.cli.request_sources import Pages, SourceError, add_source_arguments, source_of, token_of
 
 HELP = "Serve read-only tools for an assistant (Model Context Protocol, on standard input and output)."
 FAILED = 1
@@ -29,7 +28,7 @@ def run(given: argparse.Namespace) -> int:
     except ImportError:
         print("sage-obs mcp needs the SDK of the protocol: pip install 'sage_fastapi_obs[mcp]'", file=sys.stderr)
         return FAILED
-    token = given.token or os.environ.get(TOKEN_VARIABLE)
+    token = token_of(given)
     try:
         if given.url:
             Pages(given.url, token)

@@ -110,7 +110,7 @@ class AlertReport(BaseModel):
 def failing(source: Source, limit: int, **conditions: Any) -> RequestList:
     """Return the newest that failed."""
     requests, is_complete = newest(source, limit, failed=True, **conditions)
-    return RequestList(requests=requests[:limit], next=None, is_complete=is_complete)
+    return RequestList(requests=requests[:limit], next=None, is_complete=is_complete and len(requests) <= limit)
 
 
 def slow(source: Source, limit: int, **conditions: Any) -> RequestList:

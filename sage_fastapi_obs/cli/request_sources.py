@@ -191,8 +191,13 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
 def source_of(given: argparse.Namespace) -> Source:
     """Open what the options name."""
     if given.url:
-        return Pages(given.url, given.token or os.environ.get(TOKEN_VARIABLE))
+        return Pages(given.url, token_of(given))
     return StoreFile(store_file(given))
+
+
+def token_of(given: argparse.Namespace) -> str | None:
+    """Return the token of the pages, if there is one."""
+    return given.token or os.environ.get(TOKEN_VARIABLE)
 
 
 def store_file(given: argparse.Namespace) -> Path:

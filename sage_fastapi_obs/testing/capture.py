@@ -26,7 +26,7 @@ class Capture:
         """Requests by the id of the server span in which they came."""
         self._repeated: set[int] = set()
         """Ids of spans of statements that SQLAlchemy has told of."""
-        self._logs = LogCapture(self._take_line)
+        self._logs = LogCapture(self._take_line, current_request.get)
         self.spans = SpanCapture(self._span_started, self._span_ended)
         self._engines = QueryCapture(self._statement_begins, self._statement_ends)
 

@@ -62,9 +62,9 @@ class LogCapture(logging.Handler):
     of such a line the second time is added to what was taken first.
     """
 
-    def __init__(self, took: Take) -> None:
+    def __init__(self, took: Take, place: Callable[[], object]) -> None:
         super().__init__(logging.NOTSET)
-        self._took = took
+        self._took, self._place = took, place
         self._last = threading.local()
         logging.root.addHandler(self)
         self._sink = loguru_logger.add(self._take, level=0, format="{message}", catch=False, backtrace=False, diagnose=False)
@@ -96,8 +96,9 @@ class LogCapture(logging.Handler):
         self._note("loguru", LogLine(level, record["message"], record["name"], extra, f"{message}{extra}"))
 
     def _note(self, source: str, line: LogLine) -> None:
-        before, self._last.taken = getattr(self._last, "taken", None), (source, line)
-        if before is not None and before[0] != source and _is_same(before[1], line):
+        place = self._place()
+        before, self._last.taken = getattr(self._last, "taken", None), (source, line, place)
+        if before is not None and before[0] != source and before[2] is place and _is_same(before[1], line):
             self._last.taken = None
             before[1].fields.update(line.fields)
             before[1].text += f"\n{line.text}"

@@ -107,7 +107,7 @@ async def observed(call: ASGIApp, app: Any, scope: Scope, receive: Receive, send
     request = scope.get(_RECORD)
     if request is None or request.done.is_set():
         await _recorded(call, app, scope, receive, send)
-    elif isinstance(app, ObservabilityMiddleware) and request.exchange is None:
+    elif isinstance(app, ObservabilityMiddleware) and request.observability is None:
         await _watched_by_us(call, request, app.observability, scope, receive, send)
     else:
         await call(scope, receive, send)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sage_fastapi_obs.privacy.redaction import cut
 from sage_fastapi_obs.testing.agreement import disagreements
 from sage_fastapi_obs.testing.log_capture import LogLine
 from sage_fastapi_obs.testing.recorded_texts import assert_in_none
@@ -67,5 +68,4 @@ class RecordedRequest(Recording):
 
 
 def _shown(fields: Mapping[str, Any]) -> str:
-    text = " ".join(f"{name}={value}" for name, value in fields.items())
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    return cut(" ".join(f"{name}={value}" for name, value in fields.items()), 300)

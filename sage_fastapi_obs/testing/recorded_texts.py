@@ -22,14 +22,17 @@ def texts_of_lines(lines: Iterable[LogLine]) -> Texts:
 
 
 def texts_of_spans(spans: Iterable[ReadableSpan]) -> Texts:
-    """Yield the texts of spans: names, attributes, statuses and events."""
+    """Yield the texts of spans: names, attributes, statuses, events and links."""
     for span in spans:
         where = f"span {span.name}"
         yield where, span.name
         yield f"{where}: status", span.status.description or ""
         yield from texts_of(span.attributes or {}, where)
         for event in span.events:
+            yield f"{where}, event", event.name
             yield from texts_of(event.attributes or {}, f"{where}, event {event.name}")
+        for link in span.links:
+            yield from texts_of(link.attributes or {}, f"{where}, link")
 
 
 def texts_of(value: Any, where: str) -> Texts:
@@ -63,6 +66,7 @@ def _forms(secret: str) -> set[str]:
     quoted = (
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
+        quote(secret),
         quote(secret, safe=""),
         quote_plus(secret),
     )

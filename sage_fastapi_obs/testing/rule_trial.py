@@ -38,7 +38,8 @@ class RuleTrial:
 
     def values(self) -> Iterator[tuple[str, bool, Any]]:
         """Yield the name of each rule, whether it would fire once it has held for long enough, and its values by group."""
-        self._seconds += _STEP_SECONDS
+        # Always the same moment, so that who asks again gets the same answer.
+        self._seconds = _STEP_SECONDS
         self._windows.sample()
         for name, rule in self.rules:
             values = rule.expression.values(self._windows.view)

@@ -8,6 +8,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
 from sage_fastapi_obs.otel_internals import remove_processor
+from sage_fastapi_obs.tracing.server_span import SCOPE_NAME
 
 
 class SpanCapture(SpanProcessor):
@@ -47,4 +48,4 @@ def attribute(span: Any, *names: str) -> Any:
 def is_ours(span: ReadableSpan) -> bool:
     """Tell whether our middleware has opened a span."""
     scope = span.instrumentation_scope
-    return scope is not None and scope.name == "sage_fastapi_obs"
+    return scope is not None and scope.name == SCOPE_NAME

@@ -34,6 +34,7 @@ class Telemetry:
         self.other_spans: list[ReadableSpan] = []
         """Spans that ended outside of requests."""
         self._registries: list[CollectorRegistry] = [REGISTRY]
+        self._providers: list[trace.TracerProvider] = []
         self._trials: list[RuleTrial] = []
 
     def __enter__(self) -> Self:
@@ -56,6 +57,7 @@ class Telemetry:
         if registry is not None:
             self._registries.append(registry)
         if tracer_provider is not None:
+            self._providers.append(tracer_provider)
             capture_spans_of(tracer_provider)
 
         async def observed_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +74,7 @@ class Telemetry:
         made = [request for request in self.requests if request.parent is None]
         assert made, "no request was seen: if the app is not one of FastAPI or Starlette, send it to telemetry.observe(app)"
         if made[-1].thread != threading.get_ident():
-            made[-1].done.wait(_PATIENCE_SECONDS)
+            assert made[-1].done.wait(_PATIENCE_SECONDS), f"{made[-1]!r} has not ended within {_PATIENCE_SECONDS:.0f} s"
         return made[-1]
 
     @property
@@ -113,6 +115,8 @@ class Telemetry:
 
     def begins(self, request: RecordedRequest) -> None:
         """Take a request that begins."""
+        for provider in self._providers:
+            capture_spans_of(provider)
         self.requests.append(request)
         request.watch.meet(self._registries)
 

@@ -32,7 +32,7 @@ from sage_fastapi_obs.tracing.retention import Retention
 from sage_fastapi_obs.tracing.server_attributes import id_attributes, server_attributes
 from sage_fastapi_obs.tracing.span_factory import finish_span, span_factory_of
 
-_SCOPE_NAME = "sage_fastapi_obs"
+SCOPE_NAME = "sage_fastapi_obs"
 _SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _SAMPLED = TraceFlags.SAMPLED
 _SILENT = frozenset({NonRecordingSpan, UnsampledSpan})
@@ -127,7 +127,7 @@ class ServerSpans(Recorder):
         self._incoming_trace = incoming_trace(self.dropped_headers)
         provider = self.provider
         assert provider is not None
-        tracer = provider.get_tracer(_SCOPE_NAME, schema_url=_SCHEMA_URL)
+        tracer = provider.get_tracer(SCOPE_NAME, schema_url=_SCHEMA_URL)
         root_bound = None if self._own_provider is None else TraceIdRatioBased.get_bound_for_rate(self._settings.sample_rate)
         self._use(tracer, processors_of(provider), root_bound)
         self._retention.holds_spans = holds = self._holds

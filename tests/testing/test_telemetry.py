@@ -12,6 +12,8 @@ from fastapi.testclient import TestClient
 from kinds_of_requests import KINDS, build_app
 from loguru import logger
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import Counter
 from starlette.applications import Starlette
 from support import client
 
@@ -215,6 +217,15 @@ async def leak_event(_: Response) -> None:
     trace.get_current_span().add_event("note", {"url": "/?q=hunter2%20%22%C3%A9"})
 
 
+async def leak_event_name(_: Response) -> None:
+    trace.get_current_span().add_event(f"login {SECRET}")
+
+
+async def leak_link(_: Response) -> None:
+    span = trace.get_current_span()
+    span.add_link(span.get_span_context(), {"note": SECRET})
+
+
 async def leak_header(response: Response) -> None:
     response.headers["x-note"] = "hunter2+%22%C3%A9"
 
@@ -230,6 +241,8 @@ LEAKS = {
     leak_exception: "line 'failed'",
     leak_span: "span GET /leak: note",
     leak_event: "span GET /leak, event note: url",
+    leak_event_name: "span GET /leak, event",
+    leak_link: "span GET /leak, link: note",
     leak_header: "header x-note",
 }
 
@@ -271,6 +284,73 @@ def test_assertions_fail_with_what_was_recorded(app, telemetry):
             check(telemetry.last)
         assert says in str(failed.value)
         assert "looking it up" in str(failed.value)
+
+
+def test_a_secret_with_a_slash_is_found_in_a_path(watch, telemetry):
+    """Where the slash stays, and what is beside it is quoted."""
+    app = FastAPI()
+    watch().obs.install(app)
+
+    @app.get("/ask")
+    async def ask() -> None:
+        logger.info("asked http://shop/ab/c%20d")
+
+    TestClient(app).get("/ask")
+    with pytest.raises(AssertionError, match="a secret was recorded"):
+        telemetry.assert_no_secret("ab/c d")
+
+
+def test_a_line_about_something_else_agrees(watch, telemetry):
+    """It may name a way to pay, a status of its own, or a call that the app makes."""
+    app = FastAPI()
+    watched = watch()
+    watched.obs.install(app)
+    calls = Counter("httpx_requests_total", "calls", ["status"], registry=watched.obs.registry)
+
+    @app.get("/pay")
+    async def pay() -> None:
+        logger.bind(method="card", status="accepted").info("paid")
+        logger.bind(method="POST", path="/charges", status=402).info("asked the bank")
+        calls.labels("402").inc()
+
+    TestClient(app).get("/pay")
+    telemetry.last.assert_consistent()
+
+
+def test_a_mounted_app_leaves_the_request_to_the_outer_one(watch, telemetry):
+    """Whose middleware comes first records it, however the other is set up."""
+    outer, inner = FastAPI(), FastAPI()
+    watch(logging={"enabled": False}, http={"request_id_header": "X-Other"}).obs.install(inner)
+    inner.add_api_route("/items/{item}", lambda item: item)
+    outer.mount("/shop", inner)
+    watch().obs.install(outer)
+    TestClient(outer).get("/shop/items/1")
+    telemetry.last.assert_one_line()
+    telemetry.last.assert_consistent()
+
+
+def test_a_provider_that_is_named_before_is_observed(app):
+    """`observe` may come before the observation begins."""
+    provider = TracerProvider()
+    observing = Telemetry()
+
+    async def plain(scope, receive, send) -> None:
+        with provider.get_tracer("shop").start_as_current_span("work"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+
+    observed = observing.observe(plain, tracer_provider=provider)
+    with observing:
+        TestClient(observed).get("/")
+    assert [span.name for span in observing.last.spans] == ["work"]
+
+
+def test_asking_again_changes_no_answer(app, telemetry):
+    """Time goes on for nobody who asks."""
+    TestClient(app, raise_server_exceptions=False).get("/boom")
+    before = telemetry.firing
+    assert "HighErrorRate" in before
+    assert all(telemetry.firing == before for _ in range(50))
 
 
 def test_rules_fire_by_what_this_test_does(app, telemetry):

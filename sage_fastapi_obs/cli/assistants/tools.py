@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage_fastapi_obs.cli import request_questions
-from sage_fastapi_obs.cli.assistants.brief_stories import brief_stories
+from sage_fastapi_obs.cli.assistants.brief_stories import brief_stories, plain_data
 from sage_fastapi_obs.cli.case import find_case
 from sage_fastapi_obs.cli.request_sources import Pages, Source
 from sage_fastapi_obs.field_descriptions import DescribedFields
@@ -96,12 +96,12 @@ class AssistantTool(NamedTuple):
 
 
 def _failing(source: Source, given: FailingArguments) -> dict[str, Any]:
-    return _plain(request_questions.failing(source, given.limit, route=given.route, status=given.status))
+    return plain_data(request_questions.failing(source, given.limit, route=given.route, status=given.status))
 
 
 def _why_slow(source: Source, given: SlowArguments) -> dict[str, Any]:
     conditions = {"route": given.route, "slower_than_seconds": given.slower_than_seconds}
-    return _plain(request_questions.why_slow(source, given.limit, **conditions))
+    return plain_data(request_questions.why_slow(source, given.limit, **conditions))
 
 
 def _request_trace(source: Source, given: IdArguments) -> dict[str, Any]:
@@ -109,17 +109,13 @@ def _request_trace(source: Source, given: IdArguments) -> dict[str, Any]:
 
 
 def _alerts(source: Source, given: AlertArguments) -> dict[str, Any]:
-    return _plain(request_questions.alerts(source, all_rules=given.all_rules))
+    return plain_data(request_questions.alerts(source, all_rules=given.all_rules))
 
 
 def _routes(source: Source, given: RouteArguments) -> dict[str, Any]:
     if isinstance(source, Pages):
-        return _plain(request_questions.traffic(source, request_questions.MOST_NAMED, given.minutes * 60))
-    return _plain(request_questions.kept_routes(source, request_questions.MOST_NAMED))
-
-
-def _plain(found: BaseModel) -> dict[str, Any]:
-    return found.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        return plain_data(request_questions.traffic(source, request_questions.MOST_NAMED, given.minutes * 60))
+    return plain_data(request_questions.kept_routes(source, request_questions.MOST_NAMED))
 
 
 TOOLS = {
