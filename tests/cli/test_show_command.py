@@ -120,6 +120,16 @@ def test_lists(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_failures_that_are_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where more were read than are shown: they are read 500 at a time."""
+    with filled(tmp_path) as store:
+        put(store, *(kept(number, failed=True, kept="failed") for number in range(900)))
+    for limit, are_left_out in ((700, True), (900, False)):
+        rows = show(capsys, "errors", f"--store={path_of(tmp_path)}", f"--limit={limit}").splitlines()
+        assert ("(there are older requests, too)" in rows) == are_left_out
+        assert len(rows) == limit + 1 + are_left_out
+
+
 @pytest.mark.usefixtures("wide")
 def test_why_requests_were_slow(stored: Store, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By cause, those of most requests first, with the slowest; reasons of failures are no causes of slowness."""
