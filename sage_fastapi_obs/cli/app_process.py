@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from sage_fastapi_obs.errors import ObservabilityError
+
 MOST_SECONDS = 300
 
 
@@ -24,9 +26,29 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lifespan", action="store_true", help="run the app's own start and stop, too")
 
 
+class AppFailedError(ObservabilityError):
+    """What was asked of the app has raised what nobody expected."""
+
+
 @contextmanager
 def limited() -> Iterator[None]:
-    """End what blocks the only thread there is: a server that a module starts, a request that never ends."""
+    """End what blocks the only thread there is: a server that a module starts, a request that never ends.
+
+    Whatever the app raises is an `AppFailedError`: its threads would keep the process, which has to end nevertheless.
+    """
+    try:
+        with _alarm():
+            yield
+    except (ObservabilityError, OverdueExit, OSError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        from sage_fastapi_obs.inspection.app_loading import failure  # noqa: PLC0415 - only for commands that load apps
+
+        raise AppFailedError(failure("looking at the app", error)) from error
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return

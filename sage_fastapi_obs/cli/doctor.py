@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
                 force=given.force,
                 ignored=given.ignore,
             )
-    except (ObservabilityError, OverdueExit) as error:
+    except (ObservabilityError, OverdueExit, OSError) as error:
         print(f"sage-obs doctor: {error}", file=sys.stderr)
         end_with_threads(FAILED)
         return FAILED

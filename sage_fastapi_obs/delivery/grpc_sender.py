@@ -13,7 +13,7 @@ from sage_fastapi_obs.settings.standard_variables import OtlpVariables
 
 _LEAST_SECONDS = 0.001
 """Shortest time limit of a call."""
-_DEFAULT_PORTS = {"grpc": 4317, "grpcs": 443}
+DEFAULT_PORTS = {"grpc": 4317, "grpcs": 443}
 _AGAIN = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 """Codes after which OTLP says to try again."""
 _TOO_LARGE = re.compile(r"larger than max|exceeds max|length too large")
@@ -94,7 +94,7 @@ class Caller:
     def _connected(self) -> Any:
         parts, variables, grpc = urlsplit(self._url), self._variables, self._grpc
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        target = f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
+        target = f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
         if parts.scheme == "grpc":
             return grpc.insecure_channel(target, _CHANNEL_OPTIONS, self._compression)
         trusted, key, own = map(_content, (variables.certificate, variables.client_key, variables.client_certificate))

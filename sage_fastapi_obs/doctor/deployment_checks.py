@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from sage_fastapi_obs.delivery.grpc_sender import DEFAULT_PORTS
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.settings import Settings
@@ -16,7 +17,7 @@ from sage_fastapi_obs.settings.sources import ENV_PREFIX, is_development
 
 _SECONDS = 3.0
 _WORKERS = re.compile(r"(?:^|\s)(?:-w|--workers)[ =]?(\d+)")
-_PORTS = {"http": 80, "https": 443, "grpc": 4317, "grpcs": 4317}
+_PORTS = {"http": 80, "https": 443, **DEFAULT_PORTS}
 
 
 class Receiver(NamedTuple):
@@ -62,7 +63,7 @@ def preset(seen: Observations) -> Iterator[Fault]:
     settings = seen.inspected.settings
     if settings is None:
         return
-    yield from (Fault("preset", remark.partition(":")[0], _fix_in(remark)) for remark in settings.remarks)
+    yield from (Fault("preset", remark, "correct the setting that it names") for remark in settings.remarks)
     environment = settings.service.environment
     wanted = "dev" if is_development(environment) else "production"
     if settings.preset is not None and settings.preset != wanted:
@@ -76,10 +77,6 @@ def preset(seen: Observations) -> Iterator[Fault]:
             *("preset", f"{', '.join(unread)} of the environment is not read: the settings are made by Settings(...) alone"),
             "make them by Settings.from_env(...)",
         )
-
-
-def _fix_in(remark: str) -> str:
-    return remark.partition(":")[2].strip() or remark
 
 
 def unreachable_exporters(seen: Observations) -> Iterator[Fault]:

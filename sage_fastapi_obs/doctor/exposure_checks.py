@@ -1,5 +1,6 @@
 """What people and log stores get to see who should not."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.inspection.app_layers import FoundRoute
 from sage_fastapi_obs.logs.writer import OWN_LOGGER
 from sage_fastapi_obs.privacy.redaction import Redaction
+from sage_fastapi_obs.request.fastapi_internals import dependants_of
 
 _FOREIGN_PAGES = ("prometheus_client", "prometheus_fastapi_instrumentator", "starlette_exporter", "starlette_prometheus")
 """Packages that serve metrics to everyone."""
@@ -26,8 +28,8 @@ def public_pages(seen: Observations) -> Iterator[Fault]:
         )
     settings = seen.inspected.settings
     for found in seen.inspected.routes:
-        if settings is not None and found.path == settings.metrics.path:
-            # Ours is found first.
+        if settings is not None and found.path == settings.metrics.path and not found.is_mount:
+            # Ours is found first; below a mount, and with a slash behind it, it is not.
             continue
         served = found.route.app if found.is_mount else getattr(found.route, "endpoint", None)
         package = str(getattr(served, "__module__", None) or type(served).__module__).partition(".")[0]
@@ -72,17 +74,17 @@ def _shown(instrumentation: str | None, places: str) -> Fault:
 
 def _secret_fields(found: FoundRoute) -> Iterator[str]:
     """Yield the names of fields that the models of a route declare to be secret."""
-    dependant = getattr(found.route, "dependant", None)
-    waiting = [_type_of(field) for field in getattr(dependant, "body_params", ())]
-    seen: set[Any] = set()
+    bodies = (body for each in dependants_of(getattr(found.route, "dependant", None)) for body in each.body_params)
+    waiting = [one for body in bodies for one in _types_in(_type_of(body))]
+    seen: set[type[BaseModel]] = set()
     while waiting and len(seen) < _MOST_MODELS:
         model = waiting.pop()
-        if model in seen or not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if not (inspect.isclass(model) and issubclass(model, BaseModel)) or model in seen:
             continue
         seen.add(model)
         for name, field in model.model_fields.items():
             types = [*_types_in(field.annotation)]
-            if not {SecretStr, SecretBytes}.isdisjoint(types):
+            if any(one is SecretStr or one is SecretBytes for one in types):
                 yield name
             waiting += types
 

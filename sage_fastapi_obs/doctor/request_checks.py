@@ -13,6 +13,7 @@ from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.inspection.app_layers import FoundRoute
 from sage_fastapi_obs.inspection.synthetic_requests import SYNTHETIC_REQUESTS, SyntheticAnswer
+from sage_fastapi_obs.request.fastapi_internals import dependants_of
 
 _COSTLY_US = 2_000
 """Processor time of one layer for one request: several times what a whole request costs."""
@@ -49,7 +50,7 @@ def loop_blocking(seen: Observations) -> Iterator[Fault]:
     """Find what keeps the event loop from all other requests: what was measured, and what async routes call."""
     yield from _measured([*seen.answers.values(), *(answer for _, answer in seen.called)])
     for found in seen.inspected.routes:
-        for function in filter(inspect.iscoroutinefunction, map(inspect.unwrap, _functions(found.route))):
+        for function in filter(_is_async, map(inspect.unwrap, _functions(found.route))):
             for name, line in _blocking_calls(function):
                 yield Fault(
                     *("loop-blocking", f"async code of {found.path} calls {name} at {function.__module__}, line {line}"),
@@ -72,15 +73,13 @@ def _measured(answers: Iterable[SyntheticAnswer]) -> Iterator[Fault]:
 
 def _functions(route: Any) -> Iterator[Callable[..., Any]]:
     """Yield the endpoint of a route and all functions that it depends on."""
-    waiting, seen = [getattr(route, "dependant", None)], set[int]()
-    while waiting:
-        dependant = waiting.pop()
-        if dependant is not None and id(dependant) not in seen:
-            seen.add(id(dependant))
-            waiting += getattr(dependant, "dependencies", ())
-            yield from filter(callable, [getattr(dependant, "call", None)])
-    if not seen and callable(endpoint := getattr(route, "endpoint", None)):
-        yield endpoint
+    dependant = getattr(route, "dependant", None)
+    calls = (getattr(route, "endpoint", None),) if dependant is None else (each.call for each in dependants_of(dependant))
+    yield from filter(callable, calls)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:
@@ -89,12 +88,23 @@ def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:
         tree = ast.parse(textwrap.dedent("".join(rows)))
     except (OSError, TypeError, SyntaxError):
         return
-    known = getattr(endpoint, "__globals__", {})
-    for node in ast.walk(tree):
+    code = inspect.unwrap(endpoint).__code__
+    known = {name: value for name, value in endpoint.__globals__.items() if name not in code.co_varnames + code.co_cellvars}
+    for node in _run_by(tree.body[0]):
         if isinstance(node, ast.Call) and _MEANT not in rows[node.lineno - 1]:
             name = _name_of(_resolved(node.func, known))
             if name:
                 yield name, first + node.lineno - 1
+
+
+def _run_by(function: ast.AST) -> Iterator[ast.AST]:
+    """Yield what a function runs itself: not what is in functions that it makes, as to hand them to a thread."""
+    waiting = [*ast.iter_child_nodes(function)]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            waiting += ast.iter_child_nodes(node)
 
 
 def _resolved(node: ast.expr, known: dict[str, Any]) -> Any:
@@ -136,7 +146,9 @@ def failing_requests(seen: Observations) -> Iterator[Fault]:
             is_note=is_note,
         )
     for found, answer in seen.called:
-        if answer.error is not None or answer.status is None or answer.status >= 500:
+        # An answer without an end is one, too, such as a stream of events.
+        has_failed = answer.error is not None and not isinstance(answer.error, TimeoutError)
+        if has_failed or answer.status is None or answer.status >= 500:
             yield Fault("failing-request", f"GET {found.path} ended with {_end(answer)}", "see the line of its request")
         elif _has_other_route(found, answer):
             yield Fault(

@@ -1,5 +1,6 @@
 """The layers of an app from the outside to the inside, its `Observability`, and its routes."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,11 +34,6 @@ class FoundRoute(NamedTuple):
         """Whether this leads to another app."""
         return isinstance(self.route, (Mount, Host))
 
-    @property
-    def is_websocket(self) -> bool:
-        """Whether this is a route for WebSockets."""
-        return not self.is_mount and not self.methods
-
 
 def layers_of(app: Any) -> Iterator[Any]:
     """Yield an app and what is inside of it, as far as each layer keeps that in `.app`; an app of Starlette is the last."""
@@ -51,7 +47,9 @@ def layers_of(app: Any) -> Iterator[Any]:
 
 
 def layer_name(layer: Any) -> str:
-    """Name a layer by its class; one that is made of a function, by that."""
+    """Name a layer by its class; a function, and one that is made of a function, by that."""
+    if inspect.isroutine(layer):
+        return layer.__qualname__.rpartition(".")[2]
     function = readable_attribute(layer, "dispatch_func")
     name = getattr(function, "__qualname__", "dispatch")
     return type(layer).__qualname__ if name.endswith("dispatch") else str(name)

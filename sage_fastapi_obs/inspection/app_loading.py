@@ -49,9 +49,9 @@ def _module(name: str, app_dir: str) -> ModuleType:
             raise AppNotFoundError(
                 f"there is no module {error.name} in {where}, nor among the installed ones: name another folder by --app-dir"
             ) from None
-        raise AppNotFoundError(_failure(f"importing {name}", error)) from None
+        raise AppNotFoundError(failure(f"importing {name}", error)) from None
     except (Exception, SystemExit) as error:
-        raise AppNotFoundError(_failure(f"importing {name}", error)) from None
+        raise AppNotFoundError(failure(f"importing {name}", error)) from None
 
 
 def _attribute(module: ModuleType, attribute: str) -> Any:
@@ -88,7 +88,7 @@ def _made(found: Any, name: str) -> Any:
     try:
         made = found()
     except (Exception, SystemExit) as error:
-        raise AppNotFoundError(_failure(f"calling {name}", error)) from None
+        raise AppNotFoundError(failure(f"calling {name}", error)) from None
     if inspect.iscoroutine(made):
         made.close()
         raise AppNotFoundError(f"{name} is a coroutine function: name a plain function that returns the app")
@@ -128,7 +128,7 @@ def _can_be_called(value: Any, arguments: int) -> bool:
     return True
 
 
-def _failure(doing: str, error: BaseException) -> str:
+def failure(doing: str, error: BaseException) -> str:
     """Say what was raised, and where in the application's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])

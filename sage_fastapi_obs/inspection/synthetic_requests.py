@@ -1,7 +1,6 @@
 """Requests to an app without a server: what a server would call it with, and all that comes out."""
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from contextvars import Context
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -47,13 +46,12 @@ SYNTHETIC_REQUESTS = (
 class SyntheticAnswer:
     """What came of a request."""
 
-    def __init__(self, scope: dict[str, Any], sent: list[Message], error: BaseException | None, seconds: float) -> None:
+    def __init__(self, scope: dict[str, Any], sent: list[Message], error: BaseException | None) -> None:
         self.scope = scope
         self.sent = sent
         """The messages of the app."""
         self.error = error
         """What left the app; `TimeoutError` where it did not answer in time."""
-        self.seconds = seconds
 
     @property
     def status(self) -> int | None:
@@ -61,22 +59,6 @@ class SyntheticAnswer:
         return next((message["status"] for message in self.sent if "status" in message), None) or next(
             (message.get("code", 1000) for message in self.sent if message["type"] == "websocket.close"), None
         )
-
-    @property
-    def headers(self) -> list[Header]:
-        """The response headers."""
-        return [
-            *next((message.get("headers", ()) for message in self.sent if message["type"].endswith(("start", "accept"))), ())
-        ]
-
-    def header(self, name: str) -> list[str]:
-        """Return the values of a header, in the order in which they were sent."""
-        return [value.decode("latin-1") for key, value in self.headers if key.decode("latin-1").lower() == name.lower()]
-
-    @property
-    def body(self) -> bytes:
-        """The body as far as it was sent."""
-        return b"".join(message.get("body", b"") for message in self.sent if message["type"] == "http.response.body")
 
     @property
     def exchange(self) -> Exchange | None:
@@ -106,13 +88,17 @@ async def ask(
     scope.update(more or {})
     sent: list[Message] = []
     asking = asyncio.create_task(_call(app, scope, sent, leaves_after), context=Context())
-    begin = time.perf_counter()
     error: BaseException | None = None
     try:
         await asyncio.wait_for(asking, LONGEST_SECONDS)
     except Exception as raised:
         error = raised
-    return SyntheticAnswer(scope, sent, error, time.perf_counter() - begin)
+    except asyncio.CancelledError as raised:
+        # The app's own, or that of who asks.
+        if (own := asyncio.current_task()) is not None and own.cancelling():
+            raise
+        error = raised
+    return SyntheticAnswer(scope, sent, error)
 
 
 def _scope(kind: str, method: str, path: str, query: str, headers: Iterable[Header], client: str) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from starlette.websockets import WebSocket
 
 from sage_fastapi_obs.logs.loggers import create_logger
 
-CHUNKS = 5
+_CHUNKS = 5
 """Of the stream."""
-LOGGER = "sage_fastapi_obs.inspection"
+_LOGGER = "sage_fastapi_obs.inspection"
 """Logger of the lines that these routes write."""
 
 
@@ -61,7 +61,7 @@ def _routes(prefix: str, *, is_fastapi: bool) -> Sequence[BaseRoute]:
 
 
 async def _ok(request: Request) -> Response:
-    create_logger(LOGGER).info("a synthetic request", **dict(request.query_params))
+    create_logger(_LOGGER).info("a synthetic request", **dict(request.query_params))
     return JSONResponse({"item": request.path_params["item"]})
 
 
@@ -78,7 +78,7 @@ async def _raise(_: Request) -> Response:
 
 
 async def _stream(_: Request) -> Response:
-    return StreamingResponse(_chunks(CHUNKS))
+    return StreamingResponse(_chunks(_CHUNKS))
 
 
 async def _endless(_: Request) -> Response:

@@ -92,12 +92,17 @@ def declared_fields(route: Any) -> Iterator[tuple[str, Any]]:
 
 def _fields(dependant: Any, *others: Any) -> Iterator[Any]:
     yield from (field for field in others if field is not None)
+    for each in dependants_of(dependant):
+        for kind in ("path", "query", "header", "cookie", "body"):
+            yield from getattr(each, f"{kind}_params", ())
+
+
+def dependants_of(dependant: Any) -> Iterator[Any]:
+    """Yield what FastAPI knows of a route's endpoint, and of all that it depends on; nothing for None."""
     waiting, seen = [dependant], set[int]()
     while waiting:
-        dependant = waiting.pop()
-        if dependant is None or id(dependant) in seen:
-            continue
-        seen.add(id(dependant))
-        for kind in ("path", "query", "header", "cookie", "body"):
-            yield from getattr(dependant, f"{kind}_params", ())
-        waiting += getattr(dependant, "dependencies", ())
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += getattr(each, "dependencies", ())
