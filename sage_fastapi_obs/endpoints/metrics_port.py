@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 5.0
 _VERB = "port"
 _ASK_SECONDS = 1.0
+_TRIES = 4
 
 
 class MetricsPort:
@@ -95,18 +96,13 @@ class MetricsPort:
 
     def _listen_first(self) -> "tuple[uvicorn.Server, threading.Thread] | None":
         """Listen; None where another worker does. Raises `OSError`."""
-        try:
-            return self._listen()
-        except OSError:
+        for _ in range(_TRIES):
+            with suppress(OSError):
+                return self._listen()
+            # Who had it may have been killed before it was asked, or is too busy to answer; the next one may have it by now.
             if self._is_served_by_another():
                 return None
-        # Whoever had it may have been killed before it was asked, and the next worker may have it by now.
-        try:
-            return self._listen()
-        except OSError:
-            if self._is_served_by_another():
-                return None
-            raise
+        return self._listen()
 
     def _is_served_by_another(self) -> bool:
         return b"yes" in self._workers.ask(_VERB, seconds=_ASK_SECONDS).values()

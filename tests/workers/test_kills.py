@@ -309,7 +309,9 @@ def exemplars(service: Service) -> list[Exemplar]:
 def shows_the_living(service: Service) -> bool:
     """Tell whether the gauges of a page are those of the living workers, and no request is in flight."""
     families = {family.name: family for family in text_string_to_metric_families(metrics(service))}
-    shown = {sample.labels["worker"] for family in families.values() for sample in family.samples if "worker" in sample.labels}
+    # Counters of a worker that has died stay; who replaces it may have taken another slot.
+    gauges = [family for family in families.values() if family.type == "gauge"]
+    shown = {sample.labels["worker"] for family in gauges for sample in family.samples if "worker" in sample.labels}
     rows = httpx.get(f"{service.url}/monitoring/workers").json()["workers"]
     flying = sum(sample.value for sample in families["http_requests_in_flight"].samples)
     look = f"gauges of {sorted(shown)}, {flying} in flight, {[(row['worker'], row['state']) for row in rows]}\n"
