@@ -268,6 +268,7 @@ class _CallbackCall:
             if loop.is_closed():
                 # The coroutine came when the loop was about to end, and will never run there.
                 coroutine.close()
+                _give_up(coroutine, loop)
                 self._leave(loop)
         try:
             future.result()
@@ -279,6 +280,14 @@ class _CallbackCall:
         if self._owner.loop is loop:
             self._owner.loop = None
         raise LoopEndedError("the event loop has ended")
+
+
+def _give_up(coroutine: Awaitable[object], loop: asyncio.AbstractEventLoop) -> None:
+    """Keep a task that its loop took as it closed from being reported as lost: its coroutine is called again elsewhere."""
+    for task in asyncio.all_tasks(loop):
+        if task.get_coro() is coroutine:
+            # There is no public way; asyncio does the same for tasks that it gives up itself.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 async def _awaited(returned: Awaitable[object]) -> None:

@@ -1,5 +1,6 @@
 """A page in the browser, with all that goes wrong on it."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ FLAGS = [
 ]
 _ABORTED = "net::ERR_ABORTED"
 """What a page has given up itself: a stream that it closed, an answer that nobody waits for."""
+REFUSED = re.compile("status of 40[14]")
+"""What the browser says of an answer that the service gives on purpose."""
+OF_A_FAKE = re.compile("Failed to load resource|MIME type|ERR_CONNECTION_|ERR_FAILED|ERR_EMPTY|ERR_INCOMPLETE")
+"""What the browser says of answers that are no answers of the service, and of a service that is gone."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 
@@ -22,12 +27,14 @@ class Browsed:
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.problems: list[str] = []
         """Errors on the console and violations of the policy among them, exceptions, requests that failed."""
+        self.expected: re.Pattern[str] | None = None
+        """What may go wrong, as the test itself is the reason; set before it does: the browser may tell later."""
         self.transferred = 0
         """Bytes of the bodies that came, compressed."""
         context.set_default_timeout(PATIENCE_SECONDS * 1000)
         self.page = context.new_page()
-        self.page.on("console", lambda said: said.type == "error" and self.problems.append(said.text))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda said: said.type == "error" and self._note(said.text))
+        self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("requestfailed", self._failed)
         self.page.on("response", self._answered)
         self.url = url
@@ -80,10 +87,14 @@ class Browsed:
             for node in one["nodes"]
         ]
 
+    def _note(self, problem: str) -> None:
+        if self.expected is None or not self.expected.search(problem):
+            self.problems.append(problem)
+
     def _failed(self, request: Request) -> None:
         if request.failure != _ABORTED:
-            self.problems.append(f"{request.url}: {request.failure}")
+            self._note(f"{request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:
         if not response.url.startswith(self.url.partition("/monitoring")[0]):
-            self.problems.append(f"asked another host: {response.url}")
+            self._note(f"asked another host: {response.url}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browsed import Browsed
+from browsed import OF_A_FAKE, REFUSED, Browsed
 from playwright.sync_api import expect
 from servers import free_port
 from support import until
@@ -223,10 +223,11 @@ def test_metrics_are_found_and_drawn_by_any_label(browse: Any, service: str) -> 
 def test_a_name_that_does_not_exist_is_said(browse: Any, service: str) -> None:
     """In the words of the service, without a figure."""
     for address in ("#/metrics/nothing_at_all", "#/alerts/Nobody"):
-        page = ready(browse(service).open(address))
+        page = browse(service)
+        page.expected = REFUSED
+        ready(page.open(address))
         expect(page.page.locator(".problem")).to_contain_text("there is none of this name")
         assert page.figures() == {}
-        page.problems[:] = [problem for problem in page.problems if "status of 404" not in problem]
 
 
 def test_stacks_show_where_a_request_waits(browse: Any, service: str) -> None:
@@ -266,7 +267,9 @@ def test_settings_are_found_and_say_where_they_come_from(browse: Any, service: s
 
 def test_a_level_is_changed_with_the_token_only(browse: Any, service: str) -> None:
     """Without it the login opens and nothing changes; with it the change is shown, and given back."""
-    page = ready(browse(service).open("#/loggers"))
+    page = browse(service)
+    page.expected = REFUSED
+    ready(page.open("#/loggers"))
     page.page.get_by_role("textbox", name="Logger").fill("shop.orders")
     page.page.get_by_role("button", name="Change").click()
     dialog = page.page.get_by_role("dialog")
@@ -283,7 +286,6 @@ def test_a_level_is_changed_with_the_token_only(browse: Any, service: str) -> No
     row.get_by_role("button", name="Give back").click()
     expect(page.page.get_by_text("Every logger has the configured level")).to_be_visible()
     assert httpx.get(f"{service}loggers").json()["loggers"] == []
-    page.problems[:] = [problem for problem in page.problems if "status of 401" not in problem]
 
 
 def test_workers_tell_what_each_does_and_how_one_died(browse: Any, service: str) -> None:
@@ -339,17 +341,18 @@ BAD_ANSWERS = [("health", kind) for kind in KINDS] + [
 def test_an_answer_that_cannot_be_read_shows_nothing_healthy(browse: Any, service: str, view: str, kind: str) -> None:
     """Whatever comes instead of the data: the reason stands there, and no figure, no row and no good word."""
     page = browse(service)
+    page.expected = OF_A_FAKE
     page.intercept(DOCUMENTS, ANSWERS[kind])
     page.open(f"#/{view}")
     expect(page.page.locator("main .problem").first).to_contain_text("cannot be read")
     assert set(page.figures().values()) <= {"unavailable"}
     expect(page.page.locator("main .good, main tbody tr")).to_have_count(0)
-    page.problems.clear()
 
 
 def test_a_view_that_was_well_says_when_it_cannot_be_read_any_more(browse: Any, service: str) -> None:
     """What was shown before goes away with the answer, and comes back with it."""
     view = browse(service)
+    view.expected = OF_A_FAKE
     page = ready(view.open("#/health")).page
     expect(page.locator("tbody tr")).to_have_count(2)
     view.intercept(["health"], {"status": 503, "json": {"detail": "too many are waiting"}})
@@ -357,7 +360,6 @@ def test_a_view_that_was_well_says_when_it_cannot_be_read_any_more(browse: Any, 
     expect(page.locator("main .good, main tbody tr")).to_have_count(0)
     page.unroute_all()
     expect(page.locator("tbody tr")).to_have_count(2)
-    view.problems.clear()
 
 
 def test_hostile_names_are_text(browse: Any, service: str) -> None:

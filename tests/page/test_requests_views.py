@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from browsed import OF_A_FAKE
 from kept_requests import filled, kept, line, span
 from playwright.sync_api import expect
 from servers import free_port, stop
@@ -373,6 +374,7 @@ def test_nothing_stands_in_the_way_of_people(browse: Any, trouble: str, view: st
 def test_what_cannot_be_read_is_said(browse: Any, trouble: str, answer: Any) -> None:
     """Each view says the reason, and shows no figure and no row."""
     browsed = browse(trouble)
+    browsed.expected = OF_A_FAKE
     browsed.intercept(["requests", "issues"], answer)
     for address in ("#/requests", "#/issues", "#/requests/key-1"):
         browsed.open(address) if "key" not in address else browsed.page.goto(f"{browsed.url}{address}")
@@ -380,7 +382,6 @@ def test_what_cannot_be_read_is_said(browse: Any, trouble: str, answer: Any) -> 
         assert browsed.page.locator("tbody tr").count() == 0
         for word in ("NaN", "undefined", "No request is kept", "No kept request has failed"):
             assert word not in browsed.text()
-    browsed.problems.clear()
 
 
 def test_words_are_those_of_the_service(browse: Any, trouble: str) -> None:
