@@ -6,7 +6,7 @@ from dataclasses import replace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from starlette.applications import Starlette
 
-from sage_fastapi_obs.catalog import CATALOG, PACKS, Metric
+from sage_fastapi_obs.catalog import CATALOG, PACKS, Alias, Metric
 from sage_fastapi_obs.contract.own_uses import own_rules, own_uses
 from sage_fastapi_obs.contract.query_needs import needs_of
 from sage_fastapi_obs.contract.rule_uses import recorded_in
@@ -59,23 +59,30 @@ def _metrics(observability: Observability) -> Iterator[tuple[str, MetricTerms]]:
     yield from ((name, _terms(metric, metric.buckets)) for name, metric in declared.items())
     groups = observability.settings.metrics.alias_groups
     for reading in RegistryReader(observability.registry, observability.internal_errors)():
+        _, older = CATALOG.by_alias.get(reading.name, (None, None))
+        if older is not None and older.group in groups:
+            continue
         known = declared.get(reading.name) or CATALOG.get(reading.name)
-        yield reading.name, _terms(known, reading.bounds) if known else _foreign(reading.kind, reading.labels, reading.bounds)
-        for alias in known.aliases if known else ():
+        if known is None:
+            yield reading.name, MetricTerms(reading.kind, dict.fromkeys(sorted(reading.labels), ()), reading.bounds)
+            continue
+        yield reading.name, _terms(known, reading.bounds)
+        for alias in known.aliases:
             if alias.group in groups:
-                labels = (
-                    {label: values for label, values in known.labels.items() if label not in alias.without} if known else {}
-                )
-                bounds = tuple(bound * alias.factor for bound in reading.bounds)
-                yield alias.name, MetricTerms(alias.type or reading.kind, labels, bounds)
+                yield alias.name, _older_terms(known, alias, reading.bounds)
 
 
 def _terms(metric: Metric, bounds: tuple[float, ...]) -> MetricTerms:
     return MetricTerms(metric.type, dict(metric.labels), bounds)
 
 
-def _foreign(kind: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> MetricTerms:
-    return MetricTerms(kind, dict.fromkeys(sorted(labels), ()), bounds)
+def _older_terms(metric: Metric, alias: Alias, bounds: tuple[float, ...]) -> MetricTerms:
+    labels = {
+        label: tuple(alias.values.get(label, {}).get(value, value) for value in alias.only.get(label, values))
+        for label, values in metric.labels.items()
+        if label not in alias.without
+    }
+    return MetricTerms(alias.type or metric.type, labels, tuple(bound * alias.factor for bound in bounds))
 
 
 def _fields(logging: LoggingSettings) -> tuple[str, ...]:

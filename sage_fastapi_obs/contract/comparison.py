@@ -15,7 +15,7 @@ _GONE = {
     "field": "log lines have no field {}",
     "level": "lines of level {} are not written",
     "attribute": "spans have no attribute {}",
-    "hidden": "no longer hidden: {}",
+    "hidden": "hidden no more, or in another way: {}",
 }
 
 

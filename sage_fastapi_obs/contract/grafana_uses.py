@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sage_fastapi_obs.contract.grafana_variables import Variables
+from sage_fastapi_obs.contract.query_text import is_logql
 from sage_fastapi_obs.contract.telemetry_contract import Use
 
 _LANGUAGES = {
@@ -170,7 +171,7 @@ def _guess(text: str) -> str:
     start = text.lstrip()
     if start.startswith("{") and re.search(r"\b(?:span|resource)\.|\bname\s*=", text):
         return "traceql"
-    return "logql" if re.search(r"\}\s*\|", text) else "promql"
+    return "logql" if is_logql(text) else "promql"
 
 
 def _legend(node: Node) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sage_fastapi_obs.alerting.label_matchers import matcher
-from sage_fastapi_obs.contract.telemetry_contract import Contract
+from sage_fastapi_obs.contract.telemetry_contract import TARGET_LABELS, Contract
 from sage_fastapi_obs.errors import SettingsError
 
 EVERY_LABEL = "*"
@@ -86,12 +86,12 @@ class ValueNeed:
         """Say which of the values that it looks for have gone."""
         if not self.metric or self.metric in new.metrics:
             values = old.values(self.metric, self.label), new.values(self.metric, self.label)
-            yield from _lost_values(self, *values, self._subject(old))
+            yield from _lost_values(self, *values, self._subject(old, new))
 
-    def _subject(self, old: Contract) -> Subject:
-        if self.label in ("service", "job"):
+    def _subject(self, *contracts: Contract) -> Subject:
+        if self.label in TARGET_LABELS:
             return Subject("service", "")
-        is_listed = bool(self.metric and old.metrics[self.metric].labels.get(self.label))
+        is_listed = any(self.metric and one.metrics[self.metric].labels.get(self.label) for one in contracts)
         return Subject("value", self.metric, self.label) if is_listed else Subject("route", "")
 
 
@@ -148,7 +148,7 @@ class BucketsNeed:
 
     def broken_by(self, old: Contract, new: Contract) -> Iterator[Break]:
         """Say whether they are other buckets, and what that does."""
-        if self.metric not in new.metrics:
+        if self.metric not in new.metrics or new.metrics[self.metric].type != old.metrics[self.metric].type:
             return
         had, has = old.metrics[self.metric].buckets, new.metrics[self.metric].buckets
         subject = Subject("buckets", self.metric)

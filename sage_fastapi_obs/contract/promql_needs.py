@@ -10,16 +10,16 @@ import promql_parser as promql
 from sage_fastapi_obs.alerting.label_matchers import matcher
 from sage_fastapi_obs.contract.grafana_variables import UNKNOWN
 from sage_fastapi_obs.contract.needs import EVERY_LABEL, BucketsNeed, LabelNeed, MetricNeed, Need, RuleNeed, ValueNeed
-from sage_fastapi_obs.contract.telemetry_contract import Contract
+from sage_fastapi_obs.contract.query_text import MOST_CHARACTERS, without_texts
+from sage_fastapi_obs.contract.telemetry_contract import TARGET_LABELS, Contract
 from sage_fastapi_obs.errors import SettingsError
 
-_MOST_CHARACTERS = 20_000
 _MOST_NESTED = 64
 _MOST_OPERATORS = 150
-_STRING = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`', re.DOTALL)
+_MOST_RECORDED = 1_000
+"""Expressions of recording rules that are read for one expression."""
 _OPERATOR = re.compile(r"[-+*/%^<>=!]+|\b(?:and|or|unless)\b")
 _ALERTS = ("ALERTS", "ALERTS_FOR_STATE")
-_OF_TARGETS = ("service", "job")
 _OPERATORS = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
 _WHOLE_SERIES = frozenset({"topk", "bottomk", "limitk", "limit_ratio"})
 """Aggregations that leave their series as they are."""
@@ -28,6 +28,7 @@ _QUANTILES = frozenset({"histogram_quantile", "histogram_fraction"})
 _COMPARED = frozenset({">", ">="})
 _SETS = frozenset({"or"})
 _NONE: frozenset[str] = frozenset()
+_TOO_MANY = "its recording rules are too many, one in the other"
 
 
 class UnreadableError(ValueError):
@@ -44,18 +45,20 @@ def promql_needs(text: str, shown: Iterable[str], known: Contract, recorded: Map
     try:
         reader.read(text, frozenset(shown))
     except RecursionError:
-        raise UnreadableError("its recording rules are too many, one in the other") from None
+        raise UnreadableError(_TOO_MANY) from None
     return reader.needs
 
 
 def _parsed(text: str) -> promql.Expr:
-    bare = _STRING.sub('""', text)
+    if len(text) > MOST_CHARACTERS:
+        raise UnreadableError("it is too long")
+    bare = without_texts(text)
     nested = deepest = 0
     for character in bare:
         nested += (character in "([{") - (character in ")]}")
         deepest = max(deepest, nested)
     # The parser goes as deep as an expression does, and ends the process where that is too deep.
-    if len(text) > _MOST_CHARACTERS or deepest > _MOST_NESTED or len(_OPERATOR.findall(bare)) > _MOST_OPERATORS:
+    if deepest > _MOST_NESTED or len(_OPERATOR.findall(bare)) > _MOST_OPERATORS:
         raise UnreadableError("it is too long")
     if re.search(r"[-+](?:\s*[-+]){8}", bare):
         raise UnreadableError("it has too many signs")
@@ -116,11 +119,11 @@ class _Reader:
             both |= frozenset(matching.labels)
         elif number is None and str(part.op) not in _SETS and self._metrics(part.lhs) != self._metrics(part.rhs):
             both |= {EVERY_LABEL}
-        for side in (part.lhs, part.rhs):
-            self._visit(side, both)
-        if part.modifier and part.modifier.group_labels:
-            one_side = part.lhs if part.modifier.card == promql.VectorMatchCardinality.OneToMany else part.rhs
-            self._visit(one_side, both | frozenset(part.modifier.group_labels))
+        # Each side is read once: as often as it is read, so often twice are those in it.
+        of_one = both | frozenset(part.modifier.group_labels or ()) if part.modifier else both
+        is_left = part.modifier is not None and part.modifier.card == promql.VectorMatchCardinality.OneToMany
+        self._visit(part.lhs, of_one if is_left else both)
+        self._visit(part.rhs, both if is_left else of_one)
 
     def _compared(self, part: Any, number: float) -> None:
         is_above = str(part.op) in _COMPARED and isinstance(_bare(part.rhs), promql.NumberLiteral)
@@ -145,7 +148,7 @@ class _Reader:
     def _selected(self, selector: Any, wanted: frozenset[str]) -> None:
         matchers = [(one.name, _OPERATORS[_word(one.op)], one.value) for one in _matchers(selector)]
         for label, operator, text in matchers:
-            if label in _OF_TARGETS:
+            if label in TARGET_LABELS:
                 self.needs.add(ValueNeed("", label, operator, text))
         name = selector.name or ""
         if name in _ALERTS:
@@ -158,6 +161,8 @@ class _Reader:
     def _inlined(self, name: str, wanted: frozenset[str]) -> None:
         if (name, wanted) not in self._done:
             self._done.add((name, wanted))
+            if len(self._done) > _MOST_RECORDED:
+                raise UnreadableError(_TOO_MANY)
             self.read(self._recorded[name], wanted)
 
     def _of_metric(self, metric: str, matchers: list[tuple[str, str, str]], wanted: frozenset[str]) -> None:

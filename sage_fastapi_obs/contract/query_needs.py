@@ -11,10 +11,10 @@ _TEXT = r'"(?:\\.|[^"\\])*"|`[^`]*`'
 _TOKEN = re.compile(
     rf"(?P<text>{_TEXT})|(?P<name>[A-Za-z_@][\w.]*)(?:\s*(?P<operator>=~|!~|!=|==?|:)\s*(?P<value>{_TEXT}|[\w./]+)?)?"
 )
-_TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _OF_TEMPLATE = re.compile(r"\.([A-Za-z_]\w*)")
-_KEY = re.compile(r'([A-Za-z_@]\w*)\\?"\s*:')
-_ATTRIBUTE = re.compile(r"(?:\b(?:span|resource|event|link))?\.?([A-Za-z_]\w*(?:\.\w+)+)")
+_KEY = re.compile(r'(?<!\w)([A-Za-z_@]\w*)\\?"\s*:')
+_ATTRIBUTE = re.compile(r"(?:\b(?:span|resource|event|link))?\.?(?<!\w)([A-Za-z_]\w*(?:\.\w+)+)")
 _SPAN_NAME = re.compile(r'\bname\s*=\s*"(?:[A-Z]+ )?(/[^"]*)"')
 _ROUTE = re.compile(r'\bhttp\.route\s*=\s*"?([^"\s}]+)')
 _SERVICE = re.compile(r'\bservice\.name\s*=\s*"([^"]+)"')

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sage_fastapi_obs.contract.query_text import is_logql
 from sage_fastapi_obs.contract.telemetry_contract import Use
 
 _TEMPLATE_LABEL = re.compile(r"(?:\$labels|\.Labels)\.(\w+)")
@@ -27,8 +28,7 @@ def _of_rule(rule: Mapping[str, Any], file: str) -> Iterator[Use]:
     name = str(rule.get("record") or rule.get("alert") or rule.get("title") or "without a name")
     asked = [rule.get("expr"), *_of_grafana(rule)]
     for text in (one for one in asked if isinstance(one, str) and one):
-        language = "logql" if re.search(r"\}\s*\|", text) else "promql"
-        yield Use(kind, name, language, text, shown=shown, file=file)
+        yield Use(kind, name, "logql" if is_logql(text) else "promql", text, shown=shown, file=file)
 
 
 def _of_grafana(rule: Mapping[str, Any]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from sage_fastapi_obs.contract.telemetry_contract import LANGUAGES, Use
 
-_FENCE = re.compile(r"^[ ]*(```+|~~~+)[ ]*(\w*)[^\n]*\n(.*?)^[ ]*\1[ ]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ ]*(```+|~~~+)[ ]*(\w*)[^\n]*\n(.*?)(?:^[ ]*\1[ ]*$|\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([\w.@-]{1,80})`")
 _OTHER_NAMES = {"kql": "lucene", "kuery": "lucene", "prometheus": "promql"}
 _NAME = re.compile(r"\b[A-Za-z]\w*(?:[a-z][A-Z]|[_:.]\w)[\w:.]*\b")

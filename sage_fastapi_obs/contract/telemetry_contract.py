@@ -13,7 +13,8 @@ from sage_fastapi_obs.errors import ObservabilityError
 
 FORMAT = 1
 _OF_HISTOGRAMS = ("_bucket", "_sum", "_count", "_created")
-_TARGET_LABELS = ("service", "job")
+TARGET_LABELS = ("service", "job")
+"""Labels that a scrape adds: what they say is the service."""
 _MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -83,7 +84,7 @@ class Contract:
 
     def values(self, metric: str, label: str) -> tuple[str, ...]:
         """Return all values that a label may have; none for an open one. Without a metric, those of any series."""
-        if label in _TARGET_LABELS:
+        if label in TARGET_LABELS:
             return (self.service,)
         terms = self.metrics.get(metric)
         values = terms.labels.get(label, ()) if terms is not None else ()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,21 +43,30 @@ def _uses_of(path: Path) -> FoundUses:
                 uses += runbook_uses(text, file.stem, str(file))
             else:
                 documents += [(str(file), one) for one in _documents(text, file)]
+        except ContractError:
+            raise
         except (OSError, ValueError, RecursionError) as error:
             unread.append(f"{file}: {_first_line(error)}")
     libraries = dict(filter(None, (library_panel(document) for _, document in documents)))
     for name, document in documents:
-        uses += rule_uses(document, name)
-        uses += _of_programs(document, name)
-        for board in dashboards_in(document):
-            try:
-                uses += grafana_uses(board, name, libraries)
-            except ValueError as error:
-                unread.append(f"{name}: {error}")
+        try:
+            uses += _of_document(document, name, libraries)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            # Something stands where something else should: a list for a map, a number for a text.
+            unread.append(f"{name}: {_first_line(error)}")
     if not uses:
         why = f": {unread[0]}" if unread else ""
         raise ContractError(f"{path} has no dashboard, rule or runbook{why}")
     return FoundUses(uses, unread)
+
+
+def _of_document(document: Any, file: str, libraries: Mapping[str, Mapping[str, Any]]) -> list[Use]:
+    boards = dashboards_in(document)
+    return [
+        *rule_uses(document, file),
+        *_of_programs(document, file),
+        *(use for board in boards for use in grafana_uses(board, file, libraries)),
+    ]
 
 
 def _of_programs(document: Any, file: str) -> Iterator[Use]:

@@ -36,7 +36,11 @@ async def test_metrics_are_there_before_they_are_used() -> None:
     assert found["hall_doors_total"] == MetricTerms("counter", {"side": ()})
     assert found["hall_wait_seconds"] == MetricTerms("histogram", {"side": ()}, (1.0, 2.0))
     assert found["memory_usage_bytes"] == MetricTerms("gauge")
+    assert found["result_duration_ms"].labels == {"operation": (), "status": ("success", "failure")}
     assert found["http_requests_total"].labels.keys() == {"method", "route", "status"}
+    older = (await read(metrics={"compat_aliases": ["sage"], "packs": ["sage"]})).metrics
+    assert older["sage_handshakes_total"].labels["status"] == ("success", "error")
+    assert older["sage_encryption_errors_total"].labels["operation"] == ("encrypt", "decrypt")
     assert (await read(metrics={"enabled": False})).metrics == {}
 
 

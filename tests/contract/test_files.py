@@ -113,16 +113,23 @@ def test_rules_of_all_kinds_are_found(tmp_path: Path) -> None:
     alert = {"alert": "A", "expr": "a_total", "annotations": {"summary": "{{ $labels.route }}"}}
     logs = {"alert": "L", "expr": 'sum(rate({a="b"} | json [5m]))'}
     own = {"title": "G", "data": [{"refId": "A", "model": {"expr": "g_total"}}]}
-    group = {"groups": [{"name": "x", "rules": [alert, {"record": "r:x", "expr": "a_total"}, logs, own, {"broken": 1}, 5]}, 7]}
+    one_of = {"alert": "O", "expr": 'a_total{route=~"/orders/{order_id}|/carts"}'}
+    group = {
+        "groups": [
+            {"name": "x", "rules": [alert, {"record": "r:x", "expr": "a_total"}, logs, one_of, own, {"broken": 1}, 5]},
+            7,
+        ]
+    }
     kinds = read(tmp_path, rules_yml=yaml.safe_dump(group))
     assert [(kind, name, language) for kind, name, _, language, _ in kinds] == [
         ("alert", "A", "promql"),
         ("recording rule", "r:x", "promql"),
         ("alert", "L", "logql"),
+        ("alert", "O", "promql"),
         ("alert", "G", "promql"),
     ]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"kind": "PrometheusRule", "spec": group}))
-    assert [use.shown for use in uses_in([tmp_path]).uses] == [("route",), (), (), ()]
+    assert [use.shown for use in uses_in([tmp_path]).uses] == [("route",), (), (), (), ()]
 
 
 def test_configurations_name_alerts_and_fields(tmp_path: Path) -> None:
@@ -166,6 +173,10 @@ def _query(use: Use) -> tuple[str, ...]:
         ("binary.yml", b"\xff\xfe\x00groups"),
         ("tabs.yml", b"groups:\n\t- name"),
         ("helm.yaml", b"{{- if .Values.rules }}\ngroups: {{ .Values.groups }}\n"),
+        ("texts.yml", b"groups: [{rules: [{alert: A, expr: a, annotations: [x]}]}]"),
+        ("number.yml", b"groups: [{rules: 5}]"),
+        ("elements.json", b'{"panels": [], "__elements": 5}'),
+        ("circle.yml", b"receivers: []\nroute: &a {x: *a}"),
         (
             "bomb.yaml",
             b"panels:\n- &a0 [x, x]\n" + b"".join(b"- &a%d [*a%d, *a%d]\n" % (n, n - 1, n - 1) for n in range(1, 40)),

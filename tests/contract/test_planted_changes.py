@@ -236,8 +236,10 @@ def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.Capture
     )
     held = forked.run(MAIN, "contract", "write", "bare:app", "--app-dir", str(tmp_path), "--file", str(tmp_path / "held.json"))
     assert (held.returncode, held.stdout) == (0, f"{tmp_path / 'held.json'}\n")
-    without = forked.run(f"import sys; sys.modules['promql_parser'] = None; {MAIN}", *asked, file)
-    assert (without.returncode, "pip install 'sage_fastapi_obs[contract]'" in without.stderr) == (2, True)
+    for module in ("promql_parser", "yaml"):
+        more = ["--app-dir", str(tmp_path), "--used-by", str(SHOP)]
+        without = forked.run(f"import sys; sys.modules[{module!r}] = None; {MAIN}", *asked, file, *more)
+        assert (without.returncode, "pip install 'sage_fastapi_obs[contract]'" in without.stderr) == (2, True)
 
 
 def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
