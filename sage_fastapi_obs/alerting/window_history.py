@@ -67,7 +67,8 @@ class WindowHistory:
             return None
         self._stored.begin(run, found if is_restored else None)
         self._writes = True
-        if found is None:
+        if found is None or not found.states:
+            # One that was killed before its first evaluation has none.
             return None
         return 0.0 if is_restored else self._windows.watched_seconds - found.watched, found.states
 

@@ -295,6 +295,20 @@ def test_without_what_it_needs_it_begins_anew(tmp_path: Path, damage: str):
         assert one.requests() == 5
 
 
+def test_a_process_that_was_killed_as_it_began_leaves_nothing(tmp_path: Path):
+    """It has named itself, and has not judged yet: the next one begins anew, and that is no fault."""
+    store = new_store(tmp_path)
+    assert store.history.acquire("before")
+    store.history.begin("before", None)
+    store.history.release()
+    store.close(time.monotonic() + 60)
+    with service(tmp_path) as one:
+        one.step(requests=5)
+        assert one.world.internal_errors.counts == {}
+        one.restart()
+        assert one.requests() == 5
+
+
 def test_another_observability_of_the_process_begins_anew(tmp_path: Path):
     """Tests and second apps in one process do not meet."""
     with service(tmp_path) as one:

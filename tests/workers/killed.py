@@ -53,10 +53,10 @@ async def blocked(request_id: str) -> dict[str, str]:
 @app.get("/stream/{request_id}")
 async def stream(request_id: str) -> StreamingResponse:
     """Begin to answer, and hang."""
-    note(request_id)
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"begun"
+        note(request_id)
         await asyncio.sleep(3_600)
 
     return StreamingResponse(parts())
