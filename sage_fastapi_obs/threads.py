@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -20,7 +22,8 @@ class NoThreadError(RuntimeError):
 
 def start_thread(name: str, run: Callable[[], object]) -> threading.Thread:
     """Start a daemon thread; raises `NoThreadError`."""
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    # Python may be told to let threads inherit the context: this one is none of the request that happens to start it.
+    thread = threading.Thread(target=partial(Context().run, run), name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:

@@ -25,6 +25,7 @@ LAYERS = (
         "pack_folders",
         "threads",
         "processes",
+        "signatures",
     },
     {"settings"},
     {"privacy"},

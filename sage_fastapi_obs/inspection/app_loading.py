@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from sage_fastapi_obs.errors import ObservabilityError
 from sage_fastapi_obs.privacy.redaction import BUILT_IN
+from sage_fastapi_obs.signatures import signature_of
 
 _EXAMPLE = "write module:attribute, such as shop.main:app"
 _FACTORIES = ("create_app", "make_app", "build_app", "get_app")
@@ -122,7 +123,7 @@ def _is_asgi(value: Any) -> bool:
 
 def _can_be_called(value: Any, arguments: int) -> bool:
     try:
-        inspect.signature(value).bind(*(None,) * arguments)
+        signature_of(value).bind(*(None,) * arguments)
     except (TypeError, ValueError):
         return False
     return True

@@ -9,7 +9,12 @@ import pytest
 from sage_fastapi_obs.inspection.app_loading import AppNotFoundError, load_app
 
 SHOP = """
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 app = FastAPI()
 number = 1
@@ -40,7 +45,19 @@ def wsgi(environ, start_response):
 
 async def asgi(scope, receive, send):
     pass
+
+async def typed(scope: Scope, receive: Receive, send: Send) -> None:
+    pass
+
+def create_typed() -> Later:
+    return FastAPI()
+
+class Later:
+    pass
 """
+if sys.version_info < (3, 14):
+    # Later versions evaluate no annotation that nobody asks for.
+    SHOP = f"from __future__ import annotations\n{SHOP}"
 
 
 @pytest.fixture
@@ -62,10 +79,13 @@ def folder(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("name", "factory"),
-    [("app", False), ("Holder.api", False), ("asgi", False), ("create_app", True), ("create_with_default", True)],
+    [
+        *(("app", False), ("Holder.api", False), ("asgi", False), ("typed", False)),
+        *(("create_app", True), ("create_with_default", True), ("create_typed", True)),
+    ],
 )
 def test_an_app_is_found(folder: str, name: str, factory: bool) -> None:
-    """An app, one in a class, a plain function of ASGI, and what a function returns are all apps."""
+    """An app, one in a class, a plain function of ASGI, and what a function returns are apps, whatever names their types."""
     assert callable(load_app(f"doctored_shop:{name}", factory=factory, app_dir=folder))
 
 

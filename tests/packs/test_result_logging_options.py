@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import sys
 from dataclasses import dataclass
 
 import anyio
@@ -143,6 +144,16 @@ async def test_any_function_can_be_told_of(watched):
     lines = told(watched)
     assert [line["message"] for line in lines] == ENDS * 3
     assert [line["context"] for line in lines[::2]] == [{}, {"user_id": "7"}, {"size": 2}]
+
+
+def test_types_may_be_defined_later(watched):
+    """A function is told of whose annotations name what is not there yet, or only for type checkers."""
+    # Later versions evaluate no annotation that nobody asks for.
+    first = "from __future__ import annotations" if sys.version_info < (3, 14) else ""
+    made = {"__name__": __name__, "log_result_operation": log_result_operation}
+    exec(f"{first}\n@log_result_operation('find')\ndef find(key: Later) -> Later:\n    return key", made)
+    assert made["find"](7) == 7
+    assert told(watched)[0]["context"] == {"key": 7}
 
 
 async def test_secrets_and_large_arguments_are_not_shown(watched):

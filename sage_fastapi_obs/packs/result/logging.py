@@ -25,6 +25,7 @@ from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.request.correlation import current_correlation_id
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.settings import LoggingSettings
+from sage_fastapi_obs.signatures import signature_of
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -125,7 +126,7 @@ class _Arguments:
     """Shows the arguments of a function's calls by their names, of bounded size and without secrets."""
 
     def __init__(self, fn: Callable[..., Any], redact: tuple[str, ...]) -> None:
-        self._signature = inspect.signature(fn)
+        self._signature = signature_of(fn)
         self._values = Sanitizer(Redaction(LoggingSettings(redact=redact)), _LONGEST_CONTEXT_BYTES)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
