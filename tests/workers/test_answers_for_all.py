@@ -215,23 +215,22 @@ def test_a_request_is_found_by_whoever_is_asked(team: Any, tmp_path: Path, capsy
     one, two = team(2)
 
     def served(item: str, **headers: str) -> str:
-        # Its answer comes before it has ended, and is kept.
-        found = one.http.get(f"/boom/{item}", headers=headers).headers["x-request-id"]
-        until(lambda: found in {line["request_id"] for line in lines_of(tmp_path, 1) if "duration_ms" in line}, "its line")
-        return found
+        return one.http.get(f"/boom/{item}", headers=headers).headers["x-request-id"]
 
-    story = two.http.get(f"/monitoring/requests/{served('7')}")
-    assert story.status_code == 200
-    request = story.json()["stories"][0]["request"]
+    def found(page: str) -> Any:
+        # Its answer comes before it has ended, and is kept.
+        return until(lambda: (answer := two.http.get(f"/monitoring/{page}")).status_code == 200 and answer.json(), page)
+
+    request = found(f"requests/{served('7')}")["stories"][0]["request"]
     assert (request["route"], request["status"]) == ("/boom/{item}", 500)
-    lines = two.http.get(f"/monitoring/logs/{served('7')}")
-    assert [line["message"] for line in lines.json()] == ["it breaks", "request failed"]
+    lines = found(f"logs/{served('7')}")
+    assert [line["message"] for line in lines] == ["it breaks", "request failed"]
     served("8", traceparent="00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
-    assert two.http.get("/monitoring/traces/0123456789abcdef0123456789abcdef").status_code == 200
+    assert found("traces/0123456789abcdef0123456789abcdef")
     wanted = served("9")
     folder = next(path for path in tmp_path.glob("sage-obs-*"))
     file = folder / file_name(StoreKey("shop", str(Path.cwd())))
-    assert main(["show", wanted, "--store", str(file)]) == 0
+    until(lambda: main(["show", wanted, "--store", str(file)]) == 0, "story in the terminal")
     assert "/boom/{item}" in capsys.readouterr().out
     assert two.http.get("/monitoring/requests/nobody").status_code == 404
 

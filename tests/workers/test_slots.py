@@ -237,8 +237,8 @@ def test_a_death_that_is_noticed_late_is_as_old_as_the_heartbeat_says(tmp_path: 
     slot = Slot(tmp_path / "0.slot", writable=True)
     slot.own(Parent(0, 0), 0)
     for seconds in (60.0, -1_000.0):
-        slot.file.numbers[_HEARTBEAT_NS] = int((time.monotonic() - seconds) * 1_000_000_000)
         before = time.monotonic()
+        slot.file.numbers[_HEARTBEAT_NS] = int((before - seconds) * 1_000_000_000)
         death = settle(slot, lambda *_: None, None)
         assert max(0.0, seconds - 1.01) <= death.seconds_ago <= max(0.0, seconds - 1.0) + time.monotonic() - before
     report = DeathReport(lambda *_: None, str, SimpleNamespace(wall_clock=lambda: 100_000_000_000), None, *[lambda _: None] * 3)
