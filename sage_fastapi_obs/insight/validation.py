@@ -20,6 +20,8 @@ _PARTS = frozenset({"path", "query", "header", "cookie", "body", "response", "[k
 _UNDECLARED = "*"
 _LEFT_OUT = frozenset({"metadata", "serialization", "function", "default", "default_factory", "config", "schema_ref"})
 """Parts of a schema in which no names of fields are."""
+_TABLES = ("fields", "choices")
+"""Parts whose keys are names: of fields, or the tags of a union."""
 
 
 class Problems:
@@ -91,20 +93,27 @@ def _names(route: Any) -> frozenset[str]:
         parts = node
         if isinstance(node, Mapping):
             names |= _own_names(node)
-            parts = [part for key, part in node.items() if key not in _LEFT_OUT]
+            parts = _below(node)
         waiting += [part for part in parts or () if isinstance(part, (Mapping, list, tuple))]
     return frozenset(names)
 
 
+def _below(node: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of a node; of its tables only what they hold, as a field may be named like a part of a schema."""
+    parts = [part for key, part in node.items() if key not in _LEFT_OUT and key not in _TABLES]
+    return parts + [part for table in _tables(node) for part in table.values()]
+
+
 def _own_names(node: Mapping[str, Any]) -> set[str]:
     """Return the names in one node of a schema: of its fields with their aliases, and the tags of a union."""
-    fields, choices, kind = node.get("fields"), node.get("choices"), node.get("type")
-    names = {node.get("name"), kind} if isinstance(kind, str) else {node.get("name")}
-    names |= {node.get("cls_name"), getattr(node.get("cls"), "__name__", None)}
-    for table in (fields, choices):
-        names.update(getattr(key, "value", key) for key in (table if isinstance(table, Mapping) else ()))
-    names |= _aliases(node.get("validation_alias", node.get("alias")))
+    names = [node.get("name"), node.get("type"), node.get("cls_name"), getattr(node.get("cls"), "__name__", None)]
+    names += [getattr(key, "value", key) for table in _tables(node) for key in table]
+    names += _aliases(node.get("validation_alias", node.get("alias")))
     return {name for name in names if isinstance(name, str)}
+
+
+def _tables(node: Mapping[str, Any]) -> list[Mapping[Any, Any]]:
+    return [table for key in _TABLES if isinstance(table := node.get(key), Mapping)]
 
 
 def _aliases(alias: Any) -> set[Any]:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -329,6 +329,34 @@ async def test_all_that_is_declared_has_its_name(watch: Watch) -> None:
         "body.one.Own: own_kind",
         "body.one.*: extra_forbidden",
         "body.otherOne: int_parsing",
+    }
+
+
+WORDS_OF_SCHEMAS = (
+    *("name", "type", "fields", "choices", "config", "metadata", "default", "default_factory", "function"),
+    *("serialization", "alias", "validation_alias", "cls", "cls_name", "schema_ref", "items_schema", "mode"),
+)
+
+
+async def test_fields_may_be_named_like_parts_of_a_schema(watch: Watch) -> None:
+    """A field called `name`, `type` or `config` is one like others, and what is below it keeps its names too."""
+    watched, app = watch(), FastAPI()
+    watched.obs.install(app)
+    deepest: Any = create_model("Deepest", name=(int, ...), kind=(int, ...))
+
+    def add(word: str) -> None:
+        model: Any = create_model(f"With_{word}", **{word: (list[deepest], ...)})  # type: ignore[call-overload]
+
+        @app.post(f"/{word}")
+        async def take(body: model) -> None: ...
+
+    for word in WORDS_OF_SCHEMAS:
+        add(word)
+    async with watched.obs, client(app) as http:
+        for word in WORDS_OF_SCHEMAS:
+            await http.post(f"/{word}", json={word: [{"kind": SECRET}]})
+    assert {line["route"].strip("/"): line["validation"] for line in watched.access} == {
+        word: [f"body.{word}.*.name: missing", f"body.{word}.*.kind: int_parsing"] for word in WORDS_OF_SCHEMAS
     }
 
 
