@@ -43,7 +43,9 @@ class CollectorPauses:
 
     def between(self, start_ns: int, end_ns: int) -> int:
         """Return how many nanoseconds of a time were such pauses."""
-        total = 0
+        began = self._began
+        # The thread that has collected may wait for the interpreter before it can say that it has ended.
+        total = 0 if began is None else max(0, end_ns - max(began, start_ns))
         # A copy: the list may grow meanwhile, as what is made here may be what starts the collector.
         for began, ended in reversed(self._recent.copy()):
             if ended <= start_ns:

@@ -31,6 +31,10 @@ _NEAR = 5_000
 """Rows before and after that of a request, among which are those that overlap it: they are stored as they end."""
 _MOST_OVERLAPPING = 500
 _KEY = "key-"
+_NOT_SHOWN = frozenset({"started_ns", "at_ns"})
+"""Times that are shown in another form."""
+_PARTS_OF_SPANS = frozenset({"events", "links"})
+"""Below which there are fields of ours again."""
 Connections = list[sqlite3.Connection]
 Listed = list[ListedRequest]
 Stories = list[Story]
@@ -237,9 +241,29 @@ class _Text:
         self._in_json = orjson.dumps(self._wanted.decode())[1:-1]
 
     def is_in(self, row: StoredRow, chunks: ChunkReader) -> bool:
-        request = row.request
-        shown = f"{request.path}\n{request.route}\n{request.error_type}\n{request.why}".encode(errors="replace").lower()
-        return self._wanted in shown or self._in_json in chunks.text(row).lower()
+        path, route, error_type, why = row.request.path, row.request.route, row.request.error_type, row.request.why
+        if any(self._is_part_of(shown) for shown in (path, route, error_type, why)):
+            return True
+        # To look for it in all of the JSON is quick, but finds also the names of our fields.
+        return self._in_json in chunks.text(row).lower() and any(map(self._is_part_of, _shown(chunks.read(row))))
+
+    def _is_part_of(self, shown: object) -> bool:
+        return shown is not None and self._wanted in str(shown).encode(errors="replace").lower()
+
+
+def _shown(details: dict[str, Any]) -> Iterator[object]:
+    """Yield the values of spans and lines, and the names of fields that the application has named."""
+    waiting: list[tuple[Any, bool]] = [(each, True) for name in ("spans", "lines") for each in dicts_of(details, name)]
+    while waiting:
+        value, is_ours = waiting.pop()
+        if isinstance(value, dict):
+            if not is_ours:
+                yield from value
+            waiting += [(each, name in _PARTS_OF_SPANS) for name, each in value.items() if name not in _NOT_SHOWN]
+        elif isinstance(value, list):
+            waiting += [(each, is_ours) for each in value]
+        else:
+            yield value
 
 
 def _number(key: str) -> int | None:

@@ -293,6 +293,28 @@ def test_pauses_of_the_collector_count_for_all_that_they_overlap() -> None:
     assert pauses.last_long_ns == 190_000_000
 
 
+def test_a_pause_counts_while_it_goes_on() -> None:
+    """Who asks before the thread that collects has said that it has ended, as that waits for the interpreter, knows of it."""
+    pauses = CollectorPauses()
+    began = time.perf_counter_ns()
+    seen: list[int] = []
+
+    def ask(phase: str, _: object) -> None:
+        if phase == "start":
+            time.sleep(0.01)
+            seen.append(pauses.between(began, time.perf_counter_ns()))
+
+    pauses.start()
+    gc.callbacks.append(ask)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(ask)
+        pauses.stop()
+    assert seen[0] >= 10_000_000
+    assert pauses.between(time.perf_counter_ns(), time.perf_counter_ns() + 10**9) == 0
+
+
 async def test_a_request_names_the_collector(tmp_path: Path) -> None:
     """A request in which the collector took long says so, and is not blamed for a block."""
     watched = Watched(tmp_path, tracing={"slow_seconds": 0.05})

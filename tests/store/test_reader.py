@@ -131,6 +131,28 @@ def test_a_search_for_a_text_ends_in_time_and_goes_on(tmp_path: Path) -> None:
         assert incomplete > 3
 
 
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        *((text, True) for text in ("needle", "Shop.Tenant", "a/b", "503", "order.total", "12.5", "tor", "two\nlines")),
+        # Names of our fields, what JSON is made of, and what is not there at all.
+        *(
+            (text, False)
+            for text in ("none", "null", "started_ns", "1796", "span_id", "attributes", "spans", '"', "}", '":"', ",")
+        ),
+    ],
+)
+def test_a_search_finds_what_is_shown(tmp_path: Path, text: str, is_found: bool) -> None:
+    """A text is looked for in values, and in names that the application gave; not in how a request is stored."""
+    span = {"name": "order.total", "span_id": "1", "started_ns": 1796000000000000000, "attributes": {"shop.tenant": "a/b"}}
+    event = {"name": "torn", "at_ns": 1796000000000000000, "attributes": {"left": 12.5}}
+    lines = [{"message": "NEEDLE", "status": 503, "route": None}, {"message": "two\nlines"}]
+    details = {"pid": 7, "spans": [{**span, "events": [event]}], "lines": lines}
+    with opened(tmp_path) as store:
+        store.keep(request(path="/x", route=None, error_type=None, cause=None, why=None, details=details))
+        assert bool(store.reader.list(RequestQuery(text=text)).requests) is is_found
+
+
 def test_a_key_addresses_one_of_many_with_an_id(tmp_path: Path) -> None:
     """An id that clients repeat leads to the newest 20; each of them, and each older one, has a key of its own."""
     with opened(tmp_path) as store:
