@@ -21,6 +21,7 @@ COMMANDS = {
     "contract": contract,
 }
 """Each module says what its command is for (`HELP`), what it takes (`add_arguments`) and does it (`run`)."""
+FAILED = 1
 INTERRUPTED = 130
 
 
@@ -36,10 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more when it flushes at exit.
+    except OSError as error:
+        # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):
+            # The reader has seen enough.
+            return 0
+        print(f"sage-obs: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

@@ -83,7 +83,7 @@ def read_case(path: Path) -> Case:
             is_packed = file.read(2) == _GZIP
             file.seek(0)
             content = file if not is_packed else gzip.GzipFile(fileobj=file)
-            return parsed(Case, bounded(iter(lambda: content.read(_PIECE_BYTES), b"")), path)
+            return parsed(Case, bounded(iter(lambda: content.read(_PIECE_BYTES), b""), path), path)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"cannot read {path}: {error}") from None
 

@@ -155,7 +155,7 @@ class Pages:
         where = plain(without_credentials(address))
         try:
             with httpx.stream("GET", address, params=conditions, headers=self._headers, timeout=_SECONDS) as response:
-                body = bounded(_until(time.monotonic() + _SECONDS, response.iter_bytes()))
+                body = bounded(_until(time.monotonic() + _SECONDS, response.iter_bytes()), f"the answer of {where}")
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise SourceError(f"{where} does not answer: {plain(error) or type(error).__name__}; {_NO_SERVICE}") from None
         if response.status_code != 200:
@@ -246,13 +246,13 @@ def _until(deadline: float, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def bounded(pieces: Iterable[bytes]) -> bytes:
-    """Join pieces; raises `SourceError` as soon as they are too many."""
+def bounded(pieces: Iterable[bytes], what: object) -> bytes:
+    """Join the pieces of something; raises `SourceError` as soon as they are too many."""
     body = bytearray()
     for piece in pieces:
         body += piece
         if len(body) > MOST_BYTES:
-            raise SourceError(f"it is larger than {MOST_BYTES // 1024 // 1024} MiB")
+            raise SourceError(f"{what} is larger than {MOST_BYTES // 1024 // 1024} MiB")
     return bytes(body)
 
 
@@ -262,8 +262,8 @@ def parsed(model: type[Answer], body: bytes, where: object) -> Answer:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        raise SourceError(plain(f"{where} is not what it should be: {place}: {first['msg']}")) from None
+        wrong = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise SourceError(plain(f"{where} is not what it should be: {wrong}")) from None
 
 
 def _detail(body: bytes) -> str:

@@ -123,7 +123,7 @@ class RequestStory(BaseModel):
     request: KeptRequest
     why: list[ShownCause] = []
     """Why it was slow, was refused or failed, the most important first."""
-    timings_ms: dict[str, Any] = {}
+    timings_ms: dict[str, FiniteFloat] = {}
     """Where its time went, in milliseconds; empty where that is not known."""
     spans: list[SpanNode]
     """The span of the request, with those below it."""

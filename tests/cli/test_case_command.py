@@ -98,7 +98,7 @@ def packed(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "Invalid JSON"),
+        (b"", "is not what it should be: Invalid JSON"),
         (b"\xff\xfe", "Invalid JSON"),
         (b"5", "should be an object"),
         (b"{}", "stories: Field required"),
@@ -109,7 +109,7 @@ def packed(content: bytes) -> bytes:
         (b"[" * 1_000_000, "Invalid JSON: recursion limit exceeded"),
         (b'{"a":' * 1_000_000, "Invalid JSON: recursion limit exceeded"),
         (json.dumps({**CASE, "id": "\udcff"}).encode(), "Invalid JSON"),
-        (b" " * (MOST_BYTES + 1), "larger than 16 MiB"),
+        (b" " * (MOST_BYTES + 1), "case.json is larger than 16 MiB"),
         (packed(b" " * 1_000_000) * 500, "larger than 16 MiB"),
         (packed(json.dumps(CASE).encode())[:-9], "cannot read"),
         (packed(b"{}") + b"rest", "cannot read"),
@@ -130,6 +130,18 @@ def test_a_hostile_file_is_refused(content: bytes, said: str, tmp_path: Path, ca
     out, err = capsys.readouterr()
     assert (said in err, out, "Traceback" in err) == (True, "", False)
     assert most < 4 * MOST_BYTES
+
+
+@pytest.mark.parametrize("timings", [{"calls": "x"}, {"calls": [1]}, {"calls": None}])
+def test_timings_that_are_no_numbers_are_refused(timings: dict[str, Any], path: Path, tmp_path: Path, capsys: Any) -> None:
+    """What is shown as a number has to be one."""
+    file = tmp_path / "case.json"
+    assert main(["case", "request-0", "--out", str(file), f"--store={path}"]) == 0
+    case = json.loads(file.read_text())
+    case["stories"][0]["timings_ms"] = timings
+    file.write_text(json.dumps(case))
+    assert main(["show", str(file)]) == 1
+    assert "stories.0.timings_ms.calls: Input should be a valid number" in capsys.readouterr().err
 
 
 def test_the_deepest_story_can_be_read_again(stored: Store, path: Path, tmp_path: Path, capsys: Any) -> None:

@@ -153,7 +153,7 @@ NEVER_ENDING = {"requests": [], "next": "1", "is_complete": True}
 @pytest.mark.parametrize(
     ("app", "said"),
     [
-        (answering(b"<html>"), "is not what it should be: it: Invalid JSON"),
+        (answering(b"<html>"), "is not what it should be: Invalid JSON"),
         (answering(b"{}"), "is not what it should be: requests: Field required"),
         (answering(b"[" * 100_000), "recursion limit"),
         (answering(b'{"detail": "too many are waiting"}', 503), "answers 503: too many are waiting"),

@@ -301,3 +301,12 @@ def test_plain_signs_where_a_terminal_has_no_others(encoding: str, signs: str, s
     shown = done.stdout.decode(encoding)
     assert all(sign in shown for sign in signs.split())
     assert ("漢字" if encoding == "utf-8" else r"\u6f22\u5b57") in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_output_that_cannot_be_written(path: Path, flags: str) -> None:
+    """A full disk is told in one line, and the exit code says that something is missing."""
+    command = f"{sys.executable} -W error -m sage_fastapi_obs show errors --store={path} {flags} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=PATIENCE_SECONDS, text=True)
+    assert (done.returncode, done.stderr) == (1, "sage-obs: [Errno 28] No space left on device\n")
