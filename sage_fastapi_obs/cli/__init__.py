@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sage_fastapi_obs.cli import case, contract, doctor, export, logs, mcp_command, show, stacks_command, store_command
+from sage_fastapi_obs.cli.app_process import end_with_threads
 
 __all__ = ["main"]
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
-        command.set_defaults(run=module.run, fail=command.error)
+        command.set_defaults(run=module.run, fail=command.error, prog=command.prog)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            # The reader has seen enough.
-            return 0
-        print(f"sage-obs: {error}", file=sys.stderr)
-        return FAILED
+        # A reader who has gone has seen enough.
+        code = 0 if isinstance(error, BrokenPipeError) else FAILED
+        if code:
+            print(f"sage-obs: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
+    if "app" in given:
+        end_with_threads(code)
     return code

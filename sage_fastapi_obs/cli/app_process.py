@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
 
 from sage_fastapi_obs.errors import ObservabilityError
 
+FAILED = 2
 MOST_SECONDS = 300
 
 
@@ -26,29 +28,30 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lifespan", action="store_true", help="run the app's own start and stop, too")
 
 
-class AppFailedError(ObservabilityError):
-    """What was asked of the app has raised what nobody expected."""
+def app_command(act: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Make a command of what looks at an app: what fails meanwhile is said, whoever has raised it, and never a traceback."""
+
+    @wraps(act)
+    def run(given: argparse.Namespace) -> int:
+        try:
+            return act(given)
+        except (BrokenPipeError, KeyboardInterrupt):
+            raise
+        except (ObservabilityError, OverdueExit, OSError) as error:
+            text = str(error)
+        except BaseException as error:
+            from sage_fastapi_obs.inspection.app_loading import failure  # noqa: PLC0415 - only for commands that load apps
+
+            text = failure("looking at the app", error)
+        print(f"{given.prog}: {text}", file=sys.stderr)
+        return FAILED
+
+    return run
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """End what blocks the only thread there is: a server that a module starts, a request that never ends.
-
-    Whatever the app raises is an `AppFailedError`: its threads would keep the process, which has to end nevertheless.
-    """
-    try:
-        with _alarm():
-            yield
-    except (ObservabilityError, OverdueExit, OSError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        from sage_fastapi_obs.inspection.app_loading import failure  # noqa: PLC0415 - only for commands that load apps
-
-        raise AppFailedError(failure("looking at the app", error)) from error
-
-
-@contextmanager
-def _alarm() -> Iterator[None]:
+    """End what blocks the only thread there is: a server that a module starts, a request that never ends."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return

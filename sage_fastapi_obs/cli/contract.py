@@ -1,7 +1,6 @@
 """`sage-obs contract`: what an app promises to those who read its telemetry, and which of them a change breaks."""
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_fastapi_obs.cli.app_process import OverdueExit, add_app_arguments, end_with_threads, limited
+from sage_fastapi_obs.cli.app_process import add_app_arguments, app_command, limited
 from sage_fastapi_obs.errors import ObservabilityError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ HELP = (
     "Write down what an app's telemetry offers (`write`), or say what has changed, and which dashboards and alerts that breaks."
 )
 FILE = Path("telemetry-contract.json")
-CHANGED, FAILED = 1, 2
+CHANGED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say it for programs")
 
 
+@app_command
 def run(given: argparse.Namespace) -> int:
     """Do it; return the exit code: 0 where all is as promised, 1 where it is not, 2 where that cannot be said."""
-    try:
-        code = _ACTIONS[given.what](given)
-    except (ObservabilityError, OSError, OverdueExit) as error:
-        print(f"sage-obs contract: {error}", file=sys.stderr)
-        code = FAILED
-    end_with_threads(code)
-    return code
+    return _ACTIONS[given.what](given)
 
 
 def _write(given: argparse.Namespace) -> int:
@@ -76,6 +70,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _contract(given: argparse.Namespace) -> "Contract":
+    from sage_fastapi_obs.inspection.app_loop import run_in_loop  # noqa: PLC0415
     from sage_fastapi_obs.inspection.inspected_app import inspected_app  # noqa: PLC0415
 
     try:
@@ -93,7 +88,7 @@ def _contract(given: argparse.Namespace) -> "Contract":
         redirect_stdout(sys.stderr),
         inspected_app(given.app, factory=given.factory, app_dir=given.app_dir) as inspected,
     ):
-        return asyncio.run(read())
+        return run_in_loop(read())
 
 
 _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"write": _write, "check": _check}

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sage_fastapi_obs.cli.app_process import OverdueExit, add_app_arguments, end_with_threads, limited
-from sage_fastapi_obs.errors import ObservabilityError
+from sage_fastapi_obs.cli.app_process import add_app_arguments, app_command, limited
 
 if TYPE_CHECKING:
     from sage_fastapi_obs.doctor.diagnosis import Diagnosis
@@ -18,7 +17,6 @@ HELP = (
     "Look at an app, ask routes that are added to it, and say what is wrong with its observability; nothing is sent or stored."
 )
 FAULTY = 1
-FAILED = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print all as one JSON document")
 
 
+@app_command
 def run(given: argparse.Namespace) -> int:
     """Say what is wrong; return the exit code."""
     # Not before: it loads what is needed to look at apps.
@@ -38,28 +37,18 @@ def run(given: argparse.Namespace) -> int:
 
     if unknown := sorted({*given.ignore} - {*CHECKS}):
         given.fail(f"--ignore {', '.join(unknown)}: there are {', '.join(CHECKS)}")
-    try:
-        with _silent(), limited():
-            diagnosis = diagnose(
-                given.app,
-                factory=given.factory,
-                app_dir=given.app_dir,
-                call=given.call,
-                with_lifespan=given.lifespan,
-                force=given.force,
-                ignored=given.ignore,
-            )
-    except (ObservabilityError, OverdueExit, OSError) as error:
-        print(f"sage-obs doctor: {error}", file=sys.stderr)
-        end_with_threads(FAILED)
-        return FAILED
-    code = 0 if diagnosis.is_healthy else FAULTY
-    try:
-        print(json.dumps(diagnosis.as_json(), indent=2)) if given.json else _print(diagnosis)
-        sys.stdout.flush()
-    finally:
-        end_with_threads(code)
-    return code
+    with _silent(), limited():
+        diagnosis = diagnose(
+            given.app,
+            factory=given.factory,
+            app_dir=given.app_dir,
+            call=given.call,
+            with_lifespan=given.lifespan,
+            force=given.force,
+            ignored=given.ignore,
+        )
+    print(json.dumps(diagnosis.as_json(), indent=2)) if given.json else _print(diagnosis)
+    return 0 if diagnosis.is_healthy else FAULTY
 
 
 @contextmanager

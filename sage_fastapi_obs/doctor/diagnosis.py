@@ -1,6 +1,5 @@
 """All that is wrong with an app, and the figures that are nice to know."""
 
-import asyncio
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -9,6 +8,7 @@ from sage_fastapi_obs.doctor.examination import examine
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.errors import ObservabilityError, SettingsError
+from sage_fastapi_obs.inspection.app_loop import run_in_loop
 from sage_fastapi_obs.inspection.inspected_app import InspectedApp, inspected_app
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.settings.sources import is_development
@@ -76,7 +76,7 @@ def diagnose(
         settings = inspected.settings
         if settings is not None and not force:
             _refuse_production(settings.service.environment, "the app")
-        seen = asyncio.run(examine(inspected, with_lifespan=with_lifespan, call=call))
+        seen = run_in_loop(examine(inspected, with_lifespan=with_lifespan, call=call))
         faults = [fault for check in _CHECKS for fault in check(seen) if fault.check not in ignored]
         return Diagnosis(name, [*dict.fromkeys(faults)], _figures(inspected, settings, seen))
 

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from sage_fastapi_obs.doctor.observations import GrownLabel, Observations, ShownSecret
 from sage_fastapi_obs.doctor.request_cost import layer_costs
 from sage_fastapi_obs.doctor.span_records import SpanRecords
+from sage_fastapi_obs.inspection.app_layers import FoundRoute, metrics_package
 from sage_fastapi_obs.inspection.inspected_app import InspectedApp
 from sage_fastapi_obs.inspection.synthetic_requests import SYNTHETIC_REQUESTS, SyntheticRequest, ask, ask_synthetic
 from sage_fastapi_obs.inspection.synthetic_routes import synthetic_routes
@@ -20,6 +21,8 @@ from sage_fastapi_obs.metrics.registry_reader import RegistryReader
 from sage_fastapi_obs.request.route import RouteTemplates
 
 _OK = "/ok/1"
+_CHUNKS = 20
+"""Of the app's own streams: some have no end."""
 _DIFFERENT = 12
 """Requests that differ in all that a label may be made of."""
 _STRANGER, _HOST = "203.0.113.7", "shop.example"
@@ -33,10 +36,22 @@ async def examine(inspected: InspectedApp, *, with_lifespan: bool, call: bool) -
         if inspected.starlette is not None:
             with synthetic_routes(inspected.starlette) as prefix:
                 await _Examination(seen, prefix).run()
+        seen.open_foreign_pages = [
+            found for found in inspected.routes if metrics_package(found) and await _is_open(inspected, found)
+        ]
         if call:
             routes = [found for found in inspected.routes if "GET" in found.methods and "{" not in found.path]
-            seen.called = [(found, await ask(inspected.app, found.path, more=_more(inspected))) for found in routes]
+            more = _more(inspected)
+            seen.called = [(found, await ask(inspected.app, found.path, leaves_after=_CHUNKS, more=more)) for found in routes]
     return seen
+
+
+async def _is_open(inspected: InspectedApp, found: FoundRoute) -> bool:
+    """Tell whether a page of metrics is served to anybody, and not another page in its place."""
+    path = found.path + "/" * found.is_mount
+    answer = await ask(inspected.app, path, more=_more(inspected), client=_STRANGER, host=_HOST)
+    served = found.route.app if found.is_mount else found.route.endpoint
+    return answer.status == 200 and answer.scope.get("endpoint") is served
 
 
 def _more(inspected: InspectedApp) -> dict[str, Any]:

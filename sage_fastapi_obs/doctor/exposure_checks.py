@@ -1,20 +1,19 @@
 """What people and log stores get to see who should not."""
 
 import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
-from sage_fastapi_obs.inspection.app_layers import FoundRoute
+from sage_fastapi_obs.inspection.app_layers import FoundRoute, metrics_package
 from sage_fastapi_obs.logs.writer import OWN_LOGGER
 from sage_fastapi_obs.privacy.redaction import Redaction
-from sage_fastapi_obs.request.fastapi_internals import dependants_of
+from sage_fastapi_obs.request.fastapi_internals import fields_read_by
 
-_FOREIGN_PAGES = ("prometheus_client", "prometheus_fastapi_instrumentator", "starlette_exporter", "starlette_prometheus")
-"""Packages that serve metrics to everyone."""
 _MOST_MODELS = 200
 """Models of one route, those in others included."""
 
@@ -26,18 +25,11 @@ def public_pages(seen: Observations) -> Iterator[Fault]:
             *("public-pages", f"anybody may read {' and '.join(seen.open_pages)}, from any machine and without a token"),
             "set monitoring.access to 'token' with monitoring.token, or to 'port'",
         )
-    settings = seen.inspected.settings
-    for found in seen.inspected.routes:
-        if settings is not None and found.path == settings.metrics.path and not found.is_mount:
-            # Ours is found first; below a mount, and with a slash behind it, it is not.
-            continue
-        served = found.route.app if found.is_mount else getattr(found.route, "endpoint", None)
-        package = str(getattr(served, "__module__", None) or type(served).__module__).partition(".")[0]
-        if package in _FOREIGN_PAGES:
-            yield Fault(
-                *("public-pages", f"anybody may read the metrics that {package} serves at {found.path}"),
-                "serve them on a port that is not public, or remove them and scrape /metrics of this package",
-            )
+    for found in seen.open_foreign_pages:
+        yield Fault(
+            *("public-pages", f"anybody may read the metrics that {metrics_package(found)} serves at {found.path}"),
+            "serve them on a port that is not public, or remove them and scrape /metrics of this package",
+        )
 
 
 def unredacted_fields(seen: Observations) -> Iterator[Fault]:
@@ -53,7 +45,7 @@ def unredacted_fields(seen: Observations) -> Iterator[Fault]:
     fields = {name: found for found in seen.inspected.routes for name in _secret_fields(found) if not redaction.hides(name)}
     for name, found in fields.items():
         yield Fault(
-            *("unredacted-field", f"{name} is a secret in a model of {found.path}, but a log field of that name is shown"),
+            *("unredacted-field", f"{name} is a secret that {found.path} takes, but a log field of that name is shown"),
             f"add it to logging.redact: {name}",
         )
 
@@ -73,28 +65,35 @@ def _shown(instrumentation: str | None, places: str) -> Fault:
 
 
 def _secret_fields(found: FoundRoute) -> Iterator[str]:
-    """Yield the names of fields that the models of a route declare to be secret."""
-    bodies = (body for each in dependants_of(getattr(found.route, "dependant", None)) for body in each.body_params)
-    waiting = [one for body in bodies for one in _types_in(_type_of(body))]
-    seen: set[type[BaseModel]] = set()
+    """Yield the names of what a route reads and declares to be secret, by itself or somewhere in a model."""
+    waiting = [(field.name, getattr(field.field_info, "annotation", None)) for field in fields_read_by(found.route)]
+    seen: set[type] = set()
     while waiting and len(seen) < _MOST_MODELS:
-        model = waiting.pop()
-        if not (inspect.isclass(model) and issubclass(model, BaseModel)) or model in seen:
-            continue
-        seen.add(model)
-        for name, field in model.model_fields.items():
-            types = [*_types_in(field.annotation)]
-            if any(one is SecretStr or one is SecretBytes for one in types):
+        name, annotation = waiting.pop()
+        for kind in _types_in(annotation):
+            if kind is SecretStr or kind is SecretBytes:
                 yield name
-            waiting += types
+            elif kind not in seen:
+                seen.add(kind)
+                waiting += _fields_of(kind)
 
 
-def _type_of(field: Any) -> Any:
-    return getattr(getattr(field, "field_info", None), "annotation", None)
-
-
-def _types_in(annotation: Any) -> Iterator[Any]:
-    """Yield a type, and those that it is a union or a list of."""
-    yield annotation
+def _types_in(annotation: Any) -> Iterator[type]:
+    """Yield a type, or those that it is a union or a list of."""
+    if inspect.isclass(annotation):
+        yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _types_in(inner)
+
+
+def _fields_of(kind: type) -> Iterable[tuple[str, Any]]:
+    """Return what a model has, each with its type: one of Pydantic, a dataclass, a named tuple or a typed dictionary."""
+    if issubclass(kind, BaseModel):
+        return [(name, field.annotation) for name, field in kind.model_fields.items()]
+    if not (is_dataclass(kind) or hasattr(kind, "_fields") or hasattr(kind, "__total__")):
+        return ()
+    try:
+        return get_type_hints(kind).items()
+    except (NameError, TypeError):
+        # A name that only type checkers know.
+        return ()

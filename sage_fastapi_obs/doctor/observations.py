@@ -47,6 +47,8 @@ class Observations:
     grown: Sequence[GrownLabel] = ()
     open_pages: Sequence[str] = ()
     """Paths of ours that answered a stranger."""
+    open_foreign_pages: Sequence[FoundRoute] = ()
+    """Pages of metrics of other packages that did."""
     costs: Sequence[LayerCost] = ()
     """From the outside to the inside."""
     called: Sequence[tuple[FoundRoute, SyntheticAnswer]] = ()

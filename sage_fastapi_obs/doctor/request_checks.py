@@ -50,7 +50,7 @@ def loop_blocking(seen: Observations) -> Iterator[Fault]:
     """Find what keeps the event loop from all other requests: what was measured, and what async routes call."""
     yield from _measured([*seen.answers.values(), *(answer for _, answer in seen.called)])
     for found in seen.inspected.routes:
-        for function in filter(_is_async, map(inspect.unwrap, _functions(found.route))):
+        for function in filter(_is_async, _functions(found.route)):
             for name, line in _blocking_calls(function):
                 yield Fault(
                     *("loop-blocking", f"async code of {found.path} calls {name} at {function.__module__}, line {line}"),
@@ -75,7 +75,9 @@ def _functions(route: Any) -> Iterator[Callable[..., Any]]:
     """Yield the endpoint of a route and all functions that it depends on."""
     dependant = getattr(route, "dependant", None)
     calls = (getattr(route, "endpoint", None),) if dependant is None else (each.call for each in dependants_of(dependant))
-    yield from filter(callable, calls)
+    for call in map(inspect.unwrap, filter(callable, calls)):
+        # An object that is called is as well a dependency.
+        yield call if inspect.isroutine(call) else getattr(type(call), "__call__", call)  # noqa: B004
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -88,8 +90,9 @@ def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:
         tree = ast.parse(textwrap.dedent("".join(rows)))
     except (OSError, TypeError, SyntaxError):
         return
-    code = inspect.unwrap(endpoint).__code__
-    known = {name: value for name, value in endpoint.__globals__.items() if name not in code.co_varnames + code.co_cellvars}
+    code = endpoint.__code__
+    own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    known = {name: value for name, value in endpoint.__globals__.items() if name not in own}
     for node in _run_by(tree.body[0]):
         if isinstance(node, ast.Call) and _MEANT not in rows[node.lineno - 1]:
             name = _name_of(_resolved(node.func, known))
@@ -97,9 +100,9 @@ def _blocking_calls(endpoint: Callable[..., Any]) -> Iterator[tuple[str, int]]:
                 yield name, first + node.lineno - 1
 
 
-def _run_by(function: ast.AST) -> Iterator[ast.AST]:
+def _run_by(function: ast.stmt) -> Iterator[ast.AST]:
     """Yield what a function runs itself: not what is in functions that it makes, as to hand them to a thread."""
-    waiting = [*ast.iter_child_nodes(function)]
+    waiting: list[ast.AST] = [*getattr(function, "body", ())]
     while waiting:
         node = waiting.pop()
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -151,13 +154,19 @@ def failing_requests(seen: Observations) -> Iterator[Fault]:
         if has_failed or answer.status is None or answer.status >= 500:
             yield Fault("failing-request", f"GET {found.path} ended with {_end(answer)}", "see the line of its request")
         elif _has_other_route(found, answer):
-            yield Fault(
-                *(
-                    "route-without-template",
-                    f"GET {found.path} is recorded with the route {answer.exchange and answer.exchange.route}",
-                ),
-                "let what routes it leave `route` or `endpoint` in the scope",
-            )
+            yield _other_route(seen, found, str(answer.exchange and answer.exchange.route))
+
+
+def _other_route(seen: Observations, found: FoundRoute, taken: str) -> Fault:
+    if any(taken in (other.path, other.prefix + getattr(other.route, "path", "")) for other in seen.inspected.routes):
+        return Fault(
+            *("failing-request", f"GET {found.path} never comes to its route: {taken} is declared before it, and takes it"),
+            f"declare {found.path} before {taken}",
+        )
+    return Fault(
+        *("route-without-template", f"GET {found.path} is recorded with the route {taken}"),
+        "let what routes it leave `route` or `endpoint` in the scope",
+    )
 
 
 def _end(answer: SyntheticAnswer) -> str:

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
-from sage_fastapi_obs.inspection.app_layers import layer_name, layers_of, observability_of
+from sage_fastapi_obs.inspection.app_layers import layer_name, layers_of, metrics_package, observability_of
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.route import routed_by
 
@@ -51,6 +51,7 @@ def routes_without_template(seen: Observations) -> Iterator[Fault]:
         if (
             found.is_mount
             and routed_by(route.app) is None
+            and metrics_package(found) is None
             and not any(isinstance(layer, StaticFiles) for layer in layers_of(route.app))
         ):
             yield Fault(

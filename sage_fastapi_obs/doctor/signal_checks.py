@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from sage_fastapi_obs.doctor.fault import Fault
 from sage_fastapi_obs.doctor.observations import Observations
 from sage_fastapi_obs.logs import loguru_internals
-from sage_fastapi_obs.logs.duplicate_handlers import handlers, places
+from sage_fastapi_obs.logs.duplicate_handlers import handlers, places, reaches_root
 from sage_fastapi_obs.logs.root_handler import RootHandler
 from sage_fastapi_obs.settings import Settings
 
@@ -83,20 +83,13 @@ def _writing() -> Iterator[tuple[str, list[Any]]]:
     """Yield the handlers and sinks of the application, each with its name and what it writes to."""
     for logger, handler in handlers():
         # Records that stay at a logger of its own never reach this package, and Sentry has a handler for its own troubles.
-        if not isinstance(handler, RootHandler) and _reaches_root(logger) and not logger.startswith("sentry_sdk"):
+        if not isinstance(handler, RootHandler) and reaches_root(logger) and not logger.startswith("sentry_sdk"):
             yield f"the handler {type(handler).__name__} of the logger {logger}", [*places(handler)]
     for number, sink in (loguru_internals.handlers() or {}).items():
         if number or not loguru_internals.HAS_DEFAULT_SINK:
             target = loguru_internals.target_of(sink)
             written = [*places(target)] if isinstance(target, logging.Handler) else [target]
             yield f"sink {number} of loguru", written
-
-
-def _reaches_root(name: str) -> bool:
-    logger: logging.Logger | None = logging.getLogger(name)
-    while logger is not None and logger.parent is not None and logger.propagate:
-        logger = logger.parent
-    return logger is logging.root
 
 
 def _place(written: Any) -> str | None:

@@ -12,6 +12,9 @@ from sage_fastapi_obs.request.fastapi_internals import flattened, readable_attri
 from sage_fastapi_obs.request.middleware import ObservabilityMiddleware
 from sage_fastapi_obs.request.route import routed_by
 
+_METRICS_PACKAGES = frozenset(
+    {"prometheus_client", "prometheus_fastapi_instrumentator", "starlette_exporter", "starlette_prometheus"}
+)
 _MOST_LAYERS = 100
 _MOST_MOUNTS = 10
 """One in the other: an app may be mounted in itself."""
@@ -53,6 +56,15 @@ def layer_name(layer: Any) -> str:
     function = readable_attribute(layer, "dispatch_func")
     name = getattr(function, "__qualname__", "dispatch")
     return type(layer).__qualname__ if name.endswith("dispatch") else str(name)
+
+
+def metrics_package(found: FoundRoute) -> str | None:
+    """Name the other package whose page of metrics a route or a mount leads to, perhaps through layers; None for the rest."""
+    for served in layers_of(found.route.app if found.is_mount else getattr(found.route, "endpoint", None)):
+        package = str(getattr(served, "__module__", None) or type(served).__module__).partition(".")[0]
+        if package in _METRICS_PACKAGES:
+            return package
+    return None
 
 
 def starlette_of(app: Any) -> Starlette | None:

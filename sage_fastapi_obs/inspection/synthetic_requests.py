@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp, Message
 
+from sage_fastapi_obs.inspection.app_loop import end
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Exchange
 
 LONGEST_SECONDS = 10.0
@@ -49,7 +50,7 @@ class SyntheticAnswer:
     def __init__(self, scope: dict[str, Any], sent: list[Message], error: BaseException | None) -> None:
         self.scope = scope
         self.sent = sent
-        """The messages of the app."""
+        """The messages of the app, but for chunks that others follow."""
         self.error = error
         """What left the app; `TimeoutError` where it did not answer in time."""
 
@@ -88,17 +89,10 @@ async def ask(
     scope.update(more or {})
     sent: list[Message] = []
     asking = asyncio.create_task(_call(app, scope, sent, leaves_after), context=Context())
-    error: BaseException | None = None
-    try:
-        await asyncio.wait_for(asking, LONGEST_SECONDS)
-    except Exception as raised:
-        error = raised
-    except asyncio.CancelledError as raised:
-        # The app's own, or that of who asks.
-        if (own := asyncio.current_task()) is not None and own.cancelling():
-            raise
-        error = raised
-    return SyntheticAnswer(scope, sent, error)
+    done, _ = await asyncio.wait([asking], timeout=LONGEST_SECONDS)
+    if not done:
+        await end(asking)
+    return SyntheticAnswer(scope, sent, asking.result() if done else TimeoutError())
 
 
 def _scope(kind: str, method: str, path: str, query: str, headers: Iterable[Header], client: str) -> dict[str, Any]:
@@ -121,13 +115,18 @@ def _scope(kind: str, method: str, path: str, query: str, headers: Iterable[Head
     return {**scope, "method": method} if kind == "http" else {**scope, "subprotocols": []}
 
 
-async def _call(app: ASGIApp, scope: dict[str, Any], sent: list[Message], leaves_after: int | None) -> None:
+async def _call(app: ASGIApp, scope: dict[str, Any], sent: list[Message], leaves_after: int | None) -> BaseException | None:
+    """Call an app; return what it raises."""
     gone = asyncio.Event()
     chunks = 0
 
     async def send(message: Message) -> None:
         nonlocal chunks
-        sent.append(message)
+        if message.get("more_body"):
+            # A server writes here. An app that makes chunks without end is no reason to keep them, or to do nothing else.
+            await asyncio.sleep(0)
+        else:
+            sent.append(message)
         chunks += message["type"] == "http.response.body" and bool(message.get("body"))
         if message["type"] == "http.response.body" and (not message.get("more_body") or chunks == leaves_after):
             gone.set()
@@ -147,7 +146,14 @@ async def _call(app: ASGIApp, scope: dict[str, Any], sent: list[Message], leaves
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    await app(scope, receive, send)
+    try:
+        await app(scope, receive, send)
+    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:
+            # Other exits are those of who asks.
+            raise
+        return error
+    return None
 
 
 async def ask_synthetic(

@@ -18,12 +18,17 @@ def writers_at(target: object) -> tuple[Writer, ...]:
 
 def comes_to(handler: logging.Handler | None, name: str) -> bool:
     """Tell whether the records of a logger reach a handler of the root logger."""
+    return handler in logging.root.handlers and reaches_root(name)
+
+
+def reaches_root(name: str) -> bool:
+    """Tell whether the records of a logger reach the root logger."""
     logger = logging.root.manager.loggerDict.get(name)
     while isinstance(logger, logging.Logger) and logger.parent is not None:
         if not logger.propagate:
             return False
         logger = logger.parent
-    return handler in logging.root.handlers
+    return True
 
 
 class SilencedHandlers:

@@ -83,16 +83,17 @@ def replace_handlers(layer: ExceptionMiddleware, table: type[dict[Any, Any]]) ->
 
 def declared_fields(route: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a route of FastAPI reads and returns: each name that an error may have for it, and its schema or None."""
-    for field in _fields(getattr(route, "dependant", None), getattr(route, "response_field", None)):
+    returned = getattr(route, "response_field", None)
+    for field in (*fields_read_by(route), *((returned,) if returned is not None else ())):
         schema = getattr(getattr(field, "_type_adapter", None), "core_schema", None)
         for name in {getattr(field, attribute, None) for attribute in ("name", "alias", "validation_alias")}:
             if isinstance(name, str):
                 yield name, schema
 
 
-def _fields(dependant: Any, *others: Any) -> Iterator[Any]:
-    yield from (field for field in others if field is not None)
-    for each in dependants_of(dependant):
+def fields_read_by(route: Any) -> Iterator[Any]:
+    """Yield what FastAPI knows of each part of a request that a route reads; nothing for routes of others."""
+    for each in dependants_of(getattr(route, "dependant", None)):
         for kind in ("path", "query", "header", "cookie", "body"):
             yield from getattr(each, f"{kind}_params", ())
 

@@ -17,6 +17,7 @@ from sage_fastapi_obs.contract.use_files import uses_in
 SHOP = Path(__file__).parent / "shop"
 MAIN = "import sys; from sage_fastapi_obs.cli import main; sys.exit(main(sys.argv[1:]))"
 SOURCE = (SHOP / "shop.py").read_text()
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
 
 
 def contract(what: str, folder: Path, *more: str) -> tuple[int, str]:
@@ -231,11 +232,19 @@ def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.Capture
         done = forked.run(MAIN, "contract", *arguments, "--app-dir", str(tmp_path))
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(f"sage-obs contract: .*{text}.*\n", done.stderr)
-    (tmp_path / "bare.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n" + SOURCE
-    )
+    (tmp_path / "bare.py").write_text(THREAD + SOURCE)
     held = forked.run(MAIN, "contract", "write", "bare:app", "--app-dir", str(tmp_path), "--file", str(tmp_path / "held.json"))
     assert (held.returncode, held.stdout) == (0, f"{tmp_path / 'held.json'}\n")
+    for broken, error in (
+        ("app.router.on_startup.append(lambda: sys.exit(0))", "SystemExit: 0"),
+        ("import json\njson.dumps = None", "TypeError: 'NoneType' object is not callable"),
+    ):
+        (tmp_path / "bare.py").write_text(f"import sys\n{SOURCE}\n{broken}\n{THREAD}")
+        more = ["--app-dir", str(tmp_path), "--file", str(tmp_path / "broken.json")]
+        ended = forked.run(MAIN, "contract", "write", "bare:app", "--lifespan", *more)
+        assert (ended.returncode, ended.stdout, (tmp_path / "broken.json").exists()) == (2, "", False)
+        said = f"sage-obs contract: looking at the app has raised {error} ("
+        assert (ended.stderr.splitlines()[-1].startswith(said), "Traceback" in ended.stderr) == (True, False), ended.stderr
     for module in ("promql_parser", "yaml"):
         more = ["--app-dir", str(tmp_path), "--used-by", str(SHOP)]
         without = forked.run(f"import sys; sys.modules[{module!r}] = None; {MAIN}", *asked, file, *more)

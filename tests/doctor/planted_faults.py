@@ -123,6 +123,10 @@ PLANTS = {
         *("logging-twice", "StreamHandler of the logger root writes lines to stderr"),
         "import logging\nlogging.basicConfig()\n",
     ),
+    "handler of one logger": Plant(
+        *("logging-twice", "StreamHandler of the logger shop.orders writes lines to stderr"),
+        "import logging\nlogging.getLogger('shop.orders').addHandler(logging.StreamHandler())\n",
+    ),
     "sink": Plant(
         *("logging-twice", "of loguru writes every line to stdout a second time"),
         "import sys\nfrom loguru import logger\nlogger.add(sys.stdout)\n",
@@ -148,14 +152,25 @@ PLANTS = {
     "page of the client library": Plant(
         *("public-pages", "anybody may read the metrics that prometheus_client serves at /numbers"),
         "from prometheus_client import make_asgi_app\napp.mount('/numbers', make_asgi_app())\n",
-        also=("route-without-template",),
+    ),
+    "page of the client library in place of ours": Plant(
+        *("public-pages", "anybody may read the metrics that prometheus_client serves at /metrics"),
+        "from prometheus_client import make_asgi_app\napp.mount('/metrics', make_asgi_app())\n",
+        environment={"SAGE_OBS_MONITORING__ACCESS": "port"},
+    ),
+    "page of the client library by WSGI": Plant(
+        *("public-pages", "anybody may read the metrics that prometheus_client serves at /numbers"),
+        "from a2wsgi import WSGIMiddleware\nfrom prometheus_client import make_wsgi_app\n"
+        "app.mount('/numbers', WSGIMiddleware(make_wsgi_app()))\n",
+        installed=False,
+        also=("not-watched",),
     ),
     "nothing is redacted": Plant(
         *("unredacted-field", "are shown in fields of log lines: data.password, data.api_key, data.access_token", ""),
         environment={"SAGE_OBS_LOGGING__REDACT_BUILTIN": "false"},
     ),
     "secret of another name": Plant(
-        *("unredacted-field", "pin is a secret in a model of /pay"),
+        *("unredacted-field", "pin is a secret that /pay takes"),
         "from pydantic import BaseModel, SecretStr\n"
         "class Card(BaseModel):\n    pin: SecretStr\n    password: SecretStr\n"
         "class Order(BaseModel):\n    cards: list[Card]\n"
@@ -205,6 +220,10 @@ PLANTS = {
     "host that is not there": Plant(
         *("exporter-unreachable", "notify.webhook_url: nowhere.invalid:443 cannot be reached", ""),
         environment={"SAGE_OBS_NOTIFY__WEBHOOK_URL": "https://ada:s3cr3t@nowhere.invalid/x"},
+    ),
+    "receiver without a port": Plant(
+        *("exporter-unreachable", "tracing.otlp_endpoint: nowhere.invalid:443 cannot be reached", ""),
+        environment={"SAGE_OBS_TRACING__OTLP_ENDPOINT": "grpcs://nowhere.invalid"},
     ),
     "path as a label": Plant(
         *("label-growth", "the label path of seen_total has another value"),
@@ -260,6 +279,11 @@ PLANTS = {
         "    async def __call__(self, scope, receive, send):\n"
         "        await PlainTextResponse('no', 401)(scope, receive, send)\n"
         "app.add_middleware(Door)\n",
+    ),
+    "route that another takes": Plant(
+        *("failing-request", "GET /users/me never comes to its route: /users/{user} is declared before it"),
+        "@app.get('/users/{user}')\ndef one(user): return user\n@app.get('/users/me')\ndef me(): raise SystemExit('called')\n",
+        arguments=("--call",),
     ),
     "route that fails": Plant(
         *("failing-request", "GET /broken ended with 500 and ZeroDivisionError"),

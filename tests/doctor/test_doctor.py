@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from doctor.command_run import start
 from doctor.planted_faults import HEAD, INSTALLED, PLANTS
+from doctor.whole_apps import BLOCKED, BLOCKING, EXIT_AT_START, HARMLESS, RAISED, RAISING, SECRET, SECRETS, THREAD
 from support import PATIENCE_SECONDS
 
 from sage_fastapi_obs.doctor.fault import CHECKS
@@ -24,11 +25,17 @@ APPS: dict[str, tuple[str, list[str], dict[str, str]]] = {
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:{port}"},
     ),
     "healthy, as text": (
-        # A thread of the app keeps no process from ending.
-        HEAD + INSTALLED + "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
+        HEAD + INSTALLED + THREAD,
         ["shop:app"],
         {},
     ),
+    "harmless": (HEAD + INSTALLED + HARMLESS, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "2"}),
+    "blocking": (HEAD + INSTALLED + BLOCKING, ["shop:app", "--json"], {}),
+    "secrets": (HEAD + INSTALLED + SECRETS, ["shop:app", "--json"], {}),
+    "raising": (HEAD + INSTALLED + THREAD + RAISING, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "2"}),
+    "exit at the start": (HEAD + INSTALLED + THREAD + EXIT_AT_START, ["shop:app", "--lifespan"], {}),
+    "interrupt": (HEAD + INSTALLED + THREAD + "raise KeyboardInterrupt\n", ["shop:app"], {}),
+    "fault of the command": (HEAD + INSTALLED + THREAD + "import json\njson.dumps = None\n", ["shop:app", "--json"], {}),
     "ignored": (HEAD, ["shop:app", "--ignore", "not-watched"], {}),
     "no such check": (HEAD, ["shop:app", "--ignore", "everything"], {}),
     "no such module": (HEAD, ["nowhere:app"], {}),
@@ -147,9 +154,12 @@ def test_what_cannot_be_looked_at_is_said(runs: dict[str, Ended]) -> None:
         "production, not loaded": "the environment says that this is 'production': use --force",
         "no start": "the app does not start: ValueError: password=REDACTED",
         "server": "importing shop has raised OverdueExit: the app has not come back within 1 s and is at",
+        "exit at the start": "looking at the app has raised SystemExit: 0 (",
+        "fault of the command": "looking at the app has raised TypeError: 'NoneType' object is not callable (",
     }.items():
         assert (runs[name].status, runs[name].out) == (2, ""), name
         assert runs[name].err.startswith(f"sage-obs doctor: {said}"), runs[name].err
+        assert runs[name].err.count("\n") == 1, runs[name].err
         assert runs[name].left == set(), name
 
 
@@ -158,6 +168,32 @@ def test_an_app_that_never_answers_is_told_of(runs: dict[str, Ended]) -> None:
     assert [(fault["check"], fault["what"]) for fault in runs["no answer"].told["faults"]] == [
         ("failing-request", "synthetic requests ended with TimeoutError: ok (for 200)")
     ]
+
+
+def test_whatever_a_route_raises_is_told_of(runs: dict[str, Ended]) -> None:
+    """An exit, an interrupt or a cancellation of the app is none of the command, and a request without an end ends, too."""
+    faults = runs["raising"].told["faults"]
+    assert [fault["what"] for fault in faults] == [f"GET {path} ended with {error}" for path, error in RAISED.items()]
+    assert {fault["check"] for fault in faults} == {"failing-request"}
+    assert (runs["interrupt"].status, runs["interrupt"].out, runs["interrupt"].err) == (130, "", "")
+
+
+def test_what_only_looks_wrong_is_not_told_of(runs: dict[str, Ended]) -> None:
+    """Work for threads, names that mean something else, streams without an end and a guarded page are no faults."""
+    assert (runs["harmless"].told["faults"], runs["harmless"].status) == ([], 0)
+
+
+def test_each_function_that_the_loop_runs_is_read(runs: dict[str, Ended]) -> None:
+    """Generators, objects that are called, methods, what a decorator wraps, and routes of WebSockets."""
+    assert [fault["what"].split()[3] for fault in runs["blocking"].told["faults"]] == BLOCKED
+    assert {fault["check"] for fault in runs["blocking"].told["faults"]} == {"loop-blocking"}
+
+
+def test_each_secret_that_is_taken_is_found(runs: dict[str, Ended]) -> None:
+    """However deep it is in models of any kind, and where it is no part of a model."""
+    faults = runs["secrets"].told["faults"]
+    assert sorted(fault["what"].split()[0] for fault in faults) == sorted(SECRET.split())
+    assert {fault["check"] for fault in faults} == {"unredacted-field"}
 
 
 def test_the_example_has_no_faults() -> None:
