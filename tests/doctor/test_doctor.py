@@ -29,10 +29,10 @@ APPS: dict[str, tuple[str, list[str], dict[str, str]]] = {
         ["shop:app"],
         {},
     ),
-    "harmless": (HEAD + INSTALLED + HARMLESS, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "2"}),
+    "harmless": (HEAD + INSTALLED + HARMLESS, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "5"}),
     "blocking": (HEAD + INSTALLED + BLOCKING, ["shop:app", "--json"], {}),
     "secrets": (HEAD + INSTALLED + SECRETS, ["shop:app", "--json"], {}),
-    "raising": (HEAD + INSTALLED + THREAD + RAISING, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "2"}),
+    "raising": (HEAD + INSTALLED + THREAD + RAISING, ["shop:app", "--json", "--call"], {"LONGEST_SECONDS": "5"}),
     "exit at the start": (HEAD + INSTALLED + THREAD + EXIT_AT_START, ["shop:app", "--lifespan"], {}),
     "interrupt": (HEAD + INSTALLED + THREAD + "raise KeyboardInterrupt\n", ["shop:app"], {}),
     "fault of the command": (HEAD + INSTALLED + THREAD + "import json\njson.dumps = None\n", ["shop:app", "--json"], {}),
@@ -101,11 +101,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, collector_port: int) -> dict[
         name: (HEAD + INSTALLED * plant.installed + plant.code, ["shop:app", "--json", *plant.arguments], plant.environment)
         for name, plant in PLANTS.items()
     }
-    ended = {}
-    for name, (code, arguments, environment) in {**asked, **APPS}.items():
+    started = {}
+    for name, (code, arguments, environment) in {**APPS, **asked}.items():
         folder = tmp_path_factory.mktemp("app")
         (folder / "shop.py").write_text(code)
-        process = start(folder, arguments, {key: value.format(port=collector_port) for key, value in environment.items()})
+        given = {key: value.format(port=collector_port) for key, value in environment.items()}
+        started[name] = start(folder, arguments, given), folder
+        # Apps that only wait are looked at beside others.
+        if "LONGEST_SECONDS" not in environment:
+            started[name][0].join(PATIENCE_SECONDS)
+    ended = {}
+    for name, (process, folder) in started.items():
         process.join(PATIENCE_SECONDS)
         ended[name] = Ended(process.exitcode, folder)
     return ended
