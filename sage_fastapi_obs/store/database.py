@@ -153,7 +153,8 @@ class Database:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         for setting in _SETTINGS:
-            connection.execute(f"PRAGMA {setting}")
+            # To the end: a statement that somebody holds with its cursor would keep transactions from theirs.
+            connection.execute(f"PRAGMA {setting}").fetchall()
         pages = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "auto_vacuum")]
         if pages != [PAGE_BYTES, 2]:
             raise schema.SchemaError("the pages are not those of this version")

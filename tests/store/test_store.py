@@ -315,6 +315,26 @@ def _no_failure(error: Exception) -> None:
     raise error
 
 
+def test_whoever_holds_cursors_keeps_no_transaction_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler that looks at all objects holds cursors for longer than we do: no statement of theirs is left half done."""
+    held: list[sqlite3.Cursor] = []
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *given: Any) -> sqlite3.Cursor:
+            held.append(super().execute(*given))
+            return held[-1]
+
+    monkeypatch.setattr(sqlite3, "Connection", Connection)
+    with opened(tmp_path, failed=_no_failure) as store:
+        store.keep(request(path="/a"))
+        assert paths(store.reader) == ["/a"]
+        assert store.history.acquire("run")
+        store.history.begin("run", None)
+        assert store.history.write_states(1.0, b"states")
+    assert held
+    assert not any(store.losses.counts.values())
+
+
 def test_a_database_that_nobody_closed_closes_its_connection(tmp_path: Path):
     """An `Observability` that was started by a request and never closed leaves nothing open that Python 3.13 warns of."""
     database = Database(8 * 1024 * 1024, damaged=pytest.fail)
