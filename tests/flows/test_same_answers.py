@@ -188,8 +188,9 @@ LESS_IS_TOLD: dict[str, dict[str, Told]] = {
     "gunicorn": {"/endless": (200, "cancelled", 0)},
 }
 """Where a server does not tell its app enough."""
-STOPS_STREAMS = ("uvicorn", "hypercorn")
-"""Others wait for streams until they are killed themselves."""
+STOPS_STREAMS = ("uvicorn", "hypercorn" if sys.version_info < (3, 12) else "hypercorn trio")
+"""Others wait for streams until they are killed themselves; so does Hypercorn on asyncio with Python 3.12 and later, whose
+`Server.wait_closed` waits for connections."""
 
 
 class Served:
