@@ -27,7 +27,8 @@ ALL_CAUSES: tuple[Cause, ...] = get_args(Cause)
 """What cost a request its time, or why it was refused or failed.
 
 `busy_threads`: other threads kept the interpreter busy. `call`: something outside the process took long. `waiting`: at a
-line of the application, for something that is not watched. `delayed`: other code blocked the event loop meanwhile.
+line of the application, for something that is not watched, or in a thread, which may have computed there. `delayed`: other
+code blocked the event loop meanwhile.
 `unknown`: nothing that is watched took long.
 """
 
@@ -58,7 +59,7 @@ CAUSES: dict[Cause, CauseKind] = {
     "repeated_query": CauseKind("load the rows with one query, as by a join or `IN`", is_problem=True, is_elapsed=True),
     "database": CauseKind("look at the plan of the query, and at its indexes", is_elapsed=True),
     "call": CauseKind("set a shorter timeout, ask in parallel, or remember the answer", is_elapsed=True),
-    "waiting": CauseKind("see what that line waits for; watch it with a client or an `operation`", is_general=True),
+    "waiting": CauseKind("see what that line does, or waits for; watch it with a client or an `operation`", is_general=True),
     "dependencies": CauseKind("remember what the dependency computes, or do it later", is_general=True),
     "serialization": CauseKind("return less, or a `Response` that is encoded already", is_elapsed=True),
     "delayed": CauseKind("mend the request that blocked the event loop", is_problem=True, is_others=True),

@@ -49,11 +49,13 @@ _FOR_CLIENT = "for the client"
 class _Seen:
     """What was seen of one request. Each look stands for the time since the one before."""
 
-    __slots__ = ("_found", "_waiter", "due_ns", "ns", "places", "queued_ns", "seen_ns", "thread_waits")
+    __slots__ = ("_found", "_waiter", "due_ns", "in_threads", "ns", "places", "queued_ns", "seen_ns", "thread_waits")
 
     def __init__(self, exchange: Exchange) -> None:
         self.places: Counter[str] = Counter()
         """Nanoseconds at each line."""
+        self.in_threads = set[str]()
+        """Those lines that a thread was at: it may have computed there, or waited."""
         self.thread_waits = ThreadWaits()
         self.ns = self.queued_ns = 0
         """The time that was looked at; of it, that in which the request waited for a thread."""
@@ -91,6 +93,8 @@ class _Seen:
             and (place in self.places or len(self.places) < _MOST_PLACES)
         ):
             self.places[place] += ns
+            if wait.is_in_thread:
+                self.in_threads.add(place)
 
 
 class SlowWaits(CauseObserver):
@@ -149,8 +153,9 @@ class SlowWaits(CauseObserver):
         is_usual = known_us >= LEAST_LOST_US and rest_us <= _USUAL * self._median_us(exchange.route)
         if share >= _LEAST_SHARE and lost_us > 0 and not is_usual:
             where = place if place == _FOR_CLIENT else f"at {place}"
+            verb = "spent" if place in seen.in_threads else "waited"
             explanation.findings.append(
-                Finding("waiting", f"waited {readable_time(lost_us)} {where}", lost_us, "inferred", share)
+                Finding("waiting", f"{verb} {readable_time(lost_us)} {where}", lost_us, "inferred", share)
             )
 
     def _tick(self, loop_thread: LoopThread) -> None:

@@ -1,10 +1,14 @@
 """Where requests wait that take long: how looks are spread over them, and what each stands for."""
 
 import asyncio
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from support import Watched, client
 
 from sage_fastapi_obs.insight import waiting
 from sage_fastapi_obs.insight.application_code import ApplicationCode
@@ -164,3 +168,24 @@ async def test_nothing_is_kept_of_requests_that_have_ended(looks: Looks) -> None
     looks.in_flight.clear()
     looks.at(100)
     assert not looks.waits._seen
+
+
+async def test_a_thread_is_not_said_to_wait(tmp_path: Path) -> None:
+    """What runs in a thread may compute: only what is known to wait is said to have waited."""
+    watched, app = Watched(tmp_path, tracing={"slow_seconds": 0.1}), FastAPI()
+    watched.obs.install(app)
+
+    @app.get("/in-thread")
+    def spend() -> None:
+        time.sleep(0.4)
+
+    @app.get("/waited")
+    async def wait() -> None:
+        await asyncio.sleep(0.4)
+
+    async with watched.obs, client(app) as http:
+        for path in ("/in-thread", "/waited"):
+            await http.get(path)
+    found = {line["route"]: next(why for why in line["why"] if " at tests/" in why) for line in watched.access}
+    assert found["/in-thread"].startswith("spent ")
+    assert found["/waited"].startswith("waited ")
