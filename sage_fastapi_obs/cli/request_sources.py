@@ -18,7 +18,7 @@ from sage_fastapi_obs.alerting.rule_report import RuleList
 from sage_fastapi_obs.cli.screen import plain
 from sage_fastapi_obs.endpoints.json_page import ProblemResponse
 from sage_fastapi_obs.endpoints.request_stories import KeptRequest, RequestList, StoriesOfId
-from sage_fastapi_obs.endpoints.requests_pages import NO_SUCH_REQUEST
+from sage_fastapi_obs.endpoints.requests_pages import NOT_IN_STORE
 from sage_fastapi_obs.endpoints.span_tree import shallow
 from sage_fastapi_obs.endpoints.status_pages import AlertsResponse
 from sage_fastapi_obs.errors import SettingsError
@@ -75,7 +75,7 @@ class StoreFile:
         with self._readable():
             found = StoriesOfId.found(self._reader, some_id, with_lines=True)
         if found is None:
-            raise NotKeptError(NO_SUCH_REQUEST)
+            raise NotKeptError(NOT_IN_STORE)
         return found
 
     def lines(self, some_id: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What is shown of kept requests: their figures, their spans as a tree, their lines."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat
@@ -18,6 +19,7 @@ MOST_OVERLAPPING = 50
 """Requests that are shown beside one."""
 Relation = Literal["delayed", "blocking", "beside"]
 NO_LINES = "lines are not shown: set monitoring.expose_logs"
+NO_DETAILS = "spans and lines of a request are missing: they were too large to be kept, or the store's file is damaged there"
 
 
 class KeptRequest(BaseModel):
@@ -168,8 +170,9 @@ class StoriesOfId(BaseModel):
     @classmethod
     def found(cls, reader: StoreReader, some_id: str, *, with_lines: bool) -> "StoriesOfId | None":
         """Find requests by their key, or by a request, correlation or trace id; None if there are none."""
-        stories = [RequestStory.of(story, reader, with_lines=with_lines) for story in reader.find(some_id, MOST_STORIES)]
-        return cls.model_construct(stories=stories, note=None if with_lines else NO_LINES) if stories else None
+        found = reader.find(some_id, MOST_STORIES)
+        stories = [RequestStory.of(story, reader, with_lines=with_lines) for story in found]
+        return cls.model_construct(stories=stories, note=_note(found, with_lines=with_lines)) if stories else None
 
 
 class TraceStory(BaseModel):
@@ -202,5 +205,12 @@ class TraceStory(BaseModel):
             lines=shallow(lines) if with_lines else None,
             dropped_spans=sum(story.dropped_spans for story in stories),
             dropped_lines=sum(story.dropped_lines for story in stories),
-            note=None if with_lines else NO_LINES,
+            note=_note(stories, with_lines=with_lines),
         )
+
+
+def _note(stories: Iterable[Story], *, with_lines: bool) -> str | None:
+    is_whole = all(story.has_details for story in stories)
+    return (
+        "; ".join(text for text, is_left_out in ((NO_LINES, not with_lines), (NO_DETAILS, not is_whole)) if is_left_out) or None
+    )

@@ -31,11 +31,11 @@ from sage_fastapi_obs.store.reader import UnreadableStoreError
 from sage_fastapi_obs.store.records import RequestQuery
 from sage_fastapi_obs.store.store import Store
 
-NO_SUCH_REQUEST = (
+NOT_IN_STORE = (
     "no request with this id is in the store: it was not kept (its access line has `kept`, and tracing.retention decides), "
-    "or it has made room since (store.max_age_days, store.max_bytes), or another service answered it; "
-    "its log lines may be at /logs/{id}"
+    "or it has made room since (store.max_age_days, store.max_bytes), or another service answered it"
 )
+_NO_SUCH_REQUEST = f"{NOT_IN_STORE}; its log lines may be at /logs/{{id}}"
 _ISSUE = re.compile(r"[0-9a-f]{16}")
 _STORE_OFF = "no requests are kept: set store.enabled"
 _PROBLEMS = {
@@ -154,4 +154,4 @@ def _response(ask: Callable[[], BaseModel | None]) -> Response:
         found = ask()
     except UnreadableStoreError as error:
         return problem(f"the store cannot be read: {error}", 503)
-    return problem(NO_SUCH_REQUEST, 404) if found is None else json_response(found, exclude_none=False)
+    return problem(_NO_SUCH_REQUEST, 404) if found is None else json_response(found, exclude_none=False)

@@ -199,6 +199,7 @@ class _Parts:
         return Story(
             *(f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, *lost),
             *(why, timings if isinstance(timings, dict) else {}, pid if isinstance(pid, int) else None),
+            has_details=bool(self._details[0]),
         )
 
     def _sum(self, name: str) -> int:

@@ -137,3 +137,5 @@ class Story(NamedTuple):
     """Microseconds by name."""
     pid: int | None
     """The process that served it, if it is known."""
+    has_details: bool = True
+    """False where they were too large to be stored, have made room, or are damaged."""

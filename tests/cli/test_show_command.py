@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 import unicodedata
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,7 @@ def test_it_finds_the_store_of_a_service(
         (["alerts"], "name the running service with --url"),
         (["traffic"], "name the running service with --url"),
         (["nobody"], "no request with this id is in the store: it was not kept"),
+        (["nobody"], "or another service answered it\n"),
         (["slow", "--limit=0"], "'0' is no number of rows"),
         (["slow", "--limit=x"], "'x' is no number of rows"),
         (["slow", "--limit=99999999999999999999"], "is no number of rows"),
@@ -301,6 +304,17 @@ def test_plain_signs_where_a_terminal_has_no_others(encoding: str, signs: str, s
     shown = done.stdout.decode(encoding)
     assert all(sign in shown for sign in signs.split())
     assert ("漢字" if encoding == "utf-8" else r"\u6f22\u5b57") in shown
+
+
+def test_details_that_are_damaged(stored: Store, path: Path, capsys: Any) -> None:
+    """A request whose details cannot be read any more says so, and does not look like one without spans."""
+    put(stored, kept(31, request_id="whole"))
+    assert main(["show", "whole", f"--store={path}"]) == 0
+    assert "are missing" not in capsys.readouterr().out
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE chunks SET content = x'00'")
+    assert main(["show", "whole", f"--store={path}"]) == 0
+    assert "(spans and lines of a request are missing" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
