@@ -33,7 +33,14 @@ class RaisedError(NamedTuple):
 
 
 def raised_error(error: BaseException) -> RaisedError:
-    """Read an exception; of a group its first leaf."""
+    """Read an exception; of a group its first leaf; of one that does not let itself be read no more than its name."""
+    try:
+        return _read(error)
+    except Exception:
+        return RaisedError(id(error), printable(exception_name(error)), (), None, is_of_response=False, is_answer=False)
+
+
+def _read(error: BaseException) -> RaisedError:
     errors = ValidationException.errors(error) if isinstance(error, ValidationException) else None
     is_answer = isinstance(error, (HTTPException, WebSocketException))
     name = printable(exception_name(_first_leaf(error)))

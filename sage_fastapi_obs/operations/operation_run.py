@@ -11,6 +11,7 @@ from sage_fastapi_obs.active import ActiveObservability, active_observability, c
 from sage_fastapi_obs.catalog import OVERFLOW
 from sage_fastapi_obs.metrics.instruments import Instruments
 from sage_fastapi_obs.otel_internals import SPAN, attach, get_current
+from sage_fastapi_obs.privacy.exception_leaves import exception_leaves
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.privacy.printable import printable
 from sage_fastapi_obs.request.exchange import current_exchange
@@ -266,8 +267,7 @@ class OperationRun:
 
 
 def _outcome_of(error: BaseException | None) -> Outcome:
-    if error is None or isinstance(error, GeneratorExit):
+    # By type: `isinstance` asks an exception for its class, and that may fail.
+    if error is None or issubclass(type(error), GeneratorExit):
         return "success"
-    if isinstance(error, BaseExceptionGroup):
-        return "cancelled" if error.subgroup(Exception) is None else "failure"
-    return "failure" if isinstance(error, Exception) else "cancelled"
+    return "failure" if any(issubclass(type(leaf), Exception) for leaf in exception_leaves(error)) else "cancelled"

@@ -132,16 +132,21 @@ def _is_ordinary(error: BaseException) -> bool:
 
 
 def _related(error: BaseException) -> Iterator[BaseException]:
-    """Walk over an exception and those that a traceback shows with it, each once, the nearest first."""
+    """Walk over an exception and those that a traceback shows with it, the nearest first.
+
+    Like Python, each cause and context once, and a member of groups as often as it is in one: that may be without end.
+    """
     found: list[BaseException] = [error]
     seen = {id(error)}
     for one in found:
         yield one
-        members = one.exceptions[:_MOST_EXCEPTIONS] if isinstance(one, BaseExceptionGroup) else ()
-        for other in (one.__cause__, one.__context__, *members):
+        for other in (one.__cause__, one.__context__):
             if other is not None and id(other) not in seen:
                 seen.add(id(other))
                 found.append(other)
+        members = one.exceptions[:_MOST_EXCEPTIONS] if isinstance(one, BaseExceptionGroup) else ()
+        seen.update(map(id, members))
+        found += members
 
 
 def _first_rows(error: BaseException, redaction: Redaction) -> list[str]:

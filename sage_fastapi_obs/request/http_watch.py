@@ -176,7 +176,9 @@ class HttpWatch(Watch):
 
     def _send_failed(self, error: BaseException, size: int, *, starts: bool, ends: bool) -> None:
         """Undo the notes about a message that the server has refused; it may have been the first or the last one."""
-        if ends and self._state == CLOSED and not isinstance(error, Exception):
+        # Not `isinstance`: it asks an exception, which may fail.
+        kind = type(error)
+        if ends and self._state == CLOSED and not issubclass(kind, Exception):
             # The client has gone, and the app has cancelled the sending of the last message.
             self._complete()
             return
@@ -184,10 +186,10 @@ class HttpWatch(Watch):
             self.exchange.sent_bytes -= size
             if ends:
                 self._state = STREAMING
-            elif starts and isinstance(error, Exception):
+            elif starts and issubclass(kind, Exception):
                 # Refused, so that no response has started. When the sending was cancelled, it may have.
                 self._state, self.exchange.status = AWAITED, 0
-        if isinstance(error, OSError):
+        if issubclass(kind, OSError):
             self._client_left()
             self.exchange.client_gone = True
 

@@ -5,6 +5,7 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
+from sage_fastapi_obs.privacy.exception_leaves import exception_leaves
 from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import CANCELLED, CLIENT_DISCONNECT, NOT_OUR_FAULT, Exchange
 
@@ -54,9 +55,19 @@ def is_failure(exchange: Exchange, error: BaseException | None) -> bool:
 
 
 def _error_type_of(error: BaseException, *, client_gone: bool) -> str | None:
-    if isinstance(error, BaseExceptionGroup):
-        types = {_error_type_of(inner, client_gone=client_gone) for inner in error.exceptions}
-        return types.pop() if len(types) == 1 and types <= NOT_OUR_FAULT else exception_name(error)
+    try:
+        types = set()
+        for leaf in exception_leaves(error):
+            types.add(_type_of_leaf(leaf, client_gone=client_gone))
+            if len(types) > 1 or not types <= NOT_OUR_FAULT:
+                return exception_name(error)
+        return types.pop()
+    except Exception:
+        # An exception is the app's own code, and may not let itself be read; its request has to be counted all the same.
+        return exception_name(error)
+
+
+def _type_of_leaf(error: BaseException, *, client_gone: bool) -> str | None:
     if isinstance(error, asyncio.CancelledError) or _is_trio_cancellation(error):
         return CLIENT_DISCONNECT if client_gone else CANCELLED
     if isinstance(error, WebSocketDisconnect):

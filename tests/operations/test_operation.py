@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
+from odd_errors import ODD_ERRORS
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
@@ -111,6 +112,20 @@ async def test_what_ends_programs_is_no_failure_of_the_work(watched, error: Base
     assert timed(watched, "work") == 1
     failed = watched.spans[0].status.status_code is StatusCode.ERROR
     assert failed == (outcome == "failure") == bool(watched.spans[0].events)
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+async def test_an_odd_exception_ends_the_work(watched, name: str):
+    """However it is made, it comes out, and the work is measured with its outcome, in time, without a fault of ours."""
+    error, left = ODD_ERRORS[name](), None
+    try:
+        with operation("work"):
+            raise error
+    except BaseException as caught:
+        left = caught
+    assert left is error
+    assert total(watched, "work", "cancelled" if "cancellation" in name else "failure") == timed(watched, "work") == 1
+    assert watched.obs.internal_errors.counts == {}
 
 
 async def test_work_can_fail_without_an_exception(watched):

@@ -27,6 +27,7 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_errors import ODD_ERRORS, shared
 from pydantic import BaseModel, Field, SecretStr
 from starlette.requests import Request
 from support import Watched
@@ -693,6 +694,7 @@ ERRORS: list[Callable[[], BaseException]] = [
         lambda: noted(7),
         lambda: noted(["a"] * 10**5),
     ),
+    *ODD_ERRORS.values(),
     *(lambda: UnicodeDecodeError("utf-8", b"\xff" * 10**6, 0, 1, "no"), lambda: raised(exec, "raise ValueError('x')")),
 ]
 
@@ -718,7 +720,7 @@ def throw(error: BaseException) -> None:
 
 def test_an_ordinary_exception_is_told_as_python_tells_it() -> None:
     """With all causes and groups, to the letter."""
-    never_raised = (caused(0), in_circles(), grouped(3))
+    never_raised = (caused(0), in_circles(), grouped(3), shared(ValueError("x"), 4))
     faults = (raised(int, "x"), raised(endless), raised(compile, "a b(", "x", "exec"))
     for error in (*(raised(throw, error) for error in never_raised), *faults):
         assert exception_fields(error, Redaction())["stack_trace"] == "".join(traceback.format_exception(error))

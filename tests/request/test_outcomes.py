@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request
+from odd_errors import ODD_ERRORS
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import StatusCode
@@ -164,6 +165,43 @@ def test_outcome(watch, name, backend):
     watched = watch()
     run(backend, around(app, watched.obs), Case(app))
     assert_outcome(watched, status, error_type, failed=failed)
+
+
+TYPES_OF_ODD_ERRORS = {
+    "unreadable": "odd_errors.UnreadableError",
+    "codeless": "odd_errors.CodelessError",
+    "deep": "ExceptionGroup",
+    "shared": "ExceptionGroup",
+    "deep_cancellation": "cancelled",
+    "shared_cancellation": "cancelled",
+}
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+async def test_an_odd_exception_has_an_outcome(watch, name):
+    """Whatever leaves an app, its request is judged like any other, in time and with all signals, and nothing of ours fails."""
+    error_type = TYPES_OF_ODD_ERRORS[name]
+    failed = error_type != "cancelled"
+    for app, status in (
+        (script(ODD_ERRORS[name]), 500 if failed else 499),
+        (script(OK, PART, ODD_ERRORS[name]), 200),
+        (script({**OK, "status": 503}, END, ODD_ERRORS[name]), 503),
+    ):
+        watched = watch(insight={"enabled": True})
+        error = (await call(around(app, watched.obs), Case(app))).error
+        assert type(error) is type(ODD_ERRORS[name]())
+        assert_outcome(watched, status, error_type if failed or status != 503 else "503", failed=failed or status == 503)
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+async def test_an_odd_exception_of_background_work(watch, name):
+    """After the last byte, too: the request stays as it was answered, and what failed then is told."""
+    watched, app = watch(), script(OK, END, ODD_ERRORS[name])
+    await call(around(app, watched.obs), Case(app))
+    assert [line["status"] for line in watched.access] == [200]
+    told = [line for line in watched.lines if line["level"] == "error"]
+    assert len(told) == (TYPES_OF_ODD_ERRORS[name] != "cancelled")
+    assert watched.obs.internal_errors.counts == {}
 
 
 @pytest.mark.parametrize(("fails_at", "status"), [(0, 499), (1, 200), (2, 200)])
