@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sage_fastapi_obs.request.fastapi_internals import flattened
+from sage_fastapi_obs.request.fastapi_internals import flattened, readable_attribute
 from sage_fastapi_obs.request.route import routed_by
 
 
@@ -46,7 +46,7 @@ def give_precedence(app: Any, pages: APIRouter, prefixes: Sequence[str]) -> set[
     endpoints = {id(page.endpoint) for page in pages.routes if isinstance(page, Route)}
 
     def is_ours(route: Any) -> bool:
-        return id(getattr(route, "endpoint", None)) in endpoints or getattr(route, "original_router", None) is pages
+        return id(readable_attribute(route, "endpoint")) in endpoints or readable_attribute(route, "original_router") is pages
 
     ours, others = _split(flattened(getattr(router, "routes", ())), is_ours)
     if not ours:
@@ -57,7 +57,8 @@ def give_precedence(app: Any, pages: APIRouter, prefixes: Sequence[str]) -> set[
         ours_in_list, others_in_list = _split(router.routes, is_ours)
         router.routes[:] = others_in_list + ours_in_list
     taken = {*prefixes, *(page.path for page in ours)}
-    return {route.path for route in others if getattr(route, "path", None) in taken and _answers_get(route)}
+    paths = ((readable_attribute(route, "path"), route) for route in others)
+    return {path for path, route in paths if isinstance(path, str) and path in taken and _answers_get(route)}
 
 
 def _split(routes: Iterable[Any], is_ours: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
@@ -69,7 +70,7 @@ def _split(routes: Iterable[Any], is_ours: Callable[[Any], bool]) -> tuple[list[
 
 
 def _answers_get(route: Any) -> bool:
-    return isinstance(route, Mount) or "GET" in (getattr(route, "methods", None) or ())
+    return isinstance(route, Mount) or "GET" in (readable_attribute(route, "methods") or ())
 
 
 def _first_segment(path: str) -> str:

@@ -45,11 +45,13 @@ class ObservabilityMiddleware:
             if not observability.running:
                 observability.ensure_started()
             if not self._placed:
-                self._move_outermost(scope)
-                observability.place_pages(scope.get("app") or app)
+                self._place(scope)
             watched = watch(observability, self._routes, scope, receive, send)
         except Exception as error:
             observability.internal_errors.count("ObservabilityMiddleware", error)
+            watched = None
+        if watched is None:
+            # Not where that is caught: it would be the context of what the app raises.
             await app(scope, receive, send)
             return
         if watched.exchange.rejection is not None:
@@ -68,6 +70,14 @@ class ObservabilityMiddleware:
             await self.observability.lifespan(self.app, scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    def _place(self, scope: Scope) -> None:
+        """Bring this layer and our pages to their places; an app that does not let them there is watched all the same."""
+        try:
+            self._move_outermost(scope)
+            self.observability.place_pages(scope.get("app") or self.app)
+        except Exception as error:
+            self.observability.internal_errors.count("ObservabilityMiddleware", error)
 
     def _move_outermost(self, scope: Scope) -> None:
         """Become the app's outermost layer when added with `add_middleware`.

@@ -113,15 +113,16 @@ class RouteTemplates:
     def _walk(self, routes: Sequence[Any], prefix: str, above: tuple[int, ...]) -> None:
         """Note endpoints and mounts; `above` are the tables that led here: an app may be mounted in itself."""
         for route in flattened(routes):
-            if hasattr(route, "endpoint") and hasattr(route, "path_regex"):
-                self._add_endpoint(route.endpoint, route.path_regex, route.path_format)
-            elif hasattr(route, "app"):
-                path = getattr(route, "path", "")
+            endpoint, regex, app = (readable_attribute(route, name) for name in ("endpoint", "path_regex", "app"))
+            if endpoint is not None and regex is not None:
+                self._add_endpoint(endpoint, regex, route.path_format)
+            elif app is not None:
+                path = readable_attribute(route, "path") or ""
                 if path:
                     self._add_mount(prefix + path)
-                below = _routes_of(route.app)
+                below = _routes_of(app)
                 if not below:
-                    self._add_endpoint(route.app, _ANYTHING, _ALL_BELOW)
+                    self._add_endpoint(app, _ANYTHING, _ALL_BELOW)
                 elif id(below) not in above:
                     self._walk(below, prefix + path, (*above, id(routes)))
 
@@ -182,10 +183,11 @@ def routed_by(app: Any) -> Any:
 def endpoints_of(app: Any, depth: int = 0) -> Iterator[Any]:
     """Yield the endpoints of an app and of those that are mounted in it."""
     for route in flattened(_routes_of(app)):
-        if hasattr(route, "endpoint"):
-            yield route.endpoint
+        endpoint = readable_attribute(route, "endpoint")
+        if endpoint is not None:
+            yield endpoint
         elif depth < _MOST_MOUNTS:
-            yield from endpoints_of(getattr(route, "app", None), depth + 1)
+            yield from endpoints_of(readable_attribute(route, "app"), depth + 1)
 
 
 def _routes_of(app: Any) -> Sequence[Any]:
@@ -211,7 +213,7 @@ def _matching(app: Any, scope: Scope) -> Any:
 
 
 def _path_format(route: Any) -> str | None:
-    found = getattr(route, "path_format", None) or getattr(route, "path", None)
+    found = readable_attribute(route, "path_format") or readable_attribute(route, "path")
     return found if isinstance(found, str) else None
 
 

@@ -21,6 +21,7 @@ _TIDYING_UP_NS = 10_000_000
 """Shorter work after the last byte is the framework cleaning up, not a background task."""
 _STILL_RUNNING = sys.maxsize
 """Stands for the time of the end, of an exchange that was finished before its app had returned."""
+_HIGHEST_STATUS = 999
 _NO_SCOPE: Scope = {}
 _NO_HEADERS: dict[bytes, bytes] = {}
 _get_current, _set_current, _reset_current = current_exchange.get, current_exchange.set, current_exchange.reset
@@ -176,7 +177,7 @@ class Watch(ABC):
         """Call the recorders at the start of a response; return its message with our headers added."""
         exchange = self.exchange
         # A client that has gone receives no status, whatever the app answers.
-        status = status if type(status) is int else status_of(status)
+        status = status if type(status) is int and 0 <= status <= _HIGHEST_STATUS else status_of(status)
         exchange.status = CLIENT_CLOSED_REQUEST if exchange.client_gone else status
         exchange.response_headers = message.get("headers")
         if not exchange.finished:
@@ -258,11 +259,12 @@ def elapsed_us(exchange: Exchange) -> int:
 
 
 def status_of(status: Any) -> int:
-    """Read a status of any type; 500 for one that is no number, which the server may refuse."""
+    """Read a status of any type; 500 for what is no number of three digits, which the server may refuse."""
     try:
-        return int(status)
+        number = int(status)
     except Exception:
         return 500
+    return number if 0 <= number <= _HIGHEST_STATUS else 500
 
 
 def size_of(body: Any) -> int:

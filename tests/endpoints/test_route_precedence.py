@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import Match, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from support import client, drive, http_scope
 
 from sage_fastapi_obs import ObservabilityMiddleware
@@ -203,3 +203,43 @@ async def test_a_request_to_the_app_asks_no_page(watch, included):
     assert await answers(app, "/mine") == [(200, True)]
     assert asked == []
     assert await answers(app, "/metrics") == [(200, False)]
+
+
+class Unreadable(BaseRoute):
+    """A route of an application's own kind, which says nothing about itself."""
+
+    @property
+    def path(self) -> str:
+        raise RuntimeError
+
+    app = endpoint = methods = path_regex = path
+    path_format = None
+    """FastAPI reads it itself."""
+
+    def matches(self, scope):
+        return (Match.FULL, {}) if scope["path"] == "/own" else (Match.NONE, {})
+
+    async def handle(self, scope, receive, send):
+        await PlainTextResponse("theirs")(scope, receive, send)
+
+
+class Listed(Unreadable):
+    """One that has several paths."""
+
+    path = ("/metrics", "/own")
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("kind", [Unreadable, Listed])
+async def test_routes_of_another_kind_do_not_matter(watch, kind, added):
+    """Our pages are found beside routes that cannot be read; no request goes unseen, and nothing of ours fails."""
+    watched, app = watch(), FastAPI()
+    app.router.routes += [kind(), Route("/mine", theirs)]
+    if added:
+        app.add_middleware(ObservabilityMiddleware, observability=watched.obs)
+        app.include_router(watched.obs.router)
+    else:
+        watched.obs.install(app)
+    assert await answers(app, "/own", "/mine", "/metrics") == [(200, True), (200, True), (200, False)]
+    assert [line["route"] for line in watched.access if line["path"] in ("/own", "/mine")] == [None, "/mine"]
+    assert watched.obs.internal_errors.counts == {}

@@ -267,6 +267,25 @@ async def test_a_failing_part_never_reaches_the_response(
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("name", ["ensure_started", "place_pages", "clock"])
+async def test_a_failing_start_is_no_part_of_what_the_app_raises(
+    name: str, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of the app has no context but its own; an app in which our pages find no place is watched all the same."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError
+
+    watched = watch()
+    monkeypatch.setattr(watched.obs, name, fail)
+    error = (await drive(ObservabilityMiddleware(app, observability=watched.obs), http_scope())).error
+    monkeypatch.undo()
+    assert isinstance(error, KeyError)
+    assert error.__context__ is None
+    assert watched.obs.internal_errors.counts == {"ObservabilityMiddleware": 1}
+    assert len(watched.access) == (name == "place_pages")
+
+
 @pytest.mark.parametrize("fault", [name for name, (options, *_) in FAULTS.items() if set(options) <= {"new_id"}])
 async def test_the_other_parts_go_on(fault: str, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing part takes none of the others with it: what does not depend on it is still recorded."""
