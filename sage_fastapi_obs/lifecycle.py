@@ -117,10 +117,11 @@ class Lifecycle(ABC):
 
         async def send_after_ours(message: Message) -> None:
             nonlocal closed
-            if message["type"] == "lifespan.startup.complete":
+            kind = message.get("type")
+            if kind == "lifespan.startup.complete":
                 # Not before: the app's own lifespan may add routes.
                 self._do(self._after_startup(app_of_routes))
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
+            if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # Before the server reads this: it may end the process then.
                 closed = True
                 await self._close_safely()
@@ -128,7 +129,7 @@ class Lifecycle(ABC):
 
         async def receive_and_drain() -> Message:
             message = await receive()
-            if message["type"] == "lifespan.shutdown":
+            if message.get("type") == "lifespan.shutdown":
                 self._drain()
             return message
 

@@ -81,6 +81,7 @@ APPS = {
     "returns_at_once": raw_app,
     "shutdown_failed": lambda: raw_app(COMPLETE, {"type": "lifespan.shutdown.failed", "message": "still busy"}),
     "unknown": lambda: raw_app({"type": "lifespan.x"}, STOPPED),
+    "without_type": lambda: raw_app({"message": "x"}, STOPPED),
 }
 
 
