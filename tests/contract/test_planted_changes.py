@@ -17,6 +17,16 @@ from sage_fastapi_obs.contract.use_files import uses_in
 SHOP = Path(__file__).parent / "shop"
 MAIN = "import sys; from sage_fastapi_obs.cli import main; sys.exit(main(sys.argv[1:]))"
 SOURCE = (SHOP / "shop.py").read_text()
+EXIT_OF_A_TASK = """
+async def leave():
+    sys.exit(0)
+
+async def start():
+    leaving = asyncio.create_task(leave())
+    await asyncio.sleep(3600)
+
+app.router.on_startup.append(start)
+"""
 THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
 
 
@@ -236,10 +246,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, file: str, capsys: pytest.Capture
     held = forked.run(MAIN, "contract", "write", "bare:app", "--app-dir", str(tmp_path), "--file", str(tmp_path / "held.json"))
     assert (held.returncode, held.stdout) == (0, f"{tmp_path / 'held.json'}\n")
     for broken, error in (
-        ("app.router.on_startup.append(lambda: sys.exit(0))", "SystemExit: 0"),
-        ("import json\njson.dumps = None", "TypeError: 'NoneType' object is not callable"),
+        (f"app.router.on_startup.append(lambda: sys.exit(0))\n{THREAD}", "SystemExit: 0"),
+        (EXIT_OF_A_TASK, "SystemExit: 0"),
+        (f"{THREAD}import json\njson.dumps = None", "TypeError: 'NoneType' object is not callable"),
     ):
-        (tmp_path / "bare.py").write_text(f"import sys\n{SOURCE}\n{broken}\n{THREAD}")
+        (tmp_path / "bare.py").write_text(f"import asyncio, sys\n{SOURCE}\n{broken}\n")
         more = ["--app-dir", str(tmp_path), "--file", str(tmp_path / "broken.json")]
         ended = forked.run(MAIN, "contract", "write", "bare:app", "--lifespan", *more)
         assert (ended.returncode, ended.stdout, (tmp_path / "broken.json").exists()) == (2, "", False)

@@ -21,6 +21,11 @@ class Door(Layer):
 
 app.add_middleware(Door)
 app.mount("/numbers", make_asgi_app())
+
+@app.get("/taken/")
+def taken(): return "another page"
+
+app.mount("/taken", make_asgi_app())
 audit = logging.getLogger("audit")
 audit.addHandler(logging.StreamHandler())
 audit.propagate = False
@@ -98,7 +103,8 @@ class Called:
 def plain(function):
     @functools.wraps(function)
     async def call():
-        return await function()
+        time = await function()
+        return time
     return call
 
 @app.get("/generator", dependencies=[Depends(generator)])
