@@ -34,7 +34,9 @@ from sage_fastapi_obs.monitoring.metrics import (
 
 MORE = AlertCondition.GREATER_THAN
 SCRIPT = """
-import asyncio, multiprocessing, os, sys, threading, time
+import asyncio, multiprocessing, os, sys, threading, time, warnings
+# Python 3.12 warns of any fork beside threads.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 from sage_fastapi_obs.monitoring import *
 from sage_fastapi_obs.monitoring import notifiers
 
