@@ -108,6 +108,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
         app.state.remediation.close()
         await app.state.prices.aclose()
         await app.state.slow_peer.aclose()
+        app.state.items.dispose()
         await app.state.registry.aclose()
 
 

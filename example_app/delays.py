@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import time
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import httpx
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
-from sqlalchemy import Engine, QueuePool, create_engine, text
+from sqlalchemy import Engine, QueuePool, create_engine, event, text
 
 from sage_fastapi_obs.clients.httpx import instrument_httpx
 from sage_fastapi_obs.clients.postgres import instrument_postgres
@@ -33,14 +34,19 @@ def install(app: FastAPI) -> None:
     engine = create_engine(
         "sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
     )
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE items (id INTEGER PRIMARY KEY, cents INTEGER)"))
-        connection.execute(text("INSERT INTO items VALUES (1, 320), (2, 480), (3, 410), (4, 530)"))
-        # SQLite is too quick to be seen: this makes each query of it take a few milliseconds.
-        connection.connection.driver_connection.create_function("dawdle", 1, _dawdle)  # type: ignore[union-attr]
+    event.listen(engine, "connect", _fill)
     app.state.items = instrument_postgres(engine).client
     app.state.slow_peer = instrument_httpx(httpx.AsyncClient(base_url=app.state.prices.base_url, timeout=5.0)).client
     app.include_router(api)
+
+
+def _fill(connection: sqlite3.Connection, _: object) -> None:
+    """Make the database, which lives in memory for as long as its only connection."""
+    connection.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, cents INTEGER)")
+    connection.execute("INSERT INTO items VALUES (1, 320), (2, 480), (3, 410), (4, 530)")
+    connection.commit()
+    # SQLite is too quick to be seen: this makes each query of it take a few milliseconds.
+    connection.create_function("dawdle", 1, _dawdle)
 
 
 def _dawdle(milliseconds: float) -> int:
