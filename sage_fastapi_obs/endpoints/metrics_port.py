@@ -95,17 +95,18 @@ class MetricsPort:
                 self._listen()
 
     def _listen_first(self) -> "tuple[uvicorn.Server, threading.Thread] | None":
-        """Listen; None where another worker does. Raises `OSError`."""
+        """Listen; None where another worker does, or may do. Raises `OSError`."""
         for _ in range(_TRIES):
             with suppress(OSError):
                 return self._listen()
-            # Who had it may have been killed before it was asked, or is too busy to answer; the next one may have it by now.
-            if self._is_served_by_another():
+            # Who had it may have been killed before it was asked; the next one may have it by now.
+            answers = self._workers.ask(_VERB, seconds=_ASK_SECONDS).values()
+            if b"yes" in answers:
                 return None
+        if any(answer != b"no" for answer in answers):
+            # One is too busy to say whether it has the port; to retry goes on each second.
+            return None
         return self._listen()
-
-    def _is_served_by_another(self) -> bool:
-        return b"yes" in self._workers.ask(_VERB, seconds=_ASK_SECONDS).values()
 
     def _tell(self, _: object) -> bytes:
         return b"no" if self.port is None else b"yes"

@@ -50,6 +50,9 @@ class StoryDraft:
     MOST_SPANS = 200
     MOST_LINES = 500
     MOST_LINE_BYTES = 256 * 1024
+    RESERVED_LINES = 8
+    RESERVED_LINE_BYTES = 64 * 1024
+    """For the lines that say how it ended, however many the application has written before."""
     MOST_EXEMPLARS = 64
 
     def __init__(self) -> None:
@@ -68,9 +71,11 @@ class StoryDraft:
         self.spans.append(span)
         return True
 
-    def add_line(self, line: bytes) -> None:
+    def add_line(self, line: bytes, *, is_of_its_end: bool = False) -> None:
         """Hold a line, or count it where there is no room."""
-        if len(self.lines) >= self.MOST_LINES or self.line_bytes + len(line) > self.MOST_LINE_BYTES:
+        most_lines = self.MOST_LINES + self.RESERVED_LINES * is_of_its_end
+        most_bytes = self.MOST_LINE_BYTES + self.RESERVED_LINE_BYTES * is_of_its_end
+        if len(self.lines) >= most_lines or self.line_bytes + len(line) > most_bytes:
             self.lost_lines += 1
         else:
             self.lines.append(line)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from sage_fastapi_obs.log_levels import LEVELS
+from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER
 from sage_fastapi_obs.logs.line_format import Line
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Recorder
@@ -58,7 +59,7 @@ class StoredLines:
         if exchange is not None and is_ours and not exchange.has_returned:
             if exchange.kept != NOT_KEPT and not exchange.excluded:
                 # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
-                exchange.own_story.add_line(encoded[:-1])
+                exchange.own_story.add_line(encoded[:-1], is_of_its_end=line.get("logger") == ACCESS_LOGGER)
         elif self._is_wanted(line, exchange if is_ours else None):
             request_id, correlation_id, trace_id = [
                 line.get(name) or "" for name in ("request_id", "correlation_id", "trace_id")

@@ -1,7 +1,11 @@
 """`/metrics` and `/monitoring/*`: what they answer, and to whom."""
 
 import asyncio
+import os
+import socket
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -16,6 +20,8 @@ from starlette.applications import Starlette
 from support import PATIENCE_SECONDS, drive, eventually, http_scope
 
 from sage_fastapi_obs import Observability, Settings
+from sage_fastapi_obs.workers.control_client import DONE
+from sage_fastapi_obs.workers.other_workers import Sibling
 
 TOKEN = "a-token-of-sixteen-or-more"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -319,6 +325,32 @@ async def test_a_taken_port_is_counted_and_the_service_runs(watch):
             assert (await client.get("/monitoring/health/live")).status_code == 200
         assert watched.obs.internal_errors.counts == {"MetricsPort": 1}
         await watched.obs.close()
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_port_that_a_busy_worker_may_have_is_no_failure(tmp_path, is_busy):
+    """Only when all others have said that they do not listen, somebody else does."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket(socket.AF_UNIX) as asked:
+        asked.bind(str(tmp_path / "worker"))
+        asked.listen()
+        port = taken.getsockname()[1]
+        obs = Observability(Settings(logging={"enabled": False}, monitoring={"access": "port"}, metrics={"port": port}))
+        now = time.monotonic()
+        obs.workers.find = lambda: [Sibling(1, os.getpid() + 1, True, now, now, now, 0, socket=tmp_path / "worker")]
+        if not is_busy:
+            threading.Thread(target=_say_no, args=(asked,), daemon=True).start()
+        obs.start()
+        assert obs.internal_errors.counts == ({} if is_busy else {"MetricsPort": 1})
+        obs.abandon()
+
+
+def _say_no(asked: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = asked.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"no" + DONE)
 
 
 def test_on_trio(watch):

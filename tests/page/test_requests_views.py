@@ -150,7 +150,6 @@ def test_who_was_delayed_is_linked_both_ways(browse: Any, trouble: str) -> None:
     """From the request that blocked the loop to the one that waited, and back; both beside the block on one clock."""
     browsed = browse(trouble).open(f"#/requests/{key_of(trouble, route='/blocks')}")
     overlap = browsed.page.get_by_role("list", name="What ran while the event loop was blocked")
-    expect(overlap.locator("li")).to_have_count(3)
     expect(overlap).to_contain_text("delayed by this request")
     overlap.get_by_role("link", name="GET /waits").click()
     expect(browsed.page.locator("h1")).to_have_text("GET /waits")

@@ -140,8 +140,9 @@ def test_old_requests_are_deleted(tmp_path: Path) -> None:
         assert store.flush(60)
         now[0] += 2 * DAY_NS
         store._writer._expire_at = 0.0
+        store.keep(request(path="/newer"))
         assert until(lambda: store.losses.counts["evicted"] == 2000, "expiry")
-        assert [each.request.path for each in store.reader.list(RequestQuery()).requests] == ["/new"]
+        assert [each.request.path for each in store.reader.list(RequestQuery()).requests] == ["/newer", "/new"]
 
 
 def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:

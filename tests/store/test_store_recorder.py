@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -268,7 +269,7 @@ async def test_streams_and_sockets_are_stored(tmp_path: Path) -> None:
 
 
 async def test_a_request_stores_so_many_lines(tmp_path: Path) -> None:
-    """What has no room is counted in its story."""
+    """What has no room is counted in its story; the line that says how it ended has room of its own."""
     async with Service(tmp_path) as service:
 
         @service.app.get("/")
@@ -276,10 +277,18 @@ async def test_a_request_stores_so_many_lines(tmp_path: Path) -> None:
             for number in range(StoryDraft.MOST_LINES + 20):
                 logger.info(f"line {number}")
 
+        @service.app.get("/fails")
+        async def fail() -> None:
+            await read()
+            raise LookupError("the reason")
+
+        with suppress(LookupError):
+            await drive(service.asgi, http_scope("/fails"))
         await drive(service.asgi, http_scope("/"))
-        (story,) = service.stories
-        assert len(story.lines) == StoryDraft.MOST_LINES + 1
-        assert story.dropped_lines == 20
+        for story in service.stories:
+            assert len(story.lines) == StoryDraft.MOST_LINES + 1
+            assert story.dropped_lines == 20
+        assert "the reason" in str(service.stories[1].lines[-1])
 
 
 async def test_a_store_can_be_switched_off(tmp_path: Path) -> None:
