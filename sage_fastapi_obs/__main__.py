@@ -1,8 +1,6 @@
 """`python -m sage_fastapi_obs` is `sage-obs`."""
 
-import sys
-
-from sage_fastapi_obs.cli import main
+from sage_fastapi_obs.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

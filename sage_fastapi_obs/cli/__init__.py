@@ -4,11 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sage_fastapi_obs.cli import case, contract, doctor, export, logs, mcp_command, show, stacks_command, store_command
 from sage_fastapi_obs.cli.app_process import end_with_threads
 
-__all__ = ["main"]
+__all__ = ["console", "main"]
 
 COMMANDS = {
     "show": show,
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"sage-obs: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    if "app" in given:
-        end_with_threads(code)
     return code
+
+
+def console(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command, and end this process, whatever an app that it has loaded leaves running."""
+    code = main(arguments)
+    end_with_threads(code)
+    sys.exit(code)

@@ -1,5 +1,6 @@
 """What a terminal can show: rows of a bounded width, in characters that it has, without anything that it would obey."""
 
+import os
 import shutil
 import sys
 import unicodedata
@@ -38,6 +39,7 @@ class Screen:
     def __init__(self) -> None:
         self._encoding = sys.stdout.encoding or "utf-8"
         self.width = max(_LEAST_WIDTH, shutil.get_terminal_size((_USUAL_WIDTH, 24)).columns)
+        self._has_end = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
         self.signs = _UNICODE if self._can_show("".join(_UNICODE)) else _ASCII
 
     def _can_show(self, text: str) -> bool:
@@ -48,8 +50,9 @@ class Screen:
         return True
 
     def row(self, text: str) -> None:
-        """Print a row, cut where the screen ends."""
-        print(self.cut(self._encodable(text.rstrip()), self.width))
+        """Print a row, cut where the screen ends; whole for another program, which may search it."""
+        row = self._encodable(text.rstrip())
+        print(self.cut(row, self.width) if self._has_end else row)
 
     def wrapped(self, text: str) -> None:
         """Print a text that is longer than a row on several, the later ones indented; between words, where there are any."""

@@ -490,4 +490,4 @@ def test_following_in_a_process(path: Path) -> None:
 def test_the_script_is_declared() -> None:
     """Installed, it is called `sage-obs`."""
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'sage-obs = "sage_fastapi_obs.cli:main"' in pyproject
+    assert 'sage-obs = "sage_fastapi_obs.cli:console"' in pyproject

@@ -257,6 +257,15 @@ VALUES = strategies.recursive(
 TEXT = strategies.text(max_size=60) | strategies.just("漢字 \x1b[2J\u202e\n" * 20)
 
 
+def test_another_program_gets_whole_rows(stored: Store, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Rows are cut for a terminal alone: what searches them finds what stands at their end."""
+    put(stored, kept(31, path="/" + "very-long/" * 30 + "end", request_id="long", kept="slow"))
+    for name, is_whole in (("", True), ("60", False)):
+        monkeypatch.setenv("COLUMNS", name)
+        assert main(["show", "slow", "--store", str(path)]) == 0
+        assert ("/end" in capsys.readouterr().out) is is_whole
+
+
 @settings(max_examples=times(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=strategies.lists(TEXT, min_size=12, max_size=12),

@@ -15,7 +15,7 @@ from sage_fastapi_obs.contract.telemetry_contract import read_contract
 from sage_fastapi_obs.contract.use_files import uses_in
 
 SHOP = Path(__file__).parent / "shop"
-MAIN = "import sys; from sage_fastapi_obs.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "from sage_fastapi_obs.cli import console; console()"
 SOURCE = (SHOP / "shop.py").read_text()
 EXIT_OF_A_TASK = """
 async def leave():

@@ -2,12 +2,11 @@
 
 import multiprocessing
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage_fastapi_obs.cli import app_process, main
+from sage_fastapi_obs.cli import app_process, console
 from sage_fastapi_obs.inspection import synthetic_requests
 
 # Not what is tested: the lines of a module are run, and can be counted, where it is imported.
@@ -39,4 +38,4 @@ def _look(folder: Path, arguments: Sequence[str], environment: dict[str, str]) -
     os.chdir(folder)
     for number, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
-    sys.exit(main(["doctor", *arguments]))
+    console(["doctor", *arguments])

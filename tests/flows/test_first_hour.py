@@ -66,7 +66,7 @@ def test_the_tasks_of_the_first_hour_show_what_the_page_says(tmp_path: Path):
         assert "KeyError: 8" in opened
         (place,) = re.findall(r"`blocked the event loop \d+ ms (at main.py:\d+)`", TASKS[2])
         # On a busy machine the culprit of one block may not be seen.
-        until(lambda: re.search(rf"blocked the event loop \d+ ms {place}", typed(server, tmp_path, block(3, 0))))
+        until(lambda: re.search(rf"blocked the event loop [0-9.]+ m?s {place}", typed(server, tmp_path, block(3, 0))))
         typed(server, tmp_path, block(4, 1))
         alerts = f"http://localhost:{server.port}/monitoring/alerts"
         until(lambda: "ItemsFail" in [alert["name"] for alert in httpx.get(alerts).json()["active_alerts"]])
