@@ -54,11 +54,9 @@ class CollectorPauses:
         return total
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
-        if phase == "start":
-            self._began = self._clock()
-        elif self._began is not None:
-            self._add(info["generation"], self._began, self._clock())
-            self._began = None
+        began, self._began = self._began, self._clock() if phase == "start" else None
+        if phase == "stop" and began is not None:
+            self._add(info["generation"], began, self._clock())
 
     def _add(self, generation: int, began: int, ended: int) -> None:
         if ended - began >= _NOTED_NS:
