@@ -77,8 +77,8 @@ def _sentence_of_run(run: Results) -> str:
     cost = run["cost"]
     sent, stored, tenth = (cost[name] for name in ("100 %, OTLP", "100 %", "10 %, OTLP, no traceparent"))
     return (
-        f"For a browser's request behind a gateway, with everything kept in the store and sent by OTLP, it is "
-        f"{sent['added_us']:.0f} µs of CPU, {sent['to_instrumentator']:.2f} times what prometheus-fastapi-instrumentator adds "
+        f"To a browser's request behind a gateway, kept in the store and sent by OTLP, all four signals together add "
+        f"{sent['added_us']:.0f} µs of CPU: {sent['to_instrumentator']:.2f} times what prometheus-fastapi-instrumentator adds "
         f"for metrics alone, and 1/{1 / sent['to_usual']:.1f} of the usual stack of four packages that sends its spans; "
         f"not sent, {stored['to_instrumentator']:.2f} times; with one trace in ten kept, and what failed or was slow, "
         f"{tenth['to_instrumentator']:.2f} times."
