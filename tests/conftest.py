@@ -137,9 +137,12 @@ def _running() -> list[Any]:
 def environment_is_given_back() -> Iterator[None]:
     """See that a test leaves the environment as it was: the processes of others would be set up by it.
 
-    Each has a place of its own for workers: a service tells of those that died at its last start, and a test kills many.
+    Each has places of its own for workers and for stores: a service tells of the workers that died at its last start, and goes
+    on with the windows of the process before; those may be another test's.
     """
-    os.environ["XDG_RUNTIME_DIR"] = f"{_STATE.name}/workers-{next(_numbers)}"
+    number = next(_numbers)
+    os.environ["XDG_RUNTIME_DIR"] = f"{_STATE.name}/workers-{number}"
+    os.environ["XDG_STATE_HOME"] = f"{_STATE.name}/state-{number}"
     before = _environment()
     yield
     assert _environment() == before, "an environment variable was not set with monkeypatch"

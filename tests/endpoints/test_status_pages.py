@@ -3,8 +3,6 @@
 import asyncio
 import json
 import math
-import os
-import tempfile
 import threading
 import time
 from itertools import cycle, product
@@ -59,10 +57,7 @@ class Shop:
 
     def __init__(self, app: Any = None, **sections: Any) -> None:
         self.now = 1000.0
-        # Of its own: it would go on with the windows of a process that another test has started.
-        store = {"path": tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"])}
-        monitoring = {"access": "open", "interval_seconds": 15}
-        sections = {"logging": {"enabled": False}, "monitoring": monitoring, "store": store, **sections}
+        sections = {"logging": {"enabled": False}, "monitoring": {"access": "open", "interval_seconds": 15}, **sections}
         self.obs = Observability(Settings(**sections), status_clock=lambda: self.now)
         self.app = FastAPI() if app is None else app
         self.obs.install(self.app)

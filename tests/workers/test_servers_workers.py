@@ -36,7 +36,7 @@ async def boom():
     raise LookupError
 """
 SERVERS = {
-    "uvicorn": ["uvicorn", "shop:app", "--timeout-worker-healthcheck", "300", "--workers", str(WORKERS), "--port"],
+    "uvicorn": ["uvicorn", "shop:app", "--timeout-worker-healthcheck", "60", "--workers", str(WORKERS), "--port"],
     "gunicorn": ["gunicorn", "shop:app", "-w", str(WORKERS), "-k", "asgi", "--preload", "-b"],
 }
 

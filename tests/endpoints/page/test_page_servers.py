@@ -41,7 +41,7 @@ async def version() -> int:
     app.state.loop = asyncio.get_running_loop()
     return 1
 """
-WORKERS = ["uvicorn", "shop:app", "--timeout-worker-healthcheck", "300", "--port", "{port}", "--workers"]
+WORKERS = ["uvicorn", "shop:app", "--timeout-worker-healthcheck", "60", "--port", "{port}", "--workers"]
 SERVERS = {
     "uvicorn": ["uvicorn", "shop:app", "--port", "{port}"],
     "uvicorn with h11": ["uvicorn", "shop:app", "--http", "h11", "--port", "{port}"],
