@@ -39,13 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough.
+        code = 0
     except OSError as error:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # A reader who has gone has seen enough.
-        code = 0 if isinstance(error, BrokenPipeError) else FAILED
-        if code:
-            print(f"sage-obs: {error}", file=sys.stderr)
+        print(f"sage-obs: {error}", file=sys.stderr)
+        code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED
     return code
@@ -54,5 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def console(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and end this process, whatever an app that it has loaded leaves running."""
     code = main(arguments)
+    _drop_what_cannot_be_written()
     end_with_threads(code)
     sys.exit(code)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Keep Python from complaining of it once more when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

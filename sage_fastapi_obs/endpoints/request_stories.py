@@ -210,7 +210,7 @@ class TraceStory(BaseModel):
 
 
 def _note(stories: Iterable[Story], *, with_lines: bool) -> str | None:
-    is_whole = all(story.has_details for story in stories)
-    return (
-        "; ".join(text for text, is_left_out in ((NO_LINES, not with_lines), (NO_DETAILS, not is_whole)) if is_left_out) or None
-    )
+    notes = [] if with_lines else [NO_LINES]
+    if not all(story.has_details for story in stories):
+        notes.append(NO_DETAILS)
+    return "; ".join(notes) or None

@@ -52,7 +52,7 @@ class StoryDraft:
     MOST_LINE_BYTES = 256 * 1024
     RESERVED_LINES = 8
     RESERVED_LINE_BYTES = 64 * 1024
-    """For the lines that say how it ended, however many the application has written before."""
+    """Room for access lines besides, which say how it ended, however many lines the application has written before."""
     MOST_EXEMPLARS = 64
 
     def __init__(self) -> None:
@@ -71,10 +71,10 @@ class StoryDraft:
         self.spans.append(span)
         return True
 
-    def add_line(self, line: bytes, *, is_of_its_end: bool = False) -> None:
+    def add_line(self, line: bytes, *, is_access_line: bool = False) -> None:
         """Hold a line, or count it where there is no room."""
-        most_lines = self.MOST_LINES + self.RESERVED_LINES * is_of_its_end
-        most_bytes = self.MOST_LINE_BYTES + self.RESERVED_LINE_BYTES * is_of_its_end
+        most_lines = self.MOST_LINES + self.RESERVED_LINES * is_access_line
+        most_bytes = self.MOST_LINE_BYTES + self.RESERVED_LINE_BYTES * is_access_line
         if len(self.lines) >= most_lines or self.line_bytes + len(line) > most_bytes:
             self.lost_lines += 1
         else:

@@ -59,7 +59,7 @@ class StoredLines:
         if exchange is not None and is_ours and not exchange.has_returned:
             if exchange.kept != NOT_KEPT and not exchange.excluded:
                 # Without the newline it is a copy: what orjson returns holds on to a buffer of at least 4 KiB.
-                exchange.own_story.add_line(encoded[:-1], is_of_its_end=line.get("logger") == ACCESS_LOGGER)
+                exchange.own_story.add_line(encoded[:-1], is_access_line=line.get("logger") == ACCESS_LOGGER)
         elif self._is_wanted(line, exchange if is_ours else None):
             request_id, correlation_id, trace_id = [
                 line.get(name) or "" for name in ("request_id", "correlation_id", "trace_id")
