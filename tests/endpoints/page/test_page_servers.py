@@ -51,7 +51,7 @@ SERVERS = {
         "--workers",
         "2",
         "--timeout-worker-healthcheck",
-        "300",
+        "60",
         "--port",
         "{port}",
     ],
