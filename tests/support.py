@@ -27,6 +27,9 @@ from sage_fastapi_obs import Observability, Settings
 PATIENCE_SECONDS = 300.0
 """How long a test waits for what comes at once on an idle machine: only to end where it never comes."""
 
+NO_KEEP_ALIVE = httpx.Limits(max_keepalive_connections=0)
+"""For clients that ask on after an exception: uvicorn closes its connection then, and the next request may notice too late."""
+
 SOAK = os.environ.get("SOAK") == "1"
 """Whether the long forms of tests are run: `make soak`."""
 LONG_ENOUGH = 60.0

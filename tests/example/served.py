@@ -10,7 +10,7 @@ import httpx
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from prometheus_client.parser import text_string_to_metric_families
 from receivers import SpanCollector
-from support import PATIENCE_SECONDS
+from support import NO_KEEP_ALIVE, PATIENCE_SECONDS
 
 from example_app.sage.agent import Agent
 from example_app.sage.did import Chain
@@ -40,7 +40,12 @@ class Example:
         self.clock = Clock()
         self._log = log
         self._collector = collector
-        options: dict[str, Any] = {"timeout": PATIENCE_SECONDS, "trust_env": False, "event_hooks": {"request": [without_trace]}}
+        options: dict[str, Any] = {
+            "timeout": PATIENCE_SECONDS,
+            "limits": NO_KEEP_ALIVE,
+            "trust_env": False,
+            "event_hooks": {"request": [without_trace]},
+        }
         self.client = httpx.AsyncClient(base_url=url, **options)
         self.registry = httpx.AsyncClient(base_url=f"{url}/registry", **options)
 

@@ -17,7 +17,7 @@ import pytest
 import websockets
 from receivers import SpanCollector, serving
 from servers import redis_server, running
-from support import PATIENCE_SECONDS, until
+from support import NO_KEEP_ALIVE, PATIENCE_SECONDS, until
 
 from sage_fastapi_obs.cli import main
 
@@ -60,9 +60,7 @@ async def ask_everything(url: str) -> None:
     """Ask for each kind of trouble, some of it at once."""
     hostile = {"X-Request-Start": "t=hunter2-start", "X-Key": "hunter2-header", "Authorization": "Bearer hunter2-authorization"}
     hostile["Cookie"] = "session=hunter2-cookie"
-    # uvicorn closes a connection after an exception: each request has its own.
-    limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=url, timeout=None, headers=hostile, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=None, headers=hostile, limits=NO_KEEP_ALIVE) as http:
         path, query = "hunter2-path", {"q": "hunter2-query", "limit": "hunter2-query"}
         for _ in range(2):
             await http.get(f"/blocking/{path}", params=query)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from servers import free_port
-from support import PATIENCE_SECONDS, until
+from support import NO_KEEP_ALIVE, PATIENCE_SECONDS, until
 
 from sage_fastapi_obs.cli import main
 from sage_fastapi_obs.store.location import StoreKey, file_name
@@ -111,7 +111,8 @@ class Worker:
         more = json.dumps({"access": "port"} if metrics_port else {}), metrics_port or 0
         command = [sys.executable, "-W", "ignore", "-c", WORKER, *map(str, (number, self.port, folder, TOKEN, *more))]
         self.process = subprocess.Popen(command)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=BEARER, timeout=PATIENCE_SECONDS)
+        where = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=where, headers=BEARER, timeout=PATIENCE_SECONDS, limits=NO_KEEP_ALIVE)
         until(lambda: self.process.poll() is not None or self.http.get("/turn").status_code == 200, "worker")
         assert self.process.poll() is None
         until((folder / f"{number}.worker").exists, "heartbeat")

@@ -363,12 +363,12 @@ def test_the_end_of_a_process_is_noticed_at_once(folder: Path, monkeypatch: pyte
     """A descriptor is watched in the same thread; its function is called once, at the end, and may watch another."""
     monkeypatch.setattr(control_socket, "TICK_SECONDS", PATIENCE_SECONDS)
     first, second = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
+    # The second process may have ended and be gone before it is watched.
+    of_first, of_second = (os.pidfd_open(process.pid) for process in (first, second))
     ended: list[str] = []
     has_ended = threading.Event()
 
-    def watch(process: Any, name: str, then: Callable[[], object]) -> bytes:
-        descriptor = os.pidfd_open(process.pid)
-
+    def watch(descriptor: int, name: str, then: Callable[[], object]) -> bytes:
         def ready() -> None:
             ended.append(name)
             os.close(descriptor)
@@ -377,8 +377,8 @@ def test_the_end_of_a_process_is_noticed_at_once(folder: Path, monkeypatch: pyte
         served.watch(descriptor, ready)
         return b""
 
-    watch_second = lambda: watch(second, "second", has_ended.set)  # noqa: E731
-    with serving(folder, watch=lambda _: watch(first, "first", watch_second)) as (served, told):
+    watch_second = lambda: watch(of_second, "second", has_ended.set)  # noqa: E731
+    with serving(folder, watch=lambda _: watch(of_first, "first", watch_second)) as (served, told):
         asked(served, "watch")
         assert ended == []
         for process in (first, second):

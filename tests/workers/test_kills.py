@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
 from servers import free_port, need, prometheus, query
-from support import PATIENCE_SECONDS, SOAK, times, until
+from support import NO_KEEP_ALIVE, PATIENCE_SECONDS, SOAK, times, until
 
 from sage_fastapi_obs.workers.siblings import is_running, start_time
 
@@ -148,7 +148,7 @@ def end(pid: int) -> None:
 
 async def visit(service: Service, numbers: "count[int]", until_at: float) -> None:
     """Send requests, one after the other, each on a connection of its own."""
-    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=NO_KEEP_ALIVE)
     while time.monotonic() < until_at:
         request_id = f"r{next(numbers)}"
         path = "quick" if int(request_id[1:]) % 3 else "work"
@@ -183,7 +183,7 @@ def metrics(service: Service, **headers: str) -> str:
 async def scrape(service: Service, pages: list[str], until_at: float) -> None:
     """Read the metrics of whoever answers, five times a second; no count falls, and no family comes twice."""
     last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=NO_KEEP_ALIVE)
     while time.monotonic() < until_at:
         with suppress(httpx.HTTPError):
             page = (await http.get(f"{service.url}/metrics")).raise_for_status().text
