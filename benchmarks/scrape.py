@@ -18,7 +18,7 @@ from benchmarks.place import Place
 from benchmarks.variants import observability
 from benchmarks.workers import Worker, answer, say
 
-__all__ = ["LIKE_PROMETHEUS", "fill", "measure"]
+__all__ = ["CHANGED", "LIKE_PROMETHEUS", "fill", "longest_stall", "measure"]
 
 KINDS = ("http", "client")
 """Series of our own HTTP metrics, made by requests; and instruments that an application has put on our registry."""
@@ -172,13 +172,14 @@ async def _stalls(app: ASGIApp, change: Change, render: Callable[[], Awaitable[N
     found = []
     for _ in range(scrapes):
         await change()
-        found.append(await _longest(asyncio.create_task(render())))  # type: ignore[arg-type]
+        found.append(await longest_stall(asyncio.create_task(render())))  # type: ignore[arg-type]
     done = True
     await serving
     return found
 
 
-async def _longest(scraping: asyncio.Task[None]) -> float:
+async def longest_stall(scraping: asyncio.Task[Any]) -> float:
+    """Wait for a task; return by how much a short nap was longest prolonged meanwhile, in seconds."""
     longest = 0.0
     while not scraping.done():
         started = time.perf_counter()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Self, TypeAlias
 
+from anyio.lowlevel import checkpoint
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.health.readiness import Health
@@ -121,6 +122,8 @@ class Lifecycle(ABC):
             if kind == "lifespan.startup.complete":
                 # Not before: the app's own lifespan may add routes.
                 self._do(self._after_startup(app_of_routes))
+                # Imports what anyio needs for this loop: the first scrape would stop it for milliseconds.
+                await checkpoint()
             if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # Before the server reads this: it may end the process then.
                 closed = True

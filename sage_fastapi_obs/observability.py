@@ -124,7 +124,7 @@ class Observability(Lifecycle):
         self.collected = NamedMetrics(self.instruments, self.internal_errors)
         """Metrics that the application collects by name."""
 
-        http = HttpMetrics(settings.metrics, self.instruments) if "http" in self.instruments.packs else None
+        http = HttpMetrics(settings.metrics, self.instruments, self.in_progress) if "http" in self.instruments.packs else None
         self.workers, self._levels, self._control, self.numbers, self.worker = build_workers(
             *(self, http, redaction.readable, self._log, self._warn_locally)
         )

@@ -1,5 +1,7 @@
 """RED metrics of HTTP and WebSocket, on the registry of one `Observability`."""
 
+from collections.abc import Iterator
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
 
@@ -21,6 +23,7 @@ from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.request.in_flight import RequestRecords
 from sage_fastapi_obs.request.recorder import Recorder
+from sage_fastapi_obs.request.watch import Watch, in_flight
 from sage_fastapi_obs.settings import MetricsSettings
 
 _READ = {label.name: label.value_of for label in REQUEST_LABELS}
@@ -31,12 +34,13 @@ class HttpMetrics(Recorder):
 
     component = "Metrics"
 
-    def __init__(self, settings: MetricsSettings, shared: Instruments) -> None:
+    def __init__(self, settings: MetricsSettings, shared: Instruments, in_progress: set[Watch]) -> None:
+        """`in_progress`: watches of the exchanges whose app has not returned."""
         total, duration, in_flight, received, sent = REQUEST_METRICS
         self._requests = requests = HttpRequestSeries(
             total, duration.with_buckets(settings.duration_buckets), in_flight, received, sent
         )
-        self._in_flight = requests.in_flight
+        requests.in_flight = partial(_in_flight, in_progress)
         register(requests, shared.registry)
         metrics = (*HTTP_METRICS, SLOW_REQUESTS, VALIDATION_ERRORS, REQUEST_QUEUE, *WEBSOCKET_METRICS)
         self._metrics = {metric.name: metric for metric in metrics}
@@ -67,7 +71,7 @@ class HttpMetrics(Recorder):
         self._requests.add_up_all()
         self._shared = records
         if records is not None:
-            self._requests.free, records.make_room = records.free, self._requests.add_up_all
+            self._requests.free, records.make_room = records.free_all, self._requests.add_up_all
 
     def count_untimed(self, exchange: Exchange) -> None:
         """Count a request of which the duration is not known, at once."""
@@ -76,11 +80,9 @@ class HttpMetrics(Recorder):
         self._requests.add_up(series)
 
     def request_started(self, exchange: Exchange) -> None:
-        """Count the request in."""
+        """Count a WebSocket in; requests in flight are counted when somebody asks."""
         if exchange.kind == "websocket":
             self._instruments["websocket_connections_open"].inc()
-            return
-        self._in_flight.add(exchange)
 
     def request_finished(self, exchange: Exchange) -> None:
         """Count the request out, and time it."""
@@ -91,7 +93,6 @@ class HttpMetrics(Recorder):
         if exchange.socket is not None:
             self._socket_finished(exchange, exchange.socket)
             return
-        self._in_flight.discard(exchange)
         try:
             series = self._series[self._attributes(exchange)]
         except KeyError:
@@ -104,7 +105,7 @@ class HttpMetrics(Recorder):
             self._stream_finished(exchange)
         else:
             pending.append((exchange.duration_us, exchange.received_bytes, exchange.sent_bytes, seen, done))
-        if len(pending) >= BATCH or (records is not None and done is not None and not records.has_room(done[0])):
+        if len(pending) >= BATCH or (records is not None and done is not None and done[0] is records.no_room):
             self._requests.add_up(series)
         if exchange.error_type is not None and exchange.failed:
             self._count_error("http", exchange, exchange.error_type)
@@ -174,3 +175,10 @@ class HttpMetrics(Recorder):
             # Overflowed values and unknown methods are not cached: the cache would grow without end.
             self._series[attributes] = series
         return series
+
+
+def _in_flight(in_progress: set[Watch]) -> Iterator[Exchange]:
+    for watch in in_flight(in_progress):
+        exchange = watch.exchange
+        if exchange.kind == "http" and not exchange.finished and not exchange.excluded:
+            yield exchange

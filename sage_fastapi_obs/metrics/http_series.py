@@ -6,7 +6,7 @@ scrape, for a fraction of the cost of five separate instruments. No scrape sees 
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from threading import RLock
 from typing import TypeAlias
@@ -20,9 +20,9 @@ from sage_fastapi_obs.metrics.http_families import HttpFamilies
 from sage_fastapi_obs.metrics.http_totals import NO_EXTREMES, ExemplarSource, LabelValues, Totals
 from sage_fastapi_obs.metrics.registry_reader import Reading
 from sage_fastapi_obs.processes import hold_at_fork
-from sage_fastapi_obs.request.exchange import Exchange
+from sage_fastapi_obs.request.exchange import Exchange, Place
 
-Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None, tuple[int, int] | None]
+Numbers: TypeAlias = tuple[int | None, int, int, ExemplarSource | None, tuple[Place, int] | None]
 """Of one request: duration in microseconds, bytes received, bytes sent; no duration for a stream, which is timed elsewhere.
 
 Where it stands in the slot of a worker: its place there, and its number.
@@ -74,11 +74,12 @@ class HttpRequestSeries(Collector):
         """Held while numbers are added up, and while they are read."""
         hold_at_fork(self.lock)
         self._adding = False
-        self.in_flight: set[Exchange] = set()
+        self.in_flight: Callable[[], Iterable[Exchange]] = tuple
+        """Lists the requests in flight."""
         self.save: Callable[[RequestSeries], None] | None = None
         """Called under the lock with each series that is new or has new totals."""
-        self.free: Callable[[int], None] = lambda _: None
-        """Called with the place in the slot of each request that has been saved."""
+        self.free: Callable[[Iterable[Place]], None] = lambda _: None
+        """Called with the places in the slot of requests that have been saved."""
         self._duration_bounds = duration.buckets
         self._size_bounds = received.buckets
         self._in_flight_labels = [label for label in REQUEST_LABELS if label.name in in_flight.labels]
@@ -126,9 +127,7 @@ class HttpRequestSeries(Collector):
 
     def in_flight_counts(self) -> list[tuple[LabelValues, int]]:
         """Count the requests in flight, for all values of the labels."""
-        counts = Counter(
-            tuple([label.value_of(exchange) for label in self._in_flight_labels]) for exchange in self.in_flight.copy()
-        )
+        counts = Counter(tuple([label.value_of(exchange) for label in self._in_flight_labels]) for exchange in self.in_flight())
         return [(labels, counts[labels]) for labels in product(*(label.values for label in self._in_flight_labels))]
 
     def _read(self, series: RequestSeries) -> tuple[float, float] | None:
@@ -172,8 +171,7 @@ class HttpRequestSeries(Collector):
         series.folded = max([series.folded, *(number for _, number in done)])
         if self.save is not None:
             self.save(series)
-        for place, _ in done:
-            self.free(place)
+        self.free([place for place, _ in done])
 
     def with_request(self, totals: Totals, request: Numbers) -> Totals:
         """Return totals with one more request."""

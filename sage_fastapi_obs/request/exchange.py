@@ -2,7 +2,7 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import Scope
@@ -15,6 +15,9 @@ CANCELLED = "cancelled"
 NOT_OUR_FAULT = frozenset({None, CLIENT_DISCONNECT, CANCELLED})
 """Error types for which the service is not to blame."""
 SCOPE_KEY = "sage_fastapi_obs.exchange"
+
+Place: TypeAlias = tuple[memoryview, int, int, int]
+"""A record in the slot of a worker: the words of the slot, the one of its state, and the bytes of its numbers and its start."""
 
 current_exchange: ContextVar["Exchange | None"] = ContextVar("sage_fastapi_obs.exchange", default=None)
 """The exchange this code runs for; also in threads, dependencies and background tasks of the request."""
@@ -150,8 +153,8 @@ class Exchange:
     """Lines that wait for the outcome; None when there are none."""
     queue_us: int | None
     """How long it was on its way from the proxy, by the proxy's clock: no part of the duration."""
-    record: tuple[memoryview, int] | None
-    """The slot of this worker, and its place there; None where it is in no slot, or not any more."""
+    record: Place | None
+    """Where it stands in the slot of this worker; None where it is in no slot, or not any more."""
     response_headers: Any
     """Those that the app has sent, as it sent them; None also once the app has returned."""
     task: Any

@@ -77,6 +77,8 @@ class SharedNumbers:
         if self._http is not None:
             self._http.share(records)
         self._saved.save()
+        # Before it serves: what siblings have counted so far may be so much that the garbage collector stops the event loop.
+        self._merged.refresh(lambda: None)
         self._has_shared = True
 
     def leave(self) -> None:

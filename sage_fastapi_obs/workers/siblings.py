@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sage_fastapi_obs.store.location import StoreKey
 
 _PROC = Path("/proc")
-FORMAT = "1"
+FORMAT = "2"
 """Of the files of a group, one letter: workers of two versions that differ in it do not meet."""
 _START_TIME = 19
 """Place of the start time among the fields of `/proc/*/stat` that follow the name."""

@@ -1,6 +1,7 @@
 """Which children have changed, also while they change."""
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.samples import Exemplar
 
 from sage_fastapi_obs.metrics.exposition.child_changes import ChildChanges
 from sage_fastapi_obs.metrics.exposition.prometheus_internals import instrument
@@ -41,6 +42,23 @@ def test_only_what_has_changed_is_told_of():
     histogram.labels("7").observe(1.5, {"trace_id": "1"})
     assert [(labels, numbers) for labels, _, numbers in changes.numbers()] == [(("7",), (2.0, 1.0, 1.0, 0.0))]
     assert [(labels, place, one.labels) for labels, place, one in changes.exemplars()] == [(("7",), 2, {"trace_id": "1"})]
+    assert [*changes.exemplars()] == []
+
+
+def test_an_exemplar_that_follows_its_number_later_is_told_of():
+    """It is set after the number, between which a thread may stand while somebody looks."""
+    counter = Counter("work", "Work.", ["kind"], registry=None)
+    counter.labels("a").inc()
+    changes = changes_of(counter)
+    list(changes.numbers())
+    assert [*changes.exemplars()] == []
+    # As `inc` does, one after the other.
+    counter.labels("a")._value.inc(1)
+    assert [numbers for *_, numbers in changes.numbers()] == [(2.0,)]
+    assert [*changes.exemplars()] == []
+    counter.labels("a")._value.set_exemplar(Exemplar({"trace_id": "1"}, 1.0))
+    list(changes.numbers())
+    assert [(labels, place, one.labels) for labels, place, one in changes.exemplars()] == [(("a",), 0, {"trace_id": "1"})]
     assert [*changes.exemplars()] == []
 
 

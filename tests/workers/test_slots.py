@@ -282,11 +282,10 @@ def test_requests_without_room_are_counted(tmp_path: Path) -> None:
     begun = [worker_process.exchange(str(number)) for number in range(MOST_RECORDS + 3)]
     for exchange in begun:
         records.start(exchange)
-    assert [records.has_room(exchange.record[1]) for exchange in begun[-4:]] == [True, False, False, False]
+    assert [exchange.record is records.no_room for exchange in begun[-4:]] == [False, True, True, True]
     assert file.numbers[8] == 3
     assert len([*read_records(file.numbers, file.bytes, 4_096)]) == MOST_RECORDS
-    for exchange in begun:
-        records.free(exchange.record[1])
+    records.free_all(exchange.record for exchange in begun)
     assert file.numbers[8] == 0
     assert [*read_records(file.numbers, file.bytes, 4_096)] == []
 

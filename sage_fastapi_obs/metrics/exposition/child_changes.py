@@ -2,7 +2,6 @@
 # ruff: noqa: SLF001 - as there
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, compress, count
 from operator import attrgetter, is_not
@@ -52,6 +51,12 @@ class ChildChanges:
         self._recent: dict[int, float] = {}
         """Until when children are looked at again that have changed, by place."""
         self._exemplars: list[Exemplar | None] = []
+        self._has_exemplars = False
+        """In the client library's own files of several processes there are none."""
+        self._changed: set[int] = set()
+        self._changed_before: set[int] = set()
+        """Children that have changed since exemplars were last asked for, and in the time before, by place: an exemplar is set
+        after the numbers."""
 
     def learn(self) -> bool:
         """Find out which children there are; return whether they are others than before."""
@@ -66,7 +71,9 @@ class ChildChanges:
         self._first = [some[0] for some in values]
         # Those that are not new are told of again, too.
         self._numbers, self._recent = [None] * len(values), {}
+        self._changed, self._changed_before = set(), set()
         self._exemplars = [None] * len(self._values)
+        self._has_exemplars = {*map(type, self._values)} <= {MutexValue}
         return True
 
     def numbers(self) -> Iterator[tuple[tuple[str, ...], Any, tuple[float, ...]]]:
@@ -74,22 +81,27 @@ class ChildChanges:
         before, now = self._numbers, [*map(_value_of, self._first)]
         self._numbers = now
         computed = self._computed() if self._is_gauge else {}
-        for place in {**self._noted(compress(count(), map(is_not, now, before))), **computed}:
+        changed = [*compress(count(), map(is_not, now, before))]
+        self._changed.update(changed)
+        for place in {**self._noted(changed), **computed}:
             values = self._values[self._starts[place] : self._starts[place + 1]]
             numbers = (computed[place],) if place in computed else tuple(map(_value_of, values))
             yield self.labels[place], self._children[place], numbers
 
     def exemplars(self) -> Iterator[tuple[tuple[str, ...], int, Exemplar]]:
-        """Yield label values, place among the numbers, and exemplar, for those that have changed."""
-        if {*map(type, self._values)} - {MutexValue}:
-            # In the client library's own files of several processes there are none.
+        """Yield label values, place among the numbers, and exemplar, for those that have changed with the numbers told of."""
+        if not self._has_exemplars:
             return
-        before, now = self._exemplars, [*map(_exemplar_of, self._values)]
-        self._exemplars = now
-        for at in compress(range(len(now)), map(is_not, now, before)):
-            place, exemplar = bisect_right(self._starts, at) - 1, now[at]
-            if exemplar is not None:
-                yield self.labels[place], at - self._starts[place], exemplar
+        changed, self._changed = self._changed, set()
+        places, self._changed_before = changed | self._changed_before, changed
+        for place in places:
+            start = self._starts[place]
+            for at in range(start, self._starts[place + 1]):
+                exemplar = _exemplar_of(self._values[at])
+                if exemplar is not self._exemplars[at]:
+                    self._exemplars[at] = exemplar
+                    if exemplar is not None:
+                        yield self.labels[place], at - start, exemplar
 
     def _noted(self, changed: Iterable[int]) -> dict[int, float]:
         """Return the children that have changed lately."""
