@@ -6,6 +6,7 @@ from typing import Any
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
+from sage_fastapi_obs.insight.refusals import raised_clause
 from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.request.exchange import Exchange
@@ -86,6 +87,12 @@ class InsightRecorder(Recorder):
         if is_slow or exchange.status >= 400 or exchange.error_type is not None or self._is_of_concern(exchange):
             self._find_out(exchange, is_slow=is_slow)
         exchange.facts = None
+
+    def background_finished(self, exchange: Exchange) -> None:
+        """Say at which line the work after the response has failed."""
+        background = exchange.background
+        if background is not None and background.error is not None:
+            background.why = raised_clause(exchange, background.error)
 
     def timings(self, exchange: Exchange) -> dict[str, int]:
         """Return where its time went so far, in microseconds by name; of two observers the later one knows better."""

@@ -40,7 +40,7 @@ class Refusals(CauseObserver):
         if not_valid is not None:
             self._add_not_valid(exchange, explanation, not_valid)
         if exchange.failed and raised is not None and not raised.is_answer and raised.errors is None:
-            explanation.findings.append(Finding("exception", f"raised {raised.name}{_place(exchange, raised)}"))
+            explanation.findings.append(Finding("exception", _raised(exchange, raised)))
         elif exchange.status >= 400 and not_valid is None:
             explanation.findings.append(Finding("refused", self._refusal(exchange, raised)))
 
@@ -64,6 +64,15 @@ class Refusals(CauseObserver):
             method = exchange.method
             return f"the route has no method {method}" if method in KNOWN_METHODS else "the route has no such method"
         return f"answered {exchange.status}{place or _file(exchange, raised)}"
+
+
+def raised_clause(exchange: Exchange, error: BaseException) -> str:
+    """Say what was raised, and at which line of the application."""
+    return _raised(exchange, raised_error(error))
+
+
+def _raised(exchange: Exchange, raised: RaisedError) -> str:
+    return f"raised {raised.name}{_place(exchange, raised)}"
 
 
 def _place(exchange: Exchange, raised: RaisedError) -> str:

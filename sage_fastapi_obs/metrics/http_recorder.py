@@ -19,6 +19,7 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.metrics.http_series import BATCH, HttpRequestSeries, RequestSeries
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
+from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.request.in_flight import RequestRecords
@@ -121,7 +122,7 @@ class HttpMetrics(Recorder):
             return
         self._time("http_background_duration_seconds", exchange, background.duration_us)
         if background.error is not None:
-            self._count_error("http", exchange, type(background.error).__name__)
+            self._count_error("http", exchange, exception_name(background.error))
 
     def _socket_finished(self, exchange: Exchange, socket: Socket) -> None:
         self._instruments["websocket_connections_open"].dec()

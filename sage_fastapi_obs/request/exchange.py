@@ -34,7 +34,7 @@ class Socket:
     sent_messages: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Background:
     """What the app did after the last byte."""
 
@@ -43,6 +43,8 @@ class Background:
     duration_us: int
     error: BaseException | None
     """What made it fail; None also for a cancellation and for a client that left."""
+    why: str | None = None
+    """The same as a clause, with the line: `raised LookupError at app/report.py:14`."""
 
 
 class StoryDraft:

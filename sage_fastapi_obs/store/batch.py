@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sage_fastapi_obs.retention_reasons import PROBLEMS
 from sage_fastapi_obs.store import schema
-from sage_fastapi_obs.store.records import StoredRequest, Supplement
+from sage_fastapi_obs.store.records import LateFailure, StoredRequest, Supplement
 
 BATCH_REQUESTS = 50
 """Most requests of a batch: to open one decompresses all, and to encode them holds the interpreter."""
@@ -17,6 +17,8 @@ MOST_DETAILS_BYTES = 512 * 1024
 ROW_BYTES = 300
 """What a request takes besides its details, roughly."""
 _LEVEL = 1
+_MOST_LATE = 100_000
+"""So many rows back a request is looked for that has failed since it was stored."""
 _INTEGERS = 2**63
 
 
@@ -36,6 +38,8 @@ class Batch(NamedTuple):
     rows: list[list[Any]]
     """As in the table, without the id; in place of the chunk's id whether it is important."""
     size_bytes: int
+    failures: list[LateFailure]
+    """Requests that are in earlier batches, or in this one."""
 
 
 def is_important(record: StoredRequest | Supplement) -> bool:
@@ -55,13 +59,14 @@ def make_batch(records: Sequence[StoredRequest | Supplement]) -> Batch:
         details[important].append(record.details)
         filled[important] += size
     chunks = [_chunk(important, parts) for important, parts in details.items() if parts]
-    return Batch(chunks, rows, sum(chunk.size_bytes for chunk in chunks))
+    failures = [record.failure for record in records if isinstance(record, Supplement) and record.failure is not None]
+    return Batch(chunks, rows, sum(chunk.size_bytes for chunk in chunks), failures)
 
 
 def _columns(record: StoredRequest | Supplement) -> Iterable[Any]:
     if isinstance(record, StoredRequest):
         return record[:-1]
-    at_ns, request_id, correlation_id, trace_id, _ = record
+    at_ns, request_id, correlation_id, trace_id, *_ = record
     return (at_ns, 0, "", "", None, "", 0, False, "", request_id, correlation_id, trace_id, "", None, None, None)
 
 
@@ -87,7 +92,19 @@ def insert(connection: sqlite3.Connection, batches: Sequence[Batch], at_ns: int)
         connection.execute(schema.insert_requests(len(batch.rows)), values)
         first_id = last_id + 1
     connection.execute("UPDATE state SET next_id = ?", (first_id,))
+    mark_failed(connection, [failure for batch in batches for failure in batch.failures], first_id - _MOST_LATE)
     count_bytes(connection, [chunk for batch in batches for chunk in batch.chunks], 1)
+
+
+def mark_failed(connection: sqlite3.Connection, failures: Sequence[LateFailure], first_id: int) -> None:
+    """Say of requests from an id on that they have failed; those that had failed before stay as they are."""
+    if not failures:
+        return
+    of = {(failure.started_ns, failure.request_id): failure for failure in failures}
+    found = connection.execute(schema.select_fine(len(failures)), (first_id, *(failure.started_ns for failure in failures)))
+    for id_, *request in found.fetchall():
+        if (failure := of.get(tuple(request))) is not None:
+            connection.execute(schema.MARK_FAILED, (failure.error_type, failure.why, failure.why, id_))
 
 
 def count_bytes(connection: sqlite3.Connection, chunks: Iterable[Chunk], sign: int) -> None:
@@ -102,7 +119,8 @@ def count_bytes(connection: sqlite3.Connection, chunks: Iterable[Chunk], sign: i
 
 def cleaned(batch: Batch) -> Batch:
     """Replace what SQLite cannot hold: surrogates, numbers of more than 64 bits, values of other types."""
-    return batch._replace(rows=[[storable(value) for value in row] for row in batch.rows])
+    failures = [LateFailure(*map(storable, failure)) for failure in batch.failures]
+    return batch._replace(rows=[[storable(value) for value in row] for row in batch.rows], failures=failures)
 
 
 def storable(value: Any) -> Any:

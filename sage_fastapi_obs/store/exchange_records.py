@@ -8,7 +8,7 @@ from sage_fastapi_obs.logs.fast_access_line import FastAccessLine, ordinary_valu
 from sage_fastapi_obs.logs.line_format import LineBuilder, json_format
 from sage_fastapi_obs.request.exchange import Exchange, StoryDraft
 from sage_fastapi_obs.request.explanation import Explanation, Finding
-from sage_fastapi_obs.store.records import StoredRequest, Supplement
+from sage_fastapi_obs.store.records import LateFailure, StoredRequest, Supplement
 
 
 class KeptExchange(NamedTuple):
@@ -18,6 +18,8 @@ class KeptExchange(NamedTuple):
     story: StoryDraft | None
     is_whole: bool
     """False for what came after the exchange was handed over."""
+    failure: LateFailure | None = None
+    """What it failed of since."""
 
 
 class KeptLine(NamedTuple):
@@ -46,11 +48,11 @@ class ExchangeEncoder:
         if isinstance(kept, KeptLine):
             at_ns, request_id, correlation_id, trace_id, line = kept
             return Supplement(at_ns, request_id, correlation_id, trace_id, b'{"lines":[%b]}' % line)
-        exchange, story, is_whole = kept
+        exchange, story, is_whole, failure = kept
         if not is_whole:
             at_ns = exchange.wall_ns + exchange.duration_us * 1_000
-            details = b"{%b}" % _story_json(story, [], [])
-            return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details)
+            details = b"{%b%b}" % (_story_json(story, [], []), _failure_json(failure))
+            return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details, failure)
         readable, explanation = self._readable, exchange.explanation
         first = None if explanation is None or not explanation.findings else explanation.findings[0]
         return StoredRequest(
@@ -89,6 +91,13 @@ def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) 
             lost = b',"dropped_spans":%d,"dropped_lines":%d' % (story.lost_spans, story.lost_lines)
     encoded = [json_format(_span(span))[:-1] for span in spans]
     return b'"spans":[%b],"lines":[%b]%b' % (b",".join(encoded), b",".join(lines), lost)
+
+
+def _failure_json(failure: LateFailure | None) -> bytes:
+    if failure is None or failure.why is None:
+        return b""
+    found = {"cause": "exception", "text": failure.why, "lost_us": None, "evidence": "observed"}
+    return b",%b" % json_format({"why": [found]})[1:-2]
 
 
 def _explanation_json(explanation: Explanation | None, started_ns: int) -> bytes:

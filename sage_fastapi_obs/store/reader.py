@@ -195,7 +195,9 @@ class _Parts:
         spans.sort(key=_start)
         lines.sort(key=_timestamp)
         lost = self._sum("dropped_spans"), self._sum("dropped_lines")
-        why, timings, pid = dicts_of(self._details[0], "why"), self._details[0].get("timings"), self._details[0].get("pid")
+        # What it failed of afterwards comes first.
+        why = [each for details in reversed(self._details) for each in dicts_of(details, "why")]
+        timings, pid = self._details[0].get("timings"), self._details[0].get("pid")
         return Story(
             *(f"{_KEY}{self.row.id:x}", self.row.request, spans, lines, *lost),
             *(why, timings if isinstance(timings, dict) else {}, pid if isinstance(pid, int) else None),

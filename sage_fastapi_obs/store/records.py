@@ -42,6 +42,16 @@ class StoredRequest(NamedTuple):
     """
 
 
+class LateFailure(NamedTuple):
+    """That a request failed after it was stored: in the work after its response."""
+
+    started_ns: int
+    """As of the request, with its id: a client may send an id twice."""
+    request_id: str
+    error_type: str
+    why: str | None
+
+
 class Supplement(NamedTuple):
     """What came after a request was stored, and lines outside of requests."""
 
@@ -53,6 +63,7 @@ class Supplement(NamedTuple):
     trace_id: str
     details: bytes
     """As those of a request."""
+    failure: LateFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

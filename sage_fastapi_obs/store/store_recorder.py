@@ -6,10 +6,12 @@ from collections.abc import Callable
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER
 from sage_fastapi_obs.logs.line_format import Line
-from sage_fastapi_obs.request.exchange import Exchange, current_exchange
+from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.request.exchange import Background, Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.retention_reasons import FAILED, NOT_KEPT
 from sage_fastapi_obs.store.exchange_records import KeptExchange, KeptLine
+from sage_fastapi_obs.store.records import LateFailure
 from sage_fastapi_obs.store.store import Store
 
 _LOWEST_OUTSIDE = LEVELS["warn"]
@@ -35,12 +37,21 @@ class StoreRecorder(Recorder):
             self.request_finished(exchange)
 
     def app_returned(self, exchange: Exchange) -> None:
-        """Hand over what has come since."""
-        story = exchange.story
-        if story is None or not exchange.is_kept:
+        """Hand over what has come since, and that the work after the response has failed."""
+        story, background = exchange.story, exchange.background
+        if (story is None and background is None) or not exchange.is_kept:
             return
         exchange.story = None
-        self._keep(KeptExchange(exchange, story, is_whole=False))
+        failure = None if background is None else _failure(exchange, background)
+        if story is not None or failure is not None:
+            self._keep(KeptExchange(exchange, story, is_whole=False, failure=failure))
+
+
+def _failure(exchange: Exchange, background: Background) -> LateFailure | None:
+    error = background.error
+    if error is None:
+        return None
+    return LateFailure(exchange.wall_ns, exchange.request_id, exception_name(error), background.why)
 
 
 class StoredLines:

@@ -164,15 +164,54 @@ async def test_failed_background_work_keeps_its_request(tmp_path: Path) -> None:
         async def read(later: BackgroundTasks, fails: bool) -> None:
             def work() -> None:
                 if fails:
-                    raise RuntimeError("late")
+                    raise LateError("late")
 
             later.add_task(work)
 
         for query in (b"fails=0", b"fails=0", b"fails=1"):
             await drive(service.asgi, http_scope("/", query_string=query))
         late, first = service.stories
-        assert (first.request.kept, late.request.kept, late.request.failed) == ("first", "failed", False)
-        assert "background work failed" in messages(late)
+        assert (first.request.kept, first.request.failed, late.request.kept) == ("first", False, "failed")
+        assert_failed_later(late)
+
+
+class LateError(Exception):
+    """What fails after the answer; of a module, as most are."""
+
+
+def assert_failed_later(story: Story) -> None:
+    assert (story.request.status, story.request.failed, story.request.error_type) == (200, True, f"{__name__}.LateError")
+    assert (story.request.cause, story.request.why) == ("exception", story.why[0]["text"])
+    assert story.request.why.startswith(f"raised {__name__}.LateError at ")
+    assert "background work failed" in messages(story)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_a_request_that_was_kept_anyway_fails_later(tmp_path: Path, is_written: bool) -> None:
+    """Whether it is still to be written or not; others of its id, and one that had failed itself, stay what they are."""
+    async with Service(tmp_path) as service:
+
+        @service.app.get("/")
+        async def read(later: BackgroundTasks, fails: bool) -> None:
+            async def work() -> None:
+                if is_written:
+                    await asyncio.to_thread(service.obs.store.flush, LONG_ENOUGH)
+                if fails:
+                    raise LateError("late")
+
+            later.add_task(work)
+
+        @service.app.get("/boom")
+        async def boom() -> None:
+            raise LookupError
+
+        headers = [(b"x-request-id", b"same")]
+        for path, query in (("/", b"fails=0"), ("/", b"fails=1"), ("/", b"fails=0"), ("/boom", b"")):
+            await drive(service.asgi, http_scope(path, query_string=query, headers=headers))
+        own, fine, late, first = service.stories
+        assert [(one.request.failed, one.request.error_type) for one in (first, fine)] == [(False, None)] * 2
+        assert (own.request.failed, own.request.error_type) == (True, "LookupError")
+        assert_failed_later(late)
 
 
 async def test_lines_outside_of_requests(tmp_path: Path) -> None:
