@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Self, TypeAlias
 
@@ -122,8 +123,9 @@ class Lifecycle(ABC):
             if kind == "lifespan.startup.complete":
                 # Not before: the app's own lifespan may add routes.
                 self._do(self._after_startup(app_of_routes))
-                # Imports what anyio needs for this loop: the first scrape would stop it for milliseconds.
-                await checkpoint()
+                # Imports what anyio needs, for which the first scrape would stop the loop; it may not know this kind of loop.
+                with suppress(Exception):
+                    await checkpoint()
             if kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 # Before the server reads this: it may end the process then.
                 closed = True

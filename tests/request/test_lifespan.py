@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager
 from typing import Any
@@ -390,3 +392,42 @@ async def test_abandoned_after_a_request_it_starts_again(watch):
             watched.obs.abandon()
             assert not watched.obs.running
     assert len(watched.server_spans) == len(watched.access) == 3
+
+
+UNKNOWN_LOOP = """
+import sys
+from sage_fastapi_obs import Observability, ObservabilityMiddleware, Settings
+
+obs = Observability(Settings(tracing={"enabled": False}, store={"enabled": False}))
+messages = [{"type": "lifespan.startup"}]
+sent = []
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+async def receive():
+    return messages.pop()
+
+async def send(message):
+    sent.append(message["type"])
+
+life = ObservabilityMiddleware(app, observability=obs)({"type": "lifespan"}, receive, send)
+if sys.argv[1] == "asyncio":
+    import asyncio
+    asyncio.run(life)
+else:
+    try:
+        life.send(None)
+    except StopIteration:
+        pass
+print(sent, "anyio._backends._asyncio" in sys.modules, obs.internal_errors.counts)
+"""
+
+
+@pytest.mark.parametrize(("loop", "is_loaded"), [("asyncio", True), ("none", False)])
+def test_what_a_scrape_needs_is_imported_before_requests_come(loop: str, is_loaded: bool) -> None:
+    """The first scrape would stop the event loop for it; a lifespan without a loop that anyio knows needs nothing."""
+    command = [sys.executable, "-c", UNKNOWN_LOOP, loop]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[-1] == f"['lifespan.startup.complete'] {is_loaded} {{}}"
