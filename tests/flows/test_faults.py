@@ -182,15 +182,6 @@ def breaking_recorder(kind: str, moment: str) -> Break:
     return do
 
 
-def breaking_flight(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make counting requests in flight raise."""
-
-    class Broken(set[Any]):
-        add = discard = fail
-
-    monkeypatch.setattr(_recorder(watched, "Metrics"), "_in_flight", Broken())
-
-
 def breaking_handover(name: str) -> Break:
     def do(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
         watched.obs.start()
@@ -220,7 +211,6 @@ FAULTS: dict[str, tuple[dict[str, Any], Break | None, str]] = {
     "emitting": ({}, breaking("logs.emit"), "Logs"),
     "other sinks": ({}, breaking_handover("has_foreign_sinks"), "Logs"),
     "new series": ({}, breaking_recorder("Metrics", "_resolve"), "Metrics"),
-    "requests in flight": ({}, breaking_flight, "Metrics"),
     **{
         f"metric {name}": ({}, breaking_metric(name), "Metrics")
         for name in (
