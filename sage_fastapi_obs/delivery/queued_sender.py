@@ -108,6 +108,10 @@ class Sender:
         self._is_open = False
         self._thread: threading.Thread | None = None
         self._sending: Sequence[Entry] = ()
+        self._number = 0
+        """How many were queued."""
+        self._due = 0
+        """Up to which of them all go now, be it in a batch that is not full."""
         self._threads = Threads(f"{self.thread_name}-{self.name}", failed)
         self.restart()
         at_fork(in_child=self.restart)
@@ -133,19 +137,20 @@ class Sender:
             if self._thread is None:
                 # Without one, what is queued waits: for a thread, or for the close.
                 self._thread = self._threads.start(self._run)
-            if waiting + 1 >= self._limits.batch:
+            if waiting + 1 >= self._limits.batch or self.queued_bytes >= _BATCH_BYTES:
                 self._wake.set()
 
     def hurry(self) -> None:
         """Send now what is queued, also where the server was away and another try was to come later; does not wait."""
+        self._due = self._number
         self._hurry.set()
         self._wake.set()
 
     def wait(self, deadline: float) -> bool:
-        """Wait until all is sent, or until a time of `time.monotonic`; tell whether it was done."""
-        while (self._queue or self._sending) and self._thread is not None and time.monotonic() < deadline:
+        """Wait until all is sent that was to hurry, or until a time of `time.monotonic`; tell whether it was done."""
+        while (is_left := self._is_left()) and self._thread is not None and time.monotonic() < deadline:
             time.sleep(_FLUSH_SECONDS)
-        return not (self._queue or self._sending)
+        return not is_left
 
     def flush(self, seconds: float) -> bool:
         """Send all that is queued, and wait for that no longer than some seconds; tell whether it was done."""
@@ -192,7 +197,7 @@ class Sender:
         self.queued_bytes = 0
         self._sending = ()
         self._is_connected = False
-        self._number = 0
+        self._number = self._due = 0
         self._deadline = 0.0
         self._thread = None
         self._trouble: str | None = None
@@ -208,15 +213,17 @@ class Sender:
         try:
             with suppress_instrumentation():
                 while not stopping.is_set():
-                    wake.wait(self._limits.seconds)
+                    if not wake.wait(self._limits.seconds):
+                        self._due = self._number
                     wake.clear()
                     if not stopping.is_set():
-                        self._send_all()
-                self._send_all()
+                        self._send_due()
+                self._send_due()
         finally:
             self._disconnect()
 
-    def _send_all(self) -> None:
+    def _send_due(self) -> None:
+        """Send full batches, and what has waited for long enough: what comes meanwhile waits for others to go with."""
         self._hurry.clear()
         while self._seconds_left() > 0 and self._take():
             failures = 0
@@ -229,7 +236,7 @@ class Sender:
     def _take(self) -> bool:
         """Take the next batch out of the queue, which is then smaller by it only when it has been dealt with."""
         with self._lock:
-            if self._thread is not threading.current_thread():
+            if self._thread is not threading.current_thread() or not self._is_due():
                 return False
             batch: list[Entry] = []
             size = 0
@@ -238,6 +245,18 @@ class Sender:
                 size += batch[-1].size_bytes
             self._sending = batch
             return bool(batch)
+
+    def _is_due(self) -> bool:
+        queue = self._queue
+        if not queue:
+            return False
+        is_full = len(queue) >= self._limits.batch or self.queued_bytes >= _BATCH_BYTES
+        return is_full or queue[0].number <= self._due or self._stopping.is_set()
+
+    def _is_left(self) -> bool:
+        """Tell whether something is to be sent that was queued before the last hurry."""
+        with self._lock:
+            return any(waiting[0].number <= self._due for waiting in (self._sending, self._queue) if waiting)
 
     def _try(self) -> float:
         """Send the batch once, and keep what is to be tried again; return the seconds that the server asks to wait."""

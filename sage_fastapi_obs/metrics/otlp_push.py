@@ -118,9 +118,10 @@ class _Pushes(Sender):
             if not self._queue:
                 self.put(None)
 
-    def _send_all(self) -> None:
+    def _send_due(self) -> None:
         self._push()
-        super()._send_all()
+        self._due = self._number
+        super()._send_due()
 
 
 class _Registry:
