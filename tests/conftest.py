@@ -16,6 +16,7 @@ from typing import Any
 import httpx._transports.default as httpx_transports
 import hypothesis
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -52,6 +53,10 @@ def _shared_ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = 
 
 
 httpx_transports.create_ssl_context = _shared_ssl_context
+
+# Its limit of five seconds is for a machine that is not busy.
+for _limit in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _limit, PATIENCE_SECONDS)
 
 # No test asserts a time: machines are busy.
 # There are some hundred properties, each run finds examples of its own, and the whole suite has to stay short on two cores.

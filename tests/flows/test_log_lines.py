@@ -299,7 +299,8 @@ def test_a_websocket_has_its_ids_from_first_to_last(watch: Any, telemetry: Telem
 
     def talk(where: str, number: int) -> None:
         headers = {"X-Request-ID": f"r-{number}", "X-Correlation-ID": f"c-{number}"}
-        with connect(f"ws://{where}/ws?token=secret", additional_headers=headers) as socket:
+        url = f"ws://{where}/ws?token=secret"
+        with connect(url, additional_headers=headers, open_timeout=PATIENCE_SECONDS) as socket:
             for text in ("first", "second"):
                 socket.send(text)
                 assert socket.recv() == text

@@ -288,7 +288,9 @@ class Served:
     def open(self, path: str, story: str) -> ClientConnection:
         """Open a WebSocket, and see that it is heard."""
         headers = {"X-Request-ID": name_of(story)}
-        client = connect(f"ws://127.0.0.1:{self.port}{path}", additional_headers=headers, legacy=True)
+        client = connect(
+            f"ws://127.0.0.1:{self.port}{path}", additional_headers=headers, legacy=True, open_timeout=PATIENCE_SECONDS
+        )
         client.send("hello")
         client.recv()
         return client

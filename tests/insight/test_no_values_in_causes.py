@@ -75,7 +75,8 @@ async def ask_everything(url: str) -> None:
             await http.get("/call")
         await refuse_everything(http, path, query)
     with pytest.raises(websockets.ConnectionClosed):
-        async with websockets.connect(f"{url.replace('http', 'ws')}/socket/{path}?q=hunter2-query") as socket:
+        where = f"{url.replace('http', 'ws')}/socket/{path}?q=hunter2-query"
+        async with websockets.connect(where, open_timeout=None) as socket:
             while True:
                 await socket.recv()
 

@@ -122,7 +122,7 @@ def test_a_story_arrives_as_it_was(kind: str, through: str, tmp_path: Path) -> N
                 for number in range(ORDERS):
                     assert http.get(f"/orders/{number}").json()["number"] == number
                 assert len(http.get("/export").text.splitlines()) == 100
-            with connect(f"{shop.replace('http', 'ws')}/talk") as socket:
+            with connect(f"{shop.replace('http', 'ws')}/talk", open_timeout=PATIENCE_SECONDS) as socket:
                 for number in range(MESSAGES):
                     socket.send(str(number))
                     assert socket.recv(PATIENCE_SECONDS) == str(number)
