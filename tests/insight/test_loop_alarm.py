@@ -163,6 +163,8 @@ def blocking(watched: Watched, crowd: int) -> dict[str, object]:
     async def serve() -> None:
         served = ObservabilityMiddleware(app, observability=watched.obs)
         async with watched.obs:
+            # The watch thread has looked at the loop before.
+            await asyncio.sleep(0.2)
             blocker = asyncio.create_task(drive(served, http_scope("/numbers")))
             await asyncio.gather(blocker, *(drive(served, http_scope("/fine")) for _ in range(20)))
 
