@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _START_SECONDS = 5.0
 _VERB = "port"
 _ASK_SECONDS = 1.0
-_TRIES = 4
+_PAUSES_SECONDS = (0.0, 0.05, 0.2, 0.75)
+"""Before each try to listen at the start: the sockets of a process that was killed close later than its lock is given up."""
 
 
 class MetricsPort:
@@ -96,7 +97,8 @@ class MetricsPort:
 
     def _listen_first(self) -> "tuple[uvicorn.Server, threading.Thread] | None":
         """Listen; None where another worker does, or may do. Raises `OSError`."""
-        for _ in range(_TRIES):
+        for pause in _PAUSES_SECONDS:
+            time.sleep(pause)
             with suppress(OSError):
                 return self._listen()
             # Who had it may have been killed before it was asked; the next one may have it by now.
