@@ -127,7 +127,8 @@ async def test_from_the_handshake_to_the_end(run_example):
     assert {name: whole[name] for name in known} == known
     shaken = next(span for span in example.spans("sage.handshake") if span.trace_id.hex() == line["trace_id"])
     assert attributes(shaken) == {"sage.client_did": agent.did, "sage.server_did": server, "sage.version": "1.0"}
-    inside = {span.name for span in example.all_spans() if span.trace_id == shaken.trace_id}
+    # On a busy machine the end of any request takes long enough to have a span of its own.
+    inside = {span.name for span in example.all_spans() if span.trace_id == shaken.trace_id} - {"background"}
     assert inside == {
         "POST /handshake",
         "GET /registry/{chain}/documents/{did}",
