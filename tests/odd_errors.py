@@ -14,6 +14,27 @@ class UnreadableError(Exception):
         raise ValueError(name)
 
 
+class _Unnameable(type):
+    """Of classes that do not say what they are called."""
+
+    def __getattribute__(cls, name: str) -> object:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise ValueError(name)
+        return super().__getattribute__(name)
+
+
+class NamelessError(Exception, metaclass=_Unnameable):
+    """Of which the class cannot be named, other than by what Python itself knows of it."""
+
+
+class HomelessError(Exception):
+    """Of a module that has no name."""
+
+
+HomelessError.__module__ = None  # type: ignore[assignment]
+LongError = type("L" * 200_000, (Exception,), {"__module__": "odd\nerrors"})
+
+
 class CodelessError(WebSocketDisconnect):
     """Whose own `__init__` has forgotten the one of its base."""
 
@@ -40,6 +61,9 @@ def shared(innermost: BaseException, depth: int = 64) -> BaseException:
 ODD_ERRORS: dict[str, Callable[[], BaseException]] = {
     "unreadable": UnreadableError,
     "codeless": CodelessError,
+    "nameless": NamelessError,
+    "homeless": HomelessError,
+    "long": LongError,
     "deep": lambda: deep(ValueError()),
     "shared": lambda: shared(ValueError()),
     "deep_cancellation": lambda: deep(asyncio.CancelledError()),

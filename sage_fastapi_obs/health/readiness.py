@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.processes import at_fork
 
 Check = Callable[[], Awaitable[object] | object]
@@ -186,7 +187,7 @@ class _RegisteredCheck:
             raise
         except BaseException as error:
             # Also what would end the process: a probe is not the place to do so.
-            return replace(self._unknown, error=type(error).__qualname__)
+            return replace(self._unknown, error=class_name(error))
         return replace(self._unknown, status="fail" if healthy is False else "pass")
 
     async def _call(self) -> object:

@@ -9,7 +9,6 @@ from fastapi.exceptions import ResponseValidationError, ValidationException
 from starlette.exceptions import HTTPException, WebSocketException
 
 from sage_fastapi_obs.privacy.exception_name import exception_name
-from sage_fastapi_obs.privacy.printable import printable
 
 _MOST_FRAMES = 200
 """The innermost ones."""
@@ -37,13 +36,13 @@ def raised_error(error: BaseException) -> RaisedError:
     try:
         return _read(error)
     except Exception:
-        return RaisedError(id(error), printable(exception_name(error)), (), None, is_of_response=False, is_answer=False)
+        return RaisedError(id(error), exception_name(error), (), None, is_of_response=False, is_answer=False)
 
 
 def _read(error: BaseException) -> RaisedError:
     errors = ValidationException.errors(error) if isinstance(error, ValidationException) else None
     is_answer = isinstance(error, (HTTPException, WebSocketException))
-    name = printable(exception_name(_first_leaf(error)))
+    name = exception_name(_first_leaf(error))
     return RaisedError(id(error), name, _frames(error), errors, isinstance(error, ResponseValidationError), is_answer)
 
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from traceback import StackSummary, TracebackException
 
-from sage_fastapi_obs.privacy.exception_name import exception_name
+from sage_fastapi_obs.privacy.exception_name import class_name, exception_name
 from sage_fastapi_obs.privacy.json_values import unprintable
 from sage_fastapi_obs.privacy.quoted_data import exception_text, rewritten
 from sage_fastapi_obs.privacy.redaction import MARGIN, Redaction, cut
@@ -30,7 +30,7 @@ _HAS_TEXT = hasattr(TracebackException.from_exception(Exception()), _TEXT)
 
 def exception_fields(error: BaseException, redaction: Redaction) -> dict[str, str]:
     """Describe an exception for a line."""
-    return {"type": type(error).__qualname__, "message": _message(error, redaction), "stack_trace": _stack(error, redaction)}
+    return {"type": class_name(error), "message": _message(error, redaction), "stack_trace": _stack(error, redaction)}
 
 
 class ErrorText(dict[str, str]):
@@ -39,7 +39,7 @@ class ErrorText(dict[str, str]):
 
 def error_fields(error: object) -> ErrorText:
     """Describe whatever stands for a failure by its type and its text."""
-    return ErrorText(type=type(error).__qualname__, message=_text_or_repr(error))
+    return ErrorText(type=class_name(error), message=_text_or_repr(error))
 
 
 def exception_event(error: BaseException, redaction: Redaction) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic_core import core_schema
 
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.privacy.redaction import REDACTED
 
 _MOST_ERRORS = 20
@@ -49,7 +50,7 @@ def rewritten(error: BaseException) -> str | None:
         if not isinstance(inner, BaseException):
             return None
         error = inner
-    return type(error).__qualname__
+    return class_name(error)
 
 
 def validation_message(kind: object, message: object) -> str:
@@ -121,4 +122,8 @@ def _reader(kind: type) -> Callable[[Any], str] | None:
 
 
 def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        return f"{kind.__module__}.{kind.__qualname__}"
+    except Exception:
+        # Its metaclass, or its module, is no text: none of those that are known.
+        return ""

@@ -35,6 +35,7 @@ from support import Watched
 from sage_fastapi_obs import create_logger
 from sage_fastapi_obs.logs.line_format import LONGEST_BYTES, console_format, json_format, line_builder
 from sage_fastapi_obs.logs.loggers import BoundLogger
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.privacy.exception_text import LONGEST_MESSAGE, LONGEST_STACK, exception_fields
 from sage_fastapi_obs.privacy.json_values import MORE, MOST_LOOKED_THROUGH, Sanitizer
 from sage_fastapi_obs.privacy.redaction import REDACTED, Redaction
@@ -705,7 +706,7 @@ def test_any_exception_keeps_the_line(make: Callable[[], BaseException]) -> None
     error = make()
     line = line_builder(SERVICE)(AT, "error", "failed", "app", {}, error)
     described = parsed(json_format(line))["error"]
-    assert described["type"] == type(error).__qualname__
+    assert described["type"] == class_name(error)
     assert len(described["message"]) <= LONGEST_MESSAGE + 1
     assert 0 < len(described["stack_trace"]) <= LONGEST_STACK + 3
     assert "hunter2" not in str(described)

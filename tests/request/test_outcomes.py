@@ -173,6 +173,9 @@ def test_outcome(watch, name, backend):
 TYPES_OF_ODD_ERRORS = {
     "unreadable": "odd_errors.UnreadableError",
     "codeless": "odd_errors.CodelessError",
+    "nameless": "NamelessError",
+    "homeless": "None.HomelessError",
+    "long": f"odd errors.{'L' * 116}…",
     "deep": "ExceptionGroup",
     "shared": "ExceptionGroup",
     "deep_cancellation": "cancelled",
