@@ -19,6 +19,7 @@ ROW_BYTES = 300
 _LEVEL = 1
 _MOST_LATE = 100_000
 """So many rows back a request is looked for that has failed since it was stored."""
+_AT_ONCE = schema.MOST_TIMES
 _INTEGERS = 2**63
 
 
@@ -98,11 +99,18 @@ def insert(connection: sqlite3.Connection, batches: Sequence[Batch], at_ns: int)
 
 def mark_failed(connection: sqlite3.Connection, failures: Sequence[LateFailure], first_id: int) -> None:
     """Say of requests from an id on that they have failed; those that had failed before stay as they are."""
-    if not failures:
-        return
+    for begin in range(0, len(failures), _AT_ONCE):
+        some = failures[begin : begin + _AT_ONCE]
+        # What was stored before the oldest of them had begun is none of them.
+        since = connection.execute(schema.FIRST_SINCE, (min(failure.started_ns for failure in some),)).fetchone()
+        _mark_some(connection, some, first_id if since is None else max(first_id, *schema.integers(since, 1)))
+
+
+def _mark_some(connection: sqlite3.Connection, failures: Sequence[LateFailure], first_id: int) -> None:
     of = {(failure.started_ns, failure.request_id): failure for failure in failures}
-    found = connection.execute(schema.select_fine(len(failures)), (first_id, *(failure.started_ns for failure in failures)))
-    for id_, *request in found.fetchall():
+    times = [failure.started_ns for failure in failures]
+    times += times[:1] * (_AT_ONCE - len(times))
+    for id_, *request in connection.execute(schema.SELECT_FINE, (first_id, *times)).fetchall():
         if (failure := of.get(tuple(request))) is not None:
             connection.execute(schema.MARK_FAILED, (failure.error_type, failure.why, failure.why, id_))
 

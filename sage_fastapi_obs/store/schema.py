@@ -76,22 +76,6 @@ def insert_requests(number: int) -> str:
     return f"INSERT INTO requests ({COLUMNS}) VALUES {_marks(4 + len(StoredRequest._fields) - 1, number)}"  # noqa: S608 - ours
 
 
-MARK_FAILED = (
-    "UPDATE requests SET failed = 1, error_type = ?, cause = CASE WHEN ? IS NULL THEN cause ELSE 'exception' END,"
-    " why = coalesce(?, why) WHERE id = ?"
-)
-
-
-@cache
-def select_fine(number: int) -> str:
-    """Return the question for requests that have not failed, from an id on and of so many starting times."""
-    marks = ",".join("?" * number)
-    return (
-        "SELECT id, started_ns, request_id FROM requests"  # noqa: S608 - nothing but question marks
-        f" WHERE id >= ? AND failed = 0 AND kind <> '' AND started_ns IN ({marks})"
-    )
-
-
 @cache
 def insert_chunks(number: int) -> str:
     """Return the statement that inserts so many chunks."""
@@ -100,6 +84,20 @@ def insert_chunks(number: int) -> str:
 
 def _marks(columns: int, rows: int) -> str:
     return ",".join([f"({','.join('?' * columns)})"] * rows)
+
+
+FIRST_SINCE = "SELECT first_id FROM chunks WHERE at_ns >= ? ORDER BY at_ns LIMIT 1"
+"""The first request that was stored at a time, or later."""
+MOST_TIMES = 100
+SELECT_FINE = (
+    "SELECT id, started_ns, request_id FROM requests WHERE id >= ? AND failed = 0 AND kind <> '' AND started_ns IN "  # noqa: S608
+    + _marks(MOST_TIMES, 1)
+)
+"""Requests that have not failed, from an id on and of so many starting times."""
+MARK_FAILED = (
+    "UPDATE requests SET failed = 1, error_type = ?, cause = CASE WHEN ? IS NULL THEN cause ELSE 'exception' END,"
+    " why = coalesce(?, why) WHERE id = ?"
+)
 
 
 def new_first_id() -> int:

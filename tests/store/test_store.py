@@ -1,6 +1,7 @@
 """Requests on their way into the store: queue, thread, forks, what cannot be encoded, and the end."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import random
@@ -8,6 +9,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from stored import KEY, Said, bytes_on_disk, failure, file_of, incompressible, n
 from support import times, until
 
 from sage_fastapi_obs.settings import StoreSettings
+from sage_fastapi_obs.store import schema
 from sage_fastapi_obs.store import store as store_module
+from sage_fastapi_obs.store.batch import insert, make_batch, mark_failed
 from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.store.reader import StoreReader
-from sage_fastapi_obs.store.records import RequestQuery
+from sage_fastapi_obs.store.records import LateFailure, RequestQuery
 from sage_fastapi_obs.store.store import Store
 from sage_fastapi_obs.threads import NoThreadError
 
@@ -131,6 +135,39 @@ def test_values_that_no_database_can_hold(tmp_path: Path, hostile: dict) -> None
         assert {"/before", "/after"} <= set(paths(store.reader))
         assert len(paths(store.reader)) == 3 or "status" in hostile
         assert not any(store.losses.counts.values())
+
+
+def test_many_requests_fail_after_they_were_stored(tmp_path: Path) -> None:
+    """Each of them is marked, and no other: those of the same moment have other ids, those of the same id other moments."""
+    at_ns = time.time_ns()
+    requests = [request(request_id=f"r{number // 2}", started_ns=at_ns + number % 500) for number in range(1_000)]
+    late = [LateFailure(each.started_ns, each.request_id, "late.Error", None) for each in requests[::3]]
+    random.Random(3).shuffle(late)
+    with opened(tmp_path) as store:
+        for each in requests:
+            store.keep(each)
+        store.flush(300)
+        for failed in late:
+            store.keep(supplement(request_id=failed.request_id)._replace(failure=failed))
+        found = [each.request for each in store.reader.list(RequestQuery(limit=1_000)).requests]
+    marked = {(each.started_ns, each.request_id): each.error_type for each in found if each.failed}
+    assert marked == {(failed.started_ns, failed.request_id): "late.Error" for failed in late}
+
+
+def test_to_mark_what_has_just_failed_reads_little() -> None:
+    """Of a long history no more is read than what was stored since the oldest of those requests began."""
+
+    def steps_after(stored: int) -> int:
+        steps = itertools.count()
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            schema.create(connection, 1)
+            for at_ns in (*range(stored), 10**18):
+                insert(connection, [make_batch([request(started_ns=at_ns) for _ in range(50)])], at_ns)
+            connection.set_progress_handler(lambda: next(steps) and None, 1)
+            mark_failed(connection, [LateFailure(10**18, "no", "late.Error", None)], 1)
+        return next(steps)
+
+    assert steps_after(400) < 2 * steps_after(2)
 
 
 def test_details_that_are_too_large_are_left_out(tmp_path: Path) -> None:
