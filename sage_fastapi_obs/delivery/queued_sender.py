@@ -147,7 +147,7 @@ class Sender:
         self._wake.set()
 
     def wait(self, deadline: float) -> bool:
-        """Wait until all is sent that was to hurry, or until a time of `time.monotonic`; tell whether it was done."""
+        """Wait for what was queued at the last `hurry`, until a time of `time.monotonic`; tell whether all of it is sent."""
         while (is_left := self._is_left()) and self._thread is not None and time.monotonic() < deadline:
             time.sleep(_FLUSH_SECONDS)
         return not is_left

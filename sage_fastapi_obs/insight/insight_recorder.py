@@ -6,6 +6,7 @@ from typing import Any
 from sage_fastapi_obs.insight.application_code import ApplicationCode
 from sage_fastapi_obs.insight.exception_handlers import see_handlers
 from sage_fastapi_obs.insight.observer import CauseObserver, overridden
+from sage_fastapi_obs.insight.raised_error import raised_error
 from sage_fastapi_obs.insight.refusals import raised_clause
 from sage_fastapi_obs.insight.troubled_time import TroubledTime
 from sage_fastapi_obs.internal_errors import InternalErrors
@@ -92,7 +93,7 @@ class InsightRecorder(Recorder):
         """Say at which line the work after the response has failed."""
         background = exchange.background
         if background is not None and background.error is not None:
-            background.why = raised_clause(exchange, background.error)
+            background.why = raised_clause(exchange, raised_error(background.error))
 
     def timings(self, exchange: Exchange) -> dict[str, int]:
         """Return where its time went so far, in microseconds by name; of two observers the later one knows better."""

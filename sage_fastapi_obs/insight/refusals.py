@@ -40,7 +40,7 @@ class Refusals(CauseObserver):
         if not_valid is not None:
             self._add_not_valid(exchange, explanation, not_valid)
         if exchange.failed and raised is not None and not raised.is_answer and raised.errors is None:
-            explanation.findings.append(Finding("exception", _raised(exchange, raised)))
+            explanation.findings.append(Finding("exception", raised_clause(exchange, raised)))
         elif exchange.status >= 400 and not_valid is None:
             explanation.findings.append(Finding("refused", self._refusal(exchange, raised)))
 
@@ -66,12 +66,8 @@ class Refusals(CauseObserver):
         return f"answered {exchange.status}{place or _file(exchange, raised)}"
 
 
-def raised_clause(exchange: Exchange, error: BaseException) -> str:
+def raised_clause(exchange: Exchange, raised: RaisedError) -> str:
     """Say what was raised, and at which line of the application."""
-    return _raised(exchange, raised_error(error))
-
-
-def _raised(exchange: Exchange, raised: RaisedError) -> str:
     return f"raised {raised.name}{_place(exchange, raised)}"
 
 

@@ -19,7 +19,6 @@ from sage_fastapi_obs.catalog import (
 )
 from sage_fastapi_obs.metrics.http_series import BATCH, HttpRequestSeries, RequestSeries
 from sage_fastapi_obs.metrics.instruments import Instruments, LabelledMetric
-from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import Exchange, Socket
 from sage_fastapi_obs.request.explanation import Explanation
 from sage_fastapi_obs.request.in_flight import RequestRecords
@@ -121,8 +120,8 @@ class HttpMetrics(Recorder):
         if background is None:
             return
         self._time("http_background_duration_seconds", exchange, background.duration_us)
-        if background.error is not None:
-            self._count_error("http", exchange, exception_name(background.error))
+        if background.error_type is not None:
+            self._count_error("http", exchange, background.error_type)
 
     def _socket_finished(self, exchange: Exchange, socket: Socket) -> None:
         self._instruments["websocket_connections_open"].dec()

@@ -43,6 +43,8 @@ class Background:
     duration_us: int
     error: BaseException | None
     """What made it fail; None also for a cancellation and for a client that left."""
+    error_type: str | None
+    """The same in few distinct words, as of an exchange that has failed."""
     why: str | None = None
     """The same as a clause, with the line: `raised LookupError at app/report.py:14`."""
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_fastapi_obs.internal_errors import InternalErrors
 from sage_fastapi_obs.otel_internals import detach
+from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import SCOPE_KEY, Background, Exchange, current_exchange
 from sage_fastapi_obs.request.headers import with_headers
 from sage_fastapi_obs.request.outcome import CLIENT_CLOSED_REQUEST, classify, is_failure
@@ -224,7 +225,9 @@ class Watch(ABC):
         finished_at_ns = 0 if self._finished_at_ns == _STILL_RUNNING else self._finished_at_ns
         started_us = max(exchange.duration_us, (finished_at_ns - exchange.started_ns + 500) // 1_000)
         duration_us = max(0, elapsed_us(exchange) - started_us)
-        exchange.background = Background(started_us, duration_us, error if is_failure(exchange, error) else None)
+        failure = error if error is not None and is_failure(exchange, error) else None
+        error_type = None if failure is None else exception_name(failure)
+        exchange.background = Background(started_us, duration_us, failure, error_type)
         for callback in self._callbacks.background_finished:
             try:
                 callback(exchange)

@@ -96,8 +96,7 @@ def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) 
 def _failure_json(failure: LateFailure | None) -> bytes:
     if failure is None or failure.why is None:
         return b""
-    found = {"cause": "exception", "text": failure.why, "lost_us": None, "evidence": "observed"}
-    return b",%b" % json_format({"why": [found]})[1:-2]
+    return b",%b" % json_format({"why": [_finding(Finding("exception", failure.why), 0)]})[1:-2]
 
 
 def _explanation_json(explanation: Explanation | None, started_ns: int) -> bytes:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from sage_fastapi_obs.log_levels import LEVELS
 from sage_fastapi_obs.logs.access_line import ACCESS_LOGGER
 from sage_fastapi_obs.logs.line_format import Line
-from sage_fastapi_obs.privacy.exception_name import exception_name
 from sage_fastapi_obs.request.exchange import Background, Exchange, current_exchange
 from sage_fastapi_obs.request.recorder import Recorder
 from sage_fastapi_obs.retention_reasons import FAILED, NOT_KEPT
@@ -48,10 +47,9 @@ class StoreRecorder(Recorder):
 
 
 def _failure(exchange: Exchange, background: Background) -> LateFailure | None:
-    error = background.error
-    if error is None:
+    if background.error_type is None:
         return None
-    return LateFailure(exchange.wall_ns, exchange.request_id, exception_name(error), background.why)
+    return LateFailure(exchange.wall_ns, exchange.request_id, background.error_type, background.why)
 
 
 class StoredLines:

@@ -134,17 +134,20 @@ class Retention(Recorder):
 
     def background_finished(self, exchange: Exchange) -> None:
         """Keep what is left of a request whose background work has failed."""
-        failed = exchange.background is not None and exchange.background.error is not None
-        if not failed or exchange.kept != NOT_KEPT:
+        background = exchange.background
+        if background is None or background.error_type is None or exchange.kept != NOT_KEPT:
             return
-        if self._has_room(exchange, FAILED):
+        ended_us = background.started_us + background.duration_us
+        if self._has_room(exchange, FAILED, background.error_type, ended_us):
             exchange.kept = FAILED
         else:
             self.dropped[FAILED] += 1
 
     def _decide(self, exchange: Exchange) -> None:
         reason = self._reason(exchange)
-        has_room = reason is not None and (exchange.is_kept or self._has_room(exchange, reason))
+        has_room = reason is not None and (
+            exchange.is_kept or self._has_room(exchange, reason, exchange.error_type, exchange.duration_us)
+        )
         if reason is not None and has_room:
             exchange.kept = reason
             exchange.sampled = exchange.sampled or (self.holds_spans and _is_held(exchange))
@@ -204,28 +207,29 @@ class Retention(Recorder):
         route = self._routes[template] = _Route(self._longest_us)
         return route
 
-    def _has_room(self, exchange: Exchange, reason: str) -> bool:
+    def _has_room(self, exchange: Exchange, reason: str, error_type: str | None, ended_us: int) -> bool:
         """Tell whether one more may be kept in this second; the first of an error type in a while always may."""
-        second = (exchange.started_ns + exchange.duration_us * 1_000) // _SECOND_NS
+        ended_ns = exchange.started_ns + ended_us * 1_000
+        second = ended_ns // _SECOND_NS
         route = self._routes.get(exchange.route, self._other_routes)
         if self._second != second:
             self._second, self._kept = second, Counter()
         if route.second != second:
             route.second, route.kept = second, Counter()
-        is_new = self._is_new_error(exchange)
+        is_new = self._is_new_error(error_type, ended_ns)
         if not is_new and (route.kept[reason] >= PER_ROUTE[reason] or self._kept[reason] >= OF_ALL_ROUTES[reason]):
             return False
         route.kept[reason] += 1
         self._kept[reason] += 1
         return True
 
-    def _is_new_error(self, exchange: Exchange) -> bool:
-        error_type, known = exchange.error_type, self._error_types
+    def _is_new_error(self, error_type: str | None, ended_ns: int) -> bool:
+        known = self._error_types
         if error_type is None or (len(known) >= MOST_ERROR_TYPES and error_type not in known):
             return False
         seen_ns = known.get(error_type, -AWHILE_NS)
-        known[error_type] = exchange.started_ns
-        return exchange.started_ns - seen_ns >= AWHILE_NS
+        known[error_type] = ended_ns
+        return ended_ns - seen_ns >= AWHILE_NS
 
 
 def _is_held(exchange: Exchange) -> bool:

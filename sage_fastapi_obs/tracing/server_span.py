@@ -232,7 +232,8 @@ class ServerSpans(Recorder):
         started = exchange.wall_ns + background.started_us * 1_000
         span = self._tracer.start_span("background", trace.set_span_in_context(exchange.span), start_time=started)
         ended_ns = started + background.duration_us * 1_000
-        if background.error is not None:
+        if background.error_type is not None:
+            span.set_attribute("error.type", background.error_type)
             mark_failed(span, background.error, self._redaction, ended_ns)
         span.end(ended_ns)
 

@@ -220,6 +220,27 @@ async def test_what_comes_after_the_end_follows(tmp_path: Path) -> None:
         assert len(service.traces) == 1
 
 
+async def test_the_first_work_of_an_error_type_that_fails_is_always_kept(tmp_path: Path) -> None:
+    """Also where many others of its route have failed after their answers in the same second."""
+    async with Service(tmp_path) as service:
+
+        @service.app.get("/later/{kind}")
+        async def later(kind: str, tasks: BackgroundTasks) -> None:
+            def work() -> None:
+                raise {"often": KeyError, "once": LookupError}[kind]
+
+            tasks.add_task(work)
+
+        often, once = (http_scope(f"/later/{kind}") for kind in ("often", "once"))
+        for scope in (*[often] * 20, once, once):
+            await drive(service.asgi, scope)
+        assert service.obs.store is not None
+        found = [each.request for each in service.obs.store.reader.list(RequestQuery(limit=1_000)).requests]
+        most = module.PER_ROUTE["failed"]
+        assert Counter(request.error_type for request in found) == {"KeyError": 1 + most, "LookupError": 1}
+        assert Counter(request.kept for request in found) == {"failed": 1 + most, "first": 1}
+
+
 async def test_a_sampled_request_is_kept_whatever_its_outcome(tmp_path: Path) -> None:
     """What a trace's ratio has sampled is kept, and says why: its outcome, else the caller's trace or the ratio."""
     async with Service(tmp_path, rate=1.0) as service:

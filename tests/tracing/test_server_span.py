@@ -277,6 +277,7 @@ async def test_failed_work_after_the_response_marks_its_own_span(watch):
     server, background = await spans_of_work_after(watch, "/fails-later")
     assert server.status.status_code is StatusCode.UNSET
     assert background.status.status_code is StatusCode.ERROR
+    assert background.attributes == {"error.type": "ValueError"}
     assert [event.name for event in background.events] == ["exception"]
 
 
