@@ -12,12 +12,12 @@ from sage_fastapi_obs.store.batch import (
     MOST_DETAILS_BYTES,
     Batch,
     cleaned,
-    insert,
     make_batch,
 )
 from sage_fastapi_obs.store.connection import is_busy, is_full
 from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.eviction import delete_expired, has_room, make_room
+from sage_fastapi_obs.store.insertion import insert
 from sage_fastapi_obs.store.records import StoredRequest, Supplement
 from sage_fastapi_obs.store.store_losses import LossCause, StoreLosses
 

@@ -86,20 +86,6 @@ def _marks(columns: int, rows: int) -> str:
     return ",".join([f"({','.join('?' * columns)})"] * rows)
 
 
-FIRST_SINCE = "SELECT first_id FROM chunks WHERE at_ns >= ? ORDER BY at_ns LIMIT 1"
-"""The first request that was stored at a time, or later."""
-MOST_TIMES = 100
-SELECT_FINE = (
-    "SELECT id, started_ns, request_id FROM requests WHERE id >= ? AND failed = 0 AND kind <> '' AND started_ns IN "  # noqa: S608
-    + _marks(MOST_TIMES, 1)
-)
-"""Requests that have not failed, from an id on and of so many starting times."""
-MARK_FAILED = (
-    "UPDATE requests SET failed = 1, error_type = ?, cause = CASE WHEN ? IS NULL THEN cause ELSE 'exception' END,"
-    " why = coalesce(?, why) WHERE id = ?"
-)
-
-
 def new_first_id() -> int:
     """Return where the numbers of a new file begin: behind all those of the file that it replaces."""
     return time.time_ns() // 1000

@@ -12,11 +12,12 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sage_fastapi_obs.processes import at_fork
 from sage_fastapi_obs.settings import StoreSettings
 from sage_fastapi_obs.store import schema
-from sage_fastapi_obs.store.batch import BATCH_REQUESTS, insert
+from sage_fastapi_obs.store.batch import BATCH_REQUESTS
 from sage_fastapi_obs.store.batch_writer import BatchWriter, Log, Record
 from sage_fastapi_obs.store.connection import connect
 from sage_fastapi_obs.store.database import Database
 from sage_fastapi_obs.store.history import History
+from sage_fastapi_obs.store.insertion import insert
 from sage_fastapi_obs.store.location import StoreKey, UnusableFolderError, find_file
 from sage_fastapi_obs.store.reader import Connections, StoreReader
 from sage_fastapi_obs.store.records import StoredRequest, Supplement

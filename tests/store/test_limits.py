@@ -9,15 +9,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 import pytest
-from stored import MIB, Said, bytes_on_disk, failure, file_of, incompressible, new_store, opened, request
+from stored import MIB, Said, bytes_on_disk, failure, file_of, incompressible, new_store, opened, request, supplement
 from support import until
 
 from sage_fastapi_obs.store import batch_writer, eviction
-from sage_fastapi_obs.store.records import RequestQuery
+from sage_fastapi_obs.store.records import LateFailure, RequestQuery, StoredRequest, Supplement
 from sage_fastapi_obs.store.store import Store
 
 DAY_NS = 86_400 * 10**9
@@ -99,15 +100,54 @@ def test_one_failure_outlives_many_fine_requests(tmp_path: Path) -> None:
         store.keep(failure(request_id="it", details={"lines": [{"message": "why"}]}))
         store.keep(request(request_id="pinned", kept="asked"))
         store.keep(request(request_id="slow", kept="slow"))
+        for late in (
+            request(request_id=f"late {number}", details={"lines": [{"message": f"its line {number}"}]}) for number in range(3)
+        ):
+            store.keep(late)
+            store.flush(300)
+            store.keep(request(request_id="beside"))
+            store.keep(fails_late(late))
         for number in range(100_000):
             store.keep(request(details={"lines": [{"message": f"fine {number}"}]}))
             if number % 500 == 0:
                 store.flush(300)
-        assert [each.request.request_id for each in store.reader.list(RequestQuery(failed=True)).requests] == ["it"]
+        failed = [each.request.request_id for each in store.reader.list(RequestQuery(failed=True)).requests]
+        assert failed == ["late 2", "late 1", "late 0", "it"]
         assert [story.lines for story in store.reader.find("it")] == [[{"message": "why"}]]
+        for number in range(3):
+            (story,) = store.reader.find(f"late {number}")
+            assert [line["message"] for line in story.lines] == [f"its line {number}", "late"]
+        assert not store.reader.find("beside")
         assert store.reader.find("pinned")
         assert store.reader.find("slow")
         assert store.losses.counts["evicted"] > 50_000
+
+
+def fails_late(stored: StoredRequest) -> Supplement:
+    """Return what comes when the work after the response of a stored request has failed."""
+    why = LateFailure(stored.started_ns, stored.request_id, "late.Error", "raised late.Error at shop/late.py:1")
+    lines = [{"timestamp": "2027-01-01T00:00:00Z", "message": "late"}]
+    return supplement(request_id=stored.request_id, details={"lines": lines})._replace(failure=why)
+
+
+def test_the_bytes_of_each_share_are_counted_exactly(tmp_path: Path) -> None:
+    """Also of requests that come among the failed ones after they were stored, and when some are deleted."""
+    with opened(tmp_path, max_bytes=8 * MIB) as store:
+        for round_ in range(40):
+            stored = [request(details=incompressible(9_000, 100 * round_ + number)) for number in range(60)]
+            for each in stored:
+                store.keep(each)
+            store.flush(300 if round_ % 2 else 0)
+            for each in stored[:: 1 + round_ % 7]:
+                store.keep(fails_late(each))
+        store.flush(300)
+        assert store.losses.counts["evicted"]
+    with closing(sqlite3.connect(file_of(tmp_path))) as connection:
+        (shares,) = connection.execute("SELECT important_bytes, fine_bytes FROM state")
+        of_chunks = dict(connection.execute("SELECT important, sum(size_bytes) FROM chunks GROUP BY important"))
+        assert shares == (of_chunks[1], of_chunks[0])
+        lost = "SELECT count(*) FROM requests WHERE chunk NOT IN (SELECT id FROM chunks)"
+        assert connection.execute(lost).fetchone() == (0,)
 
 
 def test_failures_do_not_take_everything(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from support import times, until
 from sage_fastapi_obs.settings import StoreSettings
 from sage_fastapi_obs.store import schema
 from sage_fastapi_obs.store import store as store_module
-from sage_fastapi_obs.store.batch import insert, make_batch, mark_failed
+from sage_fastapi_obs.store.batch import make_batch
 from sage_fastapi_obs.store.database import Database
+from sage_fastapi_obs.store.insertion import insert, mark_failed
 from sage_fastapi_obs.store.location import StoreKey
 from sage_fastapi_obs.store.reader import StoreReader
 from sage_fastapi_obs.store.records import LateFailure, RequestQuery
@@ -164,7 +165,7 @@ def test_to_mark_what_has_just_failed_reads_little() -> None:
             for at_ns in (*range(stored), 10**18):
                 insert(connection, [make_batch([request(started_ns=at_ns) for _ in range(50)])], at_ns)
             connection.set_progress_handler(lambda: next(steps) and None, 1)
-            mark_failed(connection, [LateFailure(10**18, "no", "late.Error", None)], 1)
+            mark_failed(connection, [LateFailure(10**18, "no", "late.Error", None)], 10**18)
         return next(steps)
 
     assert steps_after(400) < 2 * steps_after(2)
