@@ -182,7 +182,7 @@ Ctrl-C stops it.
                 print(f"  {_readable(line)}")
         print(f"  {failed['error']['stack_trace'].strip().splitlines()[-1]}")
         command = Path(sys.executable).with_name("sage-obs")
-        print(f"\nall that is kept of it, its spans and lines: {command} show {failed['request_id']} --service {SERVICE}")
+        print(f"\nall that is kept of it, its spans and lines: {command} show {failed['request_id']}")
 
     def _lines(self, most_bytes: int = 1_000_000) -> list[dict[str, Any]]:
         """Read the last whole lines that are there now."""

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sage_fastapi_obs.cli import case, contract, doctor, export, logs, mcp_command, show, stacks_command, store_command
@@ -52,10 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def console(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and end this process, whatever an app that it has loaded leaves running."""
+    _open_what_is_closed()
     code = main(arguments)
     _drop_what_cannot_be_written()
     end_with_threads(code)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Discard what is written to an output that whoever started us has closed; no file of ours may get its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _drop_what_cannot_be_written() -> None:

@@ -5,6 +5,8 @@ import gzip
 import os
 import sys
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from sage_fastapi_obs.cli.request_sources import (
     add_source_arguments,
     bounded,
     parsed,
-    source_of,
+    sources_of,
 )
 from sage_fastapi_obs.endpoints.request_stories import StoriesOfId
 
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Write the file, and say so; return the exit code."""
     try:
-        content = find_case(source_of(given), given.id).encoded()
+        content = find_case(sources_of(given), given.id).encoded()
         _write(given.out, gzip.compress(content) if given.out.suffix == ".gz" else content)
     except (SourceError, OSError) as error:
         print(f"sage-obs case: {error}", file=sys.stderr)
@@ -66,8 +68,19 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def find_case(source: Source, some_id: str) -> Case:
-    """Ask for requests with an id, or else for lines; raises `SourceError` if there is neither."""
+def find_case(sources: Sequence[Source], some_id: str) -> Case:
+    """Ask one source after another for requests with an id, or else for lines; raises `SourceError` if there is neither."""
+    first, *others = sources
+    try:
+        return _find_case(first, some_id)
+    except SourceError:
+        for other in others:
+            with suppress(SourceError):
+                return _find_case(other, some_id)
+        raise
+
+
+def _find_case(source: Source, some_id: str) -> Case:
     try:
         return Case(id=some_id, **dict(source.stories(some_id)))
     except NotKeptError:

@@ -195,6 +195,20 @@ def source_of(given: argparse.Namespace) -> Source:
     return StoreFile(store_file(given))
 
 
+def sources_of(given: argparse.Namespace) -> list[Source]:
+    """Open what the options name; where they name nothing, also all other stores of this user, as an id says no service."""
+    if given.url or given.store or given.service or given.app:
+        return [source_of(given)]
+    others = stored_files(_settings().store)
+    try:
+        first = store_file(given)
+    except SourceError:
+        if not others:
+            raise
+        return [StoreFile(path) for path in others]
+    return [StoreFile(path) for path in (first, *(path for path in others if path != first))]
+
+
 def token_of(given: argparse.Namespace) -> str | None:
     """Return the token of the pages, if there is one."""
     return given.token or os.environ.get(TOKEN_VARIABLE)
@@ -206,13 +220,10 @@ def store_file(given: argparse.Namespace) -> Path:
         if not path.is_file():
             raise SourceError(f"there is no store at {path}")
         return Path(path)
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        raise SourceError(f"{error}; or name a file with --store") from None
+    settings = _settings()
     service = given.service or settings.service.name
     found = stored_files(settings.store, service)
-    name = file_name(StoreKey(service, given.app) if given.app else store_key(service))
+    name = file_name(StoreKey(service, os.path.realpath(given.app)) if given.app else store_key(service))
     exact = [path for path in found if path.name == name]
     if not found or (given.app and not exact):
         others = _listed("; there are", stored_files(settings.store))
@@ -220,6 +231,13 @@ def store_file(given: argparse.Namespace) -> Path:
     if len(found) > 1 and not exact:
         raise SourceError(_listed(f"there are several stores of {service!r}; name one with --store", found))
     return (exact or found)[0]
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.from_env()
+    except SettingsError as error:
+        raise SourceError(f"{error}; or name a file with --store") from None
 
 
 def _listed(before: str, files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from sage_fastapi_obs.alerting.summary import RouteFigures
 from sage_fastapi_obs.cli import request_questions
 from sage_fastapi_obs.cli.case import Case, find_case, read_case
 from sage_fastapi_obs.cli.request_questions import AlertReport, KeptCause, KeptRoute, RouteList, SlowReport, TrafficReport
-from sage_fastapi_obs.cli.request_sources import MOST_LISTED, Source, SourceError, add_source_arguments, source_of
+from sage_fastapi_obs.cli.request_sources import MOST_LISTED, Source, SourceError, add_source_arguments, source_of, sources_of
 from sage_fastapi_obs.cli.screen import Screen, plain
 from sage_fastapi_obs.cli.story_text import show_lines, show_requests, show_story
 from sage_fastapi_obs.endpoints.request_stories import RequestList
@@ -56,8 +56,7 @@ def _found(given: argparse.Namespace) -> Found:
     find = _LISTS.get(given.what)
     if find is None and _is_file(given.what):
         return read_case(Path(given.what))
-    source = source_of(given)
-    return find(source, given.limit) if find else find_case(source, given.what)
+    return find(source_of(given), given.limit) if find else find_case(sources_of(given), given.what)
 
 
 def _is_file(name: str) -> bool:

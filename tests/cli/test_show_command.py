@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from kept_requests import BEGIN_NS, filled, kept, line, path_of, put, span
-from stored import opened
+from stored import file_of, opened
 from support import PATIENCE_SECONDS, times
 
 from sage_fastapi_obs.cli import main
@@ -190,6 +190,31 @@ def test_it_finds_the_store_of_a_service(
         said = show(capsys, "slow", code=1)
         assert "several stores of 'shop'" in said
         assert said.count(".sqlite3") == 2
+
+
+def test_an_id_is_looked_for_in_all_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever has an id need not know whose it is, unless a service is named; no store that cannot be read is in the way."""
+    folder = tmp_path / "stores"
+    monkeypatch.setenv("SAGE_OBS_STORE__PATH", str(folder))
+    monkeypatch.chdir(tmp_path)
+    for service in ("shop", "books", "broken"):
+        with opened(folder, key=StoreKey(service, "/srv")) as store:
+            put(store, kept(1, request_id=f"of-{service}"))
+    file_of(folder, StoreKey("broken", "/srv")).write_bytes(b"x" * 10_000)
+    assert "of-shop" in show(capsys, "of-shop")
+    assert "of-books" in show(capsys, "of-books")
+    assert main(["case", "of-books", f"--out={tmp_path / 'case.json'}"]) == 0
+    capsys.readouterr()
+    assert "no request with this id" in show(capsys, "of-books", "--service=shop", code=1)
+    assert "cannot read the store" in show(capsys, "of-nobody", code=1)
+    with opened(folder, key=StoreKey("unknown_service", str(tmp_path))) as here:
+        put(here, kept(2, request_id="of-this"))
+        assert "of-this" in show(capsys, "of-this")
+        assert "of-shop" in show(capsys, "of-shop")
+        assert "no request with this id" in show(capsys, "of-nobody", code=1)
+        assert "of-this" not in show(capsys, "slow", "--service=shop", f"--app={os.path.relpath('/srv')}")
 
 
 @pytest.mark.parametrize(

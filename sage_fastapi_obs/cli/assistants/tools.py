@@ -105,7 +105,7 @@ def _why_slow(source: Source, given: SlowArguments) -> dict[str, Any]:
 
 
 def _request_trace(source: Source, given: IdArguments) -> dict[str, Any]:
-    return brief_stories(find_case(source, given.id))
+    return brief_stories(find_case([source], given.id))
 
 
 def _alerts(source: Source, given: AlertArguments) -> dict[str, Any]:
