@@ -142,7 +142,7 @@ def test_all_processes_are_listed_and_the_dead_are_cleared_away(serve: Any, tmp_
 def test_one_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """A process whose interpreter is held is told of, after a while, with what to do; and so is one that answers nonsense."""
     monkeypatch.setenv("SAGE_OBS_STORE__PATH", str(tmp_path))
-    monkeypatch.setattr(stacks_command, "_SECONDS", 0.05)
+    monkeypatch.setattr(stacks_command, "_SECONDS", 3.0)
     folder = next(iter(stacks_command.private_files.__globals__["_bases"](stacks_command.Settings.from_env().store)))
     private = stacks_command.private_files.__globals__["private_folder"](folder)
     free = threading.Event()

@@ -78,7 +78,7 @@ def test_a_collector_that_nobody_vouches_for_gets_nothing(signal: str, tmp_path:
     with serving(collector):
         section, _ = SIGNALS[signal]
         sections = {"logging": {"output": str(tmp_path / "lines")}, "tracing": {}}
-        sections[section] |= {"otlp_endpoint": f"https://localhost:{collector.server_port}/", "shutdown_seconds": 0.5}
+        sections[section] |= {"otlp_endpoint": f"https://localhost:{collector.server_port}/", "shutdown_seconds": 3.0}
         obs = Observability(Settings(**sections, alerts={"defaults": False}))
 
         async def main() -> None:

@@ -237,18 +237,27 @@ def test_who_waits_in_the_socket_says_so(service: Service) -> None:
 
 def test_background_work_of_a_request_is_blamed_on_it(service: Service) -> None:
     """What a request does after its end delays others, and they name it."""
-    lines = service.ask(["/waits/0.2"], ["/background"])
-    assert lines["/waits/{seconds}"][0]["delayed_by"] == "GET /background"
+    for _ in range(5):
+        # More than once only where the machine was so busy that they did not meet, or that nobody could be blamed.
+        waited = service.ask(["/waits/0.2"], ["/background"])["/waits/{seconds}"][0]
+        if "delayed_by" in waited:
+            break
+    assert waited["delayed_by"] == "GET /background"
 
 
 @pytest.mark.parametrize(("path", "line"), [("/callback", "REST"), ("rogue", "ROGUE")])
 def test_code_of_no_request_is_named_by_its_line(service: Service, path: str, line: str) -> None:
     """A callback and a task that belong to no request are named by their line, and no request is blamed."""
-    if path == "rogue":
-        threading.Timer(0.1, (service.server.folder / "rogue").touch).start()
-    lines = service.ask(["/waits/0.3"], [path] if path.startswith("/") else [])
-    assert not any("blocked_loop_ms" in one for found in lines.values() for one in found)
-    assert lines["/waits/{seconds}"][0]["delayed_by"] == f"other code at service.py:{LINES[line]}"
+    for _ in range(5):
+        # More than once only where the machine was so busy that they did not meet, or that no line could be named.
+        if path == "rogue":
+            threading.Timer(0.1, (service.server.folder / "rogue").touch).start()
+        lines = service.ask(["/waits/0.3"], [path] if path.startswith("/") else [])
+        assert not any("blocked_loop_ms" in one for found in lines.values() for one in found)
+        waited = lines["/waits/{seconds}"][0]
+        if "delayed_by" in waited:
+            break
+    assert waited["delayed_by"] == f"other code at service.py:{LINES[line]}"
 
 
 def test_two_causes_are_named_in_their_order(service: Service) -> None:
