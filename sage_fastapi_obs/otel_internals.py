@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from functools import cache, partial
 from operator import attrgetter
-from threading import Lock
-from typing import Any
+from threading import Lock, RLock
+from typing import Any, TypeAlias
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, TraceFlags, Tracer, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
@@ -46,6 +46,11 @@ _LAST_ATTRIBUTES = 4
 NO_STATE = trace.INVALID_SPAN_CONTEXT.trace_state
 new_context = tuple.__new__
 """Makes a span context, which is a tuple, of ids that need no check."""
+FLAGS = tuple(map(TraceFlags, range(256)))
+SpanIds: TypeAlias = tuple[str, str, TraceFlags, TraceState]
+"""The hex digits of trace and span id, with flags and state."""
+ParentIds: TypeAlias = tuple[str, TraceFlags]
+"""The hex digits of the id of a caller's span, and its flags; the trace and its state are those of the span below it."""
 _PLAIN = frozenset({str, bool, int, float})
 """Types of values that the SDK takes as they are."""
 _NONE_YET: tuple[Any, ...] = ()
@@ -158,15 +163,39 @@ class _ForeignProcessor:
         self.ended = (processor.on_end,)
 
 
+class _OnDemand:
+    """A private attribute of the SDK's span that is made when it is first read; all threads get the same."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, span: Any, _: type | None = None) -> Any:
+        return self if span is None else span.__dict__.setdefault(self._name, self._make(span))
+
+
+UNCHECKED = RLock()
+"""Held while the attributes of a fast span change unchecked: one for all, as few spans have need of their own."""
+
+
 class FastSpan(SdkSpan):
     """An SDK span that takes its first and last attributes unchecked, which are made here: of the right types, few, and once.
 
     The SDK checks and copies each. Attributes that are set later stay that cheap while the SDK's checks would change nothing
-    about them; from the first other one on, it is an ordinary SDK span. `fast_span_type` makes a subclass for a tracer, with
-    everything that all its spans share.
+    about them; from the first other one on, it is an ordinary SDK span. Its contexts and its lock are made when they are first
+    asked for, which is rare: until it is exported, each object more is looked at by Python's collector, again and again.
+    `fast_span_type` makes a subclass for a tracer, with everything that all its spans share.
     """
 
     callbacks: SplitProcessor | _ForeignProcessor
+    is_fast = True
+    """Asked for by name: `isinstance` is slow for types like the SDK's spans."""
+    flags: TraceFlags
+    _trace_digits: str | None = None
+    """Of its trace id; None for a span that was started with its context."""
+    _parent_digits: str | None = None
 
     def begin(
         self, name: str, context: SpanContext, parent: SpanContext | None, started_ns: int, attributes: dict[str, Any]
@@ -175,10 +204,55 @@ class FastSpan(SdkSpan):
         self._name = name
         self._context = context
         self._parent = parent
+        self.flags = context.trace_flags
         self._start_time = started_ns
         self._end_time = None
         self._attributes = attributes
-        self._lock = Lock()
+
+    def begin_with_ids(
+        self, name: str, ids: SpanIds, parent: ParentIds | None, started_ns: int, attributes: dict[str, Any]
+    ) -> None:
+        """Set the same for the span of a request, whose parent can only be a caller's."""
+        self._name = name
+        self._trace_digits, self._span_digits, self.flags, self._state = ids
+        if parent is not None:
+            self._parent_digits, self._parent_flags = parent
+        self._start_time = started_ns
+        self._end_time = None
+        self._attributes = attributes
+
+    @_OnDemand
+    def _context(self) -> SpanContext:
+        numbers = int(self._trace_digits or "", 16), int(self._span_digits, 16)
+        return new_context(SpanContext, (*numbers, False, self.flags, self._state, True))
+
+    @_OnDemand
+    def _parent(self) -> SpanContext | None:
+        if self._parent_digits is None:
+            return None
+        numbers = int(self._trace_digits or "", 16), int(self._parent_digits, 16)
+        return new_context(SpanContext, (*numbers, True, self._parent_flags, self._state, True))
+
+    _lock = _OnDemand(lambda _: Lock())
+
+    @property
+    def written_ids(self) -> tuple[str, str, TraceState, str | None] | None:
+        """Hex digits of trace and span id, the state, and digits of the caller's span; None if only contexts are known."""
+        trace_id = self._trace_digits
+        return None if trace_id is None else (trace_id, self._span_digits, self._state, self._parent_digits)
+
+    @property
+    def has_remote_parent(self) -> bool:
+        """Whether it is below a caller's span."""
+        if self._trace_digits is not None:
+            return self._parent_digits is not None
+        return self._parent is not None and self._parent.is_remote
+
+    def become_sampled(self) -> None:
+        """Have it exported, although it was not to be."""
+        flags = self.flags = FLAGS[self.flags | TraceFlags.SAMPLED]
+        if self._trace_digits is None or "_context" in self.__dict__:
+            self._context = _with_flags(self._context, flags)
 
     def begin_with_links(self, links: Iterable[trace.Link]) -> None:
         """Set the links that it starts with."""
@@ -193,7 +267,7 @@ class FastSpan(SdkSpan):
             self.set_attributes(attributes)
             self.end(ended_ns)
             return
-        with self._lock:
+        with UNCHECKED:
             if self._end_time is not None:
                 return
             self._name = name
@@ -247,7 +321,7 @@ class FastSpan(SdkSpan):
         for key, value in attributes.items():
             if type(value) not in _PLAIN or type(key) is not str or not key:
                 return False
-        with self._lock:
+        with UNCHECKED:
             known = self._attributes
             if type(known) is not dict or self._end_time is not None:
                 return False
@@ -259,7 +333,7 @@ class FastSpan(SdkSpan):
 
     def become_ordinary(self) -> None:
         """Have the SDK check the attributes from now on, those it has included."""
-        with self._lock:
+        with UNCHECKED:
             if type(self._attributes) is not dict or self._end_time is not None:
                 return
             limits = self._limits
@@ -268,12 +342,29 @@ class FastSpan(SdkSpan):
             )
 
 
+def is_fast(span: Any) -> bool:
+    """Tell whether a span is a fast one."""
+    return getattr(span, "is_fast", False)
+
+
+def is_sampled(span: Any) -> bool:
+    """Tell whether a span is to be exported."""
+    flags = getattr(span, "flags", None)
+    if flags is None:
+        flags = 0 if span.context is None else span.context.trace_flags
+    return bool(flags & TraceFlags.SAMPLED)
+
+
 def mark_sampled(span: Any) -> None:
     """Set the flag of a span that was recorded without being sampled, before it is exported."""
-    context = span.context
-    if context is not None and not context.trace_flags & TraceFlags.SAMPLED:
-        flags = TraceFlags(context.trace_flags | TraceFlags.SAMPLED)
-        span._context = new_context(SpanContext, (*context[:3], flags, *context[4:]))
+    if is_fast(span):
+        span.become_sampled()
+    elif (context := span.context) is not None and not context.trace_flags & TraceFlags.SAMPLED:
+        span._context = _with_flags(context, FLAGS[context.trace_flags | TraceFlags.SAMPLED])
+
+
+def _with_flags(context: SpanContext, flags: TraceFlags) -> SpanContext:
+    return new_context(SpanContext, (*context[:3], flags, *context[4:]))
 
 
 def fast_span_type(tracer: Tracer, kind: SpanKind) -> type[FastSpan] | None:
@@ -291,7 +382,7 @@ def fast_span_type(tracer: Tracer, kind: SpanKind) -> type[FastSpan] | None:
         "_limits": tracer._span_limits,
         "callbacks": processor if isinstance(processor, SplitProcessor) else _ForeignProcessor(processor),
     }
-    own = {"_kind": kind, "_events": _NONE_YET, "_links": _NONE_YET}
+    own = {"__module__": __name__, "_kind": kind, "_events": _NONE_YET, "_links": _NONE_YET}
     return type("FastSpan", (FastSpan,), {**shared, **of_the_tracer, **own})
 
 

@@ -127,12 +127,13 @@ class Sender:
         if not self._is_open:
             return
         with self._lock:
-            waiting = len(self._queue)
+            waiting = len(self._returned) + len(self._queue)
             if waiting >= self._limits.queue or self.queued_bytes + size_bytes > QUEUE_BYTES:
                 self._losses.count(self.name, "full")
                 return
             self._number += 1
-            self._queue.append(Entry(self._number, content, size_bytes))
+            self._queue.append(content)
+            self._sizes.append(size_bytes)
             self.queued_bytes += size_bytes
             if self._thread is None:
                 # Without one, what is queued waits: for a thread, or for the close.
@@ -171,7 +172,7 @@ class Sender:
             thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
             # What was queued since the thread has ended is sent here.
-            if is_alone := bool(self._queue) and (thread is None or not thread.is_alive()):
+            if is_alone := self._first() is not None and (thread is None or not thread.is_alive()):
                 self._thread = threading.current_thread()
         if is_alone:
             self._run()
@@ -179,9 +180,8 @@ class Sender:
             # From here on the thread, should it come back from a server that hangs, counts nothing.
             self._thread = None
             self._is_open = False
-            self._losses.count(self.name, "shutdown", len(self._queue) + len(self._sending))
-            self._queue.clear()
-            self.queued_bytes, self._sending = 0, ()
+            self._losses.count(self.name, "shutdown", len(self._returned) + len(self._queue) + len(self._sending))
+            self._empty()
 
     def reopen(self) -> None:
         """Go on after a close."""
@@ -193,9 +193,7 @@ class Sender:
         """Begin anew, at the start and in a forked child: the thread is the parent's, and so is what waits."""
         self._lock = threading.RLock()
         self._renew_signals()
-        self._queue: deque[Entry] = deque()
-        self.queued_bytes = 0
-        self._sending = ()
+        self._empty()
         self._is_connected = False
         self._number = self._due = 0
         self._deadline = 0.0
@@ -203,6 +201,15 @@ class Sender:
         self._trouble: str | None = None
         self._logged_lost = self._losses.lost_by(self.name)
         self._refused_logged_at = -_NOTICE_SECONDS
+
+    def _empty(self) -> None:
+        # No object for each of them waits besides: Python's collector would look at it again and again.
+        self._queue: deque[Any] = deque()
+        self._sizes: deque[int] = deque()
+        self._returned: deque[Entry] = deque()
+        """Those that go before all in the queue, as they were taken from it before."""
+        self.queued_bytes = 0
+        self._sending = ()
 
     def _renew_signals(self) -> None:
         self._wake, self._stopping, self._hurry = threading.Event(), threading.Event(), threading.Event()
@@ -240,23 +247,35 @@ class Sender:
                 return False
             batch: list[Entry] = []
             size = 0
-            while self._queue and len(batch) < self._limits.batch and size < _BATCH_BYTES:
-                batch.append(self._queue.popleft())
+            while self._first() is not None and len(batch) < self._limits.batch and size < _BATCH_BYTES:
+                batch.append(self._pop())
                 size += batch[-1].size_bytes
             self._sending = batch
             return bool(batch)
 
+    def _first(self) -> int | None:
+        """Return the number of the first one that waits."""
+        if self._returned:
+            return self._returned[0].number
+        return self._number - len(self._queue) + 1 if self._queue else None
+
+    def _pop(self) -> Entry:
+        if self._returned:
+            return self._returned.popleft()
+        return Entry(self._number - len(self._queue) + 1, self._queue.popleft(), self._sizes.popleft())
+
     def _is_due(self) -> bool:
-        queue = self._queue
-        if not queue:
+        first = self._first()
+        if first is None:
             return False
-        is_full = len(queue) >= self._limits.batch or self.queued_bytes >= _BATCH_BYTES
-        return is_full or queue[0].number <= self._due or self._stopping.is_set()
+        is_full = len(self._returned) + len(self._queue) >= self._limits.batch or self.queued_bytes >= _BATCH_BYTES
+        return is_full or first <= self._due or self._stopping.is_set()
 
     def _is_left(self) -> bool:
         """Tell whether something is to be sent that was queued before the last hurry."""
         with self._lock:
-            return any(waiting[0].number <= self._due for waiting in (self._sending, self._queue) if waiting)
+            first = self._sending[0].number if self._sending else self._first()
+            return first is not None and first <= self._due
 
     def _try(self) -> float:
         """Send the batch once, and keep what is to be tried again; return the seconds that the server asks to wait."""
@@ -308,7 +327,7 @@ class Sender:
             return (), 1
         middle = len(batch) // 2
         with self._lock:
-            self._queue.extendleft(reversed(batch[middle:]))
+            self._returned.extendleft(reversed(batch[middle:]))
             self._sending = batch[:middle]
         return self._sending, 0
 

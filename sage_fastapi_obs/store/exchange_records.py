@@ -43,8 +43,10 @@ class ExchangeEncoder:
         # Of its own, as another thread than that of the log output makes these lines.
         self._access_line = FastAccessLine(build, json_format, readable, None)
 
-    def __call__(self, kept: KeptExchange | KeptLine) -> StoredRequest | Supplement:
-        """Make one record."""
+    def __call__(self, kept: Exchange | KeptExchange | KeptLine) -> StoredRequest | Supplement:
+        """Make one record; an exchange alone held nothing when it was handed over, and is whole."""
+        if isinstance(kept, Exchange):
+            return self._request(kept, None)
         if isinstance(kept, KeptLine):
             at_ns, request_id, correlation_id, trace_id, line = kept
             return Supplement(at_ns, request_id, correlation_id, trace_id, b'{"lines":[%b]}' % line)
@@ -53,6 +55,9 @@ class ExchangeEncoder:
             at_ns = exchange.wall_ns + exchange.duration_us * 1_000
             details = b"{%b%b}" % (_story_json(story, [], []), _failure_json(failure))
             return Supplement(at_ns, exchange.request_id, exchange.correlation_id, exchange.trace_id, details, failure)
+        return self._request(exchange, story)
+
+    def _request(self, exchange: Exchange, story: StoryDraft | None) -> StoredRequest:
         readable, explanation = self._readable, exchange.explanation
         first = None if explanation is None or not explanation.findings else explanation.findings[0]
         return StoredRequest(
@@ -89,7 +94,7 @@ def _story_json(story: StoryDraft | None, spans: list[Any], lines: list[bytes]) 
         spans, lines = [*spans, *story.spans], [*story.lines, *lines]
         if story.lost_spans or story.lost_lines:
             lost = b',"dropped_spans":%d,"dropped_lines":%d' % (story.lost_spans, story.lost_lines)
-    encoded = [json_format(_span(span))[:-1] for span in spans]
+    encoded = [json_format(stored_span(span))[:-1] for span in spans]
     return b'"spans":[%b],"lines":[%b]%b' % (b",".join(encoded), b",".join(lines), lost)
 
 
@@ -116,15 +121,16 @@ def _finding(finding: Finding, started_ns: int) -> dict[str, Any]:
     return found
 
 
-def _span(span: Any) -> dict[str, Any]:
+def stored_span(span: Any) -> dict[str, Any]:
     """Return a span as the store has it; a finished span of the SDK, or of ours."""
-    context, parent, status = span.context, span.parent, span.status
+    span_id, parent_id = _span_ids(span)
+    status = span.status
     started_ns, ended_ns = span.start_time or 0, span.end_time or 0
     shown: dict[str, Any] = {
         "name": span.name,
         "kind": span.kind.name,
-        "span_id": f"{context.span_id:016x}",
-        "parent_id": None if parent is None else f"{parent.span_id:016x}",
+        "span_id": span_id,
+        "parent_id": parent_id,
         "started_ns": started_ns,
         "duration_us": (ended_ns - started_ns) // 1_000,
         "status": status.status_code.name,
@@ -139,6 +145,15 @@ def _span(span: Any) -> dict[str, Any]:
     if (scope := span.instrumentation_scope) is not None:
         shown["scope"] = scope.name
     return shown
+
+
+def _span_ids(span: Any) -> tuple[str, str | None]:
+    """Return the ids of a span and of its parent."""
+    if (written := getattr(span, "written_ids", None)) is not None:
+        _, span_id, _, parent_id = written
+        return span_id, parent_id
+    parent = span.parent
+    return f"{span.context.span_id:016x}", None if parent is None else f"{parent.span_id:016x}"
 
 
 def _plain(attributes: Any) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class StoreRecorder(Recorder):
         """Hand over a kept request, with what it holds."""
         if exchange.is_kept:
             story, exchange.story = exchange.story, None
-            self._keep(KeptExchange(exchange, story, is_whole=True))
+            # Nothing around it where that is not needed: until it is written, Python's collector looks at each object.
+            self._keep(exchange if story is None else KeptExchange(exchange, story, is_whole=True))
 
     def background_finished(self, exchange: Exchange) -> None:
         """Hand over a request that is kept only because the work after its response has failed."""

@@ -18,10 +18,23 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, SPAN, FastSpan, fast_span_type, new_context
+from sage_fastapi_obs.otel_internals import (
+    FLAGS,
+    MOST_ATTRIBUTES,
+    NO_STATE,
+    SPAN,
+    UNCHECKED,
+    FastSpan,
+    ParentIds,
+    SpanIds,
+    fast_span_type,
+    new_context,
+)
+from sage_fastapi_obs.processes import hold_at_fork
 from sage_fastapi_obs.request.random_ids import RandomPool
 from sage_fastapi_obs.tracing.held_spans import HeldSpan, holding_exchange
 
+hold_at_fork(UNCHECKED)
 _NO_PARENT = Context()
 _LOW_64_BITS = (1 << 64) - 1
 _allocate = object.__new__
@@ -30,7 +43,6 @@ _random_ids: RandomPool[tuple[str, str]] = RandomPool(48, lambda digits: (digits
 """Trace and span ids as they are written. One of 2^64 span ids is invalid, which is too rare to be checked."""
 CallerIds: TypeAlias = tuple[str, str, int, TraceState]
 """Of a caller's span: the hex digits of trace and span id, the flags, and the state."""
-FLAGS = tuple(map(TraceFlags, range(256)))
 Describe: TypeAlias = Callable[[Any], dict[str, Any]]
 """Makes the attributes of a span from its source, which whoever starts it hands over."""
 
@@ -129,7 +141,11 @@ class FastSpanFactory:
             context = new_context(SpanContext, (parent.trace_id, self._new_span_id(), False, flags, parent.trace_state, True))
         if not sampled and (not self._holds or holding_exchange() is None):
             return NonRecordingSpan(context), context
-        return self._begin(name, context, parent, started_ns, source, parent_context), context
+        attributes = self._describe(source)
+        fast: FastSpan = _allocate(self._span)
+        fast.begin(name, context, parent, started_ns, attributes)
+        self._announce(fast, attributes, parent_context)
+        return fast, context
 
     def start_root(self, name: str, started_ns: int, source: Any) -> tuple[Span, str, str, bool]:
         """Start a span that begins a trace; return it with its ids, and whether it is sampled."""
@@ -147,9 +163,8 @@ class FastSpanFactory:
                 return UnsampledSpan(trace_id, span_id, flags), trace_id, span_id, False
             held = HeldSpan(self._begin, name, (trace_id, span_id, flags, NO_STATE), None, started_ns, source, _NO_PARENT)
             return held, trace_id, span_id, False
-        numbers = int(trace_id, 16), int(span_id, 16)
-        context = new_context(SpanContext, (*numbers, False, self._flags[True], NO_STATE, True))
-        return self._begin(name, context, None, started_ns, source), trace_id, span_id, True
+        ids = trace_id, span_id, self._flags[True], NO_STATE
+        return self._begin(name, ids, None, started_ns, source, _NO_PARENT), trace_id, span_id, True
 
     def start_below(
         self, name: str, caller: CallerIds, parent_context: Context, started_ns: int, source: Any, *, is_sampled: bool
@@ -161,15 +176,13 @@ class FastSpanFactory:
         except IndexError:
             _, span_id = _random_ids.refill_and_take()
         flags = self._flags_below[parent_flags & self._random_mask | is_sampled]
+        ids, parent = (trace_id, span_id, flags, state), (parent_id, FLAGS[parent_flags])
         if is_sampled:
-            number = int(trace_id, 16)
-            remote = new_context(SpanContext, (number, int(parent_id, 16), True, FLAGS[parent_flags], state, True))
-            context = new_context(SpanContext, (number, int(span_id, 16), False, flags, state, True))
             if self._callbacks.starting and SPAN not in parent_context:
-                parent_context = Context({**parent_context, SPAN: NonRecordingSpan(remote)})
-            return self._begin(name, context, remote, started_ns, source, parent_context), trace_id, span_id, True
+                remote = RemoteSpan(trace_id, parent_id, FLAGS[parent_flags], state)
+                parent_context = Context({**parent_context, SPAN: remote})
+            return self._begin(name, ids, parent, started_ns, source, parent_context), trace_id, span_id, True
         if self._holds:
-            ids, parent = (trace_id, span_id, flags, state), (parent_id, FLAGS[parent_flags])
             held = HeldSpan(self._begin, name, ids, parent, started_ns, source, parent_context)
             return held, trace_id, span_id, False
         return UnsampledSpan(trace_id, span_id, flags, state), trace_id, span_id, False
@@ -177,22 +190,26 @@ class FastSpanFactory:
     def _begin(
         self,
         name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
+        ids: SpanIds,
+        parent: ParentIds | None,
         started_ns: int,
         source: Any,
-        parent_context: Context | None = _NO_PARENT,
+        parent_context: Context,
     ) -> FastSpan:
-        """Start a span with all ids known."""
+        """Start the span of a request with all ids known."""
         attributes = self._describe(source)
         fast: FastSpan = _allocate(self._span)
-        fast.begin(name, context, parent, started_ns, attributes)
+        fast.begin_with_ids(name, ids, parent, started_ns, attributes)
+        if self._callbacks.starting or len(attributes) >= MOST_ATTRIBUTES:
+            self._announce(fast, attributes, parent_context)
+        return fast
+
+    def _announce(self, fast: FastSpan, attributes: dict[str, Any], parent_context: Context | None) -> None:
         if len(attributes) >= MOST_ATTRIBUTES:
             # The SDK may have to drop some.
             fast.become_ordinary()
         for on_start in self._callbacks.starting:
             on_start(fast, parent_context)
-        return fast
 
     def _start_asking(
         self,
@@ -215,10 +232,7 @@ class FastSpanFactory:
             return NonRecordingSpan(context), context
         fast: FastSpan = _allocate(self._span)
         fast.begin(name, context, parent, started_ns, dict(result.attributes or {}))
-        if len(attributes) >= MOST_ATTRIBUTES:
-            fast.become_ordinary()
         if links:
             fast.begin_with_links(links)
-        for on_start in self._callbacks.starting:
-            on_start(fast, parent_context)
+        self._announce(fast, attributes, parent_context)
         return fast, context

@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.otel_internals import FastSpan, SplitProcessor, mark_sampled, new_context
+from sage_fastapi_obs.otel_internals import (
+    FLAGS,
+    FastSpan,
+    ParentIds,
+    SpanIds,
+    SplitProcessor,
+    is_sampled,
+    mark_sampled,
+    new_context,
+)
 from sage_fastapi_obs.request.exchange import Exchange, current_exchange
 from sage_fastapi_obs.retention_reasons import NOT_KEPT
 
@@ -28,13 +36,13 @@ def holding_exchange() -> Exchange | None:
 
 
 class SpanStart(Protocol):
-    """Starts a span whose context is given."""
+    """Starts a span whose ids are given."""
 
     def __call__(
         self,
         name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
+        ids: SpanIds,
+        parent: ParentIds | None,
         started_ns: int,
         source: Any,
         parent_context: Context,
@@ -60,13 +68,12 @@ class HeldSpan(Span):
         self,
         start: SpanStart,
         name: str,
-        ids: tuple[str, str, TraceFlags, TraceState],
-        parent: tuple[str, TraceFlags] | None,
+        ids: SpanIds,
+        parent: ParentIds | None,
         started_ns: int,
         source: Any,
         parent_context: Context,
     ) -> None:
-        """`ids`: of trace and span, with its flags and state. `parent`: id and flags of the caller's span."""
         self._start = start
         self._name = name
         self._ids = ids
@@ -80,7 +87,8 @@ class HeldSpan(Span):
         """Return the span itself, sampled, to be ended."""
         span = self._realized()
         mark_sampled(span)
-        self._context = span.context
+        trace_id, span_id, flags, state = self._ids
+        self._ids, self._context = (trace_id, span_id, FLAGS[flags | _SAMPLED], state), None
         return span
 
     def drop(self) -> None:
@@ -175,8 +183,8 @@ class HeldSpan(Span):
     def _realized(self) -> FastSpan:
         """Start the span that this one stands for, as if it had been there all the time."""
         if self._span is None:
-            context, parent = self.get_span_context(), self.parent
-            self._span = self._start(self._name, context, parent, self._started_ns, self._source, self._parent_context)
+            started_ns, source = self._started_ns, self._source
+            self._span = self._start(self._name, self._ids, self._parent, started_ns, source, self._parent_context)
             attributes, self._source, self._attributes = self._attributes, None, _NOTHING_SET
             if attributes:
                 self._span.set_attributes(attributes)
@@ -225,12 +233,13 @@ class SpanGate:
         """Let a span pass, hold it, or drop it."""
         exchange = holding_exchange()
         if exchange is None or exchange.observer is not self._observer:
-            if _is_sampled(span):
+            if is_sampled(span):
                 self._processor.pass_on(span)
             return
-        if exchange.is_kept:
+        passes = is_sampled(span)
+        if exchange.is_kept and not passes:
             mark_sampled(span)
-        passes = _is_sampled(span)
+            passes = True
         if (self._collects or not passes) and not _is_of(exchange, span) and not exchange.own_story.add_span(span):
             self._lost()
         if passes:
@@ -242,16 +251,11 @@ class SpanGate:
         if story is None:
             return
         for span in [*story.spans]:
-            if not _is_sampled(span):
+            if not is_sampled(span):
                 mark_sampled(span)
                 self._processor.pass_on(span)
         if not self._collects:
             exchange.story = None
-
-
-def _is_sampled(span: ReadableSpan) -> bool:
-    context = span.context
-    return context is not None and bool(context.trace_flags & _SAMPLED)
 
 
 def _is_of(exchange: Exchange, span: Any) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.trace import TraceFlags
 
 from sage_fastapi_obs.catalog import SPAN_METRICS
 from sage_fastapi_obs.delivery.losses import Losses
@@ -18,10 +17,9 @@ from sage_fastapi_obs.delivery.otlp_collector import Collector
 from sage_fastapi_obs.delivery.queued_sender import Entry, Limits, Sender
 from sage_fastapi_obs.delivery.senders import Senders
 from sage_fastapi_obs.errors import SettingsError
+from sage_fastapi_obs.otel_internals import is_sampled
 from sage_fastapi_obs.settings.standard_variables import number
 from sage_fastapi_obs.tracing.span_encoding import SpanEncoder
-
-SAMPLED = TraceFlags.SAMPLED
 
 
 class SpanLosses(Losses):
@@ -60,8 +58,7 @@ class SpanOutput(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, unless it is recorded and not sampled."""
-        context = span.context
-        if context is not None and context.trace_flags & SAMPLED:
+        if is_sampled(span):
             self._sender.put(span)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

@@ -7,10 +7,10 @@ outage in which every request fails stays cheap.
 
 from collections import Counter
 from collections.abc import Iterator
-
-from opentelemetry.trace import Span
+from typing import Any
 
 from sage_fastapi_obs.catalog import RETENTION_METRIC, CountCollector
+from sage_fastapi_obs.otel_internals import is_fast
 from sage_fastapi_obs.request.debug_token import DebugToken
 from sage_fastapi_obs.request.exchange import Exchange
 from sage_fastapi_obs.request.recorder import Headers, Recorder
@@ -239,8 +239,10 @@ def _is_held(exchange: Exchange) -> bool:
     return is_named and exchange.outer_context is not None and span.is_recording()
 
 
-def _is_followed(span: Span) -> bool:
+def _is_followed(span: Any) -> bool:
     """Tell whether a span is sampled because that of the caller is."""
+    if is_fast(span):
+        return bool(span.has_remote_parent)
     parent = getattr(span, "parent", None)
     return parent is not None and parent.is_remote
 

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
 from sage_fastapi_obs.delivery.senders import Senders
-from sage_fastapi_obs.otel_internals import NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
+from sage_fastapi_obs.otel_internals import FLAGS, NO_STATE, SPAN, SplitProcessor, attach, detach, get_current, processors_of
 from sage_fastapi_obs.privacy.redaction import Redaction
 from sage_fastapi_obs.processes import AtEnd
 from sage_fastapi_obs.request.current_span import span_inside
@@ -23,7 +23,7 @@ from sage_fastapi_obs.retention_reasons import UNDECIDED
 from sage_fastapi_obs.settings import HttpSettings, ServiceSettings, TracingSettings
 from sage_fastapi_obs.tracing.callers import Callers
 from sage_fastapi_obs.tracing.child_spans import ChildSpans, mark_failed
-from sage_fastapi_obs.tracing.fast_span import FLAGS, CallerIds, RemoteSpan, UnsampledSpan
+from sage_fastapi_obs.tracing.fast_span import CallerIds, RemoteSpan, UnsampledSpan
 from sage_fastapi_obs.tracing.held_spans import HeldSpan, SpanGate
 from sage_fastapi_obs.tracing.incoming_trace import IncomingTrace, incoming_trace
 from sage_fastapi_obs.tracing.otlp_export import SpanLosses, SpanOutput

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, TraceState
 
-from sage_fastapi_obs.otel_internals import NO_STATE, FastSpan
+from sage_fastapi_obs.otel_internals import NO_STATE
 
 EncodeWithSdk: TypeAlias = Callable[[Sequence[ReadableSpan]], Any]
 """The SDK's `encode_spans`: returns an `ExportTraceServiceRequest`."""
@@ -225,30 +225,41 @@ def _resource_spans(scopes: Sequence[_SpansOfScope]) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """Return the bytes of a span as a field of `ScopeSpans`; raises for one that only the SDK can encode."""
-    name, context, parent, attributes, status = span.name, span.context, span.parent, span.attributes, span.status
-    if context is None:
-        raise UnusualSpanError
-    trace_id, span_id, _, _, state, _ = context
+    name, attributes, status = span.name, span.attributes, span.status
+    trace_id, span_id, state, parent_id, is_below_remote = _ids(span)
     content = b"".join(
         (
             b"\x0a\x10",
-            trace_id.to_bytes(16),
+            trace_id,
             b"\x12\x08",
-            span_id.to_bytes(8),
+            span_id,
             b"" if state is NO_STATE else _text(b"\x1a", state.to_header()),
-            b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8),
+            b"" if parent_id is None else b"\x22\x08" + parent_id,
             _name(name) if len(name) <= _LONGEST_CACHED else _text(b"\x2a", name),
             b"\x30",
             _KINDS[id(span.kind)],
             _time(b"\x39", span.start_time),
             _time(b"\x41", span.end_time),
             _attributes(b"\x4a", attributes) if attributes else b"",
-            b"" if isinstance(span, FastSpan) and span.has_only_attributes else _events_and_losses(span),
+            b"" if getattr(span, "has_only_attributes", False) else _events_and_losses(span),
             _UNSET if status.status_code is StatusCode.UNSET else _status(status.status_code.value, status.description),
-            _FLAGS[parent is not None and parent.is_remote],
+            _FLAGS[is_below_remote],
         )
     )
     return b"".join((b"\x12", _size(content), content))
+
+
+def _ids(span: ReadableSpan) -> tuple[bytes, bytes, TraceState, bytes | None, bool]:
+    """Return the ids of trace and span, the state, the id of its parent, and whether that is remote."""
+    if (written := getattr(span, "written_ids", None)) is not None:
+        trace_digits, span_digits, state, parent_digits = written
+        parent_id = None if parent_digits is None else bytes.fromhex(parent_digits)
+        return bytes.fromhex(trace_digits), bytes.fromhex(span_digits), state, parent_id, parent_id is not None
+    context, parent = span.context, span.parent
+    if context is None:
+        raise UnusualSpanError
+    ids = context.trace_id.to_bytes(16), context.span_id.to_bytes(8), context.trace_state
+    return (*ids, None, False) if parent is None else (*ids, parent.span_id.to_bytes(8), parent.is_remote)
 
 
 def _events_and_losses(span: ReadableSpan) -> bytes:

@@ -15,7 +15,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from sage_fastapi_obs.otel_internals import FastSpan
+from sage_fastapi_obs.otel_internals import is_fast
 from sage_fastapi_obs.tracing.fast_span import CallerIds, Describe, FastSpanFactory
 
 _NO_PARENT = Context()
@@ -92,9 +92,9 @@ def span_factory_of(
     return fast or SdkSpanFactory(tracer, describe, kind)
 
 
-def finish_span(span: Span, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
+def finish_span(span: Any, started_as: str, name: str, attributes: Mapping[str, Any], ended_ns: int) -> None:
     """End a span of either factory with its last attributes and its name, unless the application has renamed it."""
-    if isinstance(span, FastSpan):
+    if is_fast(span):
         span.finish(started_as, name, attributes, ended_ns)
     elif span.is_recording():
         if getattr(span, "name", started_as) == started_as:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -23,8 +24,12 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, FastSpan, SplitProcessor
+from sage_fastapi_obs import otel_internals
+from sage_fastapi_obs.otel_internals import MOST_ATTRIBUTES, NO_STATE, FastSpan, SplitProcessor
+from sage_fastapi_obs.store.exchange_records import stored_span
 from sage_fastapi_obs.tracing.fast_span import FastSpanFactory
+from sage_fastapi_obs.tracing.held_spans import HeldSpan
+from sage_fastapi_obs.tracing.span_encoding import SpanEncoder
 from sage_fastapi_obs.tracing.span_factory import SdkSpanFactory, finish_span, span_factory_of
 
 ATTRIBUTES = {"http.request.method": "GET", "url.path": "/items/7", "server.port": 80}
@@ -68,7 +73,12 @@ class Both:
     """The same provider twice: once for the SDK's spans, once for lean ones."""
 
     def __init__(
-        self, sampler: Sampler = ALWAYS_ON, *, root_bound: int | None = None, limits: SpanLimits | None = None
+        self,
+        sampler: Sampler = ALWAYS_ON,
+        *,
+        root_bound: int | None = None,
+        limits: SpanLimits | None = None,
+        holds: bool = False,
     ) -> None:
         self.exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
         tracers = []
@@ -85,7 +95,7 @@ class Both:
             provider.add_span_processor(SimpleSpanProcessor(exporter))
             tracers.append(provider.get_tracer("scope", "1", "https://schema"))
         self.sdk, tracer = tracers
-        lean = FastSpanFactory.for_tracer(tracer, dict, root_bound=root_bound)
+        lean = FastSpanFactory.for_tracer(tracer, dict, root_bound=root_bound, holds=holds)
         assert lean is not None
         self.lean = lean
 
@@ -322,6 +332,55 @@ def test_both_factories_start_and_finish_the_same_span(rate: float, parent: Any,
     for span in spans:
         finish_span(span, "GET", "GET /items/{item}", AT_THE_END, 200)
     assert both.exported[0] == both.exported[1]
+
+
+def below(both: Both, flags: int, state: TraceState, *, is_held: bool) -> tuple[trace.Span, Any]:
+    """Start the span of a request below a caller's, of each kind; a held one is kept at once."""
+    caller = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
+    ids = f"{0xABC:032x}", f"{0xDEF:016x}", flags, state
+    lean, _, span_id, sampled = both.lean.start_below("GET", ids, Context(), 100, ATTRIBUTES, is_sampled=not is_held)
+    assert sampled is not is_held
+    both.sdk.id_generator.generate_span_id = lambda: int(span_id, 16)
+    parent = trace.set_span_in_context(NonRecordingSpan(caller), Context())
+    ordinary = both.sdk.start_span("GET", parent, SpanKind.SERVER, ATTRIBUTES, (), 100)
+    return ordinary, lean.keep() if isinstance(lean, HeldSpan) else lean
+
+
+@given(WRITES, st.sampled_from([1, 3]), st.sampled_from([NO_STATE, REMOTE.trace_state]), st.booleans(), st.booleans())
+def test_the_span_of_a_request_below_a_callers_is_exported_alike(
+    writes: list[tuple[Any, ...]], flags: int, state: TraceState, is_held: bool, is_asked_early: bool
+):
+    """Its contexts are made of digits when somebody asks: they, its bytes and its JSON are those of the SDK's span."""
+    both = Both(ParentBased(TraceIdRatioBased(1.0)), root_bound=1 << 64, holds=True)
+    spans = below(both, flags, state, is_held=is_held)
+    if is_asked_early:
+        assert spans[1].get_span_context() == spans[0].get_span_context()
+    for span in spans:
+        for method, *arguments in writes:
+            getattr(span, method)(*arguments)
+    finish(*spans)
+    ended = [exporter.get_finished_spans()[0] for exporter in both.exporters]
+    sdk, fast = (SpanEncoder(encode_spans).encode([span]) for span in ended)
+    # Before the contexts are made.
+    assert fast == sdk
+    assert stored_span(ended[1]) == stored_span(ended[0])
+    assert both.exported[0] == both.exported[1]
+    assert spans[1].get_span_context() == spans[0].get_span_context()
+
+
+def test_two_threads_that_ask_at_once_get_the_same_context(monkeypatch: pytest.MonkeyPatch):
+    """Also if one makes it while the other is making it."""
+    _, span = below(Both(ParentBased(TraceIdRatioBased(1.0)), root_bound=1 << 64), 1, NO_STATE, is_held=False)
+    make, seen = otel_internals.new_context, []
+
+    def interrupted(kind: type, values: Any) -> Any:
+        if not seen:
+            seen.append(None)
+            seen.append(span.get_span_context())
+        return make(kind, values)
+
+    monkeypatch.setattr(otel_internals, "new_context", interrupted)
+    assert span.get_span_context() is seen[1]
 
 
 @given(st.sampled_from([0.0, 1.0]), st.booleans())
