@@ -360,7 +360,7 @@ def mark_sampled(span: Any) -> None:
     if is_fast(span):
         span.become_sampled()
     elif (context := span.context) is not None and not context.trace_flags & TraceFlags.SAMPLED:
-        span._context = _with_flags(context, FLAGS[context.trace_flags | TraceFlags.SAMPLED])
+        span._context = _with_flags(context, TraceFlags(context.trace_flags | TraceFlags.SAMPLED))
 
 
 def _with_flags(context: SpanContext, flags: TraceFlags) -> SpanContext:

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -366,6 +366,15 @@ def test_the_span_of_a_request_below_a_callers_is_exported_alike(
     assert stored_span(ended[1]) == stored_span(ended[0])
     assert both.exported[0] == both.exported[1]
     assert spans[1].get_span_context() == spans[0].get_span_context()
+
+
+def test_any_flags_of_a_span_are_kept_when_it_becomes_sampled():
+    """Also those that no header could carry."""
+    context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(0x300))
+    span = ReadableSpan("x", context)
+    assert not otel_internals.is_sampled(span)
+    otel_internals.mark_sampled(span)
+    assert (span.context.trace_flags, otel_internals.is_sampled(span)) == (0x301, True)
 
 
 def test_two_threads_that_ask_at_once_get_the_same_context(monkeypatch: pytest.MonkeyPatch):
