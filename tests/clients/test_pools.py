@@ -189,11 +189,16 @@ async def test_a_holder_that_is_no_request(open_pool: Any, watched: Watched, pos
     """Where something else holds the connection, nobody is named."""
     async with open_pool(postgres_at, redis_at) as (instrumentable, hold), serving(watched, hold) as (service, http):
         instrument(instrumentable)
-        async with hold():
-            waiting = asyncio.create_task(http.get("/quick"))
-            await service.release_after(0.5)
-        await waiting
-        assert holders(service.line("/quick")) == ["a connection held by other code"]
+        for _ in range(3):
+            # More than once only where the machine was so busy that something else took most of its time.
+            async with hold():
+                waiting = asyncio.create_task(http.get("/quick"))
+                await service.release_after(0.5)
+            await waiting
+            *_, line = [line for line in watched.access if line["route"] == "/quick"]
+            if holders(line):
+                break
+        assert holders(line) == ["a connection held by other code"], line
 
 
 @every_pool
