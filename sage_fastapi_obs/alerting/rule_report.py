@@ -15,6 +15,7 @@ from sage_fastapi_obs.alerting.past_lines import Moment, PastLines, finite, labe
 from sage_fastapi_obs.alerting.rules import AlertRule
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.window import Group
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.settings import Severity
 
 MOST_FIRINGS = 50
@@ -217,4 +218,4 @@ def _promql(rule: AlertRule) -> str | None:
 
 
 def _raised(error: Exception) -> str:
-    return f"its expression raises {type(error).__name__}"
+    return f"its expression raises {class_name(error)}"

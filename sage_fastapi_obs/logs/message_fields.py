@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.privacy.json_values import unprintable
 
 _TEXTS = ("event", "message", "msg")
@@ -67,7 +68,7 @@ def _formatted(record: logging.LogRecord, extra: dict[Any, Any]) -> tuple[str, d
         return record.getMessage(), extra
     except Exception as fault:
         text, fields = text_and_fields(record.msg)
-        reason = f"{type(fault).__name__}: {text_and_fields(fault)[0]}"
+        reason = f"{class_name(fault)}: {text_and_fields(fault)[0]}"
         return text, {**fields, **extra, "args": record.args, "format_error": reason}
 
 

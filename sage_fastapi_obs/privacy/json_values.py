@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.privacy.quoted_data import exception_text, validation_message
 from sage_fastapi_obs.privacy.redaction import MARGIN, MOST_CHARACTERS, REDACTED, Redaction, cut
 
@@ -334,4 +335,4 @@ def _unused(name: str, used: Mapping[str, Any]) -> str:
 
 def unprintable(fault: BaseException) -> str:
     """Return the text that replaces a value which cannot be converted."""
-    return f"<unprintable: {type(fault).__name__}>"
+    return f"<unprintable: {class_name(fault)}>"

@@ -27,7 +27,7 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_errors import ODD_ERRORS, shared
+from odd_errors import ODD_ERRORS, NamelessError, shared
 from pydantic import BaseModel, Field, SecretStr
 from starlette.requests import Request
 from support import Watched
@@ -217,8 +217,16 @@ def nested(depth: int, wrap: Callable[[Any], Any] = lambda inner: [inner]) -> An
     return value
 
 
+class RaisesNameless:
+    """Whose texts raise an exception that has no name itself."""
+
+    def __repr__(self) -> str:
+        raise NamelessError
+
+
 HOSTILE: list[Callable[[], Any]] = [
     *(Raises, lambda: HostileText("x"), lambda: HostileText("\ud800"), lambda: HostileNumber(7), lambda: HostileDict(a=1)),
+    RaisesNameless,
     *(lambda: HostileList([1]), LyingMapping, Endless, lambda: Array(1.5), lambda: Array(Raises()), object, lambda: Raises),
     *(
         circular,

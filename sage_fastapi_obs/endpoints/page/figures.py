@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from sage_fastapi_obs.alerting.label_matchers import Where
 from sage_fastapi_obs.alerting.service_status import ServiceStatus
 from sage_fastapi_obs.alerting.window import Window
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.settings import MetricsSettings
 
 MOST_STEPS = 60
@@ -142,7 +143,7 @@ class Figures:
         try:
             return Figure(value=_rounded(source.compute(window)))
         except Exception as error:
-            return Figure(reason=f"it could not be computed: {type(error).__name__}")
+            return Figure(reason=f"it could not be computed: {class_name(error)}")
 
     def _step(self, window: Window) -> Step:
         return {name: self._figure(source, window).value for name, source in _SOURCES.items()}

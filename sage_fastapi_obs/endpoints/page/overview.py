@@ -16,6 +16,7 @@ from sage_fastapi_obs.endpoints.background_worker import OneAtATime
 from sage_fastapi_obs.endpoints.json_page import MOST_WAITING, UNCACHED, JsonPage, PageQuery, too_many_waiting
 from sage_fastapi_obs.endpoints.page.figures import Figure, Figures
 from sage_fastapi_obs.endpoints.status_pages import PROBLEMS, HealthResponse, StatusPages
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.settings import Settings
 from sage_fastapi_obs.workers.other_workers import Workers
 
@@ -184,7 +185,7 @@ class Overview:
             self._status.refresh(most_seconds=_LEAST_REST_SECONDS)
         except Exception as error:
             count_internal_error("Overview", error)
-            return f"the metrics cannot be read: {type(error).__name__}"
+            return f"the metrics cannot be read: {class_name(error)}"
         return None
 
     def _compliances(self, seconds: int) -> list[tuple[str, Compliance]]:

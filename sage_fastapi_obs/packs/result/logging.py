@@ -18,6 +18,7 @@ from sage_fastapi_obs.metrics.memory import resident_bytes
 from sage_fastapi_obs.operations.count import observe
 from sage_fastapi_obs.operations.operation import UNMEASURED, Operation
 from sage_fastapi_obs.packs.result.results import AnyError, Failure, Result, Success, go_on, within
+from sage_fastapi_obs.privacy.exception_name import class_name
 from sage_fastapi_obs.privacy.exception_text import error_fields
 from sage_fastapi_obs.privacy.json_values import Sanitizer
 from sage_fastapi_obs.privacy.printable import printable
@@ -375,7 +376,7 @@ def _log(
 
 
 def _error_type(error: object) -> BaseException | str:
-    return error if isinstance(error, BaseException) else type(error).__name__
+    return error if isinstance(error, BaseException) else class_name(error)
 
 
 def _shape(value: object) -> dict[str, Any]:
